@@ -1,0 +1,60 @@
+# `make repro` and `make test` set everything up first; nothing else is needed on a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+SYNCED := .venv/.synced
+PORT ?= 5000
+WORKERS ?= 2
+
+export PYTHONDONTWRITEBYTECODE ?=
+export GIT_PYTHON_REFRESH := quiet
+export DVC_NO_ANALYTICS := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint format ui lock clean doctor
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(SYNCED) ## make .venv with the pinned dependencies
+
+$(SYNCED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"histofuse needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet "$$(grep -oE '^uv==[0-9.]+' requirements.lock)"
+	@echo "Installing the pinned packages into .venv (about 7 GB with the GPU libraries on Linux)"
+	@$(BIN)/uv pip sync --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: $(SYNCED) ## run the whole pipeline and say what to open next
+	@test -d .git || (echo "histofuse is run from a git checkout: git init, or clone it" >&2; exit 1)
+	@dvc repro
+	@histofuse next
+
+test: $(SYNCED) ## lint, then run all tests (HISTOFUSE_REAL_DATA=<folder> adds the ones on real data)
+	@$(MAKE) --no-print-directory lint
+	@python -m pytest
+
+lint: $(SYNCED) ## ruff, types, import contracts
+	@ruff check .
+	@ruff format --check .
+	@basedpyright --level error
+	@lint-imports --no-cache
+
+format: $(SYNCED) ## apply ruff's fixes and formatting
+	@ruff check --fix .
+	@ruff format .
+
+ui: $(SYNCED) ## browse runs and the model registry on http://127.0.0.1:5000
+	@histofuse ui --port $(PORT)
+
+doctor: $(SYNCED) ## check the set-up
+	@histofuse doctor
+
+lock: $(SYNCED) ## resolve requirements.lock anew from pyproject.toml
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o requirements.lock
+
+clean: ## remove .venv and caches; data, models and runs stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -1,0 +1,1 @@
+"""Fusing histopathology patches with electronic health records."""

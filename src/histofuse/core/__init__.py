@@ -1,0 +1,1 @@
+"""Ids, errors, seeding, atomic files, table contracts and bundles."""

@@ -1,0 +1,86 @@
+"""Files written under a temporary name and then renamed, so none is ever half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from histofuse.core.errors import Fault, InputError
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; put it in the place of `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def to_json(value: Any) -> str:
+    """Render a value as JSON with sorted keys, the same bytes for the same value."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write a value as JSON with sorted keys.
+
+    Raises:
+        ValueError: If the value holds NaN or infinity; write None for "not defined".
+    """
+    write_text(to_json(value), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write UTF-8 text."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: If the file is missing or is not JSON; names the line and column.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError([Fault(path, "no such file", "a JSON file")]) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError([Fault(path, f"not JSON ({error})", "a JSON document")]) from None
+
+
+def digest_file(path: Path) -> str:
+    """Compute the SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_text(text: str) -> str:
+    """Compute the SHA-256 of a text's UTF-8 bytes, as 64 hex digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,98 @@
+"""A bundle: one folder that is one model, named everywhere by the digest of its manifest.
+
+A bundle holds the weights (safetensors or ubj), ``config.json``, ``calibrator.json``,
+``threshold.json``, ``history.csv``, ``predictions.parquet`` and, for tabular models,
+``encoder.json`` and ``feature_order.json``. ``manifest.json`` lists the SHA-256 of each file; the
+digest of the manifest is the digest of the model. No file of a bundle is a pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histofuse.core.artifacts import digest_file, digest_text, load_json, replacing_folder, to_json
+from histofuse.core.errors import BundleError
+
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+# Files that hold one row a patient or patch. They stay behind where patients' data may not travel;
+# the digest still names the whole bundle.
+ROW_LEVEL = frozenset({"predictions.parquet"})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk.
+
+    Attributes:
+        path: Its folder.
+        name: The model's name, such as ``resnet18``.
+        digest: SHA-256 of its manifest, 64 hex digits.
+        files: File name to SHA-256.
+    """
+
+    path: Path
+    name: str
+    digest: str
+    files: dict[str, str]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's ``config.json``: kind, classes, architecture and params."""
+        return load_json(self.path / CONFIG)
+
+
+@contextmanager
+def writing_bundle(path: Path, name: str) -> Iterator[Path]:
+    """Yield an empty folder to fill; seal it with a manifest and rename it to `path`."""
+    with replacing_folder(path) as folder:
+        yield folder
+        files = {f.relative_to(folder).as_posix(): digest_file(f) for f in _files_of(folder)}
+        manifest = to_json({"format": 1, "name": name, "files": files})
+        (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+
+
+def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True) -> Bundle:
+    """Open a bundle after checking each file against the manifest.
+
+    Args:
+        path: The bundle's folder.
+        digest: The digest it must have, if known.
+        row_level: Whether row-level files must be there; False for a copy that left them behind.
+
+    Raises:
+        BundleError: Listing each file that is missing, altered or unknown, and a wrong digest.
+    """
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: no {MANIFEST}; expected a bundle. Run dvc repro or dvc pull.")
+    text = (path / MANIFEST).read_text(encoding="utf-8")
+    manifest = load_json(path / MANIFEST)
+    actual = digest_text(text)
+    faults = _find_mismatches(path, manifest["files"], row_level=row_level)
+    if digest is not None and actual != digest:
+        faults.append(f"digest is {actual}, expected {digest}")
+    if faults:
+        raise BundleError(
+            f"{path}: the bundle does not match its manifest: {'; '.join(faults)}. "
+            "Restore it with dvc checkout --force, or train it anew with dvc repro."
+        )
+    return Bundle(path, manifest["name"], actual, manifest["files"])
+
+
+def _find_mismatches(path: Path, files: dict[str, str], *, row_level: bool) -> list[str]:
+    optional = frozenset() if row_level else ROW_LEVEL
+    present = {f.relative_to(path).as_posix() for f in _files_of(path)} - {MANIFEST}
+    faults = [f"{name} is missing" for name in files if name not in present | optional]
+    faults += [f"{name} is not in the manifest" for name in sorted(present - files.keys())]
+    for name in sorted(present & files.keys()):
+        if (found := digest_file(path / name)) != files[name]:
+            faults.append(f"{name} has sha256 {found[:12]}…, expected {files[name][:12]}…")
+    return faults
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if f.is_file())

@@ -1,0 +1,24 @@
+"""Identifiers, by the field's own names."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NewType
+
+CaseId = NewType("CaseId", str)  # "Case_10": one patient's slide in BreCaHAD
+FrameId = NewType("FrameId", str)  # "Case_10-03": one image of a case
+PatchId = NewType("PatchId", str)  # "Case_10-03/0042": one window around a nucleus
+SubjectId = NewType("SubjectId", int)  # a patient in MIMIC-IV
+HadmId = NewType("HadmId", int)  # an admission in MIMIC-IV
+
+Split = Literal["train", "validation", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
+
+
+def case_of_frame(frame_id: FrameId) -> CaseId:
+    """Name the case of a frame: "Case_10-03" -> "Case_10"."""
+    return CaseId(frame_id.rsplit("-", 1)[0])
+
+
+def make_patch_id(frame_id: FrameId, number: int) -> PatchId:
+    """Name the n-th patch of a frame."""
+    return PatchId(f"{frame_id}/{number:04d}")

@@ -1,0 +1,35 @@
+"""What a stage shows while it runs: a bar for long work, a line for what it read and wrote."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from histofuse.core.errors import HistofuseError
+
+T = TypeVar("T")
+
+
+def report(message: str) -> None:
+    """Write one line to standard error, beside any progress bar."""
+    tqdm.write(f"  {message}", file=sys.stderr)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """Wrap an iterable in a progress bar; silent where nobody watches a terminal."""
+    return tqdm(items, desc=f"  {description}", total=total, leave=False, disable=None)
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Run a stage with the command line's words as its arguments.
+
+    A fault the user can mend ends the process with its message and exit status 1; any other
+    exception is a defect and keeps its traceback.
+    """
+    try:
+        main(*sys.argv[1:])
+    except HistofuseError as error:
+        sys.exit(f"{main.__globals__['__file__']}: {error}")

@@ -1,0 +1,38 @@
+"""One seed in params.yaml, and independent streams derived from it by name."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+
+MAX_SEED = 2**32
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """Derive a seed for a named stream.
+
+    Streams of different names are independent, so adding a consumer of random numbers in one place
+    does not change the numbers in another.
+
+    Returns:
+        An integer in [0, 2**32).
+    """
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % MAX_SEED
+
+
+def make_rng(seed: int, *names: str | int) -> np.random.Generator:
+    """Make a NumPy generator for a named stream."""
+    return np.random.default_rng(derive_seed(seed, *names))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch, and make PyTorch refuse non-deterministic kernels."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)

@@ -1,0 +1,102 @@
+"""Parquet tables with a checked column contract: the form in which stages meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from pandas.api import types
+
+from histofuse.core.artifacts import replacing_file
+from histofuse.core.errors import Fault, FaultList, InputError
+
+_CHECKS: Mapping[str, Callable[[pd.Series], bool]] = {
+    "str": types.is_string_dtype,
+    "int": types.is_integer_dtype,
+    "float": types.is_float_dtype,
+    "bool": types.is_bool_dtype,
+    "datetime": types.is_datetime64_any_dtype,
+}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a table promises.
+
+    Attributes:
+        name: What the rows are, for error messages.
+        columns: Column name to kind: ``str``, ``int``, ``float``, ``bool`` or ``datetime``.
+        key: Columns that identify a row; unique together.
+        nullable: Columns that may hold nulls.
+        open_ended: Whether further columns are allowed (feature tables).
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    key: tuple[str, ...]
+    nullable: frozenset[str] = field(default_factory=frozenset)
+    open_ended: bool = False
+
+
+def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> None:
+    """Hold a table against its contract.
+
+    Raises:
+        InputError: With every breach: missing, unknown or mistyped columns, nulls, duplicate keys.
+    """
+    faults = FaultList()
+    for name, kind in contract.columns.items():
+        if name not in table.columns:
+            faults.add(where, f"no column {name!r}", f"a {kind} column ({contract.name})")
+            continue
+        column = pd.Series(table[name])
+        nulls = column.isna().to_numpy()
+        if len(table) and not _CHECKS[kind](column):
+            faults.add(where, f"column {name!r} is {column.dtype}", kind)
+        elif name not in contract.nullable and nulls.any():
+            problem = (
+                f"column {name!r} is null in {nulls.sum()} rows, the first row {nulls.argmax()}"
+            )
+            faults.add(where, problem, "no nulls")
+
+    unknown = [c for c in table.columns if c not in contract.columns]
+    if unknown and not contract.open_ended:
+        faults.add(where, f"unknown columns {unknown}", f"only {list(contract.columns)}")
+
+    if set(contract.key) <= set(table.columns):
+        duplicated = table.duplicated(list(contract.key))
+        if duplicated.any():
+            example = table.loc[duplicated, list(contract.key)].iloc[0].to_dict()
+            problem = f"{int(duplicated.sum())} duplicate keys, such as {example}"
+            faults.add(where, problem, f"unique {', '.join(contract.key)}")
+    faults.raise_if_any()
+
+
+def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
+    """Check a table and write it as Parquet, atomically and the same bytes for the same table.
+
+    Raises:
+        InputError: If the table breaks its contract; nothing is written then.
+    """
+    check_table(table, contract, path)
+    with replacing_file(path) as temporary:
+        table.reset_index(drop=True).to_parquet(temporary, index=False, compression="zstd")
+
+
+def read_table(path: Path, contract: Contract) -> pd.DataFrame:
+    """Read a Parquet table and check it.
+
+    Raises:
+        InputError: If the file is missing, is not Parquet, or breaks its contract.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        fault = Fault(path, "no such file", f"the table of {contract.name}", "Run dvc repro.")
+        raise InputError([fault]) from None
+    except (OSError, ValueError) as error:
+        raise InputError([Fault(path, f"not readable ({error})", "a Parquet table")]) from None
+    check_table(table, contract, path)
+    return table

@@ -1,0 +1,1 @@
+"""Readers of the published formats, cohorts, patches and splits."""

@@ -1,0 +1,1 @@
+"""Metrics, audits, tables and figures."""

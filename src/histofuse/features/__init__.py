@@ -1,0 +1,1 @@
+"""Clinical features, encoding, stain normalisation, augmentation and pairing."""

@@ -1,0 +1,92 @@
+"""Reading params.yaml: frozen, strict sections without defaults in code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from histofuse.core.errors import Fault, InputError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """One section of params.yaml: unknown keys refused, nothing coerced, nothing changed later."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> SectionT:
+    """Load and check one section of params.yaml.
+
+    Args:
+        model: The section's type.
+        name: Its dotted name, such as ``image.resnet18``.
+        path: The YAML 1.2 file, read as DVC reads it.
+
+    Raises:
+        InputError: If the file or section is missing, or with each unknown, missing or wrong key.
+    """
+    values = _descend(_load_yaml(path), name, path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError([_to_fault(e, name, path) for e in error.errors()]) from None
+
+
+def load_seed(path: Path = PARAMS_FILE) -> int:
+    """Load the one seed every random stream is derived from.
+
+    Raises:
+        InputError: If it is missing or not a whole number.
+    """
+    seed = _descend(_load_yaml(path), "seed", path)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError([Fault(f"{path}, seed", f"is {seed!r}", "a whole number, 0 or above")])
+    return seed
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        remedy = "Run from the project's root."
+        raise InputError([Fault(path, "no such file", "the parameters", remedy)]) from None
+    except YAMLError as error:
+        raise InputError([Fault(path, f"not YAML ({error})", "a YAML 1.2 mapping")]) from None
+
+
+def _descend(values: Any, name: str, path: Path) -> Any:
+    walked: list[str] = []
+    for key in name.split("."):
+        walked.append(key)
+        if not isinstance(values, dict) or key not in values:
+            known = ", ".join(map(str, values)) if isinstance(values, dict) else "nothing"
+            problem = f"no section {'.'.join(walked)!r}"
+            raise InputError([Fault(path, problem, f"one of: {known}")])
+        values = values[key]
+    return values
+
+
+def _to_fault(error: Any, name: str, path: Path) -> Fault:
+    key = ".".join(map(str, (name, *error["loc"])))
+    match error["type"]:
+        case "extra_forbidden":
+            return Fault(f"{path}, {key}", "unknown key", "only the documented keys")
+        case "missing":
+            return Fault(f"{path}, {key}", "missing", "a value")
+        case _:
+            found = repr(error["input"])
+            return Fault(f"{path}, {key}", f"is {found}", _lower_first(error["msg"]))
+
+
+def _lower_first(text: str) -> str:
+    text = text.removeprefix("Input should be ").removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]

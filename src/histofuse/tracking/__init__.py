@@ -1,0 +1,1 @@
+"""MLflow: the recorder, the store, and publishing."""
