@@ -18,10 +18,12 @@ help: ## list the targets
 
 setup: $(SYNCED) ## make .venv with the pinned dependencies
 
-$(SYNCED): requirements.lock pyproject.toml
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"histofuse needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet "$$(grep -oE '^uv==[0-9.]+' requirements.lock)"
+	@$(BIN)/python -m pip install --quiet "$$(grep -oE '^uv==[0-9.]+' requirements.lock)"
+
+$(SYNCED): $(BIN)/uv requirements.lock pyproject.toml
 	@echo "Installing the pinned packages into .venv (about 7 GB with the GPU libraries on Linux)"
 	@$(BIN)/uv pip sync --require-hashes requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
@@ -52,7 +54,7 @@ ui: $(SYNCED) ## browse runs and the model registry on http://127.0.0.1:5000
 doctor: $(SYNCED) ## check the set-up
 	@histofuse doctor
 
-lock: $(SYNCED) ## resolve requirements.lock anew from pyproject.toml
+lock: $(BIN)/uv ## resolve requirements.lock anew from pyproject.toml
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o requirements.lock
 

@@ -1,0 +1,139 @@
+"""Train, validation and test splits that keep cases, frames and patients whole."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.ids import SPLITS
+from histofuse.core.seeding import derive_seed
+from histofuse.core.tables import Contract
+from histofuse.params.splits import ImageSplitParams, PatientSplitParams, Unit
+
+PATCH_SPLITS = Contract(
+    name="patch splits",
+    columns={
+        "patch_id": "str",
+        "frame_id": "str",
+        "case_id": "str",
+        "label": "str",
+        "split": "str",
+    },
+    key=("patch_id",),
+)
+PATIENT_SPLITS = Contract(
+    name="patient splits",
+    columns={"subject_id": "int", "hadm_id": "int", "split": "str"},
+    key=("subject_id", "hadm_id"),
+)
+
+
+def split_patches(index: pd.DataFrame, params: ImageSplitParams, seed: int) -> pd.DataFrame:
+    """Split patches by case, frame or patch, stratified on the class.
+
+    Args:
+        index: The patch index (`data.patches.PATCH_INDEX`).
+        params: Section ``splits.images``.
+        seed: The run's seed.
+
+    Returns:
+        A `PATCH_SPLITS` table in the order of `index`.
+
+    Raises:
+        InputError: If there are fewer groups than folds, or naming every split that lacks a
+            required class.
+    """
+    table = index[["patch_id", "frame_id", "case_id", "label"]].reset_index(drop=True)
+    split = np.full(len(table), "train", dtype=object)
+    test = _select_fold(table, params.unit, params.folds, params.test_fold, seed)
+    split[test] = "test"
+
+    rest = table[~test]
+    validation = _select_fold(
+        rest, params.validation_unit, params.folds, params.validation_fold, seed
+    )
+    split[rest.index[validation]] = "validation"
+
+    result = table.assign(split=pd.array(split, dtype="str"))
+    _require_classes(result, params)
+    return result
+
+
+def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: int) -> np.ndarray:
+    """Mark the rows of one fold; the folds are stratified on the class and keep groups whole."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = table[f"{unit}_id"]
+    found = groups.nunique()
+    # Fewer groups than folds: one group a fold, as long as two are left to set against each other.
+    folds = min(folds, found)
+    if folds < 2 or fold >= folds:
+        fault = Fault(
+            "params.yaml, splits.images",
+            f"fold {fold} of {folds} asked for, but the patches hold {found} {unit}s",
+            f"at least {max(2, fold + 1)} {unit}s",
+            "Split by a finer unit (frame), or bring more data.",
+        )
+        raise InputError([fault])
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=derive_seed(seed, "patches"))
+    with warnings.catch_warnings():
+        # A class rarer than the folds is reported by _require_classes, with the split's name.
+        warnings.simplefilter("ignore", UserWarning)
+        chosen = [test for _, test in splitter.split(table, table["label"], groups)][fold]
+    mask = np.zeros(len(table), dtype=bool)
+    mask[chosen] = True
+    return mask
+
+
+def _require_classes(table: pd.DataFrame, params: ImageSplitParams) -> None:
+    counts = pd.crosstab(table["split"], table["label"])
+    faults = [
+        Fault(
+            f"split {split!r} by {params.unit}",
+            f"holds no {label}",
+            f"at least one (the whole set has {int((table['label'] == label).sum())})",
+            "Choose another fold or a finer unit in splits.images, or take the class out of "
+            "classes_required: its metrics are then undefined in that split.",
+        )
+        for split in SPLITS
+        for label in params.classes_required
+        if split not in counts.index or label not in counts.columns or not counts.loc[split, label]
+    ]
+    if faults:
+        raise InputError(faults)
+
+
+def split_patients(cohort: pd.DataFrame, params: PatientSplitParams, seed: int) -> pd.DataFrame:
+    """Split patients, stratified on whether any of their admissions has the outcome.
+
+    Args:
+        cohort: The cohort (`data.cohort.COHORT`), one or several admissions a patient.
+        params: Section ``splits.patients``.
+        seed: The run's seed.
+
+    Returns:
+        A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
+
+    Raises:
+        InputError: If too few patients have, or have not, the outcome to fill three splits.
+    """
+    outcome = cohort.groupby("subject_id")["target"].max().sort_index()
+    rng = np.random.default_rng(derive_seed(seed, "patients"))
+    split_of = pd.Series("train", index=outcome.index, dtype="str")
+    for value in (0, 1):
+        patients = outcome.index[outcome == value].to_numpy()
+        if len(patients) < len(SPLITS):
+            problem = f"{len(patients)} patients with target {value}"
+            fault = Fault("the cohort", problem, "at least 3, one a split", "Widen the cohort.")
+            raise InputError([fault])
+        shuffled = rng.permutation(patients)
+        n_validation = max(1, round(len(patients) * params.validation))
+        n_test = max(1, round(len(patients) * params.test))
+        split_of[shuffled[:n_test]] = "test"
+        split_of[shuffled[n_test : n_test + n_validation]] = "validation"
+
+    result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
+    return result.assign(split=result["subject_id"].map(split_of).astype("str"))

@@ -1,0 +1,130 @@
+"""The leakage audit: what do splits share that they must not?"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import KDTree
+
+from histofuse.core.errors import LeakageError
+from histofuse.core.ids import SPLITS
+from histofuse.params.splits import ImageSplitParams
+
+
+def audit_patches(
+    splits: pd.DataFrame,
+    index: pd.DataFrame,
+    frames: pd.DataFrame,
+    window_px: int,
+    params: ImageSplitParams,
+) -> dict[str, Any]:
+    """Count what each pair of splits shares: cases, frames, identical frames, overlapping windows.
+
+    Args:
+        splits: `data.splits.PATCH_SPLITS`.
+        index: `data.patches.PATCH_INDEX`, for the centres.
+        frames: `data.brecahad.FRAMES`, for the digests of the decoded pixels; two frames of one
+            digest are one picture under two names.
+        window_px: Side of the window a model may see around a centre, margin included.
+        params: Section ``splits.images``.
+
+    Returns:
+        A JSON-ready audit: for each pair ``"train-test"`` the counts, which of them are forbidden
+        under the declared units, whether the split is leaky, and the class counts of each split.
+    """
+    table = splits.merge(index[["patch_id", "x_px", "y_px"]], on="patch_id", validate="1:1")
+    table = table.merge(frames[["frame_id", "pixels_sha256"]], on="frame_id", validate="m:1")
+    return {
+        "unit": params.unit,
+        "validation_unit": params.validation_unit,
+        "leaky": "patch" in (params.unit, params.validation_unit),
+        "shared": {
+            f"{a}-{b}": _count_shared(table, a, b, window_px) for a, b in combinations(SPLITS, 2)
+        },
+        "forbidden": {f"{a}-{b}": _forbidden(params, a, b) for a, b in combinations(SPLITS, 2)},
+        "counts": _count_classes(table),
+    }
+
+
+def audit_patients(splits: pd.DataFrame) -> dict[str, Any]:
+    """Count the patients each pair of splits shares (`data.splits.PATIENT_SPLITS`)."""
+    patients = splits.groupby("split")["subject_id"].agg(set)
+    empty: set[int] = set()
+    shared = {
+        f"{a}-{b}": {"patients": len(patients.get(a, empty) & patients.get(b, empty))}
+        for a, b in combinations(SPLITS, 2)
+    }
+    return {
+        "leaky": False,
+        "shared": shared,
+        "forbidden": {pair: ["patients"] for pair in shared},
+        "counts": {split: len(patients.get(split, empty)) for split in SPLITS},
+    }
+
+
+def require_clean(audit: dict[str, Any]) -> None:
+    """Stop on anything shared that the declared unit forbids.
+
+    Raises:
+        LeakageError: Listing each pair of splits and what it shares. A split by patch is declared
+            leaky and passes: what it shares is in the audit, and its results are marked.
+    """
+    breaches = [
+        f"{pair} share {audit['shared'][pair][what]} {what.replace('_', ' ')}"
+        for pair, forbidden in audit["forbidden"].items()
+        for what in forbidden
+        if audit["shared"][pair][what]
+    ]
+    if breaches:
+        raise LeakageError(
+            f"the splits leak: {'; '.join(breaches)}. Remove the duplicates from the data, or "
+            "declare the unit under which they are split in splits.images."
+        )
+
+
+def _forbidden(params: ImageSplitParams, a: str, b: str) -> list[str]:
+    unit = params.unit if "test" in (a, b) else params.validation_unit
+    by_unit = {
+        "case": ["cases", "frames", "identical_frames", "overlapping_patches"],
+        "frame": ["frames", "identical_frames", "overlapping_patches"],
+        "patch": [],
+    }
+    return by_unit[unit]
+
+
+def _count_shared(table: pd.DataFrame, a: str, b: str, window_px: int) -> dict[str, int]:
+    left, right = table[table["split"] == a], table[table["split"] == b]
+
+    def shared(column: str) -> int:
+        return len(set(left[column]) & set(right[column]))
+
+    return {
+        "cases": shared("case_id"),
+        "frames": shared("frame_id"),
+        "identical_frames": shared("pixels_sha256"),
+        "overlapping_patches": _count_overlapping(left, right, window_px),
+    }
+
+
+def _count_overlapping(left: pd.DataFrame, right: pd.DataFrame, window_px: int) -> int:
+    """Count the right-hand patches whose window shares a pixel with one on the left."""
+    total = 0
+    for picture, these in right.groupby("pixels_sha256"):
+        those = left.loc[left["pixels_sha256"] == picture, ["x_px", "y_px"]]
+        if those.empty:
+            continue
+        # Two squares overlap when their centres are nearer than a side in the maximum norm.
+        distance, _ = KDTree(those.to_numpy()).query(these[["x_px", "y_px"]].to_numpy(), p=np.inf)
+        total += int((distance < window_px).sum())
+    return total
+
+
+def _count_classes(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    counts = table.groupby(["split", "label"]).size()
+    labels = sorted(table["label"].unique())
+    return {
+        split: {label: int(counts.get((split, label), 0)) for label in labels} for split in SPLITS
+    }

@@ -1,0 +1,164 @@
+"""The whole pipeline on small simulated data: what runs, what does not, and what survives a kill."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from project import Project
+
+pytestmark = pytest.mark.e2e
+
+REGISTERED = {
+    "histofuse-simple-cnn",
+    "histofuse-resnet18",
+    "histofuse-logistic-regression",
+    "histofuse-gradient-boosting",
+    "histofuse-mlp",
+    "histofuse-xgboost",
+    "histofuse-fusion",
+    "histofuse-fusion-permuted",
+    "histofuse-fusion-label-aligned",
+}
+
+LIST_REGISTRY = """
+import json, mlflow
+client = mlflow.MlflowClient()
+versions = client.search_model_versions()
+runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+for version in versions:
+    path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+print(json.dumps({
+    "models": sorted(v.name for v in versions),
+    "digests": sorted(v.tags["histofuse.bundle_digest"] for v in versions),
+    "runs": len(runs),
+}))
+"""
+
+
+def read_registry(project: Project) -> dict:
+    """List the registered versions, after downloading the artifacts of each."""
+    project_uri = f"sqlite:///{project.root}/mlruns/mlflow.db"
+    done = project.run(
+        "python", "-c", f"import mlflow; mlflow.set_tracking_uri({project_uri!r})\n{LIST_REGISTRY}"
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_every_model_is_trained_evaluated_explained_and_registered(built):
+    metrics = json.loads((built.root / "reports/metrics.json").read_text())["models"]
+    assert set(metrics) == {p.name for p in (built.root / "models").iterdir()}
+    assert metrics["resnet18"]["test/auroc/mitosis"] is not None
+
+    registry = read_registry(built)
+    assert set(registry["models"]) == REGISTERED
+    assert registry["runs"] == len(REGISTERED)
+
+    for table in ("table1_image", "table2_tabular", "table3_all"):
+        assert (built.root / f"reports/tables/{table}.md").read_text().count("|") > 10
+    assert list((built.root / "reports/explain/gradcam/resnet18").rglob("*.png"))
+    assert list((built.root / "reports/explain/shap/xgboost").rglob("*.png"))
+
+
+def test_second_run_runs_publish_alone_and_adds_nothing(project):
+    before = read_registry(project)
+    assert project.repro() == ["publish"]
+    assert read_registry(project) == before
+
+
+def test_forced_run_gives_the_same_bytes(project):
+    before = project.lock
+    ran = project.repro("--force")
+    assert len(ran) > 20
+    assert project.lock == before
+    assert read_registry(project)["runs"] == len(REGISTERED)
+
+
+def append_comment(file: Path) -> None:
+    with file.open("a") as source:
+        source.write("\n# An edit that changes nothing.\n")
+
+
+def test_edit_of_the_fusion_model_reruns_fusion_and_what_follows(project):
+    append_comment(project.root / "src/histofuse/models/fusion.py")
+    ran = {name.split("@")[0] for name in project.repro()}
+    assert ran == {"train_fusion", "evaluate", "explain", "publish"}
+
+
+def test_edit_of_tracking_trains_nothing(project):
+    for file in (project.root / "src/histofuse/tracking").glob("*.py"):
+        append_comment(file)
+    assert project.repro() == ["publish"]
+
+
+def test_deleted_store_comes_back(project):
+    before = read_registry(project)
+    shutil.rmtree(project.root / "mlruns")
+
+    assert project.repro() == ["publish"]
+
+    assert read_registry(project) == before
+
+
+def test_fusion_works_where_the_registry_was_lost(project):
+    shutil.rmtree(project.root / "mlruns")
+    project.drop_stages("embed")
+    before = project.lock
+
+    assert "embed" in project.repro("embed")
+
+    assert len(before) < len(project.lock)
+    assert "histofuse-mlp" in read_registry(project)["models"]
+
+
+def test_fresh_clone_with_the_shared_cache_trains_nothing(built, tmp_path):
+    clone = Project(tmp_path / "clone")
+    built.run("git", "clone", "--quiet", str(built.root), str(clone.root))
+    clone.run("dvc", "cache", "dir", "--local", str(built.root / ".dvc" / "cache"))
+
+    clone.run("dvc", "checkout")
+    assert clone.repro() == ["publish"]
+
+    assert read_registry(clone) == read_registry(built)
+
+
+def test_moved_checkout_keeps_its_registry(project):
+    before = read_registry(project)
+    moved = Project(project.root.rename(project.root.with_name("moved")))
+
+    assert moved.repro() == ["publish"]
+
+    assert read_registry(moved) == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "sign"),
+    [
+        ("patches", "data/.patches.*.tmp/*"),
+        ("train_image@resnet18", ".histofuse/checkpoints/resnet18/*/*.ckpt"),
+    ],
+)
+def test_killed_stage_completes_with_the_same_bytes(project, stage, sign):
+    before = project.lock
+    project.drop_stages(stage)
+
+    project.kill_when(lambda: any(project.root.glob(sign)), "dvc", "repro", "--single-item", stage)
+    for lock in (project.root / ".dvc/tmp").glob("*lock*"):
+        lock.unlink(missing_ok=True) if lock.is_file() else None
+    project.repro()
+
+    assert project.lock == before
+
+
+def test_killed_publishing_completes_without_doubles(project):
+    before = read_registry(project)
+    shutil.rmtree(project.root / "mlruns")
+
+    project.kill_when(
+        lambda: len(list((project.root / "mlruns/artifacts").rglob("manifest.json"))) >= 3,
+        "histofuse",
+        "publish",
+    )
+    project.run("histofuse", "publish")
+
+    assert read_registry(project) == before

@@ -1,0 +1,74 @@
+import hashlib
+
+import pytest
+
+from histofuse.core.artifacts import (
+    digest_file,
+    load_json,
+    replacing_file,
+    replacing_folder,
+    to_json,
+    write_json,
+)
+from histofuse.core.errors import InputError
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out.txt"
+    target.write_text("before")
+
+    with pytest.raises(RuntimeError), replacing_file(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+
+    assert target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folder_is_replaced_as_one(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").touch()
+
+    with replacing_folder(target) as folder:
+        (folder / "new").touch()
+        assert (target / "old").exists()
+
+    assert [f.name for f in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_failed_folder_leaves_the_old_one(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").touch()
+
+    with pytest.raises(RuntimeError), replacing_folder(target) as folder:
+        (folder / "new").touch()
+        raise RuntimeError
+
+    assert [f.name for f in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_has_the_same_bytes_whatever_the_order_of_keys():
+    assert to_json({"b": 1, "a": [1.5, None]}) == to_json({"a": [1.5, None], "b": 1})
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"auroc": float("nan")}, tmp_path / "metrics.json")
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_json_fault_names_file_and_line(tmp_path):
+    path = tmp_path / "broken.json"
+    path.write_text('{"a": 1,\n "b": }')
+    with pytest.raises(InputError, match=r"broken\.json: not JSON .*line 2"):
+        load_json(path)
+
+
+def test_digest_is_sha256(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"histofuse" * 1000)
+    assert digest_file(path) == hashlib.sha256(b"histofuse" * 1000).hexdigest()

@@ -1,0 +1,57 @@
+import pandas as pd
+import pytest
+
+from histofuse.core.artifacts import digest_file
+from histofuse.core.errors import InputError
+from histofuse.core.tables import Contract, read_table, write_table
+
+CONTRACT = Contract(
+    name="patches",
+    columns={"patch_id": "str", "x_px": "float", "row": "int"},
+    key=("patch_id",),
+    nullable=frozenset({"x_px"}),
+)
+
+
+def make_table(**changes):
+    columns = {"patch_id": ["a", "b"], "x_px": [1.5, None], "row": [0, 1]}
+    return pd.DataFrame(columns | changes)
+
+
+def test_table_comes_back_as_it_was(tmp_path):
+    write_table(make_table(), tmp_path / "t.parquet", CONTRACT)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet", CONTRACT), make_table())
+
+
+def test_same_table_has_the_same_bytes(tmp_path):
+    write_table(make_table(), tmp_path / "a.parquet", CONTRACT)
+    write_table(make_table(), tmp_path / "b.parquet", CONTRACT)
+    assert digest_file(tmp_path / "a.parquet") == digest_file(tmp_path / "b.parquet")
+
+
+def test_all_breaches_are_listed_and_nothing_is_written(tmp_path):
+    table = make_table(row=["x", "y"], patch_id=["a", "a"], extra=[1, 2]).drop(columns="x_px")
+
+    with pytest.raises(InputError) as error:
+        write_table(table, tmp_path / "t.parquet", CONTRACT)
+
+    assert len(error.value.faults) == 4
+    message = str(error.value)
+    assert "no column 'x_px'" in message
+    assert "column 'row' is str" in message
+    assert "unknown columns ['extra']" in message
+    assert "1 duplicate keys, such as {'patch_id': 'a'}" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_null_where_none_may_be_is_named_by_row(tmp_path):
+    with pytest.raises(InputError, match="'patch_id' is null in 1 rows, the first row 1"):
+        write_table(make_table(patch_id=["a", None]), tmp_path / "t.parquet", CONTRACT)
+
+
+def test_missing_and_foreign_files_are_said(tmp_path):
+    (tmp_path / "not.parquet").write_text("PAR1")
+    with pytest.raises(InputError, match="no such file"):
+        read_table(tmp_path / "none.parquet", CONTRACT)
+    with pytest.raises(InputError, match=r"not\.parquet: not readable"):
+        read_table(tmp_path / "not.parquet", CONTRACT)

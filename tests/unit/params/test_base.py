@@ -1,0 +1,57 @@
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from histofuse.core.errors import InputError
+from histofuse.params.base import Section, load_section, load_seed
+
+
+class FusionLike(Section):
+    learning_rate: Annotated[float, Field(gt=0)]
+    epochs: int
+    shuffle: bool
+
+
+def write(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_yaml_is_read_as_version_1_2(tmp_path):
+    path = write(tmp_path, "fusion: {learning_rate: 1e-3, epochs: 5, shuffle: true}\nanswer: no\n")
+    assert load_section(FusionLike, "fusion", path).learning_rate == 0.001
+
+
+def test_every_bad_key_is_named_with_its_value(tmp_path):
+    path = write(tmp_path, "a: {fusion: {learning_rate: -1, epochs: '5', suffle: true}}")
+
+    with pytest.raises(InputError) as error:
+        load_section(FusionLike, "a.fusion", path)
+
+    message = str(error.value)
+    assert "a.fusion.learning_rate: is -1; expected greater than 0" in message
+    assert "a.fusion.epochs: is '5'; expected a valid integer" in message
+    assert "a.fusion.shuffle: missing" in message
+    assert "a.fusion.suffle: unknown key" in message
+
+
+def test_missing_section_lists_what_is_there(tmp_path):
+    path = write(tmp_path, "image: {}\nfusion: {}")
+    with pytest.raises(InputError, match=r"no section 'fusio'; expected one of: image, fusion"):
+        load_section(FusionLike, "fusio", path)
+
+
+def test_missing_and_broken_files_are_said(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_section(FusionLike, "fusion", tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="not YAML"):
+        load_section(FusionLike, "fusion", write(tmp_path, "a: [1,"))
+
+
+@pytest.mark.parametrize("text", ["seed: 1.5", "seed: -1", "seed: true", "seed: 'x'"])
+def test_seed_is_a_whole_number(tmp_path, text):
+    with pytest.raises(InputError, match="whole number"):
+        load_seed(write(tmp_path, text))
+    assert load_seed(write(tmp_path, "seed: 3")) == 3
