@@ -65,7 +65,7 @@ def _name_of(out: str | dict) -> str:
 
 
 def find_code(script: Path) -> set[str]:
-    """Walk the imports of a stage: every package file it reaches, and the data files beside them."""
+    """Walk the imports of a stage: every package file it reaches, and data files beside them."""
     reached: set[Path] = set()
     waiting = [script]
     while waiting:

@@ -1,4 +1,4 @@
-"""dvc.yaml against the sources: an undeclared dep goes stale in silence, an extra one wastes hours."""
+"""dvc.yaml against the sources: an undeclared dep goes stale, an extra one wastes hours."""
 
 import re
 import shutil

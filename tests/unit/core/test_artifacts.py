@@ -1,4 +1,6 @@
 import hashlib
+import os
+import subprocess
 
 import pytest
 
@@ -72,3 +74,15 @@ def test_digest_is_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"histofuse" * 1000)
     assert digest_file(path) == hashlib.sha256(b"histofuse" * 1000).hexdigest()
+
+
+def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".out.{dead.pid}.tmp").mkdir()
+    (tmp_path / f".out.{os.getppid()}.tmp").mkdir()
+
+    with replacing_folder(tmp_path / "out"):
+        pass
+
+    assert {f.name for f in tmp_path.iterdir()} == {"out", f".out.{os.getppid()}.tmp"}

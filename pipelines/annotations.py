@@ -1,0 +1,36 @@
+"""Stage ``annotations``: BreCaHAD frames and dots -> one table of frames, one of annotations."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.progress import report, run_stage
+from histofuse.core.tables import write_table
+from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
+from histofuse.params.base import load_section
+from histofuse.params.classes import ClassesParams
+from histofuse.params.data import DataParams
+
+OUT = Path("data/annotations")
+
+
+def main() -> None:
+    classes = load_section(ClassesParams, "classes")
+    folder = Path(load_section(DataParams, "data").brecahad)
+    data = read_brecahad(folder, classes)
+    cases = data.frames["case_id"].nunique()
+    report(f"read {folder} ({data.source}): {len(data.frames)} frames of {cases} cases")
+    for note in data.notes:
+        report(note)
+
+    with replacing_folder(OUT) as out:
+        write_table(data.frames, out / "frames.parquet", FRAMES)
+        write_table(data.annotations, out / "annotations.parquet", ANNOTATIONS)
+        write_json({"classes": classes.names, "source": data.source}, out / "meta.json")
+
+    counts = data.annotations["label"].value_counts()
+    listed = ", ".join(f"{counts.get(name, 0):,} {name}" for name in classes.names)
+    report(f"wrote {OUT}: {len(data.annotations):,} annotations ({listed})")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,50 @@
+"""Stage ``patches``: annotations and frames -> uint8 shards and their index."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.progress import report, run_stage
+from histofuse.core.tables import read_table
+from histofuse.data.brecahad import ANNOTATIONS, FRAMES
+from histofuse.data.patches import PatchMeta, write_patches
+from histofuse.features.stain import normalise
+from histofuse.params.base import load_section
+from histofuse.params.data import DataParams
+from histofuse.params.patches import PatchParams
+
+TABLES = Path("data/annotations")
+OUT = Path("data/patches")
+NORMALISERS = {"none": None, "macenko": normalise}
+
+
+def main() -> None:
+    params = load_section(PatchParams, "patches")
+    images = Path(load_section(DataParams, "data").brecahad)
+    annotations = read_table(TABLES / "annotations.parquet", ANNOTATIONS)
+    frames = read_table(TABLES / "frames.parquet", FRAMES)
+    labels = load_json(TABLES / "meta.json")
+    report(f"read {len(frames)} frames, {len(annotations):,} annotations")
+
+    meta = PatchMeta(
+        patch_px=params.patch_px,
+        margin_px=params.margin_px,
+        stored_px=params.stored_px,
+        classes=labels["classes"],
+        source=labels["source"],
+        stain_normalisation=params.stain_normalisation,
+    )
+    index = write_patches(
+        annotations,
+        frames,
+        images,
+        OUT,
+        meta=meta,
+        shard_patches=params.shard_patches,
+        normalise=NORMALISERS[params.stain_normalisation],
+    )
+    shards = index["shard"].nunique()
+    report(f"wrote {OUT}: {len(index):,} patches of {meta.stored_px} px in {shards} shards")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,258 @@
+"""BreCaHAD on disk -> a table of frames and a table of annotations, after checking every file.
+
+Source: Aksac et al., BMC Research Notes 2019;12:82 (figshare 7379186): ``images/Case_*-*.tif`` and
+``groundTruth/Case_*-*.json``, each JSON a mapping from key to points ``{"x": ..., "y": ...}`` as
+fractions of width and height with the origin at the top left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.ids import FrameId, case_of_frame
+from histofuse.core.progress import track
+from histofuse.core.tables import Contract
+from histofuse.data.tiff import read_rgb
+from histofuse.params.classes import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
+
+IMAGES = "images"
+GROUND_TRUTH = "groundTruth"
+MARKER = "SIMULATED.json"  # left by the simulation beside the two folders
+
+FRAMES = Contract(
+    name="frames",
+    columns={
+        "frame_id": "str",
+        "case_id": "str",
+        "file": "str",
+        "width_px": "int",
+        "height_px": "int",
+        "pixels_sha256": "str",
+    },
+    key=("frame_id",),
+)
+ANNOTATIONS = Contract(
+    name="annotations",
+    columns={
+        "frame_id": "str",
+        "case_id": "str",
+        "x_px": "float",
+        "y_px": "float",
+        "label": "str",
+        "source_key": "str",
+    },
+    key=("frame_id", "source_key", "x_px", "y_px"),
+)
+
+Source = Literal["simulated", "brecahad"]
+_FRAME_NAME = re.compile(r"[^-]+-\d+")
+_TIFF_SUFFIXES = {".tif", ".tiff"}
+_REMEDY = (
+    "Run histofuse fetch brecahad, or set data.brecahad in params.yaml to the folder that holds "
+    f"{IMAGES}/ and {GROUND_TRUTH}/."
+)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A checked data set.
+
+    Attributes:
+        frames: A `FRAMES` table by frame_id; `file` is relative to the data set's folder.
+        annotations: An `ANNOTATIONS` table by frame_id, then key and place in the JSON. A point at
+            fraction x of the width lies at x_px = x * width: pixel i spans [i, i + 1).
+        source: Whether the data set was simulated.
+        notes: What was done to the input on the way, for the user to know.
+    """
+
+    frames: pd.DataFrame
+    annotations: pd.DataFrame
+    source: Source
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Point:
+    key: str
+    x: float
+    y: float
+
+
+def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
+    """Read and check a data set in BreCaHAD's layout.
+
+    Keys may be spelt as in the files (``lumen``) or as in the data set's README (``tubule``).
+    Points of keys that no class names are checked and left out; a point given twice under one key
+    counts once.
+
+    Raises:
+        InputError: With the faults of all files: missing folders, frames without annotations and
+            the reverse, TIFFs that cannot be decoded, JSON that is not JSON, unknown keys,
+            coordinates outside [0, 1]; or no annotation of any class.
+    """
+    images, truths = _list_files(folder)
+    with collect_faults() as faults:
+        _check_pairs(images, truths, faults)
+        points = {frame: _read_points(path, faults) for frame, path in truths.items()}
+        frames, notes = _read_frames(folder, images, faults)
+
+    annotations, repeated = _tabulate(points, frames, classes)
+    if repeated:
+        notes.append(f"{repeated} repeated annotations dropped")
+    if annotations.empty:
+        expected = f"points under {', '.join(classes.class_of_key)}"
+        raise InputError([Fault(folder / GROUND_TRUTH, "no annotation of any class", expected)])
+    source: Source = "simulated" if (folder / MARKER).is_file() else "brecahad"
+    return DataSet(frames, annotations, source, notes)
+
+
+def _list_files(folder: Path) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]:
+    """Map frames to their TIFF and to their JSON."""
+    with collect_faults() as faults:
+        if not folder.is_dir():
+            faults.add(folder, "no such folder", "the BreCaHAD data set", _REMEDY)
+        else:
+            for part in (IMAGES, GROUND_TRUTH):
+                if not (folder / part).is_dir():
+                    faults.add(folder, f"no folder {part}/ in it", "BreCaHAD's layout", _REMEDY)
+    with collect_faults() as faults:
+        images = _by_frame(folder / IMAGES, _TIFF_SUFFIXES, faults)
+        truths = _by_frame(folder / GROUND_TRUTH, {".json"}, faults)
+        if not images and not truths and not faults.faults:
+            faults.add(folder / IMAGES, "no frames", "Case_<case>-<number>.tif files", _REMEDY)
+    return images, truths
+
+
+def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[FrameId, Path]:
+    found: dict[FrameId, Path] = {}
+    for path in sorted(folder.iterdir()):
+        # Names that start with a dot are the leavings of file managers and archives.
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        frame = FrameId(path.stem)
+        if not _FRAME_NAME.fullmatch(frame):
+            faults.add(path, "a name without case and number", f"Case_<case>-<nn>{path.suffix}")
+        elif frame in found:
+            faults.add(path, f"the same frame as {found[frame].name}", "one file a frame")
+        else:
+            found[frame] = path
+    return found
+
+
+def _check_pairs(
+    images: dict[FrameId, Path], truths: dict[FrameId, Path], faults: FaultList
+) -> None:
+    for frame in sorted(images.keys() - truths.keys()):
+        faults.add(images[frame], "no annotation file", f"{GROUND_TRUTH}/{frame}.json")
+    for frame in sorted(truths.keys() - images.keys()):
+        faults.add(truths[frame], "no frame for it", f"{IMAGES}/{frame}.tif")
+
+
+def _read_points(path: Path, faults: FaultList) -> list[_Point]:
+    """Read the points of one JSON, in the published order of keys."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        faults.add(f"{path}, line {error.lineno}", f"not JSON ({error.msg})", "a JSON document")
+        return []
+    except UnicodeDecodeError as error:
+        faults.add(path, f"not JSON ({error.reason} at byte {error.start})", "UTF-8 text")
+        return []
+    if not isinstance(content, dict):
+        faults.add(path, f"holds {_describe(content)}", "an object from key to list of points")
+        return []
+
+    points: dict[str, list[_Point]] = {key: [] for key in ANNOTATION_KEYS}
+    for spelt, entries in content.items():
+        key = KEY_ALIASES.get(spelt, spelt)
+        if key not in points:
+            known = ", ".join((*ANNOTATION_KEYS, *KEY_ALIASES))
+            faults.add(path, f"unknown key {spelt!r}", f"one of: {known}")
+        elif not isinstance(entries, list):
+            faults.add(f"{path}, {spelt}", f"is {_describe(entries)}", "a list of points")
+        else:
+            for n, entry in enumerate(entries):
+                if _check_point(entry, f"{path}, {spelt}[{n}]", faults):
+                    points[key].append(_Point(key, float(entry["x"]), float(entry["y"])))
+    return [point for key in ANNOTATION_KEYS for point in points[key]]
+
+
+def _check_point(entry: Any, where: str, faults: FaultList) -> bool:
+    if not isinstance(entry, dict) or not {"x", "y"} <= entry.keys():
+        faults.add(where, f"is {_describe(entry)}", 'a point {"x": ..., "y": ...}')
+        return False
+    good = True
+    for axis in ("x", "y"):
+        value = entry[axis]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not 0 <= value <= 1:
+            faults.add(f"{where}.{axis}", f"is {value!r}", "a fraction in [0, 1]")
+            good = False
+    return good
+
+
+def _read_frames(
+    folder: Path, images: dict[FrameId, Path], faults: FaultList
+) -> tuple[pd.DataFrame, list[str]]:
+    """Decode all frames, in several threads, and tabulate their sizes and digests."""
+    rows, changes = [], Counter()
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(_describe_frame, images.values())
+        for (frame, path), result in track(
+            zip(images.items(), results, strict=True), "reading frames", total=len(images)
+        ):
+            if isinstance(result, InputError):
+                faults.faults += result.faults
+                continue
+            size, digest, changed = result
+            rows.append(
+                (frame, case_of_frame(frame), path.relative_to(folder).as_posix(), *size, digest)
+            )
+            changes.update(changed)
+    notes = [f"{change} in {count} frames" for change, count in sorted(changes.items())]
+    return pd.DataFrame(rows, columns=list(FRAMES.columns)), notes
+
+
+def _describe_frame(path: Path) -> tuple[tuple[int, int], str, tuple[str, ...]] | InputError:
+    """Width and height, SHA-256 of the decoded RGB bytes, and what decoding changed."""
+    try:
+        rgb, changes = read_rgb(path)
+    except InputError as error:
+        return error
+    height, width, _ = rgb.shape
+    return (width, height), hashlib.sha256(rgb.data).hexdigest(), changes
+
+
+def _tabulate(
+    points: dict[FrameId, list[_Point]], frames: pd.DataFrame, classes: ClassesParams
+) -> tuple[pd.DataFrame, int]:
+    """Bring points to pixels and keys to classes; also count the repeated points."""
+    class_of_key = classes.class_of_key
+    size_of = frames.set_index("frame_id")[["width_px", "height_px"]]
+    rows = [
+        (frame, case_of_frame(frame), p.x * width, p.y * height, class_of_key[p.key], p.key)
+        for frame, (width, height) in zip(size_of.index, size_of.to_numpy().tolist(), strict=True)
+        for p in points[frame]
+        if p.key in class_of_key
+    ]
+    table = pd.DataFrame(rows, columns=list(ANNOTATIONS.columns))
+    unique = table.drop_duplicates(list(ANNOTATIONS.key), ignore_index=True)
+    return unique, len(table) - len(unique)
+
+
+def _describe(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

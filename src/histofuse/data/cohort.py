@@ -1,0 +1,289 @@
+"""MIMIC-IV tables -> index admissions with prediction time and target, and who was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import polars as pl
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.tables import Contract
+from histofuse.data.mimic import Hospital
+from histofuse.data.targets import HOURS_AFTER_ADMISSION, TARGETS, Target, add_outcomes
+from histofuse.params.base import PARAMS_FILE
+from histofuse.params.cohort import CohortParams, IndexAdmission, PredictionTime
+
+COHORT: Final = Contract(
+    name="index admissions",
+    columns={
+        "subject_id": "int",
+        "hadm_id": "int",
+        "admittime": "datetime",
+        "dischtime": "datetime",
+        "prediction_time": "datetime",
+        "target": "int",
+        "age_years": "float",
+        "sex": "str",
+        "race": "str",
+        "insurance": "str",
+        "marital_status": "str",
+        "admission_type": "str",
+    },
+    key=("subject_id", "hadm_id"),
+)
+DEMOGRAPHICS: Final = ("sex", "race", "insurance", "marital_status", "admission_type")
+
+
+@dataclass
+class Attrition:
+    """How many patients and admissions are left after each step."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, name: str, description: str, patients: int, admissions: int) -> None:
+        """Add a step with what is left after it."""
+        last = self.steps[-1] if self.steps else {"patients": patients, "admissions": admissions}
+        self.steps.append(
+            {
+                "step": len(self.steps) + 1,
+                "name": name,
+                "description": description,
+                "patients": patients,
+                "admissions": admissions,
+                "removed_patients": last["patients"] - patients,
+                "removed_admissions": last["admissions"] - admissions,
+            }
+        )
+
+    def keep(
+        self, stays: pl.DataFrame, name: str, description: str, holds: pl.Expr
+    ) -> pl.DataFrame:
+        """Filter stays and note the step; null counts as not held."""
+        kept = stays.filter(holds.fill_null(False))
+        self.note(name, description, kept["subject_id"].n_unique(), kept.height)
+        return kept
+
+    def to_table(self) -> pd.DataFrame:
+        """One row a step."""
+        return pd.DataFrame(self.steps)
+
+    def __str__(self) -> str:
+        rows = (f"{s['patients']:>9,} {s['admissions']:>10,}  {s['name']}" for s in self.steps)
+        return "\n".join(("    patients admissions  left after", *(f"    {row}" for row in rows)))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cohort and how it came about.
+
+    Attributes:
+        table: Rows by subject_id and hadm_id, as `COHORT` has them.
+        attrition: The steps.
+        target: What is predicted.
+        prediction_time: When.
+        index_admission: Which admission stands for a patient.
+    """
+
+    table: pd.DataFrame
+    attrition: Attrition
+    target: Target
+    prediction_time: PredictionTime
+    index_admission: IndexAdmission
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the rows are, for ``meta.json``."""
+        return {
+            "target": self.target.name,
+            "description": self.target.description,
+            "prediction_time": self.prediction_time,
+            "index_admission": self.index_admission,
+            "patients": int(self.table["subject_id"].nunique()),
+            "admissions": len(self.table),
+            "positives": int(self.table["target"].sum()),
+        }
+
+
+def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -> Cohort:
+    """Select index admissions, one a patient (or all), and label them.
+
+    Demographics are the index admission's own; a null one is filled from the patient's earlier
+    admissions, never from later ones. 'UNKNOWN' and the like are recorded answers and stay.
+
+    With ICD lists, ``first_with_diagnosis``, ``last`` and ``all`` begin at the first admission that
+    carries the diagnosis; ``first`` may lie before it and then knows a patient's future.
+
+    Args:
+        hospital: The checked tables.
+        params: The declaration.
+        source: Where the tables lie, for messages.
+
+    Raises:
+        InputError: If the prediction time does not suit the target, if nobody is left, or if only
+            one class is; the message holds the attrition table.
+    """
+    target = TARGETS[params.target]
+    prediction_time = choose_prediction_time(target, params)
+    index_admission = choose_index_admission(target, params)
+
+    attrition = Attrition()
+    patients, admissions = hospital.patients.height, hospital.admissions.height
+    attrition.note("everyone", "all patients of the data set", patients, admissions)
+    stays = add_prediction_time(describe_stays(hospital, params), prediction_time)
+    stays = _select_stays(stays, params, target, attrition)
+    onset = not target.uses_diagnosis
+    stays = _select_index(stays, index_admission, attrition, from_diagnosis=onset)
+    stays = attrition.keep(
+        stays,
+        "complete_demographics",
+        f"age, {', '.join(DEMOGRAPHICS)} known at the index admission",
+        pl.all_horizontal(pl.col("age_years", *DEMOGRAPHICS).is_not_null()),
+    )
+    for condition in target.conditions:
+        stays = attrition.keep(stays, condition.name, condition.description, condition.holds)
+    stays = stays.with_columns(target=target.label.cast(pl.Int64))
+    _check_classes(stays, target, attrition, source)
+    return Cohort(_to_table(stays), attrition, target, prediction_time, index_admission)
+
+
+def choose_prediction_time(target: Target, params: CohortParams) -> PredictionTime:
+    """Resolve ``target_default``, and refuse a time at which the target is already known.
+
+    Raises:
+        InputError: If the target cannot be predicted then.
+    """
+    if params.prediction_time == "target_default":
+        return target.default_prediction_time
+    if params.prediction_time not in target.prediction_times:
+        problem = f"{params.prediction_time!r} does not suit the target {target.name}"
+        allowed = ", ".join(("target_default", *target.prediction_times))
+        where = f"{PARAMS_FILE}, cohort.prediction_time"
+        raise InputError([Fault(where, problem, f"one of {allowed}")])
+    return params.prediction_time
+
+
+def choose_index_admission(target: Target, params: CohortParams) -> IndexAdmission:
+    """Resolve the index admission.
+
+    Where the diagnosis is the target, an index that depends on it would give it away (controls
+    have none), so ``first_with_diagnosis`` means the first admission, for cases and controls.
+
+    Raises:
+        InputError: If the target needs ICD lists to tell cases from controls, and both are empty.
+    """
+    if target.uses_diagnosis and not (params.icd9 or params.icd10):
+        where = f"{PARAMS_FILE}, cohort.icd9 and cohort.icd10"
+        problem = f"both are empty, but the target {target.name} takes its cases from them"
+        raise InputError([Fault(where, problem, 'prefixes such as "174" and C50')])
+    if target.uses_diagnosis and params.index_admission == "first_with_diagnosis":
+        return "first"
+    return params.index_admission
+
+
+def describe_stays(hospital: Hospital, params: CohortParams) -> pl.DataFrame:
+    """Join admissions to patients: one row an admission, by subject_id, admittime and hadm_id.
+
+    ``age_years`` is anchor_age + year(admittime) - anchor_year (patients.anchor_*), right to the
+    year; ages above 89 are 91 at the anchor.
+    """
+    patients = hospital.patients.select("subject_id", "anchor_age", "anchor_year", "dod", "gender")
+    age = pl.col("anchor_age") + pl.col("admittime").dt.year() - pl.col("anchor_year")
+    stays = (
+        hospital.admissions.join(patients, on="subject_id", how="inner")
+        .sort("subject_id", "admittime", "hadm_id")
+        .with_columns(
+            age_years=age.cast(pl.Float64),
+            sex=_blank_to_null("gender"),
+            **{
+                name: _blank_to_null(name).forward_fill().over("subject_id")
+                for name in ("race", "insurance", "marital_status")
+            },
+        )
+        .with_columns(_blank_to_null("admission_type"))
+    )
+    return add_outcomes(stays, hospital, params.icd9, params.icd10)
+
+
+def add_prediction_time(stays: pl.DataFrame, prediction_time: PredictionTime) -> pl.DataFrame:
+    """Add the moment the prediction is made: nothing after it may be a feature."""
+    moment = pl.col("dischtime")
+    if prediction_time == "admission_plus_24h":
+        moment = pl.col("admittime") + pl.duration(hours=HOURS_AFTER_ADMISSION)
+    return stays.with_columns(prediction_time=moment)
+
+
+def _blank_to_null(name: str) -> pl.Expr:
+    text = pl.col(name).str.strip_chars()
+    return pl.when(text != "").then(text)
+
+
+def _select_stays(
+    stays: pl.DataFrame, params: CohortParams, target: Target, attrition: Attrition
+) -> pl.DataFrame:
+    after = pl.col("dischtime") > pl.col("admittime")
+    stays = attrition.keep(stays, "admitted", "at least one admission, ended after it began", after)
+    minimum = params.minimum_age_years
+    adult = pl.col("age_years") >= minimum
+    stays = attrition.keep(stays, "adult", f"admissions at {minimum} years or older", adult)
+    if target.uses_diagnosis or not (params.icd9 or params.icd10):
+        return stays
+    codes = [f"ICD-9 {c}" for c in params.icd9] + [f"ICD-10 {c}" for c in params.icd10]
+    description = f"patients with {', '.join(codes)} at one of these admissions"
+    carries = pl.col("diagnosed").any().over("subject_id")
+    return attrition.keep(stays, "diagnosis", description, carries)
+
+
+_INDEX_DESCRIPTIONS: Final[dict[IndexAdmission, str]] = {
+    "first_with_diagnosis": "one index admission a patient: the first with the diagnosis",
+    "first": "one index admission a patient: the first",
+    "last": "one index admission a patient: the last",
+    "all": "every admission, from the first with the diagnosis on where one is asked for",
+}
+
+
+def _select_index(
+    stays: pl.DataFrame,
+    index_admission: IndexAdmission,
+    attrition: Attrition,
+    *,
+    from_diagnosis: bool,
+) -> pl.DataFrame:
+    """Choose index admissions; where no diagnosis is asked for, among all of a patient's."""
+    onset = pl.col("diagnosed").cast(pl.Int8).cum_max().over("subject_id") == 1
+    begun = onset | ~pl.col("diagnosed").any().over("subject_id")
+    number = pl.int_range(pl.len()).over("subject_id")
+    if from_diagnosis and index_admission != "first":
+        stays = stays.filter(begun)
+    holds = {
+        "first_with_diagnosis": number == 0,
+        "first": number == 0,
+        "last": number == pl.len().over("subject_id") - 1,
+        "all": pl.lit(True),
+    }[index_admission]
+    return attrition.keep(stays, "index", _INDEX_DESCRIPTIONS[index_admission], holds)
+
+
+def _check_classes(
+    stays: pl.DataFrame, target: Target, attrition: Attrition, source: str | Path
+) -> None:
+    classes = stays["target"].unique().to_list()
+    if len(classes) == 2:
+        return
+    if not classes:
+        problem, expected = "the cohort is empty", "at least one admission"
+    else:
+        state = "has" if classes[0] else "is free of"
+        problem = f"everyone of {stays.height} admissions {state} the target {target.name}"
+        expected = "admissions with and without it"
+    remedy = f"Widen the section cohort of {PARAMS_FILE}. Attrition:\n{attrition}"
+    raise InputError([Fault(source, problem, expected, remedy)])
+
+
+def _to_table(stays: pl.DataFrame) -> pd.DataFrame:
+    columns: Sequence[str] = list(COHORT.columns)
+    table = stays.select(columns).sort("subject_id", "hadm_id").to_pandas()
+    texts = [name for name, kind in COHORT.columns.items() if kind == "str"]
+    return table.astype(dict.fromkeys(texts, "str"))

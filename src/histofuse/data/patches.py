@@ -1,0 +1,359 @@
+"""Windows around nuclei, cut out of frames and streamed into uint8 shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from histofuse.core.artifacts import load_json, replacing_folder, to_json
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.ids import FrameId, make_patch_id
+from histofuse.core.progress import track
+from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.data.tiff import read_rgb
+
+PATCH_INDEX = Contract(
+    name="patch index",
+    columns={
+        "patch_id": "str",
+        "frame_id": "str",
+        "case_id": "str",
+        "x_px": "float",
+        "y_px": "float",
+        "label": "str",
+        "shard": "int",
+        "row": "int",
+    },
+    key=("patch_id",),
+)
+INDEX = "index.parquet"
+META = "meta.json"
+
+Image = NDArray[np.uint8]  # (height, width, 3) RGB
+Patches = NDArray[np.uint8]  # (n, side, side, 3) RGB
+Coordinates = NDArray[np.float64]  # (n,) pixels; pixel i spans [i, i + 1)
+
+
+@dataclass(frozen=True)
+class PatchMeta:
+    """What ``meta.json`` beside the shards says.
+
+    Attributes:
+        patch_px: Side of the square the model sees.
+        margin_px: Context stored on each side of it.
+        stored_px: Side of a stored patch.
+        classes: In the order of the model's outputs.
+        source: ``simulated`` or ``brecahad``.
+        stain_normalisation: ``none`` or ``macenko``.
+    """
+
+    patch_px: int
+    margin_px: int
+    stored_px: int
+    classes: list[str]
+    source: str
+    stain_normalisation: str
+
+
+def extract_window(frame: Image, x_px: float, y_px: float, size_px: int) -> Image:
+    """Cut a square window out of a frame, centred on a point as nearly as whole pixels allow.
+
+    Pixel i spans [i, i + 1), so a window of even side is centred between two pixels. What lies
+    beyond the frame is its mirror image, without repeating the outermost pixel; a frame smaller
+    than the window is mirrored over and over.
+    """
+    window = np.empty((1, size_px, size_px, frame.shape[2]), frame.dtype)
+    cut_windows(frame, np.array([x_px]), np.array([y_px]), window)
+    return window[0]
+
+
+def cut_windows(frame: Image, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
+    """Cut one window a point, as `extract_window` does, into `out`, whose side sets theirs."""
+    size = out.shape[1]
+    height, width, _ = frame.shape
+    tops = window_origin(y_px, size)
+    lefts = window_origin(x_px, size)
+    inside = (tops >= 0) & (lefts >= 0) & (tops + size <= height) & (lefts + size <= width)
+    for n, (top, left, whole) in enumerate(
+        zip(tops.tolist(), lefts.tolist(), inside.tolist(), strict=True)
+    ):
+        if whole:
+            out[n] = frame[top : top + size, left : left + size]
+        else:
+            rows = reflect(np.arange(top, top + size), height)
+            columns = reflect(np.arange(left, left + size), width)
+            out[n] = frame[rows[:, None], columns]
+
+
+def window_origin(centre_px: Coordinates, size_px: int) -> NDArray[np.int64]:
+    """First pixel of the window of a side that is centred best on each coordinate."""
+    return np.floor(centre_px - size_px / 2 + 0.5).astype(np.int64)
+
+
+def reflect(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Fold indices into [0, length) as a mirror at the outermost pixels does."""
+    if length == 1:
+        return np.zeros_like(index)
+    period = 2 * (length - 1)
+    folded = index % period
+    return np.minimum(folded, period - folded)
+
+
+def make_index(annotations: pd.DataFrame, shard_patches: int) -> pd.DataFrame:
+    """Give each annotation a patch id and its place in the shards, in the order of the table.
+
+    Args:
+        annotations: A `data.brecahad.ANNOTATIONS` table, the rows of a frame together.
+        shard_patches: Patches in a shard.
+
+    Returns:
+        A `PATCH_INDEX` table.
+    """
+    number = annotations.groupby("frame_id", sort=False).cumcount()
+    frames = annotations["frame_id"]
+    ids = [make_patch_id(FrameId(f), n) for f, n in zip(frames, number, strict=True)]
+    place = np.arange(len(annotations))
+    index = annotations[["frame_id", "case_id", "x_px", "y_px", "label"]].reset_index(drop=True)
+    return index.assign(
+        patch_id=pd.array(ids, dtype="str"), shard=place // shard_patches, row=place % shard_patches
+    )[list(PATCH_INDEX.columns)]
+
+
+def write_patches(
+    annotations: pd.DataFrame,
+    frames: pd.DataFrame,
+    images: Path,
+    out: Path,
+    *,
+    meta: PatchMeta,
+    shard_patches: int,
+    normalise: Callable[[Image], Image] | None = None,
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """Cut all patches and put shards, index and meta in the place of `out`.
+
+    One frame a thread is in memory at a time, whatever the size of the data set. Each patch has its
+    place before any is cut, so the files are the same for any number of threads.
+
+    Args:
+        annotations: A `data.brecahad.ANNOTATIONS` table.
+        frames: A `data.brecahad.FRAMES` table, for the files.
+        images: The data set's folder, which `file` of `frames` is relative to.
+        out: Folder to replace.
+        meta: Size and classes.
+        shard_patches: Patches in a shard.
+        normalise: Applied to each frame before cutting, such as stain normalisation.
+        threads: Number of threads; by default one a processor, eight at most.
+
+    Returns:
+        The `PATCH_INDEX` table.
+
+    Raises:
+        InputError: With the faults of all frames that cannot be read; nothing is written then.
+    """
+    index = make_index(annotations, shard_patches)
+    file_of = dict(zip(frames["frame_id"], frames["file"], strict=True))
+    jobs = [
+        (images / file_of[frame], rows) for frame, rows in index.groupby("frame_id", sort=False)
+    ]
+    threads = threads or min(8, os.cpu_count() or 1)
+    with replacing_folder(out) as folder:
+        with (
+            _open_writer(folder, len(index), shard_patches, meta.stored_px) as write,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            cut = partial(_cut_frame, size_px=meta.stored_px, normalise=normalise, write=write)
+            done = track(pool.map(cut, jobs), "cutting patches", total=len(jobs))
+            faults = [fault for faults in done for fault in faults]
+        if faults:
+            raise InputError(faults)
+        write_table(index, folder / INDEX, PATCH_INDEX)
+        (folder / META).write_text(to_json(vars(meta)), encoding="utf-8")
+    return index
+
+
+class ShardReader:
+    """Patches of a folder of shards, memory-mapped.
+
+    Attributes:
+        folder: The folder.
+        meta: Its ``meta.json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta = load_meta(folder)
+        self._shards: dict[int, Patches] = {}
+
+    def read(self, shards: ArrayLike, rows: ArrayLike) -> Patches:
+        """Read patches by the columns ``shard`` and ``row`` of the index, in the order given.
+
+        Raises:
+            InputError: If a shard is missing, is no array of patches, or is too short.
+        """
+        shards, rows = np.asarray(shards), np.asarray(rows)
+        side = self.meta.stored_px
+        patches = np.empty((len(rows), side, side, 3), np.uint8)
+        for shard in np.unique(shards):
+            wanted = np.flatnonzero(shards == shard)
+            # In the order of the file, so that the disk is read forwards.
+            wanted = wanted[np.argsort(rows[wanted], kind="stable")]
+            source = self._open(int(shard))
+            if len(wanted) and rows[wanted[-1]] >= len(source):
+                problem = f"holds {len(source)} patches"
+                raise InputError([_shard_fault(self._path(int(shard)), problem)])
+            patches[wanted] = source[rows[wanted]]
+        return patches
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / shard_name(shard)
+
+    def _open(self, shard: int) -> Patches:
+        if shard not in self._shards:
+            path, side = self._path(shard), self.meta.stored_px
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise InputError([_shard_fault(path, f"not readable ({error})")]) from None
+            if array.dtype != np.uint8 or array.shape[1:] != (side, side, 3):
+                problem = f"holds {array.dtype} {array.shape}"
+                raise InputError([_shard_fault(path, problem)])
+            self._shards[shard] = array
+        return self._shards[shard]
+
+
+def open_shards(folder: Path) -> ShardReader:
+    """Open the patches of a folder for reading.
+
+    Raises:
+        InputError: If the folder has no readable ``meta.json``.
+    """
+    return ShardReader(folder)
+
+
+def read_patches(folder: Path, index: pd.DataFrame) -> Patches:
+    """Read the patches of some rows of the index, (n, stored_px, stored_px, 3) RGB in their order.
+
+    Raises:
+        InputError: If a shard is missing, is no array of patches, or is too short.
+    """
+    return open_shards(folder).read(index["shard"], index["row"])
+
+
+def load_index(folder: Path) -> pd.DataFrame:
+    """Load the `PATCH_INDEX` table of a folder of shards.
+
+    Raises:
+        InputError: If it is missing or breaks its contract.
+    """
+    return read_table(folder / INDEX, PATCH_INDEX)
+
+
+def load_meta(folder: Path) -> PatchMeta:
+    """Load ``meta.json`` of a folder of shards.
+
+    Raises:
+        InputError: If it is missing, or its keys are not those of `PatchMeta`.
+    """
+    values: Any = load_json(folder / META)
+    try:
+        return PatchMeta(**values)
+    except TypeError as error:
+        expected = f"the keys {', '.join(PatchMeta.__dataclass_fields__)}"
+        fault = Fault(folder / META, f"wrong keys ({error})", expected, "Run dvc repro patches.")
+        raise InputError([fault]) from None
+
+
+def crop_margin(patches: Patches, margin_px: int) -> Patches:
+    """Take the margin off stored patches: (n, stored_px, ...) -> (n, patch_px, ...)."""
+    end = patches.shape[1] - margin_px
+    return patches[:, margin_px:end, margin_px:end]
+
+
+def shard_name(shard: int) -> str:
+    """Name the file of a shard."""
+    return f"shard-{shard:05d}.npy"
+
+
+def _cut_frame(
+    job: tuple[Path, pd.DataFrame],
+    *,
+    size_px: int,
+    normalise: Callable[[Image], Image] | None,
+    write: Callable[[int, Patches], None],
+) -> list[Fault]:
+    """Cut the patches of one frame and write them to their places; return what was wrong."""
+    path, rows = job
+    try:
+        frame = read_rgb(path).rgb
+    except InputError as error:
+        return error.faults
+    if normalise is not None:
+        frame = normalise(frame)
+    patches = np.empty((len(rows), size_px, size_px, 3), np.uint8)
+    cut_windows(frame, rows["x_px"].to_numpy(), rows["y_px"].to_numpy(), patches)
+    write(int(rows.index[0]), patches)
+    return []
+
+
+@contextmanager
+def _open_writer(
+    folder: Path, count: int, shard_patches: int, side: int
+) -> Iterator[Callable[[int, Patches], None]]:
+    """Create all shards at their final size; yield a function that writes patches from a place on.
+
+    Positioned writes, unlike a memory map, leave the process no larger than the patches in hand,
+    and several threads may write at once.
+    """
+    sizes = [min(shard_patches, count - first) for first in range(0, count, shard_patches)]
+    files: list[tuple[int, int]] = []
+    try:
+        for shard, size in enumerate(sizes):
+            files.append(_create_shard(folder / shard_name(shard), (size, side, side, 3)))
+        yield partial(_write_rows, files, shard_patches)
+    finally:
+        for descriptor, _ in files:
+            os.close(descriptor)
+
+
+def _create_shard(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Create an empty .npy of a shape; return its descriptor and where its data start."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        file.truncate(start + int(np.prod(shape)))
+    return os.open(path, os.O_WRONLY), start
+
+
+def _write_rows(
+    files: list[tuple[int, int]], shard_patches: int, first: int, patches: Patches
+) -> None:
+    patch_bytes = patches[0].nbytes
+    while len(patches):
+        shard, row = divmod(first, shard_patches)
+        fitting = patches[: shard_patches - row]
+        descriptor, start = files[shard]
+        _write_all(descriptor, fitting.data.cast("B"), start + row * patch_bytes)
+        first += len(fitting)
+        patches = patches[len(fitting) :]
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _shard_fault(path: Path, problem: str) -> Fault:
+    return Fault(path, problem, "the patches the index names", "Run dvc repro patches.")

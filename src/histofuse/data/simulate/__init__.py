@@ -1,0 +1,1 @@
+"""Simulated BreCaHAD frames and MIMIC-IV tables in the published formats."""

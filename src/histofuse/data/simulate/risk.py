@@ -1,0 +1,87 @@
+"""The simulated hospital's risk model: death within a year of leaving the index admission.
+
+The true probability is the logistic of `INTERCEPT` plus the terms below, all of which the tables
+record: age and codes exactly or nearly so, laboratory values with the noise of the draw. Whether a
+patient dies is one Bernoulli trial with that probability, and nothing else in the tables before
+the discharge depends on its outcome. So the AUROC of the true probability against the outcome is
+what the best conceivable model reaches, and its distance from 1 is chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term: ``weight * (value - centre) / scale``, the quotient kept within ±`SATURATION`.
+
+    Attributes:
+        weight: Log-odds a scale.
+        centre: Value without effect.
+        scale: Step the weight refers to.
+    """
+
+    weight: float
+    centre: float = 0.0
+    scale: float = 1.0
+
+
+# Risk levels off at both ends: an albumin of 2.5 g/dL is not much worse news than one of 2.9.
+SATURATION: Final = 1.25
+
+# One-year mortality after discharge. Laboratory values are the admission's own level, in the units
+# of `mimic_catalogue.LABS`; the logarithm of LDH, which is skewed.
+INTERCEPT: Final = -1.9
+TERMS: Final[Mapping[str, Term]] = {
+    "age_years": Term(0.5, 62.0, 10.0),
+    "metastatic_cancer": Term(1.35),
+    "albumin": Term(-0.95, 3.5, 0.4),
+    "log_lactate_dehydrogenase": Term(0.2, 5.4, 0.35),
+    "weight_loss": Term(0.3),
+    "heart_failure": Term(0.4),
+}
+
+# Death during the index admission: the same risk, shifted and damped.
+IN_HOSPITAL_INTERCEPT: Final = -2.7
+IN_HOSPITAL_SLOPE: Final = 0.7
+
+
+def compute_logit(values: Mapping[str, NDArray]) -> NDArray[np.float64]:
+    """Compute the log-odds of one-year mortality.
+
+    Args:
+        values: A vector for each name of `TERMS`; booleans count as 0 and 1.
+
+    Returns:
+        One log-odds an admission.
+    """
+    logit = np.full(len(values["age_years"]), INTERCEPT)
+    for name, term in TERMS.items():
+        steps = (np.asarray(values[name], dtype=np.float64) - term.centre) / term.scale
+        logit += term.weight * np.clip(steps, -SATURATION, SATURATION)
+    return logit
+
+
+def to_probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logistic function."""
+    return 1.0 / (1.0 + np.exp(-logit))
+
+
+def compute_auroc(probability: NDArray[np.float64], outcome: NDArray[np.bool_]) -> float:
+    """Chance that a patient who dies has the higher probability, ties counting half.
+
+    Raises:
+        ValueError: If only one outcome occurs.
+    """
+    cases, controls = probability[outcome], np.sort(probability[~outcome])
+    if not len(cases) or not len(controls):
+        raise ValueError("AUROC needs both outcomes")
+    below = np.searchsorted(controls, cases, side="left")
+    upto = np.searchsorted(controls, cases, side="right")
+    return float((below + upto).sum() / (2.0 * len(cases) * len(controls)))

@@ -1,0 +1,107 @@
+"""Macenko stain normalisation: bring a frame's haematoxylin and eosin to a reference.
+
+Source: Macenko et al., "A method for normalizing histology slides for quantitative analysis", ISBI
+2009; the reference stains and amounts are the ones in common use with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LIGHT = 240.0  # transmitted light of an empty slide
+# Below it a pixel counts as empty. Length over the channels, in natural logarithms: asking it of
+# each channel would drop the pure eosin, which lets red light pass.
+_LEAST_DENSITY = 0.15
+_PERCENTILE = 1.0  # of angles, for stains robust to outliers
+_LEAST_TISSUE = 500  # sampled pixels; fewer define no stains
+_LEAST_ANGLE = np.radians(3)  # between stains; closer ones cannot be told apart
+_SAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class StainFit:
+    """The stains of a frame.
+
+    Attributes:
+        stains: (2, 3) optical density in RGB of haematoxylin and of eosin, each of length 1.
+        amounts: (2,) 99th percentile of the amount of each in the tissue.
+    """
+
+    stains: NDArray[np.float64]
+    amounts: NDArray[np.float64]
+
+
+REFERENCE = StainFit(
+    stains=np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]),
+    amounts=np.array([1.9705, 1.0308]),
+)
+
+
+def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:
+    """Estimate the two stains of a frame.
+
+    Args:
+        rgb: (height, width, 3) RGB.
+
+    Returns:
+        The stains, or None where the frame does not define two: too little tissue, or one stain.
+    """
+    pixels = rgb.reshape(-1, 3)
+    density = _to_density(pixels[:: max(1, len(pixels) // _SAMPLES)])
+    tissue = density[np.linalg.norm(density, axis=1) > _LEAST_DENSITY]
+    if len(tissue) < _LEAST_TISSUE:
+        return None
+    stains = _find_extremes(tissue)
+    if stains is None:
+        return None
+    amounts = np.percentile(tissue @ np.linalg.pinv(stains), 99, axis=0)
+    return StainFit(stains, amounts) if (amounts > 0).all() else None
+
+
+def normalise(rgb: NDArray[np.uint8], reference: StainFit = REFERENCE) -> NDArray[np.uint8]:
+    """Bring a frame to reference stains; a frame that defines no stains comes back as it is.
+
+    Args:
+        rgb: (height, width, 3) RGB.
+        reference: Stains and amounts to bring it to.
+
+    Returns:
+        (height, width, 3) RGB.
+    """
+    fit = fit_stain_matrix(rgb)
+    if fit is None:
+        return rgb
+    # Unmixing, scaling and mixing anew are linear in optical density: one 3 x 3 matrix.
+    scale = np.diag(reference.amounts / fit.amounts)
+    change = (np.linalg.pinv(fit.stains) @ scale @ reference.stains).astype(np.float32)
+    density = _TABLE[rgb]
+    result = np.empty_like(rgb)
+    for channel in range(3):
+        mixed = sum(density[..., c] * change[c, channel] for c in range(3))
+        result[..., channel] = np.clip(np.exp(-mixed) * np.float32(_LIGHT) + 0.5, 0, 255)
+    return result
+
+
+# Optical density of each 8-bit intensity; one is added so that black stays finite.
+_TABLE = -np.log((np.arange(256) + 1.0) / _LIGHT).astype(np.float32)
+
+
+def _to_density(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return _TABLE[pixels].astype(np.float64)
+
+
+def _find_extremes(tissue: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Find the two stains at the ends of the fan of colours in their common plane."""
+    _, vectors = np.linalg.eigh(np.cov(tissue, rowvar=False))
+    plane = vectors[:, 1:]  # (3, 2): the two directions of most variation
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
+    angles = np.arctan2(*(tissue @ plane).T)
+    low, high = np.percentile(angles, [_PERCENTILE, 100 - _PERCENTILE])
+    if high - low < _LEAST_ANGLE:
+        return None
+    stains = np.array([plane @ (np.sin(angle), np.cos(angle)) for angle in (low, high)])
+    # Haematoxylin absorbs more red than eosin does.
+    return stains[np.argsort(-stains[:, 0])]
