@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format ui lock clean doctor
+.PHONY: help setup repro test lint format ui lock clean doctor deps
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -60,3 +60,6 @@ lock: $(BIN)/uv ## resolve requirements.lock anew from pyproject.toml
 
 clean: ## remove .venv and caches; data, models and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+
+deps: $(SYNCED) ## bring the code deps of dvc.yaml in line with the imports
+	@python tests/contract/stages.py

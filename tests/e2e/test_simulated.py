@@ -1,4 +1,4 @@
-"""The whole pipeline on small simulated data: what runs, what does not, and what survives a kill."""
+"""The whole pipeline on small simulated data: what runs, what does not, what survives a kill."""
 
 import json
 import shutil

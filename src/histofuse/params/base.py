@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -20,7 +20,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+RootT = TypeVar("RootT")
+
+
+class SectionOf(RootModel[RootT]):
+    """A section without fixed keys, such as a mapping or one of several kinds; read its `root`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> SectionT:
@@ -38,7 +47,12 @@ def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InputError([_to_fault(e, name, path) for e in error.errors()]) from None
+        of_a_kind = issubclass(model, SectionOf)
+        faults = [
+            _to_fault(e, (name, *(_drop_tag(e["loc"], values) if of_a_kind else e["loc"])), path)
+            for e in error.errors()
+        ]
+        raise InputError(faults) from None
 
 
 def load_seed(path: Path = PARAMS_FILE) -> int:
@@ -51,6 +65,22 @@ def load_seed(path: Path = PARAMS_FILE) -> int:
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise InputError([Fault(f"{path}, seed", f"is {seed!r}", "a whole number, 0 or above")])
     return seed
+
+
+def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
+    """List the keys of a section, in its order, without checking what they hold.
+
+    Args:
+        name: Its dotted name, such as ``image``, whose keys are the image models.
+        path: The YAML 1.2 file.
+
+    Raises:
+        InputError: If the file or section is missing, or is no mapping.
+    """
+    values = _descend(_load_yaml(path), name, path)
+    if not isinstance(values, dict):
+        raise InputError([Fault(f"{path}, {name}", f"is {values!r}", "a mapping")])
+    return list(map(str, values))
 
 
 def _load_yaml(path: Path) -> Any:
@@ -75,9 +105,23 @@ def _descend(values: Any, name: str, path: Path) -> Any:
     return values
 
 
-def _to_fault(error: Any, name: str, path: Path) -> Fault:
-    key = ".".join(map(str, (name, *error["loc"])))
+def _drop_tag(loc: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
+    """Drop what pydantic puts before a key of one of several kinds: the kind, which is no key."""
+    if not loc or not isinstance(values, dict):
+        return loc
+    return loc[1:] if loc[0] not in values and loc[0] in values.values() else loc
+
+
+def _to_fault(error: Any, keys: tuple[int | str, ...], path: Path) -> Fault:
+    key = ".".join(map(str, keys))
     match error["type"]:
+        case "union_tag_invalid":
+            tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+            kind = error["ctx"]["discriminator"].strip("'")
+            return Fault(f"{path}, {key}.{kind}", f"is {tag!r}", f"one of {known}")
+        case "union_tag_not_found":
+            kind = error["ctx"]["discriminator"].strip("'")
+            return Fault(f"{path}, {key}.{kind}", "missing", "a value")
         case "extra_forbidden":
             return Fault(f"{path}, {key}", "unknown key", "only the documented keys")
         case "missing":

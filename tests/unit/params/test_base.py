@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 
 from histofuse.core.errors import InputError
-from histofuse.params.base import Section, load_section, load_seed
+from histofuse.params.base import Section, load_keys, load_section, load_seed
 
 
 class FusionLike(Section):
@@ -55,3 +55,12 @@ def test_seed_is_a_whole_number(tmp_path, text):
     with pytest.raises(InputError, match="whole number"):
         load_seed(write(tmp_path, text))
     assert load_seed(write(tmp_path, "seed: 3")) == 3
+
+
+def test_keys_are_listed_in_the_order_of_the_file(tmp_path):
+    path = write(tmp_path, "image: {simple_cnn: {}, resnet18: {a: 1}}\nseed: 3")
+    assert load_keys("image", path) == ["simple_cnn", "resnet18"]
+    with pytest.raises(InputError, match="is 3; expected a mapping"):
+        load_keys("seed", path)
+    with pytest.raises(InputError, match="no section 'tabular'"):
+        load_keys("tabular", path)

@@ -1,0 +1,45 @@
+"""Stage ``ehr_features``: index admissions and MIMIC-IV tables -> the feature table."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
+from histofuse.core.progress import report, run_stage
+from histofuse.core.tables import read_table, write_table
+from histofuse.data.cohort import COHORT
+from histofuse.data.targets import TARGETS
+from histofuse.features.ehr import build_features
+from histofuse.features.specs import FEATURES, to_json_list
+from histofuse.params.base import load_section
+from histofuse.params.data import DataParams
+from histofuse.params.ehr_features import EhrFeaturesParams
+
+COHORT_FOLDER = Path("data/cohort")
+OUTPUT = Path("data/ehr")
+
+
+def main() -> None:
+    params = load_section(EhrFeaturesParams, "ehr_features")
+    root = Path(load_section(DataParams, "data").mimiciv)
+    cohort = read_table(COHORT_FOLDER / "cohort.parquet", COHORT)
+    facts = load_json(COHORT_FOLDER / "meta.json")
+    target, prediction_time = TARGETS[facts["target"]], facts["prediction_time"]
+    report(f"read {len(cohort):,} index admissions; predicting {target.name} at {prediction_time}")
+
+    features = build_features(cohort, root, params, target, prediction_time)
+
+    with replacing_folder(OUTPUT) as folder:
+        write_table(features.table, folder / "features.parquet", FEATURES)
+        write_json(to_json_list(features.specs), folder / "features.json")
+        write_json(features.masked, folder / "masked.json")
+        write_text(features.lab_quality.to_csv(index=False), folder / "lab_quality.csv")
+    counts = features.lab_quality.sum(numeric_only=True).astype(int)
+    report(
+        f"wrote {len(features.specs)} features ({len(features.masked['masked'])} masked by the "
+        f"target) from {counts['rows']:,} laboratory values: {counts['unit_converted']:,} in "
+        f"another unit, {counts['unit_corrected']:,} unit errors mended, "
+        f"{counts['implausible']:,} implausible"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,80 @@
+"""Stage ``embed``: frozen encoders from the registry -> embeddings of every patch and patient."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import Bundle
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.progress import report, run_stage
+from histofuse.core.tables import read_table
+from histofuse.data.patches import load_index
+from histofuse.features.embeddings import Embedded, Embeddings, number_rows, write_embeddings
+from histofuse.features.encoding import ENCODED
+from histofuse.models.backbones import load_image_model
+from histofuse.models.tabular import MlpModel, load_tabular_model
+from histofuse.params.base import load_section
+from histofuse.params.encoders import EncodersParams
+from histofuse.tracking.names import name_registered
+from histofuse.tracking.registry import pull_bundle
+from histofuse.training.image import embed_patches
+
+LOCK = Path("registry.lock.json")
+PATCHES = Path("data/patches")
+ENCODED_TABLE = Path("data/encoded/imputed.parquet")
+OUT = Path("data/embeddings")
+
+
+def main() -> None:
+    params = load_section(EncodersParams, "encoders")
+    lock = load_json(LOCK)
+    bundles = {"image": pull(params.image, lock), "patient": pull(params.patient, lock)}
+    report(f"read {', '.join(f'{b.name} {b.digest[:12]}' for b in bundles.values())}")
+
+    image = embed_all_patches(bundles["image"])
+    patient = embed_all_patients(bundles["patient"])
+
+    meta = {
+        "classes": bundles["image"].config["classes"],
+        "sources": {side: bundle.config["source"] for side, bundle in bundles.items()},
+        "encoders": {side: describe(bundle) for side, bundle in bundles.items()},
+    }
+    write_embeddings(Embeddings(image, patient, meta), OUT)
+    shapes = [f"{len(e.rows):,} x {e.dim}" for e in (image, patient)]
+    report(f"wrote {OUT}: patches {shapes[0]}, admissions {shapes[1]}")
+
+
+def pull(name: str, lock: dict[str, str]) -> Bundle:
+    """Pull the encoder that the lock names."""
+    registered = name_registered(name)
+    if registered not in lock:
+        fault = Fault(LOCK, f"no {registered}", f"the encoder {name}", "Run dvc repro.")
+        raise InputError([fault])
+    return pull_bundle(registered, lock[registered])
+
+
+def describe(bundle: Bundle) -> dict[str, str]:
+    """Name an encoder by model, registered model and digest."""
+    registered = name_registered(bundle.name)
+    return {"name": bundle.name, "registered": registered, "digest": bundle.digest}
+
+
+def embed_all_patches(bundle: Bundle) -> Embedded:
+    """Embed the patches of the index, in its order."""
+    index = load_index(PATCHES)
+    values = embed_patches(load_image_model(bundle), PATCHES, index)
+    return number_rows(index[["patch_id"]], values)
+
+
+def embed_all_patients(bundle: Bundle) -> Embedded:
+    """Embed the index admissions, in the order of the encoded table."""
+    model = load_tabular_model(bundle)
+    if not isinstance(model, MlpModel):
+        problem = f"{bundle.name} has no embedding"
+        fault = Fault("params.yaml, encoders.patient", problem, "a model of kind mlp")
+        raise InputError([fault])
+    rows = read_table(ENCODED_TABLE, ENCODED)
+    return number_rows(rows[["subject_id", "hadm_id"]], model.embed(rows))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,57 @@
+"""Stage ``evaluate``: predictions of every bundle -> metrics, tables and figures."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.progress import report, run_stage, track
+from histofuse.evaluation.comparison import compare_fusion, describe_pairs
+from histofuse.evaluation.figures import draw_comparison_figure, draw_model_figures
+from histofuse.evaluation.predictions import load_predictions
+from histofuse.evaluation.results import FUSION_PREFIX, Facts, evaluate_model, summarise
+from histofuse.evaluation.tables import make_tables, write_tables
+from histofuse.params.base import load_keys, load_section
+from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.pairing import PairingsParams
+
+MODELS = Path("models")
+PATCH_FACTS = Path("data/patches/meta.json")
+COHORT_FACTS = Path("data/cohort/meta.json")
+PATCH_AUDIT = Path("data/splits/patches_audit.json")
+TABLES = Path("reports/tables")
+FIGURES = Path("reports/figures")
+METRICS = Path("reports/metrics.json")
+
+
+def main() -> None:
+    params = load_section(EvaluationParams, "evaluation")
+    pairings = load_section(PairingsParams, "pairing").root
+    facts = Facts(
+        image_source=load_json(PATCH_FACTS)["source"],
+        patient_source=load_json(COHORT_FACTS)["source"],
+        patch_audit=load_json(PATCH_AUDIT),
+        rules={name: pairing.rule for name, pairing in pairings.items()},
+        split=params.split,
+        primary=params.primary_rule,
+    )
+    # By the names in params.yaml, so that a model left over from earlier params stays out.
+    rules = sorted(pairings, key=lambda name: name != params.primary_rule)
+    names = [*load_keys("image"), *load_keys("tabular"), *(FUSION_PREFIX + r for r in rules)]
+    results = [evaluate_model(load_predictions(MODELS / name), facts) for name in names]
+    report(f"read predictions of {len(results)} models")
+
+    comparison = compare_fusion(results, facts)
+    tables = make_tables(results, comparison, facts)
+    with replacing_folder(TABLES) as folder:
+        write_tables(tables, folder)
+    with replacing_folder(FIGURES) as folder:
+        for result in track(results, "drawing figures", total=len(results)):
+            draw_model_figures(result, params.split, folder / result.name)
+        if comparison:
+            path = folder / "comparison" / "fusion_vs_resnet.png"
+            draw_comparison_figure(comparison, params.split, path)
+    write_json(summarise(results, describe_pairs(comparison, facts)), METRICS)
+    report(f"wrote {METRICS}, {len(tables)} tables in {TABLES}, figures in {FIGURES}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

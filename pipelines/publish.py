@@ -1,0 +1,15 @@
+"""Stage ``publish``: bundles and reports -> MLflow runs and registered models, if they have news."""
+
+from histofuse.core.progress import report, run_stage
+from histofuse.tracking.publish import publish_all
+
+
+def main() -> None:
+    outcome = publish_all()
+    known = len(outcome.unchanged)
+    report(f"read {known + len(outcome.written)} models and their reports")
+    report(f"wrote {len(outcome.written)} to MLflow, {known} were there")
+
+
+if __name__ == "__main__":
+    run_stage(main)

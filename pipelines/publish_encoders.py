@@ -1,0 +1,26 @@
+"""Stage ``publish_encoders``: two bundles -> the registry, and the lock that names them by digest."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import write_json
+from histofuse.core.progress import report, run_stage
+from histofuse.params.base import load_section
+from histofuse.params.encoders import EncodersParams
+from histofuse.tracking.registry import register_bundles
+
+MODELS = Path("models")
+LOCK = Path("registry.lock.json")
+
+
+def main() -> None:
+    params = load_section(EncodersParams, "encoders")
+    digests = register_bundles([MODELS / params.image, MODELS / params.patient])
+    report(f"read {MODELS / params.image} and {MODELS / params.patient}")
+
+    # Names and digests only: a version number is the registry's own affair.
+    write_json(digests, LOCK)
+    report(f"wrote {LOCK}: {', '.join(digests)}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

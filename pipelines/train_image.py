@@ -1,0 +1,32 @@
+"""Stage ``train_image``: patches and their splits -> the bundle of one image network."""
+
+from pathlib import Path
+
+from histofuse.core.progress import report, run_stage
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.image import ImageParams
+from histofuse.tracking.recorder import open_recorder
+from histofuse.training.image import load_patch_data, train_image
+
+PATCHES = Path("data/patches")
+SPLITS = Path("data/splits/patches.parquet")
+MODELS = Path("models")
+
+
+def main(model: str) -> None:
+    params = load_section(ImageParams, f"image.{model}")
+    data = load_patch_data(PATCHES, SPLITS)
+    counts = data.table["split"].value_counts()
+    report(f"read {len(data.table):,} patches, {counts['train']:,} of them to train on")
+
+    with open_recorder(run_name=model) as recorder:
+        result = train_image(data, params, load_seed(), recorder, MODELS / model)
+    best = result.history[result.best_epoch - 1]
+    report(
+        f"wrote {MODELS / model}: epoch {result.best_epoch} of {len(result.history)},"
+        f" validation macro-F1 {best['validation_macro_f1']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

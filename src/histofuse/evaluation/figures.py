@@ -1,0 +1,313 @@
+"""Figures: confusion matrix, ROC, precision-recall, reliability, training curves, comparison.
+
+Drawn through matplotlib's object interface, so that no backend and no global state is involved.
+Margins are fixed in place of a tight bounding box, which would draw each figure twice.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from histofuse.core.artifacts import replacing_file
+from histofuse.evaluation.comparison import HEADLINE, Comparison
+from histofuse.evaluation.metrics import bin_reliability, count_confusion, count_cuts
+from histofuse.evaluation.predictions import Predictions
+from histofuse.evaluation.results import Result, show_name
+
+# Source: Okabe and Ito 2008, palette for all kinds of colour vision.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+CLASS_COLOURS = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY = "#6b6b6b"
+FAINT = "#d9d9d9"
+DPI = 120
+# Inches: figures of one square, and the margin under them that holds labels, legend and footer.
+SQUARE = (4.6, 5.6)
+BELOW = 1.75
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.8,
+    "hatch.linewidth": 0.8,
+    "text.parse_math": False,
+}
+
+
+def draw_model_figures(result: Result, split: str, folder: Path) -> None:
+    """Draw and save all figures of one model on one split."""
+    rows = result.model.of(split)
+    footer = _describe(result, split, rows)
+    for name, draw in (
+        ("confusion", draw_confusion),
+        ("roc", draw_roc),
+        ("precision_recall", draw_precision_recall),
+        ("reliability", draw_reliability),
+    ):
+        _save(draw, (rows, result.title), footer, folder / f"{name}.png")
+    history = (result.model.history, result.title)
+    _save(
+        draw_training, history, _describe(result, "train and validation"), folder / "training.png"
+    )
+
+
+def draw_comparison_figure(comparison: Comparison, split: str, path: Path) -> None:
+    """Draw and save fusion beside the image model it is built on."""
+    widest = comparison.fused[0]
+    footer = _describe(widest, split, widest.model.of(split))
+    _save(draw_comparison, (comparison, split), footer, path)
+
+
+def _save(draw: Callable[..., Figure], arguments: tuple, footer: str, path: Path) -> None:
+    with rc_context(STYLE):
+        figure = draw(*arguments)
+        figure.text(0.012, 0.012, footer, fontsize=7, color=GREY, ha="left", va="bottom")
+        with replacing_file(path) as temporary:
+            # Without the library's version in it, a file changes only when the picture does.
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _describe(result: Result, split: str, rows: Predictions | None = None) -> str:
+    source = "SIMULATED DATA" if result.simulated else f"data: {result.data}"
+    parts = [source, f"{split} split"]
+    if rows is not None:
+        parts.append(f"n = {len(rows):,} {rows.unit} of {rows.count_groups():,} {rows.group_unit}")
+    text = "  ·  ".join(parts)
+    return f"{text}\nLEAKY: {result.leaky}" if result.leaky else text
+
+
+def _make_axes(
+    title: str, size: tuple[float, float], *, left: float = 0.75, bottom: float = 0.9
+) -> tuple[Figure, Axes]:
+    """Make a figure of a size, with margins left and below, all in inches."""
+    figure, (axes,) = _make_row(title, size, 1, left=left, bottom=bottom)
+    return figure, axes
+
+
+def _make_row(
+    title: str, size: tuple[float, float], columns: int, *, left: float, bottom: float
+) -> tuple[Figure, list[Axes]]:
+    width, height = size
+    figure = Figure(figsize=size)
+    lines = textwrap.wrap(title, int(width * 11))
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - 0.25 / width,
+        bottom=bottom / height,
+        top=1 - (0.28 + 0.18 * len(lines)) / height,
+        wspace=0.28,
+    )
+    style = {"fontsize": 10, "weight": "bold", "va": "top"}
+    figure.text(0.012, 1 - 0.1 / height, "\n".join(lines), **style)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+# --- one model ----------------------------------------------------------------------------------
+
+
+def draw_confusion(rows: Predictions, title: str) -> Figure:
+    """Draw counts, shaded by their share of the true class."""
+    classes = [textwrap.fill(show_name(c), 12) for c in rows.classes]
+    counts = count_confusion(rows.labels, rows.predictions, len(classes))
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _make_axes(f"{title}: confusion matrix", (4.6, 4.7), left=1.2, bottom=1.15)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), count in np.ndenumerate(counts):
+        text = f"{count:,}\n{share[i, j]:.1%}" if counts[i].sum() else "none"
+        colour = "white" if share[i, j] > 0.55 else "black"
+        axes.text(j, i, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="true class (shares sum to 100 % in a row)")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def draw_roc(rows: Predictions, title: str) -> Figure:
+    """Draw one-against-rest ROC curves."""
+    figure, axes = _make_axes(f"{title}: ROC, one class against the rest", SQUARE, bottom=BELOW)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="chance")
+    for k, name, colour in _choose_classes(rows):
+        positive = rows.labels == k
+        if not positive.any() or positive.all():
+            axes.plot([], [], color=colour, label=f"{name}: not defined")
+            continue
+        cuts = count_cuts(rows.probabilities[:, k], positive)
+        x = np.append(0.0, cuts.false_positive_rate)
+        y = np.append(0.0, cuts.recall)
+        axes.plot(x, y, color=colour, label=f"{name}: AUC {np.trapezoid(y, x):.3f}")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)")
+    _frame_unit_square(axes)
+    return figure
+
+
+def draw_precision_recall(rows: Predictions, title: str) -> Figure:
+    """Draw precision-recall curves, with each class's share as the level of chance."""
+    figure, axes = _make_axes(f"{title}: precision and recall", SQUARE, bottom=BELOW)
+    for k, name, colour in _choose_classes(rows):
+        positive = rows.labels == k
+        if not positive.any():
+            axes.plot([], [], color=colour, label=f"{name}: not defined")
+            continue
+        cuts = count_cuts(rows.probabilities[:, k], positive)
+        area = (np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum()
+        axes.step(
+            np.append(0.0, cuts.recall),
+            np.append(cuts.precision[:1], cuts.precision),
+            where="pre",
+            color=colour,
+            label=f"{name}: AP {area:.3f} (chance {positive.mean():.3f})",
+        )
+        axes.axhline(float(positive.mean()), linestyle=":", color=colour, linewidth=1)
+    axes.set(xlabel="recall", ylabel="precision")
+    _frame_unit_square(axes)
+    return figure
+
+
+def draw_reliability(rows: Predictions, title: str) -> Figure:
+    """Draw predicted probability against what happened, points sized by their rows."""
+    figure, axes = _make_axes(f"{title}: reliability", SQUARE, bottom=BELOW)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
+    for k, name, colour in _choose_classes(rows):
+        if not len(rows):
+            continue
+        bins = bin_reliability(rows.probabilities[:, k], rows.labels == k)
+        size = 8 + 90 * np.sqrt(bins.count / len(rows))
+        axes.plot(bins.predicted, bins.observed, color=colour, linewidth=1)
+        axes.scatter(
+            bins.predicted, bins.observed, s=size, color=colour, label=name, edgecolor="white"
+        )
+    axes.set(xlabel="calibrated probability", ylabel="share that is of the class")
+    _frame_unit_square(axes)
+    return figure
+
+
+def _choose_classes(rows: Predictions) -> list[tuple[int, str, str]]:
+    """Choose the classes to draw: all, or of two the positive one."""
+    numbers = [1] if len(rows.classes) == 2 else range(len(rows.classes))
+    colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(rows.classes))]
+    return [(k, show_name(rows.classes[k]), colours[k]) for k in numbers]
+
+
+def _frame_unit_square(axes: Axes) -> None:
+    """Set limits and put the legend under the axes, where no curve can run into it."""
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), borderaxespad=0)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+TRAIN_COLOUR, VALIDATION_COLOUR = SKY, VERMILION
+SCORES = {"accuracy": "-", "macro_f1": "--", "auroc": ":"}
+
+
+def draw_training(history: pd.DataFrame, title: str) -> Figure:
+    """Draw loss on the left and scores on the right, by epoch or round."""
+    row = _make_row(f"{title}: training", (7.6, 4.4), 2, left=0.75, bottom=1.6)
+    figure, (left, right) = row
+    step = str(history.columns[0])
+    for part, colour in (("train", TRAIN_COLOUR), ("validation", VALIDATION_COLOUR)):
+        _draw_history(left, history, {f"{part}_loss": (part, "-")}, colour)
+        scores = {f"{part}_{s}": (f"{part} {show_name(s)}", line) for s, line in SCORES.items()}
+        _draw_history(right, history, scores, colour)
+    left.set_ylabel("loss")
+    right.set_ylabel("score")
+    for axes in (left, right):
+        axes.set_xlabel(show_name(step))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(history) == 1:
+            axes.set_xlim(history[step].iloc[0] - 1, history[step].iloc[0] + 1)
+        if axes.has_data():
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, ncols=2)
+    return figure
+
+
+def _draw_history(
+    axes: Axes, history: pd.DataFrame, columns: dict[str, tuple[str, str]], colour: str
+) -> None:
+    """Draw the columns that are there; two points or fewer get markers."""
+    x = history[history.columns[0]].to_numpy(dtype=np.float64)
+    marker = "o" if len(x) < 3 else None
+    for column, (label, line) in columns.items():
+        if column in history:
+            y = history[column].to_numpy(dtype=np.float64)
+            axes.plot(x, y, line, color=colour, label=label, marker=marker)
+
+
+# --- fusion against the image model -------------------------------------------------------------
+
+
+def draw_comparison(comparison: Comparison, split: str) -> Figure:
+    """Draw five metrics side by side; leaky models are hatched.
+
+    Source: paper, Figure 7.
+    """
+    models = [comparison.image, *comparison.fused]
+    title = f"{comparison.image.title} and fusion on its embedding"
+    figure, axes = _make_axes(title, (8.6, 4.7), left=0.5, bottom=1.4)
+    width = 0.82 / len(models)
+    places = np.arange(len(HEADLINE))
+    for n, (result, colour) in enumerate(
+        zip(models, (SKY, BLUE, GREEN, ORANGE, PURPLE, YELLOW, BLACK), strict=False)
+    ):
+        values = [result.metrics.get(f"{split}/{m}") for m in HEADLINE]
+        offset = places + (n - (len(models) - 1) / 2) * width
+        _draw_bars(axes, (offset, width), values, colour, result)
+    axes.set_xticks(places, list(HEADLINE.values()))
+    axes.set_ylim(0, 1.08)
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, borderaxespad=0)
+    return figure
+
+
+def _draw_bars(
+    axes: Axes,
+    where: tuple[np.ndarray, float],
+    values: Sequence[float | None],
+    colour: str,
+    result: Result,
+) -> None:
+    places, width = where
+    axes.bar(
+        places,
+        [v or 0.0 for v in values],
+        width * 0.94,
+        color="white" if result.leaky else colour,
+        edgecolor=colour,
+        hatch="////" if result.leaky else None,
+        label=f"{result.title} (leaky)" if result.leaky else result.title,
+    )
+    for x, value in zip(places, values, strict=True):
+        text = "–" if value is None else f"{value:.2f}"
+        axes.text(x, (value or 0.0) + 0.012, text, ha="center", va="bottom", fontsize=7)

@@ -1,0 +1,217 @@
+"""Figures of SHAP values: beeswarm, importance, waterfall.
+
+Drawn without pyplot, so that no state is shared with other figures, and without time stamps or
+versions, so that the same values give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from histofuse.core.artifacts import replacing_file
+from histofuse.explain.feature_labels import FeatureLabel
+
+RAISES, LOWERS, UNKNOWN, INK = "#c8433f", "#2f6db3", "#9a9a9a", "#333333"
+VALUES = LinearSegmentedColormap.from_list("values", [LOWERS, "#b9a4c4", RAISES])
+GROUPS = {
+    "demographics": "#5b8c5a",
+    "utilisation": "#b08a3e",
+    "comorbidity": "#7a5195",
+    "laboratory": "#2f6db3",
+    "treatment": "#c8433f",
+}
+OTHER_GROUP = "#777777"
+SHOWN = 15
+SHOWN_FOR_PATIENT = 10
+LOG_ODDS = "SHAP value (change in log-odds of the uncalibrated model)"
+
+
+def draw_importance(summary: pd.DataFrame, subject: str, path: Path) -> None:
+    """Draw the mean |SHAP| of the first features as bars coloured by group."""
+    top = summary.head(SHOWN).iloc[::-1]
+    figure, axes = _start(len(top), "Mean |SHAP| by feature", subject)
+    colours = [GROUPS.get(group, OTHER_GROUP) for group in top["group"]]
+    bars = axes.barh(_with_unit(top), top["mean_abs_shap"], color=colours, height=0.7)
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8, color=INK)
+    axes.margins(x=0.12)
+    axes.set_xlabel("Mean |SHAP value| (log-odds)", fontsize=9)
+    groups = list(dict.fromkeys(top["group"].iloc[::-1]))
+    handles = [Patch(color=GROUPS.get(g, OTHER_GROUP), label=g) for g in groups]
+    axes.legend(handles=handles, loc="lower right", frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def draw_beeswarm(
+    values: Float[np.ndarray, "n features"],
+    natural: pd.DataFrame,
+    labels: Sequence[FeatureLabel],
+    subject: str,
+    path: Path,
+) -> None:
+    """Draw each row's SHAP values as dots, coloured by the feature's value.
+
+    The colour runs from the 5th to the 95th percentile; values not known are grey.
+    """
+    order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")[:SHOWN][::-1]
+    figure, axes = _start(len(order), "SHAP values by feature", subject)
+    axes.axvline(0, color=UNKNOWN, linewidth=0.8, zorder=0)
+    span = float(np.ptp(values[:, order])) or 1.0
+    for height, index in enumerate(order):
+        heights = height + _spread_dots(values[:, index], span)
+        colours = _colour(natural[labels[index].column].to_numpy())
+        axes.scatter(values[:, index], heights, c=colours, s=11, linewidths=0, alpha=0.9, zorder=2)
+        axes.axhline(height, color="#eeeeee", linewidth=0.6, zorder=0)
+    axes.set_yticks(range(len(order)), [labels[index].text for index in order])
+    axes.set_ylim(-0.7, len(order) - 0.3)
+    axes.set_xlabel(LOG_ODDS, fontsize=9)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), VALUES), ax=axes, aspect=40, pad=0.02)
+    bar.set_ticks([0, 1], labels=["low", "high"])
+    bar.ax.tick_params(labelsize=8, length=0)
+    bar.set_label("Feature value (grey: not known)", labelpad=-10, fontsize=8)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One row and its SHAP values.
+
+    Attributes:
+        values: Log-odds each feature adds.
+        base: Log-odds before any feature is known.
+        names: The features, in words.
+        texts: Their values, with units.
+    """
+
+    values: Float[np.ndarray, " features"]
+    base: float
+    names: Sequence[str]
+    texts: Sequence[str]
+
+    def list_steps(self, shown: int) -> tuple[list[str], Float[np.ndarray, " steps"]]:
+        """List labels and log-odds: all but the largest together, then from small to large."""
+        order = np.argsort(-np.abs(self.values), kind="stable")
+        largest, rest = order[:shown][::-1], order[shown:]
+        names = [f"{self.names[i]} = {self.texts[i]}" for i in largest]
+        if not len(rest):
+            return names, self.values[largest]
+        steps = np.concatenate([[self.values[rest].sum()], self.values[largest]])
+        return [f"{len(rest)} other features", *names], steps
+
+
+def draw_waterfall(patient: Patient, title: str, subject: str, path: Path) -> None:
+    """Draw how one row's features lead from the mean log-odds to its own, the largest on top."""
+    names, steps = patient.list_steps(SHOWN_FOR_PATIENT)
+    ends = patient.base + np.cumsum(steps)
+    figure, axes = _start(len(steps), title, subject)
+    colours = [RAISES if step > 0 else LOWERS for step in steps]
+    axes.barh(range(len(steps)), steps, left=ends - steps, color=colours, height=0.66, zorder=2)
+    for height, end in enumerate(ends):
+        _write_step(axes, height, float(steps[height]), float(end))
+        if height + 1 < len(steps):
+            axes.plot([end, end], [height, height + 1], color=UNKNOWN, linewidth=0.6, zorder=1)
+    axes.set_yticks(range(len(steps)), names)
+    axes.set_ylim(-0.9, len(steps) - 0.1)
+    low, high = min(patient.base, ends.min()), max(patient.base, ends.max())
+    room = (high - low) or 1.0
+    # Room for the numbers beside the bars, and on the right for what is written at the lines.
+    axes.set_xlim(low - 0.16 * room, high + 0.24 * room)
+    _mark(axes, patient.base, f"mean of patients {_signed(patient.base)}", -0.68)
+    _mark(axes, float(ends[-1]), f"this patient {_signed(float(ends[-1]))}", len(steps) - 0.36)
+    axes.set_xlabel("Log-odds of the uncalibrated model", fontsize=9)
+    _save(figure, path)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _write_step(axes: Axes, height: int, step: float, end: float) -> None:
+    axes.annotate(
+        _signed(step),
+        (end, height),
+        xytext=(4 if step > 0 else -4, 0),
+        textcoords="offset points",
+        va="center",
+        ha="left" if step > 0 else "right",
+        fontsize=8,
+        color=RAISES if step > 0 else LOWERS,
+    )
+
+
+def _mark(axes: Axes, value: float, text: str, height: float) -> None:
+    axes.axvline(value, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), zorder=0)
+    axes.annotate(
+        text,
+        (value, height),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        color=INK,
+        linespacing=1.1,
+    )
+
+
+def _start(rows: int, title: str, subject: str) -> tuple[Figure, Axes]:
+    height = 1.5 + 0.34 * rows
+    figure = Figure(figsize=(8.2, height), dpi=150, layout="constrained")
+    heading = 0.62 / height
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - heading))  # pyright: ignore
+    kinds = {"x": 0.014, "ha": "left", "va": "top"}
+    figure.text(y=1 - 0.1 / height, s=title, size=12, weight="bold", color=INK, **kinds)
+    figure.text(y=1 - 0.36 / height, s=subject, size=8.5, color="#666666", **kinds)
+    axes = figure.subplots()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
+    axes.tick_params(axis="x", labelsize=8, labelcolor=INK)
+    return figure, axes
+
+
+def _with_unit(rows: pd.DataFrame) -> list[str]:
+    pairs = zip(rows["label"], rows["unit"], strict=True)
+    return [f"{label} ({unit})" if unit else label for label, unit in pairs]
+
+
+def _colour(natural: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
+    known = ~np.isnan(natural)
+    colours = np.tile(np.array([*_to_rgb(UNKNOWN), 1.0]), (len(natural), 1))
+    if known.any():
+        low, high = np.percentile(natural[known], [5, 95])
+        if low == high:
+            low, high = natural[known].min(), natural[known].max()
+        scaled = (natural[known] - low) / (high - low) if high > low else 0.5 * natural[known] ** 0
+        colours[known] = VALUES(np.clip(scaled, 0, 1))
+    return colours
+
+
+def _to_rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _spread_dots(values: Float[np.ndarray, " n"], span: float) -> Float[np.ndarray, " n"]:
+    """Stack dots that would lie on each other: the denser, the higher, at most 0.38 to a side."""
+    bins = np.round(values / span * 110).astype(int)
+    offsets = np.zeros(len(values))
+    for number in np.unique(bins):
+        members = np.flatnonzero(bins == number)
+        place = (np.arange(len(members)) + 1) // 2 * np.where(np.arange(len(members)) % 2, 1, -1)
+        offsets[members] = place
+    widest = np.abs(offsets).max(initial=1)
+    return offsets * min(0.09, 0.38 / max(widest, 1))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

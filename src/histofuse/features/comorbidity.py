@@ -1,0 +1,199 @@
+"""Elixhauser comorbidity groups over mixed ICD-9-CM and ICD-10-CM codes.
+
+A grouping is a data file of code prefixes (``elixhauser_ahrq.json``: 29 groups,
+``elixhauser_quan.json``: 31). Each distinct code is looked up once and becomes a bit mask of its
+groups; rows then join their mask, and an admission's mask is the bitwise or of its rows'. The cost
+of a long table is one join and one group-by.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from histofuse.core.errors import Fault, InputError
+
+GROUPINGS: Final[Mapping[str, str]] = {
+    "elixhauser_ahrq": "elixhauser_ahrq.json",
+    "elixhauser_quan": "elixhauser_quan.json",
+}
+COUNT: Final = "comorbidity_count"
+_VERSIONS: Final = {9: "icd9", 10: "icd10"}
+_LONGEST_CODE: Final = 7
+_ADMISSION: Final = ("subject_id", "hadm_id")
+_MASK: Final = pl.UInt64
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A published grouping of diagnosis codes.
+
+    Attributes:
+        name: Its name in params, a name of `GROUPINGS`.
+        labels: Group to its label, in the order of the bits.
+        prefixes: ICD version to prefix to (bits it sets, bits it clears).
+        overrides: Pairs (severe, mild): the severe group switches the mild one off.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    prefixes: Mapping[int, Mapping[str, tuple[int, int]]]
+    overrides: tuple[tuple[str, str], ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups' names in the order of the bits."""
+        return tuple(self.labels)
+
+
+@cache
+def load_grouping(name: str) -> Grouping:
+    """Load a grouping that comes with the package; its file names the publication."""
+    table = json.loads((Path(__file__).parent / GROUPINGS[name]).read_text("utf-8"))
+    prefixes: dict[int, dict[str, tuple[int, int]]] = {version: {} for version in _VERSIONS}
+    for bit, group in enumerate(table["groups"].values()):
+        for version, key in _VERSIONS.items():
+            for word in group[key].split():
+                prefix = word.removeprefix("!")
+                sets, clears = prefixes[version].get(prefix, (0, 0))
+                if word == prefix:
+                    prefixes[version][prefix] = (sets | 1 << bit, clears)
+                else:
+                    prefixes[version][prefix] = (sets, clears | 1 << bit)
+    labels = {name: group["label"] for name, group in table["groups"].items()}
+    overrides = tuple((severe, mild) for severe, mild in table["overrides"])
+    return Grouping(table["name"], labels, prefixes, overrides)
+
+
+def match_code(grouping: Grouping, code: str, version: int) -> int:
+    """Find a code's groups by the longest prefix in each group.
+
+    Args:
+        grouping: Where to look.
+        code: ICD-9-CM or ICD-10-CM code; dots, blanks and case do not matter.
+        version: 9 or 10.
+
+    Returns:
+        A mask with bit k set for membership of the k-th group.
+    """
+    prefixes = grouping.prefixes[version]
+    code = code.replace(".", "").strip().upper()
+    mask = 0
+    for length in range(1, min(len(code), _LONGEST_CODE) + 1):
+        sets, clears = prefixes.get(code[:length], (0, 0))
+        mask = (mask | sets) & ~clears
+    return mask
+
+
+def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame:
+    """Compute the mask of each admission that has a diagnosis.
+
+    Args:
+        diagnoses: ``subject_id``, ``hadm_id``, ``icd_code``, ``icd_version``; a row a diagnosis,
+            any order. Null codes match nothing.
+        grouping: Whose groups.
+
+    Returns:
+        ``subject_id``, ``hadm_id``, ``mask``, sorted by key.
+
+    Raises:
+        InputError: If an ``icd_version`` is neither 9 nor 10.
+
+    Source: MIMIC-IV hosp/diagnoses_icd.
+    """
+    codes = diagnoses.select("icd_code", "icd_version").unique()
+    masks = codes.with_columns(pl.Series("mask", _match_all(codes, grouping), dtype=_MASK))
+    return (
+        diagnoses.lazy()
+        .join(masks.lazy(), on=["icd_code", "icd_version"], how="inner")
+        .group_by(_ADMISSION)
+        .agg(pl.col("mask").bitwise_or())
+        .sort(_ADMISSION)
+        .collect()
+    )
+
+
+def _match_all(codes: pl.DataFrame, grouping: Grouping) -> list[int]:
+    unknown = set(codes["icd_version"].unique()) - set(_VERSIONS)
+    if unknown:
+        problem = f"icd_version {sorted(map(str, unknown))}"
+        raise InputError([Fault("diagnoses_icd", problem, "9 or 10 in each row")])
+    return [0 if c is None else match_code(grouping, c, v) for c, v in codes.iter_rows()]
+
+
+def build_comorbidities(
+    index: pl.DataFrame,
+    admissions: pl.DataFrame,
+    diagnoses: pl.DataFrame,
+    grouping: Grouping,
+    *,
+    from_index: bool,
+    exclude: Collection[str] = (),
+    hierarchy: bool = True,
+) -> pl.DataFrame:
+    """Flag the comorbidity groups known at prediction time, and count them.
+
+    Codes are billed after discharge. So an earlier admission counts if it ended by the prediction
+    time, and the index admission only if `from_index` and the prediction time is its discharge or
+    later.
+
+    Args:
+        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``; a row an index
+            admission.
+        admissions: ``subject_id``, ``hadm_id``, ``admittime``, ``dischtime`` of the same patients.
+        diagnoses: As in `mask_admissions`.
+        grouping: Whose groups.
+        from_index: Whether the index admission's own codes may be used.
+        exclude: Groups that must leave no trace: neither a flag, nor in the count, nor through the
+            hierarchy.
+        hierarchy: Whether a severe group switches its mild one off.
+
+    Returns:
+        ``subject_id``, ``hadm_id``, a 0/1 column a group kept, and `COUNT`; in the order of
+        `index`. A patient without a code has zeros.
+    """
+    masks = mask_admissions(diagnoses, grouping)
+    known = _join_known(index, admissions, masks, from_index=from_index)
+    mask = known.group_by(_ADMISSION).agg(pl.col("mask").bitwise_or())
+    joined = index.select(_ADMISSION).join(mask, on=_ADMISSION, how="left", maintain_order="left")
+    return unpack_mask(joined, grouping, exclude=exclude, hierarchy=hierarchy)
+
+
+def _join_known(
+    index: pl.DataFrame, admissions: pl.DataFrame, masks: pl.DataFrame, *, from_index: bool
+) -> pl.DataFrame:
+    earlier = masks.join(admissions, on=_ADMISSION, how="inner").rename(
+        {"hadm_id": "other_id", "admittime": "other_admittime", "dischtime": "other_dischtime"}
+    )
+    ended = pl.col("other_dischtime") <= pl.col("prediction_time")
+    prior = (pl.col("other_id") != pl.col("hadm_id")) & (
+        pl.col("other_admittime") < pl.col("admittime")
+    )
+    own = (pl.col("other_id") == pl.col("hadm_id")) & pl.lit(from_index)
+    return index.join(earlier, on="subject_id", how="inner").filter(ended & (prior | own))
+
+
+def unpack_mask(
+    table: pl.DataFrame,
+    grouping: Grouping,
+    *,
+    exclude: Collection[str] = (),
+    hierarchy: bool = True,
+) -> pl.DataFrame:
+    """Replace ``mask`` by a 0/1 column a group and `COUNT`; a null mask is none of the groups."""
+    kept = [group for group in grouping.groups if group not in exclude]
+    bits = {group: 1 << bit for bit, group in enumerate(grouping.groups)}
+    mask = pl.col("mask").fill_null(0)
+    flags = {g: mask & pl.lit(bits[g], dtype=_MASK) != pl.lit(0, dtype=_MASK) for g in kept}
+    for severe, mild in grouping.overrides if hierarchy else ():
+        if severe in flags and mild in flags:
+            flags[mild] = flags[mild] & ~flags[severe]
+    flagged = table.with_columns(flag.cast(pl.Int8).alias(g) for g, flag in flags.items())
+    count = pl.sum_horizontal(pl.col(kept).cast(pl.Int64)).alias(COUNT)
+    return flagged.with_columns(count).drop("mask")

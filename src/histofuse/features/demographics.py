@@ -1,0 +1,132 @@
+"""Who is admitted, how, and how often before: what is known at the prediction time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import polars as pl
+
+_KEY: Final = ("subject_id", "hadm_id")
+ADMISSION_COLUMNS: Final = (
+    "subject_id",
+    "hadm_id",
+    "admittime",
+    "dischtime",
+    "admission_location",
+    "language",
+    "edregtime",
+)
+NIGHT_HOURS: Final = (20, 7)  # from 20:00 up to 06:59
+
+# MIMIC-IV writes 33 values; a group is the first whose word begins the value.
+RACE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "white": ("WHITE", "PORTUGUESE"),
+    "black": ("BLACK",),
+    "hispanic": ("HISPANIC", "SOUTH AMERICAN"),
+    "asian": ("ASIAN",),
+    "unknown": ("UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED"),
+}
+OTHER_RACE: Final = "other"
+# Observation stays are billed as outpatient care; the "EU" in one of them is the emergency unit.
+ADMISSION_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "emergency": ("EW EMER.", "DIRECT EMER.", "URGENT", "EMERGENCY"),
+    "elective": ("ELECTIVE", "SURGICAL SAME DAY ADMISSION"),
+    "observation": (
+        "OBSERVATION ADMIT",
+        "EU OBSERVATION",
+        "DIRECT OBSERVATION",
+        "AMBULATORY OBSERVATION",
+    ),
+}
+
+
+def group_race(race: pl.Expr) -> pl.Expr:
+    """Group MIMIC-IV admissions.race into `RACE_GROUPS` and `OTHER_RACE`; null is unknown."""
+    text = race.fill_null("UNKNOWN").str.strip_chars().str.to_uppercase()
+    group = pl.lit(OTHER_RACE)
+    for name, words in reversed(RACE_GROUPS.items()):
+        group = (
+            pl.when(pl.any_horizontal(text.str.starts_with(w) for w in words))
+            .then(pl.lit(name))
+            .otherwise(group)
+        )
+    return group
+
+
+def group_admission(admission_type: pl.Expr) -> pl.Expr:
+    """Group MIMIC-IV admissions.admission_type into `ADMISSION_KINDS`; null for any other."""
+    text = admission_type.str.strip_chars().str.to_uppercase()
+    return pl.coalesce(
+        pl.when(text.is_in(list(values))).then(pl.lit(kind))
+        for kind, values in ADMISSION_KINDS.items()
+    )
+
+
+def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """Describe patient and admission.
+
+    Args:
+        index: The columns of ``COHORT`` (data/cohort.py); a row an index admission.
+        admissions: `ADMISSION_COLUMNS` of every admission of the same patients.
+
+    Returns:
+        ``subject_id``, ``hadm_id`` and the features, in the order of `index`:
+        ``length_of_stay_days`` is null where the prediction comes before the discharge, and
+        ``days_since_last_admission`` where there is no earlier admission. The day of the week is
+        left out, since dates are shifted patient by patient.
+
+    Source: MIMIC-IV hosp/admissions, and hosp/patients by way of the cohort.
+    """
+    own = admissions.select(*_KEY, "admission_location", "language", "edregtime")
+    table = index.join(own, on=_KEY, how="left", maintain_order="left")
+    earlier = _count_earlier(index, admissions)
+    table = table.join(earlier, on=_KEY, how="left", maintain_order="left")
+    hour = pl.col("admittime").dt.hour()
+    stay = (pl.col("dischtime") - pl.col("admittime")).dt.total_seconds() / 86_400
+    location = pl.col("admission_location").fill_null("").str.to_uppercase()
+    english = _lower(pl.col("language")).str.starts_with("english").fill_null(False)
+    return table.select(
+        *_KEY,
+        "age_years",
+        sex=pl.col("sex"),
+        race_group=group_race(pl.col("race")),
+        insurance=_lower(pl.col("insurance")),
+        marital_status=_lower(pl.col("marital_status")),
+        admission_kind=group_admission(pl.col("admission_type")),
+        language_english=english.cast(pl.Int8),
+        emergency_department=pl.col("edregtime").is_not_null().cast(pl.Int8),
+        transferred_in=location.str.contains("TRANSFER FROM").cast(pl.Int8),
+        admitted_at_night=((hour >= NIGHT_HOURS[0]) | (hour < NIGHT_HOURS[1])).cast(pl.Int8),
+        prior_admissions=pl.col("prior_admissions").fill_null(0).cast(pl.Float64),
+        days_since_last_admission=pl.col("days_since_last_admission"),
+        length_of_stay_days=pl.when(pl.col("prediction_time") >= pl.col("dischtime")).then(stay),
+    )
+
+
+def _lower(text: pl.Expr) -> pl.Expr:
+    return text.str.strip_chars().str.to_lowercase()
+
+
+def _count_earlier(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """Count the admissions that began before, and the days since the last of them ended."""
+    others = admissions.select(
+        "subject_id",
+        other_id="hadm_id",
+        other_admittime="admittime",
+        other_dischtime="dischtime",
+    )
+    earlier = (
+        index.select(*_KEY, "admittime")
+        .join(others, on="subject_id", how="inner")
+        .filter(
+            pl.col("other_id") != pl.col("hadm_id"),
+            pl.col("other_admittime") < pl.col("admittime"),
+        )
+    )
+    gap = pl.col("admittime").first() - pl.col("other_dischtime").max()
+    return earlier.group_by(_KEY).agg(
+        prior_admissions=pl.len(),
+        # Records overlap by some minutes; a negative gap is none.
+        days_since_last_admission=(gap.dt.total_seconds() / 86_400).clip(lower_bound=0.0),
+    )

@@ -1,0 +1,143 @@
+"""What frozen encoders make of patches and patients, computed once and looked up by key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from histofuse.core.artifacts import load_json, replacing_folder, to_json
+from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.tables import Contract, read_table, write_table
+
+IMAGE_ROWS: Final = Contract(
+    name="rows of image embeddings",
+    columns={"patch_id": "str", "row": "int"},
+    key=("patch_id",),
+)
+PATIENT_ROWS: Final = Contract(
+    name="rows of patient embeddings",
+    columns={"subject_id": "int", "hadm_id": "int", "row": "int"},
+    key=("subject_id", "hadm_id"),
+)
+META: Final = "meta.json"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of one modality.
+
+    Attributes:
+        rows: Key and ``row``: `IMAGE_ROWS` or `PATIENT_ROWS`.
+        values: One row an item, at the place its ``row`` says.
+    """
+
+    rows: pd.DataFrame
+    values: Float32[np.ndarray, "n dim"]
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.values.shape[1]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of both modalities.
+
+    Attributes:
+        image: Of patches.
+        patient: Of index admissions.
+        meta: ``classes`` of the image encoder in order, ``encoders`` (name, registered name and
+            digest of each), ``dims`` and ``sources`` by modality.
+    """
+
+    image: Embedded
+    patient: Embedded
+    meta: dict[str, Any]
+
+
+def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Embedded:
+    """Pair keys with the embeddings computed in their order.
+
+    Raises:
+        InputError: If there is not one finite embedding for each key.
+    """
+    if len(keys) != len(values) or not np.isfinite(values).all():
+        found = f"{len(values)} embeddings, {int((~np.isfinite(values)).sum())} values not finite"
+        fault = Fault(", ".join(keys.columns), found, f"{len(keys)} finite embeddings")
+        raise InputError([fault])
+    rows = keys.reset_index(drop=True).assign(row=np.arange(len(keys)))
+    return Embedded(rows, np.ascontiguousarray(values, dtype=np.float32))
+
+
+def write_embeddings(embeddings: Embeddings, folder: Path) -> None:
+    """Write arrays, key tables and ``meta.json`` in the place of `folder`."""
+    with replacing_folder(folder) as temporary:
+        for name, contract, part in (
+            ("image", IMAGE_ROWS, embeddings.image),
+            ("patient", PATIENT_ROWS, embeddings.patient),
+        ):
+            np.save(temporary / f"{name}.npy", part.values, allow_pickle=False)
+            write_table(part.rows, temporary / f"{name}.parquet", contract)
+        dims = {"image": embeddings.image.dim, "patient": embeddings.patient.dim}
+        text = to_json(embeddings.meta | {"dims": dims})
+        (temporary / META).write_text(text, encoding="utf-8")
+
+
+def load_embeddings(folder: Path) -> Embeddings:
+    """Load what `write_embeddings` wrote, the arrays memory-mapped.
+
+    Raises:
+        InputError: If a file is missing or not readable, or a table points beyond its array.
+    """
+    image = _load(folder, "image", IMAGE_ROWS)
+    return Embeddings(image, _load(folder, "patient", PATIENT_ROWS), load_json(folder / META))
+
+
+def _load(folder: Path, name: str, contract: Contract) -> Embedded:
+    path = folder / f"{name}.npy"
+    rows = read_table(folder / f"{name}.parquet", contract)
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        fault = Fault(path, f"not readable ({error})", "an array", "Run dvc repro embed.")
+        raise InputError([fault]) from None
+    if values.ndim != 2 or values.dtype != np.float32 or rows["row"].max() >= len(values):
+        fault = Fault(path, f"holds {values.dtype} {values.shape}", f"float32, {len(rows)} rows")
+        raise InputError([fault])
+    return Embedded(rows, values)
+
+
+def select_pairs(
+    embeddings: Embeddings, pairs: pd.DataFrame
+) -> tuple[Float32[np.ndarray, "n image"], Float32[np.ndarray, "n patient"]]:
+    """Look up the embeddings of pairs by key, in the order of `pairs`.
+
+    Raises:
+        InputError: Saying how many patches and patients have no embedding.
+    """
+    with collect_faults() as faults:
+        found = [
+            _find_rows(part.rows, pairs, list(contract.key))
+            for part, contract in (
+                (embeddings.image, IMAGE_ROWS),
+                (embeddings.patient, PATIENT_ROWS),
+            )
+        ]
+        for rows, contract in zip(found, (IMAGE_ROWS, PATIENT_ROWS), strict=True):
+            missing = rows.isna()
+            if missing.any():
+                example = pairs.loc[missing.to_numpy(), list(contract.key)].iloc[0].to_dict()
+                problem = f"{int(missing.sum())} pairs without an embedding, such as {example}"
+                faults.add(contract.name, problem, "one for each pair", "Run dvc repro embed.")
+    image, patient = (rows.to_numpy(dtype=np.int64) for rows in found)
+    return embeddings.image.values[image], embeddings.patient.values[patient]
+
+
+def _find_rows(rows: pd.DataFrame, pairs: pd.DataFrame, key: list[str]) -> pd.Series:
+    return pairs[key].merge(rows, on=key, how="left", validate="m:1")["row"]

@@ -1,0 +1,441 @@
+"""Features -> the numbers a model sees, learnt from train rows alone.
+
+Continuous features are imputed by the median of their stratum and standardised; binary ones are
+imputed by their mode; categorical ones are imputed by their mode and one-hot encoded. A sparse
+clinical variable that is missing often enough also gets a 0/1 column ``<variable>_missing``.
+
+A null or NaN always means "missing" and is allowed everywhere; infinity is not. A category never
+seen in train is encoded as all zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.tables import Contract
+from histofuse.features.specs import KEY, FeatureSpec, Kind
+from histofuse.params.encoding import EncodingParams
+
+ENCODED: Final = Contract(
+    name="encoded features",
+    columns={"subject_id": "int", "hadm_id": "int", "split": "str", "target": "int"},
+    key=KEY,
+    open_ended=True,
+)
+FORMAT: Final = 1
+AGE_BANDS_YEARS: Final = (40, 50, 60, 70, 80)  # below 40, 40-49, ..., 80 and above
+STRATUM_COLUMNS: Final[Mapping[str, str]] = {"sex": "sex", "age_band": "age_years"}
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """A continuous feature: imputed, then ``(value - mean) / std``.
+
+    Attributes:
+        name: Its column, before and after.
+        median: Over all train rows.
+        medians: Stratum to its median, for strata with a value.
+        mean: Over the train rows that have a value.
+        std: Likewise, of the population.
+    """
+
+    name: str
+    median: float
+    medians: dict[str, float]
+    mean: float
+    std: float
+    kind: Kind = "continuous"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The encoded columns."""
+        return (self.name,)
+
+    def encode(self, values: pd.Series, strata: pd.Series, *, impute: bool) -> Values:
+        """Encode a column, shape (rows, 1)."""
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        if impute:
+            medians = strata.map(self.medians).fillna(self.median).to_numpy(dtype=np.float64)
+            numbers = np.where(np.isnan(numbers), medians, numbers)
+        return ((numbers - self.mean) / self.std)[:, None]
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A 0/1 feature.
+
+    Attributes:
+        name: Its column, before and after.
+        mode: What stands for a missing value; 0 on a tie.
+    """
+
+    name: str
+    mode: int
+    kind: Kind = "binary"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The encoded columns."""
+        return (self.name,)
+
+    def encode(self, values: pd.Series, strata: pd.Series, *, impute: bool) -> Values:
+        """Encode a column, shape (rows, 1)."""
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        if impute:
+            numbers = np.where(np.isnan(numbers), float(self.mode), numbers)
+        return numbers[:, None]
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A categorical feature.
+
+    Attributes:
+        name: Its column before encoding; after it, one column ``<name>=<category>`` a category.
+        mode: What stands for a missing value; the first in order on a tie.
+        categories: Those of train, sorted.
+    """
+
+    name: str
+    mode: str
+    categories: tuple[str, ...]
+    kind: Kind = "categorical"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The encoded columns."""
+        return tuple(f"{self.name}={category}" for category in self.categories)
+
+    def encode(self, values: pd.Series, strata: pd.Series, *, impute: bool) -> Values:
+        """Encode a column, shape (rows, categories); an unknown category is all zeros."""
+        missing = values.isna().to_numpy()
+        texts = np.where(missing, self.mode if impute else "", values.to_numpy(dtype=object))
+        hot = (texts[:, None] == np.array(self.categories, dtype=object)).astype(np.float64)
+        if not impute:
+            hot[missing] = np.nan
+        return hot
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """A 0/1 column that tells that a variable is missing.
+
+    Attributes:
+        variable: The variable.
+        sources: Its features; it is missing if all of them are.
+    """
+
+    variable: str
+    sources: tuple[str, ...]
+
+    @property
+    def column(self) -> str:
+        """The encoded column."""
+        return f"{self.variable}_missing"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A feature that was left out.
+
+    Attributes:
+        name: Its column.
+        reason: ``missing`` (in too many train rows) or ``constant`` (one value in all of them).
+        missing: Share of train rows without it.
+    """
+
+    name: str
+    reason: str
+    missing: float
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What was learnt from the train rows; JSON holds all of it.
+
+    Attributes:
+        strata: Names of the strata medians were taken within; those of params whose column is
+            among the features.
+        features: In the order of their columns.
+        indicators: Their columns stand last.
+        dropped: What was left out.
+        rows: Number of train rows.
+    """
+
+    strata: tuple[str, ...]
+    features: tuple[Continuous | Binary | Categorical, ...]
+    indicators: tuple[Indicator, ...]
+    dropped: tuple[Dropped, ...]
+    rows: int
+
+    @property
+    def feature_order(self) -> list[str]:
+        """The encoded columns in order."""
+        order = [column for feature in self.features for column in feature.columns]
+        return order + [indicator.column for indicator in self.indicators]
+
+    @property
+    def inputs(self) -> dict[str, Kind]:
+        """The columns it needs, and their kinds; strata need theirs even where it was dropped."""
+        needed: dict[str, Kind] = {feature.name: feature.kind for feature in self.features}
+        kinds: dict[str, Kind] = {"sex": "categorical", "age_band": "continuous"}
+        for stratum in self.strata:
+            needed.setdefault(STRATUM_COLUMNS[stratum], kinds[stratum])
+        return needed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn into what ``encoder.json`` holds."""
+        return {
+            "format": FORMAT,
+            "strata": list(self.strata),
+            "age_bands_years": list(AGE_BANDS_YEARS),
+            "features": [_listed(feature) for feature in self.features],
+            "indicators": [_listed(indicator) for indicator in self.indicators],
+            "dropped": [_listed(dropped) for dropped in self.dropped],
+            "rows": self.rows,
+            "feature_order": self.feature_order,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Encoder:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InputError: If it is of another format or does not agree with itself.
+        """
+        if values.get("format") != FORMAT or values["age_bands_years"] != list(AGE_BANDS_YEARS):
+            problem = f"format {values.get('format')!r}, age bands {values.get('age_bands_years')}"
+            expected = f"format {FORMAT} and age bands {list(AGE_BANDS_YEARS)}"
+            raise InputError([Fault("encoder.json", problem, expected, "Train the model anew.")])
+        encoder = cls(
+            strata=tuple(values["strata"]),
+            features=tuple(_FEATURE_TYPES[f["kind"]](**_tupled(f)) for f in values["features"]),
+            indicators=tuple(Indicator(**_tupled(i)) for i in values["indicators"]),
+            dropped=tuple(Dropped(**d) for d in values["dropped"]),
+            rows=values["rows"],
+        )
+        if encoder.feature_order != values["feature_order"]:
+            problem = "feature_order does not follow from features and indicators"
+            raise InputError([Fault("encoder.json", problem, "the file as it was written")])
+        return encoder
+
+
+_FEATURE_TYPES: Final = {"continuous": Continuous, "binary": Binary, "categorical": Categorical}
+
+
+def _listed(value: Any) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
+
+
+def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def fit_encoder(
+    train: pd.DataFrame, specs: Sequence[FeatureSpec], params: EncodingParams
+) -> Encoder:
+    """Learn the encoding.
+
+    Args:
+        train: The train rows, a column a spec (further columns are ignored); nulls are missing.
+        specs: The features, in the order wanted.
+        params: Shares and strata.
+
+    Raises:
+        InputError: If there is no row, or with every column that is missing or holds what its kind
+            does not allow.
+    """
+    kinds: dict[str, Kind] = {spec.name: spec.kind for spec in specs}
+    check_features(train, kinds, "the train rows")
+    if train.empty:
+        raise InputError([Fault("the train rows", "none", "at least one row to learn from")])
+    train = train.reset_index(drop=True)
+    strata = tuple(name for name in params.strata if STRATUM_COLUMNS[name] in kinds)
+    labels = label_strata(train, strata)
+
+    features, dropped = [], []
+    for spec in specs:
+        missing = float(train[spec.name].isna().mean())
+        if missing >= params.maximum_missing:
+            dropped.append(Dropped(spec.name, "missing", missing))
+        elif train[spec.name].nunique() <= 1:
+            dropped.append(Dropped(spec.name, "constant", missing))
+        else:
+            features.append(_fit_feature(train[spec.name], spec, labels))
+    indicators = _fit_indicators(train, specs, {f.name for f in features}, params)
+    return Encoder(strata, tuple(features), indicators, tuple(dropped), len(train))
+
+
+def _fit_feature(
+    values: pd.Series, spec: FeatureSpec, labels: pd.Series
+) -> Continuous | Binary | Categorical:
+    observed = values.dropna()
+    if spec.kind == "categorical":
+        counts = observed.astype(str).value_counts()
+        mode = min(counts.index[counts == counts.max()])
+        return Categorical(spec.name, mode, tuple(sorted(counts.index)))
+    numbers = observed.astype(np.float64)
+    if spec.kind == "binary":
+        return Binary(spec.name, int(numbers.mean() > 0.5))
+    medians = numbers.groupby(labels.loc[numbers.index]).median()
+    return Continuous(
+        name=spec.name,
+        median=float(numbers.median()),
+        medians={str(stratum): float(median) for stratum, median in medians.items()},
+        mean=float(numbers.mean()),
+        std=float(numbers.std(ddof=0)),
+    )
+
+
+def _fit_indicators(
+    train: pd.DataFrame, specs: Sequence[FeatureSpec], kept: set[str], params: EncodingParams
+) -> tuple[Indicator, ...]:
+    sources: dict[str, list[str]] = {}
+    for spec in specs:
+        if spec.indicator and spec.name in kept:
+            sources.setdefault(spec.variable, []).append(spec.name)
+    indicators = []
+    for variable, names in sources.items():
+        missing = train[names].isna().all(axis=1).mean()
+        if missing >= params.indicator_minimum_missing and missing > 0:
+            indicators.append(Indicator(variable, tuple(names)))
+    return tuple(indicators)
+
+
+def encode(encoder: Encoder, features: pd.DataFrame, *, impute: bool = True) -> pd.DataFrame:
+    """Encode rows.
+
+    Args:
+        encoder: What was learnt.
+        features: The columns of ``encoder.inputs`` in any order; further ones are ignored.
+        impute: Whether missing values are filled in; False leaves NaN for models that split on it.
+            Missing indicators are there either way.
+
+    Returns:
+        float32, the columns of ``encoder.feature_order``, the index of `features`.
+
+    Raises:
+        InputError: With every column that is missing or holds what its kind does not allow.
+    """
+    check_features(features, encoder.inputs, "the features")
+    strata = label_strata(features, encoder.strata)
+    blocks = [f.encode(features[f.name], strata, impute=impute) for f in encoder.features]
+    for indicator in encoder.indicators:
+        missing = features[list(indicator.sources)].isna().all(axis=1)
+        blocks.append(missing.to_numpy().astype(np.float64)[:, None])
+    stacked = np.hstack(blocks) if blocks else np.empty((len(features), 0))
+    return pd.DataFrame(
+        stacked.astype(np.float32), columns=encoder.feature_order, index=features.index
+    )
+
+
+def label_strata(features: pd.DataFrame, strata: Sequence[str]) -> pd.Series:
+    """Name each row's stratum, such as ``F|60``: sex and the lower end of the age band.
+
+    A part that is missing is named ``?``.
+    """
+    label = pd.Series("", index=features.index, dtype="str")
+    for name in strata:
+        part = _label_age(features["age_years"]) if name == "age_band" else features["sex"]
+        part = part.astype("str").where(part.notna(), "?")
+        label = part if name == strata[0] else label + "|" + part
+    return label
+
+
+def _label_age(age_years: pd.Series) -> pd.Series:
+    lower = np.array([0, *AGE_BANDS_YEARS])
+    ages = age_years.to_numpy(dtype=np.float64, na_value=np.nan)
+    band = np.searchsorted(AGE_BANDS_YEARS, np.nan_to_num(ages), side="right")
+    labels = pd.Series(lower[band].astype(str), index=age_years.index, dtype="str")
+    return labels.where(~np.isnan(ages))
+
+
+def check_features(features: pd.DataFrame, kinds: Mapping[str, Kind], where: str) -> None:
+    """Hold columns against their kinds.
+
+    Raises:
+        InputError: With every column that is missing, text in a number, an infinite number, a
+            binary value other than 0 and 1, or a number in a text.
+    """
+    with collect_faults() as faults:
+        for name, kind in kinds.items():
+            if name not in features.columns:
+                remedy = "Add it; an empty column means that it is not known."
+                faults.add(where, f"no column {name!r}", f"a {kind} column", remedy)
+            elif kind == "categorical":
+                _check_texts(features[name], where, faults)
+            else:
+                _check_numbers(features[name], kind, where, faults)
+
+
+def _check_texts(column: pd.Series, where: str, faults: FaultList) -> None:
+    bad = column.notna() & ~column.map(lambda value: isinstance(value, str)).astype(bool)
+    _note_first(column, bad, where, "a text", faults)
+
+
+def _check_numbers(column: pd.Series, kind: Kind, where: str, faults: FaultList) -> None:
+    missing = column.isna()
+    if pd.api.types.is_numeric_dtype(column):
+        numbers, textual = column.astype("float64"), pd.Series(False, index=column.index)
+    else:
+        textual = column.map(lambda value: not isinstance(value, int | float | np.number))
+        textual = textual.astype(bool) & ~missing
+        numbers = column.where(~textual & ~missing, np.nan).astype("float64")
+    _note_first(column, textual, where, "a number", faults)
+    _note_first(column, numbers.abs() == np.inf, where, "a finite number, or nothing", faults)
+    if kind == "binary":
+        outside = ~(missing | textual | numbers.isin([0.0, 1.0]))
+        _note_first(column, outside, where, "0 or 1", faults)
+
+
+def _note_first(
+    column: pd.Series, bad: pd.Series, where: str, expected: str, faults: FaultList
+) -> None:
+    if not bad.any():
+        return
+    position = int(np.argmax(bad.to_numpy()))
+    more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+    value = column.iloc[position]
+    plain = value.item() if isinstance(value, np.generic) else value
+    problem = f"is {plain!r}{more}"
+    faults.add(f"{where}, row {column.index[position]}, {column.name}", problem, expected)
+
+
+def join_splits(features: pd.DataFrame, splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
+    """Add ``split`` and ``target`` to the features by key.
+
+    Returns:
+        ``subject_id``, ``hadm_id``, ``split``, ``target``, then the features; sorted by key.
+
+    Raises:
+        InputError: If the three tables do not hold the same admissions.
+    """
+    keys = list(KEY)
+    with collect_faults() as faults:
+        ours = pd.MultiIndex.from_frame(features[keys])
+        for name, table in (("splits", splits), ("cohort", cohort)):
+            theirs = pd.MultiIndex.from_frame(table[keys])
+            apart = len(ours.symmetric_difference(theirs))
+            if apart:
+                problem = f"{apart} admissions are in one of features and {name} only"
+                faults.add(f"the {name}", problem, "the same admissions", "Run dvc repro.")
+    facts = splits[[*keys, "split"]].merge(
+        cohort[[*keys, "target"]], on=keys, how="inner", validate="1:1"
+    )
+    joined = facts.merge(features, on=keys, how="inner", validate="1:1")
+    return joined.sort_values(keys, ignore_index=True)
+
+
+def encode_table(encoder: Encoder, joined: pd.DataFrame, *, impute: bool) -> pd.DataFrame:
+    """Encode what `join_splits` returns, keeping key, split and target as `ENCODED` has them."""
+    facts = joined[list(ENCODED.columns)]
+    return pd.concat([facts, encode(encoder, joined, impute=impute)], axis=1)

@@ -1,0 +1,248 @@
+"""Named laboratory values of an admission up to its prediction time, in their standard units."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from histofuse.core.errors import Fault, InputError
+
+DEFINITIONS: Final = Path(__file__).parent / "labs.json"
+STATISTICS: Final = ("mean", "min", "max")
+LABEVENT_COLUMNS: Final = (
+    "subject_id",
+    "hadm_id",
+    "itemid",
+    "charttime",
+    "storetime",
+    "valuenum",
+    "valueuom",
+)
+# Sums of whole numbers do not depend on the order in which a parallel scan meets the rows, so
+# values are summed in ten-thousandths of their unit.
+_STEPS: Final = 10_000
+_ADMISSION: Final = ("subject_id", "hadm_id")
+_STANDARD, _CONVERTED, _CORRECTED = "as_recorded", "unit_converted", "unit_corrected"
+_NO_NUMBER, _UNKNOWN_UNIT, _IMPLAUSIBLE = "no_number", "unknown_unit", "implausible"
+FATES: Final = (_STANDARD, _CONVERTED, _CORRECTED, _NO_NUMBER, _UNKNOWN_UNIT, _IMPLAUSIBLE)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """How one laboratory value is read.
+
+    Attributes:
+        name: Its name in params.
+        label: Its name in words.
+        unit: The standard unit.
+        itemids: MIMIC-IV d_labitems.itemid; several analysers may measure the same.
+        low: The lowest value a patient can have, in the standard unit.
+        high: The highest.
+        units: Unit, lower case and without blanks, to its factor; the empty one is a null unit.
+        typical: Range in which a mix-up may bring a value.
+        mix_up: Factors tried on a value outside low..high that claims the standard unit.
+    """
+
+    name: str
+    label: str
+    unit: str
+    itemids: tuple[int, ...]
+    low: float
+    high: float
+    units: Mapping[str, float]
+    typical: tuple[float, float]
+    mix_up: tuple[float, ...]
+
+
+@cache
+def load_labs() -> Mapping[str, Lab]:
+    """Load the definitions that come with the package."""
+    labs = json.loads(DEFINITIONS.read_text("utf-8"))["labs"]
+    return {name: _to_lab(name, lab) for name, lab in labs.items()}
+
+
+def _to_lab(name: str, lab: Mapping[str, Any]) -> Lab:
+    units = {_normalise_unit(unit): factor for unit, factor in lab["units"].items()}
+    return Lab(
+        name=name,
+        label=lab["label"],
+        unit=lab["unit"],
+        itemids=tuple(lab["itemids"]),
+        low=lab["low"],
+        high=lab["high"],
+        units={**units, "": 1.0},
+        typical=(lab["typical"][0], lab["typical"][1]),
+        mix_up=tuple(lab["mix_up"]),
+    )
+
+
+def _normalise_unit(unit: str) -> str:
+    return "".join(unit.lower().split())
+
+
+def choose_labs(names: Sequence[str]) -> list[Lab]:
+    """Look up laboratory values by name.
+
+    Raises:
+        InputError: With every name that is not defined.
+    """
+    known = load_labs()
+    where, expected = "ehr_features.labs", f"names out of: {', '.join(known)}"
+    faults = [Fault(where, f"{name!r}", expected) for name in names if name not in known]
+    if faults:
+        raise InputError(faults)
+    return [known[name] for name in names]
+
+
+def aggregate_labs(
+    labevents: pl.LazyFrame, index: pl.DataFrame, labs: Sequence[Lab], *, lookback_hours: float
+) -> pl.LazyFrame:
+    """Aggregate laboratory values, one row an index admission and laboratory value.
+
+    A row counts if it was drawn between `lookback_hours` before the admission and the prediction
+    time, both included, and its result was stored by the prediction time; a null ``storetime`` is
+    taken for the ``charttime``. A row of another admission never counts; a row without
+    ``hadm_id`` (the emergency department's, mostly) is assigned by patient and time.
+
+    Args:
+        labevents: `LABEVENT_COLUMNS`, typed; any order, further rows allowed.
+        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``.
+        labs: What to aggregate.
+        lookback_hours: How long before admission a value still counts.
+
+    Returns:
+        ``subject_id``, ``hadm_id``, ``lab``, `STATISTICS` (null where no value was usable), and a
+        count of rows a name of `FATES`. Admissions without rows are absent.
+
+    Source: MIMIC-IV hosp/labevents.
+    """
+    named = labevents.join(_tabulate_items(labs).lazy(), on="itemid", how="inner")
+    rows = _join_window(named, index, lookback_hours)
+    value = pl.col("value")
+    return (
+        _judge_values(rows, labs)
+        .group_by(*_ADMISSION, "lab")
+        .agg(
+            (value.sum() / value.count() / _STEPS).alias("mean"),
+            (value.min() / _STEPS).alias("min"),
+            (value.max() / _STEPS).alias("max"),
+            *((pl.col("fate") == fate).sum().cast(pl.Int64).alias(fate) for fate in FATES),
+        )
+        .with_columns(pl.col(STATISTICS).fill_nan(None))
+    )
+
+
+def _tabulate_items(labs: Sequence[Lab]) -> pl.DataFrame:
+    items = [(itemid, lab.name) for lab in labs for itemid in lab.itemids]
+    return pl.DataFrame(items, schema={"itemid": pl.Int64, "lab": pl.String}, orient="row")
+
+
+def _join_window(rows: pl.LazyFrame, index: pl.DataFrame, lookback_hours: float) -> pl.LazyFrame:
+    opens = pl.col("admittime") - pl.duration(seconds=round(lookback_hours * 3600))
+    windows = index.select(*_ADMISSION, "prediction_time", opens=opens)
+    own = (pl.col("row_hadm_id") == pl.col("hadm_id")).fill_null(True)
+    stored = (pl.col("storetime") <= pl.col("prediction_time")).fill_null(True)
+    return (
+        rows.rename({"hadm_id": "row_hadm_id"})
+        .join(windows.lazy(), on="subject_id", how="inner")
+        .filter(own & stored & pl.col("charttime").is_between("opens", "prediction_time"))
+    )
+
+
+def _judge_values(rows: pl.LazyFrame, labs: Sequence[Lab]) -> pl.LazyFrame:
+    """Replace ``valuenum`` and ``valueuom`` by ``value`` (ten-thousandths) and ``fate``."""
+    limits = _tabulate_limits(labs).lazy()
+    unit = pl.col("valueuom").fill_null("").str.to_lowercase().str.replace_all(r"\s", "")
+    judged = (
+        rows.with_columns(unit=unit)
+        .join(_tabulate_units(labs).lazy(), on=["lab", "unit"], how="left")
+        .join(limits, on="lab", how="inner")
+        .with_columns(converted=pl.col("valuenum") * pl.col("factor"))
+        .with_columns(corrected=_correct_mix_up(labs))
+        .with_columns(fate=_judge())
+    )
+    fate = pl.col("fate")
+    value = (
+        pl.when(fate.is_in([_STANDARD, _CONVERTED]))
+        .then("converted")
+        .when(fate == _CORRECTED)
+        .then("corrected")
+    )
+    return judged.with_columns(value=(value * _STEPS).round().cast(pl.Int64))
+
+
+def _tabulate_units(labs: Sequence[Lab]) -> pl.DataFrame:
+    units = [(lab.name, unit, factor) for lab in labs for unit, factor in lab.units.items()]
+    schema = {"lab": pl.String, "unit": pl.String, "factor": pl.Float64}
+    return pl.DataFrame(units, schema=schema, orient="row")
+
+
+def _tabulate_limits(labs: Sequence[Lab]) -> pl.DataFrame:
+    limits = [(lab.name, lab.low, lab.high) for lab in labs]
+    schema = {"lab": pl.String, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(limits, schema=schema, orient="row")
+
+
+def _correct_mix_up(labs: Sequence[Lab]) -> pl.Expr:
+    """The value in the standard unit if it was recorded in another one by mistake, else null."""
+    tries = [pl.lit(None, dtype=pl.Float64)]
+    for lab in labs:
+        for factor in lab.mix_up:
+            guess = pl.col("valuenum") * factor
+            fits = (pl.col("lab") == lab.name) & guess.is_between(*lab.typical)
+            tries.append(pl.when(fits).then(guess))
+    return pl.coalesce(tries)
+
+
+def _judge() -> pl.Expr:
+    claims_standard = pl.col("factor") == 1.0
+    plausible = pl.col("converted").is_between("low", "high")
+    return (
+        pl.when(pl.col("valuenum").is_null() | pl.col("valuenum").is_nan())
+        .then(pl.lit(_NO_NUMBER))
+        .when(pl.col("factor").is_null())
+        .then(pl.lit(_UNKNOWN_UNIT))
+        .when(plausible & claims_standard)
+        .then(pl.lit(_STANDARD))
+        .when(plausible)
+        .then(pl.lit(_CONVERTED))
+        .when(claims_standard & pl.col("corrected").is_not_null())
+        .then(pl.lit(_CORRECTED))
+        .otherwise(pl.lit(_IMPLAUSIBLE))
+    )
+
+
+def spread_labs(aggregated: pl.DataFrame, index: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
+    """Turn aggregates into columns ``<lab>_<statistic>``, in the order of `index`.
+
+    Returns:
+        ``subject_id``, ``hadm_id`` and the columns; null where no value was usable.
+    """
+    table = index.select(_ADMISSION)
+    for lab in labs:
+        names = {statistic: f"{lab.name}_{statistic}" for statistic in STATISTICS}
+        columns = aggregated.filter(pl.col("lab") == lab.name).select(*_ADMISSION, *STATISTICS)
+        table = table.join(columns.rename(names), on=_ADMISSION, how="left", maintain_order="left")
+    return table
+
+
+def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
+    """Count what became of the rows of each laboratory value within the windows.
+
+    Returns:
+        ``lab``, ``unit``, ``low``, ``high``, ``rows``, and a count a name of `FATES`; one row a
+        laboratory value in the order of `labs`, zeros where none was measured.
+    """
+    kinds = [(lab.name, lab.unit, lab.low, lab.high) for lab in labs]
+    table = pl.DataFrame(kinds, schema=["lab", "unit", "low", "high"], orient="row")
+    counts = aggregated.group_by("lab").agg(pl.col(FATES).sum())
+    joined = table.join(counts, on="lab", how="left", maintain_order="left")
+    joined = joined.with_columns(pl.col(FATES).fill_null(0))
+    rows = pl.sum_horizontal(FATES).alias("rows")
+    return joined.select("lab", "unit", "low", "high", rows, *FATES)

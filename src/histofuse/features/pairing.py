@@ -1,0 +1,353 @@
+"""Patches and patients, brought together by key and never across splits.
+
+BreCaHAD and MIMIC-IV share no patient, so who is paired with whom is an assumption, and it decides
+what a gain from fusion can mean:
+
+- ``label_blind``: the health record can add nothing; a gain measures leakage or chance.
+- ``permuted``: the null of `label_blind`. The patients are the same, and as often, but no patient
+  stands for a case any more.
+- ``label_aligned``: the patient is chosen by the patch's label. A gain is the pairing's own doing.
+- ``linked``: a crosswalk says whose tissue it is. Only here is a gain a finding.
+
+Choices are made by hashing identifiers with the seed, so they hang neither on the order of rows nor
+on any state.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.errors import FaultList, LeakageError, collect_faults
+from histofuse.core.ids import SPLITS
+from histofuse.core.tables import Contract
+from histofuse.params.pairing import (
+    LabelAlignedParams,
+    LabelBlindParams,
+    LinkedParams,
+    PairingParams,
+    PermutedParams,
+)
+
+PAIRS: Final = Contract(
+    name="pairs of patch and patient",
+    columns={
+        "patch_id": "str",
+        "case_id": "str",
+        "frame_id": "str",
+        "subject_id": "int",
+        "hadm_id": "int",
+        "split": "str",
+        "label": "str",
+    },
+    key=("patch_id",),
+)
+PATIENT: Final = ["subject_id", "hadm_id"]
+
+
+def join_targets(patient_splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
+    """Join split and target of each index admission.
+
+    Args:
+        patient_splits: `data.splits.PATIENT_SPLITS`.
+        cohort: `data.cohort.COHORT`.
+
+    Returns:
+        subject_id, hadm_id, split, target; one row an admission.
+    """
+    target = cohort[[*PATIENT, "target"]]
+    return patient_splits.merge(target, on=PATIENT, how="inner", validate="1:1")
+
+
+def make_pairs(
+    patches: pd.DataFrame, patients: pd.DataFrame, params: PairingParams, seed: int
+) -> pd.DataFrame:
+    """Give each patch a patient of its split.
+
+    Args:
+        patches: `data.splits.PATCH_SPLITS`.
+        patients: subject_id, hadm_id, split, target, as from `join_targets`.
+        params: The rule.
+        seed: The run's seed.
+
+    Returns:
+        A `PAIRS` table, sorted by patch.
+
+    Raises:
+        InputError: If a split lacks the patients a rule needs, or with every fault of a crosswalk.
+        LeakageError: If a patient or a case would cross splits.
+    """
+    patches = patches.sort_values("patch_id", ignore_index=True)
+    match params.root:
+        case LabelBlindParams(level="case"):
+            assigned = _pair_cases(patches, patients, seed)
+        case LabelBlindParams():
+            assigned = _pair_patches(patches, patients, seed)
+        case PermutedParams():
+            assigned = _permute(patches, _pair_cases(patches, patients, seed), seed)
+        case LabelAlignedParams(positive_share=shares):
+            assigned = _align(patches, patients, shares, seed)
+        case LinkedParams(crosswalk=path):
+            assigned = _link(patches, patients, Path(path))
+    pairs = patches.assign(**{c: assigned[c].to_numpy() for c in PATIENT})[list(PAIRS.columns)]
+    require_disjoint(pairs, patches, patients)
+    return pairs
+
+
+# --- the guard ----------------------------------------------------------------------------------
+
+
+def require_disjoint(pairs: pd.DataFrame, patches: pd.DataFrame, patients: pd.DataFrame) -> None:
+    """Stop if pairing takes a patient or a case into a split that is not theirs.
+
+    A case is in several splits only where the patches were split by frame or patch; pairing adds
+    none.
+
+    Raises:
+        LeakageError: Saying for each breach how many, with an example.
+    """
+    checked = pairs.merge(
+        patches[["patch_id", "split"]], on="patch_id", suffixes=("", "_patch"), validate="1:1"
+    ).merge(patients[[*PATIENT, "split"]], on=PATIENT, how="left", suffixes=("", "_patient"))
+    crossing = pairs.groupby("subject_id")["split"].nunique()
+    crossing = crossing[crossing > 1]
+    breaches = [
+        *_name_breaches(checked, checked["split"] != checked["split_patch"], "patch", "patch_id"),
+        *_name_breaches(
+            checked, checked["split"] != checked["split_patient"], "patient", "subject_id"
+        ),
+    ]
+    if len(crossing):
+        example = f"such as subject_id {crossing.index[0]}"
+        breaches.append(f"{len(crossing)} patients are in several splits, {example}")
+    if len(checked) != len(patches):
+        breaches.append(f"{len(checked)} pairs for {len(patches)} patches")
+    if breaches:
+        raise LeakageError(f"the pairing leaks: {'; '.join(breaches)}.")
+
+
+def _name_breaches(table: pd.DataFrame, breach: pd.Series, of: str, key: str) -> Iterator[str]:
+    if breach.any():
+        first = table[breach].iloc[0]
+        example = f"such as {key} {first[key]} in {first['split']}, of {first[f'split_{of}']}"
+        yield f"{int(breach.sum())} pairs are not in the split of their {of}, {example}"
+
+
+# --- rules --------------------------------------------------------------------------------------
+
+
+def _pair_cases(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Give each case a patient of its own; patients are used again once all have a case."""
+    cases = patches[["case_id", "split"]].drop_duplicates()
+    given = pd.concat(
+        _deal(group, "case_id", patients[patients["split"] == split], f"split {split!r}", seed)
+        for split, group in _groups(cases)
+    )
+    return patches[["case_id", "split"]].merge(given, on=["case_id", "split"], validate="m:1")
+
+
+def _pair_patches(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Give each patch a patient, all patients of a split as evenly as can be."""
+    return pd.concat(
+        _deal(group, "patch_id", patients[patients["split"] == split], f"split {split!r}", seed)
+        for split, group in _groups(patches)
+    ).sort_index()
+
+
+def _permute(patches: pd.DataFrame, assigned: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Shuffle the patients over the patches of each split."""
+    shuffled = assigned[PATIENT].to_numpy()
+    for _, group in _groups(patches):
+        rows = group.index.to_numpy()
+        order = np.argsort(_hash(group["patch_id"], seed, "permute"), kind="stable")
+        shuffled[rows[order]] = shuffled[rows]
+    return pd.DataFrame(shuffled, columns=PATIENT)
+
+
+def _align(
+    patches: pd.DataFrame, patients: pd.DataFrame, shares: dict[str, float], seed: int
+) -> pd.DataFrame:
+    """Give a set share of each class patients with target 1, and the rest patients with target 0.
+
+    The classes of one target value draw from the same patients, in turn.
+    """
+    _require_shares(set(patches["label"]), shares)
+    dealt: list[pd.DataFrame] = []
+    for split, group in _groups(patches):
+        positive = _choose_positive(group, shares, seed)
+        for target in (0, 1):
+            chosen = group[positive == bool(target)]
+            pool = patients[(patients["split"] == split) & (patients["target"] == target)]
+            where = f"split {split!r}, target {target}"
+            dealt.append(_deal(chosen, "patch_id", pool, where, seed))
+    return pd.concat(dealt).sort_index()
+
+
+def _choose_positive(group: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
+    """Mark the patches that get a patient with target 1: each class's share, to half a patch."""
+    hashes = pd.Series(_hash(group["patch_id"], seed, "positive"), index=group.index)
+    rank = hashes.groupby(group["label"]).rank(method="first")
+    size = group["label"].map(group["label"].value_counts())
+    wanted = np.floor(group["label"].map(shares) * size + 0.5)
+    return (rank <= wanted).to_numpy()
+
+
+def _require_shares(labels: set[str], shares: dict[str, float]) -> None:
+    with collect_faults() as faults:
+        for label in sorted(labels - shares.keys()):
+            unknown = sorted(shares.keys() - labels)
+            found = f"no share for class {label!r}" + (f", but for {unknown}" if unknown else "")
+            faults.add("params.yaml, pairing, positive_share", found, "one for each class")
+
+
+# --- dealing ------------------------------------------------------------------------------------
+
+
+def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for split in SPLITS:
+        group = table[table["split"] == split]
+        if len(group):
+            yield split, group
+
+
+def _deal(units: pd.DataFrame, key: str, pool: pd.DataFrame, where: str, seed: int) -> pd.DataFrame:
+    """Deal the admissions of a pool out to units, in turn; both in the order of their hashes."""
+    if units.empty:
+        return units.assign(**dict.fromkeys(PATIENT, 0))
+    _require_pool(pool, len(units), where)
+    pool = _shuffle_patients(pool, seed)
+    order = np.argsort(_hash(units[key], seed, key), kind="stable")
+    turn = np.empty(len(units), dtype=np.int64)
+    turn[order] = np.arange(len(units)) % len(pool)
+    return units.assign(**{column: pool[column].to_numpy()[turn] for column in PATIENT})
+
+
+def _require_pool(pool: pd.DataFrame, needed: int, where: str) -> None:
+    with collect_faults() as faults:
+        if pool.empty:
+            remedy = "Widen the cohort, or change splits.patients."
+            faults.add(where, f"no patients for {needed} cases or patches", "at least one", remedy)
+
+
+def _shuffle_patients(pool: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Order admissions by hash, one a patient first, then the second of each, and so on."""
+    ids = pool["subject_id"].astype(str) + "/" + pool["hadm_id"].astype(str)
+    shuffled = pool.iloc[np.argsort(_hash(ids, seed, "patient"), kind="stable")]
+    number = shuffled.groupby("subject_id").cumcount().to_numpy()
+    return shuffled.iloc[np.argsort(number, kind="stable")]
+
+
+def _hash(ids: Iterable[str], seed: int, stream: str) -> np.ndarray:
+    """Hash identifiers to uint64, anew for each seed and stream."""
+    salt = f"{seed}/pairing/{stream}/"
+    digests = (hashlib.blake2b(f"{salt}{i}".encode(), digest_size=8).digest() for i in ids)
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+
+# --- linked -------------------------------------------------------------------------------------
+
+
+def _link(patches: pd.DataFrame, patients: pd.DataFrame, path: Path) -> pd.DataFrame:
+    links = read_crosswalk(path, patches, patients)
+    joined = patches[["case_id", "split"]].merge(links, on="case_id", how="left", validate="m:1")
+    split_of = patients.set_index(PATIENT)["split"]
+    actual = split_of.loc[pd.MultiIndex.from_frame(joined[PATIENT])].to_numpy()
+    joined = joined.assign(patient_split=actual)
+    wrong = joined[joined["split"] != joined["patient_split"]]
+    if len(wrong):
+        raise LeakageError(_describe_crossing(wrong, path))
+    return joined
+
+
+def _describe_crossing(wrong: pd.DataFrame, path: Path) -> str:
+    found = wrong.drop_duplicates(["case_id", "split"])
+    lines = [
+        f"{row.case_id} is in {row.split}, its patient {row.subject_id} in {row.patient_split}"
+        for row in found.itertuples()
+    ]
+    return (
+        f"{path} links cases and patients of different splits: {'; '.join(lines)}. Build linked "
+        "splits: set splits.images.unit and validation_unit to case, and give each linked patient "
+        "the split of the case before any model is trained."
+    )
+
+
+def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
+    """Read and check a crosswalk.
+
+    Returns:
+        case_id, subject_id, hadm_id; one row for each case of `patches`.
+
+    Raises:
+        InputError: With every fault: columns, numbers, unknown cases and patients, cases twice or
+            not at all, and patients with several index admissions where none is named.
+    """
+    with collect_faults() as faults:
+        rows = _read_rows(path, faults)
+        faults.raise_if_any()
+        admissions = _list_admissions(patients)
+        cases = set(patches["case_id"])
+        links: dict[str, tuple[int, int]] = {}
+        for line, row in rows:
+            case, where = row["case_id"], f"{path}, line {line}"
+            if case not in cases:
+                faults.add(where, f"unknown case_id {case!r}", f"one of {sorted(cases)}")
+            elif case in links:
+                faults.add(where, f"case_id {case!r} again", "one row a case")
+            admission = _find_admission(row, admissions, where, faults)
+            links.setdefault(case, admission or (0, 0))
+        for case in sorted(cases - links.keys()):
+            faults.add(path, f"no row for case {case!r}", "a patient for each case")
+    table = [(case, *links[case]) for case in sorted(cases)]
+    return pd.DataFrame(table, columns=["case_id", *PATIENT])
+
+
+def _list_admissions(patients: pd.DataFrame) -> dict[int, list[int]]:
+    admissions: dict[int, list[int]] = {}
+    for subject, hadm in sorted(patients[PATIENT].itertuples(index=False, name=None)):
+        admissions.setdefault(int(subject), []).append(int(hadm))
+    return admissions
+
+
+def _read_rows(path: Path, faults: FaultList) -> list[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        faults.add(path, "no such file", "a CSV of case_id, subject_id[, hadm_id]")
+        return []
+    except (UnicodeDecodeError, csv.Error) as error:
+        faults.add(path, f"not readable ({error})", "a CSV in UTF-8")
+        return []
+    for name in ("case_id", "subject_id"):
+        if name not in columns:
+            faults.add(path, f"no column {name!r}", "case_id, subject_id[, hadm_id]")
+    return rows
+
+
+def _find_admission(
+    row: dict[str, str], admissions: dict[int, list[int]], where: str, faults: FaultList
+) -> tuple[int, int] | None:
+    """Find the index admission a row means; None, and a fault noted, where there is not one."""
+    subject, hadm = row["subject_id"] or "", row.get("hadm_id") or ""
+    if not subject.isdecimal() or not (hadm.isdecimal() or not hadm):
+        faults.add(where, f"subject_id {subject!r}, hadm_id {hadm!r}", "whole numbers")
+        return None
+    known = admissions.get(int(subject), [])
+    if not known:
+        faults.add(where, f"unknown subject_id {subject}", "a patient of the cohort")
+    elif hadm and int(hadm) not in known:
+        faults.add(where, f"unknown hadm_id {hadm} of {subject}", f"an index admission: {known}")
+    elif not hadm and len(known) > 1:
+        faults.add(where, f"no hadm_id for {subject}", f"one of the index admissions {known}")
+    else:
+        return int(subject), int(hadm) if hadm else known[0]
+    return None

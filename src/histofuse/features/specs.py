@@ -1,0 +1,69 @@
+"""What a feature is: the list that travels with the feature table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.tables import Contract
+
+Kind = Literal["continuous", "binary", "categorical"]
+Group = Literal["demographics", "utilisation", "comorbidity", "laboratory", "treatment"]
+KEY: Final = ("subject_id", "hadm_id")
+
+FEATURES: Final = Contract(
+    name="features of index admissions",
+    columns=dict.fromkeys(KEY, "int"),
+    key=KEY,
+    open_ended=True,
+)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One feature, in natural units before encoding.
+
+    Attributes:
+        name: Its column.
+        variable: What it is a value of; features of one variable are missing together.
+        kind: ``continuous``, ``binary`` (0/1) or ``categorical`` (text).
+        unit: Of a continuous feature; empty for the others.
+        group: Where it comes from.
+        description: In words.
+        indicator: Whether being missing tells something: a sparse clinical field.
+    """
+
+    name: str
+    variable: str
+    kind: Kind
+    unit: str
+    group: Group
+    description: str
+    indicator: bool = False
+
+
+def to_json_list(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:
+    """Turn specs into the content of ``features.json``, in order."""
+    return [asdict(spec) for spec in specs]
+
+
+def load_specs(path: Path) -> list[FeatureSpec]:
+    """Load ``features.json``.
+
+    Raises:
+        InputError: If it is missing, no JSON, or an entry lacks or adds a key.
+    """
+    expected = {field.name for field in fields(FeatureSpec)}
+    entries = load_json(path)
+    faults = [
+        Fault(f"{path}, entry {i}", f"keys {sorted(entry)}", f"keys {sorted(expected)}")
+        for i, entry in enumerate(entries)
+        if set(entry) != expected
+    ]
+    if faults:
+        raise InputError(faults)
+    return [FeatureSpec(**entry) for entry in entries]

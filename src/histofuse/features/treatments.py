@@ -1,0 +1,146 @@
+"""Treatment groups ordered before the prediction time, told by the names of prescribed drugs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from histofuse.core.errors import Fault, InputError
+
+DEFINITIONS: Final = Path(__file__).parent / "treatments.json"
+PRESCRIPTION_COLUMNS: Final = ("subject_id", "starttime", "drug_type", "drug", "route")
+SOLVENT: Final = "BASE"
+_ADMISSION: Final = ("subject_id", "hadm_id")
+_ORDER: Final = ("drug", "route")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How a treatment group is told.
+
+    Attributes:
+        name: Its name in params.
+        label: The group in words.
+        words: Matches the names of its drugs.
+        not_words: Matches names it does not mean all the same; None if there are none.
+        local_routes: Routes that do not count for it, upper case.
+    """
+
+    name: str
+    label: str
+    words: re.Pattern[str]
+    not_words: re.Pattern[str] | None
+    local_routes: frozenset[str]
+
+    def holds(self, drug: str, route: str | None) -> bool:
+        """Tell whether a drug given by a route (None: not recorded) belongs to the group."""
+        if (route or "").strip().upper() in self.local_routes:
+            return False
+        excluded = self.not_words is not None and self.not_words.search(drug) is not None
+        return not excluded and self.words.search(drug) is not None
+
+
+@cache
+def load_treatments() -> Mapping[str, Treatment]:
+    """Load the definitions that come with the package."""
+    table = json.loads(DEFINITIONS.read_text("utf-8"))
+    treatments = {}
+    for name, group in table["treatments"].items():
+        local = group["local"]
+        not_words = group["not_words"] + ([] if local else table["local_forms"])
+        treatments[name] = Treatment(
+            name=name,
+            label=group["label"],
+            words=_compile(group["words"]),
+            not_words=_compile(not_words) if not_words else None,
+            local_routes=frozenset() if local else frozenset(table["local_routes"]),
+        )
+    return treatments
+
+
+def _compile(words: Sequence[str]) -> re.Pattern[str]:
+    # Not \b: "1%" and "5-fu" begin or end in no letter, and "_" ends a name in "SulfaSALAzine_".
+    return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(words)})(?![a-z0-9])", re.IGNORECASE)
+
+
+def choose_treatments(names: Sequence[str]) -> list[Treatment]:
+    """Look up treatment groups by name.
+
+    Raises:
+        InputError: With every name that is not defined.
+    """
+    known = load_treatments()
+    where, expected = "ehr_features.treatments", f"names out of: {', '.join(known)}"
+    faults = [Fault(where, f"{name!r}", expected) for name in names if name not in known]
+    if faults:
+        raise InputError(faults)
+    return [known[name] for name in names]
+
+
+def select_orders(
+    prescriptions: pl.LazyFrame, index: pl.DataFrame, *, lookback_days: float
+) -> pl.LazyFrame:
+    """Find the distinct drugs ordered for each index admission before its prediction time.
+
+    An order counts if it starts between `lookback_days` before the admission and the prediction
+    time, both included, at any admission of the patient. Orders without a start, and the solvents
+    of drugs, do not count.
+
+    Args:
+        prescriptions: `PRESCRIPTION_COLUMNS`, typed; any order.
+        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``.
+        lookback_days: How long before admission an order still counts.
+
+    Returns:
+        ``subject_id``, ``hadm_id``, ``drug``, ``route`` (null if not recorded), each once.
+
+    Source: MIMIC-IV hosp/prescriptions.
+    """
+    opens = pl.col("admittime") - pl.duration(seconds=round(lookback_days * 86_400))
+    windows = index.select(*_ADMISSION, "prediction_time", opens=opens)
+    return (
+        prescriptions.filter(pl.col("drug").is_not_null(), pl.col("drug_type").ne_missing(SOLVENT))
+        .join(windows.lazy(), on="subject_id", how="inner")
+        .filter(pl.col("starttime").is_between("opens", "prediction_time"))
+        .select(*_ADMISSION, *_ORDER)
+        .unique()
+    )
+
+
+def flag_treatments(
+    orders: pl.DataFrame, index: pl.DataFrame, treatments: Sequence[Treatment]
+) -> pl.DataFrame:
+    """Flag the treatment groups ordered for each index admission.
+
+    Each distinct drug and route is matched once.
+
+    Args:
+        orders: As `select_orders` returns them.
+        index: ``subject_id``, ``hadm_id``.
+        treatments: The groups.
+
+    Returns:
+        ``subject_id``, ``hadm_id`` and a 0/1 column a group, in the order of `index`. No order is
+        a zero: what was given elsewhere is not known.
+    """
+    distinct = orders.select(_ORDER).unique()
+    given_as = list(distinct.iter_rows())
+    flags = [
+        pl.Series(t.name, [t.holds(drug, route) for drug, route in given_as]).cast(pl.Int8)
+        for t in treatments
+    ]
+    names = [treatment.name for treatment in treatments]
+    given = (
+        orders.join(distinct.with_columns(flags), on=_ORDER, how="inner", nulls_equal=True)
+        .group_by(_ADMISSION)
+        .agg(pl.col(names).max())
+    )
+    joined = index.select(_ADMISSION).join(given, on=_ADMISSION, how="left", maintain_order="left")
+    return joined.with_columns(pl.col(names).fill_null(0))

@@ -1,0 +1,122 @@
+"""Intermediate fusion: embeddings of two frozen encoders, joined, then two layers."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from histofuse.core.bundle import Bundle
+from histofuse.core.errors import BundleError
+
+WEIGHTS = "weights.safetensors"
+ROWS_AT_ONCE = 8192
+# Below this spread a dimension is constant, such as a unit that never fires.
+SMALLEST_SPREAD = 1e-6
+
+
+class Standardiser(nn.Module):
+    """Shifts and scales each dimension; does nothing until fitted."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    @torch.no_grad()
+    def fit(self, values: Float[Tensor, "n dim"]) -> None:
+        """Learn mean and spread; a constant dimension is shifted only."""
+        spread, mean = torch.std_mean(values.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(spread > SMALLEST_SPREAD, spread, 1.0))
+
+    def forward(self, values: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Standardise."""
+        return (values - self.mean) / self.scale
+
+
+class FusionHead(nn.Module):
+    """Concatenated embeddings -> class logits.
+
+    Attributes:
+        image_scaler: Standardises image embeddings.
+        patient_scaler: Standardises patient embeddings.
+        layers: Linear, ReLU and dropout for each width of `hidden`; then one linear layer.
+
+    Source: paper 3.3 (512 + 128 -> 640 -> 256 -> 128 -> 3, each hidden layer followed by ReLU and
+    dropout).
+    """
+
+    def __init__(
+        self, image_dim: int, patient_dim: int, hidden: list[int], classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.image_scaler = Standardiser(image_dim)
+        self.patient_scaler = Standardiser(patient_dim)
+        blocks = (
+            nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))
+            for i, o in itertools.pairwise([image_dim + patient_dim, *hidden])
+        )
+        self.layers = nn.Sequential(*blocks, nn.Linear(hidden[-1], classes))
+
+    def forward(
+        self, image: Float[Tensor, "batch image"], patient: Float[Tensor, "batch patient"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Compute class logits."""
+        joint = torch.cat((self.image_scaler(image), self.patient_scaler(patient)), dim=1)
+        return self.layers(joint)
+
+
+@dataclass(frozen=True)
+class FusionModel:
+    """A fusion head at inference.
+
+    Attributes:
+        classes: In the order of the logits.
+        network: In eval mode.
+    """
+
+    classes: list[str]
+    network: FusionHead
+
+    @torch.inference_mode()
+    def logits(
+        self, image: Float32[np.ndarray, "n image"], patient: Float32[np.ndarray, "n patient"]
+    ) -> Float32[np.ndarray, "n classes"]:
+        """Compute class logits, not calibrated, from embeddings of the bundle's own encoders."""
+        both = zip(
+            torch.from_numpy(image).split(ROWS_AT_ONCE),
+            torch.from_numpy(patient).split(ROWS_AT_ONCE),
+            strict=True,
+        )
+        return torch.cat([self.network(i, p) for i, p in both]).numpy()
+
+
+def load_fusion_model(bundle: Bundle) -> FusionModel:
+    """Load the model of a bundle.
+
+    Raises:
+        BundleError: If the bundle holds no fusion model.
+    """
+    config = bundle.config
+    if config["kind"] != "fusion":
+        kind = config["kind"]
+        raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected fusion")
+    architecture = config["architecture"]
+    network = FusionHead(
+        architecture["image_dim"],
+        architecture["patient_dim"],
+        architecture["hidden"],
+        len(config["classes"]),
+        architecture["dropout"],
+    )
+    network.load_state_dict(load_file(bundle.path / WEIGHTS))
+    return FusionModel(config["classes"], network.eval().requires_grad_(False))

@@ -1,0 +1,38 @@
+"""The baseline: three convolutional blocks and one hidden layer.
+
+Source: paper 3.1 (32-64-128 channels, 3 x 3 convolutions with padding 1, ReLU, max-pool; flatten,
+8192 -> 256, ReLU, dropout 0.5, 256 -> 3; about 2.2 million parameters at 64 x 64).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CHANNELS = (3, 32, 64, 128)
+EMBEDDING_DIM = 256
+
+
+class SimpleCnnBackbone(nn.Module):
+    """All of the baseline but dropout and the last layer."""
+
+    def __init__(self, input_px: int) -> None:
+        super().__init__()
+        pairs = itertools.pairwise(CHANNELS)
+        self.features = nn.Sequential(*(_make_block(i, o) for i, o in pairs))
+        side = input_px // 2 ** (len(CHANNELS) - 1)
+        self.hidden = nn.Sequential(
+            nn.Flatten(), nn.Linear(CHANNELS[-1] * side * side, EMBEDDING_DIM), nn.ReLU()
+        )
+
+    def forward(self, x: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch 256"]:
+        """Compute the penultimate activations."""
+        return self.hidden(self.features(x))
+
+
+def _make_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    )

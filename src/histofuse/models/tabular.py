@@ -1,0 +1,179 @@
+"""Tabular models as bundles hold them: encoded rows -> logits, whatever is behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float32, Float64
+from safetensors.numpy import load_file, save_file
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import Bundle
+from histofuse.core.errors import BundleError, Fault, InputError
+
+if TYPE_CHECKING:
+    import xgboost
+
+    from histofuse.models.mlp import Mlp
+    from histofuse.models.trees import BoostedTrees
+
+Kind = Literal["logistic_regression", "gradient_boosting", "mlp", "xgboost"]
+Rows = pd.DataFrame | np.ndarray
+
+WEIGHTS = "weights.safetensors"
+BOOSTER = "model.ubj"
+FEATURE_ORDER = "feature_order.json"
+ENCODER = "encoder.json"
+
+
+def name_table(kind: Kind) -> Literal["imputed", "with_missing"]:
+    """Name the encoded table a kind of model reads: XGBoost handles missing values itself."""
+    return "with_missing" if kind == "xgboost" else "imputed"
+
+
+def select_features(rows: Rows, features: list[str]) -> Float32[np.ndarray, "n features"]:
+    """Pick a model's features, in its order.
+
+    A data frame is read by column names; an array must have as many columns as there are features.
+
+    Raises:
+        InputError: With every feature that is missing, or a wrong number of columns.
+    """
+    if isinstance(rows, pd.DataFrame):
+        if missing := [f for f in features if f not in rows.columns]:
+            fault = Fault("encoded rows", f"no columns {missing}", "the features of the model")
+            raise InputError([fault])
+        return rows[features].to_numpy(dtype=np.float32, copy=True)
+    if rows.ndim != 2 or rows.shape[1] != len(features):
+        fault = Fault("encoded rows", f"shape {rows.shape}", f"(n, {len(features)})")
+        raise InputError([fault])
+    return rows.astype(np.float32)
+
+
+class TabularModel(Protocol):
+    """A fitted model.
+
+    Attributes:
+        features: Its features, in the order it reads them.
+    """
+
+    features: list[str]
+
+    def logits(self, rows: Rows) -> Float[np.ndarray, " n"]:
+        """Compute the log-odds of the positive class, not calibrated."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Logistic regression."""
+
+    features: list[str]
+    coefficients: Float64[np.ndarray, " features"]
+    intercept: float
+
+    def logits(self, rows: Rows) -> Float64[np.ndarray, " n"]:
+        """Compute the log-odds of the positive class, not calibrated."""
+        x = select_features(rows, self.features).astype(np.float64)
+        return x @ self.coefficients + self.intercept
+
+
+@dataclass(frozen=True)
+class TreesModel:
+    """Gradient boosting."""
+
+    features: list[str]
+    trees: BoostedTrees
+
+    def logits(self, rows: Rows) -> Float64[np.ndarray, " n"]:
+        """Compute the log-odds of the positive class, not calibrated."""
+        return self.trees.predict_logits(select_features(rows, self.features))
+
+
+@dataclass(frozen=True)
+class XgboostModel:
+    """XGBoost; rows may hold NaN."""
+
+    features: list[str]
+    booster: xgboost.Booster
+
+    def logits(self, rows: Rows) -> Float32[np.ndarray, " n"]:
+        """Compute the log-odds of the positive class, not calibrated."""
+        from histofuse.models.trees import make_matrix
+
+        x = select_features(rows, self.features)
+        return self.booster.predict(make_matrix(x), output_margin=True)
+
+
+@dataclass(frozen=True)
+class MlpModel:
+    """Multilayer perceptron at inference."""
+
+    features: list[str]
+    network: Mlp
+
+    def logits(self, rows: Rows) -> Float32[np.ndarray, " n"]:
+        """Compute the log-odds of the positive class, not calibrated."""
+        from histofuse.models.mlp import compute_logits
+
+        return compute_logits(self.network, select_features(rows, self.features))
+
+    def embed(self, rows: Rows) -> Float32[np.ndarray, "n embedding"]:
+        """Compute the activations before the output layer."""
+        from histofuse.models.mlp import compute_embeddings
+
+        return compute_embeddings(self.network, select_features(rows, self.features))
+
+
+AnyTabularModel = LinearModel | TreesModel | XgboostModel | MlpModel
+
+
+def load_tabular_model(bundle: Bundle) -> AnyTabularModel:
+    """Load the model of a bundle.
+
+    Raises:
+        BundleError: If the bundle holds no tabular model.
+    """
+    config = bundle.config
+    features = load_json(bundle.path / FEATURE_ORDER) if config["kind"] == "tabular" else []
+    weights = bundle.path / WEIGHTS
+    match config.get("architecture", {}).get("kind") if features else None:
+        case "logistic_regression":
+            arrays = load_file(weights)
+            return LinearModel(features, arrays["coefficients"], float(arrays["intercept"][0]))
+        case "gradient_boosting":
+            from histofuse.models.trees import load_trees
+
+            return TreesModel(features, load_trees(weights))
+        case "xgboost":
+            from histofuse.models.trees import load_booster
+
+            return XgboostModel(features, load_booster(bundle.path / BOOSTER))
+        case "mlp":
+            from histofuse.models.mlp import load_mlp
+
+            return MlpModel(features, load_mlp(weights, config["architecture"]))
+    raise BundleError(f"{bundle.path}: holds a model of kind {config['kind']!r}, expected tabular")
+
+
+def write_model(model: AnyTabularModel, folder: Path) -> None:
+    """Write a model's weights into a bundle's folder: safetensors, or ubj for XGBoost."""
+    match model:
+        case LinearModel():
+            intercept = np.array([model.intercept])
+            arrays = {"coefficients": model.coefficients, "intercept": intercept}
+            save_file(arrays, folder / WEIGHTS)
+        case TreesModel():
+            from histofuse.models.trees import write_trees
+
+            write_trees(model.trees, folder / WEIGHTS)
+        case XgboostModel():
+            model.booster.save_model(folder / BOOSTER)
+        case MlpModel():
+            from histofuse.models.mlp import write_mlp
+
+            write_mlp(model.network, folder / WEIGHTS)

@@ -1,0 +1,39 @@
+"""Choices every classifier shares: how logits become probabilities, and probabilities classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+CalibrationMethod = Literal["none", "temperature", "platt", "isotonic"]
+
+PRECISION_TARGET = "precision_target:"
+THRESHOLD_RULES = ("argmax", "youden_j", "max_f1", "balanced")
+
+
+def read_precision_target(rule: str) -> float | None:
+    """Read the precision asked for: "precision_target:0.8" -> 0.8, any other rule -> None.
+
+    Raises:
+        ValueError: If what follows the colon is no number above 0 and up to 1.
+    """
+    if not rule.startswith(PRECISION_TARGET):
+        return None
+    text = rule.removeprefix(PRECISION_TARGET)
+    try:
+        target = float(text)
+    except ValueError:
+        target = float("nan")
+    if not 0 < target <= 1:
+        raise ValueError(f"a precision above 0 and up to 1 after the colon, found {text!r}")
+    return target
+
+
+def _check_rule(rule: str) -> str:
+    if rule not in THRESHOLD_RULES and read_precision_target(rule) is None:
+        raise ValueError(f"one of {', '.join(THRESHOLD_RULES)}, {PRECISION_TARGET}<precision>")
+    return rule
+
+
+ThresholdRule = Annotated[str, AfterValidator(_check_rule)]

@@ -1,0 +1,38 @@
+"""Section ``fusion``: the head on joined embeddings.
+
+Source: paper 3.3 and Appendix B.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from histofuse.params.base import Section
+from histofuse.params.decision import CalibrationMethod, ThresholdRule
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class FusionParams(Section):
+    """How the fusion head is built and trained.
+
+    Attributes:
+        hidden: Widths of the layers between the joined embeddings and the logits.
+        standardise: Whether each embedding dimension is brought to mean 0 and variance 1, fitted on
+            training pairs and kept with the weights. The paper feeds embeddings as they are.
+        patience: Epochs without a better validation macro-F1 after which training stops.
+    """
+
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    standardise: bool
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Count
+    patience: Count
+    imbalance: Literal["none", "class_weights"]
+    calibration: CalibrationMethod
+    threshold: ThresholdRule

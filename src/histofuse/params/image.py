@@ -1,0 +1,118 @@
+"""Section ``image.<name>``: one network on patches.
+
+Source: paper 3.1 and Appendix B.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from histofuse.params.base import Section
+from histofuse.params.decision import CalibrationMethod, ThresholdRule
+
+SIMPLE_CNN = "simple_cnn"
+SAFETENSORS = ".safetensors"
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Strength = Annotated[float, Field(ge=0, lt=1)]
+Normalisation = Literal["unit", "imagenet"]
+
+
+def _check_weights(weights: str) -> str:
+    if weights not in ("none", "imagenet") and not weights.endswith(SAFETENSORS):
+        raise ValueError(f"none, imagenet, or the path of a {SAFETENSORS} file")
+    return weights
+
+
+Weights = Annotated[str, AfterValidator(_check_weights)]
+
+
+class AugmentationParams(Section):
+    """Random changes to training patches; a zero turns one off.
+
+    Attributes:
+        flips: Mirror left-right and top-bottom, each with chance one half.
+        rotation_degrees: Turn by an angle up to this, either way.
+        scale: Least and largest side of the random crop, in sides of the patch. A smaller crop is
+            moved about within the patch; a larger one takes its context from the margin.
+        brightness: Multiply by a factor within 1 ± this.
+        contrast: Spread about the mean grey by a factor within 1 ± this.
+        saturation: Spread about each pixel's grey by a factor within 1 ± this.
+        hue: Turn the hue by up to this share of the circle, either way.
+    """
+
+    flips: bool
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[list[Annotated[float, Field(gt=0, le=4)]], Field(min_length=2, max_length=2)]
+    brightness: Strength
+    contrast: Strength
+    saturation: Strength
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentationParams:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale from the least to the largest, found {self.scale}")
+        return self
+
+
+class ImageParams(Section):
+    """Architecture and training of an image network.
+
+    Attributes:
+        backbone: ``simple_cnn``; a name of torchvision or, if it has none, of timm; or
+            ``torchvision/<name>``, ``timm/<name>``.
+        weights: What the backbone starts from: ``none`` (random), ``imagenet`` (downloaded), or the
+            path of a safetensors file with the library's key names.
+        input_px: Side of what the network takes; patches of another side are resized (bicubic).
+        epochs: The most there will be.
+        batch_size: Patches a step.
+        head_learning_rate: Of the new last layer.
+        backbone_learning_rate: Of all else.
+        weight_decay: L2 penalty.
+        dropout: Before the last layer.
+        frozen_epochs: Epochs at the start in which only the last layer learns.
+        unfreeze_every_epochs: Epochs from the unfreezing of one stage of the backbone, deepest
+            first, to the next.
+        imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``; inverse frequency both.
+        schedule: Of the learning rates.
+        step_epochs: Epochs to a step of the ``step`` schedule.
+        step_factor: Its factor.
+        patience: Epochs without a better validation macro-F1 after which training stops.
+        precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
+        augmentation: Of training patches.
+        normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
+        calibration: Fitted on validation.
+        threshold: Fitted on validation.
+    """
+
+    backbone: Annotated[str, Field(min_length=1)]
+    weights: Weights
+    input_px: Annotated[int, Field(ge=8, le=1024)]
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    head_learning_rate: Rate
+    backbone_learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Strength
+    frozen_epochs: Annotated[int, Field(ge=0)]
+    unfreeze_every_epochs: Count
+    imbalance: Literal["none", "class_weights", "weighted_sampler"]
+    schedule: Literal["constant", "step", "cosine"]
+    step_epochs: Count
+    step_factor: Rate
+    patience: Count
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    augmentation: AugmentationParams
+    normalisation: Normalisation
+    calibration: CalibrationMethod
+    threshold: ThresholdRule
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageParams:
+        if self.backbone == SIMPLE_CNN and self.weights == "imagenet":
+            raise ValueError("weights none for simple_cnn: nobody trained it on ImageNet")
+        return self

@@ -1,0 +1,89 @@
+"""Section ``tabular.<name>``: one model on encoded health records, told apart by its ``kind``.
+
+Source: paper 3.2 and Appendix B.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from histofuse.params.base import Section, SectionOf
+from histofuse.params.decision import CalibrationMethod, ThresholdRule
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Imbalance = Literal["none", "class_weights"]
+
+
+class _TabularSection(Section):
+    calibration: CalibrationMethod
+    threshold: ThresholdRule
+
+
+class LogisticRegressionParams(_TabularSection):
+    """L2-penalised logistic regression; `c` is the inverse of the penalty."""
+
+    kind: Literal["logistic_regression"]
+    c: Positive
+    imbalance: Imbalance
+
+
+class GradientBoostingParams(_TabularSection):
+    """Gradient-boosted trees on imputed values."""
+
+    kind: Literal["gradient_boosting"]
+    rounds: Count
+    max_depth: Annotated[int, Field(ge=1, le=16)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    subsample: Fraction
+
+
+class MlpParams(_TabularSection):
+    """Multilayer perceptron; the last of `hidden` is the width of the patient embedding."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Count
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    step_epochs: Count
+    step_factor: Annotated[float, Field(gt=0, le=1)]
+    patience: Count
+    monitor: Literal["auroc", "macro_f1"]
+    loss: Literal["bce", "cross_entropy"]
+    imbalance: Literal["none", "class_weights", "balanced_sampling"]
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> MlpParams:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs below epochs ({self.epochs})")
+        return self
+
+
+class XgboostParams(_TabularSection):
+    """XGBoost; `rounds` is the most that cross-validation may choose."""
+
+    kind: Literal["xgboost"]
+    max_depth: Annotated[int, Field(ge=1, le=16)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    rounds: Count
+    subsample: Fraction
+    colsample: Fraction
+    min_child_weight: Annotated[float, Field(ge=0)]
+    reg_lambda: Annotated[float, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2)]
+    early_stopping_rounds: Count
+    imbalance: Imbalance
+
+
+AnyTabularParams = LogisticRegressionParams | GradientBoostingParams | MlpParams | XgboostParams
+
+
+class TabularParams(SectionOf[Annotated[AnyTabularParams, Field(discriminator="kind")]]):
+    """The section of one tabular model, whatever its kind."""

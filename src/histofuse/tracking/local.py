@@ -1,0 +1,190 @@
+"""The local MLflow store read and mended as a SQLite file, without MLflow.
+
+MLflow takes seconds to import, and ``publish`` runs with every ``dvc repro``: whether there is
+anything to do is read here. What MLflow itself would refuse or get wrong is mended here too:
+artifact addresses are absolute, so a moved or copied checkout would lose its models.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from histofuse.core.errors import RegistryError
+from histofuse.tracking.names import (
+    CONTENT_TAG,
+    DIGEST_TAG,
+    EXPERIMENT,
+    PROCESS_TAG,
+    Version,
+)
+
+ARTIFACTS: Final = "artifacts"
+
+# Every column of MLflow's schema that holds the address of an artifact.
+_ADDRESSES: Final = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+_VERSIONS: Final = """
+    SELECT v.name, v.version, d.value, v.run_id, v.storage_location, v.source, p.value
+    FROM model_versions v
+    JOIN model_version_tags d ON d.name = v.name AND d.version = v.version AND d.key = :digest
+    JOIN runs r ON r.run_uuid = v.run_id AND r.lifecycle_stage = 'active'
+    LEFT JOIN tags p ON p.run_uuid = v.run_id AND p.key = :content
+    ORDER BY v.name, v.version
+"""
+_RUNNING: Final = """
+    SELECT r.run_uuid, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = ?
+    WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'
+"""
+
+
+def find_database(uri: str) -> Path | None:
+    """Find the file behind a tracking address; None for a server."""
+    parts = urlsplit(uri)
+    if parts.scheme != "sqlite":
+        return None
+    return Path(unquote(parts.path.removeprefix("/")))
+
+
+def locate_artifacts(database: Path) -> Path:
+    """Name the folder of a local store's artifacts: beside its database."""
+    return database.parent.resolve() / ARTIFACTS
+
+
+def read_versions(database: Path) -> list[Version]:
+    """List the versions whose files are there.
+
+    A database without them, such as one not yet made, holds none.
+
+    Raises:
+        RegistryError: If the file is no database.
+    """
+    with _reading(database) as connection:
+        if connection is None:
+            return []
+        rows = _select(connection, _VERSIONS, {"digest": DIGEST_TAG, "content": CONTENT_TAG})
+    return [
+        Version(name, int(number), digest, run_id, to_path(stored or source), content)
+        for name, number, digest, run_id, stored, source, content in rows
+        if (Path(to_path(stored or source)) / "MLmodel").is_file()
+    ]
+
+
+def read_running(database: Path) -> dict[str, str]:
+    """Map each run that is said to be running to the tag of the process that writes it."""
+    with _reading(database) as connection:
+        return {} if connection is None else dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
+
+
+def to_path(address: str) -> str:
+    """Strip the scheme off the address of a local file."""
+    return unquote(urlsplit(address).path) if address.startswith("file:") else address
+
+
+@contextmanager
+def _reading(database: Path) -> Iterator[sqlite3.Connection | None]:
+    if not database.is_file():
+        yield None
+        return
+    address = f"{database.resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise RegistryError(
+            f"{database}: not readable as an MLflow store ({error}). "
+            "Remove the file and run histofuse publish, which rebuilds it."
+        ) from None
+
+
+def _select(
+    connection: sqlite3.Connection, query: str, values: dict[str, str] | tuple[str, ...]
+) -> list[tuple]:
+    """Run a query; a schema without the table (no store yet) has no rows."""
+    try:
+        return connection.execute(query, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such" in str(error):
+            return []
+        raise
+
+
+# --- moved checkouts ----------------------------------------------------------------------------
+
+
+def find_foreign_root(database: Path) -> Path | None:
+    """Find the folder a moved or copied store still points to; None where all is in order.
+
+    A database that was copied without its artifacts keeps pointing to where they are.
+    """
+    with _reading(database) as connection:
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        rows = [] if connection is None else _select(connection, query, (EXPERIMENT,))
+    here = locate_artifacts(database)
+    if not rows or (there := Path(to_path(rows[0][0]))) == here:
+        return None
+    return None if there.is_dir() and not here.is_dir() else there.parent
+
+
+def rehome(database: Path) -> bool:
+    """Point a moved store's addresses at the folder it now lies in, all or none of them.
+
+    Returns:
+        Whether anything had to be changed.
+    """
+    there = find_foreign_root(database)
+    if there is None:
+        return False
+    here = locate_artifacts(database).parent
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        for table, column in _ADDRESSES:
+            for old, new in ((str(there), str(here)), (there.as_uri(), here.as_uri())):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+    return True
+
+
+# --- who writes a live run ----------------------------------------------------------------------
+
+
+def describe_process() -> str:
+    """Describe this process well enough to tell later whether it still lives."""
+    return f"{_name_host()}:{os.getpid()}"
+
+
+def is_dead(process: str) -> bool:
+    """Say whether a process described by `describe_process` is known to have ended.
+
+    A process of another machine is not.
+    """
+    host, _, pid = process.rpartition(":")
+    if host != _name_host() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _name_host() -> str:
+    """Name this machine by a hash: host names say more than a shared store should hold."""
+    import hashlib
+    import socket
+
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]

@@ -1,0 +1,379 @@
+"""Bundles and reports -> MLflow runs and registered models; what is there already is left alone.
+
+Everything in MLflow can be made again from what DVC holds. A bundle is found by its digest, and a
+run carries a digest of all that was logged to it, set last: a publishing that was cut short is
+completed by the next, and one without news writes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from histofuse.core.artifacts import digest_file, digest_text, load_json, to_json, write_json
+from histofuse.core.bundle import MANIFEST, ROW_LEVEL, Bundle, open_bundle
+from histofuse.core.progress import track
+from histofuse.params.base import load_keys, load_section
+from histofuse.params.evaluation import EvaluationParams
+from histofuse.tracking.model_card import write_card
+from histofuse.tracking.names import (
+    CONTENT_TAG,
+    DIGEST_TAG,
+    MODEL_FOLDER,
+    MODEL_TAG,
+    Version,
+    flatten,
+    name_column,
+    name_curve,
+    name_registered,
+)
+from histofuse.tracking.provenance import (
+    Stages,
+    describe_revision,
+    describe_stage,
+    find_stage,
+    read_revision,
+    read_stages,
+)
+from histofuse.tracking.store import Store, open_store
+
+MODELS: Final = Path("models")
+REPORTS: Final = Path("reports")
+COHORT_META: Final = Path("data/cohort/meta.json")
+COMPARISON: Final = "comparison"  # figures of several models: shown with the primary fusion model
+HISTORY: Final = "history.csv"
+PROVENANCE: Final = "provenance.json"
+SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
+# What a registered model needs beside histofuse itself, whose bundles any later version reads.
+REQUIREMENTS: Final = (
+    "mlflow", "numpy", "pandas", "pydantic", "safetensors", "scipy", "torch", "torchvision",
+    "xgboost",
+)  # fmt: skip
+# Raised when the same bundle and reports are to be logged in another way.
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What publishing did.
+
+    Attributes:
+        written: Registered models that were written or completed.
+        unchanged: Those that were there already.
+    """
+
+    written: list[str]
+    unchanged: list[str]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """All that is to be logged of one bundle.
+
+    Attributes:
+        bundle: The bundle.
+        registered: The name it is registered by.
+        metrics: Final values by name; None where one is not defined.
+        figures: Artifact path to file, sorted.
+        row_level: Whether files with one row a patient may be uploaded.
+    """
+
+    bundle: Bundle
+    registered: str
+    metrics: Mapping[str, float | None]
+    figures: Mapping[str, Path]
+    row_level: bool
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The bundle's config."""
+        return self.bundle.config
+
+    @cached_property
+    def card(self) -> str:
+        """The model card."""
+        return write_card(self.registered, self.bundle, self.metrics)
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of all that is logged; what only says when and by whom is left out."""
+        return digest_text(
+            to_json(
+                {
+                    "format": FORMAT,
+                    "bundle": self.bundle.digest,
+                    "registered": self.registered,
+                    "metrics": dict(self.metrics),
+                    "figures": {name: digest_file(file) for name, file in self.figures.items()},
+                    "card": self.card,
+                    "model": self.model_content,
+                }
+            )
+        )
+
+    @cached_property
+    def model_content(self) -> str:
+        """Digest of the files that are registered."""
+        parts = self.bundle.digest, str(self.row_level), digest_file(SERVING_SCRIPT)
+        return digest_text("/".join(parts))
+
+
+# --- what there is to publish -------------------------------------------------------------------
+
+
+def publish_all(models: Path = MODELS, reports: Path = REPORTS) -> Outcome:
+    """Publish every bundle with its metrics and figures; without news nothing is written.
+
+    Raises:
+        BundleError: If a bundle does not match its manifest.
+        RegistryError: If the store cannot be reached or refuses.
+    """
+    rule = load_section(EvaluationParams, "evaluation").primary_rule
+    bundles = [open_bundle(models / name) for name in list_models(models)]
+    return write_missing([collect(bundle, reports, rule) for bundle in bundles], open_store())
+
+
+def list_models(models: Path) -> list[str]:
+    """List the models of params.yaml that are trained; one left over from earlier params is not."""
+    rules = [f"fusion_{rule}" for rule in load_keys("pairing")]
+    names = [*load_keys("image"), *load_keys("tabular"), *rules]
+    return [name for name in names if (models / name / MANIFEST).is_file()]
+
+
+def collect(bundle: Bundle, reports: Path, primary_rule: str | None = None) -> Publication:
+    """Collect what is to be logged of a bundle.
+
+    Files with one row a patient, and figures of single patients, stay behind where the patients'
+    data are restricted.
+    """
+    row_level = not is_restricted(bundle)
+    primary = bundle.name == f"fusion_{primary_rule}"
+    folders = {bundle.name, COMPARISON} if primary else {bundle.name}
+    return Publication(
+        bundle=bundle,
+        registered=name_registered(bundle.name, primary_rule),
+        metrics=_read_metrics(reports / "metrics.json", bundle.name),
+        figures=_find_figures(reports, folders, row_level=row_level),
+        row_level=row_level,
+    )
+
+
+def is_restricted(bundle: Bundle, cohort_meta: Path = COHORT_META) -> bool:
+    """Say whether the patients behind a bundle are under a data use agreement."""
+    config = bundle.config
+    if config.get("kind") == "image":
+        return False
+    sources = {config.get("source")}
+    if cohort_meta.is_file():
+        sources.add(load_json(cohort_meta).get("source"))
+    return "restricted" in sources
+
+
+def _read_metrics(path: Path, name: str) -> dict[str, float | None]:
+    return load_json(path)["models"].get(name, {}) if path.is_file() else {}
+
+
+def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[str, Path]:
+    """Map artifact paths to the files below folders of these names in figures/ and explain/."""
+    found = {}
+    for kind in ("figures", "explain"):
+        for file in sorted((reports / kind).rglob("*")):
+            parts = file.relative_to(reports / kind).parts
+            if folders.isdisjoint(parts[:-1]) or not file.is_file():
+                continue
+            if row_level or not _shows_patients(file, parts):
+                kept = [part for part in parts if part not in folders]
+                found["/".join((kind, *kept))] = file
+    return found
+
+
+def _shows_patients(file: Path, parts: Sequence[str]) -> bool:
+    return "row_level" in parts or file.name.startswith(("waterfall", "case_card"))
+
+
+# --- writing it ---------------------------------------------------------------------------------
+
+
+def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
+    """Write the publications that the store does not hold whole."""
+    outcome = Outcome([], [])
+    with store.locked():
+        held = {(v.name, v.digest, v.content) for v in store.list_versions()}
+        missing = []
+        for p in publications:
+            whole = (p.registered, p.bundle.digest, p.content) in held
+            (outcome.unchanged.append(p.registered) if whole else missing.append(p))
+        if store.list_abandoned():
+            store.end_abandoned()
+        stages = read_stages() if missing else {}
+        for p in track(missing, "publishing", len(missing)):
+            _write(p, store, stages)
+            outcome.written.append(p.registered)
+    return outcome
+
+
+def _write(p: Publication, store: Store, stages: Stages) -> None:
+    run_id = _adopt_run(p, store)
+    store.set_tags(run_id, {CONTENT_TAG: ""})
+    store.log_params(run_id, flatten(p.config.get("params", {})) | _facts(p))
+    store.log_inputs(run_id, p.config.get("inputs", {}))
+    _write_curves(p, store, run_id)
+    _write_metrics(p, store, run_id)
+    _write_artifacts(p, store, run_id, stages)
+    _register(p, store, run_id)
+    tags = _describe_provenance(p, store.get_run(run_id).data.tags, stages)
+    store.end_run(run_id, "FINISHED", name=p.bundle.name)
+    # Last: it says that all of the above is there.
+    store.set_tags(run_id, tags | {"mlflow.note.content": p.card, CONTENT_TAG: p.content})
+
+
+def _describe_provenance(
+    p: Publication, known: Mapping[str, str], stages: Stages
+) -> dict[str, str]:
+    """Describe where the model comes from; what training noted of its sources stays."""
+    found = find_stage(stages, MODELS / p.bundle.name)
+    of_stage = describe_stage(*found) if found else {}
+    of_sources = describe_revision(read_revision())
+    return of_stage | {k: v for k, v in of_sources.items() if k not in known}
+
+
+def _adopt_run(p: Publication, store: Store) -> str:
+    """Find the run behind the registered version, else the one that training left, or make one."""
+    registered = store.find_version(p.registered, p.bundle.digest)
+    runs = [run.info.run_id for run in store.find_runs(p.bundle.digest)]
+    if registered is not None and registered.run_id in runs:
+        return registered.run_id
+    if runs:
+        return runs[0]
+    tags = {DIGEST_TAG: p.bundle.digest, "histofuse.kind": str(p.config.get("kind", ""))}
+    return store.create_run(p.bundle.name, tags)
+
+
+def _facts(p: Publication) -> dict[str, str]:
+    named = ("kind", "seed", "source", "classes", "pairing", "leaky", "encoders")
+    facts = {key: p.config[key] for key in named if key in p.config}
+    architecture = {"architecture": p.config.get("architecture", {})}
+    return flatten(facts) | flatten(architecture)
+
+
+def _write_curves(p: Publication, store: Store, run_id: str) -> None:
+    """Log the curves from history.csv, less what training logged live."""
+    rows = read_curves(p.bundle)
+    names = sorted({name for _, row in rows for name in row})
+    known = store.get_run(run_id).data.metrics
+    steps = {n: store.read_steps(run_id, n) if n in known else set() for n in names}
+    new = [(step, {n: v for n, v in row.items() if step not in steps[n]}) for step, row in rows]
+    store.log_metrics(run_id, [(step, row) for step, row in new if row])
+
+
+def read_curves(bundle: Bundle) -> list[tuple[int, dict[str, float]]]:
+    """Read ``history.csv`` as the curves that training reports live: (step, name to value)."""
+    path = bundle.path / HISTORY
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    cross_validated = any(column.endswith("_sd") for column in (rows[0] if rows else {}))
+    return [
+        (
+            number if (step := row.get("epoch", row.get("round"))) is None else int(float(step)),
+            _to_curves(row, cross_validated=cross_validated),
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _to_curves(row: Mapping[str, str], *, cross_validated: bool) -> dict[str, float]:
+    return {
+        name_curve(name_column(column, cross_validated=cross_validated)): float(text)
+        for column, text in row.items()
+        if text and column not in {"epoch", "round"} and not column.endswith("_sd")
+        if math.isfinite(float(text))
+    }
+
+
+def _write_metrics(p: Publication, store: Store, run_id: str) -> None:
+    """Log final values that are new or have changed; one no longer defined becomes NaN."""
+    known = store.get_run(run_id).data.metrics
+    values = {name: value for name, value in p.metrics.items() if value is not None}
+    gone = {
+        name: math.nan
+        for name, value in known.items()
+        if not name.startswith("curve/") and name not in values and not math.isnan(value)
+    }
+    changed = {name: value for name, value in values.items() if known.get(name) != value}
+    store.log_metrics(run_id, [(0, gone | changed)])
+
+
+def _write_artifacts(p: Publication, store: Store, run_id: str, stages: Stages) -> None:
+    """Replace figures, and the model where it is not the one that is there."""
+    whole = any(v.run_id == run_id for v in store.list_versions())
+    fresh = whole and store.get_run(run_id).data.tags.get(MODEL_TAG) == p.model_content
+    with TemporaryDirectory(prefix="histofuse-") as scratch:
+        folder = Path(scratch)
+        if not fresh:
+            _stage_model(p, store, folder / MODEL_FOLDER)
+        for name, file in p.figures.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
+        found = find_stage(stages, MODELS / p.bundle.name)
+        stage = {"stage": found[0], **found[1]} if found else None
+        write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
+        replaced = ("figures", "explain", *(() if fresh else (MODEL_FOLDER,)))
+        store.log_folder(run_id, folder, replaced)
+    store.set_tags(run_id, {MODEL_TAG: p.model_content})
+
+
+def _stage_model(p: Publication, store: Store, folder: Path) -> None:
+    left_out = frozenset() if p.row_level else ROW_LEVEL
+    with TemporaryDirectory(prefix="histofuse-") as scratch:
+        bundle = Path(scratch) / "bundle"  # MLflow keeps the folder's own name
+        shutil.copytree(p.bundle.path, bundle, ignore=lambda _, names: left_out & set(names))
+        store.save_model(bundle, SERVING_SCRIPT, pin_requirements(), folder)
+
+
+def pin_requirements() -> list[str]:
+    """Pin the packages a registered model needs at the versions installed, less local builds."""
+    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
+
+
+def _register(p: Publication, store: Store, run_id: str) -> None:
+    found = store.find_version(p.registered, p.bundle.digest)
+    if found is None:
+        store.create_version(p.registered, run_id, p.bundle.digest, p.card)
+    else:
+        store.describe_version(p.registered, found.number, p.card)
+
+
+# --- encoders -----------------------------------------------------------------------------------
+
+
+def ensure_registered(bundle: Bundle, store: Store) -> Version:
+    """Find a bundle in the registry, publishing it first if it is not there.
+
+    The name must not depend on a pairing rule: fusion models are published with all the others.
+    """
+    registered = name_registered(bundle.name)
+    found = find_version(store, registered, bundle.digest)
+    if found is None:
+        with store.locked():
+            found = find_version(store, registered, bundle.digest)
+            if found is None:
+                write_missing([collect(bundle, REPORTS / "none")], store)
+                found = find_version(store, registered, bundle.digest)
+    assert found is not None
+    return found
+
+
+def find_version(store: Store, registered: str, digest: str) -> Version | None:
+    """Find the first whole version of a registered model that holds a bundle."""
+    versions = (v for v in store.list_versions() if v.name == registered and v.digest == digest)
+    return next(versions, None)

@@ -1,0 +1,216 @@
+"""XGBoost: rounds chosen by cross-validation on the training rows, then one fit on all of them.
+
+Source: paper 3.2 (binary:logistic, scale_pos_weight = negatives / positives, stratified 5-fold
+cross-validation on training data, early stopping with a patience of 50 rounds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from histofuse.core.progress import report, track
+from histofuse.core.seeding import derive_seed
+from histofuse.models.trees import XGBOOST_THREADS, make_matrix
+from histofuse.params.tabular import XgboostParams
+from histofuse.training.recorder import Recorder
+from histofuse.training.rows import LabelledRows
+from histofuse.training.scores import score_logits
+
+if TYPE_CHECKING:
+    import xgboost
+
+# Writing each of 800 rounds to a tracking server would take longer than the rounds.
+ROUNDS_PER_RECORD = 10
+WATCHED = ("loss", "auroc")
+Scores = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What cross-validation found.
+
+    Attributes:
+        rounds: Rounds with the highest mean AUROC over the held-out folds.
+        history: One row a round: ``round`` and, over the folds, the mean and ``_sd`` of
+            ``train_loss``, ``validation_loss``, ``train_auroc``, ``validation_auroc``;
+            validation means the held-out fold.
+        scores: ``auroc`` and ``macro_f1`` (at probability 0.5) at the chosen rounds: mean and sd
+            over the held-out folds; null where no fold holds both classes.
+        folds: How many folds there were.
+        note: What the rows could not support; empty if nothing.
+    """
+
+    rounds: int
+    history: pd.DataFrame
+    scores: Scores
+    folds: int
+    note: str
+
+
+@dataclass(frozen=True)
+class _Fold:
+    booster: xgboost.Booster
+    train: xgboost.DMatrix
+    held_out: xgboost.DMatrix
+    held_out_target: Int[np.ndarray, " n"]
+
+    def step(self, number: int) -> dict[str, float]:
+        """Grow one more tree and score both parts."""
+        self.booster.update(self.train, number)
+        parts = {"train": self.train, "validation": self.held_out}
+        scores = {
+            part: score_logits(self.booster.predict(m, output_margin=True), m.get_label())
+            for part, m in parts.items()
+        }
+        return {f"{part}_{name}": s[name] for part, s in scores.items() for name in WATCHED}
+
+
+def fit_booster(
+    rows: LabelledRows, params: XgboostParams, rounds: int, seed: int
+) -> xgboost.Booster:
+    """Fit on all given rows for a fixed number of rounds; NaN means missing."""
+    import xgboost
+
+    settings = make_settings(params, rows, seed)
+    return xgboost.train(settings, make_matrix(rows.x, rows.target), num_boost_round=rounds)
+
+
+def make_settings(params: XgboostParams, rows: LabelledRows, seed: int) -> dict[str, Any]:
+    """Translate the params into XGBoost's own."""
+    negatives = len(rows) - rows.positives
+    weighted = params.imbalance == "class_weights"
+    return {
+        "objective": "binary:logistic",
+        "tree_method": "hist",
+        "max_depth": params.max_depth,
+        "eta": params.learning_rate,
+        "subsample": params.subsample,
+        "colsample_bytree": params.colsample,
+        "min_child_weight": params.min_child_weight,
+        "reg_lambda": params.reg_lambda,
+        "scale_pos_weight": negatives / rows.positives if weighted else 1.0,
+        "nthread": XGBOOST_THREADS,
+        "seed": derive_seed(seed, "xgboost") % 2**31,
+    }
+
+
+def cross_validate(
+    rows: LabelledRows, params: XgboostParams, seed: int, recorder: Recorder
+) -> CrossValidation:
+    """Choose the number of rounds by stratified cross-validation.
+
+    All folds grow together, one tree each a round, and growing stops once the mean AUROC of the
+    held-out folds has not risen for ``early_stopping_rounds``.
+
+    Args:
+        rows: Training rows of both classes; NaN means missing. All rows of a patient fall into the
+            same fold.
+        params: The section of params.yaml.
+        seed: Of the folds and of XGBoost's sampling.
+        recorder: Told the mean scores every few rounds.
+    """
+    splits = split_folds(rows, params.folds, derive_seed(seed, "folds"))
+    notes = [f"{len(splits)} folds for lack of patients"] if len(splits) < params.folds else []
+    if len(splits) < 2:
+        return _skip(params, "no cross-validation: fewer than two patients of one class")
+    folds = [_make_fold(rows, *split, params=params, seed=seed) for split in splits]
+    history = pd.DataFrame(_grow(folds, params, recorder))
+    if history["validation_auroc"].isna().all():
+        return _skip(params, "no cross-validation: no fold holds both classes")
+    rounds = int(np.nanargmax(history["validation_auroc"])) + 1
+    scores = _score_folds(folds, rounds)
+    for note in notes:
+        report(f"warning: cross-validation: {note}")
+    return CrossValidation(rounds, history, scores, len(folds), "; ".join(notes))
+
+
+def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split rows into stratified folds that keep a patient's rows together.
+
+    Returns:
+        Row numbers (rest, held out) of each fold; fewer folds than asked for where a class has
+        fewer patients than that.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    patients = [len(np.unique(rows.subjects[rows.target == c])) for c in (0, 1)]
+    folds = min(folds, *patients)
+    if folds < 2:
+        return []
+    # The grouped one walks over the groups in Python; where each row is a group, both are the same.
+    alone = len(np.unique(rows.subjects)) == len(rows)
+    splitter = StratifiedKFold if alone else StratifiedGroupKFold
+    splits = splitter(folds, shuffle=True, random_state=seed)
+    return list(splits.split(rows.x, rows.target, None if alone else rows.subjects))
+
+
+def _make_fold(
+    rows: LabelledRows, rest: np.ndarray, held_out: np.ndarray, params: XgboostParams, seed: int
+) -> _Fold:
+    import xgboost
+
+    train, validation = (make_matrix(r.x, r.target) for r in map(rows.take, (rest, held_out)))
+    # Matrices named here keep their predictions between rounds: only the new tree is added.
+    settings = make_settings(params, rows, seed)
+    booster = xgboost.Booster(settings, cache=[train, validation])
+    return _Fold(booster, train, validation, rows.target[held_out])
+
+
+def _grow(
+    folds: list[_Fold], params: XgboostParams, recorder: Recorder
+) -> Iterator[dict[str, float]]:
+    best, best_round = -np.inf, 0
+    for number in track(range(params.rounds), "cross-validation", params.rounds):
+        row = _summarise([fold.step(number) for fold in folds])
+        yield {"round": number + 1, **row}
+        if number % ROUNDS_PER_RECORD == 0:
+            recorder.log_metrics(_name_metrics(row), number + 1)
+        if row["validation_auroc"] > best:
+            best, best_round = row["validation_auroc"], number
+        if number - best_round >= params.early_stopping_rounds:
+            return
+
+
+def _summarise(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Compute mean and sd over folds, leaving out those where a score is not defined."""
+    summary = {}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        values = values[~np.isnan(values)]
+        summary[name] = float(values.mean()) if len(values) else np.nan
+        summary[f"{name}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
+    return summary
+
+
+def _name_metrics(row: dict[str, float]) -> dict[str, float]:
+    """Name metrics as the tracking does: "validation_auroc" -> "cv/validation/auroc"."""
+    means = {k: v for k, v in row.items() if not k.endswith("_sd") and np.isfinite(v)}
+    return {f"cv/{k.replace('_', '/', 1)}": v for k, v in means.items()}
+
+
+def _score_folds(folds: list[_Fold], rounds: int) -> Scores:
+    scored = []
+    for fold in folds:
+        margin = fold.booster.predict(
+            fold.held_out, output_margin=True, iteration_range=(0, rounds)
+        )
+        scores = score_logits(margin, fold.held_out_target)
+        scored.append({name: scores[name] for name in ("auroc", "macro_f1")})
+    summary = {k: None if np.isnan(v) else v for k, v in _summarise(scored).items()}
+    return {n: {"mean": summary[n], "sd": summary[f"{n}_sd"]} for n in ("auroc", "macro_f1")}
+
+
+def _skip(params: XgboostParams, why: str) -> CrossValidation:
+    rounds = min(params.rounds, params.early_stopping_rounds)
+    note = f"{why}; {rounds} rounds taken"
+    report(f"warning: {note}")
+    scores: Scores = {name: {"mean": None, "sd": None} for name in ("auroc", "macro_f1")}
+    columns = [f"{part}_{name}" for part in ("train", "validation") for name in WATCHED]
+    history = pd.DataFrame(columns=["round", *columns])
+    return CrossValidation(rounds, history, scores, 0, note)

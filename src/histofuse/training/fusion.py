@@ -1,0 +1,250 @@
+"""Paired embeddings -> one bundle of the fusion head. The encoders stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from histofuse.core.artifacts import write_json
+from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.errors import collect_faults
+from histofuse.core.seeding import derive_seed
+from histofuse.core.tables import Contract, write_table
+from histofuse.features.embeddings import Embeddings, select_pairs
+from histofuse.models.fusion import ROWS_AT_ONCE, WEIGHTS, FusionHead
+from histofuse.params.fusion import FusionParams
+from histofuse.params.pairing import LEAKY_RULES, PairingParams
+from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
+from histofuse.training.loop import (
+    FitResult,
+    ParameterGroup,
+    Recipe,
+    Rows,
+    compute_class_weights,
+    compute_logits,
+    fit,
+    make_checkpoint_key,
+    resumable,
+    write_history,
+)
+from histofuse.training.recorder import Recorder
+
+HISTORY = "history.csv"
+PREDICTIONS = "predictions.parquet"
+
+FUSION_PREDICTIONS = Contract(
+    name="fusion predictions",
+    columns={
+        "patch_id": "str",
+        "case_id": "str",
+        "frame_id": "str",
+        "subject_id": "int",
+        "hadm_id": "int",
+        "split": "str",
+        "label": "str",
+        "prediction": "str",
+    },
+    key=("patch_id",),
+    open_ended=True,
+)
+
+
+@dataclass(frozen=True)
+class PairedEmbeddings:
+    """Pairs and what the encoders make of both sides.
+
+    Attributes:
+        pairs: `features.pairing.PAIRS`.
+        embeddings: Of every patch and patient in it.
+        pairing: The rule behind the pairs.
+        digests: SHA-256 of each input file, by what it is.
+    """
+
+    pairs: pd.DataFrame
+    embeddings: Embeddings
+    pairing: PairingParams
+    digests: Mapping[str, str]
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the logits."""
+        return self.embeddings.meta["classes"]
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """All pairs as tensors, in the order of the pairs."""
+
+    image: torch.Tensor
+    patient: torch.Tensor
+    labels: torch.Tensor
+    split: np.ndarray
+
+    def rows(self, split: str) -> Rows:
+        mask = torch.from_numpy(self.split == split)
+        return Rows((self.image[mask], self.patient[mask]), self.labels[mask])
+
+
+def train_fusion(
+    data: PairedEmbeddings, params: FusionParams, seed: int, recorder: Recorder, path: Path
+) -> FitResult:
+    """Train the fusion head and write its bundle to `path`, whose last part is the model's name.
+
+    Raises:
+        InputError: If a pair has no embedding or an unknown label, or a split no rows.
+    """
+    recorder.log_params({**params.model_dump(), "seed": seed, **_describe_pairing(data.pairing)})
+    tensors, classes = _gather(data), len(data.classes)
+    train, validation = tensors.rows("train"), tensors.rows("validation")
+    torch.manual_seed(derive_seed(seed, "fusion", "init"))
+    network = make_head(data.embeddings, train, classes, params)
+    recipe = make_recipe(network, train, classes, params, seed)
+    key = make_checkpoint_key(params.model_dump(), seed, data.digests)
+    with resumable(path.name, key) as checkpoints, _single_thread():
+        result = fit(network, train, validation, recipe, checkpoints, recorder)
+        logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)
+        decision = _fit_decision(tensors, logits, params)
+        with writing_bundle(path, path.name) as folder:
+            save_file(network.state_dict(), folder / WEIGHTS)
+            write_decision(*decision, folder)
+            write_history(result, folder / HISTORY)
+            predictions = make_predictions(data, logits, *decision)
+            write_table(predictions, folder / PREDICTIONS, FUSION_PREDICTIONS)
+            config = _describe(path.name, data, params, seed, result.best_epoch)
+            write_json(config, folder / CONFIG)
+    recorder.finish(path)
+    return result
+
+
+def _fit_decision(
+    tensors: _Tensors, logits: np.ndarray, params: FusionParams
+) -> tuple[Calibrator, Thresholds]:
+    rows = tensors.split == "validation"
+    labels = tensors.labels.numpy()[rows]
+    return fit_decision(logits[rows], labels, params.calibration, params.threshold)
+
+
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    """Train on one thread: the layers are too small to share, and sums hang on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _gather(data: PairedEmbeddings) -> _Tensors:
+    where, known = "pairs, label", data.classes
+    unknown = sorted(set(data.pairs["label"]) - set(known))
+    with collect_faults() as faults:
+        for label in unknown:
+            faults.add(where, f"unknown class {label!r}", f"one of the encoder's classes {known}")
+    image, patient = select_pairs(data.embeddings, data.pairs)
+    labels = pd.Index(known).get_indexer(data.pairs["label"].to_numpy(dtype=object))
+    split = data.pairs["split"].to_numpy(dtype=object)
+    return _Tensors(
+        torch.from_numpy(np.array(image)),
+        torch.from_numpy(np.array(patient)),
+        torch.from_numpy(labels.astype(np.int64)),
+        split,
+    )
+
+
+def make_head(
+    embeddings: Embeddings, train: Rows, classes: int, params: FusionParams
+) -> FusionHead:
+    """Build the head; its standardisation is fitted on the training pairs alone."""
+    dims = embeddings.image.dim, embeddings.patient.dim
+    network = FusionHead(*dims, params.hidden, classes, params.dropout)
+    if params.standardise and len(train):
+        network.image_scaler.fit(train.inputs[0])
+        network.patient_scaler.fit(train.inputs[1])
+    return network
+
+
+def make_recipe(
+    network: FusionHead, train: Rows, classes: int, params: FusionParams, seed: int
+) -> Recipe:
+    """Translate the params into a recipe for the loop.
+
+    Source: paper 3.3 (cross-entropy, Adam, early stopping) and Appendix B (macro-F1, patience 5).
+    """
+    weighted = params.imbalance == "class_weights"
+    return Recipe(
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        patience=params.patience,
+        monitor="macro_f1",
+        seed=derive_seed(seed, "fusion"),
+        groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
+        weight_decay=params.weight_decay,
+        class_weights=compute_class_weights(train.labels, classes) if weighted else None,
+        # Embeddings train faster on one device than they are dealt out.
+        devices=1,
+    )
+
+
+def make_predictions(
+    data: PairedEmbeddings, logits: np.ndarray, calibrator: Calibrator, thresholds: Thresholds
+) -> pd.DataFrame:
+    """Table the predictions for all pairs, sorted by patch."""
+    classes = data.classes
+    probabilities = calibrator.probabilities(logits)
+    called = np.array(classes, dtype=object)[thresholds.decide(probabilities)]
+    keys = [c for c in FUSION_PREDICTIONS.columns if c != "prediction"]
+    table = data.pairs[keys].assign(
+        **{f"logit_{c}": logits[:, k] for k, c in enumerate(classes)},
+        **{f"probability_{c}": probabilities[:, k] for k, c in enumerate(classes)},
+        prediction=pd.array(called, dtype="str"),
+    )
+    return table.sort_values("patch_id", ignore_index=True)
+
+
+def _describe(
+    name: str, data: PairedEmbeddings, params: FusionParams, seed: int, best_epoch: int
+) -> dict[str, Any]:
+    meta = data.embeddings.meta
+    return {
+        "kind": "fusion",
+        "name": name,
+        "classes": data.classes,
+        "params": params.model_dump(),
+        "seed": seed,
+        "inputs": dict(data.digests),
+        "source": merge_sources(meta["sources"]["image"], meta["sources"]["patient"]),
+        "sources": meta["sources"],
+        "encoders": meta["encoders"],
+        "best_epoch": best_epoch,
+        "architecture": {
+            "image_dim": data.embeddings.image.dim,
+            "patient_dim": data.embeddings.patient.dim,
+            "hidden": params.hidden,
+            "dropout": params.dropout,
+        },
+        **_describe_pairing(data.pairing),
+    }
+
+
+def _describe_pairing(pairing: PairingParams) -> dict[str, Any]:
+    rule = pairing.root.rule
+    return {"pairing": pairing.root.model_dump(), "leaky": rule in LEAKY_RULES}
+
+
+def merge_sources(image: str, patient: str) -> str:
+    """Name the source of pairs: the patients' where rows may not travel, else simulated if any is.
+
+    A row of a fusion model names a patient, so restricted patients make it restricted.
+    """
+    if patient == "restricted":
+        return patient
+    return "simulated" if "simulated" in (image, patient) else patient

@@ -1,0 +1,399 @@
+"""Training and using image networks.
+
+Source: paper 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor, nn
+
+from histofuse.core.artifacts import digest_file, digest_text, to_json, write_json
+from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.errors import Fault, FaultList, InputError
+from histofuse.core.progress import track
+from histofuse.core.seeding import derive_seed
+from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.data.patches import (
+    INDEX,
+    META,
+    PatchMeta,
+    load_index,
+    load_meta,
+    open_shards,
+    read_patches,
+)
+from histofuse.data.splits import PATCH_SPLITS
+from histofuse.features.augment import augment_patches
+from histofuse.models.backbones import (
+    WEIGHTS,
+    ImageModel,
+    ImageSpec,
+    build_model,
+    count_unfrozen,
+    describe_model,
+    freeze_backbone,
+    save_weights,
+)
+from histofuse.params.image import SAFETENSORS, ImageParams
+from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
+from histofuse.training.loop import (
+    FitResult,
+    Inputs,
+    ParameterGroup,
+    Recipe,
+    Rows,
+    compute_class_weights,
+    compute_row_weights,
+    fit,
+    make_checkpoint_key,
+    make_schedule,
+    resumable,
+    write_history,
+)
+from histofuse.training.recorder import Recorder
+
+IMAGE_PREDICTIONS = Contract(
+    name="image predictions",
+    columns={
+        "patch_id": "str",
+        "case_id": "str",
+        "frame_id": "str",
+        "split": "str",
+        "label": "str",
+        "prediction": "str",
+    },
+    key=("patch_id",),
+    open_ended=True,
+)
+PREDICTIONS = "predictions.parquet"
+HISTORY = "history.csv"
+
+# Fixed, so that the same patches in the same order give the same bytes.
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class PatchData:
+    """Patches with their splits, still on disk.
+
+    Attributes:
+        folder: Of the shards.
+        table: `data.patches.PATCH_INDEX` with the column ``split``, sorted by ``patch_id``.
+        meta: Sides and classes.
+        digests: What was read -> SHA-256.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    meta: PatchMeta
+    digests: dict[str, str]
+
+    def select(self, split: str) -> pd.DataFrame:
+        """Select the rows of one split."""
+        return self.table[self.table["split"] == split]
+
+    def number_labels(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
+        """Turn class names into numbers, in the order of the classes."""
+        numbers = {name: number for number, name in enumerate(self.meta.classes)}
+        return table["label"].map(numbers).to_numpy(dtype=np.int64, copy=True)
+
+    def load_rows(self, split: str) -> Rows:
+        """Read the patches of a split into memory as one uint8 tensor."""
+        table = self.select(split)
+        patches = torch.from_numpy(read_patches(self.folder, table))
+        return Rows((patches,), torch.from_numpy(self.number_labels(table)))
+
+
+def load_patch_data(folder: Path, splits: Path) -> PatchData:
+    """Join the patches of a folder with their splits, by key.
+
+    Args:
+        folder: Of shards, index and meta.
+        splits: Path of a `data.splits.PATCH_SPLITS` table of the same patches.
+
+    Raises:
+        InputError: If a file is missing, the patches of the two differ, or a label is no class.
+    """
+    meta, index = load_meta(folder), load_index(folder)
+    split_of = read_table(splits, PATCH_SPLITS)[["patch_id", "split"]]
+    joined = index.merge(split_of, on="patch_id", how="outer", indicator=True)
+    faults = FaultList()
+    for side, there, lacking in (
+        ("left_only", folder / INDEX, splits),
+        ("right_only", splits, folder / INDEX),
+    ):
+        alone = joined.loc[joined["_merge"] == side, "patch_id"]
+        if len(alone):
+            problem = f"{len(alone)} patches, such as {alone.iloc[0]}, are not in {lacking}"
+            faults.add(there, problem, "the same patches in both", "Run dvc repro split_patches.")
+    for label in sorted(set(index["label"]) - set(meta.classes)):
+        expected = f"one of {', '.join(meta.classes)}"
+        faults.add(folder / INDEX, f"label {label!r} is no class", expected)
+    faults.raise_if_any()
+    table = joined.drop(columns="_merge").sort_values("patch_id", ignore_index=True)
+    table = table.astype({"shard": "int64", "row": "int64"})
+    return PatchData(folder, table, meta, _digest_inputs(folder, splits))
+
+
+def _digest_inputs(folder: Path, splits: Path) -> dict[str, str]:
+    files = {file.name: digest_file(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    return {"patches": digest_text(to_json(files)), "splits": digest_file(splits)}
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def train_image(
+    data: PatchData, params: ImageParams, seed: int, recorder: Recorder, path: Path
+) -> FitResult:
+    """Train one network, calibrate it on validation, and write its bundle.
+
+    A run that was killed goes on after its last whole epoch and ends in the same bytes.
+
+    Args:
+        data: Patches and splits.
+        params: Section ``image.<name>``.
+        seed: The run's seed.
+        recorder: Told of params, epochs and the bundle.
+        path: Folder of the bundle; its last part is the model's name.
+
+    Raises:
+        InputError: If the backbone, weights or precision cannot be had, or a split is empty.
+    """
+    recorder.log_params({**params.model_dump(), "seed": seed})
+    model = create_model(path.name, data.meta, params, seed)
+    inputs = {**data.digests, **_digest_weights(params)}
+    key = make_checkpoint_key(params.model_dump(), seed, inputs)
+    with resumable(path.name, key) as checkpoints:
+        train, validation = data.load_rows("train"), data.load_rows("validation")
+        recipe = make_recipe(path.name, model, train, params, seed)
+        result = fit(model, train, validation, recipe, checkpoints, recorder)
+        config = {
+            "kind": "image",
+            "name": path.name,
+            "classes": data.meta.classes,
+            "params": params.model_dump(),
+            "seed": seed,
+            "inputs": inputs,
+            "architecture": describe_model(model),
+            "best_epoch": result.best_epoch,
+            "source": data.meta.source,
+        }
+        _write_bundle(model, data, result, config, path)
+    recorder.finish(path)
+    return result
+
+
+def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> ImageModel:
+    """Build the network of a section; its random weights come from the seed and the name.
+
+    Raises:
+        InputError: If the backbone or its weights cannot be had.
+    """
+    spec = ImageSpec(
+        backbone=params.backbone,
+        classes=meta.classes,
+        input_px=params.input_px,
+        patch_px=meta.patch_px,
+        margin_px=meta.margin_px,
+        normalisation=params.normalisation,
+        dropout=params.dropout,
+    )
+    torch.manual_seed(derive_seed(seed, "image", name, "init"))
+    return build_model(spec, params.weights)
+
+
+def make_recipe(
+    name: str, model: ImageModel, train: Rows, params: ImageParams, seed: int
+) -> Recipe:
+    """Translate the params into a recipe for the loop."""
+    classes = len(model.spec.classes)
+    weighted = params.imbalance == "class_weights"
+    sampled = params.imbalance == "weighted_sampler"
+    return Recipe(
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        patience=params.patience,
+        monitor="macro_f1",
+        seed=derive_seed(seed, "image", name),
+        groups=(
+            ParameterGroup("head", tuple(model.head.parameters()), params.head_learning_rate),
+            ParameterGroup(
+                "backbone", tuple(model.backbone.parameters()), params.backbone_learning_rate
+            ),
+        ),
+        weight_decay=params.weight_decay,
+        schedule=make_schedule(
+            params.schedule,
+            params.epochs,
+            step_epochs=params.step_epochs,
+            step_factor=params.step_factor,
+        ),
+        class_weights=compute_class_weights(train.labels, classes) if weighted else None,
+        row_weights=compute_row_weights(train.labels, classes) if sampled else None,
+        prepare=_make_prepare(model, params),
+        begin_epoch=_make_unfreezing(params),
+        precision=params.precision,
+    )
+
+
+def _make_prepare(
+    model: ImageModel, params: ImageParams
+) -> Callable[[Inputs, torch.Generator | None], Inputs]:
+    spec = model.spec
+
+    def prepare(inputs: Inputs, generator: torch.Generator | None) -> Inputs:
+        (stored,) = inputs
+        if generator is None:
+            return (model.prepare(stored),)
+        images = augment_patches(
+            stored, spec.geometry, spec.normalisation, params.augmentation, generator
+        )
+        return (images,)
+
+    return prepare
+
+
+def _make_unfreezing(params: ImageParams) -> Callable[[nn.Module, int], None]:
+    def begin_epoch(network: nn.Module, epoch: int) -> None:
+        assert isinstance(network, ImageModel)
+        if not params.frozen_epochs:
+            network.train()
+            return
+        unfrozen = count_unfrozen(epoch, params.frozen_epochs, params.unfreeze_every_epochs)
+        freeze_backbone(network, unfrozen)
+
+    return begin_epoch
+
+
+def _digest_weights(params: ImageParams) -> dict[str, str]:
+    # create_model has refused a file that is not there.
+    path = Path(params.weights)
+    return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
+
+
+def _write_bundle(
+    model: ImageModel, data: PatchData, result: FitResult, config: dict[str, Any], path: Path
+) -> None:
+    logits = predict_patches(model, data.folder, data.table)
+    validation = (data.table["split"] == "validation").to_numpy()
+    labels = data.number_labels(data.table)
+    params = config["params"]
+    calibrator, thresholds = fit_decision(
+        logits[validation], labels[validation], params["calibration"], params["threshold"]
+    )
+    predictions = make_predictions(data, logits, calibrator, thresholds)
+    with writing_bundle(path, config["name"]) as folder:
+        save_weights(model, folder / WEIGHTS)
+        write_json(config, folder / CONFIG)
+        write_decision(calibrator, thresholds, folder)
+        write_history(result, folder / HISTORY)
+        write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
+
+
+def make_predictions(
+    data: PatchData,
+    logits: Float32[np.ndarray, "n classes"],
+    calibrator: Calibrator,
+    thresholds: Thresholds,
+) -> pd.DataFrame:
+    """Make an `IMAGE_PREDICTIONS` table: raw logits, calibrated probabilities, decided classes.
+
+    Args:
+        data: Patches; the table has their rows in its order, by ``patch_id``.
+        logits: Of each patch.
+        calibrator: Fitted on validation.
+        thresholds: Fitted on validation.
+    """
+    classes = data.meta.classes
+    probabilities = calibrator.probabilities(logits)
+    table = data.table[["patch_id", "case_id", "frame_id", "split", "label"]].copy()
+    for number, name in enumerate(classes):
+        table[f"logit_{name}"] = logits[:, number]
+    for number, name in enumerate(classes):
+        table[f"probability_{name}"] = probabilities[:, number]
+    decided = np.array(classes)[thresholds.decide(probabilities)]
+    table["prediction"] = pd.array(decided, dtype="str")
+    return table
+
+
+# --- using a trained network --------------------------------------------------------------------
+
+
+def predict_patches(
+    model: ImageModel, folder: Path, index: pd.DataFrame
+) -> Float32[np.ndarray, "n classes"]:
+    """Compute the raw logits of stored patches, in fp32.
+
+    Args:
+        model: A trained network; it moves to the GPU where there is one.
+        folder: Of the shards, cut with the model's own patch and margin.
+        index: Rows of the patch index, in the order wanted.
+
+    Raises:
+        InputError: If the patches are of another size than the model's.
+    """
+    return _apply(model, model, folder, index)
+
+
+def embed_patches(
+    model: ImageModel, folder: Path, index: pd.DataFrame
+) -> Float32[np.ndarray, "n width"]:
+    """Compute the embeddings of stored patches, in fp32; as `predict_patches` otherwise."""
+    return _apply(model, model.embed, folder, index)
+
+
+@torch.inference_mode()
+def predict_images(
+    model: ImageModel, stored: UInt8[np.ndarray, "n stored stored 3"]
+) -> Float32[np.ndarray, "n classes"]:
+    """Compute the raw logits of patches in memory, stored_px wide, on the model's device."""
+    device = next(model.parameters()).device
+    model.eval()
+    parts = [
+        model(model.prepare(batch.to(device))).float().cpu()
+        for batch in torch.from_numpy(stored).split(_BATCH)
+    ]
+    if not parts:
+        return np.empty((0, len(model.spec.classes)), np.float32)
+    return torch.cat(parts).numpy()
+
+
+@torch.inference_mode()
+def _apply(
+    model: ImageModel, function: Callable[[Tensor], Tensor], folder: Path, index: pd.DataFrame
+) -> np.ndarray:
+    reader = open_shards(folder)
+    _check_sides(model.spec, reader.meta, folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    places = index[["shard", "row"]].to_numpy()
+    starts = range(0, len(places), _BATCH)
+    parts = []
+    for start in track(starts, "running the image network", total=len(starts)):
+        chunk = places[start : start + _BATCH]
+        stored = torch.from_numpy(reader.read(chunk[:, 0], chunk[:, 1])).to(device)
+        parts.append(function(model.prepare(stored)).float().cpu())
+    model.cpu()
+    return torch.cat(parts).numpy() if parts else np.empty((0, 0), np.float32)
+
+
+def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:
+    found, expected = (meta.patch_px, meta.margin_px), (spec.patch_px, spec.margin_px)
+    if found != expected:
+        fault = Fault(
+            folder / META,
+            f"patches of {found[0]} px with a margin of {found[1]} px",
+            f"{expected[0]} px and {expected[1]} px, on which the model was trained",
+            "Cut the patches anew, or train anew.",
+        )
+        raise InputError([fault])

@@ -1,0 +1,321 @@
+"""The one place that knows Lightning: runs a `Recipe` through its trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from histofuse.core.progress import track
+from histofuse.core.seeding import derive_seed
+from histofuse.training.loop import (
+    LAST,
+    FitResult,
+    Recipe,
+    Rows,
+    as_columns,
+    find_best,
+    is_finished,
+    measure,
+    order_rows,
+    resolve_precision,
+    select_rows,
+    split_batches,
+)
+from histofuse.training.recorder import Recorder
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+EVALUATION_BATCH = 256
+STATE = "histofuse"
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+def run_fit(
+    network: nn.Module,
+    train: Rows,
+    validation: Rows,
+    recipe: Recipe,
+    *,
+    checkpoints: Path | None,
+    recorder: Recorder,
+) -> FitResult:
+    """Do what `loop.fit` promises."""
+    module = FitModule(network, train, validation, recipe, recorder)
+    trainer = _make_trainer(recipe, checkpoints)
+    last = checkpoints / LAST if checkpoints and (checkpoints / LAST).is_file() else None
+    if last:
+        state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+        module.on_load_checkpoint(state)
+        del state
+    if not is_finished(module.history, recipe):
+        with warnings.catch_warnings():
+            # Hints on loader workers and on what logs where; batches here are row numbers.
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+            trainer.fit(module, ckpt_path=last, weights_only=True)
+    if trainer.global_rank != 0:
+        # Rank 0 alone writes the bundle.
+        sys.exit(0)
+    network.cpu().load_state_dict(module.best_state)
+    network.eval()
+    return FitResult(module.history, find_best(module.history, recipe.monitor) + 1)
+
+
+def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
+    gpus = torch.cuda.device_count()
+    # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
+    accelerator = "gpu" if gpus else "cpu"
+    devices = recipe.devices if recipe.devices != "auto" else max(1, gpus)
+    several = devices > 1
+    # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
+    strategy = "ddp_find_unused_parameters_true" if several else "auto"
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        sync_batchnorm=several and bool(gpus),
+        use_distributed_sampler=False,  # batches are dealt out among ranks in training_step
+        precision=PRECISIONS[resolve_precision(recipe.precision)],  # pyright: ignore[reportArgumentType]
+        deterministic="warn" if gpus else True,
+        max_epochs=recipe.epochs,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=checkpoints is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=_save_each_epoch(checkpoints) if checkpoints else None,
+        default_root_dir=checkpoints or os.devnull,
+    )
+
+
+def _save_each_epoch(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(LAST).stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+class EpochBatches:
+    """The row numbers of each batch of an epoch, under a progress bar."""
+
+    def __init__(self, module: FitModule) -> None:
+        self.module = module
+
+    def __len__(self) -> int:
+        return len(self._split(torch.arange(len(self.module.train_rows))))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        module, recipe = self.module, self.module.recipe
+        generator = module.make_generator("order")
+        rows = order_rows(len(module.train_rows), recipe.row_weights, generator)
+        batches = self._split(rows)
+        if not recipe.show_progress or module.global_rank:
+            return iter(batches)
+        label = f"epoch {module.epoch + 1} of {recipe.epochs}"
+        return iter(track(batches, label, total=len(batches)))
+
+    def _split(self, rows: Tensor) -> Any:
+        return split_batches(rows, self.module.recipe.batch_size)
+
+
+class ValidationBatches:
+    """The row numbers of each validation batch; a bare list would be several loaders."""
+
+    def __init__(self, n: int) -> None:
+        self.batches = split_batches(torch.arange(n), EVALUATION_BATCH)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.batches)
+
+
+class FitModule(pl.LightningModule):
+    """A network, its data and its recipe, as Lightning wants them."""
+
+    def __init__(
+        self, network: nn.Module, train: Rows, validation: Rows, recipe: Recipe, recorder: Recorder
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.train_rows, self.validation_rows = train, validation
+        self.recipe, self.recorder = recipe, recorder
+        self.history: list[dict[str, float]] = []
+        self.best_state: dict[str, Tensor] = {}
+        self._train_outputs: list[tuple[Tensor, Tensor]] = []
+        self._validation_logits: list[Tensor] = []
+        weights = recipe.class_weights
+        self._class_weights = None if weights is None else weights.float()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, from 0; Lightning's own count is one behind while it resumes."""
+        return len(self.history)
+
+    # --- data -----------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> EpochBatches:
+        """Give the row numbers of the training batches."""
+        return EpochBatches(self)
+
+    def val_dataloader(self) -> ValidationBatches:
+        """Give the row numbers of the validation batches, all of them to every rank."""
+        return ValidationBatches(len(self.validation_rows))
+
+    def transfer_batch_to_device(self, batch: Tensor, *_: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Leave row numbers where the data are."""
+        return batch
+
+    def make_generator(self, *names: str | int) -> torch.Generator:
+        """Make a generator for a named stream of the epoch under way."""
+        seed = derive_seed(self.recipe.seed, "epoch", self.epoch, *names)
+        return torch.Generator().manual_seed(seed)
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Seed, set rates and freeze for this epoch, whatever came before it."""
+        epoch = self.epoch
+        torch.manual_seed(derive_seed(self.recipe.seed, "epoch", epoch, self.global_rank))
+        self._augmentation = self.make_generator("augmentation", self.global_rank)
+        factor = self.recipe.schedule(epoch)
+        for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True):
+            group["lr"] = planned.learning_rate * factor
+        self.recipe.begin_epoch(self.network, epoch)
+        self._train_outputs.clear()
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor:
+        """Compute this rank's part of the mean loss of the global batch."""
+        labels = self.train_rows.labels
+        mine = batch[self.global_rank :: self.trainer.world_size]
+        logits = self._forward(self.train_rows, mine, self._augmentation)
+        targets = labels[mine].to(self.device)
+        self._train_outputs.append((logits.detach().cpu(), labels[mine]))
+        losses = cross_entropy(logits, targets, reduction="none")
+        total = self._weigh(labels[batch]).sum()
+        # DDP averages over ranks, so each takes its share of the sum times their number.
+        share = (self._weigh(labels[mine]).to(self.device) * losses).sum() / total.to(self.device)
+        return share * self.trainer.world_size
+
+    def _weigh(self, labels: Tensor) -> Tensor:
+        if self._class_weights is None:
+            return torch.ones(len(labels))
+        return self._class_weights[labels]
+
+    def _forward(self, data: Rows, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        inputs = select_rows(data.inputs, rows, self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            inputs = self.recipe.prepare(inputs, generator)
+        return as_columns(self.network(*inputs))
+
+    def validation_step(self, batch: Tensor, _: int) -> None:
+        """Collect the logits of validation rows."""
+        self._validation_logits.append(self._forward(self.validation_rows, batch, None).cpu())
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the logits of the last epoch."""
+        self._validation_logits.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Add the epoch to the history, keep its weights if they are the best, stop if due."""
+        self.history.append(self._summarise())
+        if find_best(self.history, self.recipe.monitor) == len(self.history) - 1:
+            state = self.network.state_dict()
+            self.best_state = {name: tensor.cpu().clone() for name, tensor in state.items()}
+        self._record(self.history[-1])
+        if is_finished(self.history, self.recipe):
+            self.trainer.should_stop = True
+
+    def _summarise(self) -> dict[str, float]:
+        logits, labels = (torch.cat(parts).numpy() for parts in zip(*self._gathered(), strict=True))
+        weights = None if self._class_weights is None else self._class_weights.numpy()
+        train = measure(logits, labels, weights)
+        collected = torch.cat(self._validation_logits).numpy()
+        validation = measure(collected, self.validation_rows.labels.numpy(), weights)
+        rates = {
+            f"learning_rate_{planned.name}": float(group["lr"])
+            for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True)
+        }
+        return {
+            "epoch": float(self.epoch + 1),
+            "train_loss": train.loss,
+            "validation_loss": validation.loss,
+            "train_accuracy": train.accuracy,
+            "validation_accuracy": validation.accuracy,
+            "train_macro_f1": train.macro_f1,
+            "validation_macro_f1": validation.macro_f1,
+            "validation_auroc": validation.auroc,
+            **rates,
+        }
+
+    def _gathered(self) -> list[tuple[Tensor, Tensor]]:
+        if self.trainer.world_size == 1:
+            return self._train_outputs
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, self._train_outputs)
+        return [pair for outputs in everyone for pair in outputs]
+
+    def _record(self, row: dict[str, float]) -> None:
+        if self.global_rank:
+            return
+        metrics = {_metric_name(name): value for name, value in row.items() if name != "epoch"}
+        known = {name: value for name, value in metrics.items() if not np.isnan(value)}
+        self.recorder.log_metrics(known, step=int(row["epoch"]))
+
+    # --- optimiser and state --------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make Adam over all groups; parameters without a gradient stay as they are."""
+        groups = [
+            {"params": list(group.parameters), "lr": group.learning_rate}
+            for group in self.recipe.groups
+        ]
+        self._optimizer = torch.optim.Adam(
+            groups, weight_decay=self.recipe.weight_decay, fused=True
+        )
+        return self._optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the history and the best weights so far."""
+        checkpoint[STATE] = {"history": self.history, "best_state": self.best_state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take history and best weights from a checkpoint; record the epochs anew."""
+        if self.history:
+            return
+        self.history = list(checkpoint[STATE]["history"])
+        self.best_state = {k: v.clone() for k, v in checkpoint[STATE]["best_state"].items()}
+        for row in self.history:
+            self._record(row)
+
+
+_METRICS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "macro_f1": "f1/macro",
+    "auroc": "auroc/macro",
+}
+
+
+def _metric_name(column: str) -> str:
+    """Name a history column as a metric: "validation_macro_f1" -> "validation/f1/macro"."""
+    if column.startswith("learning_rate_"):
+        return column.replace("learning_rate_", "learning_rate/", 1)
+    split, metric = column.split("_", 1)
+    return f"{split}/{_METRICS[metric]}"

@@ -1,0 +1,116 @@
+"""The multilayer perceptron's recipe for the shared training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from histofuse.core.progress import report
+from histofuse.core.seeding import derive_seed
+from histofuse.models.mlp import Mlp
+from histofuse.params.tabular import MlpParams
+from histofuse.training.loop import (
+    Monitor,
+    ParameterGroup,
+    Recipe,
+    Rows,
+    compute_class_weights,
+    compute_row_weights,
+    fit,
+    make_schedule,
+)
+from histofuse.training.recorder import Recorder
+from histofuse.training.rows import LabelledRows
+
+# With fewer validation rows of a class, ranking metrics jump from 0 to 1 on a single patient.
+MONITOR_MINIMUM = 5
+
+
+@dataclass(frozen=True)
+class MlpFit:
+    """A trained network.
+
+    Attributes:
+        network: With the weights of its best epoch, in eval mode, on CPU.
+        history: One mapping an epoch.
+        best_epoch: Counted from 1.
+        monitor: The validation metric that chose it.
+    """
+
+    network: Mlp
+    history: list[dict[str, float]]
+    best_epoch: int
+    monitor: Monitor
+
+
+def fit_mlp(
+    train: LabelledRows,
+    validation: LabelledRows,
+    params: MlpParams,
+    seed: int,
+    *,
+    recorder: Recorder,
+    checkpoints: Path | None = None,
+) -> MlpFit:
+    """Train with Adam, warm-up, step decay and early stopping.
+
+    Too small a validation set to rank on is monitored by its loss instead, and said so.
+
+    Raises:
+        InputError: If the training or validation rows are none.
+    """
+    torch.manual_seed(derive_seed(seed, "mlp", "init"))
+    outputs = 1 if params.loss == "bce" else 2
+    network = Mlp(train.x.shape[1], params.hidden, outputs, params.dropout)
+    monitor = choose_monitor(validation, params)
+    recipe = make_recipe(network, train, params, seed, monitor)
+    rows = (_to_rows(train), _to_rows(validation))
+    result = fit(network, *rows, recipe, checkpoints, recorder)
+    return MlpFit(network, result.history, result.best_epoch, monitor)
+
+
+def make_recipe(
+    network: Mlp, train: LabelledRows, params: MlpParams, seed: int, monitor: Monitor
+) -> Recipe:
+    """Translate the params into a recipe for the loop."""
+    labels = torch.from_numpy(train.target)
+    weighted = params.imbalance == "class_weights"
+    sampled = params.imbalance == "balanced_sampling"
+    return Recipe(
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        patience=params.patience,
+        monitor=monitor,
+        seed=derive_seed(seed, "mlp"),
+        groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
+        weight_decay=params.weight_decay,
+        schedule=make_schedule(
+            "step",
+            params.epochs,
+            step_epochs=params.step_epochs,
+            step_factor=params.step_factor,
+            warmup_epochs=params.warmup_epochs,
+        ),
+        class_weights=compute_class_weights(labels, 2) if weighted else None,
+        row_weights=compute_row_weights(labels, 2) if sampled else None,
+        # A table of records trains faster on one device than it is dealt out.
+        devices=1,
+    )
+
+
+def choose_monitor(validation: LabelledRows, params: MlpParams) -> Monitor:
+    """Choose the metric asked for, or the loss where it would rest on too few rows of a class."""
+    fewest = min(validation.positives, len(validation) - validation.positives)
+    if fewest >= MONITOR_MINIMUM:
+        return params.monitor
+    report(
+        f"warning: {fewest} validation rows of the rarer class, fewer than {MONITOR_MINIMUM}:"
+        f" early stopping on loss in place of {params.monitor}"
+    )
+    return "loss"
+
+
+def _to_rows(rows: LabelledRows) -> Rows:
+    return Rows((torch.from_numpy(rows.x),), torch.from_numpy(rows.target))

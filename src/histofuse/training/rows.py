@@ -1,0 +1,80 @@
+"""Encoded health records as training takes them: arrays of one split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32, Int64
+
+from histofuse.core.errors import collect_faults
+from histofuse.core.ids import SPLITS, Split
+from histofuse.models.tabular import Kind, name_table, select_features
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows of one split.
+
+    Attributes:
+        x: Features; NaN where missing.
+        target: 0 or 1.
+        subjects: Patients, by whom folds keep rows together.
+    """
+
+    x: Float32[np.ndarray, "n features"]
+    target: Int64[np.ndarray, " n"]
+    subjects: Int64[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, index: np.ndarray) -> LabelledRows:
+        """Take some of the rows."""
+        return LabelledRows(self.x[index], self.target[index], self.subjects[index])
+
+    @property
+    def positives(self) -> int:
+        """How many rows have target 1."""
+        return int(self.target.sum())
+
+
+def select_rows(table: pd.DataFrame, features: Sequence[str], split: Split) -> LabelledRows:
+    """Select the rows of one split from an encoded table."""
+    rows = table[table["split"] == split]
+    return LabelledRows(
+        x=select_features(rows, list(features)),
+        target=rows["target"].to_numpy(dtype=np.int64, copy=True),
+        subjects=rows["subject_id"].to_numpy(dtype=np.int64, copy=True),
+    )
+
+
+def check_trainable(table: pd.DataFrame, features: Sequence[str], kind: Kind) -> None:
+    """Check that a model can be trained on an encoded table.
+
+    Raises:
+        InputError: With every fault: unknown splits, targets other than 0 and 1, a class without
+            training rows, no features, values that are infinite, or missing in the imputed table.
+    """
+    where = f"data/encoded/{name_table(kind)}.parquet"
+    values = table[list(features)].to_numpy(dtype=np.float32)
+    bad = np.isinf(values) if kind == "xgboost" else ~np.isfinite(values)
+    columns = [features[i] for i in np.flatnonzero(bad.any(axis=0)).tolist()]
+    splits = sorted(set(table["split"]) - set(SPLITS))
+    targets = sorted(set(table["target"]) - {0, 1})
+    train = table.loc[table["split"] == "train", "target"]
+    with collect_faults() as faults:
+        if not len(features):
+            faults.add(where, "no feature columns", "at least one")
+        if columns:
+            faults.add(where, f"columns {columns} are not finite", "finite values")
+        if splits:
+            faults.add(where, f"splits {splits}", f"one of {list(SPLITS)}")
+        if targets:
+            faults.add(where, f"targets {targets}", "0 or 1")
+        elif train.nunique() < 2:
+            found = f"target {train.iloc[0]} in all {len(train)}" if len(train) else "no"
+            remedy = "Widen cohort.icd9 and cohort.icd10, or choose another cohort.target."
+            faults.add(where, f"{found} training rows", "both classes in training", remedy)

@@ -1,0 +1,45 @@
+"""The few scores training watches; the full evaluation has its own."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+
+def score_logits(
+    logits: Float[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]
+) -> dict[str, float]:
+    """Score binary logits against a target of 0 and 1.
+
+    Returns:
+        ``loss`` (mean negative log-likelihood, unweighted), ``accuracy`` and ``macro_f1`` at
+        probability 0.5, and ``auroc``. NaN where a score is not defined: all on no rows, auroc
+        where a class is absent.
+    """
+    logits, target = logits.astype(np.float64), target.astype(bool)
+    if not len(target):
+        return dict.fromkeys(("loss", "accuracy", "macro_f1", "auroc"), np.nan)
+    called = logits >= 0
+    return {
+        "loss": float((np.logaddexp(0, logits) - target * logits).mean()),
+        "accuracy": float((called == target).mean()),
+        "macro_f1": (_compute_f1(called, target) + _compute_f1(~called, ~target)) / 2,
+        "auroc": compute_auroc(logits, target),
+    }
+
+
+def compute_auroc(scores: Float[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
+    """Compute the area under the ROC curve, ties counted half; NaN where a class is absent."""
+    target = target.astype(bool)
+    positives, negatives = int(target.sum()), int((~target).sum())
+    if not positives or not negatives:
+        return float("nan")
+    _, level, size = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(size) - (size - 1) / 2)[level]
+    return float((ranks[target].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _compute_f1(called: np.ndarray, true: np.ndarray) -> float:
+    """Compute F1; 0 where the class is neither there nor called, as scikit-learn has it."""
+    total = int(called.sum()) + int(true.sum())
+    return 2 * int((called & true).sum()) / total if total else 0.0

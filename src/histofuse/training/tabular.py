@@ -1,0 +1,311 @@
+"""Encoded health records -> one bundle of a tabular model, whatever its kind.
+
+Each kind is fitted on the training rows alone; calibrator and threshold come from the validation
+rows alone; the test rows are only predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from threadpoolctl import threadpool_limits
+
+from histofuse.core.artifacts import load_json, write_json, write_text
+from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.seeding import derive_seed
+from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.models.tabular import (
+    ENCODER,
+    FEATURE_ORDER,
+    AnyTabularModel,
+    LinearModel,
+    MlpModel,
+    TreesModel,
+    XgboostModel,
+    write_model,
+)
+from histofuse.params.tabular import (
+    AnyTabularParams,
+    GradientBoostingParams,
+    LogisticRegressionParams,
+    MlpParams,
+    XgboostParams,
+)
+from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
+from histofuse.training.recorder import Recorder
+from histofuse.training.rows import LabelledRows, check_trainable, select_rows
+from histofuse.training.scores import score_logits
+
+HISTORY = "history.csv"
+PREDICTIONS = "predictions.parquet"
+
+TABULAR_PREDICTIONS = Contract(
+    name="tabular predictions",
+    columns={
+        "subject_id": "int",
+        "hadm_id": "int",
+        "split": "str",
+        "target": "int",
+        "logit": "float",
+        "probability": "float",
+        "prediction": "int",
+    },
+    key=("subject_id", "hadm_id"),
+)
+
+
+@dataclass(frozen=True)
+class EncodedTable:
+    """An encoded table and where it came from.
+
+    Attributes:
+        rows: Key, split, target and features; a row an admission.
+        features: Names of the feature columns, in the encoder's order.
+        encoder: The encoder's JSON file, copied into the bundle.
+        target: Name of the target, such as ``mortality_1y``.
+        source: ``simulated``, ``mimic-iv-demo`` or ``restricted``.
+        digests: SHA-256 of each input, by what it is.
+    """
+
+    rows: pd.DataFrame
+    features: list[str]
+    encoder: Path
+    target: str
+    source: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model.
+
+    Attributes:
+        model: Ready to predict.
+        history: One row a round or epoch.
+        architecture: Facts needed to rebuild it, besides kind and number of features.
+        facts: Further entries of ``config.json``, such as cross-validation scores.
+    """
+
+    model: AnyTabularModel
+    history: pd.DataFrame
+    architecture: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def train_tabular(
+    table: EncodedTable, params: AnyTabularParams, seed: int, recorder: Recorder, path: Path
+) -> None:
+    """Train one model and write its bundle to `path`, whose last part is the model's name.
+
+    Raises:
+        InputError: If the table cannot be trained on.
+    """
+    check_trainable(table.rows, table.features, params.kind)
+    recorder.log_params({**params.model_dump(), "seed": seed})
+    with _keep_checkpoints(table, params, seed, path.name) as checkpoints:
+        fit = fit_model(table, params, seed, recorder, checkpoints)
+        with writing_bundle(path, path.name) as folder:
+            _fill_bundle(folder, fit, table, params)
+            write_json(_describe(path.name, table, params, seed, fit), folder / CONFIG)
+    recorder.finish(path)
+
+
+@contextmanager
+def _keep_checkpoints(
+    table: EncodedTable, params: AnyTabularParams, seed: int, name: str
+) -> Iterator[Path | None]:
+    """Yield the folder a killed run resumes from; None for the kinds that take seconds."""
+    if not isinstance(params, MlpParams):
+        yield None
+        return
+    from histofuse.training.loop import make_checkpoint_key, resumable
+
+    with resumable(name, make_checkpoint_key(params.model_dump(), seed, table.digests)) as folder:
+        yield folder
+
+
+def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabularParams) -> None:
+    logits = fit.model.logits(table.rows).astype(np.float32)
+    validation = (table.rows["split"] == "validation").to_numpy()
+    target = table.rows["target"].to_numpy(dtype=np.int64)
+    calibrator, thresholds = fit_decision(
+        to_columns(logits[validation]), target[validation], params.calibration, params.threshold
+    )
+    predictions = make_predictions(table, logits, calibrator, thresholds)
+    write_model(fit.model, folder)
+    write_decision(calibrator, thresholds, folder)
+    write_table(predictions, folder / PREDICTIONS, TABULAR_PREDICTIONS)
+    write_text(fit.history.to_csv(index=False, float_format="%.6g"), folder / HISTORY)
+    write_json(table.features, folder / FEATURE_ORDER)
+    write_text(table.encoder.read_text(encoding="utf-8"), folder / ENCODER)
+
+
+def to_columns(logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
+    """Put a binary logit into the form calibration takes: [0, logit]."""
+    return np.column_stack([np.zeros(len(logits)), logits.astype(np.float64)])
+
+
+def make_predictions(
+    table: EncodedTable,
+    logits: Float[np.ndarray, " n"],
+    calibrator: Calibrator,
+    thresholds: Thresholds,
+) -> pd.DataFrame:
+    """Table the predictions for all rows, sorted by key."""
+    probabilities = calibrator.probabilities(to_columns(logits))
+    predictions = table.rows[["subject_id", "hadm_id", "split", "target"]].assign(
+        logit=logits, probability=probabilities[:, 1], prediction=thresholds.decide(probabilities)
+    )
+    return predictions.sort_values(["subject_id", "hadm_id"], ignore_index=True)
+
+
+def _describe(
+    name: str, table: EncodedTable, params: AnyTabularParams, seed: int, fit: Fit
+) -> dict[str, Any]:
+    return {
+        "kind": "tabular",
+        "name": name,
+        "classes": [f"no_{table.target}", table.target],
+        "params": params.model_dump(),
+        "seed": seed,
+        "inputs": dict(table.digests),
+        "source": table.source,
+        "architecture": {
+            "kind": params.kind,
+            "n_features": len(table.features),
+            **fit.architecture,
+        },
+        **fit.facts,
+    }
+
+
+# --- the kinds ----------------------------------------------------------------------------------
+
+
+def fit_model(
+    table: EncodedTable,
+    params: AnyTabularParams,
+    seed: int,
+    recorder: Recorder,
+    checkpoints: Path | None = None,
+) -> Fit:
+    """Fit one model on the training rows; the validation rows only tell when to stop."""
+    data = _Data(
+        table.features,
+        select_rows(table.rows, table.features, "train"),
+        select_rows(table.rows, table.features, "validation"),
+    )
+    match params:
+        case LogisticRegressionParams():
+            return _fit_logistic_regression(data, params)
+        case GradientBoostingParams():
+            return _fit_gradient_boosting(data, params, seed)
+        case XgboostParams():
+            return _fit_xgboost(data, params, seed, recorder)
+        case MlpParams():
+            return _fit_mlp(data, params, seed, recorder, checkpoints)
+
+
+@dataclass(frozen=True)
+class _Data:
+    features: list[str]
+    train: LabelledRows
+    validation: LabelledRows
+
+    def score(
+        self, on_train: Float[np.ndarray, " n"], on_validation: Float[np.ndarray, " m"]
+    ) -> dict[str, float]:
+        """Score logits on both splits: train_loss, validation_auroc and so on."""
+        parts = {
+            "train": score_logits(on_train, self.train.target),
+            "validation": score_logits(on_validation, self.validation.target),
+        }
+        return {f"{part}_{name}": s[name] for part, s in parts.items() for name in s}
+
+
+def _fit_logistic_regression(data: _Data, params: LogisticRegressionParams) -> Fit:
+    from sklearn.linear_model import LogisticRegression
+
+    weights = "balanced" if params.imbalance == "class_weights" else None
+    peer = LogisticRegression(C=params.c, class_weight=weights, max_iter=5000, tol=1e-8)
+    # One thread: BLAS adds up in an order that hangs on their number.
+    with threadpool_limits(limits=1, user_api="blas"):
+        peer.fit(data.train.x.astype(np.float64), data.train.target)
+    model = LinearModel(data.features, peer.coef_[0], float(np.ravel(peer.intercept_)[0]))
+    scores = data.score(model.logits(data.train.x), model.logits(data.validation.x))
+    return Fit(model, pd.DataFrame([{"round": int(np.ravel(peer.n_iter_)[0]), **scores}]))
+
+
+def _fit_gradient_boosting(data: _Data, params: GradientBoostingParams, seed: int) -> Fit:
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    from histofuse.models.trees import extract_trees
+
+    peer = GradientBoostingClassifier(
+        n_estimators=params.rounds,
+        max_depth=params.max_depth,
+        learning_rate=params.learning_rate,
+        subsample=params.subsample,
+        random_state=derive_seed(seed, "gradient_boosting"),
+    )
+    peer.fit(data.train.x, data.train.target)
+    trees = extract_trees(peer)
+    stages = trees.predict_stages(data.train.x), trees.predict_stages(data.validation.x)
+    history = [
+        {"round": number + 1, **data.score(stages[0][:, number], stages[1][:, number])}
+        for number in range(params.rounds)
+    ]
+    return Fit(TreesModel(data.features, trees), pd.DataFrame(history))
+
+
+def _fit_xgboost(data: _Data, params: XgboostParams, seed: int, recorder: Recorder) -> Fit:
+    from histofuse.training.boosting import cross_validate, fit_booster
+
+    found = cross_validate(data.train, params, seed, recorder)
+    model = XgboostModel(data.features, fit_booster(data.train, params, found.rounds, seed))
+    facts = {"folds": found.folds, "rounds": found.rounds, "note": found.note, **found.scores}
+    return Fit(model, found.history, {"rounds": found.rounds}, {"cross_validation": facts})
+
+
+def _fit_mlp(
+    data: _Data, params: MlpParams, seed: int, recorder: Recorder, checkpoints: Path | None
+) -> Fit:
+    from histofuse.training.mlp import fit_mlp
+
+    found = fit_mlp(
+        data.train, data.validation, params, seed, recorder=recorder, checkpoints=checkpoints
+    )
+    architecture = {
+        "hidden": params.hidden,
+        "outputs": found.network.output.out_features,
+        "dropout": params.dropout,
+        "embedding_dim": params.hidden[-1],
+    }
+    facts = {"training": {"best_epoch": found.best_epoch, "monitor": found.monitor}}
+    history = pd.DataFrame(found.history).astype({"epoch": "int64"})
+    return Fit(MlpModel(data.features, found.network), history, architecture, facts)
+
+
+def describe_training(path: Path) -> str:
+    """Say in a line how a bundle's model fares on validation, and in cross-validation if any."""
+    predictions = read_table(path / PREDICTIONS, TABULAR_PREDICTIONS)
+    rows = predictions[predictions["split"] == "validation"]
+    auroc = score_logits(rows["logit"].to_numpy(), rows["target"].to_numpy())["auroc"]
+    text = f"validation AUROC {auroc:.3f} on {len(rows)} rows, {rows['target'].sum()} positive"
+    found = load_json(path / CONFIG).get("cross_validation")
+    if not found or found["auroc"]["mean"] is None:
+        return text
+    scores = f"AUROC {_plus_minus(found['auroc'])}, macro-F1 {_plus_minus(found['macro_f1'])}"
+    return f"{found['rounds']} rounds by {found['folds']} folds of training ({scores}); {text}"
+
+
+def _plus_minus(score: dict[str, float | None]) -> str:
+    mean, sd = score["mean"], score["sd"]
+    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"

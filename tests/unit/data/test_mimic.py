@@ -1,0 +1,185 @@
+import gzip
+from datetime import date, datetime
+
+import polars as pl
+import pytest
+
+from histofuse.core.errors import InputError
+from histofuse.data.mimic import (
+    TABLES,
+    collect_rows,
+    find_table,
+    identify_source,
+    load_hospital,
+    read_rows,
+    scan_rows,
+)
+
+
+@pytest.fixture
+def hospital(write_tables, stay):
+    return write_tables(
+        patients=[{"subject_id": 1, "dod": "2150-03-01"}, {"subject_id": 2}],
+        admissions=[
+            stay(1, 11, "2150-01-01", "2150-01-05"),
+            stay(2, 21, "2150-02-01", "2150-02-03"),
+        ],
+        diagnoses_icd=[
+            {"subject_id": 1, "hadm_id": 11, "icd_code": "0389"},
+            {"subject_id": 2, "hadm_id": 21, "icd_code": "C50.911", "icd_version": 10},
+        ],
+        labevents=[
+            {"subject_id": 1, "hadm_id": 11, "valuenum": 1.5, "value": "___"},
+            {"subject_id": 1, "itemid": 51222, "valuenum": 9},
+            {"subject_id": 2, "hadm_id": 21},
+        ],
+        prescriptions=[{"subject_id": 1, "hadm_id": 11, "gsn": "004489", "ndc": "00904"}],
+    )
+
+
+def rewrite(root, table, change):
+    path = root / "hosp" / f"{table}.csv.gz"
+    path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+
+
+def faults_of(call, *args):
+    with pytest.raises(InputError) as error:
+        call(*args)
+    return [str(fault) for fault in error.value.faults]
+
+
+def test_values_and_types_are_those_of_the_files(hospital):
+    read = load_hospital(hospital)
+    assert read.diagnoses["icd_code"].to_list() == ["0389", "C50911"]
+    assert read.patients["dod"].to_list() == [date(2150, 3, 1), None]
+    assert read.admissions["admittime"][1] == datetime(2150, 2, 1, 12)
+    assert read.rows == {
+        "patients": 2,
+        "admissions": 2,
+        "diagnoses_icd": 2,
+        "labevents": 3,
+        "prescriptions": 1,
+    }
+
+
+def test_rows_are_kept_by_every_wanted_value(hospital):
+    keep = {"subject_id": [1], "itemid": [50912]}
+    rows = read_rows(hospital, "labevents", ["hadm_id", "valuenum", "value"], keep)
+    assert rows.rows() == [(11, 1.5, "___")]
+    assert read_rows(hospital, "labevents", ["hadm_id"])["hadm_id"].to_list() == [11, None, 21]
+
+
+def test_leading_zeros_survive(hospital):
+    assert read_rows(hospital, "prescriptions", ["gsn", "ndc"]).rows() == [("004489", "00904")]
+
+
+def test_a_scan_aggregates_like_a_read(hospital):
+    path = find_table(hospital, "labevents")
+    scan = scan_rows(hospital, "labevents", ["subject_id", "valuenum"], {"subject_id": [1]})
+    assert collect_rows(scan.select(pl.col("valuenum").sum()), path).item() == 10.5
+
+
+def test_plain_csv_reads_like_gzip(hospital):
+    path = hospital / "hosp" / "labevents.csv.gz"
+    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+    path.unlink()
+    assert load_hospital(hospital).rows["labevents"] == 3
+
+
+def test_all_faults_of_all_tables_come_at_once(hospital):
+    (hospital / "hosp" / "labevents.csv.gz").unlink()
+    rewrite(hospital, "prescriptions", lambda text: text.replace(b"drug_type", b"kind"))
+    rewrite(hospital, "diagnoses_icd", lambda text: text.replace(b"C50.911,10", b"C50911,11"))
+    rewrite(hospital, "patients", lambda text: text.replace(b"2150-03-01", b"2150-02-30"))
+    rewrite(hospital, "admissions", lambda text: text.replace(b"2,21,", b"3,11,"))
+    faults = faults_of(load_hospital, hospital)
+    wanted = [
+        ("labevents.csv.gz", "no such file", "data.mimiciv"),
+        ("prescriptions.csv.gz", "no column 'drug_type'", ""),
+        ("diagnoses_icd.csv.gz, line 3, icd_version", "is '11'", "9 or 10"),
+        ("patients.csv.gz, line 2, dod", "is '2150-02-30'", "YYYY-MM-DD"),
+        ("admissions.csv.gz, hadm_id", "11 more than once", ""),
+        ("admissions.csv.gz, subject_id", "3 not in patients", ""),
+    ]
+    for parts in wanted:
+        assert any(all(part in fault for part in parts) for fault in faults), (parts, faults)
+
+
+@pytest.mark.parametrize("table", ["admissions", "labevents", "prescriptions"])
+@pytest.mark.parametrize("cut", [3, 12, 60])
+def test_a_gzip_cut_short_is_an_error_that_names_the_file(hospital, table, cut):
+    path = hospital / "hosp" / f"{table}.csv.gz"
+    path.write_bytes(path.read_bytes()[:-cut])
+    (fault,) = faults_of(load_hospital, hospital)
+    assert path.name in fault and "cut short" in fault
+    first = next(iter(TABLES[table].columns))
+    (fault,) = faults_of(read_rows, hospital, table, [first])
+    assert path.name in fault and "cut short" in fault
+
+
+def test_a_long_gzip_cut_short_never_gives_fewer_rows(write_tables):
+    rows = [{"subject_id": n, "valuenum": n % 97 / 7} for n in range(60_000)]
+    root = write_tables(labevents=rows)
+    path = root / "hosp" / "labevents.csv.gz"
+    whole = path.read_bytes()
+    for part in (0.2, 0.6, 0.95):
+        path.write_bytes(whole[: int(len(whole) * part)])
+        assert "cut short" in faults_of(read_rows, root, "labevents", ["itemid"])[0]
+        scan = scan_rows(root, "labevents", ["subject_id"], {"subject_id": [1]})
+        assert "cut short" in faults_of(collect_rows, scan, path)[0]
+
+
+def test_plain_csv_cut_short_is_an_error(hospital):
+    path = hospital / "hosp" / "labevents.csv.gz"
+    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes())[:-1])
+    path.unlink()
+    assert "unfinished" in faults_of(read_rows, hospital, "labevents", ["itemid"])[0]
+
+
+def test_cells_that_do_not_parse_are_named_by_line(hospital):
+    rewrite(hospital, "labevents", lambda text: text.replace(b",1.5,", b",high,"))
+    (fault,) = faults_of(read_rows, hospital, "labevents", ["valuenum"])
+    assert "line 2, valuenum: is 'high'" in fault
+    scan = scan_rows(hospital, "labevents", ["valuenum"])
+    assert "high" in faults_of(collect_rows, scan, find_table(hospital, "labevents"))[0]
+
+
+def test_an_empty_required_cell_is_a_fault(hospital):
+    rewrite(hospital, "admissions", lambda text: text.replace(b"2150-02-03 12:00:00", b""))
+    (fault,) = faults_of(load_hospital, hospital)
+    assert "line 3, dischtime: empty" in fault
+
+
+def test_a_diagnosis_of_an_unknown_admission_is_a_fault(hospital):
+    rewrite(hospital, "diagnoses_icd", lambda text: text.replace(b"1,11,", b"1,99,"))
+    (fault,) = faults_of(load_hospital, hospital)
+    assert "99 not in admissions" in fault
+
+
+def test_unmarked_patients_are_taken_for_restricted(hospital):
+    assert identify_source(hospital) == "restricted"
+    (hospital / "SIMULATED.json").write_text('{"source": "simulated"}')
+    assert identify_source(hospital) == "simulated"
+
+
+@pytest.mark.real
+def test_the_demo_is_recognised_and_whole(real_data):
+    root = real_data / "mimic-iv-demo-2.2"
+    assert identify_source(root) == "mimic-iv-demo"
+    assert load_hospital(root).rows == {
+        "patients": 100,
+        "admissions": 275,
+        "diagnoses_icd": 4_506,
+        "labevents": 107_727,
+        "prescriptions": 18_087,
+    }
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_of_the_demo_parses(real_data, table):
+    root = real_data / "mimic-iv-demo-2.2"
+    columns = list(TABLES[table].columns)
+    with gzip.open(find_table(root, table), "rt") as file:
+        assert file.readline().rstrip("\n").split(",") == columns
+    assert read_rows(root, table, columns).height > 0

@@ -1,0 +1,160 @@
+"""Each target against a table small enough to label by hand."""
+
+from typing import get_args
+
+import pytest
+
+from histofuse.data.cohort import build_cohort
+from histofuse.data.mimic import load_hospital
+from histofuse.data.targets import TARGETS
+from histofuse.params.cohort import CohortParams, TargetName
+
+EVERYONE = {
+    "icd9": [],
+    "icd10": [],
+    "minimum_age_years": 18,
+    "index_admission": "all",
+    "prediction_time": "target_default",
+}
+
+
+def label(root, target, **more):
+    params = CohortParams(**(EVERYONE | {"target": target} | more))
+    table = build_cohort(load_hospital(root), params, root).table
+    return dict(zip(table["hadm_id"], table["target"], strict=True))
+
+
+def died(day, time="12:00:00"):
+    return {"deathtime": f"{day} {time}", "hospital_expire_flag": 1, "discharge_location": "DIED"}
+
+
+def test_params_and_registry_name_the_same_targets():
+    assert set(get_args(TargetName)) == set(TARGETS)
+
+
+def test_mortality_1y(write_tables, stay):
+    root = write_tables(
+        patients=[
+            {"subject_id": 1, "dod": "2151-01-05"},  # day 365 after the discharge
+            {"subject_id": 2, "dod": "2151-01-06"},  # day 366
+            {"subject_id": 3},
+            {"subject_id": 4, "dod": "2150-01-05"},  # in hospital
+            {"subject_id": 5, "dod": "2150-01-05"},  # at home on the day of discharge
+            {"subject_id": 6, "dod": "2150-01-04"},  # before the discharge, though not flagged
+        ],
+        admissions=[
+            *(stay(n, n * 10, "2150-01-01", "2150-01-05") for n in (1, 2, 3, 5, 6)),
+            stay(4, 40, "2150-01-01", "2150-01-05", **died("2150-01-05")),
+        ],
+    )
+    assert label(root, "mortality_1y") == {10: 1, 20: 0, 30: 0, 50: 1}
+
+
+def test_in_hospital_mortality_needs_a_day_in_hospital(write_tables, stay):
+    start = "2150-01-01"
+    root = write_tables(
+        patients=[{"subject_id": n} for n in range(1, 6)],
+        admissions=[
+            stay(1, 10, start, "2150-01-05", **died("2150-01-05")),
+            stay(2, 20, start, "2150-01-05"),
+            stay(3, 30, start, "2150-01-02 12:00:00"),  # 24 h: over when it would be predicted
+            stay(4, 40, start, "2150-01-02 11:00:00", **died("2150-01-02", "11:00:00")),
+            stay(5, 50, start, "2150-01-02 12:01:00"),
+        ],
+    )
+    assert label(root, "in_hospital_mortality") == {10: 1, 20: 0, 50: 0}
+
+
+def test_readmission_30d(write_tables, stay):
+    elective = {"admission_type": "ELECTIVE"}
+    first = ("2150-01-01", "2150-01-05")
+    root = write_tables(
+        patients=[{"subject_id": n} for n in range(1, 8)],
+        admissions=[
+            stay(1, 10, *first),
+            stay(1, 11, "2150-02-04", "2150-02-05"),  # 30 days
+            stay(2, 20, *first),
+            stay(2, 21, "2150-02-04 12:01:00", "2150-02-06"),  # a minute more
+            stay(3, 30, *first),
+            stay(3, 31, "2150-01-20", "2150-01-22", **elective),  # planned
+            stay(4, 40, *first),
+            stay(4, 41, "2150-01-20", "2150-01-22", **elective),
+            stay(4, 42, "2150-01-25", "2150-01-26"),  # unplanned, after a planned one
+            stay(5, 50, *first, **died("2150-01-05")),
+            stay(6, 60, *first, discharge_location="ACUTE HOSPITAL"),
+            stay(7, 70, *first),
+            stay(7, 71, "2150-01-04", "2150-01-07"),  # an overlap is no readmission
+        ],
+    )
+    expected = {10: 1, 11: 0, 20: 0, 21: 0, 30: 0, 31: 0, 40: 1, 41: 1, 42: 0, 70: 0, 71: 0}
+    assert label(root, "readmission_30d") == expected
+
+
+def test_metastasis(write_tables, stay):
+    codes = {
+        10: ("1985", 9),
+        21: ("C7951", 10),
+        30: ("C801", 10),  # an unspecified primary
+        40: ("1990", 9),
+        50: ("1991", 9),
+        60: ("C800", 10),
+        70: ("C787", 9),  # the right letters under the wrong version
+        80: ("1961", 10),
+    }
+    root = write_tables(
+        patients=[{"subject_id": n} for n in range(1, 9)],
+        admissions=[
+            *(stay(n, n * 10, "2150-01-01", "2150-01-05") for n in range(1, 9)),
+            stay(1, 11, "2150-03-01", "2150-03-05"),  # known by then
+            stay(2, 21, "2150-03-01", "2150-03-05"),
+        ],
+        diagnoses_icd=[
+            {"subject_id": h // 10, "hadm_id": h, "icd_code": c, "icd_version": v}
+            for h, (c, v) in codes.items()
+        ],
+    )
+    expected = {10: 1, 20: 1, 21: 1, 30: 0, 40: 1, 50: 0, 60: 1, 70: 0, 80: 0}
+    assert label(root, "metastasis") == expected
+
+
+@pytest.mark.parametrize("index", ["first_with_diagnosis", "first", "last"])
+def test_breast_cancer_takes_the_same_admission_of_cases_and_controls(write_tables, stay, index):
+    root = write_tables(
+        patients=[{"subject_id": n} for n in range(1, 4)],
+        admissions=[
+            stay(n, n * 10 + k, f"215{k}-01-01", f"215{k}-01-05")
+            for n in range(1, 4)
+            for k in range(3)
+        ],
+        diagnoses_icd=[
+            {"subject_id": 1, "hadm_id": 11, "icd_code": "1749"},
+            {"subject_id": 2, "hadm_id": 21, "icd_code": "C50911", "icd_version": 10},
+            {"subject_id": 3, "hadm_id": 31, "icd_code": "C50911", "icd_version": 9},
+        ],
+    )
+    lists = {"icd9": ["174"], "icd10": ["C50"], "index_admission": index}
+    expected = {12: 1, 22: 1, 32: 0} if index == "last" else {10: 1, 20: 1, 30: 0}
+    assert label(root, "breast_cancer", **lists) == expected
+
+
+def test_nothing_of_the_outcome_may_be_a_feature():
+    for target in TARGETS.values():
+        assert {"hospital_expire_flag", "deathtime", "dod"} <= set(target.masked_features)
+        assert all(target.masked_features_at(t) for t in target.prediction_times)
+
+
+@pytest.mark.parametrize("name", ["metastasis", "breast_cancer"])
+def test_cancer_targets_mask_what_encodes_the_cancer(name):
+    target = TARGETS[name]
+    assert {"metastatic_cancer", "solid_tumour", "lymphoma"} <= set(target.masked_comorbidities)
+    assert {"chemotherapy", "endocrine", "her2"} <= set(target.masked_treatments)
+    assert {"cea", "ca_27_29"} <= set(target.masked_labs)
+
+
+def test_before_discharge_neither_its_codes_nor_its_length_are_known():
+    target = TARGETS["in_hospital_mortality"]
+    assert target.diagnoses_prior_only("admission_plus_24h")
+    assert "length_of_stay_days" in target.masked_features_at("admission_plus_24h")
+    later = TARGETS["readmission_30d"]
+    assert not later.diagnoses_prior_only("discharge")
+    assert "length_of_stay_days" not in later.masked_features_at("discharge")

@@ -1,0 +1,144 @@
+"""Masks of each target, and nothing from after the prediction time."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from histofuse.core.errors import InputError
+from histofuse.data.targets import TARGETS
+from histofuse.features.ehr import build_features, make_plan
+from histofuse.features.labs import load_labs
+from histofuse.features.treatments import load_treatments
+from histofuse.params.ehr_features import EhrFeaturesParams
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "ehr_features"
+CASES = [(t.name, time) for t in TARGETS.values() for time in t.prediction_times]
+
+
+def make_params(**changes):
+    values = {
+        "comorbidities": "elixhauser_ahrq",
+        "diagnoses_from": "prior_and_index",
+        "labs": list(load_labs()),
+        "lab_lookback_hours": 24.0,
+        "treatments": list(load_treatments()),
+        "treatment_lookback_days": 365.0,
+    }
+    return EhrFeaturesParams.model_validate(values | changes)
+
+
+def load_cohort(prediction_time="discharge"):
+    times = ["admittime", "dischtime", "prediction_time"]
+    cohort = pd.read_csv(GOLDEN / "cohort.csv", parse_dates=times)
+    if prediction_time == "admission_plus_24h":
+        cohort["prediction_time"] = cohort["admittime"] + pd.Timedelta(hours=24)
+    return cohort
+
+
+@pytest.mark.parametrize("grouping", ["elixhauser_ahrq", "elixhauser_quan"])
+@pytest.mark.parametrize(("name", "prediction_time"), CASES)
+def test_no_masked_feature_survives(name, prediction_time, grouping):
+    target = TARGETS[name]
+    features = build_features(
+        load_cohort(prediction_time),
+        GOLDEN,
+        make_params(comorbidities=grouping),
+        target,
+        prediction_time,
+    )
+    masked = {
+        *target.masked_comorbidities,
+        *target.masked_labs,
+        *target.masked_treatments,
+        *target.masked_features_at(prediction_time),
+    }
+    assert masked
+    columns = {*features.table.columns, *(spec.variable for spec in features.specs)}
+    assert not columns & masked
+    assert {entry["name"] for entry in features.masked["masked"]} == masked
+    assert all(entry["reason"] for entry in features.masked["masked"])
+
+
+@pytest.mark.parametrize("name", ["metastasis", "breast_cancer"])
+def test_masked_cancer_codes_leave_the_count_alone(name):
+    features = build_features(load_cohort(), GOLDEN, make_params(), TARGETS[name], "discharge")
+    count = features.table.set_index("hadm_id")["comorbidity_count"]
+    assert count.to_dict() == {12: 3.0, 21: 0.0, 31: 0.0}  # 4, 1 and 0 with their tumours
+
+
+def test_before_discharge_only_earlier_diagnoses_count():
+    name, time = "in_hospital_mortality", "admission_plus_24h"
+    features = build_features(load_cohort(time), GOLDEN, make_params(), TARGETS[name], time)
+    row = features.table.set_index("hadm_id").loc[12]
+    assert features.masked["diagnoses_from"] == "prior"
+    assert (row["congestive_heart_failure"], row["diabetes_uncomplicated"]) == (1, 1)
+    assert (row["solid_tumour"], row["diabetes_complicated"], row["hypertension"]) == (0, 0, 0)
+    assert "length_of_stay_days" not in row.index
+
+
+def test_before_discharge_only_the_first_day_counts():
+    name, time = "in_hospital_mortality", "admission_plus_24h"
+    features = build_features(load_cohort(time), GOLDEN, make_params(), TARGETS[name], time)
+    row = features.table.set_index("hadm_id").loc[12]
+    # 10.0 the day before and 120 g/L after 22 hours; 11.0 came on the sixth day.
+    assert (row["haemoglobin_mean"], row["haemoglobin_max"]) == (11.0, 12.0)
+
+
+@pytest.mark.parametrize(("hours", "flag"), [(24, 1), (23, 0)])
+def test_an_order_at_the_prediction_time_itself_is_known(hours, flag):
+    cohort = load_cohort()
+    cohort["prediction_time"] = cohort["admittime"] + pd.Timedelta(hours=hours)
+    target, time = TARGETS["in_hospital_mortality"], "admission_plus_24h"
+    features = build_features(cohort, GOLDEN, make_params(), target, time)
+    assert features.table.set_index("hadm_id").at[12, "endocrine"] == flag
+
+
+def test_prior_leaves_the_index_admission_out_at_discharge_too():
+    params = make_params(diagnoses_from="prior")
+    features = build_features(load_cohort(), GOLDEN, params, TARGETS["mortality_1y"], "discharge")
+    assert features.table.set_index("hadm_id").at[21, "metastatic_cancer"] == 0
+    assert features.masked["diagnoses_from"] == "prior"
+
+
+def test_order_of_the_cohort_does_not_matter():
+    args = (GOLDEN, make_params(), TARGETS["mortality_1y"], "discharge")
+    straight = build_features(load_cohort(), *args).table
+    backwards = build_features(load_cohort().iloc[::-1], *args).table
+    pd.testing.assert_frame_equal(straight, backwards)
+
+
+def test_names_params_ask_for_must_be_defined():
+    with pytest.raises(InputError, match="'hemoglobin'"):
+        make_plan(make_params(labs=["hemoglobin"]), TARGETS["mortality_1y"], "discharge")
+    with pytest.raises(ValueError, match="more than once"):
+        make_params(labs=["albumin", "albumin"])
+
+
+@pytest.mark.real
+def test_the_demo_gives_plausible_features(real_data):
+    from histofuse.data.cohort import build_cohort
+    from histofuse.data.mimic import load_hospital
+    from histofuse.params.cohort import CohortParams
+
+    root = real_data / "mimic-iv-demo-2.2"
+    cohort = build_cohort(
+        load_hospital(root),
+        CohortParams(
+            icd9=[],
+            icd10=[],
+            minimum_age_years=18,
+            target="readmission_30d",
+            index_admission="all",
+            prediction_time="target_default",
+        ),
+        root,
+    )
+    params = make_params(labs=["haemoglobin", "sodium"], treatments=["opioids", "antibiotics"])
+    features = build_features(cohort.table, root, params, cohort.target, cohort.prediction_time)
+    means = features.table.drop(columns=["subject_id", "hadm_id"]).mean(numeric_only=True)
+    assert 9 < means["haemoglobin_mean"] < 13
+    assert 135 < means["sodium_mean"] < 142
+    assert 0.3 < means["hypertension"] < 0.8
+    assert 0.5 < means["opioids"] < 1.0
+    assert (features.table["haemoglobin_min"].dropna() > 1).all()

@@ -1,0 +1,41 @@
+import pytest
+
+from histofuse.params.base import load_section
+from histofuse.params.ehr_features import EhrFeaturesParams
+from histofuse.params.encoding import EncodingParams
+
+FEATURES = {
+    "comorbidities": "elixhauser_quan",
+    "diagnoses_from": "prior",
+    "labs": ["albumin"],
+    "lab_lookback_hours": 0.0,
+    "treatments": [],
+    "treatment_lookback_days": 0.0,
+}
+ENCODING = {"maximum_missing": 0.8, "strata": ["sex"], "indicator_minimum_missing": 0.05}
+
+
+def test_default_sections_load():
+    assert len(load_section(EhrFeaturesParams, "ehr_features").treatments) >= 10
+    assert load_section(EncodingParams, "encoding").maximum_missing == 0.8
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "changes", "message"),
+    [
+        (EhrFeaturesParams, FEATURES, {"comorbidities": "charlson"}, "elixhauser_ahrq"),
+        (EhrFeaturesParams, FEATURES, {"diagnoses_from": "index"}, "prior_and_index"),
+        (EhrFeaturesParams, FEATURES, {"labs": ["a", "b", "a"]}, "found a more than once"),
+        (EhrFeaturesParams, FEATURES, {"lab_lookback_hours": -1.0}, "greater than or equal"),
+        (EhrFeaturesParams, FEATURES, {"window": 1}, "Extra inputs"),
+        (EncodingParams, ENCODING, {"maximum_missing": 0.0}, "greater than 0"),
+        (EncodingParams, ENCODING, {"maximum_missing": "0.8"}, "valid number"),
+        (EncodingParams, ENCODING, {"strata": ["race"]}, "'sex' or 'age_band'"),
+        (EncodingParams, ENCODING, {"strata": ["sex", "sex"]}, "each stratum once"),
+        (EncodingParams, ENCODING, {"indicator_minimum_missing": 1.1}, "less than or equal"),
+    ],
+)
+def test_nonsense_is_refused(model, values, changes, message):
+    model.model_validate(values)
+    with pytest.raises(ValueError, match=message):
+        model.model_validate(values | changes)

@@ -1,0 +1,66 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from histofuse.core.errors import RegistryError
+from histofuse.tracking.publish import publish_all
+from histofuse.tracking.registry import list_models, pull_bundle, register_bundles
+from histofuse.tracking.store import open_store
+
+
+@pytest.fixture
+def digests(project):
+    return register_bundles([Path("models/resnet18"), Path("models/mlp")])
+
+
+def test_encoders_are_registered_by_digest_and_completed_by_publish(digests):
+    assert set(digests) == {"histofuse-resnet18", "histofuse-mlp"}
+    assert publish_all().written == ["histofuse-resnet18", "histofuse-mlp"]
+    assert register_bundles([Path("models/mlp")]) == {"histofuse-mlp": digests["histofuse-mlp"]}
+    assert [v.number for v in open_store().list_versions()] == [1, 1]
+
+
+def test_pulled_bundle_is_the_one_that_was_registered(digests):
+    shutil.rmtree("models")
+    bundle = pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
+    assert bundle.path == Path(".histofuse/registry") / digests["histofuse-mlp"]
+    assert (bundle.path / "weights.safetensors").read_bytes() == b"weights"
+
+
+def test_pulled_bundle_that_was_altered_is_pulled_anew(digests):
+    bundle = pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
+    (bundle.path / "weights.safetensors").write_bytes(b"altered")
+    again = pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
+    assert (again.path / "weights.safetensors").read_bytes() == b"weights"
+
+
+def test_restricted_bundle_is_pulled_without_its_rows(project, make):
+    make.restricted()
+    digests = register_bundles([Path("models/mlp")])
+    bundle = pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
+    assert not (bundle.path / "predictions.parquet").exists()
+
+
+def test_lost_registry_is_restored_from_the_bundle_dvc_holds(digests, clone, capsys):
+    clone()
+    pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
+    assert "published again from models/mlp" in capsys.readouterr().err
+    assert [v.name for v in open_store().list_versions()] == ["histofuse-mlp"]
+
+
+def test_digest_that_nobody_holds_is_named(digests):
+    with pytest.raises(RegistryError) as error:
+        pull_bundle("histofuse-mlp", "0" * 64)
+    message = str(error.value)
+    assert "histofuse-mlp" in message
+    assert "0" * 64 in message
+    assert digests["histofuse-mlp"][:12] in message
+    assert "dvc pull" in message
+
+
+def test_versions_are_listed_with_a_star_where_models_holds_them(digests, make):
+    make.bundle("mlp", "tabular", weights=b"other")
+    first, second = list_models()
+    assert first.split() == ["histofuse-mlp", "1", digests["histofuse-mlp"]]
+    assert second.split() == ["*", "histofuse-resnet18", "1", digests["histofuse-resnet18"]]

@@ -1,0 +1,191 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from histofuse.core.bundle import open_bundle
+from histofuse.core.errors import InputError
+from histofuse.features.embeddings import Embeddings, number_rows, select_pairs
+from histofuse.models.fusion import load_fusion_model
+from histofuse.params.fusion import FusionParams
+from histofuse.params.pairing import PairingParams
+from histofuse.training.fusion import (
+    PairedEmbeddings,
+    make_head,
+    make_recipe,
+    merge_sources,
+    train_fusion,
+)
+from histofuse.training.loop import Rows, compute_logits, fit
+from histofuse.training.recorder import NullRecorder
+
+CLASSES = ["mitosis", "tumour", "non_tumour"]
+META = {
+    "classes": CLASSES,
+    "encoders": {"image": {"name": "resnet18", "digest": "a" * 64}},
+    "sources": {"image": "simulated", "patient": "restricted"},
+}
+
+
+def make_params(**changes):
+    values = {
+        "hidden": [16, 8],
+        "standardise": True,
+        "dropout": 0.3,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "batch_size": 32,
+        "epochs": 3,
+        "patience": 5,
+        "imbalance": "class_weights",
+        "calibration": "temperature",
+        "threshold": "max_f1",
+    }
+    return FusionParams.model_validate(values | changes)
+
+
+def make_data(n=120, rule=None, **changes):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, n)
+    image = (4 + 3 * np.eye(3, 6)[labels] + rng.normal(size=(n, 6))).astype(np.float32)
+    patches = [f"Case_1-01/{i:04d}" for i in range(n)]
+    order = rng.permutation(n)
+    pairs = pd.DataFrame(
+        {
+            "patch_id": patches,
+            "case_id": "Case_1",
+            "frame_id": "Case_1-01",
+            "subject_id": np.arange(n) % 10,
+            "hadm_id": 100 + np.arange(n) % 10,
+            "split": np.resize(["train", "train", "validation", "test"], n),
+            "label": np.array(CLASSES)[labels],
+        }
+    ).assign(**changes)
+    keys = pd.DataFrame({"subject_id": np.arange(10), "hadm_id": 100 + np.arange(10)})
+    embeddings = Embeddings(
+        number_rows(pd.DataFrame({"patch_id": np.array(patches)[order]}), image[order]),
+        number_rows(keys, rng.normal(size=(10, 4)).astype(np.float32)),
+        META,
+    )
+    pairing = PairingParams.model_validate(rule or {"rule": "permuted"})
+    return PairedEmbeddings(pairs, embeddings, pairing, {"pairs": "0" * 64})
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def train(tmp_path, data=None, name="fusion_permuted", **changes):
+    path = tmp_path / "models" / name
+    train_fusion(data or make_data(), make_params(**changes), 1, NullRecorder(), path)
+    return open_bundle(path)
+
+
+def test_bundle_predicts_what_its_predictions_say(tmp_path):
+    data = make_data()
+    bundle = train(tmp_path, data, epochs=40)
+    table = pd.read_parquet(bundle.path / "predictions.parquet")
+    logits = load_fusion_model(bundle).logits(*select_pairs(data.embeddings, table))
+
+    np.testing.assert_allclose(table[[f"logit_{c}" for c in CLASSES]], logits, atol=1e-5)
+    assert table[[f"probability_{c}" for c in CLASSES]].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert table["patch_id"].tolist() == data.pairs["patch_id"].tolist()
+    called = table["prediction"].to_numpy()
+    assert (called == table["label"].to_numpy()).mean() > 0.8
+
+
+def test_config_names_encoders_pairing_and_source(tmp_path):
+    shares = {"mitosis": 1.0, "tumour": 0.5, "non_tumour": 0.0}
+    rule = {"rule": "label_aligned", "positive_share": shares}
+    config = train(tmp_path, make_data(rule=rule), name="fusion_leaky").config
+
+    assert config["encoders"] == META["encoders"]
+    assert config["pairing"] == rule
+    assert config["leaky"] is True
+    assert config["source"] == "restricted"
+    assert config["classes"] == CLASSES
+    assert config["architecture"]["image_dim"] == 6
+
+
+def test_same_input_same_bytes_whatever_the_threads(tmp_path):
+    first = train(tmp_path / "a")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        again = train(tmp_path / "b")
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    assert again.digest == first.digest
+
+
+def test_order_of_pairs_does_not_change_the_predictions_order(tmp_path):
+    data = make_data()
+    shuffled = PairedEmbeddings(
+        data.pairs.sample(frac=1, random_state=0), data.embeddings, data.pairing, data.digests
+    )
+    table = pd.read_parquet(train(tmp_path, shuffled).path / "predictions.parquet")
+    assert table["label"].tolist() == data.pairs["label"].tolist()
+
+
+def test_head_overfits_eight_samples():
+    torch.manual_seed(0)
+    params = make_params(dropout=0.0, epochs=60, patience=60, imbalance="none")
+    data = make_data(8, split="train")
+    image, patient = map(torch.from_numpy, select_pairs(data.embeddings, data.pairs))
+    labels = torch.tensor([CLASSES.index(c) for c in data.pairs["label"]])[torch.randperm(8)]
+    rows = Rows((image, patient), labels)
+    network = make_head(data.embeddings, rows, 3, params)
+    fit(network, rows, rows, make_recipe(network, rows, 3, params, seed=1))
+    assert compute_logits(network, rows.inputs).argmax(axis=1).tolist() == labels.tolist()
+
+
+def test_standardisation_is_fitted_on_training_pairs(tmp_path):
+    data = make_data()
+    bundle = train(tmp_path, data)
+    pairs = data.pairs[data.pairs["split"] == "train"]
+    image, patient = select_pairs(data.embeddings, pairs)
+    network = load_fusion_model(bundle).network
+    np.testing.assert_allclose(network.image_scaler.mean, image.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(network.patient_scaler.scale, patient.std(axis=0), rtol=1e-5)
+
+    plain = load_fusion_model(train(tmp_path, name="plain", standardise=False)).network
+    assert plain.image_scaler.mean.tolist() == [0.0] * 6
+
+
+def test_history_and_decision_are_in_the_bundle(tmp_path):
+    bundle = train(tmp_path)
+    assert {"calibrator.json", "threshold.json", "history.csv"} <= bundle.files.keys()
+    fitted = json.loads((bundle.path / "calibrator.json").read_text())["fitted_on"]
+    assert fitted["n"] == 30
+    assert len(pd.read_csv(bundle.path / "history.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "lumen"}, "unknown class 'lumen'"),
+        ({"hadm_id": 5}, "120 pairs without an embedding"),
+        ({"split": "train"}, "'validation': holds no rows"),
+    ],
+)
+def test_bad_pairs_are_said(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, make_data(**changes))
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "patient", "source"),
+    [
+        ("simulated", "restricted", "restricted"),
+        ("brecahad", "simulated", "simulated"),
+        ("simulated", "mimic-iv-demo", "simulated"),
+        ("brecahad", "mimic-iv-demo", "mimic-iv-demo"),
+    ],
+)
+def test_restricted_patients_decide_the_source(image, patient, source):
+    assert merge_sources(image, patient) == source

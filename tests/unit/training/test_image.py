@@ -1,0 +1,280 @@
+"""Image training on patches of plain colours, from shards to bundle."""
+
+import copy
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from histofuse.core.artifacts import to_json
+from histofuse.core.bundle import open_bundle
+from histofuse.core.errors import InputError
+from histofuse.core.tables import read_table, write_table
+from histofuse.data.patches import PATCH_INDEX, PatchMeta
+from histofuse.data.splits import PATCH_SPLITS
+from histofuse.models.backbones import ImageModel, load_image_model
+from histofuse.params.image import ImageParams
+from histofuse.training.calibrate import load_decision
+from histofuse.training.image import (
+    IMAGE_PREDICTIONS,
+    create_model,
+    embed_patches,
+    load_patch_data,
+    make_recipe,
+    predict_images,
+    predict_patches,
+    train_image,
+)
+from histofuse.training.loop import Rows, fit
+from histofuse.training.recorder import NullRecorder
+
+CLASSES = ["mitosis", "tumour", "non_tumour"]
+VALUES = {
+    "backbone": "simple_cnn",
+    "weights": "none",
+    "input_px": 16,
+    "epochs": 3,
+    "batch_size": 16,
+    "head_learning_rate": 3e-3,
+    "backbone_learning_rate": 3e-3,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "frozen_epochs": 0,
+    "unfreeze_every_epochs": 1,
+    "imbalance": "class_weights",
+    "schedule": "constant",
+    "step_epochs": 1,
+    "step_factor": 1.0,
+    "patience": 40,
+    "precision": "fp32",
+    "augmentation": {
+        "flips": True,
+        "rotation_degrees": 10.0,
+        "scale": [0.9, 1.1],
+        "brightness": 0.05,
+        "contrast": 0.05,
+        "saturation": 0.05,
+        "hue": 0.01,
+    },
+    "normalisation": "unit",
+    "calibration": "temperature",
+    "threshold": "argmax",
+}
+OFF = {"flips": False, "rotation_degrees": 0.0, "scale": [1.0, 1.0]} | dict.fromkeys(
+    ("brightness", "contrast", "saturation", "hue"), 0.0
+)
+
+
+def make_params(**changes) -> ImageParams:
+    return ImageParams.model_validate({**copy.deepcopy(VALUES), **changes})
+
+
+def write_project(folder: Path, n: int = 90) -> Path:
+    """Write patches whose class is their brightest channel, shuffled over two shards."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    patches = rng.integers(0, 120, (n, 24, 24, 3), dtype=np.uint8)
+    patches[np.arange(n), :, :, labels] += 80
+    place = rng.permutation(n)
+    index = pd.DataFrame(
+        {
+            "patch_id": [f"Case_{i % 3}-01/{i:04d}" for i in range(n)],
+            "frame_id": [f"Case_{i % 3}-01" for i in range(n)],
+            "case_id": [f"Case_{i % 3}" for i in range(n)],
+            "x_px": 1.0,
+            "y_px": 2.0,
+            "label": [CLASSES[k] for k in labels],
+            "shard": place // 50,
+            "row": place % 50,
+        }
+    ).sort_values("label")
+    out = folder / "patches"
+    out.mkdir(parents=True)
+    write_table(index, out / "index.parquet", PATCH_INDEX)
+    stored = np.empty_like(patches)
+    stored[place] = patches
+    np.save(out / "shard-00000.npy", stored[:50])
+    np.save(out / "shard-00001.npy", stored[50:])
+    meta = {"patch_px": 16, "margin_px": 4, "stored_px": 24, "classes": CLASSES}
+    meta |= {"source": "simulated", "stain_normalisation": "none"}
+    (out / "meta.json").write_text(to_json(meta))
+    number = index["patch_id"].str[-4:].astype(int)
+    split = np.where(number < 60, "train", np.where(number < 75, "validation", "test"))
+    splits = index[["patch_id", "frame_id", "case_id", "label"]].assign(split=split)
+    write_table(splits.iloc[::-1].astype({"split": "str"}), folder / "splits.parquet", PATCH_SPLITS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return write_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def trained(project, tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("root"))
+        data = load_patch_data(project / "patches", project / "splits.parquet")
+        train_image(data, make_params(), 7, NullRecorder(), Path("models/tiny"))
+        assert not Path(".histofuse/checkpoints/tiny").exists()
+        return Path("models/tiny").resolve()
+
+
+def test_patches_meet_their_labels_by_key(project):
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    rows = data.load_rows("train")
+    assert len(rows) == 60
+    brightest = rows.inputs[0].float().mean(dim=(1, 2)).argmax(dim=1)
+    assert torch.equal(brightest, rows.labels)
+    assert data.table["patch_id"].is_monotonic_increasing
+
+
+def test_patches_without_a_split_and_the_reverse_are_both_named(tmp_path):
+    project = write_project(tmp_path)
+    splits = pd.read_parquet(project / "splits.parquet")
+    splits.loc[0, "patch_id"] = "stray"
+    write_table(splits, project / "splits.parquet", PATCH_SPLITS)
+    with pytest.raises(InputError, match="2 faults") as caught:
+        load_patch_data(project / "patches", project / "splits.parquet")
+    assert "stray" in str(caught.value)
+
+
+def test_the_bundle_holds_what_it_must(trained):
+    bundle = open_bundle(trained)
+    assert set(bundle.files) == {
+        "weights.safetensors",
+        "config.json",
+        "calibrator.json",
+        "threshold.json",
+        "history.csv",
+        "predictions.parquet",
+    }
+    config = bundle.config
+    assert (config["kind"], config["name"], config["source"]) == ("image", "tiny", "simulated")
+    assert config["classes"] == CLASSES
+    assert set(config["inputs"]) == {"patches", "splits"}
+    assert config["architecture"]["embedding_dim"] == 256
+    history = pd.read_csv(trained / "history.csv")
+    assert {"epoch", "train_loss", "validation_macro_f1", "learning_rate_head"} <= set(history)
+
+
+def test_predictions_are_the_saved_models_on_each_patch_by_key(trained, project):
+    predictions = read_table(trained / "predictions.parquet", IMAGE_PREDICTIONS)
+    assert predictions["patch_id"].is_monotonic_increasing
+    assert predictions["split"].value_counts().to_dict() == {
+        "train": 60,
+        "validation": 15,
+        "test": 15,
+    }
+    accuracy = (predictions["prediction"] == predictions["label"])[predictions["split"] == "test"]
+    assert accuracy.mean() > 0.9
+
+    model = load_image_model(open_bundle(trained))
+    index = read_table(project / "patches" / "index.parquet", PATCH_INDEX).iloc[:7]
+    found = predictions.set_index("patch_id").loc[index["patch_id"]]
+    logits = predict_patches(model, project / "patches", index)
+    expected = found[[f"logit_{c}" for c in CLASSES]].to_numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert expected.dtype == np.float32
+    calibrator, thresholds = load_decision(trained)
+    probabilities = calibrator.probabilities(expected)
+    np.testing.assert_allclose(found[[f"probability_{c}" for c in CLASSES]], probabilities)
+    decided = np.array(CLASSES)[thresholds.decide(probabilities)]
+    assert decided.tolist() == found["prediction"].tolist()
+
+
+def test_embeddings_lead_to_the_logits(trained, project):
+    model = load_image_model(open_bundle(trained))
+    index = read_table(project / "patches" / "index.parquet", PATCH_INDEX)
+    embedding = embed_patches(model, project / "patches", index)
+    assert embedding.shape == (90, 256) and embedding.dtype == np.float32
+    with torch.inference_mode():
+        logits = model.head(torch.from_numpy(embedding)).numpy()
+    expected = predict_patches(model, project / "patches", index)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert predict_images(model, np.empty((0, 24, 24, 3), np.uint8)).shape == (0, 3)
+
+
+def test_patches_of_another_size_are_refused(trained, project, tmp_path):
+    other = write_project(tmp_path)
+    meta = other / "patches" / "meta.json"
+    meta.write_text(meta.read_text().replace('"margin_px": 4', '"margin_px": 2'))
+    index = read_table(other / "patches" / "index.parquet", PATCH_INDEX)
+    with pytest.raises(InputError, match="16 px with a margin of 2 px"):
+        predict_patches(load_image_model(open_bundle(trained)), other / "patches", index)
+
+
+def test_the_same_run_gives_the_same_bundle(trained, project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    train_image(data, make_params(), 7, NullRecorder(), Path("tiny"))
+    assert open_bundle(Path("tiny")).digest == open_bundle(trained).digest
+
+
+@pytest.mark.parametrize("backbone", ["simple_cnn", "resnet18"])
+def test_each_network_overfits_eight_samples(backbone):
+    generator = torch.Generator().manual_seed(1)
+    patches = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    # Eight steps an epoch, so that the running statistics of batch norms catch up.
+    rows = Rows((patches.repeat(8, 1, 1, 1),), labels.repeat(8))
+    params = make_params(
+        backbone=backbone,
+        input_px=32,
+        epochs=8,
+        batch_size=8,
+        augmentation=OFF,
+        schedule="cosine",
+        head_learning_rate=1e-3,
+        backbone_learning_rate=1e-3,
+    )
+
+    meta = PatchMeta(32, 4, 40, CLASSES, "simulated", "none")
+    model = create_model(backbone, meta, params, 3)
+    result = fit(model, rows, rows, make_recipe(backbone, model, rows, params, 3))
+    assert max(row["train_accuracy"] for row in result.history) == 1
+    assert min(row["train_loss"] for row in result.history) < 0.1
+    assert predict_images(model, patches.numpy()).argmax(axis=1).tolist() == labels.tolist()
+
+
+def test_the_recipe_says_what_the_params_say(project):
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    rows = data.load_rows("train")
+    params = make_params(
+        frozen_epochs=1,
+        head_learning_rate=1e-3,
+        backbone_learning_rate=1e-4,
+        schedule="step",
+        step_epochs=2,
+        step_factor=0.5,
+        imbalance="weighted_sampler",
+    )
+    model = create_model("tiny", data.meta, params, 1)
+    recipe = make_recipe("tiny", model, rows, params, 1)
+    rates = {group.name: group.learning_rate for group in recipe.groups}
+    assert rates == {"head": 1e-3, "backbone": 1e-4}
+    grouped = sum(p.numel() for g in recipe.groups for p in g.parameters)
+    assert grouped == sum(p.numel() for p in model.parameters())
+    assert [recipe.schedule(e) for e in range(4)] == [1, 1, 0.5, 0.5]
+    assert recipe.class_weights is None and recipe.row_weights is not None
+
+    learning = []
+    for epoch in range(5):
+        recipe.begin_epoch(model, epoch)
+        learning.append(sum(p.requires_grad for p in model.backbone.parameters()))
+    assert learning == [0, 2, 4, 6, 8]
+
+
+def digest(model: ImageModel) -> str:
+    parts = (tensor.numpy().tobytes() for tensor in model.state_dict().values())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_random_weights_come_from_seed_and_name(project):
+    meta = load_patch_data(project / "patches", project / "splits.parquet").meta
+    runs = (("a", 1), ("a", 1), ("a", 2), ("b", 1))
+    digests = [digest(create_model(name, meta, make_params(), seed)) for name, seed in runs]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
