@@ -25,7 +25,7 @@ Source = Literal["simulated", "mimic-iv-demo", "restricted"]
 Keep = Mapping[str, Collection[int] | Collection[str]]
 
 SIMULATED_MARKER: Final = "SIMULATED.json"
-# SHA-256 of the 100 sorted subject_ids of the open MIMIC-IV Clinical Database Demo v2.2, a line each.
+# SHA-256 of the 100 sorted subject_ids, a line each, of the open Clinical Database Demo v2.2.
 DEMO_SUBJECTS_SHA256: Final = "97c0e3206fc6027379912d899a104e8055789d93365ec892f77a2d43d2127fe9"
 DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 DATE_FORMAT: Final = "%Y-%m-%d"
@@ -102,6 +102,7 @@ TABLES: Final[Mapping[str, Schema]] = {
     ),
 }
 CORE_TABLES: Final = ("patients", "admissions", "diagnoses_icd")
+LARGE_TABLES: Final = ("labevents", "prescriptions")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Hospital:
         patients: One row a ``subject_id``.
         admissions: One row a ``hadm_id``; its ``subject_id`` is in `patients`.
         diagnoses: ``icd_version`` is 9 or 10; ``icd_code`` upper case, without dots or blanks.
-        rows: Rows of every table, the large ones included.
+        rows: Table to its rows, the large ones included.
     """
 
     patients: pl.DataFrame
@@ -135,7 +136,9 @@ def find_table(root: Path, table: str) -> Path:
 
 
 def load_hospital(root: Path) -> Hospital:
-    """Read the core tables and check all tables, the large ones in one streaming pass each.
+    """Read the core tables; check them and the large ones, each in one streaming pass.
+
+    The dictionaries (``d_*``) are not needed to run and not asked for.
 
     Raises:
         InputError: With every fault of every table: missing files and columns, files cut short or
@@ -143,9 +146,9 @@ def load_hospital(root: Path) -> Hospital:
             ``hadm_id``, an ``icd_version`` other than 9 or 10.
     """
     with collect_faults() as faults:
-        paths = {name: _check_file(root, name, faults) for name in TABLES}
+        paths = {name: _check_file(root, name, faults) for name in CORE_TABLES + LARGE_TABLES}
         core = {name: _read_whole(paths[name], name, faults) for name in CORE_TABLES}
-        rows = {name: _count_rows(paths[name], name, faults) for name in TABLES if name not in core}
+        rows = {name: _count_rows(paths[name], name, faults) for name in LARGE_TABLES}
         _check_keys(core, paths, faults)
     rows |= {name: table.height for name, table in core.items()}
     code = (
@@ -331,9 +334,11 @@ def _parse_table(text: pl.DataFrame, table: str, path: Path, faults: FaultList) 
     parsed = text.select(_parse(name, schema.columns[name], strict=False) for name in names)
     for name in names:
         bad = parsed[name].is_null() & text[name].is_not_null()
-        _note_cells(text, bad, name, schema.columns[name], path, faults)
+        expected = _EXPECTED[schema.columns[name]]
+        _note_cells(text, bad, str(path), name, expected=expected, faults=faults)
         if name in schema.required:
-            _note_cells(text, text[name].is_null(), name, schema.columns[name], path, faults)
+            empty = text[name].is_null()
+            _note_cells(text, empty, str(path), name, expected=expected, faults=faults)
     return parsed
 
 
@@ -347,16 +352,15 @@ _EXPECTED: Mapping[Kind, str] = {
 
 
 def _note_cells(
-    text: pl.DataFrame, bad: pl.Series, name: str, kind: Kind, path: Path, faults: FaultList
+    text: pl.DataFrame, bad: pl.Series, where: str, name: str, *, expected: str, faults: FaultList
 ) -> None:
     """Note the cells of a column that are bad: the first with its line, and how many there are."""
     if not bad.any():
         return
     first = text.row(int(bad.arg_max() or 0), named=True)
     more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
-    where = f"{path}, line {first['line']}, {name}"
     found = "empty" if first[name] is None else f"is {first[name]!r}"
-    faults.add(where, f"{found}{more}", _EXPECTED[kind])
+    faults.add(f"{where}, line {first['line']}, {name}", f"{found}{more}", expected)
 
 
 def _read_whole(path: Path | None, table: str, faults: FaultList) -> pl.DataFrame:

@@ -31,7 +31,7 @@ def hospital(write_tables, stay):
             {"subject_id": 2},
             {"subject_id": 3},  # another disease
             {"subject_id": 4, "anchor_age": 17},  # a minor at the time of the diagnosis
-            {"subject_id": 5},  # never married nor otherwise
+            {"subject_id": 5},  # marital status unknown at the index admission
             {"subject_id": 6},  # never admitted
         ],
         admissions=[
@@ -42,6 +42,7 @@ def hospital(write_tables, stay):
             stay(3, 30, "2150-01-01", "2150-01-05"),
             stay(4, 40, "2150-01-01", "2150-01-05"),
             stay(5, 50, "2150-01-01", "2150-01-05", marital_status=""),
+            stay(5, 51, "2151-01-01", "2151-01-05"),  # known too late
         ],
         diagnoses_icd=[
             {"subject_id": 1, "hadm_id": 11, "icd_code": "1744"},
@@ -79,19 +80,19 @@ def test_the_attrition_adds_up(hospital):
     rows = table[["name", "patients", "admissions"]].itertuples(index=False)
     left = {name: (patients, admissions) for name, patients, admissions in rows}
     assert left == {
-        "everyone": (6, 7),
-        "admitted": (5, 7),
-        "adult": (4, 6),
-        "diagnosis": (3, 5),
+        "everyone": (6, 8),
+        "admitted": (5, 8),
+        "adult": (4, 7),
+        "diagnosis": (3, 6),
         "index": (3, 3),
         "complete_demographics": (2, 2),
         "alive_at_discharge": (2, 2),
     }
     assert table["removed_patients"].tolist() == [0, 1, 1, 1, 0, 1, 0]
-    assert table["removed_admissions"].tolist() == [0, 0, 1, 1, 2, 1, 0]
+    assert table["removed_admissions"].tolist() == [0, 0, 1, 1, 3, 1, 0]
 
 
-@pytest.mark.parametrize(("index", "expected"), [("last", [12, 20]), ("all", [11, 12, 20])])
+@pytest.mark.parametrize(("index", "expected"), [("last", [12, 20, 51]), ("all", [11, 12, 20, 51])])
 def test_index_admissions(hospital, index, expected):
     assert build(hospital, index_admission=index).table["hadm_id"].tolist() == expected
 
@@ -104,7 +105,7 @@ def test_the_first_admission_may_lie_before_the_diagnosis(hospital):
 
 def test_everyone_means_no_step_for_the_diagnosis(hospital):
     cohort = build(hospital, **EVERYONE, index_admission="all")
-    assert cohort.table["hadm_id"].tolist() == [10, 11, 12, 20, 30]
+    assert cohort.table["hadm_id"].tolist() == [10, 11, 12, 20, 30, 51]
     assert "diagnosis" not in set(cohort.attrition.to_table()["name"])
 
 

@@ -117,8 +117,13 @@ def test_metastasis(write_tables, stay):
     assert label(root, "metastasis") == expected
 
 
-@pytest.mark.parametrize("index", ["first_with_diagnosis", "first", "last"])
-def test_breast_cancer_takes_the_same_admission_of_cases_and_controls(write_tables, stay, index):
+@pytest.mark.parametrize(
+    ("index", "taken"),
+    [("first_with_diagnosis", [0]), ("first", [0]), ("last", [2]), ("all", [0, 1, 2])],
+)
+def test_breast_cancer_takes_the_same_admissions_of_cases_and_controls(
+    write_tables, stay, index, taken
+):
     root = write_tables(
         patients=[{"subject_id": n} for n in range(1, 4)],
         admissions=[
@@ -133,7 +138,7 @@ def test_breast_cancer_takes_the_same_admission_of_cases_and_controls(write_tabl
         ],
     )
     lists = {"icd9": ["174"], "icd10": ["C50"], "index_admission": index}
-    expected = {12: 1, 22: 1, 32: 0} if index == "last" else {10: 1, 20: 1, 30: 0}
+    expected = {n * 10 + k: int(n < 3) for n in (1, 2, 3) for k in taken}
     assert label(root, "breast_cancer", **lists) == expected
 
 
