@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -17,8 +18,7 @@ from histofuse.core.errors import Fault, InputError
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary_beside(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -29,9 +29,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; put it in the place of `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary_beside(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -39,6 +37,26 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_beside(path: Path) -> Path:
+    """Name a temporary path beside `path`, after sweeping what killed processes left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_alive(leftover.suffixes[-2]):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _is_alive(suffix: str) -> bool:
+    """Tell whether another process, named by the suffix ``.<pid>``, still runs."""
+    try:
+        os.kill(pid := int(suffix[1:]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def to_json(value: Any) -> str:

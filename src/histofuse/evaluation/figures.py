@@ -97,7 +97,7 @@ def _describe(result: Result, split: str, rows: Predictions | None = None) -> st
     source = "SIMULATED DATA" if result.simulated else f"data: {result.data}"
     parts = [source, f"{split} split"]
     if rows is not None:
-        parts.append(f"n = {len(rows):,} {rows.unit} of {rows.count_groups():,} {rows.group_unit}")
+        parts.append(rows.describe_size())
     text = "  ·  ".join(parts)
     return f"{text}\nLEAKY: {result.leaky}" if result.leaky else text
 

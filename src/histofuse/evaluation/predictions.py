@@ -116,6 +116,12 @@ class Predictions:
         """Count cases, or patients."""
         return len(np.unique(self.groups))
 
+    def describe_size(self) -> str:
+        """Say how many rows of how many groups: "n = 139 patches of 1 case"."""
+        groups = self.count_groups()
+        group_unit = self.group_unit[:-1] if groups == 1 else self.group_unit
+        return f"n = {len(self):,} {self.unit} of {groups:,} {group_unit}"
+
 
 def load_predictions(path: Path) -> Predictions:
     """Load the predictions of a bundle.

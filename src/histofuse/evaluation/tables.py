@@ -228,8 +228,7 @@ def _describe_splits(results: Sequence[Result], facts: Facts) -> Iterable[str]:
 
 def _describe_split(split: str, rows: Predictions) -> str:
     classes = ", ".join(f"{show_name(c)} {n:,}" for c, n in rows.count_classes().items())
-    size = f"n = {len(rows):,} {rows.unit} of {rows.count_groups():,} {rows.group_unit}"
-    return f"{split.capitalize()}: {size} ({classes})"
+    return f"{split.capitalize()}: {rows.describe_size()} ({classes})"
 
 
 def _find_too_good(results: Sequence[Result], facts: Facts) -> list[str]:

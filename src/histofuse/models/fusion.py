@@ -47,8 +47,8 @@ class FusionHead(nn.Module):
     """Concatenated embeddings -> class logits.
 
     Attributes:
-        image_scaler: Standardises image embeddings.
-        patient_scaler: Standardises patient embeddings.
+        image_scaler: Standardises image embeddings. Patient embeddings come out of a batch norm,
+            and a case-level pairing trains on too few patients to learn their spread from.
         layers: Linear, ReLU and dropout for each width of `hidden`; then one linear layer.
 
     Source: paper 3.3 (512 + 128 -> 640 -> 256 -> 128 -> 3, each hidden layer followed by ReLU and
@@ -60,7 +60,6 @@ class FusionHead(nn.Module):
     ) -> None:
         super().__init__()
         self.image_scaler = Standardiser(image_dim)
-        self.patient_scaler = Standardiser(patient_dim)
         blocks = (
             nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))
             for i, o in itertools.pairwise([image_dim + patient_dim, *hidden])
@@ -71,7 +70,7 @@ class FusionHead(nn.Module):
         self, image: Float[Tensor, "batch image"], patient: Float[Tensor, "batch patient"]
     ) -> Float[Tensor, "batch classes"]:
         """Compute class logits."""
-        joint = torch.cat((self.image_scaler(image), self.patient_scaler(patient)), dim=1)
+        joint = torch.cat((self.image_scaler(image), patient), dim=1)
         return self.layers(joint)
 
 

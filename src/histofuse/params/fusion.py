@@ -20,8 +20,8 @@ class FusionParams(Section):
 
     Attributes:
         hidden: Widths of the layers between the joined embeddings and the logits.
-        standardise: Whether each embedding dimension is brought to mean 0 and variance 1, fitted on
-            training pairs and kept with the weights. The paper feeds embeddings as they are.
+        standardise: Whether each dimension of the image embedding is brought to mean 0 and variance
+            1, fitted on training patches and kept with the weights. The paper does not say so.
         patience: Epochs without a better validation macro-F1 after which training stops.
     """
 

@@ -36,9 +36,7 @@ class ImageSplitParams(Section):
     @model_validator(mode="after")
     def _check(self) -> ImageSplitParams:
         if max(self.test_fold, self.validation_fold) >= self.folds:
-            raise ValueError(
-                f"test_fold and validation_fold count from 0 to {self.folds - 1}"
-            )
+            raise ValueError(f"test_fold and validation_fold count from 0 to {self.folds - 1}")
         order = ("case", "frame", "patch")
         if order.index(self.validation_unit) < order.index(self.unit):
             raise ValueError("validation_unit cannot be coarser than unit")

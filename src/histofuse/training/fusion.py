@@ -163,12 +163,11 @@ def _gather(data: PairedEmbeddings) -> _Tensors:
 def make_head(
     embeddings: Embeddings, train: Rows, classes: int, params: FusionParams
 ) -> FusionHead:
-    """Build the head; its standardisation is fitted on the training pairs alone."""
+    """Build the head; its standardisation is fitted on the training patches alone."""
     dims = embeddings.image.dim, embeddings.patient.dim
     network = FusionHead(*dims, params.hidden, classes, params.dropout)
     if params.standardise and len(train):
         network.image_scaler.fit(train.inputs[0])
-        network.patient_scaler.fit(train.inputs[1])
     return network
 
 

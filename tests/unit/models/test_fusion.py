@@ -30,12 +30,12 @@ def test_forward_by_hand():
     state = head.state_dict() | {name: torch.tensor(values) for name, values in weights.items()}
     head.load_state_dict(state)
     head.image_scaler.mean.fill_(1.0)
-    head.patient_scaler.scale.fill_(2.0)
+    head.image_scaler.scale.fill_(2.0)
 
-    logits = head(torch.tensor([[3.0]]), torch.tensor([[4.0]]))
+    logits = head(torch.tensor([[5.0]]), torch.tensor([[3.0]]))
 
-    # Standardised: 2 and 2. Hidden: relu(2 + 4 + 0.5) = 6.5 and relu(-2) = 0.
-    assert logits.tolist() == [[6.5, 12.0]]
+    # The image is standardised to 2. Hidden: relu(2 + 6 + 0.5) = 8.5 and relu(-2) = 0.
+    assert logits.tolist() == [[8.5, 16.0]]
 
 
 def test_standardiser_learns_mean_and_spread_and_leaves_constants():

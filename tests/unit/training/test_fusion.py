@@ -8,6 +8,7 @@ import torch
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.features.embeddings import Embeddings, number_rows, select_pairs
+from histofuse.features.pairing import make_pairs
 from histofuse.models.fusion import load_fusion_model
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
@@ -20,6 +21,7 @@ from histofuse.training.fusion import (
 )
 from histofuse.training.loop import Rows, compute_logits, fit
 from histofuse.training.recorder import NullRecorder
+from histofuse.training.scores import compute_auroc
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 META = {
@@ -143,14 +145,14 @@ def test_head_overfits_eight_samples():
     assert compute_logits(network, rows.inputs).argmax(axis=1).tolist() == labels.tolist()
 
 
-def test_standardisation_is_fitted_on_training_pairs(tmp_path):
+def test_standardisation_is_fitted_on_training_patches(tmp_path):
     data = make_data()
     bundle = train(tmp_path, data)
     pairs = data.pairs[data.pairs["split"] == "train"]
-    image, patient = select_pairs(data.embeddings, pairs)
+    image, _ = select_pairs(data.embeddings, pairs)
     network = load_fusion_model(bundle).network
     np.testing.assert_allclose(network.image_scaler.mean, image.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(network.patient_scaler.scale, patient.std(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(network.image_scaler.scale, image.std(axis=0), rtol=1e-5)
 
     plain = load_fusion_model(train(tmp_path, name="plain", standardise=False)).network
     assert plain.image_scaler.mean.tolist() == [0.0] * 6
@@ -162,6 +164,60 @@ def test_history_and_decision_are_in_the_bundle(tmp_path):
     fitted = json.loads((bundle.path / "calibrator.json").read_text())["fitted_on"]
     assert fitted["n"] == 30
     assert len(pd.read_csv(bundle.path / "history.csv")) == 3
+
+
+def pair_noise(rule):
+    """Pair images that show nothing with patients whose embedding tells their target."""
+    rng = np.random.default_rng(3)
+    n, people = 1200, 150
+    labels = np.array(CLASSES)[rng.choice(3, n, p=[0.2, 0.6, 0.2])]
+    splits = ["train", "train", "validation", "test"]
+    patches = pd.DataFrame(
+        {
+            "patch_id": [f"Case_{i % 12}-01/{i:04d}" for i in range(n)],
+            "case_id": [f"Case_{i % 12}" for i in range(n)],
+            "frame_id": [f"Case_{i % 12}-01" for i in range(n)],
+            "label": labels,
+            "split": np.resize(splits, n),
+        }
+    )
+    target = rng.integers(0, 2, people)
+    patients = pd.DataFrame({"subject_id": np.arange(people), "hadm_id": np.arange(people)})
+    record = rng.normal(size=(people, 4)) + 2 * target[:, None]
+    pairing = PairingParams.model_validate(rule)
+    with_split = patients.assign(split=np.resize(splits, people), target=target)
+    image = rng.normal(size=(n, 6)).astype(np.float32)
+    embeddings = Embeddings(
+        number_rows(patches[["patch_id"]], image),
+        number_rows(patients, record.astype(np.float32)),
+        META,
+    )
+    pairs = make_pairs(patches, with_split, pairing, seed=1)
+    return PairedEmbeddings(pairs, embeddings, pairing, {"pairs": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("rule", "low", "high"),
+    [
+        ({"rule": "label_blind", "level": "patch"}, 0.4, 0.6),
+        ({"rule": "permuted"}, 0.4, 0.6),
+        (
+            {
+                "rule": "label_aligned",
+                "positive_share": {"mitosis": 1.0, "tumour": 0.5, "non_tumour": 0.0},
+            },
+            0.7,
+            1.0,
+        ),
+    ],
+)
+def test_the_record_gives_the_label_away_under_the_leaky_rule_alone(tmp_path, rule, low, high):
+    bundle = train(tmp_path, pair_noise(rule), epochs=12, dropout=0.0)
+    table = pd.read_parquet(bundle.path / "predictions.parquet").query("split == 'test'")
+    found = compute_auroc(
+        table["probability_mitosis"].to_numpy(), (table["label"] == "mitosis").to_numpy()
+    )
+    assert low < found < high
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+import pandas as pd
+import pytest
+
+from histofuse.core.artifacts import write_json
+from histofuse.core.bundle import writing_bundle
+from histofuse.core.errors import BundleError, InputError
+from histofuse.evaluation.predictions import load_predictions
+
+
+def test_patches_and_admissions_come_in_one_form(models):
+    image, tabular = (model.of("test") for model in models[:2])
+
+    assert image.labels.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 2, 2]
+    assert image.predictions.tolist() == [1, 1, 0, 1, 1, 1, 1, 1, 2, 2]
+    assert image.probabilities[0].tolist() == [0.1, 0.8, 0.1]
+    assert tabular.labels.tolist() == [0, 0, 0, 1] * 2
+    assert tabular.probabilities[1].tolist() == pytest.approx([0.1, 0.9])
+    assert tabular.predictions.tolist() == [0, 1, 0, 1, 0, 0, 0, 1]
+
+
+def test_sizes_are_described(models):
+    assert models[0].splits == ["train", "validation", "test"]
+    assert models[1].splits == ["train", "test"]
+    assert models[0].of("test").describe_size() == "n = 10 patches of 2 cases"
+    assert models[1].of("test").describe_size() == "n = 8 admissions of 8 patients"
+    assert models[0].of("test").count_classes() == {"mitosis": 2, "tumour": 6, "non_tumour": 2}
+
+
+def rewrite(path, table):
+    with writing_bundle(path, path.name) as folder:
+        table.to_parquet(folder / "predictions.parquet")
+        (folder / "history.csv").write_text("epoch\n1\n")
+        write_json({"kind": "image", "classes": ["a", "b"]}, folder / "config.json")
+    return path
+
+
+def test_missing_columns_and_unknown_classes_are_all_named(tmp_path):
+    table = pd.DataFrame(
+        {"patch_id": ["p"], "case_id": ["c"], "split": ["test"], "label": ["z"], "prediction": "y"}
+    )
+    with pytest.raises(InputError, match="no column 'probability_b'"):
+        load_predictions(rewrite(tmp_path / "m", table.assign(probability_a=0.5)))
+    whole = table.assign(probability_a=0.5, probability_b=0.5)
+    with pytest.raises(InputError) as error:
+        load_predictions(rewrite(tmp_path / "m", whole))
+    assert len(error.value.faults) == 2
+
+
+def test_altered_bundle_is_refused(tmp_path, models):
+    (tmp_path / "resnet18" / "history.csv").write_text("epoch\n1\n")
+    with pytest.raises(BundleError, match=r"history\.csv has sha256"):
+        load_predictions(tmp_path / "resnet18")
