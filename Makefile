@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SYNCED := .venv/.synced
 PORT ?= 5000
-WORKERS ?= 2
 
-export PYTHONDONTWRITEBYTECODE ?=
+# Every stage is a new process: without bytecode, imports alone would take minutes of a run.
+unexport PYTHONDONTWRITEBYTECODE
 export GIT_PYTHON_REFRESH := quiet
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -25,7 +25,7 @@ $(BIN)/uv:
 
 $(SYNCED): $(BIN)/uv requirements.lock pyproject.toml
 	@echo "Installing the pinned packages into .venv (about 7 GB with the GPU libraries on Linux)"
-	@$(BIN)/uv pip sync --require-hashes requirements.lock
+	@$(BIN)/uv pip sync --compile-bytecode --require-hashes requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -8,6 +8,7 @@ from histofuse.data.cohort import COHORT
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.features.pairing import PAIRS, join_targets, make_pairs
 from histofuse.params.base import load_section, load_seed
+from histofuse.params.data import DataParams
 from histofuse.params.pairing import PairingParams
 
 PATCHES = Path("data/splits/patches.parquet")
@@ -18,11 +19,12 @@ OUT = Path("data/pairs")
 
 def main(name: str) -> None:
     params = load_section(PairingParams, f"pairing.{name}")
+    crosswalk = Path(load_section(DataParams, "data").crosswalk)
     patches = read_table(PATCHES, PATCH_SPLITS)
     patients = join_targets(read_table(PATIENTS, PATIENT_SPLITS), read_table(COHORT_TABLE, COHORT))
     report(f"read {len(patches):,} patches and {len(patients):,} admissions")
 
-    pairs = make_pairs(patches, patients, params, load_seed())
+    pairs = make_pairs(patches, patients, params, load_seed(), crosswalk)
 
     write_table(pairs, OUT / f"{name}.parquet", PAIRS)
     people = pairs.groupby("split")["subject_id"].nunique().to_dict()

@@ -1,4 +1,4 @@
-"""Stage ``publish``: bundles and reports -> MLflow runs and registered models, if they have news."""
+"""Stage ``publish``: bundles and reports -> MLflow runs and registered models, where new."""
 
 from histofuse.core.progress import report, run_stage
 from histofuse.tracking.publish import publish_all

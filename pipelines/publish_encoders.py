@@ -1,4 +1,4 @@
-"""Stage ``publish_encoders``: two bundles -> the registry, and the lock that names them by digest."""
+"""Stage ``publish_encoders``: two bundles -> the registry, and a lock of their digests."""
 
 from pathlib import Path
 

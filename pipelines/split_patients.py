@@ -1,17 +1,24 @@
-"""Stage ``split_patients``: cohort -> patient-disjoint splits, and their audit."""
+"""Stage ``split_patients``: cohort -> patient-disjoint splits, and their audit.
+
+Patients linked to tissue follow the split of their case.
+"""
 
 from pathlib import Path
 
-from histofuse.data.cohort import COHORT
+import pandas as pd
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table, write_table
-from histofuse.data.splits import PATIENT_SPLITS, split_patients
+from histofuse.data.cohort import COHORT
+from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
+from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS, split_patients
 from histofuse.evaluation.leakage import audit_patients, require_clean
 from histofuse.params.base import load_section, load_seed
+from histofuse.params.data import DataParams
 from histofuse.params.splits import PatientSplitParams
 
+PATCHES = Path("data/splits/patches.parquet")
 COHORT_TABLE = Path("data/cohort/cohort.parquet")
 SPLITS = Path("data/splits/patients.parquet")
 AUDIT = Path("data/splits/patients_audit.json")
@@ -22,13 +29,22 @@ def main() -> None:
     cohort = read_table(COHORT_TABLE, COHORT)
     report(f"read {cohort['subject_id'].nunique():,} patients, {len(cohort):,} admissions")
 
-    splits = split_patients(cohort, params, load_seed())
+    splits = split_patients(cohort, params, load_seed(), find_linked(cohort))
     audit = audit_patients(splits)
 
     write_json(audit, AUDIT)
     require_clean(audit)
     write_table(splits, SPLITS, PATIENT_SPLITS)
     report(f"wrote {SPLITS}: {audit['counts']} patients")
+
+
+def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
+    """Find the split of each linked patient, if any are linked."""
+    crosswalk = Path(load_section(DataParams, "data").crosswalk)
+    if is_empty(crosswalk):
+        return None
+    patches = read_table(PATCHES, PATCH_SPLITS)
+    return find_linked_splits(read_crosswalk(crosswalk, patches, cohort), patches)
 
 
 if __name__ == "__main__":

@@ -106,13 +106,19 @@ def _require_classes(table: pd.DataFrame, params: ImageSplitParams) -> None:
         raise InputError(faults)
 
 
-def split_patients(cohort: pd.DataFrame, params: PatientSplitParams, seed: int) -> pd.DataFrame:
+def split_patients(
+    cohort: pd.DataFrame,
+    params: PatientSplitParams,
+    seed: int,
+    linked: pd.Series | None = None,
+) -> pd.DataFrame:
     """Split patients, stratified on whether any of their admissions has the outcome.
 
     Args:
         cohort: The cohort (`data.cohort.COHORT`), one or several admissions a patient.
-        params: Section ``splits.patients``.
+        params: Section ``splits.patients``; shares of the patients that are not linked.
         seed: The run's seed.
+        linked: The split of each patient whose tissue is in a split already, by subject_id.
 
     Returns:
         A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
@@ -121,11 +127,14 @@ def split_patients(cohort: pd.DataFrame, params: PatientSplitParams, seed: int) 
         InputError: If too few patients have, or have not, the outcome to fill three splits.
     """
     outcome = cohort.groupby("subject_id")["target"].max().sort_index()
-    rng = np.random.default_rng(derive_seed(seed, "patients"))
     split_of = pd.Series("train", index=outcome.index, dtype="str")
+    if linked is not None:
+        split_of.update(linked)
+        outcome = outcome.drop(linked.index)
+    rng = np.random.default_rng(derive_seed(seed, "patients"))
     for value in (0, 1):
         patients = outcome.index[outcome == value].to_numpy()
-        if len(patients) < len(SPLITS):
+        if len(patients) < len(SPLITS) and linked is None:
             problem = f"{len(patients)} patients with target {value}"
             fault = Fault("the cohort", problem, "at least 3, one a split", "Widen the cohort.")
             raise InputError([fault])

@@ -131,10 +131,13 @@ def _explain_network(
     import shap
     import torch
 
+    from histofuse.models.mlp import one_thread
+
     # SHAP hooks into the layers, so it gets a copy of its own, with gradients.
     network = model.network.copy_trainable()
-    explainer = shap.DeepExplainer(network, torch.from_numpy(reference))
-    found = explainer.shap_values(torch.from_numpy(x), check_additivity=False)
+    with one_thread():
+        explainer = shap.DeepExplainer(network, torch.from_numpy(reference))
+        found = explainer.shap_values(torch.from_numpy(x), check_additivity=False)
     values = np.asarray(found).reshape(*x.shape, -1)
     logit = values[..., 0] if values.shape[-1] == 1 else values[..., 1] - values[..., 0]
     return logit, float(model.logits(reference).astype(np.float64).mean()), "DeepSHAP"

@@ -15,7 +15,6 @@ on any state.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,9 +23,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from histofuse.core.errors import FaultList, LeakageError, collect_faults
+from histofuse.core.errors import LeakageError, collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract
+from histofuse.data.crosswalk import PATIENT, read_crosswalk
 from histofuse.params.pairing import (
     LabelAlignedParams,
     LabelBlindParams,
@@ -48,7 +48,6 @@ PAIRS: Final = Contract(
     },
     key=("patch_id",),
 )
-PATIENT: Final = ["subject_id", "hadm_id"]
 
 
 def join_targets(patient_splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +65,11 @@ def join_targets(patient_splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataF
 
 
 def make_pairs(
-    patches: pd.DataFrame, patients: pd.DataFrame, params: PairingParams, seed: int
+    patches: pd.DataFrame,
+    patients: pd.DataFrame,
+    params: PairingParams,
+    seed: int,
+    crosswalk: Path | None = None,
 ) -> pd.DataFrame:
     """Give each patch a patient of its split.
 
@@ -75,6 +78,7 @@ def make_pairs(
         patients: subject_id, hadm_id, split, target, as from `join_targets`.
         params: The rule.
         seed: The run's seed.
+        crosswalk: CSV of the linked patients, read under the rule ``linked`` alone.
 
     Returns:
         A `PAIRS` table, sorted by patch.
@@ -93,8 +97,9 @@ def make_pairs(
             assigned = _permute(patches, _pair_cases(patches, patients, seed), seed)
         case LabelAlignedParams(positive_share=shares):
             assigned = _align(patches, patients, shares, seed)
-        case LinkedParams(crosswalk=path):
-            assigned = _link(patches, patients, Path(path))
+        case LinkedParams():
+            assert crosswalk, "the rule linked reads a crosswalk"
+            assigned = _link(patches, patients, crosswalk)
     pairs = patches.assign(**{c: assigned[c].to_numpy() for c in PATIENT})[list(PAIRS.columns)]
     require_disjoint(pairs, patches, patients)
     return pairs
@@ -272,82 +277,6 @@ def _describe_crossing(wrong: pd.DataFrame, path: Path) -> str:
         for row in found.itertuples()
     ]
     return (
-        f"{path} links cases and patients of different splits: {'; '.join(lines)}. Build linked "
-        "splits: set splits.images.unit and validation_unit to case, and give each linked patient "
-        "the split of the case before any model is trained."
+        f"{path} links cases and patients of different splits: {'; '.join(lines)}. Set "
+        "data.crosswalk to this file before the patients are split: they then follow their cases."
     )
-
-
-def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
-    """Read and check a crosswalk.
-
-    Returns:
-        case_id, subject_id, hadm_id; one row for each case of `patches`.
-
-    Raises:
-        InputError: With every fault: columns, numbers, unknown cases and patients, cases twice or
-            not at all, and patients with several index admissions where none is named.
-    """
-    with collect_faults() as faults:
-        rows = _read_rows(path, faults)
-        faults.raise_if_any()
-        admissions = _list_admissions(patients)
-        cases = set(patches["case_id"])
-        links: dict[str, tuple[int, int]] = {}
-        for line, row in rows:
-            case, where = row["case_id"], f"{path}, line {line}"
-            if case not in cases:
-                faults.add(where, f"unknown case_id {case!r}", f"one of {sorted(cases)}")
-            elif case in links:
-                faults.add(where, f"case_id {case!r} again", "one row a case")
-            admission = _find_admission(row, admissions, where, faults)
-            links.setdefault(case, admission or (0, 0))
-        for case in sorted(cases - links.keys()):
-            faults.add(path, f"no row for case {case!r}", "a patient for each case")
-    table = [(case, *links[case]) for case in sorted(cases)]
-    return pd.DataFrame(table, columns=["case_id", *PATIENT])
-
-
-def _list_admissions(patients: pd.DataFrame) -> dict[int, list[int]]:
-    admissions: dict[int, list[int]] = {}
-    for subject, hadm in sorted(patients[PATIENT].itertuples(index=False, name=None)):
-        admissions.setdefault(int(subject), []).append(int(hadm))
-    return admissions
-
-
-def _read_rows(path: Path, faults: FaultList) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        faults.add(path, "no such file", "a CSV of case_id, subject_id[, hadm_id]")
-        return []
-    except (UnicodeDecodeError, csv.Error) as error:
-        faults.add(path, f"not readable ({error})", "a CSV in UTF-8")
-        return []
-    for name in ("case_id", "subject_id"):
-        if name not in columns:
-            faults.add(path, f"no column {name!r}", "case_id, subject_id[, hadm_id]")
-    return rows
-
-
-def _find_admission(
-    row: dict[str, str], admissions: dict[int, list[int]], where: str, faults: FaultList
-) -> tuple[int, int] | None:
-    """Find the index admission a row means; None, and a fault noted, where there is not one."""
-    subject, hadm = row["subject_id"] or "", row.get("hadm_id") or ""
-    if not subject.isdecimal() or not (hadm.isdecimal() or not hadm):
-        faults.add(where, f"subject_id {subject!r}, hadm_id {hadm!r}", "whole numbers")
-        return None
-    known = admissions.get(int(subject), [])
-    if not known:
-        faults.add(where, f"unknown subject_id {subject}", "a patient of the cohort")
-    elif hadm and int(hadm) not in known:
-        faults.add(where, f"unknown hadm_id {hadm} of {subject}", f"an index admission: {known}")
-    elif not hadm and len(known) > 1:
-        faults.add(where, f"no hadm_id for {subject}", f"one of the index admissions {known}")
-    else:
-        return int(subject), int(hadm) if hadm else known[0]
-    return None

@@ -205,7 +205,7 @@ def _build_timm(name: str, input_px: int) -> tuple[nn.Module, str, tuple[str, ..
     return timm.create_model(name, num_classes=0, **_timm_size(name, input_px)), "timm", ()
 
 
-def _timm_size(name: str, input_px: int) -> dict[str, int]:
+def _timm_size(name: str, input_px: int) -> dict[str, Any]:
     import timm
 
     known = timm.models.get_pretrained_cfg(name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def _make_block(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 ROWS_AT_ONCE = 8192
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: sums hang on their number, and so small a network gains nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def compute_logits(model: Mlp, x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
     """Compute logits at inference: running batch statistics and no dropout."""
     return _apply(model, model.compute_logit, x)
@@ -81,7 +93,7 @@ def _apply(
     model: Mlp, function: Callable[[Tensor], Tensor], x: Float[np.ndarray, "n features"]
 ) -> np.ndarray:
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():
         chunks = torch.from_numpy(np.require(x, requirements=["C", "W"])).split(ROWS_AT_ONCE)
         return torch.cat([function(chunk) for chunk in chunks]).numpy()
 

@@ -17,7 +17,10 @@ class DataParams(Section):
     Attributes:
         brecahad: Holds ``images/`` and ``groundTruth/``.
         mimiciv: Holds ``hosp/``.
+        crosswalk: CSV of ``case_id``, ``subject_id`` and, where a patient has several index
+            admissions, ``hadm_id``; without rows where the two data sets share no patient.
     """
 
     brecahad: Path
     mimiciv: Path
+    crosswalk: Path

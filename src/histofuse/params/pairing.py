@@ -44,15 +44,9 @@ class LabelAlignedParams(Section):
 
 
 class LinkedParams(Section):
-    """Truly paired data.
-
-    Attributes:
-        crosswalk: CSV with ``case_id``, ``subject_id`` and, where a patient has several index
-            admissions, ``hadm_id``.
-    """
+    """Truly paired data, linked by the table ``data.crosswalk``."""
 
     rule: Literal["linked"]
-    crosswalk: Annotated[str, Field(min_length=1)]
 
 
 AnyPairing = Annotated[

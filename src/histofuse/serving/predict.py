@@ -4,9 +4,12 @@
 |---|---|
 | image | patches, uint8 (n, side, side, 3) RGB, as array or nested lists |
 | tabular | data frame of raw features in natural units, as in ``data/ehr/features.parquet`` |
-| fusion | ``{"image": patches, "patient": data frame}``, row i of both belonging together |
+| fusion | ``{"image": patches, "patient": data frame}``, row i of both belonging together, or \
+one data frame with the patches, as nested lists, in column ``image`` |
 
 Patches are of the side the model was trained on, with or without the margin stored around them.
+The answer is a data frame, one row an input: ``probability_<class>``, calibrated, and
+``prediction``, the class that the fitted thresholds decide on.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,23 +37,7 @@ if TYPE_CHECKING:
 PREDICTION = "prediction"
 
 
-class Predictor(Protocol):
-    """A model of any kind."""
-
-    def predict(self, inputs: Any) -> pd.DataFrame:
-        """Predict.
-
-        Returns:
-            One row an input: ``probability_<class>``, calibrated, and ``prediction``, the class
-            that the fitted thresholds decide on.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
-        ...
-
-
-def open_predictor(path: Path) -> Predictor:
+def open_predictor(path: Path) -> ImagePredictor | TabularPredictor | FusionPredictor:
     """Open a bundle for prediction; its weights are loaded when first needed.
 
     Raises:
@@ -102,7 +89,11 @@ class ImagePredictor:
         return load_image_model(self.bundle)
 
     def predict(self, inputs: Any) -> pd.DataFrame:
-        """Predict; see `Predictor`."""
+        """Predict.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
         from histofuse.training.image import predict_images
 
         logits = predict_images(self.model, self._read(inputs))
@@ -143,7 +134,11 @@ class TabularPredictor:
         return Encoder.from_dict(load_json(self.bundle.path / ENCODER))
 
     def predict(self, inputs: Any) -> pd.DataFrame:
-        """Predict; see `Predictor`."""
+        """Predict.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
         features = self._read(inputs)
         logits = np.asarray(self.model.logits(self._encode(features)), dtype=np.float64)
         columns = np.column_stack([np.zeros(len(logits)), logits])
@@ -197,7 +192,11 @@ class FusionPredictor:
         return ImagePredictor(image), TabularPredictor(patient)
 
     def predict(self, inputs: Any) -> pd.DataFrame:
-        """Predict; see `Predictor`."""
+        """Predict.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
         image, patient = _read_both(inputs)
         of_image, of_patient = self.encoders
         embedded = of_image.embed(image), of_patient.embed(patient)
@@ -208,9 +207,12 @@ class FusionPredictor:
 
 
 def _read_both(inputs: Any) -> tuple[Any, Any]:
+    if isinstance(inputs, pd.DataFrame) and "image" in inputs:
+        return np.array(inputs["image"].tolist()), inputs.drop(columns="image")
     if isinstance(inputs, Mapping) and {"image", "patient"} <= set(inputs):
         return inputs["image"], inputs["patient"]
-    raise InputError([Fault("input", f"is a {type(inputs).__name__}", "keys image and patient")])
+    expected = "keys image and patient, or a data frame with a column image"
+    raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
 
 
 def read_patches(inputs: Any, patch_px: int, margin_px: int) -> np.ndarray:

@@ -96,7 +96,8 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection | None]:
     if not database.is_file():
         yield None
         return
-    address = f"{database.resolve().as_uri()}?mode=ro"
+    # Not read-only: what a killed process left half-written is rolled back by the next to open it.
+    address = f"{database.resolve().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
             yield connection

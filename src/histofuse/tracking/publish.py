@@ -49,6 +49,7 @@ MODELS: Final = Path("models")
 REPORTS: Final = Path("reports")
 COHORT_META: Final = Path("data/cohort/meta.json")
 COMPARISON: Final = "comparison"  # figures of several models: shown with the primary fusion model
+ENCODER: Final = "encoder.json"
 HISTORY: Final = "history.csv"
 PROVENANCE: Final = "provenance.json"
 SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
@@ -337,7 +338,19 @@ def _stage_model(p: Publication, store: Store, folder: Path) -> None:
     with TemporaryDirectory(prefix="histofuse-") as scratch:
         bundle = Path(scratch) / "bundle"  # MLflow keeps the folder's own name
         shutil.copytree(p.bundle.path, bundle, ignore=lambda _, names: left_out & set(names))
-        store.save_model(bundle, SERVING_SCRIPT, pin_requirements(), folder)
+        columns = _describe_columns(p.bundle)
+        store.save_model(bundle, SERVING_SCRIPT, pin_requirements(), columns, folder)
+
+
+def _describe_columns(bundle: Bundle) -> dict[str, str]:
+    """Name the raw features a tabular model takes, and their types in MLflow's words."""
+    path = bundle.path / ENCODER
+    if not path.is_file():
+        return {}
+    from histofuse.features.encoding import Encoder
+
+    inputs = Encoder.from_dict(load_json(path)).inputs
+    return {n: "string" if kind == "categorical" else "double" for n, kind in inputs.items()}
 
 
 def pin_requirements() -> list[str]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DATABASE: Final = Path("mlruns/mlflow.db")
-REACHED_WITHIN_SECONDS: Final = 5
+REACHED_WITHIN_SECONDS: Final = 10
 LOCK_SECONDS: Final = 1800
 BATCH: Final = 1000  # the most metrics MLflow takes at once
 PARAMS_BATCH: Final = 100
@@ -314,17 +314,40 @@ class Store:
 
     # --- models ---------------------------------------------------------------------------------
 
-    def save_model(self, bundle: Path, script: Path, requirements: list[str], folder: Path) -> None:
-        """Write a bundle in MLflow's layout: a script that reads it, and its files as they are."""
+    def save_model(
+        self,
+        bundle: Path,
+        script: Path,
+        requirements: list[str],
+        columns: Mapping[str, str],
+        folder: Path,
+    ) -> None:
+        """Write a bundle in MLflow's layout: a script that reads it, and its files as they are.
+
+        Args:
+            bundle: A folder named ``bundle``.
+            script: The models-from-code script.
+            requirements: Pinned packages; without them MLflow finds out by running the model.
+            columns: Name to ``double`` or ``string``, where the input is a table.
+            folder: The folder to make.
+        """
         _import_mlflow()
         import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 
+        # Not required: the model itself names all the columns that are missing, not the first.
+        specs: list[ColSpec | TensorSpec] = [
+            ColSpec(DataType[kind], name, required=False) for name, kind in columns.items()
+        ]
+        signature: Any = ModelSignature(Schema(specs)) if specs else None
         with self.explaining(), _hushed():
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(script),
                 artifacts={"bundle": str(bundle)},
                 pip_requirements=requirements,
+                signature=signature,
             )
 
     def create_version(self, name: str, run_id: str, digest: str, description: str) -> None:

@@ -233,9 +233,7 @@ def _fit_platt(
     # Platt's smoothed targets keep the optimum finite on separated rows.
     targets = np.where(is_class, (inside + 1) / (inside + 2), 1 / (outside + 2))
     if min(inside, outside) < PLATT_MINIMUM:
-        note = (
-            f"{_count_rows(inside)} inside and {outside} outside, slope 1, intercept fitted alone"
-        )
+        note = f"{_count_rows(inside)} inside and {outside} outside, intercept alone fitted"
         return _fit_intercept(log_odds, targets), [note]
     curve = _fit_sigmoid(log_odds, targets)
     if curve.slope <= 0:

@@ -9,7 +9,7 @@ import torch
 
 from histofuse.core.progress import report
 from histofuse.core.seeding import derive_seed
-from histofuse.models.mlp import Mlp
+from histofuse.models.mlp import Mlp, one_thread
 from histofuse.params.tabular import MlpParams
 from histofuse.training.loop import (
     Monitor,
@@ -67,7 +67,8 @@ def fit_mlp(
     monitor = choose_monitor(validation, params)
     recipe = make_recipe(network, train, params, seed, monitor)
     rows = (_to_rows(train), _to_rows(validation))
-    result = fit(network, *rows, recipe, checkpoints, recorder)
+    with one_thread():
+        result = fit(network, *rows, recipe, checkpoints, recorder)
     return MlpFit(network, result.history, result.best_epoch, monitor)
 
 

@@ -84,6 +84,17 @@ def test_evidence_against_the_class_gives_an_empty_map_that_is_counted(red_is_mi
     assert share_empty(maps) == 0.5
 
 
+def test_evidence_against_the_class_is_left_out_of_a_map(red_is_mitosis):
+    with torch.no_grad():
+        red_is_mitosis.head[1].weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 1.0]]))
+    images = torch.zeros(1, 3, 8, 8)
+    images[:, 0, 2, 2] = 1.0
+    images[:, 1, 3, 3] = 1.0
+    maps = compute_gradcam(red_is_mitosis, images, torch.tensor([0]), "backbone.features")
+    assert maps[0, 2, 2] == 1
+    assert maps[0, 3, 3] == 0
+
+
 def test_frozen_weights_are_explained_all_the_same(red_is_mitosis):
     images = torch.rand(1, 3, 8, 8)
     before = compute_gradcam(red_is_mitosis, images, torch.tensor([0]), "backbone.features")

@@ -186,14 +186,20 @@ def test_targets_are_joined_by_key():
 def link(tmp_path, text):
     path = tmp_path / "crosswalk.csv"
     path.write_text(text)
-    return PairingParams.model_validate({"rule": "linked", "crosswalk": str(path)})
+    return path
+
+
+def make_linked(path, patients=None):
+    params = PairingParams.model_validate({"rule": "linked"})
+    patients = make_patients() if patients is None else patients
+    return make_pairs(make_patches(), patients, params, seed=1, crosswalk=path)
 
 
 LINKED = "case_id,subject_id\nCase_0,1001\nCase_1,1002\nCase_2,1002\nCase_3,2001\nCase_4,3001\n"
 
 
 def test_crosswalk_decides(tmp_path):
-    pairs = make_pairs(make_patches(), make_patients(), link(tmp_path, LINKED), seed=1)
+    pairs = make_linked(link(tmp_path, LINKED))
     of_case = pairs.groupby("case_id")["subject_id"].first()
     assert of_case.tolist() == [1001, 1002, 1002, 2001, 3001]
     assert pairs["hadm_id"].equals(10 * pairs["subject_id"])
@@ -204,7 +210,7 @@ def test_crosswalk_names_the_admission(tmp_path):
     text = text.replace("1001,", "1001,10011").replace("1002,", "1002,10020")
     text = text.replace("2001,", "2001,20010").replace("3001,", "3001,30011")
     patients = make_patients(admissions=2)
-    pairs = make_pairs(make_patches(), patients, link(tmp_path, text), seed=1)
+    pairs = make_linked(link(tmp_path, text), patients)
     of_case = pairs.groupby("case_id")["hadm_id"].first()
     assert of_case.tolist() == [10011, 10020, 10020, 20010, 30011]
 
@@ -220,7 +226,7 @@ def test_all_faults_of_a_crosswalk_are_listed(tmp_path):
         "Case_3,x,\n"
     )
     with pytest.raises(InputError) as error:
-        make_pairs(make_patches(), make_patients(admissions=2), link(tmp_path, text), seed=1)
+        make_linked(link(tmp_path, text), make_patients(admissions=2))
 
     message = str(error.value)
     assert len(error.value.faults) == 7
@@ -240,18 +246,18 @@ def test_all_faults_of_a_crosswalk_are_listed(tmp_path):
     ("text", "message"), [("case,subject_id\n", "no column 'case_id'"), (None, "no such file")]
 )
 def test_unusable_crosswalk_is_said(tmp_path, text, message):
-    params = link(tmp_path, text or "")
+    path = link(tmp_path, text or "")
     if text is None:
-        (tmp_path / "crosswalk.csv").unlink()
+        path.unlink()
     with pytest.raises(InputError, match=message):
-        make_pairs(make_patches(), make_patients(), params, seed=1)
+        make_linked(path)
 
 
 def test_link_across_splits_is_leakage(tmp_path):
     text = LINKED.replace("Case_4,3001", "Case_4,1001")
     with pytest.raises(LeakageError, match="Case_4 is in test, its patient 1001 in train") as error:
-        make_pairs(make_patches(), make_patients(), link(tmp_path, text), seed=1)
-    assert "Build linked splits" in str(error.value)
+        make_linked(link(tmp_path, text))
+    assert "they then follow their cases" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,7 @@ def test_link_across_splits_is_leakage(tmp_path):
         {"rule": "label_blind", "level": "frame"},
         {"rule": "label_blind"},
         {"rule": "label_aligned", "positive_share": {"mitosis": 1.5}},
-        {"rule": "linked"},
+        {"rule": "linked", "crosswalk": "crosswalk.csv"},
         {"rule": "random"},
     ],
 )

@@ -214,17 +214,17 @@ def test_the_same_run_gives_the_same_bundle(trained, project, tmp_path, monkeypa
     assert open_bundle(Path("tiny")).digest == open_bundle(trained).digest
 
 
-@pytest.mark.parametrize("backbone", ["simple_cnn", "resnet18"])
-def test_each_network_overfits_eight_samples(backbone):
+@pytest.mark.parametrize(("backbone", "epochs"), [("simple_cnn", 30), ("resnet18", 10)])
+def test_each_network_overfits_eight_samples(backbone, epochs):
     generator = torch.Generator().manual_seed(1)
     patches = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8, generator=generator)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
-    # Eight steps an epoch, so that the running statistics of batch norms catch up.
-    rows = Rows((patches.repeat(8, 1, 1, 1),), labels.repeat(8))
+    # Five steps an epoch, so that the running statistics of batch norms catch up.
+    rows = Rows((patches.repeat(5, 1, 1, 1),), labels.repeat(5))
     params = make_params(
         backbone=backbone,
         input_px=32,
-        epochs=8,
+        epochs=epochs,
         batch_size=8,
         augmentation=OFF,
         schedule="cosine",
@@ -236,7 +236,7 @@ def test_each_network_overfits_eight_samples(backbone):
     model = create_model(backbone, meta, params, 3)
     result = fit(model, rows, rows, make_recipe(backbone, model, rows, params, 3))
     assert max(row["train_accuracy"] for row in result.history) == 1
-    assert min(row["train_loss"] for row in result.history) < 0.1
+    assert min(row["train_loss"] for row in result.history) < 0.3
     assert predict_images(model, patches.numpy()).argmax(axis=1).tolist() == labels.tolist()
 
 

@@ -1,0 +1,242 @@
+"""Files from the network: resumed where they broke off, believed only with the right checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from tqdm import tqdm
+
+from histofuse.core.artifacts import replacing_folder
+from histofuse.core.errors import HistofuseError
+from histofuse.core.progress import report, track
+
+TIMEOUT_SECONDS: Final = 30
+TRIES: Final = 4
+CHUNK: Final = 1 << 20
+
+
+class DownloadError(HistofuseError):
+    """The network, the server or the file it sent is at fault."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to download.
+
+    Attributes:
+        path: Where it belongs, relative to the target folder.
+        url: Its address, http or https.
+        algorithm: ``md5`` or ``sha256``.
+        digest: Its checksum, in hex.
+        size: In bytes; None if not known.
+    """
+
+    path: str
+    url: str
+    algorithm: str
+    digest: str
+    size: int | None = None
+
+    def place(self, folder: Path) -> Path:
+        """Say where it goes.
+
+        Raises:
+            DownloadError: If that is outside the folder.
+        """
+        return resolve_inside(folder, self.path)
+
+
+def resolve_inside(folder: Path, name: str) -> Path:
+    """Resolve a name that came from outside.
+
+    Raises:
+        DownloadError: If it leads out of the folder.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise DownloadError(f"{name!r} leads out of {folder}: the listing is not to be trusted")
+    return folder / Path(*path.parts)
+
+
+def read_text(url: str) -> str:
+    """Read a small text.
+
+    Raises:
+        DownloadError: If the server cannot be reached or refuses.
+    """
+    try:
+        with _open(url, {}) as response:
+            return response.read().decode("utf-8")
+    except (OSError, HTTPException, UnicodeDecodeError) as error:
+        raise explain(url, error) from None
+
+
+def download(remote: Remote, folder: Path) -> bool:
+    """Download a file unless it is there.
+
+    What was cut short stays as ``<name>.part`` and is taken up again by the next call.
+
+    Returns:
+        Whether anything was downloaded.
+
+    Raises:
+        DownloadError: If the server cannot be reached, or sends another file than it says.
+    """
+    target = remote.place(folder)
+    if target.is_file() and matches(target, remote):
+        return False
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    resumed = part.is_file() and part.stat().st_size > 0
+    _receive(remote, part)
+    if resumed and not matches(part, remote):
+        report(f"{remote.path}: the part that was there belongs to another file; starting over")
+        part.unlink()
+        _receive(remote, part)
+    if not matches(part, remote):
+        found = digest(part, remote.algorithm)
+        part.unlink()
+        raise DownloadError(
+            f"{remote.url}: {remote.algorithm} is {found}, expected {remote.digest}. The file was "
+            "removed; try again, and if it persists the server's copy is not the published one."
+        )
+    part.replace(target)
+    return True
+
+
+def matches(path: Path, remote: Remote) -> bool:
+    """Say whether a file is the one that was meant, by size and checksum."""
+    if remote.size is not None and path.stat().st_size != remote.size:
+        return False
+    return digest(path, remote.algorithm) == remote.digest.lower()
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Compute a checksum in hex."""
+    with path.open("rb") as file:
+        new = hashlib.new(algorithm, usedforsecurity=False)
+        while block := file.read(CHUNK):
+            new.update(block)
+    return new.hexdigest()
+
+
+def _receive(remote: Remote, part: Path) -> None:
+    """Add to a partial file until the server has no more; try again where the line breaks."""
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            return _receive_once(remote, part)
+        except (OSError, HTTPException) as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or not left or not part.is_file():
+                raise explain(remote.url, error) from None
+    return None
+
+
+def _receive_once(remote: Remote, part: Path) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    if have and have == remote.size:
+        return
+    try:
+        response = _open(remote.url, {"Range": f"bytes={have}-"} if have else {})
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        part.unlink()
+        have, response = 0, _open(remote.url, {})
+    with response:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            have = 0
+        _append(response, part, have, remote)
+
+
+def _append(response: HTTPResponse, part: Path, have: int, remote: Remote) -> None:
+    length = response.headers.get("Content-Length")
+    total = remote.size or (have + int(length) if length else None)
+    bar = tqdm(
+        desc=f"  {remote.path}", initial=have, total=total, unit="B", unit_scale=True,
+        leave=False, disable=None,
+    )  # fmt: skip
+    with bar, part.open("ab" if have else "wb") as file:
+        while block := response.read(CHUNK):
+            file.write(block)
+            bar.update(len(block))
+    if total is not None and part.stat().st_size < total:
+        raise ConnectionError(f"broke off at {part.stat().st_size:,} of {total:,} bytes")
+
+
+def _open(url: str, headers: dict[str, str]) -> HTTPResponse:
+    if not url.startswith(("https://", "http://")):
+        raise DownloadError(f"{url}: expected an address that starts with https:// or http://")
+    request = urllib.request.Request(url, headers={"User-Agent": "histofuse", **headers})
+    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+
+
+def explain(url: str, error: Exception) -> DownloadError:
+    """Say what is wrong with the line or the server, and what to do."""
+    host = urllib.parse.urlsplit(url).hostname
+    if isinstance(error, urllib.error.HTTPError):
+        return DownloadError(f"{url}: {host} answers {error.code} {error.reason}.")
+    reason = getattr(error, "reason", error)
+    return DownloadError(
+        f"{url}: cannot reach {host} ({reason}). Check the connection, or set HTTPS_PROXY if this "
+        "machine goes through a proxy. What has arrived is kept; the same command goes on from it."
+    )
+
+
+def unpack(archive: Path, folder: Path) -> int:
+    """Unpack a zip file into a new folder, all of it or nothing.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        DownloadError: If it is no zip file, leads out of the folder, or does not fit on the disk.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = [m for m in zipped.infolist() if not m.is_dir()]
+            _check_members(members, folder)
+            with replacing_folder(folder) as temporary:
+                for member in track(members, f"unpacking {archive.name}", len(members)):
+                    target = resolve_inside(temporary, member.filename)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with zipped.open(member) as source, target.open("wb") as file:
+                        shutil.copyfileobj(source, file, CHUNK)
+    except zipfile.BadZipFile as error:
+        raise DownloadError(
+            f"{archive}: not a zip file ({error}); remove it and fetch again"
+        ) from None
+    return len(members)
+
+
+def _check_members(members: list[zipfile.ZipInfo], folder: Path) -> None:
+    for member in members:
+        resolve_inside(folder, member.filename)
+        if (member.external_attr >> 16) & 0o170000 == 0o120000:
+            raise DownloadError(f"{member.filename!r} is a link: the archive is not to be trusted")
+    require_space(sum(m.file_size for m in members), folder)
+
+
+def require_space(size: int, folder: Path) -> None:
+    """Make sure that files of a total size fit.
+
+    Raises:
+        DownloadError: Saying how much is missing.
+    """
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if size > free:
+        raise DownloadError(
+            f"{folder}: needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. "
+            "Make room, or name a folder on another disk with --into."
+        )

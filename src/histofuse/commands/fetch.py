@@ -1,0 +1,178 @@
+"""``histofuse fetch``: the open data sets, downloaded, verified and unpacked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from histofuse.commands.download import (
+    DownloadError,
+    Remote,
+    download,
+    read_text,
+    require_space,
+    unpack,
+)
+from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.progress import report
+
+MARKER: Final = "FETCHED.json"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An open data set.
+
+    Attributes:
+        name: Its name on the command line.
+        url: Where its listing begins.
+        list_files: Base address -> the files.
+        into: The usual folder.
+        layout: Folders by which it is known.
+        key: The path in params.yaml that names it.
+        page: Where a person downloads it.
+        terms: Licence and source.
+    """
+
+    name: str
+    url: str
+    list_files: Callable[[str], list[Remote]]
+    into: Path
+    layout: tuple[str, ...]
+    key: str
+    page: str
+    terms: str
+
+
+def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
+    """Download a data set unless it is there whole.
+
+    Args:
+        name: A key of `DATA_SETS`.
+        url: Another address to list it from, such as a mirror.
+        into: Another folder to put it in.
+
+    Returns:
+        The folder to name in params.yaml.
+
+    Raises:
+        DownloadError: Naming the host, and what to do by hand.
+    """
+    data_set = DATA_SETS[name]
+    folder = into or data_set.into
+    if (known := _find_fetched(folder, data_set)) is not None:
+        report(f"{name} is in {known} already")
+        return known
+    report(f"{name}: {data_set.terms}")
+    try:
+        files = data_set.list_files((url or data_set.url).rstrip("/"))
+        _download_all(files, folder)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{error}\n  By hand: download it from {data_set.page} and unpack it so that "
+            f"{' and '.join(f'{folder}/{part}/' for part in data_set.layout)} are there."
+        ) from None
+    found = _find_layout(folder, data_set)
+    digests = {f.path: f"{f.algorithm}:{f.digest}" for f in files}
+    write_json({"data_set": name, "files": digests}, folder / MARKER)
+    return found
+
+
+def _download_all(files: list[Remote], folder: Path) -> None:
+    require_space(sum(f.size or 0 for f in files), folder)
+    for number, remote in enumerate(files, start=1):
+        new = download(remote, folder)
+        report(f"{number}/{len(files)} {remote.path}: {'downloaded' if new else 'was there'}")
+        if remote.path.endswith(".zip"):
+            archive = remote.place(folder)
+            count = unpack(archive, archive.with_suffix(""))
+            report(f"unpacked {count:,} files of {remote.path}")
+    # Kept until all is unpacked, so that a broken run need not download them again.
+    for remote in files:
+        if remote.path.endswith(".zip"):
+            remote.place(folder).unlink()
+
+
+def _find_fetched(folder: Path, data_set: DataSet) -> Path | None:
+    if not (folder / MARKER).is_file() or load_json(folder / MARKER)["data_set"] != data_set.name:
+        return None
+    try:
+        return _find_layout(folder, data_set)
+    except DownloadError:
+        return None
+
+
+def _find_layout(folder: Path, data_set: DataSet) -> Path:
+    """Find the folder that holds the data set's own folders: the target, or one inside it."""
+    for candidate in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
+        if all((candidate / part).is_dir() for part in data_set.layout):
+            return candidate
+    expected = " and ".join(f"{part}/" for part in data_set.layout)
+    raise DownloadError(f"{folder}: what was downloaded holds no folder with {expected}")
+
+
+# --- listings -----------------------------------------------------------------------------------
+
+FIGSHARE_ARTICLE: Final = 7379186
+
+
+def list_figshare(base: str) -> list[Remote]:
+    """List the files of BreCaHAD's figshare article with their MD5.
+
+    Raises:
+        DownloadError: If the listing cannot be read.
+    """
+    url = f"{base}/articles/{FIGSHARE_ARTICLE}"
+    try:
+        entries = json.loads(read_text(url))["files"]
+        return [_to_remote(entry) for entry in entries if not entry.get("is_link_only")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DownloadError(f"{url}: not a figshare listing ({error!r})") from None
+
+
+def _to_remote(entry: dict[str, Any]) -> Remote:
+    md5 = entry.get("computed_md5") or entry["supplied_md5"]
+    return Remote(entry["name"], entry["download_url"], "md5", md5, int(entry["size"]))
+
+
+def list_physionet(base: str) -> list[Remote]:
+    """List the files of a PhysioNet project by its SHA256SUMS.txt.
+
+    Raises:
+        DownloadError: If the listing cannot be read.
+    """
+    url = f"{base}/SHA256SUMS.txt"
+    lines = [line.split(maxsplit=1) for line in read_text(url).splitlines() if line.strip()]
+    if not lines or any(len(line) != 2 or len(line[0]) != 64 for line in lines):
+        raise DownloadError(f"{url}: not a list of SHA-256 checksums")
+    return [Remote(path, f"{base}/{path}", "sha256", sha256) for sha256, path in lines]
+
+
+DATA_SETS: Final = {
+    data_set.name: data_set
+    for data_set in (
+        DataSet(
+            name="brecahad",
+            url="https://api.figshare.com/v2",
+            list_files=list_figshare,
+            into=Path("data/brecahad"),
+            layout=("images", "groundTruth"),
+            key="data.brecahad",
+            page=f"https://doi.org/10.6084/m9.figshare.{FIGSHARE_ARTICLE}",
+            terms="Aksac et al., BMC Research Notes 2019;12:82, CC BY 4.0",
+        ),
+        DataSet(
+            name="mimic-demo",
+            url="https://physionet.org/files/mimic-iv-demo/2.2",
+            list_files=list_physionet,
+            into=Path("data/mimic-iv-demo"),
+            layout=("hosp",),
+            key="data.mimiciv",
+            page="https://physionet.org/content/mimic-iv-demo/2.2/",
+            terms="MIMIC-IV Clinical Database Demo 2.2, ODbL 1.0",
+        ),
+    )
+}

@@ -1,0 +1,69 @@
+"""``histofuse next``: what came out, and what to open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.errors import Fault, InputError
+from histofuse.params.base import load_keys
+
+METRICS: Final = Path("reports/metrics.json")
+_COLUMNS: Final = ("accuracy", "f1/macro", "auroc/macro", "auprc/macro")
+
+
+def describe_results(metrics: Path = METRICS) -> list[str]:
+    """Table the test scores and say where the rest lies.
+
+    Raises:
+        InputError: If nothing was evaluated yet.
+    """
+    if not metrics.is_file():
+        raise InputError([Fault(metrics, "no such file", "the results", "Run make repro.")])
+    summary = load_json(metrics)
+    models = {name: summary["models"][name] for name in _order(summary["models"])}
+    return [
+        "",
+        *_tabulate(models, summary.get("declared", {})),
+        "",
+        *_list_places(metrics.parent),
+    ]
+
+
+def _order(names: Iterable[str]) -> list[str]:
+    """Put models in the order of params.yaml; JSON has them by name."""
+    rules = [f"fusion_{rule}" for rule in load_keys("pairing")]
+    known = [*load_keys("image"), *load_keys("tabular"), *rules]
+    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def _tabulate(
+    models: Mapping[str, Mapping[str, float | None]], declared: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    width = max(map(len, models), default=0)
+    yield f"  {'on the test split':<{width}}  " + "  ".join(f"{c:>11}" for c in _COLUMNS)
+    for name, values in models.items():
+        cells = "  ".join(f"{_show(values.get(f'test/{c}')):>11}" for c in _COLUMNS)
+        yield f"  {name:<{width}}  {cells}{_remark(declared.get(name, {}))}"
+    if all(facts.get("data") == "simulated" for facts in declared.values()) and declared:
+        yield "  Simulated data: the numbers say whether the code works, nothing about patients."
+
+
+def _show(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _remark(facts: Mapping[str, Any]) -> str:
+    leaky = facts.get("leaky", "no")
+    return "" if leaky in {"no", False} else f"  leaky: {leaky}"
+
+
+def _list_places(reports: Path) -> Iterator[str]:
+    yield "  Open next:"
+    yield "    make ui                    every run with its curves, figures and files"
+    yield f"    {reports / 'tables'}/*.md        the paper's tables"
+    yield f"    {reports / 'figures'}/           ROC, confusion and training curves"
+    yield f"    {reports / 'explain'}/           Grad-CAM and SHAP"
+    yield "    histofuse registry         the registered models"

@@ -1,0 +1,116 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from histofuse.commands import doctor
+from histofuse.core.bundle import writing_bundle
+
+LOCK = """
+# a comment
+numpy==0.0.1 \\
+    --hash=sha256:0
+no-such-package==1.0 ; sys_platform == 'nowhere' \\
+    --hash=sha256:0
+{missing}
+"""
+
+
+def one(checks):
+    (check,) = checks
+    return check
+
+
+def write_lock(folder, missing=""):
+    path = folder / "requirements.lock"
+    path.write_text(LOCK.format(missing=missing))
+    return path
+
+
+def test_other_versions_are_named_and_foreign_platforms_left_out(tmp_path):
+    check = one(doctor.check_packages(write_lock(tmp_path)))
+    assert check.status == "warn"
+    assert "(locked 0.0.1)" in check.found
+    assert "no-such-package" not in check.found
+
+
+def test_missing_package_fails(tmp_path):
+    lock = write_lock(tmp_path, "no-such-package==2.0")
+    statuses = {c.status: c.found for c in doctor.check_packages(lock)}
+    assert "no-such-package" in statuses["fail"]
+
+
+def test_missing_lock_fails(tmp_path):
+    assert one(doctor.check_packages(tmp_path / "none")).status == "fail"
+
+
+@pytest.mark.parametrize(("free_gb", "status"), [(100, "ok"), (3, "warn"), (0.5, "fail")])
+def test_disk(monkeypatch, free_gb, status):
+    usage = shutil._ntuple_diskusage(0, 0, int(free_gb * 1e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert one(doctor.check_disk()).status == status
+
+
+def test_frames_without_annotation_are_named(tmp_path):
+    for name in ("images/Case_1-01.tif", "images/Case_1-02.tif", "groundTruth/Case_1-01.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    check = doctor.check_brecahad(tmp_path)
+    assert check.status == "fail"
+    assert "Case_1-02" in check.found
+    (tmp_path / "groundTruth/Case_1-02.json").touch()
+    assert doctor.check_brecahad(tmp_path).status == "ok"
+
+
+def test_missing_tables_are_named(tmp_path):
+    (tmp_path / "hosp").mkdir()
+    for table in ("patients", "admissions", "labevents", "prescriptions"):
+        (tmp_path / f"hosp/{table}.csv.gz").touch()
+    check = doctor.check_mimiciv(tmp_path)
+    assert check.found == f"{tmp_path}: no hosp/diagnoses_icd.csv.gz"
+    assert "data.mimiciv" in check.remedy
+
+
+def test_simulated_data_need_not_be_there_but_real_data_must():
+    assert doctor.check_brecahad(Path("data/simulated/brecahad")).status == "ok"
+    assert doctor.check_mimiciv(Path("data/real/mimiciv")).status == "fail"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def test_model_that_is_not_registered_is_named(project):
+    assert one(doctor.check_store()).status == "ok"
+    with writing_bundle(Path("models/mlp"), "mlp") as folder:
+        (folder / "config.json").write_text("{}")
+    check = one(doctor.check_store())
+    assert (check.status, check.remedy) == ("warn", "histofuse publish")
+    assert "mlp" in check.found
+
+
+def test_lock_that_the_registry_does_not_hold_is_named(project):
+    Path("registry.lock.json").write_text(json.dumps({"histofuse-mlp": "0" * 64}))
+    assert "histofuse-mlp" in one(doctor.check_store()).found
+
+
+def test_lost_outputs_are_named(project):
+    assert one(doctor.check_dvc()).status == "fail"
+    Path(".dvc").mkdir()
+    assert one(doctor.check_dvc()).remedy == "dvc repro"
+    Path("dvc.lock").write_text("stages: {a: {outs: [{path: models/mlp}]}}\n")
+    check = one(doctor.check_dvc())
+    assert check.status == "warn"
+    assert "models/mlp" in check.found
+
+
+def test_check_that_breaks_is_a_failed_check(project, monkeypatch):
+    Path("params.yaml").write_text("data: {brecahad: 1}\n")
+    monkeypatch.setattr(doctor, "check_torch", lambda: iter(()))
+    failed = [c for c in doctor.examine() if c.name == "data"]
+    assert failed[0].status == "fail"
+    assert "params.yaml, data.mimiciv: missing" in failed[0].found

@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from histofuse.cli import app
+
+HEAVY = ("torch", "mlflow", "pandas", "numpy", "sklearn", "pydantic")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom histofuse.cli import app\n"
+        "try: app(['--help'])\n"
+        f"finally: print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "export-imagefolder" in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["publish", "registry", "next", "doctor"])
+def test_outside_a_project_is_one_message(run, command):
+    result = run(command)
+    assert result.exit_code == 1
+    assert "no params.yaml here or above" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_results_are_shown_in_the_order_of_params_with_what_is_declared(run, tmp_path):
+    (tmp_path / "params.yaml").write_text(
+        "image: {resnet18: {}}\ntabular: {mlp: {}}\npairing: {label_aligned: {}}\n"
+    )
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/metrics.json").write_text(
+        """{"models": {"fusion_label_aligned": {"test/auroc/macro": 0.9}, "mlp": {},
+        "resnet18": {"test/accuracy": 0.5}},
+        "declared": {"fusion_label_aligned": {"data": "simulated", "leaky": "pairs by label"}}}"""
+    )
+    lines = run("next").output.splitlines()
+    names = [line.split()[0] for line in lines[2:5]]
+    assert names == ["resnet18", "mlp", "fusion_label_aligned"]
+    assert lines[2].split()[1:] == ["0.500", "–", "–", "–"]
+    assert lines[4].endswith("leaky: pairs by label")
+    assert "Simulated data" in lines[5]
+
+
+def test_next_without_results_says_what_to_run(run, tmp_path):
+    (tmp_path / "params.yaml").touch()
+    result = run("next")
+    assert result.exit_code == 1
+    assert "make repro" in result.output
+
+
+def test_commands_work_from_a_folder_below(run, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "src").mkdir()
+    monkeypatch.chdir(tmp_path / "src")
+    assert "no models at" in run("registry").output
+    assert (tmp_path / "mlruns").is_dir()
+
+
+def test_taken_port_is_said(run, tmp_path):
+    import socket
+
+    (tmp_path / "params.yaml").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("ui", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 1
+    assert "make ui PORT=" in result.output
+
+
+def test_team_server_has_its_own_page(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    (tmp_path / "params.yaml").touch()
+    assert "is a server already: open databricks" in run("ui").output
