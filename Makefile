@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SYNCED := .venv/.synced
 PORT ?= 5000
+# Tests run side by side, a thread each: threads that fight for cores cost more than they bring.
+WORKERS ?= 2
 
 # Every stage is a new process: without bytecode, imports alone would take minutes of a run.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,7 +38,7 @@ repro: $(SYNCED) ## run the whole pipeline and say what to open next
 
 test: $(SYNCED) ## lint, then run all tests (HISTOFUSE_REAL_DATA=<folder> adds the ones on real data)
 	@$(MAKE) --no-print-directory lint
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(SYNCED) ## ruff, types, import contracts
 	@ruff check .

@@ -1,0 +1,42 @@
+"""Stage ``explain_tabular``: a model on health records -> SHAP report.
+
+Single patients are shown only where the source of the records allows it.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import open_bundle
+from histofuse.core.progress import report, run_stage
+from histofuse.core.tables import read_table
+from histofuse.explain.attributions import TableName, write_shap_report
+from histofuse.features.encoding import ENCODED
+from histofuse.features.specs import load_specs
+from histofuse.params.base import load_section
+from histofuse.params.explain import ExplainParams
+
+MODELS = Path("models")
+ENCODED_FOLDER = Path("data/encoded")
+SPECS = Path("data/ehr/features.json")
+COHORT_FACTS = Path("data/cohort/meta.json")
+OUT = Path("reports/explain/shap")
+
+
+def main(model: str) -> None:
+    params = load_section(ExplainParams, "explain")
+    bundle = open_bundle(MODELS / model)
+    encoded: dict[TableName, pd.DataFrame] = {
+        "imputed": read_table(ENCODED_FOLDER / "imputed.parquet", ENCODED),
+        "with_missing": read_table(ENCODED_FOLDER / "with_missing.parquet", ENCODED),
+    }
+    row_level = load_json(COHORT_FACTS)["source"] != "restricted"
+    report(f"read {model} and {len(encoded['imputed']):,} encoded admissions")
+
+    out = OUT / model
+    write_shap_report(bundle, encoded, load_specs(SPECS), out, params, row_level=row_level)
+
+
+if __name__ == "__main__":
+    run_stage(main)
