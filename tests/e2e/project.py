@@ -80,6 +80,13 @@ class Project:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def get_param(self, key: str) -> Any:
+        """Read a value of params.yaml by dotted key."""
+        value = YAML(typ="safe", pure=True).load(self.root / "params.yaml")
+        for part in key.split("."):
+            value = value[part]
+        return value
+
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Change values of params.yaml by dotted key; a key that is not there is a mistake."""
         path = self.root / "params.yaml"
