@@ -111,6 +111,11 @@ class Project:
         """The text of dvc.lock."""
         return (self.root / "dvc.lock").read_text()
 
+    @property
+    def digests(self) -> dict[str, Any]:
+        """What dvc.lock holds of each stage, whatever their order."""
+        return YAML(typ="safe", pure=True).load(self.lock)["stages"]
+
     def drop_stages(self, *names: str) -> None:
         """Remove the outputs and lock entries of stages, as if they had never run."""
         path = self.root / "dvc.lock"

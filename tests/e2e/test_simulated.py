@@ -107,13 +107,13 @@ def test_deleted_store_comes_back(project):
 
 
 def test_fusion_works_where_the_registry_was_lost(project):
-    before = project.lock
+    before = project.digests
     shutil.rmtree(project.root / "mlruns")
     project.drop_stages("embed")
 
     assert project.repro("--no-run-cache", "embed") == ["embed"]
 
-    assert project.lock == before
+    assert project.digests == before
     assert "histofuse-mlp" in read_registry(project)["models"]
 
 
@@ -145,7 +145,7 @@ def test_moved_checkout_keeps_its_registry(project):
     ],
 )
 def test_killed_stage_completes_with_the_same_bytes(project, stage, sign):
-    before = project.lock
+    before = project.digests
     project.drop_stages(stage)
 
     repro = ("--no-run-cache", stage)
@@ -153,7 +153,7 @@ def test_killed_stage_completes_with_the_same_bytes(project, stage, sign):
     assert project.repro(*repro) == [stage]
     project.repro()
 
-    assert project.lock == before
+    assert project.digests == before
 
 
 def test_killed_publishing_completes_without_doubles(project):
