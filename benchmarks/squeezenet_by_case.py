@@ -43,12 +43,18 @@ def set_up(root: Path, data: Path) -> Project:
     section |= {
         "backbone": "torchvision/squeezenet1_0",
         "weights": str(data / "weights" / "squeezenet1_0_imagenet.safetensors"),
-        "input_px": 128,
-        "epochs": 8,
+        "input_px": 96,
+        "epochs": 30,
+        "batch_size": 32,
         "head_learning_rate": 1e-3,
-        "backbone_learning_rate": 1e-4,
-        "frozen_epochs": 1,
-        "dropout": 0.3,
+        # SqueezeNet has no batch norm: unfrozen early, or at a higher rate, it comes apart.
+        "backbone_learning_rate": 2e-5,
+        "frozen_epochs": 24,
+        "unfreeze_every_epochs": 2,
+        "weight_decay": 0.0,
+        "dropout": 0.5,
+        "schedule": "cosine",
+        "patience": 30,
     }
     project.set_params(
         {
