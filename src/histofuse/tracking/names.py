@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 EXPERIMENT: Final = "histofuse"
-# Opens the experiment on its training runs; MLflow takes an unmarked one for a chat application.
-KIND: Final = {"mlflow.experimentKind": "custom_model_development"}
 REGISTERED_PREFIX: Final = "histofuse-"
 
 DIGEST_TAG: Final = "histofuse.bundle_digest"  # on runs and versions: the bundle behind them

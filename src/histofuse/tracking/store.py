@@ -31,7 +31,6 @@ from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
     EXPERIMENT,
-    KIND,
     MODEL_FOLDER,
     PROCESS_TAG,
     REGISTERED_PREFIX,
@@ -153,7 +152,7 @@ class Store:
             if found is None:
                 where = locate_artifacts(self.database) if self.database else None
                 try:
-                    return self.client.create_experiment(EXPERIMENT, where and str(where), KIND)
+                    return self.client.create_experiment(EXPERIMENT, where and str(where))
                 except MlflowException:
                     found = self.client.get_experiment_by_name(EXPERIMENT)
                     if found is None:
