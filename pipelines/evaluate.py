@@ -6,11 +6,17 @@ from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report, run_stage, track
 from histofuse.evaluation.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.figures import draw_comparison_figure, draw_model_figures
+from histofuse.evaluation.intervals import (
+    describe_intervals,
+    estimate_intervals,
+    make_interval_table,
+)
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.evaluation.results import FUSION_PREFIX, Facts, evaluate_model, summarise
 from histofuse.evaluation.tables import make_tables, write_tables
-from histofuse.params.base import load_keys, load_section
+from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 
 MODELS = Path("models")
@@ -40,7 +46,10 @@ def main() -> None:
     report(f"read predictions of {len(results)} models")
 
     comparison = compare_fusion(results, facts)
+    how = load_section(IntervalParams, "intervals")
+    intervals = estimate_intervals(results, comparison, facts, how, load_seed())
     tables = make_tables(results, comparison, facts)
+    tables.append(make_interval_table(results, intervals, facts))
     with replacing_folder(TABLES) as folder:
         write_tables(tables, folder)
     with replacing_folder(FIGURES) as folder:
@@ -49,7 +58,9 @@ def main() -> None:
         if comparison:
             path = folder / "comparison" / "fusion_vs_resnet.png"
             draw_comparison_figure(comparison, params.split, path)
-    write_json(summarise(results, describe_pairs(comparison, facts)), METRICS)
+    summary = summarise(results, describe_pairs(comparison, facts))
+    summary["intervals"] = describe_intervals(intervals, params.split)
+    write_json(summary, METRICS)
     report(f"wrote {METRICS}, {len(tables)} tables in {TABLES}, figures in {FIGURES}")
 
 

@@ -42,6 +42,7 @@ class Predictions:
         name: The model's name.
         config: Its ``config.json``.
         history: Its ``history.csv``.
+        keys: What identifies a row, unique: the patch, or ``subject_id/hadm_id``.
         split: Split of each row.
         labels: Class numbers.
         probabilities: Calibrated; one column a class.
@@ -53,6 +54,7 @@ class Predictions:
     name: str
     config: dict[str, Any]
     history: pd.DataFrame
+    keys: np.ndarray
     split: np.ndarray
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n k"]
@@ -86,15 +88,19 @@ class Predictions:
 
     def of(self, split: str) -> Predictions:
         """Take the rows of one split."""
-        mask = self.split == split
+        return self.take(np.flatnonzero(self.split == split))
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> Predictions:
+        """Take rows by position, in the order given."""
         return replace(
             self,
-            split=self.split[mask],
-            labels=self.labels[mask],
-            probabilities=self.probabilities[mask],
-            predictions=self.predictions[mask],
-            groups=self.groups[mask],
-            subjects=None if self.subjects is None else self.subjects[mask],
+            keys=self.keys[rows],
+            split=self.split[rows],
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            predictions=self.predictions[rows],
+            groups=self.groups[rows],
+            subjects=None if self.subjects is None else self.subjects[rows],
         )
 
     @property
@@ -123,6 +129,12 @@ class Predictions:
         return f"n = {len(self):,} {self.unit} of {groups:,} {group_unit}"
 
 
+def name_admissions(subjects: np.ndarray, admissions: np.ndarray) -> np.ndarray:
+    """Make the key of each admission: "10002602/27168603"."""
+    pairs = zip(subjects.tolist(), admissions.tolist(), strict=True)
+    return np.array([f"{subject}/{admission}" for subject, admission in pairs], dtype=object)
+
+
 def load_predictions(path: Path) -> Predictions:
     """Load the predictions of a bundle.
 
@@ -145,6 +157,7 @@ def _load_admissions(bundle: Bundle, config: dict[str, Any], history: pd.DataFra
         name=bundle.name,
         config=config,
         history=history,
+        keys=name_admissions(subjects, table["hadm_id"].to_numpy()),
         split=table["split"].to_numpy(dtype=object),
         labels=table["target"].to_numpy(dtype=np.int64),
         probabilities=np.column_stack([1 - positive, positive]),
@@ -168,6 +181,7 @@ def _load_patches(bundle: Bundle, config: dict[str, Any], history: pd.DataFrame)
         name=bundle.name,
         config=config,
         history=history,
+        keys=table["patch_id"].to_numpy(dtype=object),
         split=table["split"].to_numpy(dtype=object),
         labels=table["label"].map(numbers).to_numpy(dtype=np.int64),
         probabilities=table[columns].to_numpy(dtype=np.float64),

@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,6 +25,18 @@ def test_sizes_are_described(models):
     assert models[0].of("test").describe_size() == "n = 10 patches of 2 cases"
     assert models[1].of("test").describe_size() == "n = 8 admissions of 8 patients"
     assert models[0].of("test").count_classes() == {"mitosis": 2, "tumour": 6, "non_tumour": 2}
+
+
+def test_rows_have_unique_keys_and_are_taken_whole(models):
+    image, tabular = models[:2]
+
+    assert image.keys.tolist()[:2] == ["train/0000", "train/0001"]
+    assert tabular.keys.tolist()[:2] == ["0/0", "1/1"]
+    taken = models[2].take(np.array([4, 0]))
+    assert taken.keys.tolist() == ["train/0004", "train/0000"]
+    assert taken.groups.tolist() == ["Case_train_0", "Case_train_0"]
+    assert taken.subjects.tolist() == [0, 0]
+    assert len(taken.split) == len(taken.labels) == len(taken.probabilities) == 2
 
 
 def rewrite(path, table):

@@ -1,0 +1,156 @@
+"""Intervals beside the metrics of the split that is reported, of models and of differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from histofuse.evaluation.bootstrap import Interval, bootstrap_metrics, paired_differences
+from histofuse.evaluation.comparison import Comparison
+from histofuse.evaluation.results import Facts, Result, find_minority, show_name
+from histofuse.evaluation.tables import NOT_DEFINED, Cell, Table, describe_data
+from histofuse.params.intervals import IntervalParams
+
+# With fewer cases 95 % intervals hold the truth far less often: benchmarks/interval_coverage.py.
+FEW_GROUPS: Final = 10
+_DECIMALS: Final = 6  # beyond them two machines may differ
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals of all models on the reported split.
+
+    Attributes:
+        of: Model to metric, such as ``auroc/macro``, to its interval.
+        minus_image: Fusion model to metric to the interval of its difference from the image model.
+        params: How they were made.
+    """
+
+    of: Mapping[str, Mapping[str, Interval]]
+    minus_image: Mapping[str, Mapping[str, Interval]]
+    params: IntervalParams
+
+
+def estimate_intervals(
+    results: Sequence[Result],
+    comparison: Comparison | None,
+    facts: Facts,
+    params: IntervalParams,
+    seed: int,
+) -> Intervals:
+    """Put an interval on every metric of every model, and on fusion less image.
+
+    All models on the same rows are measured on the same resamples.
+    """
+    how: dict[str, Any] = {
+        "resamples": params.resamples,
+        "seed": seed,
+        "confidence": params.confidence,
+        "method": params.method,
+    }
+    split = facts.split
+    of = {r.name: bootstrap_metrics(r.model.of(split), None, **how) for r in results}
+    minus_image: dict[str, dict[str, Interval]] = {}
+    if comparison:
+        image = comparison.image.model.of(split)
+        for fused in comparison.fused:
+            rows = fused.model.of(split)
+            # A linked pairing holds the patches of linked patients alone.
+            same = image.take(np.flatnonzero(np.isin(image.keys, rows.keys)))
+            found = paired_differences(rows, same, None, **how)
+            minus_image[fused.name] = {name: d.interval for name, d in found.items()}
+    return Intervals(of, minus_image, params)
+
+
+def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
+    """Render for ``metrics.json``, under the names the metrics have there."""
+    return {
+        "confidence": intervals.params.confidence,
+        "method": intervals.params.method,
+        "resamples": intervals.params.resamples,
+        "models": _render(intervals.of, split),
+        "minus_image_model": _render(intervals.minus_image, split),
+    }
+
+
+def _render(of: Mapping[str, Mapping[str, Interval]], split: str) -> dict[str, Any]:
+    return {
+        model: {f"{split}/{name}": _render_interval(i) for name, i in found.items()}
+        for model, found in of.items()
+    }
+
+
+def _render_interval(interval: Interval) -> dict[str, Any]:
+    ends = {"low": interval.low, "high": interval.high}
+    rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
+    facts = {"groups": interval.groups, "defined": round(interval.defined, _DECIMALS)}
+    return rounded | facts | ({"note": interval.note} if interval.note else {})
+
+
+def make_interval_table(results: Sequence[Result], intervals: Intervals, facts: Facts) -> Table:
+    """Make the table of headline metrics with their intervals."""
+    columns = _choose_columns(results)
+    rows: list[dict[str, Cell]] = []
+    for result in results:
+        found = intervals.of[result.name]
+        shown = {c: _show(found.get(_name_metric(m, result))) for c, (_, m) in columns.items()}
+        rows.append({"model": result.title, "groups": _count_groups(result, facts), **shown})
+    headings = {"model": "Model", "groups": "Drawn from"}
+    headings |= {c: heading for c, (heading, _) in columns.items()}
+    share = f"{intervals.params.confidence:.0%}"
+    caption = f"Metrics with {share} intervals, {facts.split} split."
+    if any(r.simulated for r in results):
+        caption += " Simulated data: no patients, no claim."
+    notes = [*_explain(results, intervals, facts), *describe_data(results, facts)]
+    return Table("intervals", caption, headings, rows, notes)
+
+
+def _choose_columns(results: Sequence[Result]) -> dict[str, tuple[str, str]]:
+    focus = show_name(find_minority(results) or "minority").capitalize()
+    target = any(not r.model.on_patches for r in results)
+    of = f"{focus} or target" if target else focus
+    return {
+        "auprc": (f"{of}: AUPRC", "auprc/*"),
+        "recall": (f"{of}: recall", "recall/*"),
+        "macro_auc": ("Macro AUC", "auroc/macro"),
+        "macro_f1": ("Macro F1", "f1/macro"),
+        "brier": ("Brier", "brier"),
+    }
+
+
+def _name_metric(pattern: str, result: Result) -> str:
+    focus = find_minority([result]) if result.model.on_patches else result.model.classes[-1]
+    return pattern.replace("*", focus or "")
+
+
+def _count_groups(result: Result, facts: Facts) -> str:
+    rows = result.model.of(facts.split)
+    return f"{rows.count_groups():,} {rows.group_unit}"
+
+
+def _show(interval: Interval | None) -> str:
+    if interval is None or interval.value is None:
+        return NOT_DEFINED
+    ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval.value:.3f}{ends}"
+
+
+def _explain(results: Sequence[Result], intervals: Intervals, facts: Facts) -> list[str]:
+    notes = [
+        f"Intervals: {intervals.params.method.replace('bca', 'BCa')} bootstrap, "
+        f"{intervals.params.resamples:,} resamples of whole cases, or of patients."
+    ]
+    sizes = {_count_groups(r, facts) for r in results if _is_small(r, facts)}
+    if sizes:
+        notes.append(
+            f"Of {' and '.join(sorted(sizes))} an interval says little: it holds the truth less "
+            "often than it claims."
+        )
+    return notes
+
+
+def _is_small(result: Result, facts: Facts) -> bool:
+    return result.model.of(facts.split).count_groups() < FEW_GROUPS
