@@ -1,0 +1,70 @@
+"""Section ``promotion``: what a model must show before it goes to production."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from histofuse.params.base import Section
+from histofuse.params.intervals import Confidence, IntervalMethod, Resamples
+
+FewGroupsRule = Literal["leave_one_out", "point", "refuse"]
+
+# `minority` stands for the class that counts most: mitosis, or the target, or the rarest there is.
+MetricName = Annotated[
+    str,
+    Field(pattern=r"^(accuracy|brier|ece|(precision|recall|f1|auroc|auprc)/(macro|minority))$"),
+]
+ScoreName = Annotated[
+    str, Field(pattern=r"^(accuracy|(precision|recall|f1|auroc|auprc)/(macro|minority))$")
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(ge=0, lt=1)]
+
+LOWER_IS_BETTER: Final = frozenset({"brier", "ece"})
+
+
+class Bars(Section):
+    """Metrics a model is held to, by what it predicts on.
+
+    Attributes:
+        patches: Of image and fusion models.
+        admissions: Of models of the health record.
+    """
+
+    patches: Annotated[dict[MetricName, Margin], Field(min_length=1)]
+    admissions: Annotated[dict[MetricName, Margin], Field(min_length=1)]
+
+
+class PromotionParams(Section):
+    """What the gate asks of a version that is to be promoted.
+
+    Attributes:
+        resamples: Bootstrap resamples of cases, or of patients, behind each interval.
+        confidence: Of the two-sided intervals; a bar is held against one end of them.
+        interval: How an interval is read from the resamples.
+        fewest_groups: Cases (or patients) in the test split below which no interval is trusted: of
+            three cases there are ten different resamples.
+        few_groups: What stands in for the interval then. ``leave_one_out``: the worst value found
+            when any one case is left out, and nothing where a class is of a single case. ``point``:
+            the value itself. ``refuse``: nothing.
+        tolerance: By how much a probability scored now may differ from the one the bundle holds.
+        split_units: Units under which the images may have been split into training and test.
+        alarm_at: Test score from which a model is too good to be true.
+        alarm_metrics: The scores watched for it.
+        margins: How much worse than the version in production a model may be.
+        minimums: What every model must be better than, in production or not.
+    """
+
+    resamples: Resamples
+    confidence: Confidence
+    interval: IntervalMethod
+    fewest_groups: Annotated[int, Field(ge=2)]
+    few_groups: FewGroupsRule
+    tolerance: Annotated[float, Field(gt=0, lt=1)]
+    split_units: Annotated[list[Literal["case", "frame"]], Field(min_length=1)]
+    alarm_at: Share
+    alarm_metrics: Annotated[list[ScoreName], Field(min_length=1)]
+    margins: Bars
+    minimums: Bars

@@ -1,0 +1,120 @@
+"""What was decided about production, in a file under git: ``promotions.jsonl``.
+
+A registry can be made again from what DVC holds, but nobody can make a decision again. So each
+promotion and each rollback is a line of this file, by the digest of the bundle, and ``publish``
+gives a registry that knows of no production its aliases back. It is committed like the code. The
+file only grows; two branches that both grew are merged line by line (see ``.gitattributes``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from histofuse.core.artifacts import write_text
+from histofuse.core.errors import FaultList
+from histofuse.tracking.provenance import PROMOTIONS
+
+LOG: Final = PROMOTIONS
+LOCK: Final = Path(".histofuse/promotions.lock")
+
+Event = Literal["promote", "rollback"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One decision.
+
+    Attributes:
+        id: Tells decisions apart, also of the same moment.
+        when: UTC, as in ``2026-01-31T12:00:00.000000Z``: sorts as text.
+        event: What was done.
+        model: The registered model.
+        digest: The bundle in production from then on.
+        from_digest: The one before; None for the first.
+        by: User name.
+        forced: Whether the gate was overridden.
+        reason: Why; empty where none was given.
+        gate: ``passed``, or the names of the checks that failed; empty for a rollback.
+        git_commit: The sources checked out; None outside git.
+    """
+
+    id: str
+    when: str
+    event: Event
+    model: str
+    digest: str
+    from_digest: str | None
+    by: str
+    forced: bool
+    reason: str
+    gate: str
+    git_commit: str | None
+
+
+def read_log(path: Path = LOG) -> list[Entry]:
+    """Read the decisions, oldest first; none where there is no file.
+
+    Raises:
+        InputError: With every line that is none.
+    """
+    if not path.is_file():
+        return []
+    entries, faults = [], FaultList()
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            entries.append(_read_entry(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            remedy = "Restore the file from git; where a merge left its marks, keep both sides."
+            faults.add(f"{path}, line {number}", f"{line[:60]!r} ({error})", "a decision", remedy)
+    faults.raise_if_any()
+    return sorted(entries, key=lambda entry: entry.when)
+
+
+def _read_entry(values: Any) -> Entry:
+    entry = Entry(**values)
+    if entry.event not in ("promote", "rollback") or not isinstance(entry.digest, str):
+        raise ValueError(f"event {entry.event!r}, digest {entry.digest!r}")
+    return entry
+
+
+def append_entry(entry: Entry, path: Path = LOG, lock: Path = LOCK) -> None:
+    """Add a decision, unless it is there already; the file is whole at any moment."""
+    from filelock import FileLock
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if any(known.id == entry.id for known in read_log(path)):
+            return
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        end = "" if not text or text.endswith("\n") else "\n"
+        line = json.dumps(vars(entry), ensure_ascii=False)
+        write_text(f"{text}{end}{line}\n", path)
+
+
+def replay(entries: Sequence[Entry], model: str) -> list[Entry]:
+    """Find the decisions behind what is in production, and behind what a rollback returns to.
+
+    Returns:
+        One a step: the last is in production; empty where nothing ever was.
+    """
+    chain: list[Entry] = []
+    for entry in (e for e in entries if e.model == model):
+        if entry.event == "rollback":
+            chain = _roll_back(chain, entry)
+        else:
+            chain.append(entry)
+    return chain
+
+
+def _roll_back(chain: list[Entry], entry: Entry) -> list[Entry]:
+    """Drop the last steps until the digest that was returned to is in production."""
+    for length in range(len(chain) - 1, 0, -1):
+        if chain[length - 1].digest == entry.digest:
+            return [*chain[: length - 1], entry]
+    return [entry]

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from histofuse.core.errors import InputError
+from histofuse.params.base import load_section
+from histofuse.params.promotion import PromotionParams
+
+ROOT = Path(__file__).parents[3]
+SECTION = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["promotion"]
+
+
+def load(tmp_path, **changes):
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump({"promotion": {**SECTION, **changes}}, file)
+    return load_section(PromotionParams, "promotion", path)
+
+
+def test_section_of_the_project_holds_the_minority_to_the_production_version(tmp_path):
+    params = load(tmp_path)
+    assert any("minority" in metric for metric in params.margins.patches)
+    assert any("minority" in metric for metric in params.margins.admissions)
+    assert params.alarm_at == 0.98
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("interval", "basic"),
+        ("few_groups", "ignore"),
+        ("fewest_groups", 1),
+        ("resamples", 10),
+        ("confidence", 1.0),
+        ("tolerance", 0.0),
+        ("split_units", []),
+        ("split_units", ["patch"]),
+        ("alarm_at", 1.5),
+        ("alarm_metrics", ["brier"]),
+    ],
+)
+def test_nonsense_is_refused_by_its_key(tmp_path, key, value):
+    with pytest.raises(InputError, match=f"promotion.{key}"):
+        load(tmp_path, **{key: value})
+
+
+@pytest.mark.parametrize(
+    "bars", [{"auroc/mitosis": 0.1}, {"auc/macro": 0.1}, {"auroc/macro": -0.1}, {}]
+)
+def test_bars_are_known_metrics_and_no_negative_margins(tmp_path, bars):
+    margins = {**SECTION["margins"], "patches": bars}
+    with pytest.raises(InputError, match=r"promotion\.margins\.patches"):
+        load(tmp_path, margins=margins)
