@@ -1,0 +1,122 @@
+"""Users of a team's MLflow server, added and removed through its own interface."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+from histofuse.core.errors import HistofuseError
+
+ADMIN: Final = "admin"
+MEMBERS: Final = "histofuse-members"  # the role that may write; every user may read
+WORKSPACE: Final = "default"
+WRITABLE: Final = ("experiment", "registered_model")
+SECONDS: Final = 30
+_USERS: Final = "2.0/mlflow/users"
+_ROLES: Final = "3.0/mlflow/roles"
+
+
+@dataclass(frozen=True)
+class Team:
+    """A running server, spoken to as its administrator.
+
+    Attributes:
+        address: Where it answers.
+        password: The administrator's.
+        secrets_file: Where that was read from, for messages.
+    """
+
+    address: str
+    password: str
+    secrets_file: str
+
+    def prepare(self) -> None:
+        """Make the role that may write, if it is not there.
+
+        Raises:
+            HistofuseError: If the server has an administrator with another password.
+        """
+        roles = self._ask("GET", f"{_ROLES}/list", {"workspace": WORKSPACE})["roles"]
+        if all(role["name"] != MEMBERS for role in roles):
+            made = self._ask("POST", f"{_ROLES}/create", {"workspace": WORKSPACE, "name": MEMBERS})
+            for kind in WRITABLE:
+                grant = {"resource_type": kind, "resource_pattern": "*", "permission": "MANAGE"}
+                of_role = {"role_id": made["role"]["id"]}
+                self._ask("POST", f"{_ROLES}/permissions/add", of_role | grant)
+
+    def add(self, name: str, *, may_write: bool) -> str:
+        """Add a user.
+
+        Returns:
+            The password made for it.
+
+        Raises:
+            HistofuseError: If there is such a user.
+        """
+        if not name.strip() or ":" in name:
+            raise HistofuseError(f"{name!r}: no name for a user; expected letters without a colon")
+        password = secrets.token_urlsafe(18)
+        if self._exists(name):
+            raise HistofuseError(
+                f"{name}: there is such a user at {self.address}. "
+                f"histofuse users password {name} gives it a new password."
+            )
+        self._ask("POST", f"{_USERS}/create", {"username": name, "password": password})
+        if may_write:
+            roles = self._ask("GET", f"{_ROLES}/list", {"workspace": WORKSPACE})["roles"]
+            role = next(role["id"] for role in roles if role["name"] == MEMBERS)
+            self._ask("POST", f"{_ROLES}/assign", {"username": name, "role_id": role})
+        return password
+
+    def set_password(self, name: str) -> str:
+        """Give a user a new password and return it."""
+        self._require(name)
+        password = secrets.token_urlsafe(18)
+        self._ask("PATCH", f"{_USERS}/update-password", {"username": name, "password": password})
+        return password
+
+    def remove(self, name: str) -> None:
+        """Remove a user; what it has logged stays."""
+        self._require(name)
+        if name == ADMIN:
+            raise HistofuseError(f"{ADMIN}: the server needs its administrator")
+        self._ask("DELETE", f"{_USERS}/delete", {"username": name})
+
+    def names(self) -> list[str]:
+        """List the users."""
+        return sorted(user["username"] for user in self._ask("GET", f"{_USERS}/list", {})["users"])
+
+    def _exists(self, name: str) -> bool:
+        return name in self.names()
+
+    def _require(self, name: str) -> None:
+        if not self._exists(name):
+            known = ", ".join(self.names())
+            raise HistofuseError(f"{name}: no such user at {self.address}; there are {known}")
+
+    def _ask(self, method: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
+        import requests
+
+        sent: dict[str, Any] = {"params": values} if method == "GET" else {"json": values}
+        try:
+            answer = requests.request(
+                method,
+                f"{self.address}/api/{path}",
+                auth=(ADMIN, self.password),
+                timeout=SECONDS,
+                **sent,
+            )
+        except requests.RequestException as error:
+            raise HistofuseError(
+                f"{self.address}: no answer ({type(error).__name__}). Start histofuse server first."
+            ) from None
+        if answer.status_code == 401:
+            raise HistofuseError(
+                f"{self.address}: refuses the administrator's password in {self.secrets_file}. The "
+                "database knows another: restore that file from where this server ran before."
+            )
+        if not answer.ok:
+            said = answer.text[:300]
+            raise HistofuseError(f"{self.address}: {path} answers {answer.status_code}: {said}")
+        return answer.json() if answer.content else {}
