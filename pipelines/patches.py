@@ -7,14 +7,13 @@ from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.patches import PatchMeta, write_patches
-from histofuse.features.stain import normalise
+from histofuse.features.stain import find_normaliser
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams
 from histofuse.params.patches import PatchParams
 
 TABLES = Path("data/annotations")
 OUT = Path("data/patches")
-NORMALISERS = {"none": None, "macenko": normalise}
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
         OUT,
         meta=meta,
         shard_patches=params.shard_patches,
-        normalise=NORMALISERS[params.stain_normalisation],
+        normalise=find_normaliser(params.stain_normalisation),
     )
     shards = index["shard"].nunique()
     report(f"wrote {OUT}: {len(index):,} patches of {meta.stored_px} px in {shards} shards")

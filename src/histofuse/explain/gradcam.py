@@ -21,7 +21,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from histofuse.core.artifacts import replacing_file, replacing_folder, write_json
 from histofuse.core.bundle import Bundle
@@ -124,16 +124,40 @@ def compute_gradcam(
         Maps of the layer's own size, each scaled to a maximum of 1; all zero where nothing speaks
         for the class.
     """
+    model.eval()
+    return compute_maps(model, model.get_submodule(layer), images, target_classes)
+
+
+def compute_maps(
+    network: nn.Module,
+    layer: nn.Module,
+    images: Float[Tensor, "n 3 side side"],
+    target_classes: Int[Tensor, " n"],
+    beside: tuple[Tensor, ...] = (),
+) -> Float32[np.ndarray, "n height width"]:
+    """Compute maps of any network that takes images, as `compute_gradcam` does.
+
+    Args:
+        network: In eval mode; called with a batch of images, and of what stands beside them.
+        layer: A module of it.
+        images: As the network takes them.
+        target_classes: The class each map explains.
+        beside: Further inputs, a row an image.
+    """
     from captum.attr import LayerGradCam
 
-    model.eval()
-    explainer = LayerGradCam(model, model.get_submodule(layer))
+    explainer = LayerGradCam(network, layer)
     parts: list[Tensor] = []
-    for batch, targets in zip(images.split(_BATCH), target_classes.split(_BATCH), strict=True):
+    for batch, targets, *others in zip(
+        *(part.split(_BATCH) for part in (images, target_classes, *beside)), strict=True
+    ):
         with torch.enable_grad():
             # Maps of frozen weights need a gradient to flow from the image on.
             found = explainer.attribute(
-                batch.detach().requires_grad_(), target=targets, relu_attributions=True
+                batch.detach().requires_grad_(),
+                target=targets,
+                additional_forward_args=tuple(others) or None,
+                relu_attributions=True,
             )
         assert isinstance(found, Tensor)
         parts.append(found.detach().float().cpu()[:, 0])

@@ -63,9 +63,10 @@ class Continuous:
     def encode(self, values: pd.Series, strata: pd.Series, *, impute: bool) -> Values:
         """Encode a column, shape (rows, 1)."""
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        if impute:
+        missing = np.isnan(numbers)
+        if impute and missing.any():
             medians = strata.map(self.medians).fillna(self.median).to_numpy(dtype=np.float64)
-            numbers = np.where(np.isnan(numbers), medians, numbers)
+            numbers = np.where(missing, medians, numbers)
         return ((numbers - self.mean) / self.std)[:, None]
 
 
@@ -327,6 +328,11 @@ def encode(encoder: Encoder, features: pd.DataFrame, *, impute: bool = True) -> 
         InputError: With every column that is missing or holds what its kind does not allow.
     """
     check_features(features, encoder.inputs, "the features")
+    return encode_checked(encoder, features, impute=impute)
+
+
+def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) -> pd.DataFrame:
+    """Encode rows as `encode` does, where they are known to be what `check_features` demands."""
     strata = label_strata(features, encoder.strata)
     blocks = [f.encode(features[f.name], strata, impute=impute) for f in encoder.features]
     for indicator in encoder.indicators:

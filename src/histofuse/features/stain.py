@@ -6,6 +6,7 @@ Source: Macenko et al., "A method for normalizing histology slides for quantitat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,11 @@ REFERENCE = StainFit(
     stains=np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]),
     amounts=np.array([1.9705, 1.0308]),
 )
+
+
+def find_normaliser(name: str) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None:
+    """Find what normalises a frame, by its name in params.yaml; None for ``none``."""
+    return {"none": None, "macenko": normalise}[name]
 
 
 def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:

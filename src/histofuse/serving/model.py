@@ -5,7 +5,6 @@ A model from code, not a pickle: the weights stay in the bundle's own files.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mlflow.models import set_model
@@ -16,15 +15,15 @@ class BundleModel(PythonModel):
     """A bundle behind MLflow's ``predict``."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open and verify the bundle; its weights are loaded with the first prediction."""
-        from histofuse.serving.predict import open_predictor
+        """Verify and load the bundle, so that a broken one fails now and not with a request."""
+        from histofuse.serving.endpoint import Endpoint
 
-        self.predictor = open_predictor(Path(context.artifacts["bundle"]))
+        self.endpoint = Endpoint(context.artifacts)
 
     # Without annotations: MLflow would take them for a promise about the input.
     def predict(self, context, model_input, params=None) -> Any:
         """Predict; `histofuse.serving.predict` says what each kind of model takes."""
-        return self.predictor.predict(model_input)
+        return self.endpoint.answer(model_input, params)
 
 
 set_model(BundleModel())

@@ -187,6 +187,7 @@ def train_image(
             "architecture": describe_model(model),
             "best_epoch": result.best_epoch,
             "source": data.meta.source,
+            "stain_normalisation": data.meta.stain_normalisation,
         }
         _write_bundle(model, data, result, config, path)
     recorder.finish(path)

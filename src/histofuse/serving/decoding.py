@@ -1,0 +1,185 @@
+"""Patches as clients send them -> uint8 arrays as the pipeline stores them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+
+from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.tracking.interface import IMAGE
+
+FORMATS: Final = ("PNG", "JPEG", "TIFF")
+# No encoding of a patch is larger than its pixels by this much.
+_BYTES_A_PIXEL: Final = 8
+_BYTES_BESIDE: Final = 65_536
+_OPAQUE: Final = 255
+_NAMES: Final = "PNG, JPEG or TIFF"
+_WHOLE: Final = "whole numbers from 0 to 255"
+
+
+@dataclass(frozen=True)
+class PatchSize:
+    """What a network takes.
+
+    Attributes:
+        patch_px: Side of a patch.
+        margin_px: Stored around it; where it is missing the patch is reflected at its border.
+    """
+
+    patch_px: int
+    margin_px: int
+
+    @property
+    def stored_px(self) -> int:
+        """Side of a patch with its margin."""
+        return self.patch_px + 2 * self.margin_px
+
+    @property
+    def most_bytes(self) -> int:
+        """Size from which on an encoded image is not read."""
+        return _BYTES_A_PIXEL * self.stored_px**2 + _BYTES_BESIDE
+
+    def accepts(self, height: int, width: int) -> bool:
+        """Tell whether an image is a patch, with or without margin."""
+        return height == width and width in (self.patch_px, self.stored_px)
+
+    def __str__(self) -> str:
+        side, stored = self.patch_px, self.stored_px
+        alone = f"{side} x {side} px"
+        return f"{alone}, or {stored} x {stored} px with the margin" if self.margin_px else alone
+
+
+def read_patches(
+    inputs: Any, patch_px: int, margin_px: int
+) -> UInt8[np.ndarray, "n stored stored 3"]:
+    """Check patches and bring them to the side they are stored with.
+
+    Args:
+        inputs: An array (n, side, side, 3), or a sequence with a patch each: an encoded image
+            (bytes, or base64 as text), or (side, side, 3) as array or nested lists. Numbers are
+            whole and from 0 to 255.
+        patch_px: Side of a patch.
+        margin_px: Stored around it; where it is missing the patch is reflected at its border.
+
+    Returns:
+        uint8 (n, patch_px + 2 margin_px, patch_px + 2 margin_px, 3).
+
+    Raises:
+        InputError: With every row that is no such patch.
+    """
+    size = PatchSize(patch_px, margin_px)
+    if isinstance(inputs, np.ndarray) and inputs.dtype != object:
+        return _add_margin(_check_pixels(inputs, "patches", "n", size), size)
+    rows = list(_number_rows(inputs))
+    patches = np.zeros((len(rows), size.stored_px, size.stored_px, 3), np.uint8)
+    with collect_faults() as faults:
+        for position, (row, cell) in enumerate(rows):
+            try:
+                patch = _read_cell(cell, f"row {row}, {IMAGE}", size)
+                patches[position] = _add_margin(patch[None], size)[0]
+            except InputError as error:
+                faults.faults += error.faults
+    return patches
+
+
+def _number_rows(cells: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(cells, pd.Series):
+        return iter(cells.items())
+    if isinstance(cells, list | tuple | np.ndarray):
+        return iter(enumerate(cells))
+    raise _refuse("patches", f"is a {type(cells).__name__}", "an array, or a list of images")
+
+
+def _read_cell(cell: Any, where: str, size: PatchSize) -> np.ndarray:
+    match cell:
+        case str():
+            return _decode_image(_decode_text(cell, where, size), where, size)
+        case bytes() | bytearray():
+            return _decode_image(bytes(cell), where, size)
+        case list() | tuple():
+            return _check_pixels(_make_array(cell, where), where, "", size)
+        case np.ndarray():
+            return _check_pixels(cell, where, "", size)
+        case None | float():
+            raise _refuse(where, "is missing", f"a {_NAMES} file, or an array of pixels")
+        case _:
+            expected = "an encoded image, or an array of pixels"
+            raise _refuse(where, f"is a {type(cell).__name__}", expected)
+
+
+def _decode_text(text: str, where: str, size: PatchSize) -> bytes:
+    expected = f"the base64 of a {_NAMES} file"
+    if len(text) > 2 * size.most_bytes:
+        raise _refuse(where, f"is a text of {len(text):,} characters", expected)
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        raise _refuse(where, f"is no base64: {text[:20]!r}", expected) from None
+
+
+def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
+    """Decode an image whose header is that of a patch; the pixels of others are never unpacked."""
+    from PIL import Image
+
+    if len(data) > size.most_bytes:
+        raise _refuse(where, f"is of {len(data):,} bytes", f"at most {size.most_bytes:,}")
+    expected = f"a {_NAMES} file, RGB, {size}"
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if problem := _find_problem(image, size):
+                raise _refuse(where, problem, expected)
+            return np.array(image.convert("RGB"))
+    except InputError:
+        raise
+    # The readers raise whatever broken bytes lead them to.
+    except Exception:
+        raise _refuse(where, "cannot be read as an image", expected) from None
+
+
+def _find_problem(image: Any, size: PatchSize) -> str:
+    if not size.accepts(image.height, image.width):
+        return f"is of {image.width} x {image.height} px"
+    if getattr(image, "n_frames", 1) != 1:
+        return f"holds {image.n_frames} images"
+    if image.mode == "RGBA":
+        return "" if image.getchannel("A").getextrema()[0] == _OPAQUE else "is transparent"
+    return "" if image.mode == "RGB" else f"is of mode {image.mode}"
+
+
+def _make_array(cell: list | tuple, where: str) -> np.ndarray:
+    try:
+        return np.array(cell)
+    except ValueError:
+        raise _refuse(where, "holds rows of unequal lengths", "(side, side, 3)") from None
+
+
+def _check_pixels(array: np.ndarray, where: str, first: str, size: PatchSize) -> np.ndarray:
+    """Hold pixels against a size; `first` names what stands before height and width, if any."""
+    sides = array.shape[1:3] if first else array.shape[:2]
+    if array.ndim != (4 if first else 3) or array.shape[-1] != 3 or not size.accepts(*sides):
+        shape = f"({first}, side, side, 3)" if first else "(side, side, 3)"
+        raise _refuse(where, f"of shape {array.shape}", f"{shape}, {size}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise _refuse(where, f"of type {array.dtype}", _WHOLE)
+    if array.dtype != np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
+        raise _refuse(where, f"from {array.min()} to {array.max()}", _WHOLE)
+    return array.astype(np.uint8, copy=False)
+
+
+def _add_margin(patches: np.ndarray, size: PatchSize) -> np.ndarray:
+    missing = (size.stored_px - patches.shape[1]) // 2
+    if not missing:
+        return np.ascontiguousarray(patches)
+    around = (missing, missing)
+    return np.pad(patches, ((0, 0), around, around, (0, 0)), mode="reflect")
+
+
+def _refuse(where: str, problem: str, expected: str) -> InputError:
+    return InputError([Fault(where, problem, expected)])

@@ -1,0 +1,144 @@
+"""Patches -> classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float32, UInt8
+
+from histofuse.core.bundle import Bundle
+from histofuse.core.errors import Fault, InputError
+from histofuse.serving.answer import Decision
+from histofuse.serving.decoding import read_patches
+from histofuse.tracking.interface import GRADCAM, IMAGE
+
+if TYPE_CHECKING:
+    from histofuse.models.backbones import ImageModel
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches that were read.
+
+    Attributes:
+        stored: With margin.
+        index: Of the rows they came in.
+    """
+
+    stored: UInt8[np.ndarray, "n stored stored 3"]
+    index: pd.Index
+
+    def select(self, chosen: Bool[np.ndarray, " n"]) -> Patches:
+        """Select some of them."""
+        return Patches(self.stored[chosen], self.index[chosen])
+
+    @classmethod
+    def merge(cls, parts: Sequence[Patches]) -> Patches:
+        """Put several one after the other."""
+        index = parts[0].index.append([part.index for part in parts[1:]])
+        return cls(np.concatenate([part.stored for part in parts]), index)
+
+
+@dataclass(frozen=True)
+class ImagePredictor:
+    """Patches -> classes.
+
+    Attributes:
+        bundle: The network.
+    """
+
+    bundle: Bundle
+
+    @cached_property
+    def model(self) -> ImageModel:
+        """The network, on the GPU where there is one, as in training."""
+        import torch
+
+        from histofuse.models.backbones import load_image_model
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return load_image_model(self.bundle).to(device).requires_grad_(False)
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What follows from its logits."""
+        return Decision.load(self.bundle)
+
+    def load(self) -> None:
+        """Load all that an answer needs, and give one: the first takes longer than the others."""
+        self.predict(self.make_black())
+
+    def make_black(self) -> UInt8[np.ndarray, "1 side side 3"]:
+        """Make a patch of nothing."""
+        side = self.model.spec.patch_px
+        return np.zeros((1, side, side, 3), np.uint8)
+
+    def predict(self, inputs: Any, *, gradcam: bool = False) -> pd.DataFrame:
+        """Predict.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
+        return self.answer(self.read(inputs), gradcam=gradcam)
+
+    def read(self, inputs: Any) -> Patches:
+        """Check and decode an input.
+
+        Raises:
+            InputError: With all that is wrong with it.
+        """
+        cells = _pick_cells(inputs)
+        spec = self.model.spec
+        stored = read_patches(cells, spec.patch_px, spec.margin_px)
+        index = cells.index if isinstance(cells, pd.Series) else pd.RangeIndex(len(stored))
+        return Patches(stored, index)
+
+    def merge(self, parts: list[Patches]) -> Patches:
+        """Put what `read` returned of several inputs into one."""
+        return Patches.merge(parts)
+
+    def answer(self, patches: Patches, *, gradcam: bool = False) -> pd.DataFrame:
+        """Predict what `read` returned."""
+        table = self.answer_embedded(patches, self.embed_patches(patches))
+        return table.assign(**{GRADCAM: self.draw_maps(patches, table)}) if gradcam else table
+
+    def answer_embedded(
+        self, patches: Patches, embeddings: Float32[np.ndarray, "n width"]
+    ) -> pd.DataFrame:
+        """Predict patches whose embeddings are known."""
+        from histofuse.serving.networks import compute_logits
+
+        return self.decision.tabulate(compute_logits(self.model, embeddings), patches.index)
+
+    def draw_maps(self, patches: Patches, table: pd.DataFrame) -> list[str]:
+        """Draw where the evidence for the decided classes of an answer lies."""
+        from histofuse.serving.explanations import draw_maps
+
+        return draw_maps(self.model, patches.stored, self.decision.number(table))
+
+    def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
+        """Compute embeddings.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
+        return self.embed_patches(self.read(inputs))
+
+    def embed_patches(self, patches: Patches) -> Float32[np.ndarray, "n width"]:
+        """Compute embeddings of what `read` returned."""
+        from histofuse.serving.networks import embed_images
+
+        return embed_images(self.model, patches.stored)
+
+
+def _pick_cells(inputs: Any) -> Any:
+    if not isinstance(inputs, Mapping | pd.DataFrame):
+        return inputs
+    if IMAGE not in inputs:
+        raise InputError([Fault("input", f"no column {IMAGE!r}", "one with a patch in each row")])
+    return inputs[IMAGE]

@@ -1,0 +1,125 @@
+"""Raw features as clients send them, held against what the encoder was fitted on."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.features.specs import Kind
+
+WHERE: Final = "the record"
+_EXPECTED: Final[Mapping[Kind, str]] = {
+    "continuous": "a finite number, or null",
+    "binary": "0 or 1, or null",
+    "categorical": "a text, or null",
+}
+# What a null becomes when an array of texts is made of it, on its way through some clients.
+_NULLS_AS_TEXT: Final = frozenset({"nan", "None", "<NA>"})
+_SHOWN: Final = 40  # characters of a value that is refused
+
+
+def read_records(inputs: Any, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """Check raw features and bring each column to its kind.
+
+    Args:
+        inputs: A data frame; null and NaN mean that a value is not known.
+        kinds: The columns that are needed, and what they hold.
+
+    Returns:
+        These columns in this order; numbers as float64, what is not known as NaN or None.
+
+    Raises:
+        InputError: With every column that is missing, and the first row of every column that holds
+            what its kind does not allow.
+    """
+    if not isinstance(inputs, pd.DataFrame):
+        expected = "a data frame of raw features"
+        raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
+    _require_columns(inputs, kinds)
+    with collect_faults() as faults:
+        columns = {name: _read_column(inputs[name], kinds[name], faults) for name in kinds}
+    return pd.DataFrame(columns, index=inputs.index)
+
+
+def _require_columns(inputs: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
+    unknown = [str(column) for column in inputs.columns if column not in kinds]
+    with collect_faults() as faults:
+        for name in kinds:
+            if name in inputs.columns:
+                continue
+            near = difflib.get_close_matches(name, unknown, n=1)
+            remedy = f"Is {near[0]!r} meant for it?" if near else "Null where it is not known."
+            faults.add(WHERE, f"no column {name!r}", f"a {kinds[name]} column", remedy)
+
+
+def _read_column(column: pd.Series, kind: Kind, faults: FaultList) -> np.ndarray:
+    given = column.to_list()
+    read = _read_text if kind == "categorical" else _read_number
+    values = [read(value) for value in given]
+    allowed = {0.0, 1.0} if kind == "binary" else None
+    bad = [row for row, value in enumerate(values) if _is_refused(value, allowed)]
+    if bad:
+        row, more = bad[0], f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+        where = f"{WHERE}, row {column.index[row]}, {column.name}"
+        faults.add(where, f"is {_show(given[row])}{more}", _EXPECTED[kind])
+        return np.empty(len(given))
+    return np.array(values, dtype=object if kind == "categorical" else np.float64)
+
+
+class _Refused:
+    """Stands for a value of a wrong type."""
+
+
+_REFUSED: Final = _Refused()
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _read_text(value: Any) -> str | _Refused | None:
+    if _is_missing(value):
+        return None
+    return value if isinstance(value, str) and value not in _NULLS_AS_TEXT else _REFUSED
+
+
+def _read_number(value: Any) -> float | _Refused:
+    if _is_missing(value):
+        return math.nan
+    if not isinstance(value, int | float | np.number | np.bool_):
+        return _REFUSED
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _is_refused(value: Any, allowed: set[float] | None) -> bool:
+    if not isinstance(value, float):
+        return value is _REFUSED
+    if math.isnan(value):
+        return False
+    return math.isinf(value) if allowed is None else value not in allowed
+
+
+def _show(value: Any) -> str:
+    shown = repr(value.item() if isinstance(value, np.generic) else value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def find_recorded(records: pd.DataFrame) -> Bool[np.ndarray, " n"]:
+    """Tell for each row of what `read_records` returned whether anything is known."""
+    return records.notna().any(axis=1).to_numpy(dtype=bool)
+
+
+def make_unknown(kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """Make the record of a patient of whom nothing is known, as `read_records` returns it."""
+    types = {name: object if kind == "categorical" else float for name, kind in kinds.items()}
+    return pd.DataFrame({name: pd.Series([None], dtype=types[name]) for name in kinds})

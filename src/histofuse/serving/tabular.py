@@ -1,0 +1,118 @@
+"""Health records -> the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import Bundle
+from histofuse.core.errors import BundleError
+from histofuse.serving.answer import Decision
+from histofuse.serving.blocks import fill_blocks
+from histofuse.serving.records import make_unknown, read_records
+
+if TYPE_CHECKING:
+    from histofuse.features.encoding import Encoder
+    from histofuse.models.tabular import AnyTabularModel
+
+
+@dataclass(frozen=True)
+class TabularPredictor:
+    """Health records -> the target.
+
+    Attributes:
+        bundle: The model, with its encoder.
+    """
+
+    bundle: Bundle
+
+    @cached_property
+    def model(self) -> AnyTabularModel:
+        """The fitted model."""
+        from histofuse.models.tabular import load_tabular_model
+
+        return load_tabular_model(self.bundle)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What turns raw features into the model's input."""
+        from histofuse.features.encoding import Encoder
+        from histofuse.models.tabular import ENCODER
+
+        return Encoder.from_dict(load_json(self.bundle.path / ENCODER))
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What follows from its logits."""
+        return Decision.load(self.bundle)
+
+    def load(self) -> None:
+        """Load all that an answer needs, and give one: the first takes longer than the others."""
+        self.predict(make_unknown(self.encoder.inputs))
+
+    def predict(self, inputs: Any, *, shap: bool = False) -> pd.DataFrame:
+        """Predict.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
+        return self.answer(self.read(inputs), shap=shap)
+
+    def read(self, inputs: Any) -> pd.DataFrame:
+        """Check raw features.
+
+        Raises:
+            InputError: With all that is wrong with them.
+        """
+        return read_records(inputs, self.encoder.inputs)
+
+    def merge(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
+        """Put what `read` returned of several inputs into one."""
+        return pd.concat(parts)
+
+    def answer(self, records: pd.DataFrame, *, shap: bool = False) -> pd.DataFrame:
+        """Predict what `read` returned."""
+        encoded = self.encode(records)
+        logits = fill_blocks(self.model.logits, self._select(encoded)).astype(np.float64)
+        columns = np.column_stack([np.zeros(len(logits)), logits])
+        table = self.decision.tabulate(columns, records.index)
+        if not shap:
+            return table
+        from histofuse.serving.explanations import explain_records
+
+        return table.assign(**explain_records(self, encoded))
+
+    def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
+        """Compute embeddings; multilayer perceptrons have them.
+
+        Raises:
+            InputError: With all that is wrong with the input.
+        """
+        return self.embed_encoded(self.encode(self.read(inputs)))
+
+    def encode(self, records: pd.DataFrame) -> pd.DataFrame:
+        """Encode what `read` returned."""
+        from histofuse.features.encoding import encode_checked
+        from histofuse.models.tabular import name_table
+
+        kind = self.bundle.config["architecture"]["kind"]
+        return encode_checked(self.encoder, records, impute=name_table(kind) == "imputed")
+
+    def embed_encoded(self, encoded: pd.DataFrame) -> Float32[np.ndarray, "n width"]:
+        """Compute embeddings of what `encode` returned."""
+        from histofuse.models.tabular import MlpModel
+
+        if not isinstance(self.model, MlpModel):
+            raise BundleError(f"{self.bundle.name}: has no embedding, expected a model of kind mlp")
+        return fill_blocks(self.model.embed, self._select(encoded))
+
+    def _select(self, encoded: pd.DataFrame) -> Float32[np.ndarray, "n features"]:
+        from histofuse.models.tabular import select_features
+
+        return select_features(encoded, self.model.features)

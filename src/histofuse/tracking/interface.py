@@ -1,0 +1,115 @@
+"""What a registered model takes and gives: the columns of its signature, and an example.
+
+`histofuse.serving.predict` says what they mean. The example is of nobody: medians and modes,
+and noise for a patch.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import Bundle
+
+IMAGE: Final = "image"
+PATIENT: Final = "patient"
+PREDICTION: Final = "prediction"
+ANSWERED_BY: Final = "answered_by"
+EMBEDDING_VERSION: Final = "embedding_version"
+GRADCAM: Final = "gradcam"
+SHAP: Final = "shap"
+SHAP_BASE: Final = "shap_base"
+
+ENCODER: Final = "encoder.json"
+# Kinds of tabular models that have SHAP values.
+_WITH_SHAP: Final = ("logistic_regression", "mlp", "xgboost")
+# Of a column that only says which stratum a patient is in.
+_PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical": "unknown"}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a registered model takes and gives.
+
+    Attributes:
+        inputs: Column to what it holds: ``image``, ``continuous``, ``binary``, ``categorical``.
+        outputs: Column to its type: ``double``, ``string`` or ``map``; those given only if asked
+            for come last.
+        asked: Those outputs; each has a param of its name that asks for it, but for `SHAP_BASE`.
+        example: A row that it answers.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    asked: tuple[str, ...]
+    example: pd.DataFrame
+
+
+def name_probability(class_name: str) -> str:
+    """Name the column of a class's probability."""
+    return f"probability_{class_name}"
+
+
+def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interface:
+    """Describe a model.
+
+    Args:
+        bundle: The model.
+        encoders: Those of a fusion model, ``image`` and ``patient``; of others empty.
+    """
+    image = encoders.get(IMAGE, bundle)
+    patient = encoders.get(PATIENT, bundle)
+    features = _read_features(patient) if _is(patient, "tabular") else {}
+    has_image, has_patient = _is(image, "image"), bool(features)
+    asked = (GRADCAM,) if has_image else ()
+    if has_patient and patient.config["architecture"]["kind"] in _WITH_SHAP:
+        asked = (*asked, SHAP, SHAP_BASE)
+    columns = {IMAGE: [_draw_noise(image)]} if has_image else {}
+    kinds = {name: kind for name, (kind, _) in features.items()}
+    typical = {name: [value] for name, (_, value) in features.items()}
+    return Interface(
+        inputs=({IMAGE: "image"} if has_image else {}) | kinds,
+        outputs=_describe_outputs(bundle, asked),
+        asked=asked,
+        example=pd.DataFrame(columns | typical),
+    )
+
+
+def _is(bundle: Bundle, kind: str) -> bool:
+    return bundle.config.get("kind") == kind
+
+
+def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
+    """Read the raw features of an encoder: name to kind and the typical patient's value."""
+    from histofuse.features.encoding import Continuous, Encoder
+
+    encoder = Encoder.from_dict(load_json(bundle.path / ENCODER))
+    typical = {f.name: f.median if isinstance(f, Continuous) else f.mode for f in encoder.features}
+    return {n: (kind, typical.get(n, _PLAIN[kind])) for n, kind in encoder.inputs.items()}
+
+
+def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
+    outputs = dict.fromkeys(map(name_probability, bundle.config["classes"]), "double")
+    outputs[PREDICTION] = "string"
+    if _is(bundle, "fusion"):
+        outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
+    types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double"}
+    return outputs | {name: types[name] for name in asked}
+
+
+def _draw_noise(bundle: Bundle) -> str:
+    """Draw a patch of noise: the base64 of a PNG, as a client would send one."""
+    from PIL import Image
+
+    side = bundle.config["architecture"]["patch_px"]
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

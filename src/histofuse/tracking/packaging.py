@@ -1,0 +1,108 @@
+"""A bundle as MLflow registers it: all that answers a request, whatever becomes of the project.
+
+A fusion model brings its frozen encoders along, so that whoever serves it needs neither a registry
+nor this project's folder; the digests in its config say which they must be.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from histofuse.core.artifacts import digest_file, digest_text
+from histofuse.core.bundle import MANIFEST, ROW_LEVEL, Bundle, open_bundle
+from histofuse.core.errors import RegistryError
+from histofuse.tracking.interface import describe_interface
+from histofuse.tracking.names import BUNDLE_FOLDER, redact
+from histofuse.tracking.store import Store
+
+SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
+# What a registered model needs beside histofuse itself, whose bundles any later version reads.
+REQUIREMENTS: Final = (
+    "captum", "jaxtyping", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pydantic",
+    "safetensors", "scipy", "torch", "torchvision", "xgboost",
+)  # fmt: skip
+# Raised when the same bundle is to be registered with other files beside it.
+FORMAT: Final = 2
+
+
+def digest_package(bundle: Bundle, *, row_level: bool) -> str:
+    """Digest what `stage_model` makes of a bundle; its config names the encoders by digest."""
+    parts = bundle.digest, str(row_level), digest_file(SERVING_SCRIPT), str(FORMAT)
+    return digest_text("/".join(parts))
+
+
+def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) -> None:
+    """Write a bundle as MLflow holds it.
+
+    Args:
+        bundle: The model.
+        store: Where encoders are fetched from that do not lie beside the bundle.
+        folder: The folder to make.
+        row_level: Whether files with one row a patient may go along.
+
+    Raises:
+        RegistryError: If an encoder is neither beside the bundle nor in the store.
+        BundleError: If an encoder was altered.
+    """
+    with TemporaryDirectory(prefix="histofuse-") as scratch:
+        root = Path(scratch)  # MLflow keeps the folders' own names
+        artifacts = {"bundle": root / "bundle"}
+        _copy(bundle.path, artifacts["bundle"], frozenset() if row_level else ROW_LEVEL)
+        encoders = {
+            side: _add_encoder(bundle, side, store, root / "encoders" / side)
+            for side in bundle.config.get("encoders", {})
+        }
+        if encoders:
+            artifacts["encoders"] = root / "encoders"
+        interface = describe_interface(bundle, encoders)
+        store.save_model(artifacts, SERVING_SCRIPT, pin_requirements(), interface, folder)
+
+
+def _add_encoder(bundle: Bundle, side: str, store: Store, target: Path) -> Bundle:
+    facts = bundle.config["encoders"][side]
+    beside = bundle.path.parent / facts["name"]
+    if (beside / MANIFEST).is_file() and digest_file(beside / MANIFEST) == facts["digest"]:
+        _copy(beside, target, ROW_LEVEL)
+    else:
+        _fetch(bundle.name, facts["registered"], facts["digest"], store, target)
+    return open_bundle(target, digest=facts["digest"], row_level=False)
+
+
+def _fetch(model: str, registered: str, digest: str, store: Store, target: Path) -> None:
+    version = store.find_version(registered, digest)
+    if version is None:
+        raise RegistryError(
+            f"{model}: its encoder {registered} with digest {digest} is neither beside it nor in "
+            f"the registry at {redact(store.uri)}. Run dvc repro, which trains both anew."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    store.fetch(version, BUNDLE_FOLDER, target)
+    for name in ROW_LEVEL:
+        (target / name).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path, left_out: frozenset[str]) -> None:
+    shutil.copytree(
+        source,
+        target,
+        ignore=lambda _, names: left_out & set(names),
+        copy_function=_link_or_copy,
+    )
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name, which costs nothing; copy it where that cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def pin_requirements() -> list[str]:
+    """Pin the packages a registered model needs at the versions installed, less local builds."""
+    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]

@@ -1,0 +1,196 @@
+"""``histofuse predict`` on a small project: what the pipeline said, and every rule beside it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from histofuse.commands.predict import Request, predict
+from histofuse.core.errors import BundleError, InputError
+from histofuse.data.patches import cut_windows
+from histofuse.serving.predict import open_predictor
+
+WIDTH, HEIGHT = 96, 64
+FEATURES = ["age_years", "metastatic", "albumin", "insurance"]
+
+
+@pytest.fixture
+def frames(small_project):
+    """Three frames of two cases in BreCaHAD's layout, their points at the border included."""
+    rng = np.random.default_rng(0)
+    folder = small_project.root / "incoming"
+    (folder / "images").mkdir(parents=True)
+    (folder / "groundTruth").mkdir()
+    points = [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.3, 0.8), (0.97, 0.1)]
+    for name in ("Case_1-01", "Case_1-02", "Case_2-01"):
+        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        tifffile.imwrite(folder / "images" / f"{name}.tif", pixels, photometric="rgb")
+        truth = {"tumor": [{"x": x, "y": y} for x, y in points]}
+        (folder / "groundTruth" / f"{name}.json").write_text(json.dumps(truth))
+    return folder
+
+
+@pytest.fixture
+def patients(small_project):
+    """The first two patients of the cohort, and whose tissue the cases are."""
+    table = pd.read_parquet("data/ehr/features.parquet").head(2)
+    table.to_parquet("patients.parquet")
+    pd.DataFrame({"case_id": ["Case_1"], "subject_id": table["subject_id"].head(1)}).to_csv(
+        "crosswalk.csv", index=False
+    )
+    return Path("patients.parquet")
+
+
+def ask(frames=None, model="models/simple_cnn", out="out.parquet", batch=4, **more):
+    values = dict.fromkeys(("points", "patients", "crosswalk")) | more
+    said = predict(Request(frames=frames, model=model, out=Path(out), batch=batch, **values))
+    read = pd.read_parquet if out.endswith(".parquet") else pd.read_csv
+    return said, read(out)
+
+
+def cut(frames, name, xs, ys, side):
+    patches = np.empty((len(xs), side, side, 3), np.uint8)
+    frame = tifffile.imread(frames / "images" / f"{name}.tif")
+    cut_windows(frame, np.asarray(xs), np.asarray(ys), patches)
+    return patches
+
+
+def test_every_nucleus_is_answered_as_the_served_model_answers_its_patch(frames):
+    said, table = ask(frames)
+    assert len(table) == 15
+    assert "15 nuclei of 3 frames" in said
+    predictor = open_predictor(Path("models/simple_cnn"))
+    spec = predictor.model.spec
+    columns = [c for c in table.columns if c.startswith("probability_")]
+    for name, rows in table.groupby("frame_id"):
+        side = spec.patch_px + 2 * spec.margin_px
+        alone = predictor.predict(cut(frames, name, rows["x_px"], rows["y_px"], side))
+        np.testing.assert_allclose(rows[columns], alone[columns], atol=1e-6)
+        assert rows["prediction"].tolist() == alone["prediction"].tolist()
+    assert list(table.columns[:4]) == ["case_id", "frame_id", "x_px", "y_px"]
+
+
+def test_batches_make_no_difference(frames):
+    _, few = ask(frames, batch=2)
+    _, many = ask(frames, batch=256)
+    pd.testing.assert_frame_equal(few, many, rtol=0, atol=1e-7)
+
+
+def test_fusion_answers_by_the_record_where_there_is_one(frames, patients):
+    said, table = ask(
+        frames, "models/fusion_label_blind", patients=patients, crosswalk=Path("crosswalk.csv")
+    )
+    by = table.groupby("case_id")["answered_by"].unique().map(list).to_dict()
+    assert by == {"Case_1": ["fusion"], "Case_2": ["image"]}
+    assert "1 of 2 cases without a record, answered by the image alone" in said
+    _, alone = ask(frames)
+    columns = [c for c in alone.columns if c.startswith("probability_")]
+    second = (table["case_id"] == "Case_2").to_numpy()
+    np.testing.assert_allclose(table.loc[second, columns], alone.loc[second, columns], atol=1e-6)
+
+    record = pd.read_parquet(patients).iloc[[0] * 10][FEATURES].reset_index(drop=True)
+    predictor = open_predictor(Path("models/fusion_label_blind"))
+    spec = predictor.image.model.spec
+    side = spec.patch_px + 2 * spec.margin_px
+    rows = table[~second]
+    patches = np.concatenate(
+        [cut(frames, n, r["x_px"], r["y_px"], side) for n, r in rows.groupby("frame_id")]
+    )
+    served = predictor.predict({"image": patches, "patient": record})
+    np.testing.assert_allclose(rows[columns], served[columns], atol=1e-6)
+    assert set(rows["embedding_version"]) == set(served["embedding_version"])
+
+
+def test_fusion_without_patients_is_the_image_model(frames):
+    _, table = ask(frames, "models/fusion_label_blind")
+    assert set(table["answered_by"]) == {"image"}
+
+
+def test_patients_may_name_their_case_and_idle_ones_are_counted(frames, patients):
+    pd.read_parquet(patients).assign(case_id=["Case_2", "Case_9"]).to_csv("p.csv", index=False)
+    said, table = ask(frames, "models/fusion_label_blind", patients=Path("p.csv"))
+    assert set(table.loc[table["answered_by"] == "fusion", "case_id"]) == {"Case_2"}
+    assert "1 records without a frame, not answered" in said
+
+
+def test_points_may_come_as_a_table_and_frames_in_any_folder(frames):
+    Path("points.csv").write_text("frame_id,x_px,y_px\nCase_2-01,10,20\nCase_1-01,48,32\n")
+    said, table = ask(frames / "images", points=Path("points.csv"), out="out.csv")
+    assert table["frame_id"].tolist() == ["Case_1-01", "Case_2-01"]
+    assert "2 nuclei of 2 frames" in said
+    _, whole = ask(frames)
+    middle = whole[(whole["frame_id"] == "Case_1-01") & (whole["x_px"] == 48)]
+    columns = [c for c in table.columns if c.startswith("probability_")]
+    np.testing.assert_allclose(table.loc[[0], columns], middle[columns], atol=1e-6)
+
+
+def test_health_records_alone_go_through_a_tabular_model(small_project):
+    features = pd.read_parquet("data/ehr/features.parquet")
+    said, table = ask(model="models/mlp", patients=Path("data/ehr/features.parquet"))
+    assert f"{len(features)} records" in said
+    stored = pd.read_parquet("models/mlp/predictions.parquet").set_index(["subject_id", "hadm_id"])
+    mine = table.set_index(["subject_id", "hadm_id"])["probability_mortality_1y"]
+    np.testing.assert_allclose(mine, stored.loc[mine.index, "probability"], atol=1e-6)
+
+
+def test_all_that_is_wrong_with_points_is_said_at_once(frames):
+    Path("points.csv").write_text(
+        "frame_id,x_px,y_px\nCase_1-01,10,20\nCase_1-01,97,20\nCase_1-01,x,20\nCase_7-01,1,1\n"
+    )
+    with pytest.raises(InputError) as caught:
+        ask(frames, points=Path("points.csv"))
+    said = str(caught.value)
+    assert "line 3, x_px: is 97; expected from 0 to 96" in said
+    assert "line 4, x_px: is x" in said
+    assert "unknown frame_id 'Case_7-01'" in said
+    assert not Path("out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"out": "out.xlsx"}, r"--out: is out\.xlsx"),
+        ({"frames": None}, "FRAMES: nothing"),
+        ({"model": "models/mlp"}, "--patients: nothing"),
+        ({"model": "models/mlp", "patients": Path("none.csv")}, r"none\.csv: no such file"),
+        ({"frames": Path("nowhere")}, "no such folder"),
+        ({"points": Path("none.csv")}, r"none\.csv: no such file"),
+    ],
+)
+def test_what_is_missing_is_said(frames, arguments, said):
+    with pytest.raises(InputError, match=said):
+        ask(**{"frames": frames, **arguments})
+
+
+def test_patients_must_say_whose_tissue_it_is_and_say_it_once(frames, patients):
+    model = "models/fusion_label_blind"
+    with pytest.raises(InputError, match="does not say whose tissue is whose"):
+        ask(frames, model, patients=patients)
+    pd.read_parquet(patients).assign(case_id="Case_1").to_parquet("twice.parquet")
+    with pytest.raises(InputError, match="several records for case 'Case_1'"):
+        ask(frames, model, patients=Path("twice.parquet"))
+
+
+def test_a_frame_that_cannot_be_decoded_leaves_no_file(frames):
+    Path("points.csv").write_text("frame_id,x_px,y_px\nCase_1-01,10,20\nCase_2-01,5,5\n")
+    whole = (frames / "images" / "Case_2-01.tif").read_bytes()
+    (frames / "images" / "Case_2-01.tif").write_bytes(whole[:-500])
+    with pytest.raises(InputError, match="Case_2-01"):
+        ask(frames, points=Path("points.csv"), batch=1)
+    assert not [p for p in Path.cwd().iterdir() if "out.parquet" in p.name]
+
+
+def test_a_bundle_that_does_not_say_its_stains_is_refused(frames):
+    from histofuse.core.artifacts import digest_file, load_json, write_json
+
+    config = load_json(Path("models/simple_cnn/config.json"))
+    del config["stain_normalisation"]
+    write_json(config, Path("models/simple_cnn/config.json"))
+    manifest = load_json(Path("models/simple_cnn/manifest.json"))
+    manifest["files"]["config.json"] = digest_file(Path("models/simple_cnn/config.json"))
+    write_json(manifest, Path("models/simple_cnn/manifest.json"))
+    with pytest.raises(BundleError, match="does not say how its stains were normalised"):
+        ask(frames)
