@@ -2,34 +2,26 @@
 
 from pathlib import Path
 
-from histofuse.core.artifacts import digest_file
 from histofuse.core.progress import report, run_stage
-from histofuse.core.tables import read_table
-from histofuse.features.embeddings import load_embeddings
-from histofuse.features.pairing import PAIRS
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
+from histofuse.params.tune import apply_values
 from histofuse.tracking.recorder import open_recorder
-from histofuse.training.fusion import PairedEmbeddings, train_fusion
+from histofuse.training.fusion import load_pairs, train_fusion
+from histofuse.training.study_results import BEST_PARAMS, read_best_params
 
 EMBEDDINGS = Path("data/embeddings")
-PAIRS_FOLDER = Path("data/pairs")
+PAIRS = Path("data/pairs")
+STUDIES = Path("studies")
 MODELS = Path("models")
 
 
 def main(rule: str) -> None:
     params = load_section(FusionParams, "fusion")
+    params = apply_values(params, read_best_params(STUDIES / params.study / BEST_PARAMS))
     pairing = load_section(PairingParams, f"pairing.{rule}")
-    path = PAIRS_FOLDER / f"{rule}.parquet"
-    files = {"pairs": path, "embeddings": EMBEDDINGS / "meta.json"}
-    files |= {f"{side}_embeddings": EMBEDDINGS / f"{side}.npy" for side in ("image", "patient")}
-    data = PairedEmbeddings(
-        pairs=read_table(path, PAIRS),
-        embeddings=load_embeddings(EMBEDDINGS),
-        pairing=pairing,
-        digests={what: digest_file(file) for what, file in files.items()},
-    )
+    data = load_pairs(PAIRS / f"{rule}.parquet", EMBEDDINGS, pairing)
     report(f"read {len(data.pairs):,} pairs by {pairing.root.rule}")
 
     name = f"fusion_{rule}"

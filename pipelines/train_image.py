@@ -5,16 +5,20 @@ from pathlib import Path
 from histofuse.core.progress import report, run_stage
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.image import ImageParams
+from histofuse.params.tune import apply_values
 from histofuse.tracking.recorder import open_recorder
 from histofuse.training.image import load_patch_data, train_image
+from histofuse.training.study_results import BEST_PARAMS, read_best_params
 
 PATCHES = Path("data/patches")
 SPLITS = Path("data/splits/patches.parquet")
+STUDIES = Path("studies")
 MODELS = Path("models")
 
 
 def main(model: str) -> None:
     params = load_section(ImageParams, f"image.{model}")
+    params = apply_values(params, read_best_params(STUDIES / params.study / BEST_PARAMS))
     data = load_patch_data(PATCHES, SPLITS)
     counts = data.table["split"].value_counts()
     report(f"read {len(data.table):,} patches, {counts['train']:,} of them to train on")

@@ -2,37 +2,27 @@
 
 from pathlib import Path
 
-from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.progress import report, run_stage
-from histofuse.core.tables import read_table
-from histofuse.features.encoding import ENCODED
-from histofuse.models.tabular import name_table
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.tabular import TabularParams
+from histofuse.params.tune import apply_values
 from histofuse.tracking.recorder import open_recorder
-from histofuse.training.tabular import EncodedTable, describe_training, train_tabular
+from histofuse.training.study_results import BEST_PARAMS, read_best_params
+from histofuse.training.tabular import describe_training, load_table, train_tabular
 
-ENCODED_FOLDER = Path("data/encoded")
+ENCODED = Path("data/encoded")
 COHORT_FACTS = Path("data/cohort/meta.json")
+STUDIES = Path("studies")
 MODELS = Path("models")
 
 
 def main(model: str) -> None:
     params = load_section(TabularParams, f"tabular.{model}").root
-    path = ENCODED_FOLDER / f"{name_table(params.kind)}.parquet"
-    encoder = ENCODED_FOLDER / "encoder.json"
-    rows, facts = read_table(path, ENCODED), load_json(COHORT_FACTS)
-    table = EncodedTable(
-        rows=rows,
-        features=[column for column in rows.columns if column not in ENCODED.columns],
-        encoder=encoder,
-        target=facts["target"],
-        source=facts["source"],
-        digests={"encoded": digest_file(path), "encoder": digest_file(encoder)},
-    )
+    params = apply_values(params, read_best_params(STUDIES / params.study / BEST_PARAMS))
+    table = load_table(ENCODED, COHORT_FACTS, params.kind)
     report(
-        f"read {len(rows):,} rows of {len(table.features)} features,"
-        f" {int(rows['target'].sum()):,} with {table.target}"
+        f"read {len(table.rows):,} rows of {len(table.features)} features,"
+        f" {int(table.rows['target'].sum()):,} with {table.target}"
     )
 
     with open_recorder(run_name=model) as recorder:

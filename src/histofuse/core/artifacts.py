@@ -99,6 +99,12 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_folder(folder: Path) -> str:
+    """Compute the SHA-256 over the names and bytes of all files below a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return digest_text(to_json({f.relative_to(folder).as_posix(): digest_file(f) for f in files}))
+
+
 def digest_text(text: str) -> str:
     """Compute the SHA-256 of a text's UTF-8 bytes, as 64 hex digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

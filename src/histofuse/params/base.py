@@ -47,11 +47,7 @@ def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        of_a_kind = issubclass(model, SectionOf)
-        faults = [
-            _to_fault(e, (name, *(_drop_tag(e["loc"], values) if of_a_kind else e["loc"])), path)
-            for e in error.errors()
-        ]
+        faults = [_to_fault(e, (name, *_drop_tags(e["loc"], values)), path) for e in error.errors()]
         raise InputError(faults) from None
 
 
@@ -105,11 +101,18 @@ def _descend(values: Any, name: str, path: Path) -> Any:
     return values
 
 
-def _drop_tag(loc: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
+def _drop_tags(loc: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
     """Drop what pydantic puts before a key of one of several kinds: the kind, which is no key."""
-    if not loc or not isinstance(values, dict):
-        return loc
-    return loc[1:] if loc[0] not in values and loc[0] in values.values() else loc
+    kept: list[int | str] = []
+    for key in loc:
+        if isinstance(values, dict) and key not in values and key in values.values():
+            continue
+        kept.append(key)
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            values = None
+    return tuple(kept)
 
 
 def _to_fault(error: Any, keys: tuple[int | str, ...], path: Path) -> Fault:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from histofuse.params.base import Section
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
+from histofuse.params.tune import StudyName
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -23,6 +24,7 @@ class FusionParams(Section):
         standardise: Whether each dimension of the image embedding is brought to mean 0 and variance
             1, fitted on training patches and kept with the weights. The paper does not say so.
         patience: Epochs without a better validation macro-F1 after which training stops.
+        study: Whose best values replace those given here; ``none`` keeps them.
     """
 
     hidden: Annotated[list[Count], Field(min_length=1)]
@@ -36,3 +38,4 @@ class FusionParams(Section):
     imbalance: Literal["none", "class_weights"]
     calibration: CalibrationMethod
     threshold: ThresholdRule
+    study: StudyName

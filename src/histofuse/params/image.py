@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from histofuse.params.base import Section
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
+from histofuse.params.tune import StudyName
 
 SIMPLE_CNN = "simple_cnn"
 SAFETENSORS = ".safetensors"
@@ -87,6 +88,7 @@ class ImageParams(Section):
         normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
         calibration: Fitted on validation.
         threshold: Fitted on validation.
+        study: Whose best values replace those given here; ``none`` keeps them.
     """
 
     backbone: Annotated[str, Field(min_length=1)]
@@ -110,6 +112,7 @@ class ImageParams(Section):
     normalisation: Normalisation
     calibration: CalibrationMethod
     threshold: ThresholdRule
+    study: StudyName
 
     @model_validator(mode="after")
     def _check(self) -> ImageParams:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from histofuse.params.base import Section, SectionOf
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
+from histofuse.params.tune import StudyName
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -21,6 +22,7 @@ Imbalance = Literal["none", "class_weights"]
 class _TabularSection(Section):
     calibration: CalibrationMethod
     threshold: ThresholdRule
+    study: StudyName
 
 
 class LogisticRegressionParams(_TabularSection):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from histofuse.core.artifacts import write_json
+from histofuse.core.artifacts import digest_file, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import derive_seed
-from histofuse.core.tables import Contract, write_table
-from histofuse.features.embeddings import Embeddings, select_pairs
+from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.features.embeddings import Embeddings, load_embeddings, select_pairs
+from histofuse.features.pairing import PAIRS
 from histofuse.models.fusion import ROWS_AT_ONCE, WEIGHTS, FusionHead
+from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
 from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
@@ -79,8 +80,29 @@ class PairedEmbeddings:
         return self.embeddings.meta["classes"]
 
 
+def load_pairs(path: Path, embeddings: Path, pairing: PairingParams) -> PairedEmbeddings:
+    """Load pairs and the embeddings of both sides.
+
+    Args:
+        path: A `features.pairing.PAIRS` table.
+        embeddings: Their folder.
+        pairing: The rule behind the pairs.
+
+    Raises:
+        InputError: If a file is missing or breaks its contract.
+    """
+    files = {"pairs": path, "embeddings": embeddings / "meta.json"}
+    files |= {f"{side}_embeddings": embeddings / f"{side}.npy" for side in ("image", "patient")}
+    return PairedEmbeddings(
+        pairs=read_table(path, PAIRS),
+        embeddings=load_embeddings(embeddings),
+        pairing=pairing,
+        digests={what: digest_file(file) for what, file in files.items()},
+    )
+
+
 @dataclass(frozen=True)
-class _Tensors:
+class PairTensors:
     """All pairs as tensors, in the order of the pairs."""
 
     image: torch.Tensor
@@ -89,6 +111,7 @@ class _Tensors:
     split: np.ndarray
 
     def rows(self, split: str) -> Rows:
+        """Take the rows of one split."""
         mask = torch.from_numpy(self.split == split)
         return Rows((self.image[mask], self.patient[mask]), self.labels[mask])
 
@@ -102,13 +125,13 @@ def train_fusion(
         InputError: If a pair has no embedding or an unknown label, or a split no rows.
     """
     recorder.log_params({**params.model_dump(), "seed": seed, **_describe_pairing(data.pairing)})
-    tensors, classes = _gather(data), len(data.classes)
+    tensors, classes = gather(data), len(data.classes)
     train, validation = tensors.rows("train"), tensors.rows("validation")
     torch.manual_seed(derive_seed(seed, "fusion", "init"))
     network = make_head(data.embeddings, train, classes, params)
     recipe = make_recipe(network, train, classes, params, seed)
     key = make_checkpoint_key(params.model_dump(), seed, data.digests)
-    with resumable(path.name, key) as checkpoints, _single_thread():
+    with resumable(path.name, key) as checkpoints, one_thread():
         result = fit(network, train, validation, recipe, checkpoints, recorder)
         logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)
         decision = _fit_decision(tensors, logits, params)
@@ -125,25 +148,19 @@ def train_fusion(
 
 
 def _fit_decision(
-    tensors: _Tensors, logits: np.ndarray, params: FusionParams
+    tensors: PairTensors, logits: np.ndarray, params: FusionParams
 ) -> tuple[Calibrator, Thresholds]:
     rows = tensors.split == "validation"
     labels = tensors.labels.numpy()[rows]
     return fit_decision(logits[rows], labels, params.calibration, params.threshold)
 
 
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """Train on one thread: the layers are too small to share, and sums hang on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def gather(data: PairedEmbeddings) -> PairTensors:
+    """Put the embeddings of all pairs into tensors, in the order of the pairs.
 
-
-def _gather(data: PairedEmbeddings) -> _Tensors:
+    Raises:
+        InputError: If a pair has no embedding or an unknown label.
+    """
     where, known = "pairs, label", data.classes
     unknown = sorted(set(data.pairs["label"]) - set(known))
     with collect_faults() as faults:
@@ -152,7 +169,7 @@ def _gather(data: PairedEmbeddings) -> _Tensors:
     image, patient = select_pairs(data.embeddings, data.pairs)
     labels = pd.Index(known).get_indexer(data.pairs["label"].to_numpy(dtype=object))
     split = data.pairs["split"].to_numpy(dtype=object)
-    return _Tensors(
+    return PairTensors(
         torch.from_numpy(np.array(image)),
         torch.from_numpy(np.array(patient)),
         torch.from_numpy(labels.astype(np.int64)),

@@ -46,8 +46,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from histofuse.core.artifacts import digest_file, digest_text, to_json, write_text
+from histofuse.core.artifacts import digest_text, to_json, write_text
 from histofuse.core.errors import Fault, InputError
+from histofuse.training.code import digest_code
 from histofuse.training.recorder import NullRecorder, Recorder
 
 CHECKPOINTS = Path(".histofuse/checkpoints")
@@ -57,9 +58,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Monitor = Literal["macro_f1", "auroc", "loss"]
 ScheduleKind = Literal["constant", "step", "cosine"]
 Inputs = tuple[Tensor, ...]
-
-# The rooms whose code can change a trained model.
-_CODE = ("core", "params", "data", "features", "models", "training")
 
 
 @dataclass(frozen=True)
@@ -200,13 +198,7 @@ def fit(  # noqa: PLR0917
 
 def make_checkpoint_key(params: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> str:
     """Name the state of a run by all it depends on: params, seed, inputs' digests and the code."""
-    package = Path(__file__).parents[1]
-    code = {
-        file.relative_to(package).as_posix(): digest_file(file)
-        for room in _CODE
-        for file in sorted((package / room).rglob("*.py"))
-    }
-    parts = {"params": params, "seed": seed, "inputs": inputs, "code": code}
+    parts = {"params": params, "seed": seed, "inputs": inputs, "code": digest_code()}
     return digest_text(to_json({**parts, "torch": torch.__version__}))[:16]
 
 

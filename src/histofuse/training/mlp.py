@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,7 @@ def fit_mlp(
     *,
     recorder: Recorder,
     checkpoints: Path | None = None,
+    show_progress: bool = True,
 ) -> MlpFit:
     """Train with Adam, warm-up, step decay and early stopping.
 
@@ -66,6 +67,7 @@ def fit_mlp(
     network = Mlp(train.x.shape[1], params.hidden, outputs, params.dropout)
     monitor = choose_monitor(validation, params)
     recipe = make_recipe(network, train, params, seed, monitor)
+    recipe = replace(recipe, show_progress=show_progress)
     rows = (_to_rows(train), _to_rows(validation))
     with one_thread():
         result = fit(network, *rows, recipe, checkpoints, recorder)

@@ -17,18 +17,21 @@ import pandas as pd
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from histofuse.core.artifacts import load_json, write_json, write_text
+from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.features.encoding import ENCODED
 from histofuse.models.tabular import (
     ENCODER,
     FEATURE_ORDER,
     AnyTabularModel,
+    Kind,
     LinearModel,
     MlpModel,
     TreesModel,
     XgboostModel,
+    name_table,
     write_model,
 )
 from histofuse.params.tabular import (
@@ -80,6 +83,29 @@ class EncodedTable:
     target: str
     source: str
     digests: Mapping[str, str]
+
+
+def load_table(encoded: Path, cohort_facts: Path, kind: Kind) -> EncodedTable:
+    """Load the encoded table that a kind of model reads.
+
+    Args:
+        encoded: Folder of the tables and their encoder.
+        cohort_facts: ``meta.json`` of the cohort.
+        kind: Of the model.
+
+    Raises:
+        InputError: If a file is missing or breaks its contract.
+    """
+    path, encoder = encoded / f"{name_table(kind)}.parquet", encoded / ENCODER
+    rows, facts = read_table(path, ENCODED), load_json(cohort_facts)
+    return EncodedTable(
+        rows=rows,
+        features=[column for column in rows.columns if column not in ENCODED.columns],
+        encoder=encoder,
+        target=facts["target"],
+        source=facts["source"],
+        digests={"encoded": digest_file(path), "encoder": digest_file(encoder)},
+    )
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def case(joined, tmp_path_factory):
         name: encode_table(encoder, joined, impute=impute)
         for name, impute in (("imputed", True), ("with_missing", False))
     }
-    decision = {"calibration": "platt", "threshold": "youden_j"}
+    decision = {"calibration": "platt", "threshold": "youden_j", "study": "none"}
     kinds = {
         "imputed": LogisticRegressionParams(
             kind="logistic_regression", c=1.0, imbalance="none", **decision

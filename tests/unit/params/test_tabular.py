@@ -8,12 +8,15 @@ from histofuse.core.errors import InputError
 from histofuse.params.base import load_section
 from histofuse.params.tabular import MlpParams, TabularParams, XgboostParams
 
-LR = "kind: logistic_regression, c: 0.1, imbalance: none, calibration: platt, threshold: youden_j"
+LR = (
+    "kind: logistic_regression, c: 0.1, imbalance: none, calibration: platt,"
+    " threshold: youden_j, study: none"
+)
 MLP = (
     "kind: mlp, hidden: [256, 128], dropout: 0.3, learning_rate: 1e-3, weight_decay: 1e-4,"
     " batch_size: 256, epochs: 60, warmup_epochs: 3, step_epochs: 20, step_factor: 0.5,"
     " patience: 10, monitor: auroc, loss: bce, imbalance: class_weights, calibration: platt,"
-    " threshold: max_f1"
+    " threshold: max_f1, study: none"
 )
 
 

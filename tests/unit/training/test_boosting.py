@@ -25,6 +25,7 @@ PARAMS = XgboostParams(
     imbalance="class_weights",
     calibration="platt",
     threshold="youden_j",
+    study="none",
 )
 
 

@@ -44,6 +44,7 @@ def make_params(**changes):
         "imbalance": "class_weights",
         "calibration": "temperature",
         "threshold": "max_f1",
+        "study": "none",
     }
     return FusionParams.model_validate(values | changes)
 

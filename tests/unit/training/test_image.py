@@ -62,6 +62,7 @@ VALUES = {
     "normalisation": "unit",
     "calibration": "temperature",
     "threshold": "argmax",
+    "study": "none",
 }
 OFF = {"flips": False, "rotation_degrees": 0.0, "scale": [1.0, 1.0]} | dict.fromkeys(
     ("brightness", "contrast", "saturation", "hue"), 0.0

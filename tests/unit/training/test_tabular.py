@@ -25,7 +25,7 @@ from histofuse.training.recorder import NullRecorder
 from histofuse.training.scores import score_logits
 from histofuse.training.tabular import TABULAR_PREDICTIONS, to_columns, train_tabular
 
-DECISION = {"calibration": "platt", "threshold": "youden_j"}
+DECISION = {"calibration": "platt", "threshold": "youden_j", "study": "none"}
 PARAMS = {
     "logistic_regression": LogisticRegressionParams(
         kind="logistic_regression", c=0.1, imbalance="class_weights", **DECISION

@@ -1,0 +1,77 @@
+"""``histofuse tune``: the stage of a study, with as many workers as there are cores for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.progress import report
+from histofuse.params.base import PARAMS_FILE, load_keys, load_section
+from histofuse.params.tune import STUDY, StudyStorage
+from histofuse.tracking.names import redact
+from histofuse.training.search_run import STORAGE_VARIABLE
+
+FUSION = "fusion"
+
+
+def tune(name: str, workers: int, storage: str | None, trials: int | None) -> None:
+    """Run a study; several machines may do so at once on one storage.
+
+    Args:
+        name: A key of the section ``tune``.
+        workers: Processes on this machine.
+        storage: In place of ``study_storage``.
+        trials: In place of ``tune.<name>.trials``.
+
+    Raises:
+        InputError: If there is no such study, or no model of its name.
+        HistofuseError: If the study failed; its stage has said why.
+    """
+    script, section = find_stage(name)
+    command = [sys.executable, str(script), name, "--workers", str(workers)]
+    command += [] if trials is None else ["--trials", str(trials)]
+    # Not on the command line, which others on this machine can read.
+    environment = os.environ | ({} if storage is None else {STORAGE_VARIABLE: storage})
+    if status := _wait(subprocess.Popen(command, env=environment)):
+        raise HistofuseError(f"study {name} ended with exit status {status}")
+    # What was given here only, dvc repro does not know.
+    wanted = {f"{section}.{STUDY}": name, f"tune.{name}.trials": trials, "study_storage": storage}
+    settings = [f"{key}: {redact(str(value))}" for key, value in wanted.items() if value]
+    report(f"to train with it: {', '.join(settings)} in {PARAMS_FILE}, then dvc repro")
+    used = environment.get(STORAGE_VARIABLE) or load_storage()
+    report(f"to look at it: optuna-dashboard {redact(used)}")
+
+
+def _wait(stage: subprocess.Popen[bytes]) -> int:
+    """Wait for a stage, which gets Ctrl-C too and then tells MLflow and ends its workers."""
+    while True:
+        try:
+            return stage.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def load_storage() -> str:
+    """Load the storage that params.yaml names."""
+    return load_section(StudyStorage, "study_storage").root
+
+
+def find_stage(name: str) -> tuple[Path, str]:
+    """Find the stage's file and the model's section of a study.
+
+    Raises:
+        InputError: If there is no such study, or no model of its name.
+    """
+    if name not in (known := load_keys("tune")):
+        where = f"{PARAMS_FILE}, tune"
+        raise InputError([Fault(where, f"no study {name!r}", f"one of: {', '.join(known)}")])
+    if name == FUSION:
+        return Path("pipelines/tune_fusion.py"), FUSION
+    for kind in ("tabular", "image"):
+        if name in load_keys(kind):
+            return Path(f"pipelines/tune_{kind}.py"), f"{kind}.{name}"
+    expected = "the name of a section of tabular or image, or fusion"
+    raise InputError([Fault(f"{PARAMS_FILE}, tune.{name}", "no model of this name", expected)])

@@ -1,0 +1,1 @@
+"""What studies measure, one file a kind of model."""
