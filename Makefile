@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format ui lock clean doctor deps
+.PHONY: help setup repro test lint format ui server lock clean doctor deps screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -53,6 +53,9 @@ format: $(SYNCED) ## apply ruff's fixes and formatting
 ui: $(SYNCED) ## browse runs and the model registry on http://127.0.0.1:5000
 	@histofuse ui --port $(PORT)
 
+server: $(SYNCED) ## serve MLflow to a team, on PostgreSQL and with users (docs/team.md)
+	@histofuse server --port $(PORT)
+
 doctor: $(SYNCED) ## check the set-up
 	@histofuse doctor
 
@@ -62,6 +65,9 @@ lock: $(BIN)/uv ## resolve requirements.lock anew from pyproject.toml
 
 clean: ## remove .venv and caches; data, models and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+
+screenshots: $(SYNCED) ## take the README's pictures of the MLflow UI anew (needs Chromium)
+	@python docs/screenshots.py
 
 deps: $(SYNCED) ## bring the code deps of dvc.yaml in line with the imports
 	@python tests/contract/stages.py

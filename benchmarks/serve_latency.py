@@ -48,13 +48,19 @@ def to_body(rows: pd.DataFrame) -> str:
     return json.dumps({"dataframe_split": json.loads(rows.to_json(orient="split"))})
 
 
+def name_model() -> str:
+    """The version in production, or the newest where none is."""
+    store = open_store()
+    numbers = [v.number for v in store.list_versions() if v.name == MODEL]
+    return f"models:/{MODEL}/{store.read_standing(MODEL).production or max(numbers)}"
+
+
 def start_server() -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    number = max(v.number for v in open_store().list_versions() if v.name == MODEL)
     command = [Path(sys.executable).with_name("mlflow"), "models", "serve"]
-    command += ["-m", f"models:/{MODEL}/{number}", "--env-manager", "local", "--port", str(port)]
+    command += ["-m", name_model(), "--env-manager", "local", "--port", str(port)]
     environment = os.environ | {"MLFLOW_TRACKING_URI": name_store()}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
@@ -66,6 +72,7 @@ def start_server() -> tuple[subprocess.Popen, str]:
         except requests.ConnectionError:
             pass
         time.sleep(0.5)
+    os.killpg(server.pid, 15)
     raise TimeoutError("the server did not start")
 
 
@@ -92,7 +99,7 @@ def ask_often(address: str, body: str, clients: int) -> np.ndarray:
 
 
 def time_here(rows: pd.DataFrame) -> float:
-    predictor = open_model(f"models:/{MODEL}/1")
+    predictor = open_model(name_model())
     seconds = []
     for _ in range(10):
         start = time.perf_counter()

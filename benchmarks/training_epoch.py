@@ -1,7 +1,7 @@
 """One training epoch of ResNet-18 with all augmentations, against the usual recipe.
 
-The peer is what papers describe: ImageFolder, PIL transforms, DataLoader workers, fp32. The limit is
-the same step on a batch that is already prepared: no augmentation, no data.
+The peer is what papers describe: ImageFolder, PIL transforms, DataLoader workers, fp32. The limit
+is the same step on a batch that is already prepared: no augmentation, no data.
 Run: python benchmarks/training_epoch.py [patches at 64 px]
 """
 

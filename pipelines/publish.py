@@ -2,6 +2,7 @@
 
 from histofuse.core.progress import report, run_stage
 from histofuse.tracking.publish import publish_all
+from histofuse.tracking.studies import publish_studies
 
 
 def main() -> None:
@@ -9,6 +10,8 @@ def main() -> None:
     known = len(outcome.unchanged)
     report(f"read {known + len(outcome.written)} models and their reports")
     report(f"wrote {len(outcome.written)} to MLflow, {known} were there")
+    written, unchanged = publish_studies()
+    report(f"wrote {len(written)} studies to MLflow, {len(unchanged)} were there")
 
 
 if __name__ == "__main__":

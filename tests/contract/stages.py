@@ -26,7 +26,7 @@ class Stage:
     Attributes:
         name: Its name.
         script: Its file in pipelines/.
-        params: Params declared, with ``${key}`` for the key of a foreach.
+        params: Params declared, with ``${key}`` for the key or item of a foreach.
         deps: Deps declared, code and data.
         outs: Outs declared.
     """
@@ -54,7 +54,7 @@ def _to_stage(name: str, body: dict) -> Stage:
     return Stage(
         name=name,
         script=ROOT / script.group(),
-        params=frozenset(body.get("params", [])),
+        params=frozenset(p.replace("${item}", "${key}") for p in body.get("params", [])),
         deps=tuple(body.get("deps", [])),
         outs=tuple(_name_of(o) for o in body.get("outs", []) + body.get("metrics", [])),
     )

@@ -1,6 +1,7 @@
 """The project, small and simulated, built once for all end-to-end tests."""
 
 import shutil
+from typing import Any
 
 import pytest
 from project import Project, copy_sources
@@ -20,13 +21,21 @@ SMALL = {
     "image.resnet18.epochs": 3,
     "image.resnet18.frozen_epochs": 1,
     "tabular.mlp.epochs": 5,
-    "tabular.xgboost.rounds": 60,
+    "tabular.xgboost.rounds": 100,
     "tabular.gradient_boosting.rounds": 20,
     "fusion.epochs": 3,
+    "tune.xgboost.trials": 3,
+    "tune.fusion.trials": 2,
     "explain.gradcam_per_class": 2,
     "explain.shap_samples": 20,
     "explain.shap_background": 20,
 }
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """Values of params.yaml for a small run."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ class Project:
     """A checkout with its own git, DVC and MLflow state."""
 
     root: Path
+    settings: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the environment, beside the user's
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,6 +43,7 @@ class Project:
             "GIT_AUTHOR_EMAIL": "test@localhost",
             "GIT_COMMITTER_NAME": "test",
             "GIT_COMMITTER_EMAIL": "test@localhost",
+            **self.settings,
         }
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -75,7 +75,7 @@ def test_taken_port_is_said(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("ui", "--port", str(taken.getsockname()[1]))
     assert result.exit_code == 1
-    assert "make ui PORT=" in result.output
+    assert "Name another with --port" in result.output
 
 
 def test_team_server_has_its_own_page(run, tmp_path, monkeypatch):

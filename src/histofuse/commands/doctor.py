@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
+from histofuse.commands.postgres import find_installations
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError
@@ -33,6 +34,7 @@ PYTHON: Final = (3, 11)
 DISK_WARN_GB: Final = 5.0  # what a run on BreCaHAD and MIMIC-IV writes, with some to spare
 DISK_FAIL_GB: Final = 1.0
 DVC_SECONDS: Final = 120
+BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _HOSP_TABLES: Final = ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions")
 
 
@@ -68,6 +70,8 @@ def examine() -> Iterator[Check]:
         ("mlflow", check_store),
         ("git", check_git),
         ("dvc", check_dvc),
+        ("postgresql", check_postgres),
+        ("browser", check_browser),
     )
     for name, check in checks:
         try:
@@ -281,3 +285,26 @@ def _ask_dvc() -> Check:
     if changed:
         return Check("dvc", "ok", f"all outputs are there; dvc repro would run {_shorten(changed)}")
     return Check("dvc", "ok", "all outputs are there and up to date")
+
+
+# --- what only some work needs ------------------------------------------------------------------
+
+
+def check_postgres() -> Iterator[Check]:
+    """Look for PostgreSQL, which `histofuse server` and some tests run on."""
+    found = find_installations()
+    if found:
+        yield Check("postgresql", "ok", f"{found[0].major} in {found[0].folder}")
+    else:
+        remedy = "Only for make server and its tests: apt-get install postgresql, or brew"
+        yield Check("postgresql", "ok", "none found; make server then needs --database", remedy)
+
+
+def check_browser() -> Iterator[Check]:
+    """Look for the browser that the tests of MLflow's pages drive."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found:
+        yield Check("browser", "ok", found)
+    else:
+        remedy = "Only for the tests of MLflow's pages, which are skipped: apt-get install chromium"
+        yield Check("browser", "ok", "no Chromium found", remedy)

@@ -111,7 +111,7 @@ def _predict_records(predictor: TabularPredictor, request: Request) -> str:
         expected = "a table of raw features, for this model reads health records"
         raise InputError([Fault("--patients", "nothing", expected)])
     table = read_patients(request.patients)
-    named = [name for name in KEY if name in table]
+    named = [name for name in (CASE, *KEY) if name in table]
     with _open_writer(request.out) as write:
         starts = range(0, len(table), ROWS_AT_ONCE)
         for start in track(starts, "predicting", total=len(starts)):
@@ -128,7 +128,7 @@ def read_patients(path: Path) -> pd.DataFrame:
     """
     expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
     except (ValueError, OSError, pd.errors.ParserError) as error:
@@ -137,6 +137,11 @@ def read_patients(path: Path) -> pd.DataFrame:
     if KEY[0] not in table and CASE not in table:
         raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
     return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # As text: the name of case 07 is not 7.
+    return pd.read_csv(path, dtype={CASE: "str"})
 
 
 # --- frames -------------------------------------------------------------------------------------
@@ -153,11 +158,12 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     records = _read_records(request, points) if fused else pd.DataFrame()
     embeddings = embed_records(predictor, records) if fused else {}
     model = FrameModel(predictor, embeddings)
+    whose = records[[name for name in KEY if name in records]].convert_dtypes()
     total = -(-len(points.table) // request.batch)
     parts = predict_frames(model, points.table, points.files, request.batch)
     with _open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
-            write(part)
+            write(part.join(whose, on=CASE))
     return _describe(request, points, records, embeddings, fused=fused)
 
 
@@ -282,23 +288,58 @@ def _read_records(request: Request, points: Points) -> pd.DataFrame:
 
 
 def _link(patients: pd.DataFrame, path: Path) -> pd.DataFrame:
-    try:
-        crosswalk = pd.read_csv(path, dtype={CASE: "str"})
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError([Fault(path, f"cannot be read ({error})", "a crosswalk")]) from None
-    key = [name for name in KEY if name in crosswalk and crosswalk[name].notna().any()]
+    """Give each case of a crosswalk the record of its patient.
+
+    Raises:
+        InputError: With all that is wrong with the crosswalk.
+    """
+    crosswalk = _read_crosswalk(path)
+    by_admission = crosswalk["hadm_id"].notna()
     with collect_faults() as faults:
-        for name in (CASE, KEY[0]):
-            if name not in crosswalk:
-                faults.add(path, f"no column {name!r}", f"{CASE}, {KEY[0]}[, {KEY[1]}]")
-        for name in key:
+        for name in KEY if by_admission.any() else KEY[:1]:
             if name not in patients:
                 faults.add("--patients", f"no column {name!r}", f"those of {path}")
-    linked = crosswalk[[CASE, *key]].merge(patients.drop(columns=CASE, errors="ignore"), on=key)
+            elif not pd.api.types.is_numeric_dtype(patients[name]):
+                faults.add(f"--patients, {name}", "holds text", "whole numbers")
+    patients = patients.drop(columns=CASE, errors="ignore")
+    parts = [
+        crosswalk[by_admission].merge(patients, on=list(KEY)) if by_admission.any() else None,
+        crosswalk.loc[~by_admission, [CASE, KEY[0]]].merge(patients, on=KEY[0]),
+    ]
+    linked = pd.concat([part for part in parts if part is not None and len(part)] or parts[1:])
     unknown = len(crosswalk) - linked[CASE].nunique()
     if unknown:
         report(f"{unknown} cases of {path.name} have no record in the table of patients")
     return linked
+
+
+def _read_crosswalk(path: Path) -> pd.DataFrame:
+    """Read case_id, subject_id and hadm_id, the last null where it is not given."""
+    expected = f"a CSV of {CASE}, {KEY[0]}[, {KEY[1]}]"
+    try:
+        table = pd.read_csv(path, dtype="str")
+    except FileNotFoundError:
+        raise InputError([Fault(path, "no such file", expected)]) from None
+    except (ValueError, OSError) as error:
+        raise InputError([Fault(path, f"cannot be read ({error})", expected)]) from None
+    with collect_faults() as faults:
+        for name in (CASE, KEY[0]):
+            if name not in table:
+                faults.add(path, f"no column {name!r}", expected)
+        if not len(table):
+            faults.add(path, "no rows", "one a case", "Without --crosswalk no case has a record.")
+    table = table.reindex(columns=[CASE, *KEY]).astype("str")
+    with collect_faults() as faults:
+        for line in table.index[table[CASE].isna()]:
+            faults.add(f"{path}, line {line + 2}", f"no {CASE}", "the name of a case")
+        for line in table.index[table[CASE].duplicated() & table[CASE].notna()]:
+            faults.add(f"{path}, line {line + 2}", f"{CASE} {table[CASE][line]!r} again", "once")
+        for name in KEY:
+            bad = ~table[name].str.fullmatch(r"\d+(\.0)?", na=name == KEY[1]).astype(bool)
+            for line in table.index[bad]:
+                faults.add(f"{path}, line {line + 2}, {name}", "not a number", "a whole number")
+    numbers = {name: pd.to_numeric(table[name]).astype("Int64") for name in KEY}
+    return table.assign(**numbers)
 
 
 # --- the answer ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def serve(port: int) -> None:
     store = open_store()
     if store.database is None:
         raise RegistryError(f"the store is a server already: open {redact(store.uri)}")
-    _require_free(port)
+    require_free(port, HOST)
     with store.locked():
         store.database.parent.mkdir(parents=True, exist_ok=True)
     report(f"open http://{HOST}:{port} (Ctrl-C ends it)")
@@ -38,12 +38,17 @@ def serve(port: int) -> None:
     os.execv(sys.executable, command)
 
 
-def _require_free(port: int) -> None:
+def require_free(port: int, host: str) -> None:
+    """Make sure that a port can be listened on.
+
+    Raises:
+        RegistryError: If it cannot.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             raise RegistryError(
-                f"port {port} cannot be used ({error.strerror}). Name another: make ui PORT=5001."
+                f"port {port} cannot be used ({error.strerror}). Name another with --port."
             ) from None

@@ -186,8 +186,15 @@ def _rebatch(
         arrays.append(array)
         held += len(table)
         while held >= size:
-            rows, patches = pd.concat(tables), np.concatenate(arrays)
+            rows, patches = _join(tables, arrays)
             yield rows.iloc[:size], patches[:size]
             tables, arrays, held = [rows.iloc[size:]], [patches[size:]], held - size
     if held:
-        yield pd.concat(tables), np.concatenate(arrays)
+        yield _join(tables, arrays)
+
+
+def _join(tables: list[pd.DataFrame], arrays: list[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+    # A frame of many batches is cut up as it is: joining would copy its rest for each of them.
+    if len(tables) == 1:
+        return tables[0], arrays[0]
+    return pd.concat(tables), np.concatenate(arrays)

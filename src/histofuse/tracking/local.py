@@ -7,9 +7,8 @@ artifact addresses are absolute, so a moved or copied checkout would lose its mo
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from histofuse.tracking.names import (
     DIGEST_TAG,
     EXPERIMENT,
     PROCESS_TAG,
+    Standing,
     Version,
 )
 
@@ -46,6 +46,13 @@ _RUNNING: Final = """
     SELECT r.run_uuid, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = ?
     WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'
 """
+
+_STANDINGS: Final[Mapping[str, str]] = {
+    "tags": "SELECT name, key, value FROM registered_model_tags",
+    "aliases": "SELECT name, alias, version FROM registered_model_aliases",
+    "stages": "SELECT name, version, current_stage FROM model_versions",
+    "version_tags": "SELECT name, version, key, value FROM model_version_tags",
+}
 
 
 def find_database(uri: str) -> Path | None:
@@ -84,6 +91,32 @@ def read_running(database: Path) -> dict[str, str]:
     """Map each run that is said to be running to the tag of the process that writes it."""
     with _reading(database) as connection:
         return {} if connection is None else dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
+
+
+def read_standings(database: Path) -> list[Standing]:
+    """Read where the versions of all registered models stand, by name."""
+    with _reading(database) as connection:
+        if connection is None:
+            return []
+        rows = {what: _select(connection, query, ()) for what, query in _STANDINGS.items()}
+    names = sorted({row[0] for found in rows.values() for row in found})
+    return [
+        _to_standing(n, {k: [r[1:] for r in v if r[0] == n] for k, v in rows.items()})
+        for n in names
+    ]
+
+
+def _to_standing(name: str, rows: Mapping[str, list[tuple]]) -> Standing:
+    version_tags: dict[int, dict[str, str]] = {}
+    for number, key, value in rows["version_tags"]:
+        version_tags.setdefault(int(number), {})[key] = value
+    return Standing(
+        name=name,
+        tags=dict(rows["tags"]),
+        aliases={alias: int(number) for alias, number in rows["aliases"]},
+        stages={int(number): stage for number, stage in rows["stages"] if stage},
+        version_tags=version_tags,
+    )
 
 
 def to_path(address: str) -> str:
@@ -156,36 +189,3 @@ def rehome(database: Path) -> bool:
                     (new, len(old) + 1, len(old) + 1, f"{old}/"),
                 )
     return True
-
-
-# --- who writes a live run ----------------------------------------------------------------------
-
-
-def describe_process() -> str:
-    """Describe this process well enough to tell later whether it still lives."""
-    return f"{_name_host()}:{os.getpid()}"
-
-
-def is_dead(process: str) -> bool:
-    """Say whether a process described by `describe_process` is known to have ended.
-
-    A process of another machine is not.
-    """
-    host, _, pid = process.rpartition(":")
-    if host != _name_host() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _name_host() -> str:
-    """Name this machine by a hash: host names say more than a shared store should hold."""
-    import hashlib
-    import socket
-
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]

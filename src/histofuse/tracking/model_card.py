@@ -29,6 +29,14 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
     return "\n\n".join(filter(None, sections))[:_LIMIT]
 
 
+def describe_kind(config: Mapping[str, Any]) -> str:
+    """Say in a line what a model does, for the registry's list of models."""
+    does = _KINDS.get(str(config.get("kind")), "not stated")
+    return (
+        f"{config.get('name', 'A model')}: {does}. Classes: {', '.join(config.get('classes', []))}."
+    )
+
+
 def _describe_model(bundle: Bundle, config: Mapping[str, Any]) -> str:
     lines = [
         f"- Does: {_KINDS.get(str(config.get('kind')), 'not stated')}",

@@ -8,12 +8,26 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 EXPERIMENT: Final = "histofuse"
+STUDIES_EXPERIMENT: Final = "histofuse-studies"  # apart: hundreds of trials would drown the models
 REGISTERED_PREFIX: Final = "histofuse-"
 
 DIGEST_TAG: Final = "histofuse.bundle_digest"  # on runs and versions: the bundle behind them
 CONTENT_TAG: Final = "histofuse.published"  # on runs: digest of all that was logged, set last
 MODEL_TAG: Final = "histofuse.model_content"  # on runs: digest of the registered files
 PROCESS_TAG: Final = "histofuse.process"  # on live runs: who writes them
+PRODUCTION: Final = "production"  # the alias of the version in use
+PRODUCTION_STAGE: Final = "Production"  # as long as MLflow has stages
+PROMOTION: Final = "histofuse.promotion."  # prefix of the tags below, and folder of the records
+CHAIN_TAG: Final = f"{PROMOTION}chain"  # on models: the versions in use one after another
+WHEN_TAG: Final = f"{PROMOTION}when"  # on versions: when it last came into production
+INTENT_TAG: Final = f"{PROMOTION}intent"  # on versions: a promotion under way, in full
+REGISTERED_TAG: Final = "histofuse.registered_model"  # on runs: name and version of their model
+VERSION_TAG: Final = "histofuse.version"
+FOCUS_TAG: Final = "histofuse.class_in_focus"  # on runs: the class whose scores lead the tables
+STUDY_TAG: Final = "histofuse.study_id"  # on studies and their trials
+TRIAL_TAG: Final = "histofuse.trial"  # on trials: their number
+TRIAL_DIGEST_TAG: Final = "histofuse.trial_digest"  # on trials: what they tried and found
+STATE_TAG: Final = "histofuse.trial_state"  # on trials: COMPLETE, PRUNED or FAIL
 MODEL_FOLDER: Final = "model"
 BUNDLE_FOLDER: Final = "model/artifacts/bundle"
 
@@ -46,6 +60,43 @@ class Version:
     content: str | None
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where the versions of one registered model stand.
+
+    Attributes:
+        name: The registered model's name.
+        tags: Its own tags.
+        aliases: Alias to version.
+        stages: Version to stage; empty where MLflow has none.
+        version_tags: Version to its tags.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    aliases: Mapping[str, int]
+    stages: Mapping[int, str]
+    version_tags: Mapping[int, Mapping[str, str]]
+
+    @property
+    def production(self) -> int | None:
+        """The version in use: the alias says so, or before there was one the stage."""
+        if PRODUCTION in self.aliases:
+            return self.aliases[PRODUCTION]
+        staged = [number for number, stage in self.stages.items() if stage == PRODUCTION_STAGE]
+        return max(staged, default=None)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether a promotion was begun and not completed."""
+        return any(INTENT_TAG in tags for tags in self.version_tags.values())
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is known here what is in production, or was."""
+        return self.production is not None or CHAIN_TAG in self.tags
+
+
 def name_registered(model: str, primary_rule: str | None = None) -> str:
     """Name the registered model of a bundle: "simple_cnn" -> "histofuse-simple-cnn".
 
@@ -75,6 +126,19 @@ def name_column(column: str, *, cross_validated: bool) -> str:
     return f"{split}/{_CURVES.get(metric, metric)}"
 
 
+def name_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten params, and name them alike over all models.
+
+    A learning rate is a learning rate: that of the head stands beside those of models with one
+    alone, as ``learning_rate.head``.
+    """
+    suffix = "_learning_rate"
+    return {
+        f"learning_rate.{name.removesuffix(suffix)}" if name.endswith(suffix) else name: value
+        for name, value in flatten(values).items()
+    }
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flatten nested params to dotted names and text: {"a": {"b": 1}} -> {"a.b": "1"}."""
     flat: dict[str, str] = {}
@@ -88,5 +152,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def redact(uri: str) -> str:
-    """Hide a password in an address that is about to be shown."""
-    return re.sub(r"//[^/@]*@", "//…@", uri)
+    """Hide a password in an address, or in a message that holds one, that is about to be shown.
+
+    Up to the last @: a password may hold one, or a slash.
+    """
+    hidden = re.sub(r"(password=)[^&\s\"']+", r"\1…", uri, flags=re.IGNORECASE)
+    return re.sub(r"//[^\s\"']*@", "//…@", hidden)

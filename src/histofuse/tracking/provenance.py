@@ -10,6 +10,7 @@ from typing import Any, Final
 from histofuse.core.artifacts import digest_text, to_json
 
 LOCK: Final = Path("dvc.lock")
+PROMOTIONS: Final = Path("promotions.jsonl")
 
 Stages = dict[str, dict[str, Any]]  # name of a stage -> what DVC noted of it
 
@@ -20,7 +21,8 @@ class Revision:
 
     Attributes:
         commit: The commit checked out; None outside git or before the first commit.
-        dirty: Whether files differ from it. ``dvc.lock``, which every run rewrites, does not count.
+        dirty: Whether files differ from it. ``dvc.lock``, which every run rewrites, does not count,
+            nor does the log of promotions, which no output hangs on.
     """
 
     commit: str | None
@@ -32,7 +34,8 @@ def read_revision() -> Revision:
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return Revision(None, dirty=False)
-    return Revision(commit, dirty=bool(_git("status", "--porcelain", "--", ".", f":!{LOCK}")))
+    written = f":!{LOCK}", f":!{PROMOTIONS}"
+    return Revision(commit, dirty=bool(_git("status", "--porcelain", "--", ".", *written)))
 
 
 def _git(*arguments: str) -> str:
@@ -76,6 +79,7 @@ def describe_revision(revision: Revision) -> dict[str, str]:
 def describe_stage(name: str, stage: dict[str, Any]) -> dict[str, str]:
     """Describe the stage that made a model, as tags of a run."""
     return {
+        "mlflow.source.name": f"dvc.yaml: {name}",
         "histofuse.dvc_stage": name,
         "histofuse.dvc_lock_digest": digest_text(to_json(stage)),
     }

@@ -13,28 +13,34 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from histofuse.core.artifacts import digest_file, digest_text, load_json, to_json, write_json
-from histofuse.core.bundle import MANIFEST, ROW_LEVEL, Bundle, open_bundle
+from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.progress import track
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.evaluation import EvaluationParams
-from histofuse.tracking.model_card import write_card
+from histofuse.tracking.lease import holding
+from histofuse.tracking.model_card import describe_kind, write_card
 from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
+    FOCUS_TAG,
     MODEL_FOLDER,
     MODEL_TAG,
+    REGISTERED_TAG,
+    VERSION_TAG,
     Version,
     flatten,
     name_column,
     name_curve,
+    name_params,
     name_registered,
 )
+from histofuse.tracking.packaging import digest_package, stage_model
+from histofuse.tracking.promotion import Production
 from histofuse.tracking.provenance import (
     Stages,
     describe_revision,
@@ -45,21 +51,21 @@ from histofuse.tracking.provenance import (
 )
 from histofuse.tracking.store import Store, open_store
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+MITOSIS: Final = "mitosis"
 MODELS: Final = Path("models")
 REPORTS: Final = Path("reports")
 COHORT_META: Final = Path("data/cohort/meta.json")
 COMPARISON: Final = "comparison"  # figures of several models: shown with the primary fusion model
-ENCODER: Final = "encoder.json"
 HISTORY: Final = "history.csv"
 PROVENANCE: Final = "provenance.json"
-SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
-# What a registered model needs beside histofuse itself, whose bundles any later version reads.
-REQUIREMENTS: Final = (
-    "mlflow", "numpy", "pandas", "pydantic", "safetensors", "scipy", "torch", "torchvision",
-    "xgboost",
-)  # fmt: skip
+PUBLISHING: Final = "publishing"  # one process at a time does it
+# What a version says of where it comes from.
+_ORIGIN: Final = frozenset({"histofuse.git_commit", "histofuse.git_dirty"})
 # Raised when the same bundle and reports are to be logged in another way.
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -123,8 +129,7 @@ class Publication:
     @cached_property
     def model_content(self) -> str:
         """Digest of the files that are registered."""
-        parts = self.bundle.digest, str(self.row_level), digest_file(SERVING_SCRIPT)
-        return digest_text("/".join(parts))
+        return digest_package(self.bundle, row_level=self.row_level)
 
 
 # --- what there is to publish -------------------------------------------------------------------
@@ -139,7 +144,10 @@ def publish_all(models: Path = MODELS, reports: Path = REPORTS) -> Outcome:
     """
     rule = load_section(EvaluationParams, "evaluation").primary_rule
     bundles = [open_bundle(models / name) for name in list_models(models)]
-    return write_missing([collect(bundle, reports, rule) for bundle in bundles], open_store())
+    store = open_store()
+    outcome = write_missing([collect(bundle, reports, rule) for bundle in bundles], store)
+    Production(store).mend_all()
+    return outcome
 
 
 def list_models(models: Path) -> list[str]:
@@ -205,35 +213,55 @@ def _shows_patients(file: Path, parts: Sequence[str]) -> bool:
 
 def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
     """Write the publications that the store does not hold whole."""
-    outcome = Outcome([], [])
+    wanted = list(publications)
     with store.locked():
-        held = {(v.name, v.digest, v.content) for v in store.list_versions()}
-        missing = []
-        for p in publications:
-            whole = (p.registered, p.bundle.digest, p.content) in held
-            (outcome.unchanged.append(p.registered) if whole else missing.append(p))
-        if store.list_abandoned():
-            store.end_abandoned()
-        stages = read_stages() if missing else {}
-        for p in track(missing, "publishing", len(missing)):
-            _write(p, store, stages)
-            outcome.written.append(p.registered)
-    return outcome
+        store.end_abandoned()
+        missing = _find_missing(wanted, store)
+        if missing:
+            with holding(store, PUBLISHING):
+                # Whoever held it before may have written them.
+                missing = missing if store.database else _find_missing(missing, store)
+                _write_all(missing, store)
+    written = [p.registered for p in missing]
+    return Outcome(written, [p.registered for p in wanted if p.registered not in written])
 
 
-def _write(p: Publication, store: Store, stages: Stages) -> None:
-    run_id = _adopt_run(p, store)
-    store.set_tags(run_id, {CONTENT_TAG: ""})
-    store.log_params(run_id, flatten(p.config.get("params", {})) | _facts(p))
+def _find_missing(publications: Iterable[Publication], store: Store) -> list[Publication]:
+    held = {(v.name, v.digest, v.content) for v in store.list_versions()}
+    return [p for p in publications if (p.registered, p.bundle.digest, p.content) not in held]
+
+
+def _write_all(missing: Sequence[Publication], store: Store) -> None:
+    stages = read_stages()
+    whole = {version.run_id for version in store.list_versions()}
+    for p in track(missing, "publishing", len(missing)):
+        _write(p, store, stages, whole)
+
+
+def _write(p: Publication, store: Store, stages: Stages, whole: Set[str]) -> None:
+    """Log a publication and register it; each round trip to a server counts, so few are made."""
+    registered = store.find_version(p.registered, p.bundle.digest)
+    run = _adopt_run(p, store, registered)
+    run_id, known = run.info.run_id, run.data
+    store.log_batch(
+        run_id,
+        params=_find_new(name_params(p.config.get("params", {})) | _facts(p), known.params),
+        rows=[*_find_new_curves(p, store, run), (0, _find_changed(p.metrics, known.metrics))],
+        tags={CONTENT_TAG: ""},
+    )
     store.log_inputs(run_id, p.config.get("inputs", {}))
-    _write_curves(p, store, run_id)
-    _write_metrics(p, store, run_id)
-    _write_artifacts(p, store, run_id, stages)
-    _register(p, store, run_id)
-    tags = _describe_provenance(p, store.get_run(run_id).data.tags, stages)
-    store.end_run(run_id, "FINISHED", name=p.bundle.name)
+    fresh = run_id in whole and known.tags.get(MODEL_TAG) == p.model_content
+    _write_artifacts(p, store, run_id, stages, fresh=fresh)
+    provenance = _describe_provenance(p, known.tags, stages)
+    origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
+    number = _register(p, store, run_id, registered, origin)
+    tags = provenance | _describe(p, number)
+    renamed = None if run.info.run_name == p.bundle.name else p.bundle.name
+    if renamed is not None or run.info.status != "FINISHED":
+        store.end_run(run_id, "FINISHED", name=renamed)
     # Last: it says that all of the above is there.
-    store.set_tags(run_id, tags | {"mlflow.note.content": p.card, CONTENT_TAG: p.content})
+    tags |= {"mlflow.note.content": p.card, MODEL_TAG: p.model_content, CONTENT_TAG: p.content}
+    store.set_tags(run_id, tags)
 
 
 def _describe_provenance(
@@ -246,16 +274,14 @@ def _describe_provenance(
     return of_stage | {k: v for k, v in of_sources.items() if k not in known}
 
 
-def _adopt_run(p: Publication, store: Store) -> str:
+def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
     """Find the run behind the registered version, else the one that training left, or make one."""
-    registered = store.find_version(p.registered, p.bundle.digest)
-    runs = [run.info.run_id for run in store.find_runs(p.bundle.digest)]
-    if registered is not None and registered.run_id in runs:
-        return registered.run_id
-    if runs:
-        return runs[0]
+    runs = store.find_runs(p.bundle.digest)
+    behind = [run for run in runs if registered and run.info.run_id == registered.run_id]
+    if behind or runs:
+        return (behind or runs)[0]
     tags = {DIGEST_TAG: p.bundle.digest, "histofuse.kind": str(p.config.get("kind", ""))}
-    return store.create_run(p.bundle.name, tags)
+    return store.begin_run(p.bundle.name, tags)
 
 
 def _facts(p: Publication) -> dict[str, str]:
@@ -265,14 +291,18 @@ def _facts(p: Publication) -> dict[str, str]:
     return flatten(facts) | flatten(architecture)
 
 
-def _write_curves(p: Publication, store: Store, run_id: str) -> None:
-    """Log the curves from history.csv, less what training logged live."""
+def _find_new(params: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the params that a run holds; MLflow never changes one."""
+    return {name: value for name, value in params.items() if name not in known}
+
+
+def _find_new_curves(p: Publication, store: Store, run: Run) -> list[tuple[int, dict[str, float]]]:
+    """Take the curves from history.csv, less what training logged live."""
     rows = read_curves(p.bundle)
     names = sorted({name for _, row in rows for name in row})
-    known = store.get_run(run_id).data.metrics
+    known, run_id = run.data.metrics, run.info.run_id
     steps = {n: store.read_steps(run_id, n) if n in known else set() for n in names}
-    new = [(step, {n: v for n, v in row.items() if step not in steps[n]}) for step, row in rows]
-    store.log_metrics(run_id, [(step, row) for step, row in new if row])
+    return [(step, {n: v for n, v in row.items() if step not in steps[n]}) for step, row in rows]
 
 
 def read_curves(bundle: Bundle) -> list[tuple[int, dict[str, float]]]:
@@ -301,27 +331,27 @@ def _to_curves(row: Mapping[str, str], *, cross_validated: bool) -> dict[str, fl
     }
 
 
-def _write_metrics(p: Publication, store: Store, run_id: str) -> None:
-    """Log final values that are new or have changed; one no longer defined becomes NaN."""
-    known = store.get_run(run_id).data.metrics
-    values = {name: value for name, value in p.metrics.items() if value is not None}
+def _find_changed(
+    metrics: Mapping[str, float | None], known: Mapping[str, float]
+) -> dict[str, float]:
+    """Find final values that are new or have changed; one no longer defined becomes NaN."""
+    values = {name: value for name, value in metrics.items() if value is not None}
     gone = {
         name: math.nan
         for name, value in known.items()
         if not name.startswith("curve/") and name not in values and not math.isnan(value)
     }
-    changed = {name: value for name, value in values.items() if known.get(name) != value}
-    store.log_metrics(run_id, [(0, gone | changed)])
+    return gone | {name: value for name, value in values.items() if known.get(name) != value}
 
 
-def _write_artifacts(p: Publication, store: Store, run_id: str, stages: Stages) -> None:
+def _write_artifacts(
+    p: Publication, store: Store, run_id: str, stages: Stages, *, fresh: bool
+) -> None:
     """Replace figures, and the model where it is not the one that is there."""
-    whole = any(v.run_id == run_id for v in store.list_versions())
-    fresh = whole and store.get_run(run_id).data.tags.get(MODEL_TAG) == p.model_content
     with TemporaryDirectory(prefix="histofuse-") as scratch:
         folder = Path(scratch)
         if not fresh:
-            _stage_model(p, store, folder / MODEL_FOLDER)
+            stage_model(p.bundle, store, folder / MODEL_FOLDER, row_level=p.row_level)
         for name, file in p.figures.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
@@ -330,40 +360,50 @@ def _write_artifacts(p: Publication, store: Store, run_id: str, stages: Stages) 
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
         replaced = ("figures", "explain", *(() if fresh else (MODEL_FOLDER,)))
         store.log_folder(run_id, folder, replaced)
-    store.set_tags(run_id, {MODEL_TAG: p.model_content})
 
 
-def _stage_model(p: Publication, store: Store, folder: Path) -> None:
-    left_out = frozenset() if p.row_level else ROW_LEVEL
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
-        bundle = Path(scratch) / "bundle"  # MLflow keeps the folder's own name
-        shutil.copytree(p.bundle.path, bundle, ignore=lambda _, names: left_out & set(names))
-        columns = _describe_columns(p.bundle)
-        store.save_model(bundle, SERVING_SCRIPT, pin_requirements(), columns, folder)
+def _register(
+    p: Publication,
+    store: Store,
+    run_id: str,
+    registered: Version | None,
+    origin: Mapping[str, str],
+) -> int:
+    """Register what a run holds, unless it is registered, and return the version's number."""
+    if registered is None:
+        tags = {**origin, "histofuse.source": str(p.config.get("source", ""))}
+        return store.create_version(
+            p.registered,
+            run_id,
+            p.bundle.digest,
+            description=p.card,
+            about=describe_kind(p.config),
+            tags={name: value for name, value in tags.items() if value},
+        )
+    store.describe_version(p.registered, registered.number, p.card)
+    return registered.number
 
 
-def _describe_columns(bundle: Bundle) -> dict[str, str]:
-    """Name the raw features a tabular model takes, and their types in MLflow's words."""
-    path = bundle.path / ENCODER
-    if not path.is_file():
-        return {}
-    from histofuse.features.encoding import Encoder
+def _describe(p: Publication, number: int) -> dict[str, str]:
+    """Describe a run by what one filters and groups by."""
+    config = p.config
+    pairing = config.get("pairing", {})
+    tags = {
+        "histofuse.kind": config.get("kind", ""),
+        "histofuse.model": p.bundle.name,
+        "histofuse.source": config.get("source", ""),
+        "histofuse.pairing": pairing.get("rule", "") if isinstance(pairing, Mapping) else pairing,
+        "histofuse.leaky": str(bool(config.get("leaky"))).lower(),
+        FOCUS_TAG: find_focus(config.get("classes", [])),
+        REGISTERED_TAG: p.registered,
+        VERSION_TAG: str(number),
+    }
+    return {name: str(value) for name, value in tags.items() if value != ""}
 
-    inputs = Encoder.from_dict(load_json(path)).inputs
-    return {n: "string" if kind == "categorical" else "double" for n, kind in inputs.items()}
 
-
-def pin_requirements() -> list[str]:
-    """Pin the packages a registered model needs at the versions installed, less local builds."""
-    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
-
-
-def _register(p: Publication, store: Store, run_id: str) -> None:
-    found = store.find_version(p.registered, p.bundle.digest)
-    if found is None:
-        store.create_version(p.registered, run_id, p.bundle.digest, p.card)
-    else:
-        store.describe_version(p.registered, found.number, p.card)
+def find_focus(classes: Sequence[str]) -> str:
+    """Find the class whose scores lead: mitosis, or the positive one of two."""
+    return MITOSIS if MITOSIS in classes else next(iter(classes[-1:]), "")
 
 
 # --- encoders -----------------------------------------------------------------------------------

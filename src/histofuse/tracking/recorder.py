@@ -12,9 +12,9 @@ from typing import Any, Final
 from histofuse.core.artifacts import digest_file
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import RegistryError
+from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
-from histofuse.tracking.local import describe_process
-from histofuse.tracking.names import DIGEST_TAG, PROCESS_TAG, flatten, name_curve
+from histofuse.tracking.names import DIGEST_TAG, PROCESS_TAG, name_curve, name_params
 from histofuse.tracking.provenance import describe_revision, read_revision
 from histofuse.tracking.store import Store, open_store
 
@@ -59,7 +59,7 @@ class MlflowRecorder:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Note the run's parameters, once."""
-        self._params = flatten(params)
+        self._params = name_params(params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Note metrics of one epoch or round."""

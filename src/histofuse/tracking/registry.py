@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,15 @@ from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.progress import report
-from histofuse.tracking.names import BUNDLE_FOLDER, Version, name_registered, redact
+from histofuse.tracking.names import (
+    BUNDLE_FOLDER,
+    INTENT_TAG,
+    WHEN_TAG,
+    Standing,
+    Version,
+    name_registered,
+    redact,
+)
 from histofuse.tracking.publish import MODELS, ensure_registered, find_version
 from histofuse.tracking.store import Store, open_store
 
@@ -86,16 +95,46 @@ def _missing(registered: str, digest: str, models: Path, store: Store, found: st
     )
 
 
-def list_models(models: Path = MODELS) -> list[str]:
-    """Table all versions: name, number, digest, and a star where `models` holds the same bundle."""
+@dataclass(frozen=True)
+class Listed:
+    """A version as the registry lists it.
+
+    Attributes:
+        version: The version.
+        aliases: Those that point to it, sorted.
+        stage: Its stage; empty where it has none.
+        promoted: When it last came into production, UTC; empty if never.
+        held: Whether `models` holds the same bundle.
+        cut_short: Whether a promotion of it was begun and not completed.
+    """
+
+    version: Version
+    aliases: tuple[str, ...]
+    stage: str
+    promoted: str
+    held: bool
+    cut_short: bool
+
+
+def list_models(models: Path = MODELS) -> list[Listed]:
+    """List all versions and where they stand, by name and number."""
     store = open_store()
     with store.locked():
         versions = store.list_versions()
-    if not versions:
-        return [f"no models at {redact(store.uri)}; dvc repro or histofuse publish brings them"]
+        standings = {standing.name: standing for standing in store.read_standings()}
     held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
-    width = max(len(v.name) for v in versions)
-    return [
-        f"{'*' if v.digest in held else ' '} {v.name:<{width}}  {v.number:>3}  {v.digest}"
-        for v in versions
-    ]
+    return [_list(version, standings[version.name], version.digest in held) for version in versions]
+
+
+def _list(version: Version, standing: Standing, held: bool) -> Listed:
+    number = version.number
+    tags = standing.version_tags.get(number, {})
+    stage = standing.stages.get(number, "None")
+    return Listed(
+        version=version,
+        aliases=tuple(sorted(alias for alias, n in standing.aliases.items() if n == number)),
+        stage="" if stage == "None" else stage,
+        promoted=tags.get(WHEN_TAG, ""),
+        held=held,
+        cut_short=INTENT_TAG in tags,
+    )

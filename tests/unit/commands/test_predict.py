@@ -174,6 +174,62 @@ def test_patients_must_say_whose_tissue_it_is_and_say_it_once(frames, patients):
         ask(frames, model, patients=Path("twice.parquet"))
 
 
+def test_the_answer_names_the_patient_of_each_nucleus(frames, patients):
+    _, table = ask(
+        frames, "models/fusion_label_blind", patients=patients, crosswalk=Path("crosswalk.csv")
+    )
+    subject = pd.read_parquet(patients)["subject_id"].iloc[0]
+    of_case = table.groupby("case_id")["subject_id"]
+    assert of_case.get_group("Case_1").eq(subject).all()
+    assert of_case.get_group("Case_2").isna().all()
+
+
+def test_a_crosswalk_may_name_the_admission_of_some_cases_only(frames, patients):
+    first, second = pd.read_parquet(patients)[["subject_id", "hadm_id"]].to_numpy()
+    Path("some.csv").write_text(
+        f"case_id,subject_id,hadm_id\nCase_1,{first[0]},{first[1]}\nCase_2,{second[0]},\n"
+    )
+    _, table = ask(
+        frames, "models/fusion_label_blind", patients=patients, crosswalk=Path("some.csv")
+    )
+    assert set(table["answered_by"]) == {"fusion"}
+    hadm = table.groupby("case_id")["hadm_id"].first()
+    assert hadm.to_dict() == {"Case_1": first[1], "Case_2": second[1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("case_id,subject_id,hadm_id\n", "no rows"),
+        ("case_id\nCase_1\n", "no column 'subject_id'"),
+        ("case_id,subject_id\nCase_1,abc\n", "line 2, subject_id: not a number"),
+        ("case_id,subject_id\nCase_1,1\nCase_1,2\n", "line 3: case_id 'Case_1' again"),
+    ],
+)
+def test_a_crosswalk_that_links_nothing_is_refused(frames, patients, text, said):
+    Path("bad.csv").write_text(text)
+    with pytest.raises(InputError, match=said):
+        ask(frames, "models/fusion_label_blind", patients=patients, crosswalk=Path("bad.csv"))
+
+
+def test_a_case_named_by_a_number_keeps_its_zero(frames, patients):
+    (frames / "images" / "Case_2-01.tif").rename(frames / "images" / "07-01.tif")
+    Path("points.csv").write_text("frame_id,x_px,y_px\n07-01,10,20\n")
+    pd.read_parquet(patients).head(1).assign(case_id="07").to_csv("p.csv", index=False)
+    _, table = ask(
+        frames, "models/fusion_label_blind", points=Path("points.csv"), patients=Path("p.csv")
+    )
+    assert table["answered_by"].tolist() == ["fusion"]
+
+
+def test_health_records_known_by_their_case_keep_its_name(small_project):
+    features = pd.read_parquet("data/ehr/features.parquet").head(3)
+    features = features.drop(columns=["subject_id", "hadm_id"])
+    features.assign(case_id=["a", "b", "c"]).to_parquet("p.parquet")
+    _, table = ask(model="models/mlp", patients=Path("p.parquet"))
+    assert table["case_id"].tolist() == ["a", "b", "c"]
+
+
 def test_a_frame_that_cannot_be_decoded_leaves_no_file(frames):
     Path("points.csv").write_text("frame_id,x_px,y_px\nCase_1-01,10,20\nCase_2-01,5,5\n")
     whole = (frames / "images" / "Case_2-01.tif").read_bytes()

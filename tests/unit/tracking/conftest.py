@@ -8,8 +8,10 @@ import pytest
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle, writing_bundle
+from histofuse.features.encoding import Binary, Encoder
 from histofuse.tracking.store import DATABASE, Store
 
+ENCODER = Encoder((), (Binary("metastatic_cancer", 0),), (), (), 2)
 PARAMS = """
 evaluation: {split: test, primary_rule: label_blind}
 image: {resnet18: {}}
@@ -31,13 +33,15 @@ def make_bundle(name, kind, source="simulated", models=Path("models"), weights=b
         "seed": 1,
         "inputs": {"patches": "a" * 64},
         "source": source,
-        "architecture": {"kind": name},
+        "architecture": {"kind": name, "patch_px": 8},
     }
     with writing_bundle(models / name, name) as folder:
         write_json(config, folder / "config.json")
         (folder / "weights.safetensors").write_bytes(weights)
         (folder / "history.csv").write_text(HISTORY)
         (folder / "predictions.parquet").write_bytes(b"rows")
+        if kind == "tabular":
+            write_json(ENCODER.to_dict(), folder / "encoder.json")
     return open_bundle(models / name)
 
 

@@ -1,16 +1,11 @@
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 
 from histofuse.tracking.local import (
-    describe_process,
     find_database,
     find_foreign_root,
-    is_dead,
     rehome,
 )
 from histofuse.tracking.publish import publish_all
@@ -57,14 +52,3 @@ def test_database_copied_without_its_files_keeps_pointing_at_them(project, tmp_p
 def test_database_of_an_address(uri, path):
     found = find_database(uri)
     assert found is None if path is None else str(found) == path
-
-
-def test_only_ended_processes_of_this_machine_are_dead():
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    host = describe_process().split(":")[0]
-    assert is_dead(f"{host}:{ended.pid}")
-    assert not is_dead(describe_process())
-    assert not is_dead(f"elsewhere:{ended.pid}")
-    assert not is_dead("")
-    assert describe_process() == f"{host}:{os.getpid()}"

@@ -25,8 +25,9 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_lock_that_dvc_rewrites_makes_nothing_dirty(repository):
+def test_files_that_commands_write_make_nothing_dirty(repository):
     Path("dvc.lock").write_text("stages: {a: {}}\n")
+    Path("promotions.jsonl").write_text("{}\n")
     revision = read_revision()
     assert len(revision.commit) == 40
     assert not revision.dirty

@@ -119,7 +119,7 @@ def test_row_level_files_of_restricted_patients_stay_behind(project, make, artif
     assert "model/artifacts/bundle/predictions.parquet" in of_images
 
 
-@pytest.mark.parametrize("step", ["log_params", "log_folder", "create_version", "end_run"])
+@pytest.mark.parametrize("step", ["log_batch", "log_folder", "create_version", "end_run"])
 def test_publishing_cut_short_is_completed_without_doubles(project, monkeypatch, step):
     class Killed(BaseException):
         pass

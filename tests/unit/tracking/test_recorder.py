@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from histofuse.core.errors import RegistryError
-from histofuse.tracking.local import describe_process
+from histofuse.core.processes import describe_process
 from histofuse.tracking.names import PROCESS_TAG
 from histofuse.tracking.publish import publish_all
 from histofuse.tracking.recorder import open_recorder

@@ -59,8 +59,17 @@ def test_digest_that_nobody_holds_is_named(digests):
     assert "dvc pull" in message
 
 
-def test_versions_are_listed_with_a_star_where_models_holds_them(digests, make):
+def test_versions_are_listed_with_where_they_stand(digests, make):
     make.bundle("mlp", "tabular", weights=b"other")
-    first, second = list_models()
-    assert first.split() == ["histofuse-mlp", "1", digests["histofuse-mlp"]]
-    assert second.split() == ["*", "histofuse-resnet18", "1", digests["histofuse-resnet18"]]
+    store = open_store()
+    store.set_alias("histofuse-resnet18", "production", 1)
+    store.set_alias("histofuse-resnet18", "trial", 1)
+    store.put_in_production_stage("histofuse-resnet18", 1)
+
+    mlp, resnet = list_models()
+
+    assert (mlp.version.name, mlp.version.digest) == ("histofuse-mlp", digests["histofuse-mlp"])
+    assert (mlp.held, mlp.aliases, mlp.stage, mlp.promoted) == (False, (), "", "")
+    assert resnet.version.digest == digests["histofuse-resnet18"]
+    assert (resnet.held, resnet.aliases) == (True, ("production", "trial"))
+    assert (resnet.stage, resnet.cut_short) == ("Production", False)

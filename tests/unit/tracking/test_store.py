@@ -1,5 +1,7 @@
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -43,3 +45,34 @@ def test_folder_that_cannot_be_written_to_is_named(project, monkeypatch):
 def test_team_server_is_honoured(project, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team/mlflow.db")
     assert open_store().database == Path(tmp_path) / "team" / "mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "remedy"),
+    [
+        (401, "You are not authenticated", "Set MLFLOW_TRACKING_USERNAME and"),
+        (403, "Permission denied", "made without --read-only"),
+        (403, "Invalid Host header - possible DNS rebinding", "start it with --allowed-hosts"),
+        (404, "not found", "correct MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_refusal_of_a_server_says_what_is_missing(project, monkeypatch, status, body, remedy):
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET  # noqa: N815 (http.server asks for these names)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://alice:hidden@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(RegistryError, match=remedy) as error:
+            open_store().list_versions()
+        server.shutdown()
+    assert "hidden" not in str(error.value)

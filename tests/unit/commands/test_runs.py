@@ -1,0 +1,109 @@
+"""The comparison in the terminal, over a small project whose models are published."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from histofuse.commands.runs import describe_runs
+from histofuse.core.errors import InputError
+from histofuse.tracking.store import open_store
+
+
+def names_of(text):
+    """The runs in the order of the table."""
+    known = {"simple_cnn", "logistic_regression", "mlp", "fusion_label_blind"}
+    known.add("fusion_label_aligned")
+    words = [set(line.split()) & known for line in text.splitlines()]
+    return [found.pop() for found in words if found]
+
+
+def values(text):
+    return {row["run"]: row for row in json.loads(text)}
+
+
+@pytest.fixture
+def scored(published):
+    """Final test scores, as `evaluate` would have left them."""
+    store = open_store()
+    for run in store.find_published():
+        rank = sum(map(ord, run.info.run_name)) % 97 / 100
+        focus = run.data.tags["histofuse.class_in_focus"]
+        row = {f"test/auprc/{focus}": rank, f"test/auroc/{focus}": rank, "test/brier": rank}
+        store.log_metrics(run.info.run_id, [(0, {**row, "test/accuracy": 0.5})])
+    return published
+
+
+def test_patches_and_admissions_are_compared_apart_best_first(scored):
+    text = describe_runs()
+    patches, admissions = text.split("models on admissions")
+    found = values(describe_runs(form="json"))
+    on_patches = ["simple_cnn", "fusion_label_blind", "fusion_label_aligned"]
+    score = {name: found[name]["metrics"]["test/auprc/mitosis"] for name in on_patches}
+    assert names_of(patches) == sorted(score, key=score.get, reverse=True)
+    assert set(names_of(admissions)) == {"mlp", "logistic_regression"}
+    head = patches.split("simple_cnn")[0]
+    assert head.index("auprc") < head.index("recall") < head.index("accuracy")
+    assert "mitosis" in head
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_leaky_production_and_simulated_are_marked(scored):
+    assert "in production" not in describe_runs()
+    open_store().set_alias("histofuse-fusion", "production", 1)
+    lines = describe_runs().splitlines()
+    (blind,) = [line for line in lines if "fusion_label_blind" in line]
+    (aligned,) = [line for line in lines if "fusion_label_aligned" in line]
+    assert blind.startswith("*")
+    assert aligned.startswith("!")
+    assert any(line.startswith("Simulated data") for line in lines)
+
+
+def test_runs_are_filtered_and_sorted(scored):
+    assert set(names_of(describe_runs(kind="fusion"))) == {
+        "fusion_label_blind", "fusion_label_aligned",
+    }  # fmt: skip
+    found = values(describe_runs(form="json"))
+    tabular = ["mlp", "logistic_regression"]
+    by_brier = names_of(describe_runs(kind="tabular", sort="test/brier"))
+    assert by_brier == sorted(tabular, key=lambda n: found[n]["metrics"]["test/brier"])
+    by_score = names_of(describe_runs(kind="tabular", sort="test/auroc/{focus}"))
+    assert by_score == sorted(
+        tabular, key=lambda n: -found[n]["metrics"]["test/auroc/mortality_1y"]
+    )
+
+
+def test_learning_rates_stand_under_one_name(scored):
+    text = describe_runs(columns=["learning_rate", "learning_rate.head", "study"])
+    assert "0.001" in text
+    params = values(describe_runs(form="json"))["simple_cnn"]["params"]
+    assert {"learning_rate.head", "learning_rate.backbone"} <= set(params)
+
+
+def test_a_column_no_run_has_is_said(scored):
+    with pytest.raises(InputError, match="no run has 'test/auprc/mitosys'"):
+        describe_runs(columns=["test/auprc/mitosys"])
+
+
+def test_json_and_csv_hold_all(scored):
+    found = values(describe_runs(form="json"))
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(describe_runs(form="csv")))}
+    assert set(found) == set(rows)
+    assert len(found["mlp"]["digest"]) == 64
+    assert float(rows["mlp"]["test/brier"]) == found["mlp"]["metrics"]["test/brier"]
+    assert rows["mlp"]["params.dropout"] == found["mlp"]["params"]["dropout"]
+    assert found["fusion_label_blind"]["model"] == "histofuse-fusion"
+
+
+def test_only_models_that_are_here(scored):
+    (scored.root / "models/mlp/manifest.json").unlink()
+    assert "mlp" in names_of(describe_runs())
+    assert "mlp" not in names_of(describe_runs(current=True))
+
+
+def test_an_empty_store_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert describe_runs().startswith("no published runs at sqlite:///")
+    assert json.loads(describe_runs(form="json")) == []

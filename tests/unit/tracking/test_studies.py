@@ -1,0 +1,285 @@
+"""Studies as nested runs: whole, idempotent, rebuilt from what DVC holds."""
+
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from histofuse.core.errors import RegistryError
+from histofuse.tracking.names import STATE_TAG, STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
+from histofuse.tracking.store import Store, open_store
+from histofuse.tracking.studies import (
+    PARENT_TAG,
+    StudyRecorder,
+    open_observer,
+    publish_studies,
+    write_study_runs,
+)
+from histofuse.training.search_types import State, StudyFacts, StudyObserver, TrialRecord
+from histofuse.training.study_results import write_study
+
+SPACE = {
+    "learning_rate": {"type": "float", "low": 1e-5, "high": 0.1, "log": True},
+    "augmentation.hue": {"type": "float", "low": 0.0, "high": 0.1, "log": False},
+}
+FACTS = StudyFacts(
+    "resnet18", "ab" * 32, "macro_f1", "validation", "maximize", SPACE, {},
+    {"trials": 4, "sampler": "tpe"}, 1, {"patches": "cd" * 32}, "simulated",
+)  # fmt: skip
+
+
+def make_trial(number, state: State = "COMPLETE", value=None, **more):
+    params = {"learning_rate": 0.01 * (number + 1), "augmentation.hue": 0.05}
+    return TrialRecord(number, state, value, params, **more)
+
+
+TRIALS = [
+    make_trial(0, value=0.5, scores={"cv/auroc": 0.9}, steps={"cv/auroc/fold": [0.8, 1.0]}),
+    make_trial(1, "PRUNED", steps={"search/macro_f1": [0.1, 0.2]}),
+    make_trial(2, "FAIL", reason="ValueError: no"),
+    make_trial(3, value=0.7),
+]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return open_store(STUDIES_EXPERIMENT)
+
+
+def read(store):
+    runs = store.find_tagged(STUDY_TAG, FACTS.study_id)
+    (parent,) = [r for r in runs if TRIAL_TAG not in r.data.tags]
+    trials = {int(r.data.tags[TRIAL_TAG]): r for r in runs if TRIAL_TAG in r.data.tags}
+    assert len(trials) == len(runs) - 1
+    return parent, trials
+
+
+def test_a_study_is_a_run_and_its_trials_are_nested_in_it(store):
+    write_study_runs(FACTS, TRIALS, store)
+    parent, trials = read(store)
+
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["search/macro_f1"] == 0.7
+    assert parent.data.metrics["trials/pruned"] == 1
+    assert parent.data.tags["histofuse.best.learning_rate"] == "0.04"
+    assert parent.data.params["space.learning_rate.high"] == "0.1"
+    assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["patches"]
+    assert {r.data.tags[PARENT_TAG] for r in trials.values()} == {parent.info.run_id}
+    statuses = {n: (r.info.status, r.data.tags[STATE_TAG]) for n, r in trials.items()}
+    assert statuses == {
+        0: ("FINISHED", "COMPLETE"), 1: ("KILLED", "PRUNED"),
+        2: ("FAILED", "FAIL"), 3: ("FINISHED", "COMPLETE"),
+    }  # fmt: skip
+    assert trials[0].data.params == {"learning_rate": "0.01", "augmentation.hue": "0.05"}
+    assert trials[0].data.metrics["cv/auroc"] == 0.9
+    assert store.read_steps(trials[0].info.run_id, "cv/auroc/fold") == {0, 1}
+    assert trials[2].data.tags["histofuse.reason"] == "ValueError: no"
+
+
+def test_trials_told_again_are_not_written_again(store):
+    write_study_runs(FACTS, TRIALS[:2], store)
+    parent, before = read(store)
+    assert parent.info.status == "RUNNING"
+    write_study_runs(FACTS, TRIALS, store)
+    write_study_runs(FACTS, TRIALS, store)
+    parent, after = read(store)
+    assert len(after) == 4
+    assert all(after[n].info.run_id == before[n].info.run_id for n in before)
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_longer_study_goes_on_in_the_same_run(store):
+    write_study_runs(FACTS, TRIALS, store)
+    longer = replace(FACTS, settings={**FACTS.settings, "trials": 5})
+    write_study_runs(longer, [*TRIALS, make_trial(4, value=0.9)], store)
+    parent, trials = read(store)
+    assert len(trials) == 5
+    assert parent.data.metrics["search/macro_f1"] == 0.9
+
+
+def test_a_trial_cut_off_half_way_is_written_anew(store):
+    parent = write_study_runs(FACTS, TRIALS[:1], store)
+    tags = {STUDY_TAG: FACTS.study_id, TRIAL_TAG: "1", PARENT_TAG: parent}
+    half = store.create_run("resnet18 trial 1", tags)
+    write_study_runs(FACTS, TRIALS, store)
+    _, trials = read(store)
+    assert len(trials) == 4
+    assert trials[1].info.run_id != half
+    assert trials[1].info.status == "KILLED"
+
+
+def test_a_trial_that_took_the_number_of_a_lost_one_is_put_right(store):
+    # Trial 2 runs, so the one after it is told as 3; when 2 is lost, that one becomes the third.
+    third = make_trial(3, value=0.6)
+    write_study_runs(FACTS, [*TRIALS[:2], third], store)
+    told = [*TRIALS[:2], replace(third, number=2), make_trial(3, value=0.8)]
+    write_study_runs(FACTS, told, store)
+
+    _, trials = read(store)
+    values = {n: r.data.metrics.get("search/macro_f1") for n, r in trials.items()}
+    assert values == {0: 0.5, 1: 0.2, 2: 0.6, 3: 0.8}
+    assert trials[2].data.params["learning_rate"] == str(third.params["learning_rate"])
+
+
+def test_two_who_tell_a_server_of_one_study_write_it_once(store, monkeypatch):
+    write = Store.write_run
+
+    def write_slowly(*args, **kwargs):
+        time.sleep(0.1)  # long enough for the other to look in between
+        return write(*args, **kwargs)
+
+    assert store.experiment_id
+    monkeypatch.setattr(Store, "write_run", write_slowly)
+    servers = [open_store(STUDIES_EXPERIMENT) for _ in range(2)]
+    for server in servers:
+        server.database = None  # a server has no file to lock
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda server: write_study_runs(FACTS, TRIALS, server), servers))
+
+    assert sorted(read(store)[1]) == [0, 1, 2, 3]
+
+
+def test_a_trial_of_many_epochs_is_written_to_its_last(store):
+    curves = {f"val/{name}/epoch": [float(step) for step in range(900)] for name in "abc"}
+    write_study_runs(FACTS, [make_trial(0, value=0.5, steps=curves)], store)
+    run_id = read(store)[1][0].info.run_id
+    for name in curves:
+        assert store.read_steps(run_id, name) == set(range(900))
+
+
+class Counting:
+    """Counts the calls of MLflow's client."""
+
+    def __init__(self, client):
+        self._client, self.calls = client, Counter()
+
+    def __getattr__(self, name):
+        self.calls[name] += 1
+        return getattr(self._client, name)
+
+
+def test_a_trial_costs_three_calls_and_one_known_already_none(store):
+    write_study_runs(FACTS, TRIALS[:2], store)
+    counting = Counting(store.client)
+    store.__dict__["client"] = counting
+    more = [*TRIALS[:2], *(make_trial(n, value=0.1) for n in range(2, 12))]
+    long = replace(FACTS, settings={**FACTS.settings, "trials": 20})
+    write_study_runs(long, more, store)
+    assert counting.calls["create_run"] == counting.calls["set_terminated"] == 10
+    assert counting.calls["log_batch"] == 10 + 1  # the study's own counts
+    assert counting.calls.total() == 31 + 1  # and one look at what is there
+
+    counting.calls.clear()
+    write_study_runs(long, more, store)
+    assert counting.calls == {"search_runs": 1}
+
+
+def test_what_waited_for_a_slow_store_is_told_once(store, monkeypatch):
+    told, go_on = [], threading.Event()
+
+    def write(_, trials, __):
+        assert go_on.wait(30)
+        told.append(len(trials))
+
+    monkeypatch.setattr("histofuse.tracking.studies.write_study_runs", write)
+    recorder = StudyRecorder(store)
+    for count in (1, 2, 3, 4):
+        recorder.observe(FACTS, TRIALS[:count])
+    go_on.set()
+    recorder.close()
+    assert told[-1] == 4
+    assert len(told) <= 2  # the one under way when the others came, and the last
+
+
+def test_why_a_trial_failed_is_not_told_of_restricted_data(store):
+    facts = replace(FACTS, source="restricted")
+    failed = make_trial(2, "FAIL", reason="ValueError: subject_id 10004235 has no weight")
+    trials = [*TRIALS[:2], failed, TRIALS[3]]
+    write_study(facts, trials, Path("studies/resnet18"), lambda *_: None)
+    publish_studies()
+
+    parent, runs = read(store)
+    assert runs[2].data.tags["histofuse.reason"] == "ValueError"
+    folder = Path(parent.info.artifact_uri.removeprefix("file://"))
+    table = (folder / "study" / "trials.csv").read_text()
+    assert "ValueError" in table
+    assert not any("10004235" in f.read_text() for f in folder.rglob("*") if f.is_file())
+
+
+def test_a_study_stopped_half_way_goes_on_in_the_same_runs(store):
+    with open_observer() as recorder:
+        recorder.observe(FACTS, TRIALS[:2])
+    parent, before = read(store)
+    with open_observer() as recorder:
+        recorder.observe(FACTS, TRIALS)
+    after = read(store)
+    assert after[0].info.run_id == parent.info.run_id
+    assert {n: after[1][n].info.run_id for n in before} == {
+        n: r.info.run_id for n, r in before.items()
+    }
+
+
+def test_what_was_written_while_a_study_ran_is_not_written_again_from_its_folder(store):
+    odd = make_trial(
+        4, value=0.1, scores={"cv/rounds": 12.0}, steps={"cv/loss/fold": [float("nan"), 1e-17]}
+    )
+    odd = replace(odd, params={**odd.params, "hidden": [256, 128], "flips": True, "name": "a,b"})
+    facts = replace(FACTS, settings={**FACTS.settings, "trials": 5})
+    with open_observer() as recorder:
+        recorder.observe(facts, [*TRIALS, odd])
+    before = {n: r.info.run_id for n, r in read(store)[1].items()}
+    write_study(facts, [*TRIALS, odd], Path("studies/resnet18"), lambda *_: None)
+    assert publish_studies() == (["resnet18"], [])
+
+    assert {n: r.info.run_id for n, r in read(store)[1].items()} == before
+
+
+def test_the_recorder_writes_beside_the_study_and_closes_when_all_is_told(store):
+    with open_observer() as recorder:
+        assert isinstance(recorder, StudyObserver)
+        recorder.observe(FACTS, TRIALS[:2])
+        recorder.observe(FACTS, TRIALS)
+    assert len(read(store)[1]) == 4
+
+
+def test_a_store_that_fails_does_not_stop_a_study(store, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RegistryError("gone")
+
+    monkeypatch.setattr("histofuse.tracking.studies.write_study_runs", fail)
+    recorder = StudyRecorder(store)
+    for _ in range(3):
+        recorder.observe(FACTS, TRIALS)
+    recorder.close()
+    assert capsys.readouterr().err.count("is no longer recorded, it goes on. gone") == 1
+
+
+def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
+    def draw(facts, trials, folder):
+        (folder / "history.png").write_bytes(b"png")
+
+    assert publish_studies() == ([], [])
+    write_study(FACTS, TRIALS, Path("studies/resnet18"), draw)
+    assert publish_studies() == (["resnet18"], [])
+    parent, trials = read(store)
+    assert len(trials) == 4
+    folder = Path(parent.info.artifact_uri.removeprefix("file://")) / "study"
+    assert (folder / "figures" / "history.png").is_file()
+    assert (folder / "trials.csv").is_file()
+    assert publish_studies() == ([], ["resnet18"])
+
+    store.delete_run(trials[0].info.run_id)
+    Path("studies/resnet18/figures/history.png").write_bytes(b"other")
+    assert publish_studies() == (["resnet18"], [])
+    assert len(read(store)[1]) == 4
+
+
+def test_models_are_not_drowned_in_trials(store):
+    write_study_runs(FACTS, TRIALS, store)
+    assert open_store().find_tagged(STUDY_TAG, FACTS.study_id) == []
