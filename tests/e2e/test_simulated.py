@@ -21,17 +21,29 @@ REGISTERED = {
     "histofuse-fusion-label-aligned",
 }
 
+STUDIES = [
+    "fusion trial 0",
+    "fusion trial 1",
+    "study fusion",
+    "study xgboost",
+    "xgboost trial 0",
+    "xgboost trial 1",
+    "xgboost trial 2",
+]
+
 LIST_REGISTRY = """
 import json, mlflow
 client = mlflow.MlflowClient()
 versions = client.search_model_versions()
-runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+runs = mlflow.search_runs(experiment_names=["histofuse"], output_format="list")
+studies = mlflow.search_runs(experiment_names=["histofuse-studies"], output_format="list")
 for version in versions:
     path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
 print(json.dumps({
     "models": sorted(v.name for v in versions),
     "digests": sorted(v.tags["histofuse.bundle_digest"] for v in versions),
     "runs": len(runs),
+    "trials": sorted(r.info.run_name for r in studies),
 }))
 """
 
@@ -53,6 +65,7 @@ def test_every_model_is_trained_evaluated_explained_and_registered(built):
     registry = read_registry(built)
     assert set(registry["models"]) == REGISTERED
     assert registry["runs"] == len(REGISTERED)
+    assert registry["trials"] == STUDIES
 
     for table in ("table1_image", "table2_tabular", "table3_all"):
         assert (built.root / f"reports/tables/{table}.md").read_text().count("|") > 10
@@ -84,11 +97,12 @@ def test_edit_of_the_fusion_model_reruns_fusion_and_what_follows(project):
 
     append(model, "\n# An edit that changes nothing.\n")
     ran = {name.split("@")[0] for name in project.repro()}
-    assert ran == {"train_fusion", "publish"}, "same bytes: nothing that follows is due"
+    due = {"tune_fusion", "train_fusion", "publish"}
+    assert ran == due, "same bytes: nothing that follows is due"
 
     model.write_text(model.read_text().replace("nn.ReLU()", "nn.Tanh()"))
     ran = {name.split("@")[0] for name in project.repro()}
-    assert ran == {"train_fusion", "evaluate", "publish"}
+    assert ran == due | {"evaluate"}
 
 
 def test_edit_of_tracking_trains_nothing(project):
