@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import subprocess
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -192,12 +193,25 @@ def test_mlflow_that_does_not_start_is_quoted(tmp_path, monkeypatch):
     assert "hidden" not in str(e.value)
 
 
+def wait_until_runs(process, name):
+    """Wait until a child has become its program: before that it bears our own command line."""
+    for _ in range(200):
+        command = ["ps", "-o", "args=", "-p", str(process.pid)]
+        if name in subprocess.run(command, capture_output=True, text=True, check=False).stdout:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{name} did not start")
+
+
 def test_mlflow_left_by_a_killed_owner_is_ended_and_strangers_are_not(tmp_path):
     for name, ended in (("mlflow", True), ("stranger", False)):
         with subprocess.Popen(["sh", "-c", "sleep 30; true", name]) as process:
+            wait_until_runs(process, name)
             state = {"address": "http://there", "process": process.pid}
             (tmp_path / "server.json").write_text(json.dumps(state))
             module._end_orphan(tmp_path)
+            if ended:
+                process.wait(timeout=20)
             assert (process.poll() is not None) == ended
             process.kill()
         assert not (tmp_path / "server.json").exists()
