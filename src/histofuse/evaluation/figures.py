@@ -1,131 +1,67 @@
-"""Figures: confusion matrix, ROC, precision-recall, reliability, training curves, comparison.
-
-Drawn through matplotlib's object interface, so that no backend and no global state is involved.
-Margins are fixed in place of a tight bounding box, which would draw each figure twice.
-"""
+"""Figures: confusion matrix, ROC, precision-recall, reliability, training curves, comparison."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from histofuse.core.artifacts import replacing_file
 from histofuse.evaluation.comparison import HEADLINE, Comparison
+from histofuse.evaluation.drawing import (
+    BELOW,
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SQUARE,
+    VERMILION,
+    YELLOW,
+    choose_classes,
+    describe_footer,
+    frame_unit_square,
+    make_axes,
+    make_row,
+    save_drawing,
+)
 from histofuse.evaluation.metrics import bin_reliability, count_confusion, count_cuts
 from histofuse.evaluation.predictions import Predictions
 from histofuse.evaluation.results import Result, show_name
-
-# Source: Okabe and Ito 2008, palette for all kinds of colour vision.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-CLASS_COLOURS = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
-GREY = "#6b6b6b"
-FAINT = "#d9d9d9"
-DPI = 120
-# Inches: figures of one square, and the margin under them that holds labels, legend and footer.
-SQUARE = (4.6, 5.6)
-BELOW = 1.75
-STYLE: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "grid.color": "#ececec",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-    "lines.linewidth": 1.8,
-    "hatch.linewidth": 0.8,
-    "text.parse_math": False,
-}
 
 
 def draw_model_figures(result: Result, split: str, folder: Path) -> None:
     """Draw and save all figures of one model on one split."""
     rows = result.model.of(split)
-    footer = _describe(result, split, rows)
+    footer = describe_footer(result, split, rows)
     for name, draw in (
         ("confusion", draw_confusion),
         ("roc", draw_roc),
         ("precision_recall", draw_precision_recall),
         ("reliability", draw_reliability),
     ):
-        _save(draw, (rows, result.title), footer, folder / f"{name}.png")
+        save_drawing(draw, (rows, result.title), footer, folder / f"{name}.png")
     history = (result.model.history, result.title)
-    _save(
-        draw_training, history, _describe(result, "train and validation"), folder / "training.png"
+    save_drawing(
+        draw_training,
+        history,
+        describe_footer(result, "train and validation"),
+        folder / "training.png",
     )
 
 
 def draw_comparison_figure(comparison: Comparison, split: str, path: Path) -> None:
     """Draw and save fusion beside the image model it is built on."""
     widest = comparison.fused[0]
-    footer = _describe(widest, split, widest.model.of(split))
-    _save(draw_comparison, (comparison, split), footer, path)
-
-
-def _save(draw: Callable[..., Figure], arguments: tuple, footer: str, path: Path) -> None:
-    with rc_context(STYLE):
-        figure = draw(*arguments)
-        figure.text(0.012, 0.012, footer, fontsize=7, color=GREY, ha="left", va="bottom")
-        with replacing_file(path) as temporary:
-            # Without the library's version in it, a file changes only when the picture does.
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-
-
-def _describe(result: Result, split: str, rows: Predictions | None = None) -> str:
-    source = "SIMULATED DATA" if result.simulated else f"data: {result.data}"
-    parts = [source, f"{split} split"]
-    if rows is not None:
-        parts.append(rows.describe_size())
-    text = "  ·  ".join(parts)
-    return f"{text}\nLEAKY: {result.leaky}" if result.leaky else text
-
-
-def _make_axes(
-    title: str, size: tuple[float, float], *, left: float = 0.75, bottom: float = 0.9
-) -> tuple[Figure, Axes]:
-    """Make a figure of a size, with margins left and below, all in inches."""
-    figure, (axes,) = _make_row(title, size, 1, left=left, bottom=bottom)
-    return figure, axes
-
-
-def _make_row(
-    title: str, size: tuple[float, float], columns: int, *, left: float, bottom: float
-) -> tuple[Figure, list[Axes]]:
-    width, height = size
-    figure = Figure(figsize=size)
-    lines = textwrap.wrap(title, int(width * 11))
-    figure.subplots_adjust(
-        left=left / width,
-        right=1 - 0.25 / width,
-        bottom=bottom / height,
-        top=1 - (0.28 + 0.18 * len(lines)) / height,
-        wspace=0.28,
-    )
-    style = {"fontsize": 10, "weight": "bold", "va": "top"}
-    figure.text(0.012, 1 - 0.1 / height, "\n".join(lines), **style)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    footer = describe_footer(widest, split, widest.model.of(split))
+    save_drawing(draw_comparison, (comparison, split), footer, path)
 
 
 # --- one model ----------------------------------------------------------------------------------
@@ -136,7 +72,7 @@ def draw_confusion(rows: Predictions, title: str) -> Figure:
     classes = [textwrap.fill(show_name(c), 12) for c in rows.classes]
     counts = count_confusion(rows.labels, rows.predictions, len(classes))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _make_axes(f"{title}: confusion matrix", (4.6, 4.7), left=1.2, bottom=1.15)
+    figure, axes = make_axes(f"{title}: confusion matrix", (4.6, 4.7), left=1.2, bottom=1.15)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), count in np.ndenumerate(counts):
         text = f"{count:,}\n{share[i, j]:.1%}" if counts[i].sum() else "none"
@@ -153,9 +89,9 @@ def draw_confusion(rows: Predictions, title: str) -> Figure:
 
 def draw_roc(rows: Predictions, title: str) -> Figure:
     """Draw one-against-rest ROC curves."""
-    figure, axes = _make_axes(f"{title}: ROC, one class against the rest", SQUARE, bottom=BELOW)
+    figure, axes = make_axes(f"{title}: ROC, one class against the rest", SQUARE, bottom=BELOW)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="chance")
-    for k, name, colour in _choose_classes(rows):
+    for k, name, colour in choose_classes(rows):
         positive = rows.labels == k
         if not positive.any() or positive.all():
             axes.plot([], [], color=colour, label=f"{name}: not defined")
@@ -165,14 +101,14 @@ def draw_roc(rows: Predictions, title: str) -> Figure:
         y = np.append(0.0, cuts.recall)
         axes.plot(x, y, color=colour, label=f"{name}: AUC {np.trapezoid(y, x):.3f}")
     axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)")
-    _frame_unit_square(axes)
+    frame_unit_square(axes)
     return figure
 
 
 def draw_precision_recall(rows: Predictions, title: str) -> Figure:
     """Draw precision-recall curves, with each class's share as the level of chance."""
-    figure, axes = _make_axes(f"{title}: precision and recall", SQUARE, bottom=BELOW)
-    for k, name, colour in _choose_classes(rows):
+    figure, axes = make_axes(f"{title}: precision and recall", SQUARE, bottom=BELOW)
+    for k, name, colour in choose_classes(rows):
         positive = rows.labels == k
         if not positive.any():
             axes.plot([], [], color=colour, label=f"{name}: not defined")
@@ -188,15 +124,15 @@ def draw_precision_recall(rows: Predictions, title: str) -> Figure:
         )
         axes.axhline(float(positive.mean()), linestyle=":", color=colour, linewidth=1)
     axes.set(xlabel="recall", ylabel="precision")
-    _frame_unit_square(axes)
+    frame_unit_square(axes)
     return figure
 
 
 def draw_reliability(rows: Predictions, title: str) -> Figure:
     """Draw predicted probability against what happened, points sized by their rows."""
-    figure, axes = _make_axes(f"{title}: reliability", SQUARE, bottom=BELOW)
+    figure, axes = make_axes(f"{title}: reliability", SQUARE, bottom=BELOW)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
-    for k, name, colour in _choose_classes(rows):
+    for k, name, colour in choose_classes(rows):
         if not len(rows):
             continue
         bins = bin_reliability(rows.probabilities[:, k], rows.labels == k)
@@ -206,22 +142,8 @@ def draw_reliability(rows: Predictions, title: str) -> Figure:
             bins.predicted, bins.observed, s=size, color=colour, label=name, edgecolor="white"
         )
     axes.set(xlabel="calibrated probability", ylabel="share that is of the class")
-    _frame_unit_square(axes)
+    frame_unit_square(axes)
     return figure
-
-
-def _choose_classes(rows: Predictions) -> list[tuple[int, str, str]]:
-    """Choose the classes to draw: all, or of two the positive one."""
-    numbers = [1] if len(rows.classes) == 2 else range(len(rows.classes))
-    colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(rows.classes))]
-    return [(k, show_name(rows.classes[k]), colours[k]) for k in numbers]
-
-
-def _frame_unit_square(axes: Axes) -> None:
-    """Set limits and put the legend under the axes, where no curve can run into it."""
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), borderaxespad=0)
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -232,7 +154,7 @@ SCORES = {"accuracy": "-", "macro_f1": "--", "auroc": ":"}
 
 def draw_training(history: pd.DataFrame, title: str) -> Figure:
     """Draw loss on the left and scores on the right, by epoch or round."""
-    row = _make_row(f"{title}: training", (7.6, 4.4), 2, left=0.75, bottom=1.6)
+    row = make_row(f"{title}: training", (7.6, 4.4), 2, left=0.75, bottom=1.6)
     figure, (left, right) = row
     step = str(history.columns[0])
     for part, colour in (("train", TRAIN_COLOUR), ("validation", VALIDATION_COLOUR)):
@@ -273,7 +195,7 @@ def draw_comparison(comparison: Comparison, split: str) -> Figure:
     """
     models = [comparison.image, *comparison.fused]
     title = f"{comparison.image.title} and fusion on its embedding"
-    figure, axes = _make_axes(title, (8.6, 4.7), left=0.5, bottom=1.4)
+    figure, axes = make_axes(title, (8.6, 4.7), left=0.5, bottom=1.4)
     width = 0.82 / len(models)
     places = np.arange(len(HEADLINE))
     for n, (result, colour) in enumerate(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from histofuse.core.artifacts import replacing_file
-from histofuse.evaluation.figures import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
+from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
 from histofuse.training.search_types import StudyFacts, TrialRecord, find_best
 
 COLOURS = "viridis"

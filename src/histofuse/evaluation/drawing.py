@@ -1,0 +1,116 @@
+"""What figures share: palette, style, margins, footer, and how they are saved.
+
+Drawn through matplotlib's object interface, so that no backend and no global state is involved.
+Margins are fixed in place of a tight bounding box, which would draw each figure twice.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from histofuse.core.artifacts import replacing_file
+from histofuse.evaluation.predictions import Predictions
+from histofuse.evaluation.results import Result, show_name
+
+# Source: Okabe and Ito 2008, palette for all kinds of colour vision.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+CLASS_COLOURS = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY = "#6b6b6b"
+FAINT = "#d9d9d9"
+DPI = 120
+# Inches: figures of one square, and the margin under them that holds labels, legend and footer.
+SQUARE = (4.6, 5.6)
+BELOW = 1.75
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.8,
+    "hatch.linewidth": 0.8,
+    "text.parse_math": False,
+}
+
+
+def save_drawing(draw: Callable[..., Figure], arguments: tuple, footer: str, path: Path) -> None:
+    """Draw in the house style, put the footer under it, and save a PNG of reproducible bytes."""
+    with rc_context(STYLE):
+        figure = draw(*arguments)
+        figure.text(0.012, 0.012, footer, fontsize=7, color=GREY, ha="left", va="bottom")
+        with replacing_file(path) as temporary:
+            # Without the library's version in it, a file changes only when the picture does.
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def describe_footer(result: Result, split: str, rows: Predictions | None = None) -> str:
+    """Say under a figure what it is drawn from: simulated or not, split, size, leaks."""
+    source = "SIMULATED DATA" if result.simulated else f"data: {result.data}"
+    parts = [source, f"{split} split"]
+    if rows is not None:
+        parts.append(rows.describe_size())
+    text = "  ·  ".join(parts)
+    return f"{text}\nLEAKY: {result.leaky}" if result.leaky else text
+
+
+def make_axes(
+    title: str, size: tuple[float, float], *, left: float = 0.75, bottom: float = 0.9
+) -> tuple[Figure, Axes]:
+    """Make a figure of a size, with margins left and below, all in inches."""
+    figure, (axes,) = make_row(title, size, 1, left=left, bottom=bottom)
+    return figure, axes
+
+
+def make_row(
+    title: str, size: tuple[float, float], columns: int, *, left: float, bottom: float
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of axes side by side under one title; size and margins are in inches."""
+    width, height = size
+    figure = Figure(figsize=size)
+    lines = textwrap.wrap(title, int(width * 11))
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - 0.25 / width,
+        bottom=bottom / height,
+        top=1 - (0.28 + 0.18 * len(lines)) / height,
+        wspace=0.28,
+    )
+    style = {"fontsize": 10, "weight": "bold", "va": "top"}
+    figure.text(0.012, 1 - 0.1 / height, "\n".join(lines), **style)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def choose_classes(rows: Predictions) -> list[tuple[int, str, str]]:
+    """Choose the classes to draw: all, or of two the positive one."""
+    numbers = [1] if len(rows.classes) == 2 else range(len(rows.classes))
+    colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(rows.classes))]
+    return [(k, show_name(rows.classes[k]), colours[k]) for k in numbers]
+
+
+def frame_unit_square(axes: Axes) -> None:
+    """Set limits and put the legend under the axes, where no curve can run into it."""
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), borderaxespad=0)
