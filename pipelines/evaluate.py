@@ -6,11 +6,7 @@ from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report, run_stage, track
 from histofuse.evaluation.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.figures import draw_comparison_figure, draw_model_figures
-from histofuse.evaluation.intervals import (
-    describe_intervals,
-    estimate_intervals,
-    make_interval_table,
-)
+from histofuse.evaluation.intervals import describe_intervals, estimate_intervals
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.evaluation.results import FUSION_PREFIX, Facts, evaluate_model, summarise
 from histofuse.evaluation.tables import make_tables, write_tables
@@ -48,16 +44,15 @@ def main() -> None:
     comparison = compare_fusion(results, facts)
     how = load_section(IntervalParams, "intervals")
     intervals = estimate_intervals(results, comparison, facts, how, load_seed())
-    tables = make_tables(results, comparison, facts)
-    tables.append(make_interval_table(results, intervals, facts))
+    tables = make_tables(results, comparison, facts, intervals)
     with replacing_folder(TABLES) as folder:
         write_tables(tables, folder)
     with replacing_folder(FIGURES) as folder:
         for result in track(results, "drawing figures", total=len(results)):
-            draw_model_figures(result, params.split, folder / result.name)
+            draw_model_figures(result, params.split, intervals, folder / result.name)
         if comparison:
             path = folder / "comparison" / "fusion_vs_resnet.png"
-            draw_comparison_figure(comparison, params.split, path)
+            draw_comparison_figure(comparison, params.split, intervals, path)
     summary = summarise(results, describe_pairs(comparison, facts))
     summary["intervals"] = describe_intervals(intervals, params.split)
     write_json(summary, METRICS)

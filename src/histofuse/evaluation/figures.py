@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from histofuse.evaluation.bootstrap import Interval
 from histofuse.evaluation.comparison import HEADLINE, Comparison
 from histofuse.evaluation.drawing import (
     BELOW,
@@ -32,22 +33,25 @@ from histofuse.evaluation.drawing import (
     make_row,
     save_drawing,
 )
+from histofuse.evaluation.intervals import Intervals
 from histofuse.evaluation.metrics import bin_reliability, count_confusion, count_cuts
 from histofuse.evaluation.predictions import Predictions
 from histofuse.evaluation.results import Result, show_name
 
+Known = Mapping[str, Interval]
 
-def draw_model_figures(result: Result, split: str, folder: Path) -> None:
+
+def draw_model_figures(result: Result, split: str, intervals: Intervals, folder: Path) -> None:
     """Draw and save all figures of one model on one split."""
-    rows = result.model.of(split)
+    rows, known = result.model.of(split), intervals.of[result.name]
     footer = describe_footer(result, split, rows)
-    for name, draw in (
-        ("confusion", draw_confusion),
-        ("roc", draw_roc),
-        ("precision_recall", draw_precision_recall),
-        ("reliability", draw_reliability),
+    for name, draw, arguments in (
+        ("confusion", draw_confusion, (rows, result.title)),
+        ("roc", draw_roc, (rows, result.title, known)),
+        ("precision_recall", draw_precision_recall, (rows, result.title, known)),
+        ("reliability", draw_reliability, (rows, result.title)),
     ):
-        save_drawing(draw, (rows, result.title), footer, folder / f"{name}.png")
+        save_drawing(draw, arguments, footer, folder / f"{name}.png")
     history = (result.model.history, result.title)
     save_drawing(
         draw_training,
@@ -57,11 +61,13 @@ def draw_model_figures(result: Result, split: str, folder: Path) -> None:
     )
 
 
-def draw_comparison_figure(comparison: Comparison, split: str, path: Path) -> None:
+def draw_comparison_figure(
+    comparison: Comparison, split: str, intervals: Intervals, path: Path
+) -> None:
     """Draw and save fusion beside the image model it is built on."""
     widest = comparison.fused[0]
     footer = describe_footer(widest, split, widest.model.of(split))
-    save_drawing(draw_comparison, (comparison, split), footer, path)
+    save_drawing(draw_comparison, (comparison, intervals), footer, path)
 
 
 # --- one model ----------------------------------------------------------------------------------
@@ -87,8 +93,8 @@ def draw_confusion(rows: Predictions, title: str) -> Figure:
     return figure
 
 
-def draw_roc(rows: Predictions, title: str) -> Figure:
-    """Draw one-against-rest ROC curves."""
+def draw_roc(rows: Predictions, title: str, known: Known) -> Figure:
+    """Draw one-against-rest ROC curves, their areas with the intervals known of ``auroc/…``."""
     figure, axes = make_axes(f"{title}: ROC, one class against the rest", SQUARE, bottom=BELOW)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="chance")
     for k, name, colour in choose_classes(rows):
@@ -99,13 +105,21 @@ def draw_roc(rows: Predictions, title: str) -> Figure:
         cuts = count_cuts(rows.probabilities[:, k], positive)
         x = np.append(0.0, cuts.false_positive_rate)
         y = np.append(0.0, cuts.recall)
-        axes.plot(x, y, color=colour, label=f"{name}: AUC {np.trapezoid(y, x):.3f}")
+        area = f"{np.trapezoid(y, x):.3f}{_show_ends(known, f'auroc/{rows.classes[k]}')}"
+        axes.plot(x, y, color=colour, label=f"{name}: AUC {area}")
     axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)")
     frame_unit_square(axes)
     return figure
 
 
-def draw_precision_recall(rows: Predictions, title: str) -> Figure:
+def _show_ends(known: Known, metric: str) -> str:
+    found = known.get(metric)
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f" [{found.low:.3f}, {found.high:.3f}]"
+
+
+def draw_precision_recall(rows: Predictions, title: str, known: Known) -> Figure:
     """Draw precision-recall curves, with each class's share as the level of chance."""
     figure, axes = make_axes(f"{title}: precision and recall", SQUARE, bottom=BELOW)
     for k, name, colour in choose_classes(rows):
@@ -115,12 +129,13 @@ def draw_precision_recall(rows: Predictions, title: str) -> Figure:
             continue
         cuts = count_cuts(rows.probabilities[:, k], positive)
         area = (np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum()
+        ends = _show_ends(known, f"auprc/{rows.classes[k]}")
         axes.step(
             np.append(0.0, cuts.recall),
             np.append(cuts.precision[:1], cuts.precision),
             where="pre",
             color=colour,
-            label=f"{name}: AP {area:.3f} (chance {positive.mean():.3f})",
+            label=f"{name}: AP {area:.3f}{ends} (chance {positive.mean():.3f})",
         )
         axes.axhline(float(positive.mean()), linestyle=":", color=colour, linewidth=1)
     axes.set(xlabel="recall", ylabel="precision")
@@ -188,8 +203,8 @@ def _draw_history(
 # --- fusion against the image model -------------------------------------------------------------
 
 
-def draw_comparison(comparison: Comparison, split: str) -> Figure:
-    """Draw five metrics side by side; leaky models are hatched.
+def draw_comparison(comparison: Comparison, intervals: Intervals) -> Figure:
+    """Draw five metrics side by side with their intervals; leaky models are hatched.
 
     Source: paper, Figure 7.
     """
@@ -201,9 +216,9 @@ def draw_comparison(comparison: Comparison, split: str) -> Figure:
     for n, (result, colour) in enumerate(
         zip(models, (SKY, BLUE, GREEN, ORANGE, PURPLE, YELLOW, BLACK), strict=False)
     ):
-        values = [result.metrics.get(f"{split}/{m}") for m in HEADLINE]
+        found = [intervals.of[result.name].get(m) for m in HEADLINE]
         offset = places + (n - (len(models) - 1) / 2) * width
-        _draw_bars(axes, (offset, width), values, colour, result)
+        _draw_bars(axes, (offset, width), found, colour, result)
     axes.set_xticks(places, list(HEADLINE.values()))
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.arange(0, 1.01, 0.2))
@@ -216,11 +231,12 @@ def draw_comparison(comparison: Comparison, split: str) -> Figure:
 def _draw_bars(
     axes: Axes,
     where: tuple[np.ndarray, float],
-    values: Sequence[float | None],
+    found: Sequence[Interval | None],
     colour: str,
     result: Result,
 ) -> None:
     places, width = where
+    values = [None if i is None else i.value for i in found]
     axes.bar(
         places,
         [v or 0.0 for v in values],
@@ -230,6 +246,10 @@ def _draw_bars(
         hatch="////" if result.leaky else None,
         label=f"{result.title} (leaky)" if result.leaky else result.title,
     )
-    for x, value in zip(places, values, strict=True):
+    for x, value, interval in zip(places, values, found, strict=True):
         text = "–" if value is None else f"{value:.2f}"
-        axes.text(x, (value or 0.0) + 0.012, text, ha="center", va="bottom", fontsize=7)
+        top = value or 0.0
+        if interval is not None and interval.low is not None and interval.high is not None:
+            axes.vlines(x, interval.low, interval.high, color=BLACK, linewidth=1.1)
+            top = max(top, interval.high)
+        axes.text(x, top + 0.012, text, ha="center", va="bottom", fontsize=7)

@@ -10,8 +10,7 @@ import numpy as np
 
 from histofuse.evaluation.bootstrap import Interval, bootstrap_metrics, paired_differences
 from histofuse.evaluation.comparison import Comparison
-from histofuse.evaluation.results import Facts, Result, find_minority, show_name
-from histofuse.evaluation.tables import NOT_DEFINED, Cell, Table, describe_data
+from histofuse.evaluation.results import Facts, Result
 from histofuse.params.intervals import IntervalParams
 
 # With fewer cases 95 % intervals hold the truth far less often: benchmarks/interval_coverage.py.
@@ -90,58 +89,13 @@ def _render_interval(interval: Interval) -> dict[str, Any]:
     return rounded | facts | ({"note": interval.note} if interval.note else {})
 
 
-def make_interval_table(results: Sequence[Result], intervals: Intervals, facts: Facts) -> Table:
-    """Make the table of headline metrics with their intervals."""
-    columns = _choose_columns(results)
-    rows: list[dict[str, Cell]] = []
-    for result in results:
-        found = intervals.of[result.name]
-        shown = {c: _show(found.get(_name_metric(m, result))) for c, (_, m) in columns.items()}
-        rows.append({"model": result.title, "groups": _count_groups(result, facts), **shown})
-    headings = {"model": "Model", "groups": "Drawn from"}
-    headings |= {c: heading for c, (heading, _) in columns.items()}
-    share = f"{intervals.params.confidence:.0%}"
-    caption = f"Metrics with {share} intervals, {facts.split} split."
-    if any(r.simulated for r in results):
-        caption += " Simulated data: no patients, no claim."
-    notes = [*_explain(results, intervals, facts), *describe_data(results, facts)]
-    return Table("intervals", caption, headings, rows, notes)
-
-
-def _choose_columns(results: Sequence[Result]) -> dict[str, tuple[str, str]]:
-    focus = show_name(find_minority(results) or "minority").capitalize()
-    target = any(not r.model.on_patches for r in results)
-    of = f"{focus} or target" if target else focus
-    return {
-        "auprc": (f"{of}: AUPRC", "auprc/*"),
-        "recall": (f"{of}: recall", "recall/*"),
-        "macro_auc": ("Macro AUC", "auroc/macro"),
-        "macro_f1": ("Macro F1", "f1/macro"),
-        "brier": ("Brier", "brier"),
-    }
-
-
-def _name_metric(pattern: str, result: Result) -> str:
-    focus = find_minority([result]) if result.model.on_patches else result.model.classes[-1]
-    return pattern.replace("*", focus or "")
-
-
-def _count_groups(result: Result, facts: Facts) -> str:
-    rows = result.model.of(facts.split)
-    return f"{rows.count_groups():,} {rows.group_unit}"
-
-
-def _show(interval: Interval | None) -> str:
-    if interval is None or interval.value is None:
-        return NOT_DEFINED
-    ends = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
-    return f"{interval.value:.3f}{ends}"
-
-
-def _explain(results: Sequence[Result], intervals: Intervals, facts: Facts) -> list[str]:
+def explain_intervals(results: Sequence[Result], intervals: Intervals, facts: Facts) -> list[str]:
+    """Say under a table how its intervals were made, and of how few groups."""
+    how = intervals.params
+    method = how.method.replace("bca", "BCa")
     notes = [
-        f"Intervals: {intervals.params.method.replace('bca', 'BCa')} bootstrap, "
-        f"{intervals.params.resamples:,} resamples of whole cases, or of patients."
+        f"In brackets {how.confidence:.0%} intervals: {method} bootstrap, "
+        f"{how.resamples:,} resamples of whole {_name_units(results)}."
     ]
     sizes = {_count_groups(r, facts) for r in results if _is_small(r, facts)}
     if sizes:
@@ -150,6 +104,15 @@ def _explain(results: Sequence[Result], intervals: Intervals, facts: Facts) -> l
             "often than it claims."
         )
     return notes
+
+
+def _name_units(results: Sequence[Result]) -> str:
+    return " or ".join(dict.fromkeys(result.model.group_unit for result in results))
+
+
+def _count_groups(result: Result, facts: Facts) -> str:
+    rows = result.model.of(facts.split)
+    return f"{rows.count_groups():,} {rows.group_unit}"
 
 
 def _is_small(result: Result, facts: Facts) -> bool:

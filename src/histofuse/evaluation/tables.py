@@ -1,4 +1,6 @@
-"""Tables in the layout of the paper's, as CSV and Markdown, with what must be said beside them.
+"""The paper's tables, as CSV and Markdown, with what must be said beside them.
+
+They begin with the class that counts most and end with accuracy; each number has its interval.
 
 Source: paper, Tables 1 to 3.
 """
@@ -12,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofuse.core.artifacts import write_text
-from histofuse.evaluation.comparison import Comparison, subtract_metrics
+from histofuse.evaluation.bootstrap import Interval
+from histofuse.evaluation.comparison import Comparison
+from histofuse.evaluation.intervals import Intervals, explain_intervals
 from histofuse.evaluation.predictions import Predictions
 from histofuse.evaluation.results import Facts, Result, find_minority, show_name
 
@@ -20,7 +24,7 @@ NOT_APPLICABLE = "NA"
 NOT_DEFINED = "–"
 # At or above this an honest result on these data is more likely a leak than a success.
 ALARM = 0.98
-Cell = float | int | str | None
+Cell = Interval | float | int | str | None
 
 
 @dataclass(frozen=True)
@@ -43,75 +47,105 @@ class Table:
 
 
 def make_tables(
-    results: Sequence[Result], comparison: Comparison | None, facts: Facts
+    results: Sequence[Result],
+    comparison: Comparison | None,
+    facts: Facts,
+    intervals: Intervals,
 ) -> list[Table]:
     """Make all tables; one without rows is left out."""
+    of_kind = {k: [r for r in results if r.model.kind == k] for k in ("image", "tabular")}
     tables = [
-        make_image_table([r for r in results if r.model.kind == "image"], facts),
-        make_tabular_table([r for r in results if r.model.kind == "tabular"], facts),
-        make_overview(results, facts),
-        make_minority_table([r for r in results if r.model.on_patches], facts),
+        make_image_table(of_kind["image"], facts, intervals),
+        make_tabular_table(of_kind["tabular"], facts, intervals),
+        make_overview(results, facts, intervals),
+        make_minority_table([r for r in results if r.model.on_patches], facts, intervals),
     ]
     if comparison:
-        tables.append(make_fusion_table(comparison, facts))
+        tables.append(make_fusion_table(comparison, facts, intervals))
     return [t for t in tables if t.rows]
+
+
+# Column name to heading and metric.
+Columns = dict[str, tuple[str, str]]
+DECLARED = {"leaky": "Leaky", "data": "Data"}
+
+
+def _focus_on(name: str) -> Columns:
+    """Make the columns that lead: how well a rare class is found."""
+    shown = show_name(name).capitalize()
+    return {
+        f"{name}_auprc": (f"{shown} AUPRC", f"auprc/{name}"),
+        f"{name}_recall": (f"{shown} recall", f"recall/{name}"),
+        f"{name}_f1": (f"{shown} F1", f"f1/{name}"),
+    }
+
+
+def _head(columns: Columns) -> dict[str, str]:
+    return {"model": "Model"} | {c: h for c, (h, _) in columns.items()} | DECLARED
 
 
 # --- the paper's tables -------------------------------------------------------------------------
 
-PAPER_METRICS = {
-    "accuracy": "accuracy",
-    "precision": "precision/macro",
-    "recall": "recall/macro",
-    "f1": "f1/macro",
-    "roc_auc": "auroc/macro",
+PAPER_COLUMNS: Columns = {
+    "precision": ("Precision", "precision/macro"),
+    "recall": ("Recall", "recall/macro"),
+    "f1": ("F1-Score", "f1/macro"),
+    "roc_auc": ("ROC-AUC", "auroc/macro"),
+    "accuracy": ("Accuracy", "accuracy"),
 }
-PAPER_HEADINGS = {
-    "model": "Model",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1-Score",
-    "roc_auc": "ROC-AUC",
-}
-DECLARED = {"leaky": "Leaky", "data": "Data"}
 
 
-def make_image_table(results: Sequence[Result], facts: Facts) -> Table:
+def make_image_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 1: image models on patches."""
-    return _make_paper_table("table1_image", "Table 1. Image models", results, facts)
+    columns = _focus_on(find_minority(results) or "minority") | PAPER_COLUMNS
+    return _make_paper_table(
+        ("table1_image", "Table 1. Image models"), columns, results, facts, intervals
+    )
 
 
-def make_tabular_table(results: Sequence[Result], facts: Facts) -> Table:
+def make_tabular_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 2: models on health records."""
-    target = results[0].model.classes[1] if results else ""
+    target = results[0].model.classes[1] if results else "target"
     caption = f"Table 2. Models on health records, target {target}"
-    return _make_paper_table("table2_tabular", caption, results, facts)
+    columns = _focus_on(target) | PAPER_COLUMNS
+    return _make_paper_table(("table2_tabular", caption), columns, results, facts, intervals)
 
 
-def _make_paper_table(name: str, caption: str, results: Sequence[Result], facts: Facts) -> Table:
-    rows = [{"model": r.title, **_read(r, facts, PAPER_METRICS), **_declare(r)} for r in results]
+def _make_paper_table(
+    named: tuple[str, str],
+    columns: Columns,
+    results: Sequence[Result],
+    facts: Facts,
+    intervals: Intervals,
+) -> Table:
+    name, caption = named
+    rows = [{"model": r.title, **_read(r, columns, intervals), **_declare(r)} for r in results]
     notes = ["Precision, recall, F1 and ROC-AUC are plain means over the classes."]
-    notes += describe_data(results, facts)
-    return Table(name, _caption(caption, results, facts), PAPER_HEADINGS | DECLARED, rows, notes)
+    notes += describe_data(results, facts) + explain_intervals(results, intervals, facts)
+    return Table(name, _caption(caption, results, facts), _head(columns), rows, notes)
 
 
-def make_overview(results: Sequence[Result], facts: Facts) -> Table:
-    """Make Table 3: all models, with the AUC of the class that counts most."""
+def make_overview(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+    """Make Table 3: all models, those on patches with the class that counts most."""
     focus = find_minority(results)
-    headings = {"model": "Model", "accuracy": "Accuracy", "macro_f1": "Macro F1"}
-    headings |= {"macro_auc": "Macro AUC"}
-    metrics = {"accuracy": "accuracy", "macro_f1": "f1/macro", "macro_auc": "auroc/macro"}
+    leading = _focus_on(focus) if focus else {}
     if focus:
-        headings[f"{focus}_auc"] = f"{show_name(focus).capitalize()} AUC"
+        leading[f"{focus}_auc"] = (f"{show_name(focus).capitalize()} AUC", f"auroc/{focus}")
+    rest: Columns = {
+        "macro_auc": ("Macro AUC", "auroc/macro"),
+        "macro_f1": ("Macro F1", "f1/macro"),
+        "accuracy": ("Accuracy", "accuracy"),
+    }
     rows: list[dict[str, Cell]] = []
     for result in results:
-        row: dict[str, Cell] = {"model": _name_modality(result), **_read(result, facts, metrics)}
-        if focus:
-            only = {f"{focus}_auc": f"auroc/{focus}"}
-            on_patches = result.model.on_patches
-            row |= _read(result, facts, only) if on_patches else {f"{focus}_auc": NOT_APPLICABLE}
-        rows.append(row | _declare(result))
+        on_patches = result.model.on_patches
+        first = (
+            _read(result, leading, intervals)
+            if on_patches
+            else dict.fromkeys(leading, NOT_APPLICABLE)
+        )
+        others = _read(result, rest, intervals)
+        rows.append({"model": _name_modality(result), **first, **others, **_declare(result)})
     notes = []
     if any(not r.model.on_patches for r in results):
         notes.append(
@@ -119,8 +153,8 @@ def make_overview(results: Sequence[Result], facts: Facts) -> Table:
             "answer different questions and are not to be ranked together."
         )
     caption = _caption("Table 3. All models", results, facts)
-    notes += describe_data(results, facts)
-    return Table("table3_all", caption, headings | DECLARED, rows, notes)
+    notes += describe_data(results, facts) + explain_intervals(results, intervals, facts)
+    return Table("table3_all", caption, _head(leading | rest), rows, notes)
 
 
 def _name_modality(result: Result) -> str:
@@ -131,14 +165,11 @@ def _name_modality(result: Result) -> str:
 # --- beyond the paper ---------------------------------------------------------------------------
 
 
-def make_minority_table(results: Sequence[Result], facts: Facts) -> Table:
-    """Make the table that begins with the rarest class and ends with accuracy."""
+def make_minority_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+    """Make the table that says most of the rarest class."""
     focus = find_minority(results) or "minority"
     shown = show_name(focus).capitalize()
-    columns = {
-        f"{focus}_auprc": (f"{shown} AUPRC", f"auprc/{focus}"),
-        f"{focus}_recall": (f"{shown} recall", f"recall/{focus}"),
-        f"{focus}_f1": (f"{shown} F1", f"f1/{focus}"),
+    columns = _focus_on(focus) | {
         f"{focus}_precision": (f"{shown} precision", f"precision/{focus}"),
         f"{focus}_auc": (f"{shown} AUC", f"auroc/{focus}"),
         "macro_f1": ("Macro F1", "f1/macro"),
@@ -147,12 +178,11 @@ def make_minority_table(results: Sequence[Result], facts: Facts) -> Table:
         "ece": ("ECE", "ece"),
         "accuracy": ("Accuracy", "accuracy"),
     }
-    headings = {"model": "Model", **{c: h for c, (h, _) in columns.items()}, **DECLARED}
-    metrics = {c: m for c, (_, m) in columns.items()}
-    rows = [{"model": r.title, **_read(r, facts, metrics), **_declare(r)} for r in results]
+    rows = [{"model": r.title, **_read(r, columns, intervals), **_declare(r)} for r in results]
     caption = _caption(f"{shown} first: models on patches", results, facts)
     notes = [*_describe_chance(results, facts, focus), *describe_data(results, facts)]
-    return Table(focus, caption, headings, rows, notes)
+    notes += explain_intervals(results, intervals, facts)
+    return Table(focus, caption, _head(columns), rows, notes)
 
 
 def _describe_chance(results: Sequence[Result], facts: Facts, focus: str) -> list[str]:
@@ -165,12 +195,11 @@ def _describe_chance(results: Sequence[Result], facts: Facts, focus: str) -> lis
     return []
 
 
-def make_fusion_table(comparison: Comparison, facts: Facts) -> Table:
-    """Make the table of fusion models less the image model they are built on."""
+def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals) -> Table:
+    """Make the table of fusion models less the image model they are built on, patch by patch."""
     image = comparison.image
-    focus = find_minority([image]) or ""
-    columns = {
-        f"{focus}_auprc": (f"{show_name(focus).capitalize()} AUPRC", f"auprc/{focus}"),
+    focus = find_minority([image]) or "minority"
+    columns = _focus_on(focus) | {
         f"{focus}_auc": (f"{show_name(focus).capitalize()} AUC", f"auroc/{focus}"),
         "macro_f1": ("Macro F1", "f1/macro"),
         "macro_auc": ("Macro AUC", "auroc/macro"),
@@ -178,13 +207,13 @@ def make_fusion_table(comparison: Comparison, facts: Facts) -> Table:
     }
     rows: list[dict[str, Cell]] = []
     for result in comparison.fused:
-        less = subtract_metrics(result.metrics, image.metrics, facts.split)
-        values = {c: less.get(f"{facts.split}/{m}") for c, (_, m) in columns.items()}
+        less = intervals.minus_image[result.name]
+        values = {c: less.get(m) for c, (_, m) in columns.items()}
         rows.append({"model": result.title, **values, **_declare(result)})
-    headings = {"model": "Model", **{c: h for c, (h, _) in columns.items()}, **DECLARED}
     results = [image, *comparison.fused]
-    caption = _caption(f"Fusion less {image.title}: differences", results, facts)
-    return Table("fusion_vs_image", caption, headings, rows, describe_data(results, facts))
+    caption = _caption(f"Fusion less {image.title}: paired differences", results, facts)
+    notes = describe_data(results, facts) + explain_intervals(results, intervals, facts)
+    return Table("fusion_vs_image", caption, _head(columns), rows, notes)
 
 
 # --- what must be said --------------------------------------------------------------------------
@@ -248,8 +277,9 @@ def _has_undefined(results: Sequence[Result], facts: Facts) -> bool:
     )
 
 
-def _read(result: Result, facts: Facts, metrics: dict[str, str]) -> dict[str, Cell]:
-    return {c: result.metrics.get(f"{facts.split}/{m}") for c, m in metrics.items()}
+def _read(result: Result, columns: Columns, intervals: Intervals) -> dict[str, Cell]:
+    found = intervals.of[result.name]
+    return {c: found.get(m) for c, (_, m) in columns.items()}
 
 
 def _declare(result: Result) -> dict[str, Cell]:
@@ -267,13 +297,33 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 
 def render_csv(table: Table) -> str:
-    """Render as CSV: numbers to four decimals, empty where not defined."""
+    """Render as CSV: numbers to four decimals, empty where not defined.
+
+    A column of numbers with intervals is followed by their ends, ``<column>_low`` and ``_high``.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.headings)
+    writer = csv.DictWriter(text, _name_csv_columns(table), lineterminator="\n", restval="")
+    writer.writeheader()
     for row in table.rows:
-        writer.writerow(_render(row[c], decimals=4, undefined="") for c in table.headings)
+        cells: dict[str, Cell] = {}
+        for column in table.headings:
+            cells |= _spread(column, row[column])
+        writer.writerow({c: _render(v, decimals=4, undefined="") for c, v in cells.items()})
     return text.getvalue()
+
+
+def _name_csv_columns(table: Table) -> list[str]:
+    names: list[str] = []
+    for column in table.headings:
+        ends = any(isinstance(row[column], Interval) for row in table.rows)
+        names += [column, f"{column}_low", f"{column}_high"] if ends else [column]
+    return names
+
+
+def _spread(column: str, cell: Cell) -> dict[str, Cell]:
+    if isinstance(cell, Interval):
+        return {column: cell.value, f"{column}_low": cell.low, f"{column}_high": cell.high}
+    return {column: cell}
 
 
 def render_markdown(table: Table) -> str:
@@ -292,6 +342,10 @@ def _render_row(row: dict[str, Cell], table: Table) -> str:
 
 
 def _render(value: Cell, *, decimals: int, undefined: str) -> str:
+    if isinstance(value, Interval):
+        number = _render(value.value, decimals=decimals, undefined=undefined)
+        ends = [_render(end, decimals=decimals, undefined="") for end in (value.low, value.high)]
+        return f"{number} [{ends[0]}, {ends[1]}]" if all(ends) else number
     if value is None:
         return undefined
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)

@@ -9,8 +9,11 @@ import pytest
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import writing_bundle
+from histofuse.evaluation.comparison import Comparison, compare_fusion
+from histofuse.evaluation.intervals import Intervals, estimate_intervals
 from histofuse.evaluation.predictions import Predictions, load_predictions
-from histofuse.evaluation.results import Facts
+from histofuse.evaluation.results import Facts, Result, evaluate_model
+from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 LABELS = ["mitosis"] * 2 + ["tumour"] * 6 + ["non_tumour"] * 2
@@ -95,3 +98,21 @@ def models(tmp_path) -> list[Predictions]:
         write_patch_bundle(tmp_path, "fusion_label_blind", wrong=2, **fusion),
     ]
     return [load_predictions(path) for path in paths]
+
+
+INTERVALS = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+
+
+def measure(
+    models: list[Predictions], facts: Facts
+) -> tuple[list[Result], Comparison | None, Intervals]:
+    """Evaluate models, compare fusion with its image model, and put intervals on all of it."""
+    results = [evaluate_model(model, facts) for model in models]
+    comparison = compare_fusion(results, facts)
+    return results, comparison, estimate_intervals(results, comparison, facts, INTERVALS, 1)
+
+
+@pytest.fixture
+def measured() -> Callable[..., tuple[list[Result], Comparison | None, Intervals]]:
+    """Give `measure`, which makes what tables and figures are made of."""
+    return measure

@@ -4,26 +4,17 @@ import numpy as np
 import pytest
 
 from histofuse.evaluation.bootstrap import bootstrap_metrics, paired_differences
-from histofuse.evaluation.comparison import compare_fusion
-from histofuse.evaluation.intervals import (
-    describe_intervals,
-    estimate_intervals,
-    make_interval_table,
-)
-from histofuse.evaluation.results import evaluate_model
-from histofuse.params.intervals import IntervalParams
+from histofuse.evaluation.intervals import describe_intervals, explain_intervals
 
-PARAMS = IntervalParams(resamples=200, confidence=0.9, method="percentile")
 HOW = {"resamples": 200, "seed": 1, "confidence": 0.9, "method": "percentile"}
 
 
 @pytest.fixture
-def evaluated(models, facts):
+def evaluated(models, facts, measured):
     def evaluate(*chosen):
         known = facts()
-        results = [evaluate_model(model, known) for model in (chosen or models)]
-        comparison = compare_fusion(results, known)
-        return results, estimate_intervals(results, comparison, known, PARAMS, 1), known
+        results, _, intervals = measured(list(chosen) or models, known)
+        return results, intervals, known
 
     return evaluate
 
@@ -69,24 +60,10 @@ def test_fusion_of_linked_patches_is_held_against_the_image_model_on_these(evalu
     assert found.value == pytest.approx(1 / 8)  # the image model errs on one of these eight
 
 
-def test_table_shows_ends_and_says_how_few_cases_there_are(evaluated):
-    results, intervals, facts = evaluated()
-    table = make_interval_table(results, intervals, facts)
-    rows = {row["model"]: row for row in table.rows}
-    death = intervals.of["mlp"]["auprc/death"]
+def test_it_is_said_how_intervals_were_made_and_of_how_few_cases(evaluated):
+    notes = explain_intervals(*evaluated())
 
-    assert table.caption.startswith("Metrics with 90% intervals, test split. Simulated")
-    assert set(table.headings) == set(table.rows[0])
-    assert rows["MLP"]["groups"] == "8 patients"
-    assert rows["MLP"]["auprc"] == f"{death.value:.3f} [{death.low:.3f}, {death.high:.3f}]"
-    assert rows["ResNet-18"]["groups"] == "2 cases"
-    assert any("Of 2 cases and 8 patients an interval says little" in n for n in table.notes)
-
-
-def test_table_shows_what_is_not_defined_as_such(evaluated, models):
-    image = models[0].take(np.flatnonzero(np.arange(len(models[0])) % 10 > 1))
-    results, intervals, facts = evaluated(image)
-    (row,) = make_interval_table(results, intervals, facts).rows
-
-    assert row["auprc"] == row["macro_auc"] == "–"
-    assert row["brier"] != "–"
+    assert notes[0] == (
+        "In brackets 90% intervals: percentile bootstrap, 200 resamples of whole cases or patients."
+    )
+    assert "Of 2 cases and 8 patients an interval says little" in notes[1]

@@ -2,17 +2,15 @@ import csv
 
 import pytest
 
-from histofuse.evaluation.comparison import compare_fusion
-from histofuse.evaluation.results import evaluate_model
 from histofuse.evaluation.tables import make_tables, render_csv, render_markdown, write_tables
 
 
 @pytest.fixture
-def make(models, facts):
+def make(models, facts, measured):
     def tables(chosen=slice(None), **changes):
         known = facts(**changes)
-        results = [evaluate_model(model, known) for model in models[chosen]]
-        return {t.name: t for t in make_tables(results, compare_fusion(results, known), known)}
+        results, comparison, intervals = measured(models[chosen], known)
+        return {t.name: t for t in make_tables(results, comparison, known, intervals)}
 
     return tables
 
@@ -21,28 +19,35 @@ def read(table):
     return list(csv.DictReader(render_csv(table).splitlines()))
 
 
-def test_table_1_is_the_papers(make):
+def test_table_1_is_the_papers_with_mitosis_first_and_accuracy_last(make):
     table = make()["table1_image"]
-    assert read(table) == [
-        {
-            "model": "ResNet-18",
-            "accuracy": "0.7000",
-            "precision": "0.5714",
-            "recall": "0.6111",
-            "f1": "0.5897",
-            "roc_auc": "0.7014",
-            "leaky": "no",
-            "data": "simulated",
-        }
-    ]
-    assert list(table.headings.values())[:6] == [
-        "Model",
-        "Accuracy",
-        "Precision",
-        "Recall",
-        "F1-Score",
-        "ROC-AUC",
-    ]
+    (row,) = read(table)
+    values = {c: v for c, v in row.items() if not c.endswith(("_low", "_high"))}
+    assert values == {
+        "model": "ResNet-18",
+        "mitosis_auprc": "0.2000",
+        "mitosis_recall": "0.0000",
+        "mitosis_f1": "0.0000",
+        "precision": "0.5714",
+        "recall": "0.6111",
+        "f1": "0.5897",
+        "roc_auc": "0.7014",
+        "accuracy": "0.7000",
+        "leaky": "no",
+        "data": "simulated",
+    }
+    assert list(values) == list(table.headings)
+
+
+def test_each_number_has_its_interval(make, models, facts, measured):
+    table = make()["table1_image"]
+    accuracy = measured(models, facts())[2].of["resnet18"]["accuracy"]
+    (row,) = read(table)
+
+    assert row["accuracy_low"] == f"{accuracy.low:.4f}"
+    assert row["accuracy_high"] == f"{accuracy.high:.4f}"
+    assert accuracy.low < accuracy.high
+    assert f"| 0.700 [{accuracy.low:.3f}, {accuracy.high:.3f}] |" in render_markdown(table)
 
 
 def test_table_2_holds_models_on_records(make):
