@@ -14,7 +14,7 @@ from rich.text import Text
 
 from histofuse.core.artifacts import to_json
 from histofuse.core.errors import Fault, InputError
-from histofuse.tracking.names import redact
+from histofuse.tracking.names import name_end, redact
 from histofuse.tracking.runs import RunRow, list_runs
 from histofuse.tracking.store import name_store
 
@@ -107,7 +107,7 @@ def _make_table(rows: Sequence[RunRow], sort: str | None, columns: Sequence[str]
     for name in names:
         table.add_column(_head(name, rows[0].focus), justify="right")
     for row in ordered:
-        cells = [_show(_find(row, name)) for name in names]
+        cells = [_show(_find(row, name), _find_ends(row, name)) for name in names]
         mark = f"{'*' * row.in_production}{'!' * row.leaky}"
         table.add_row(mark, Text(row.name), f"v{row.version[1]}", *cells)
     return table
@@ -136,6 +136,13 @@ def _find(row: RunRow, name: str) -> float | str | None:
     return value if math.isfinite(value) else row.params.get(named)
 
 
+def _find_ends(row: RunRow, name: str) -> tuple[float, float] | None:
+    """Find the interval of a metric; None where there is none."""
+    metric = name.replace("{focus}", row.focus)
+    low, high = (row.metrics.get(name_end(metric, end), math.nan) for end in ("low", "high"))
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
 def _to_number(value: float | str | None) -> float | None:
     try:
         return None if value is None else float(value)
@@ -143,14 +150,16 @@ def _to_number(value: float | str | None) -> float | None:
         return None
 
 
-def _show(value: float | str | None) -> str:
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else f"{value:.3f}"
+def _show(value: float | str | None, ends: tuple[float, float] | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:.3f}" + (f"\n{ends[0]:.2f}–{ends[1]:.2f}" if ends else "")
 
 
 def _explain(rows: Sequence[RunRow]) -> str:
     lines = []
+    if any(name.startswith("interval_") for r in rows for name in r.metrics):
+        lines.append("Under each value its interval; reports/tables say how it was made.")
     if any(r.in_production for r in rows):
         lines.append("*  in production")
     if any(r.leaky for r in rows):

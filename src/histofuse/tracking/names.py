@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 EXPERIMENT: Final = "histofuse"
 STUDIES_EXPERIMENT: Final = "histofuse-studies"  # apart: hundreds of trials would drown the models
@@ -114,6 +114,11 @@ def name_curve(metric: str) -> str:
     step as the value.
     """
     return f"curve/{metric}"
+
+
+def name_end(metric: str, end: Literal["low", "high"]) -> str:
+    """Name an end of a metric's interval: "interval_low/test/auprc/mitosis"."""
+    return f"interval_{end}/{metric}"
 
 
 def name_column(column: str, *, cross_validated: bool) -> str:

@@ -36,6 +36,7 @@ from histofuse.tracking.names import (
     flatten,
     name_column,
     name_curve,
+    name_end,
     name_params,
     name_registered,
 )
@@ -60,12 +61,19 @@ REPORTS: Final = Path("reports")
 COHORT_META: Final = Path("data/cohort/meta.json")
 COMPARISON: Final = "comparison"  # figures of several models: shown with the primary fusion model
 HISTORY: Final = "history.csv"
+FAITHFULNESS: Final = "faithfulness.json"
+# Folders of figures, each with one of the model's name in it, and what they are called in a run.
+SHOWN: Final[Mapping[str, str]] = {
+    "figures": "figures",
+    "explain": "explain",
+    "assessment/figures": "assessment",
+}
 PROVENANCE: Final = "provenance.json"
 PUBLISHING: Final = "publishing"  # one process at a time does it
 # What a version says of where it comes from.
 _ORIGIN: Final = frozenset({"histofuse.git_commit", "histofuse.git_dirty"})
 # Raised when the same bundle and reports are to be logged in another way.
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ def collect(bundle: Bundle, reports: Path, primary_rule: str | None = None) -> P
     return Publication(
         bundle=bundle,
         registered=name_registered(bundle.name, primary_rule),
-        metrics=_read_metrics(reports / "metrics.json", bundle.name),
+        metrics=_read_metrics(reports, bundle.name),
         figures=_find_figures(reports, folders, row_level=row_level),
         row_level=row_level,
     )
@@ -186,21 +194,41 @@ def is_restricted(bundle: Bundle, cohort_meta: Path = COHORT_META) -> bool:
     return "restricted" in sources
 
 
-def _read_metrics(path: Path, name: str) -> dict[str, float | None]:
-    return load_json(path)["models"].get(name, {}) if path.is_file() else {}
+def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
+    """Read what is known of a model: its metrics, how faithful its explanations are, and intervals.
+
+    An interval's ends are metrics of their own, so that the UI shows and sorts them.
+    """
+    path = reports / "metrics.json"
+    known = load_json(path) if path.is_file() else {"models": {}}
+    metrics: dict[str, float | None] = dict(known["models"].get(name, {}))
+    for metric, interval in known.get("intervals", {}).get("models", {}).get(name, {}).items():
+        metrics |= _name_ends(metric, interval)
+    for file in sorted((reports / "explain").glob(f"*/{name}/{FAITHFULNESS}")):
+        for metric, found in load_json(file).items():
+            metrics |= {f"faithfulness/{metric}": found["value"]}
+            metrics |= _name_ends(f"faithfulness/{metric}", found)
+    return metrics
+
+
+def _name_ends(metric: str, interval: Mapping[str, float | None]) -> dict[str, float | None]:
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None:
+        return {}
+    return {name_end(metric, "low"): low, name_end(metric, "high"): high}
 
 
 def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[str, Path]:
-    """Map artifact paths to the files below folders of these names in figures/ and explain/."""
+    """Map artifact paths to the files below folders of these names in each folder of `SHOWN`."""
     found = {}
-    for kind in ("figures", "explain"):
-        for file in sorted((reports / kind).rglob("*")):
-            parts = file.relative_to(reports / kind).parts
+    for folder, shown_as in SHOWN.items():
+        for file in sorted((reports / folder).rglob("*")):
+            parts = file.relative_to(reports / folder).parts
             if folders.isdisjoint(parts[:-1]) or not file.is_file():
                 continue
             if row_level or not _shows_patients(file, parts):
                 kept = [part for part in parts if part not in folders]
-                found["/".join((kind, *kept))] = file
+                found["/".join((shown_as, *kept))] = file
     return found
 
 
@@ -358,7 +386,7 @@ def _write_artifacts(
         found = find_stage(stages, MODELS / p.bundle.name)
         stage = {"stage": found[0], **found[1]} if found else None
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
-        replaced = ("figures", "explain", *(() if fresh else (MODEL_FOLDER,)))
+        replaced = (*SHOWN.values(), *(() if fresh else (MODEL_FOLDER,)))
         store.log_folder(run_id, folder, replaced)
 
 

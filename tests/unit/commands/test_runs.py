@@ -49,6 +49,19 @@ def test_patches_and_admissions_are_compared_apart_best_first(scored):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_an_interval_stands_under_its_value(scored):
+    store = open_store()
+    (run,) = [r for r in store.find_published() if r.info.run_name == "mlp"]
+    ends = {"interval_low/test/brier": 0.111, "interval_high/test/brier": 0.222}
+    assert "interval" not in describe_runs(columns=["test/brier"])
+    store.log_metrics(run.info.run_id, [(0, ends)])
+
+    lines = describe_runs(kind="tabular", columns=["test/brier"]).splitlines()
+    at = next(n for n, line in enumerate(lines) if "mlp" in line)
+    assert lines[at + 1].strip() == "0.11–0.22"
+    assert any(line.startswith("Under each value its interval") for line in lines)
+
+
 def test_leaky_production_and_simulated_are_marked(scored):
     assert "in production" not in describe_runs()
     open_store().set_alias("histofuse-fusion", "production", 1)

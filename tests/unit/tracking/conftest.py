@@ -45,12 +45,20 @@ def make_bundle(name, kind, source="simulated", models=Path("models"), weights=b
     return open_bundle(models / name)
 
 
+NO_INTERVAL = {"low": None, "high": None}
+
+
 def make_reports(auroc=0.8):
     models = {name: {"test/auroc/macro": auroc, "test/brier": None} for name in ("resnet18", "mlp")}
-    write_json({"models": models}, Path("reports/metrics.json"))
+    intervals = {"mlp": {"test/auroc/macro": {"low": 0.7, "high": 0.9}, "test/brier": NO_INTERVAL}}
+    known = {"models": models, "intervals": {"models": intervals}}
+    write_json(known, Path("reports/metrics.json"))
+    inside = {"cam_mass_inside": {"value": 0.2, "low": 0.1, "high": 0.3, "n": 9}}
+    write_json(inside, Path("reports/explain/gradcam/resnet18/faithfulness.json"))
     for name in (
         "figures/resnet18/roc.png",
         "figures/mlp/roc.png",
+        "assessment/figures/mlp/reliability.png",
         "explain/shap/mlp/beeswarm.png",
         "explain/shap/mlp/waterfall_high.png",
         "explain/shap/mlp/row_level/values.csv",

@@ -42,10 +42,24 @@ def test_everything_of_a_model_is_logged(project, artifacts_of):
     ] == [2]
     files = artifacts_of(store, run.info.run_id)
     assert {"figures/roc.png", "explain/shap/waterfall_high.png", "provenance.json"} <= set(files)
+    assert "assessment/reliability.png" in files
     assert "model/artifacts/bundle/predictions.parquet" in files
     version = store.client.get_model_version("histofuse-mlp", "1")
     assert "simulated data" in version.description
     assert version.run_id == run.info.run_id
+
+
+def test_intervals_and_faithfulness_are_metrics_beside_the_others(project):
+    publish_all()
+    store = open_store()
+    mlp = run_of(store, "histofuse-mlp").data.metrics
+    assert mlp["interval_low/test/auroc/macro"] == 0.7
+    assert mlp["interval_high/test/auroc/macro"] == 0.9
+    assert not [name for name in mlp if "brier" in name]
+    image = run_of(store, "histofuse-resnet18").data.metrics
+    assert image["faithfulness/cam_mass_inside"] == 0.2
+    assert image["interval_low/faithfulness/cam_mass_inside"] == 0.1
+    assert not [name for name in mlp if "faithfulness" in name]
 
 
 def test_twice_adds_nothing_and_does_not_import_mlflow(project):
