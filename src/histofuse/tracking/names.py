@@ -117,8 +117,11 @@ def name_curve(metric: str) -> str:
 
 
 def name_end(metric: str, end: Literal["low", "high"]) -> str:
-    """Name an end of a metric's interval: "interval_low/test/auprc/mitosis"."""
-    return f"interval_{end}/{metric}"
+    """Name an end of a metric's interval: "interval_low/test.auprc.mitosis".
+
+    With dots, so that who searches the UI for a metric finds that metric alone.
+    """
+    return f"interval_{end}/{metric.replace('/', '.')}"
 
 
 def name_column(column: str, *, cross_validated: bool) -> str:

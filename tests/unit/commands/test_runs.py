@@ -52,7 +52,7 @@ def test_patches_and_admissions_are_compared_apart_best_first(scored):
 def test_an_interval_stands_under_its_value(scored):
     store = open_store()
     (run,) = [r for r in store.find_published() if r.info.run_name == "mlp"]
-    ends = {"interval_low/test/brier": 0.111, "interval_high/test/brier": 0.222}
+    ends = {"interval_low/test.brier": 0.111, "interval_high/test.brier": 0.222}
     assert "interval" not in describe_runs(columns=["test/brier"])
     store.log_metrics(run.info.run_id, [(0, ends)])
 

@@ -53,12 +53,12 @@ def test_intervals_and_faithfulness_are_metrics_beside_the_others(project):
     publish_all()
     store = open_store()
     mlp = run_of(store, "histofuse-mlp").data.metrics
-    assert mlp["interval_low/test/auroc/macro"] == 0.7
-    assert mlp["interval_high/test/auroc/macro"] == 0.9
+    assert mlp["interval_low/test.auroc.macro"] == 0.7
+    assert mlp["interval_high/test.auroc.macro"] == 0.9
     assert not [name for name in mlp if "brier" in name]
     image = run_of(store, "histofuse-resnet18").data.metrics
     assert image["faithfulness/cam_mass_inside"] == 0.2
-    assert image["interval_low/faithfulness/cam_mass_inside"] == 0.1
+    assert image["interval_low/faithfulness.cam_mass_inside"] == 0.1
     assert not [name for name in mlp if "faithfulness" in name]
 
 
