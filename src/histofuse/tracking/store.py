@@ -266,7 +266,10 @@ class Store:
         rows: Sequence[tuple[int, Mapping[str, float]]],
         tags: Mapping[str, str],
     ) -> None:
-        """Log params the run does not hold, metrics with their steps, and tags; in one request."""
+        """Log params the run does not hold, metrics with their steps, and tags.
+
+        In one request, or in as many as MLflow needs for more than it takes at once.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
@@ -296,15 +299,9 @@ class Store:
             rows: Metrics, each row with its step.
             status: FINISHED, FAILED or KILLED.
         """
-        from mlflow.entities import Metric, Param
-
         run_id = self.create_run(name, tags)
-        now = int(time.time() * 1000)
-        metrics = [Metric(k, v, now, step) for step, row in rows for k, v in row.items()]
-        listed = [Param(k, v[:6000]) for k, v in sorted(params.items())]
-        with self.explaining():
-            self.client.log_batch(run_id, metrics=metrics, params=listed)  # in parts if need be
-            self.client.set_terminated(run_id, status)
+        self.log_batch(run_id, params, rows, {})
+        self.end_run(run_id, status)
         return run_id
 
     def find_published(self) -> list[Run]:

@@ -11,12 +11,13 @@ import json
 import queue
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 from histofuse.core.artifacts import digest_folder, digest_text, write_text
 from histofuse.core.errors import RegistryError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 STUDIES: Final = Path("studies")
 PARENT_TAG: Final = "mlflow.parentRunId"
+WRITER_TAG: Final = "histofuse.writer"  # of a study: who wrote to it last
 RESTRICTED: Final = "restricted"
 STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
@@ -73,7 +75,7 @@ class StudyRecorder:
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self._writer = StudyWriter(store)
         self._waiting: queue.SimpleQueue[tuple[StudyFacts, list[TrialRecord]] | None]
         self._waiting = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -106,7 +108,7 @@ class StudyRecorder:
 
     def _write(self, facts: StudyFacts, trials: list[TrialRecord]) -> None:
         try:
-            write_study_runs(facts, trials, self.store)
+            self._writer.write(facts, trials)
         except RegistryError as error:
             self._failed = True
             report(f"study {facts.name} is no longer recorded, it goes on. {error}")
@@ -121,30 +123,74 @@ def write_study_runs(facts: StudyFacts, trials: Sequence[TrialRecord], store: St
     Returns:
         The id of the study's own run.
     """
-    # Several machines may look after one study and tell the same server of it.
-    with holding(store, f"{STUDIES}.{facts.study_id[:12]}"):
-        runs = store.find_tagged(STUDY_TAG, facts.study_id)
+    return StudyWriter(store).write(facts, trials)
+
+
+class StudyWriter:
+    """Writes the runs of one study, and remembers what is there instead of asking each time.
+
+    The study's own run names who wrote to it last: one who finds another name there looks again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._token = uuid4().hex
+        self._parent_id: str | None = None
+        self._written: dict[int, tuple[str, str]] = {}  # number -> run, digest
+
+    def write(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> str:
+        """Write the runs that are not there yet; give the id of the study's own."""
+        # Several machines may look after one study and tell the same server of it.
+        with holding(self.store, f"{STUDIES}.{facts.study_id[:12]}"):
+            parent = self._find_own() or self._take_over(facts)
+            for trial in trials:
+                self._put(facts, trial, parent.info.run_id)
+            _summarise(facts, trials, parent, self.store)
+        return parent.info.run_id
+
+    def _find_own(self) -> Run | None:
+        """Get the study's run if no one else has written to the study since this one did."""
+        if self._parent_id is None:
+            return None
+        run = self.store.get_run(self._parent_id)
+        is_own = run.data.tags.get(WRITER_TAG) == self._token
+        return run if is_own and run.info.lifecycle_stage == "active" else None
+
+    def _take_over(self, facts: StudyFacts) -> Run:
+        """Look at what is there, and say before the first change that this one writes now."""
+        runs = self.store.find_tagged(STUDY_TAG, facts.study_id)
         parent = next((r for r in runs if TRIAL_TAG not in r.data.tags), None)
-        parent_id = _begin(facts, store) if parent is None else parent.info.run_id
-        digests = {trial.number: _digest(trial) for trial in trials}
-        known = _list_whole([r for r in runs if TRIAL_TAG in r.data.tags], digests, store)
-        for trial in trials:
-            if trial.number not in known:
-                _write_trial(facts, trial, parent_id, store)
-        _summarise(facts, trials, parent_id, parent, store)
-    return parent_id
+        if parent is None:
+            parent = _begin(facts, self._token, self.store)
+        else:
+            self.store.set_tags(parent.info.run_id, {WRITER_TAG: self._token})
+        self._written = _list_whole([r for r in runs if TRIAL_TAG in r.data.tags], self.store)
+        self._parent_id = parent.info.run_id
+        return parent
+
+    def _put(self, facts: StudyFacts, trial: TrialRecord, parent_id: str) -> None:
+        """Write a trial, unless it is there; another that had its number goes."""
+        digest = _digest(trial)
+        run_id, written = self._written.get(trial.number, (None, None))
+        if written == digest:
+            return
+        if run_id is not None:
+            self.store.delete_run(run_id)
+        run_id = _write_trial(facts, trial, digest, parent_id, self.store)
+        self._written[trial.number] = run_id, digest
 
 
-def _begin(facts: StudyFacts, store: Store) -> str:
+def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
     tags = {
         STUDY_TAG: facts.study_id,
+        WRITER_TAG: token,
         "histofuse.kind": "study",
         "histofuse.model": facts.name,
         "histofuse.source": facts.source,
         PROCESS_TAG: describe_process(),
         **describe_revision(read_revision()),
     }
-    run_id = store.create_run(f"study {facts.name}", tags)
+    run = store.begin_run(f"study {facts.name}", tags)
     params = {
         **flatten(facts.settings),
         "metric": facts.metric,
@@ -153,9 +199,10 @@ def _begin(facts: StudyFacts, store: Store) -> str:
         **flatten({"space": {k.replace(".", "/"): v for k, v in facts.space.items()}}),
     }
     # A longer study goes on under the same run, and MLflow never changes a param.
-    store.log_params(run_id, {k: v for k, v in params.items() if k != "trials"})
-    store.log_inputs(run_id, facts.inputs)
-    return run_id
+    params = {key: value for key, value in params.items() if key != "trials"}
+    store.log_batch(run.info.run_id, params=params, rows=[], tags={})
+    store.log_inputs(run.info.run_id, facts.inputs)
+    return run
 
 
 def _digest(trial: TrialRecord) -> str:
@@ -168,27 +215,29 @@ def _digest(trial: TrialRecord) -> str:
     return digest_text(json.dumps(found, sort_keys=True))
 
 
-def _list_whole(runs: Sequence[Run], digests: Mapping[int, str], store: Store) -> set[int]:
-    """List the numbers of the trials that are there whole.
+def _list_whole(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, str]]:
+    """Map the number of each trial that is there whole to its run and digest.
 
-    Those cut off half-way are dropped, and those whose number is another trial's by now.
+    Those cut off half-way are dropped.
     """
-    whole = set()
+    whole = {}
     for run in runs:
-        number, digest = int(run.data.tags[TRIAL_TAG]), run.data.tags.get(TRIAL_DIGEST_TAG)
-        if run.info.status == "RUNNING" or digests.get(number, digest) != digest:
+        if run.info.status == "RUNNING":
             store.delete_run(run.info.run_id)
         else:
-            whole.add(number)
+            digest = run.data.tags.get(TRIAL_DIGEST_TAG, "")
+            whole[int(run.data.tags[TRIAL_TAG])] = run.info.run_id, digest
     return whole
 
 
-def _write_trial(facts: StudyFacts, trial: TrialRecord, parent_id: str, store: Store) -> None:
+def _write_trial(
+    facts: StudyFacts, trial: TrialRecord, digest: str, parent_id: str, store: Store
+) -> str:
     tags = {
         PARENT_TAG: parent_id,
         STUDY_TAG: facts.study_id,
         TRIAL_TAG: str(trial.number),
-        TRIAL_DIGEST_TAG: _digest(trial),
+        TRIAL_DIGEST_TAG: digest,
         STATE_TAG: trial.state,
         "histofuse.kind": "trial",
         "histofuse.model": facts.name,
@@ -202,7 +251,7 @@ def _write_trial(facts: StudyFacts, trial: TrialRecord, parent_id: str, store: S
         (step, {name: value}) for name, values in trial.steps.items()
         for step, value in enumerate(values)
     ]  # fmt: skip
-    store.write_run(
+    return store.write_run(
         f"{facts.name} trial {trial.number}",
         tags=tags,
         params=name_params(trial.params),
@@ -216,28 +265,19 @@ def _tell_reason(facts: StudyFacts, trial: TrialRecord) -> str:
     return trial.reason.partition(":")[0] if facts.source == RESTRICTED else trial.reason
 
 
-def _summarise(
-    facts: StudyFacts,
-    trials: Sequence[TrialRecord],
-    run_id: str,
-    known: Run | None,
-    store: Store,
-) -> None:
+def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, store: Store) -> None:
     """Bring the study's own run in line with its trials."""
     best = find_best(facts, trials)
     states = [t.state for t in trials]
     metrics = {f"trials/{state.lower()}": float(states.count(state)) for state in STATUS}
+    chosen: dict[str, str] = {}
     if best is not None and best.value is not None:
         metrics |= {f"search/{facts.metric}": best.value, "search/best_trial": float(best.number)}
-    if known is None or any(known.data.metrics.get(k) != v for k, v in metrics.items()):
-        store.log_metrics(run_id, [(len(trials), metrics)])
-    if best is not None:
-        chosen = {f"histofuse.best.{k}": str(v) for k, v in best.params.items()}
-        if known is None or any(known.data.tags.get(k) != v for k, v in chosen.items()):
-            store.set_tags(run_id, chosen)
-    if len(trials) >= facts.settings["trials"] and (
-        known is None or known.info.status != "FINISHED"
-    ):
+        chosen = {f"histofuse.best.{key}": str(value) for key, value in best.params.items()}
+    run_id, known = parent.info.run_id, parent.data
+    if not (metrics.items() <= known.metrics.items() and chosen.items() <= known.tags.items()):
+        store.log_batch(run_id, params={}, rows=[(len(trials), metrics)], tags=chosen)
+    if len(trials) >= facts.settings["trials"] and parent.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED")
 
 

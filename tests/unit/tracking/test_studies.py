@@ -15,6 +15,7 @@ from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import (
     PARENT_TAG,
     StudyRecorder,
+    StudyWriter,
     open_observer,
     publish_studies,
     write_study_runs,
@@ -165,29 +166,67 @@ class Counting:
 
 
 def test_a_trial_costs_three_calls_and_one_known_already_none(store):
-    write_study_runs(FACTS, TRIALS[:2], store)
+    writer, long = StudyWriter(store), replace(FACTS, settings={**FACTS.settings, "trials": 20})
+    writer.write(long, TRIALS[:2])
     counting = Counting(store.client)
     store.__dict__["client"] = counting
     more = [*TRIALS[:2], *(make_trial(n, value=0.1) for n in range(2, 12))]
-    long = replace(FACTS, settings={**FACTS.settings, "trials": 20})
-    write_study_runs(long, more, store)
-    assert counting.calls["create_run"] == counting.calls["set_terminated"] == 10
-    assert counting.calls["log_batch"] == 10 + 1  # the study's own counts
-    assert counting.calls.total() == 31 + 1  # and one look at what is there
+    writer.write(long, more)
+    assert counting.calls == {
+        "get_run": 1,  # is the study still this one's?
+        "create_run": 10, "log_batch": 10 + 1, "set_terminated": 10,  # and the study's own counts
+    }  # fmt: skip
 
     counting.calls.clear()
-    write_study_runs(long, more, store)
-    assert counting.calls == {"search_runs": 1}
+    writer.write(long, more)
+    assert counting.calls == {"get_run": 1}
+
+
+def test_two_who_take_turns_write_each_trial_once(store):
+    one, other = StudyWriter(store), StudyWriter(store)
+    for writer, count in ((one, 1), (other, 3), (one, 4), (other, 4)):
+        writer.write(FACTS, TRIALS[:count])
+    assert sorted(read(store)[1]) == [0, 1, 2, 3]
+
+
+def test_what_one_who_was_killed_left_half_written_is_found_by_one_who_goes_on(store, monkeypatch):
+    here, elsewhere = StudyWriter(store), StudyWriter(store)
+    here.write(FACTS, TRIALS[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "end_run", kill)
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere.write(FACTS, TRIALS[:2])
+    half = read(store)[1][1].info
+    assert half.status == "RUNNING"
+    here.write(FACTS, TRIALS)
+
+    _, trials = read(store)
+    assert sorted(trials) == [0, 1, 2, 3]
+    assert trials[1].info.run_id != half.run_id
+    assert trials[1].info.status == "KILLED"
+
+
+def kill(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_study_whose_run_was_deleted_meanwhile_is_written_anew(store):
+    writer = StudyWriter(store)
+    writer.write(FACTS, TRIALS[:2])
+    for run in store.find_tagged(STUDY_TAG, FACTS.study_id):
+        store.delete_run(run.info.run_id)
+    writer.write(FACTS, TRIALS)
+    assert len(read(store)[1]) == 4
 
 
 def test_what_waited_for_a_slow_store_is_told_once(store, monkeypatch):
     told, go_on = [], threading.Event()
 
-    def write(_, trials, __):
+    def write(_, __, trials):
         assert go_on.wait(30)
         told.append(len(trials))
 
-    monkeypatch.setattr("histofuse.tracking.studies.write_study_runs", write)
+    monkeypatch.setattr(StudyWriter, "write", write)
     recorder = StudyRecorder(store)
     for count in (1, 2, 3, 4):
         recorder.observe(FACTS, TRIALS[:count])
@@ -252,7 +291,7 @@ def test_a_store_that_fails_does_not_stop_a_study(store, monkeypatch, capsys):
     def fail(*_, **__):
         raise RegistryError("gone")
 
-    monkeypatch.setattr("histofuse.tracking.studies.write_study_runs", fail)
+    monkeypatch.setattr(StudyWriter, "write", fail)
     recorder = StudyRecorder(store)
     for _ in range(3):
         recorder.observe(FACTS, TRIALS)
