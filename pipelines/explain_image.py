@@ -1,13 +1,18 @@
-"""Stage ``explain_image``: a network and its test patches -> Grad-CAM gallery."""
+"""Stage ``explain_image``: a network and its test patches -> Grad-CAM gallery, and its tests."""
 
 from pathlib import Path
 
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table
-from histofuse.explain.gradcam import write_gradcam_gallery
-from histofuse.params.base import load_section
+from histofuse.explain.estimates import list_concerns
+from histofuse.explain.gallery import Patches, find_nothing, write_gradcam_gallery
+from histofuse.explain.mappers import map_image_network
+from histofuse.models.backbones import load_image_model
+from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.training.calibrate import load_decision
 from histofuse.training.image import IMAGE_PREDICTIONS, PREDICTIONS
 
 MODELS = Path("models")
@@ -17,12 +22,18 @@ OUT = Path("reports/explain/gradcam")
 
 def main(model: str) -> None:
     params = load_section(ExplainParams, "explain")
+    intervals = load_section(IntervalParams, "intervals")
     bundle = open_bundle(MODELS / model)
     predictions = read_table(bundle.path / PREDICTIONS, IMAGE_PREDICTIONS)
     shown = predictions[predictions["split"] == "test"]
     report(f"read {model} and its predictions of {len(shown):,} test patches")
 
-    write_gradcam_gallery(bundle, PATCHES, shown, OUT, params)
+    mapper = map_image_network(model, load_image_model(bundle), params.minimum_map_px)
+    calibrator, _ = load_decision(bundle.path)
+    patches = Patches(mapper, PATCHES, shown, find_nothing, calibrator.probabilities)
+    found = write_gradcam_gallery(patches, OUT / model, params, intervals, load_seed())
+    for concern in list_concerns(found):
+        report(f"concern: {concern}")
     report(f"wrote {len(list((OUT / model).rglob('*.png')))} figures in {OUT / model}")
 
 

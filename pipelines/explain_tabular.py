@@ -14,8 +14,9 @@ from histofuse.core.tables import read_table
 from histofuse.explain.attributions import TableName, write_shap_report
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import load_specs
-from histofuse.params.base import load_section
+from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams
+from histofuse.params.intervals import IntervalParams
 
 MODELS = Path("models")
 ENCODED_FOLDER = Path("data/encoded")
@@ -26,6 +27,7 @@ OUT = Path("reports/explain/shap")
 
 def main(model: str) -> None:
     params = load_section(ExplainParams, "explain")
+    intervals = load_section(IntervalParams, "intervals")
     bundle = open_bundle(MODELS / model)
     encoded: dict[TableName, pd.DataFrame] = {
         "imputed": read_table(ENCODED_FOLDER / "imputed.parquet", ENCODED),
@@ -34,8 +36,16 @@ def main(model: str) -> None:
     row_level = load_json(COHORT_FACTS)["source"] != "restricted"
     report(f"read {model} and {len(encoded['imputed']):,} encoded admissions")
 
-    out = OUT / model
-    write_shap_report(bundle, encoded, load_specs(SPECS), out, params, row_level=row_level)
+    write_shap_report(
+        bundle,
+        encoded,
+        load_specs(SPECS),
+        OUT / model,
+        params,
+        how=intervals,
+        seed=load_seed(),
+        row_level=row_level,
+    )
 
 
 if __name__ == "__main__":

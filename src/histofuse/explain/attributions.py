@@ -23,7 +23,16 @@ from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.explain import shap_figures
+from histofuse.explain.estimates import FAITHFULNESS, Estimate, render_estimates
 from histofuse.explain.feature_labels import FeatureLabel, label_features
+from histofuse.explain.rows import spread
+from histofuse.explain.shap_faithfulness import (
+    MEASURES,
+    compare_with_kernel,
+    explain_by_kernel,
+    measure_stability,
+)
+from histofuse.explain.variables import Variable, describe_variables, sum_columns
 from histofuse.features.encoding import Encoder
 from histofuse.features.specs import FeatureSpec
 from histofuse.models.tabular import (
@@ -38,6 +47,7 @@ from histofuse.models.tabular import (
     name_table,
     select_features,
 )
+from histofuse.params.intervals import IntervalParams
 from histofuse.training.calibrate import load_decision
 from histofuse.training.tabular import to_columns
 
@@ -58,6 +68,11 @@ class ShapSizes(Protocol):
     @property
     def shap_samples(self) -> int:
         """Rows explained."""
+        ...
+
+    @property
+    def kernel_shap_rows(self) -> int:
+        """Rows on which DeepSHAP is held against KernelSHAP."""
         ...
 
 
@@ -155,12 +170,34 @@ class ExplainedRows:
         encoded: As the model read them, in the order of their logits.
         natural: In natural units, a column a label; NaN where nothing was measured.
         labels: What the columns are called.
+        variables: What the columns add up to, in the order of `by_variable`.
+        background: Encoded training rows over which an unknown feature was averaged.
     """
 
     attributions: Attributions
     encoded: pd.DataFrame
     natural: pd.DataFrame
     labels: Sequence[FeatureLabel]
+    variables: Sequence[Variable]
+    background: pd.DataFrame
+
+    @property
+    def by_variable(self) -> Float[np.ndarray, "n variables"]:
+        """SHAP values, summed over the columns of each variable."""
+        return self.sum_to_variables(self.attributions.values)
+
+    def sum_to_variables(
+        self, values: Float[np.ndarray, "n features"]
+    ) -> Float[np.ndarray, "n variables"]:
+        """Sum columns to variables, in their order."""
+        sources = {label.column: v.name for v in self.variables for label in v.columns}
+        columns = [label.column for label in self.labels]
+        return sum_columns(values, columns, sources)[[v.name for v in self.variables]].to_numpy()
+
+    def describe_values(self, row: int) -> list[str]:
+        """Write a row's values, one a variable, with units."""
+        natural, encoded = self.natural.iloc[row], self.encoded.iloc[row]
+        return [variable.describe_value(natural, encoded) for variable in self.variables]
 
 
 def write_shap_report(
@@ -170,13 +207,17 @@ def write_shap_report(
     out_dir: Path,
     params: ShapSizes,
     *,
+    how: IntervalParams,
+    seed: int,
     row_level: bool,
 ) -> dict[str, Any]:
-    """Explain a tabular model on test rows and write figures and tables.
+    """Explain a tabular model on test rows and write figures, tables and ``faithfulness.json``.
 
-    Writes ``mean_abs_shap.csv``, ``shap.json``, ``beeswarm.png``, ``mean_abs_shap.png`` and, only
-    if `row_level`, ``waterfall_high_risk.png`` and ``waterfall_low_risk.png`` of the test rows with
-    the highest and the lowest logit.
+    Everything is by variable: columns are summed before they are ranked. Writes
+    ``mean_abs_shap.csv``, ``shap.json``, ``beeswarm.png``, ``mean_abs_shap.png``,
+    ``faithfulness.json`` (see `estimates.render_estimates`) and, only if `row_level`,
+    ``waterfall_high_risk.png`` and ``waterfall_low_risk.png`` of the test rows with the highest and
+    the lowest logit.
 
     Args:
         bundle: The model.
@@ -184,6 +225,8 @@ def write_shap_report(
         specs: Names, units and groups of the features before encoding.
         out_dir: Replaced as a whole.
         params: How many rows.
+        how: Of the intervals, over patients.
+        seed: The run's.
         row_level: Whether single patients may be shown.
 
     Returns:
@@ -199,9 +242,14 @@ def write_shap_report(
     with replacing_folder(out_dir) as folder:
         write_text(summary.to_csv(index=False, float_format="%.6g"), folder / "mean_abs_shap.csv")
         write_json(facts, folder / "shap.json")
+        write_json(check_values(bundle, rows, params, how, seed), folder / FAITHFULNESS)
         shap_figures.draw_importance(summary, subject, folder / "mean_abs_shap.png")
         shap_figures.draw_beeswarm(
-            rows.attributions.values, rows.natural, rows.labels, subject, folder / "beeswarm.png"
+            rows.by_variable,
+            [variable.read_natural(rows.natural) for variable in rows.variables],
+            [name_in_figure(variable) for variable in rows.variables],
+            subject,
+            folder / "beeswarm.png",
         )
         if row_level:
             _draw_patients(bundle, rows, subject, folder)
@@ -222,11 +270,33 @@ def explain_rows(
     model = load_tabular_model(bundle)
     table = encoded[name_table(bundle.config["architecture"]["kind"])]
     chosen = choose_rows(model, table, params.shap_samples)
-    found = compute_attributions(model, chosen, choose_background(table, params.shap_background))
-    names = label_features(Encoder.from_dict(load_json(bundle.path / ENCODER)), specs)
+    background = choose_background(table, params.shap_background)
+    found = compute_attributions(model, chosen, background)
+    encoder = Encoder.from_dict(load_json(bundle.path / ENCODER))
+    names = label_features(encoder, specs)
     labels = [names[feature] for feature in model.features]
-    natural = _read_natural(chosen, encoded["with_missing"], labels)
-    return ExplainedRows(found, chosen, natural, labels)
+    natural = read_natural(chosen, encoded["with_missing"], labels)
+    variables = list(describe_variables(encoder, specs).values())
+    return ExplainedRows(found, chosen, natural, labels, variables, background)
+
+
+def check_values(
+    bundle: Bundle, rows: ExplainedRows, params: ShapSizes, how: IntervalParams, seed: int
+) -> dict[str, Any]:
+    """Test SHAP values, those of a network also against KernelSHAP; see `shap_faithfulness`."""
+    n, error = len(rows.encoded), rows.attributions.additivity_error
+    found = {"additivity_error": Estimate(error, None, None, n, n, "a maximum has no interval")}
+    found |= measure_stability(rows.by_variable, how, seed)
+    model = load_tabular_model(bundle)
+    if isinstance(model, MlpModel):
+        chosen = spread(n, params.kernel_shap_rows)
+        x, reference = (
+            select_features(part, model.features)
+            for part in (rows.encoded.iloc[chosen], rows.background)
+        )
+        kernel = rows.sum_to_variables(explain_by_kernel(model.logits, x, reference, seed))
+        found |= compare_with_kernel(rows.by_variable[chosen], kernel, how, seed)
+    return render_estimates(found, MEASURES)
 
 
 def _collect_facts(bundle: Bundle, rows: ExplainedRows) -> dict[str, Any]:
@@ -253,20 +323,16 @@ def choose_rows(model: AnyTabularModel, table: pd.DataFrame, count: int) -> pd.D
     if rows.empty:
         raise InputError([Fault("data/encoded", f"no {SPLIT} rows", "rows to explain")])
     order = np.argsort(model.logits(rows), kind="stable")
-    return rows.iloc[order[_spread(len(rows), count)]]
+    return rows.iloc[order[spread(len(rows), count)]]
 
 
 def choose_background(table: pd.DataFrame, count: int) -> pd.DataFrame:
     """Choose training rows evenly along their keys, which say nothing of a patient."""
     rows = table[table["split"] == "train"].sort_values(["subject_id", "hadm_id"])
-    return rows.iloc[_spread(len(rows), count)]
+    return rows.iloc[spread(len(rows), count)]
 
 
-def _spread(available: int, count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, available - 1, min(available, count)).round().astype(int))
-
-
-def _read_natural(
+def read_natural(
     chosen: pd.DataFrame, with_missing: pd.DataFrame, labels: Sequence[FeatureLabel]
 ) -> pd.DataFrame:
     """Read the chosen rows in natural units, NaN where nothing was measured."""
@@ -280,27 +346,35 @@ def _read_natural(
 
 
 def summarise(explained: ExplainedRows) -> pd.DataFrame:
-    """Table mean |SHAP| by feature, the largest first.
+    """Table mean |SHAP| by variable, the largest first.
 
-    ``direction`` is the rank correlation between a feature's value and its SHAP value: near 1, high
-    values raise the risk; near -1, low ones do; empty where either never changes.
+    ``direction`` is the rank correlation between a variable's value and its SHAP value: near 1,
+    high values raise the risk; near -1, low ones do; empty where either never changes, and for
+    categories, which have no order.
     """
     rows = [
         {
-            "feature": label.column,
-            "label": label.text,
-            "unit": label.unit,
-            "group": label.group,
+            "feature": variable.name,
+            "label": variable.text,
+            "meaning": variable.meaning,
+            "unit": variable.unit,
+            "group": variable.group,
+            "columns": len(variable.columns),
             "mean_abs_shap": float(np.abs(values).mean()),
-            "direction": _correlate_ranks(explained.natural[label.column].to_numpy(), values),
+            "direction": _correlate_ranks(variable.read_natural(explained.natural), values),
         }
-        for label, values in zip(explained.labels, explained.attributions.values.T, strict=True)
+        for variable, values in zip(explained.variables, explained.by_variable.T, strict=True)
     ]
     table = pd.DataFrame(rows).sort_values(
         ["mean_abs_shap", "feature"], ascending=[False, True], ignore_index=True
     )
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
+
+
+def name_in_figure(variable: Variable) -> str:
+    """Name a variable by its clinical meaning, without what stands behind a semicolon."""
+    return variable.meaning.partition(";")[0]
 
 
 def _correlate_ranks(natural: np.ndarray, values: np.ndarray) -> float:
@@ -326,19 +400,11 @@ def _draw_patients(bundle: Bundle, rows: ExplainedRows, subject: str, folder: Pa
     risks = calibrator.probabilities(to_columns(rows.attributions.logits))[:, 1]
     for name, row in (("low", 0), ("high", len(rows.encoded) - 1)):
         patient = shap_figures.Patient(
-            values=rows.attributions.values[row],
+            values=rows.by_variable[row],
             base=rows.attributions.base,
-            names=[label.text for label in rows.labels],
-            texts=_describe_values(rows, row),
+            names=[name_in_figure(variable) for variable in rows.variables],
+            texts=rows.describe_values(row),
         )
         title = f"{name.capitalize()}-risk patient: calibrated risk {risks[row]:.1%}"
         path = folder / f"waterfall_{name}_risk.png"
         shap_figures.draw_waterfall(patient, title, subject, path)
-
-
-def _describe_values(rows: ExplainedRows, row: int) -> list[str]:
-    natural, encoded = rows.natural.iloc[row], rows.encoded.iloc[row]
-    return [
-        label.describe_value(float(natural[label.column]), float(encoded[label.column]))
-        for label in rows.labels
-    ]

@@ -87,13 +87,13 @@ def label_features(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, 
     labels = [label for f in encoder.features for label in _label(f, known[f.name])]
     for indicator in encoder.indicators:
         group = known[indicator.sources[0]].group
-        text = f"{_to_words(indicator.variable, '')} not measured"
+        text = f"{to_words(indicator.variable, '')} not measured"
         labels.append(FeatureLabel(indicator.column, text, "", group))
     return {label.column: label for label in labels}
 
 
 def _label(feature: Continuous | Binary | Categorical, spec: FeatureSpec) -> list[FeatureLabel]:
-    text = _to_words(spec.name, spec.unit)
+    text = to_words(spec.name, spec.unit)
     if isinstance(feature, Continuous):
         scale = (feature.mean, feature.std)
         return [FeatureLabel(spec.name, text, spec.unit, spec.group, *scale)]
@@ -105,7 +105,7 @@ def _label(feature: Continuous | Binary | Categorical, spec: FeatureSpec) -> lis
     ]
 
 
-def _to_words(name: str, unit: str) -> str:
+def to_words(name: str, unit: str) -> str:
     """Write a column's name in words, without a unit of time: "age_years" -> "Age"."""
     words = (name.removesuffix(f"_{unit}") if unit in TIMES else name).replace("_", " ")
     for plain, spelling in SPELLINGS.items():

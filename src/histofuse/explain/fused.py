@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from histofuse.explain.attributions import compute_attributions
 from histofuse.explain.gradcam import compute_maps
+from histofuse.explain.mappers import ImageSide
+from histofuse.explain.variables import sum_columns
 from histofuse.features.encoding import Encoder, encode
 from histofuse.models.backbones import ImageModel
 from histofuse.models.fusion import FusionHead
@@ -62,8 +64,7 @@ def sum_by_source(
     contributions: Contributions, columns: list[str], sources: dict[str, str]
 ) -> pd.DataFrame:
     """Add up the columns of one raw feature, such as the categories of the insurance."""
-    table = pd.DataFrame(contributions.values, columns=[sources[column] for column in columns])
-    return table.T.groupby(level=0, sort=False).sum().T
+    return sum_columns(contributions.values, columns, sources)
 
 
 def explain_record(
@@ -76,7 +77,7 @@ def explain_record(
     """
     if isinstance(model, MlpModel):
         x, reference = (_to_tensor(model.features, part) for part in (rows, typical))
-        return _explain_network(_LogOdds(model.network), x, reference, None, ())
+        return explain_network(_LogOdds(model.network), x, reference, None, ())
     found = compute_attributions(model, rows, typical)
     return Contributions(found.values, np.full(len(rows), found.base))
 
@@ -92,7 +93,7 @@ def explain_fused_record(
     x, reference = (_to_tensor(parts.patient.features, part) for part in (rows, typical))
     network = _PatientSide(parts.patient.network, parts.head)
     beside = (torch.from_numpy(image_embeddings),)
-    return _explain_network(network, x, reference, torch.from_numpy(target_classes), beside)
+    return explain_network(network, x, reference, torch.from_numpy(target_classes), beside)
 
 
 @dataclass(frozen=True)
@@ -120,22 +121,13 @@ def compute_fused_gradcam(
     """Compute where in each patch the evidence lies for the fused logit of a class."""
     device = images.device
     head = parts.head.to(device)
-    network = _ImageSide(parts.image, head)
+    network = ImageSide(parts.image, head)
     beside = torch.from_numpy(patient_embeddings).to(device)
     maps = compute_maps(
         network, parts.image.get_submodule(layer), images, target_classes, (beside,)
     )
     head.cpu()
     return maps
-
-
-class _ImageSide(nn.Module):
-    def __init__(self, image: ImageModel, head: FusionHead) -> None:
-        super().__init__()
-        self.image, self.head = image, head
-
-    def forward(self, images: Tensor, patient_embeddings: Tensor) -> Tensor:
-        return self.head(self.image.embed(images), patient_embeddings)
 
 
 class _PatientSide(nn.Module):
@@ -159,13 +151,14 @@ class _LogOdds(nn.Module):
 _ROWS_AT_ONCE: Final = 1024
 
 
-def _explain_network(
+def explain_network(
     network: nn.Module,
     x: Float[Tensor, "n features"],
     reference: Float[Tensor, "1 features"],
     targets: Int[Tensor, " n"] | None,
     beside: tuple[Tensor, ...],
 ) -> Contributions:
+    """Explain the target's output, or the only one, against one reference row, by DeepLIFT."""
     from captum.attr import DeepLift
 
     # The explainer hooks into the layers, so it gets a copy of its own.

@@ -6,6 +6,7 @@ versions, so that the same values give the same bytes.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from histofuse.core.artifacts import replacing_file
-from histofuse.explain.feature_labels import FeatureLabel
 
 RAISES, LOWERS, UNKNOWN, INK = "#c8433f", "#2f6db3", "#9a9a9a", "#333333"
 VALUES = LinearSegmentedColormap.from_list("values", [LOWERS, "#b9a4c4", RAISES])
@@ -32,6 +32,7 @@ GROUPS = {
     "treatment": "#c8433f",
 }
 OTHER_GROUP = "#777777"
+WIDTH = 38  # characters in a line of a name
 SHOWN = 15
 SHOWN_FOR_PATIENT = 10
 LOG_ODDS = "SHAP value (change in log-odds of the uncalibrated model)"
@@ -40,7 +41,7 @@ LOG_ODDS = "SHAP value (change in log-odds of the uncalibrated model)"
 def draw_importance(summary: pd.DataFrame, subject: str, path: Path) -> None:
     """Draw the mean |SHAP| of the first features as bars coloured by group."""
     top = summary.head(SHOWN).iloc[::-1]
-    figure, axes = _start(len(top), "Mean |SHAP| by feature", subject)
+    figure, axes = _start(len(top), "Mean |SHAP| by variable", subject)
     colours = [GROUPS.get(group, OTHER_GROUP) for group in top["group"]]
     bars = axes.barh(_with_unit(top), top["mean_abs_shap"], color=colours, height=0.7)
     axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8, color=INK)
@@ -54,31 +55,47 @@ def draw_importance(summary: pd.DataFrame, subject: str, path: Path) -> None:
 
 def draw_beeswarm(
     values: Float[np.ndarray, "n features"],
-    natural: pd.DataFrame,
-    labels: Sequence[FeatureLabel],
+    natural: Sequence[Float[np.ndarray, " n"]],
+    names: Sequence[str],
     subject: str,
     path: Path,
 ) -> None:
-    """Draw each row's SHAP values as dots, coloured by the feature's value.
+    """Draw each row's SHAP values as dots, coloured by the variable's value.
 
-    The colour runs from the 5th to the 95th percentile; values not known are grey.
+    The colour runs from the 5th to the 95th percentile; values not known, and categories, are grey.
+    Where a few rows lie far beyond all others, the axis ends before them, and triangles at its edge
+    stand for them.
     """
     order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")[:SHOWN][::-1]
-    figure, axes = _start(len(order), "SHAP values by feature", subject)
+    figure, axes = _start(len(order), "SHAP values by variable", subject)
     axes.axvline(0, color=UNKNOWN, linewidth=0.8, zorder=0)
-    span = float(np.ptp(values[:, order])) or 1.0
+    low, high = _find_range(values[:, order])
+    span = (high - low) or 1.0
+    beyond = 0
     for height, index in enumerate(order):
-        heights = height + _spread_dots(values[:, index], span)
-        colours = _colour(natural[labels[index].column].to_numpy())
-        axes.scatter(values[:, index], heights, c=colours, s=11, linewidths=0, alpha=0.9, zorder=2)
+        own, colours = values[:, index], _colour(natural[index])
+        heights = height + _spread_dots(np.clip(own, low, high), span)
+        for marker, size, shown in (
+            ("o", 11, (own >= low) & (own <= high)),
+            ("<", 26, own < low),
+            (">", 26, own > high),
+        ):
+            place = (np.clip(own[shown], low, high), heights[shown])
+            axes.scatter(
+                *place, c=colours[shown], s=size, marker=marker, linewidths=0, alpha=0.9, zorder=2
+            )
+            beyond += 0 if marker == "o" else int(shown.sum())
         axes.axhline(height, color="#eeeeee", linewidth=0.6, zorder=0)
-    axes.set_yticks(range(len(order)), [labels[index].text for index in order])
+    axes.set_yticks(range(len(order)), [wrap(names[int(index)]) for index in order])
     axes.set_ylim(-0.7, len(order) - 0.3)
-    axes.set_xlabel(LOG_ODDS, fontsize=9)
+    axes.set_xlim(low - 0.04 * span, high + 0.04 * span)
+    farthest = values[:, order].ravel()[np.abs(values[:, order]).argmax()]
+    told = f"\n{beyond} beyond the axis, the farthest at {_signed(farthest)}" if beyond else ""
+    axes.set_xlabel(LOG_ODDS + told, fontsize=9)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), VALUES), ax=axes, aspect=40, pad=0.02)
     bar.set_ticks([0, 1], labels=["low", "high"])
     bar.ax.tick_params(labelsize=8, length=0)
-    bar.set_label("Feature value (grey: not known)", labelpad=-10, fontsize=8)
+    bar.set_label("Value (grey: not known, or a category)", labelpad=-10, fontsize=8)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     _save(figure, path)
 
@@ -103,18 +120,31 @@ class Patient:
         """List labels and log-odds: all but the largest together, then from small to large."""
         order = np.argsort(-np.abs(self.values), kind="stable")
         largest, rest = order[:shown][::-1], order[shown:]
-        names = [f"{self.names[i]} = {self.texts[i]}" for i in largest]
+        names = [wrap(f"{self.names[i]} = {self.texts[i]}") for i in largest]
         if not len(rest):
             return names, self.values[largest]
         steps = np.concatenate([[self.values[rest].sum()], self.values[largest]])
-        return [f"{len(rest)} other features", *names], steps
+        return [f"{len(rest)} other variables", *names], steps
 
 
 def draw_waterfall(patient: Patient, title: str, subject: str, path: Path) -> None:
     """Draw how one row's features lead from the mean log-odds to its own, the largest on top."""
     names, steps = patient.list_steps(SHOWN_FOR_PATIENT)
-    ends = patient.base + np.cumsum(steps)
     figure, axes = _start(len(steps), title, subject)
+    draw_steps(axes, names, steps, patient.base, ("mean of patients", "this patient"))
+    axes.set_xlabel("Log-odds of the uncalibrated model", fontsize=9)
+    _save(figure, path)
+
+
+def draw_steps(
+    axes: Axes,
+    names: Sequence[str],
+    steps: Float[np.ndarray, " steps"],
+    base: float,
+    ends_named: tuple[str, str],
+) -> None:
+    """Draw steps from a base on, from the bottom up, and name where they begin and end."""
+    ends = base + np.cumsum(steps)
     colours = [RAISES if step > 0 else LOWERS for step in steps]
     axes.barh(range(len(steps)), steps, left=ends - steps, color=colours, height=0.66, zorder=2)
     for height, end in enumerate(ends):
@@ -123,14 +153,16 @@ def draw_waterfall(patient: Patient, title: str, subject: str, path: Path) -> No
             axes.plot([end, end], [height, height + 1], color=UNKNOWN, linewidth=0.6, zorder=1)
     axes.set_yticks(range(len(steps)), names)
     axes.set_ylim(-0.9, len(steps) - 0.1)
-    low, high = min(patient.base, ends.min()), max(patient.base, ends.max())
+    low, high = min(base, float(ends.min())), max(base, float(ends.max()))
     room = (high - low) or 1.0
     # Room for the numbers beside the bars, and on the right for what is written at the lines.
     axes.set_xlim(low - 0.16 * room, high + 0.24 * room)
-    _mark(axes, patient.base, f"mean of patients {_signed(patient.base)}", -0.68)
-    _mark(axes, float(ends[-1]), f"this patient {_signed(float(ends[-1]))}", len(steps) - 0.36)
-    axes.set_xlabel("Log-odds of the uncalibrated model", fontsize=9)
-    _save(figure, path)
+    for value, name, height in (
+        (base, ends_named[0], -0.68),
+        (float(ends[-1]), ends_named[1], len(steps) - 0.36),
+    ):
+        # Beside the line, on the side with room for it.
+        _mark(axes, value, f"{name} {_signed(value)}", height, left=value > (low + high) / 2)
 
 
 def _signed(value: float) -> str:
@@ -150,14 +182,15 @@ def _write_step(axes: Axes, height: int, step: float, end: float) -> None:
     )
 
 
-def _mark(axes: Axes, value: float, text: str, height: float) -> None:
+def _mark(axes: Axes, value: float, text: str, height: float, *, left: bool) -> None:
     axes.axvline(value, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), zorder=0)
     axes.annotate(
         text,
         (value, height),
-        xytext=(4, 0),
+        xytext=(-4 if left else 4, 0),
         textcoords="offset points",
         va="center",
+        ha="right" if left else "left",
         fontsize=7,
         color=INK,
         linespacing=1.1,
@@ -174,14 +207,19 @@ def _start(rows: int, title: str, subject: str) -> tuple[Figure, Axes]:
     figure.text(y=1 - 0.36 / height, s=subject, size=8.5, color="#666666", **kinds)
     axes = figure.subplots()
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
+    axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
     axes.tick_params(axis="x", labelsize=8, labelcolor=INK)
     return figure, axes
 
 
 def _with_unit(rows: pd.DataFrame) -> list[str]:
-    pairs = zip(rows["label"], rows["unit"], strict=True)
-    return [f"{label} ({unit})" if unit else label for label, unit in pairs]
+    pairs = zip(rows["meaning"].str.partition(";")[0], rows["unit"], strict=True)
+    return [wrap(f"{meaning} ({unit})" if unit else meaning) for meaning, unit in pairs]
+
+
+def wrap(text: str) -> str:
+    """Write a name on at most two lines."""
+    return textwrap.fill(textwrap.shorten(text, 2 * WIDTH - 4, placeholder=" …"), WIDTH)
 
 
 def _colour(natural: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
@@ -198,6 +236,15 @@ def _colour(natural: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
 
 def _to_rgb(colour: str) -> tuple[float, ...]:
     return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _find_range(values: Float[np.ndarray, "n features"]) -> tuple[float, float]:
+    """Find what the axis spans: all values, or where the outermost are far off, the rest."""
+    low, high = float(values.min()), float(values.max())
+    inner_low, inner_high = np.percentile(values, [0.2, 99.8]).tolist()
+    if high - low <= 2 * (inner_high - inner_low):
+        return low, high
+    return inner_low, inner_high
 
 
 def _spread_dots(values: Float[np.ndarray, " n"], span: float) -> Float[np.ndarray, " n"]:

@@ -26,12 +26,14 @@ from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, TreesModel, XgboostModel
 from histofuse.models.trees import extract_trees, make_matrix
 from histofuse.params.encoding import EncodingParams
+from histofuse.params.intervals import IntervalParams
 from histofuse.params.tabular import LogisticRegressionParams, XgboostParams
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, train_tabular
 
 FEATURES = [f"f{i}" for i in range(5)]
-SIZES = SimpleNamespace(shap_background=40, shap_samples=30)
+SIZES = SimpleNamespace(shap_background=40, shap_samples=30, kernel_shap_rows=4)
+HOW = IntervalParams(resamples=200, confidence=0.95, method="percentile")
 SPECS = [
     FeatureSpec("age_years", "age_years", "continuous", "years", "demographics", "Age"),
     FeatureSpec("sex", "sex", "categorical", "", "demographics", "Sex"),
@@ -250,11 +252,43 @@ def test_values_are_written_with_unit_and_with_what_stands_for_a_gap(case):
     assert labels["sex=F"].describe_value(0.0, 0.0) == "no"
 
 
+@pytest.mark.parametrize("kind", ["logistic_regression", "xgboost"])
+def test_categories_and_indicators_are_summed_before_they_are_ranked(case, kind):
+    rows = explain_rows(case.bundles[kind], case.tables, SPECS, SIZES)
+    column = [label.column for label in rows.labels].index
+    values = rows.attributions.values
+    expected = {
+        "age_years": values[:, column("age_years")],
+        "sex": values[:, column("sex=F")] + values[:, column("sex=M")],
+        "albumin": values[:, column("albumin_mean")] + values[:, column("albumin_missing")],
+        "g_csf": values[:, column("g_csf")],
+    }
+    names = [variable.name for variable in rows.variables]
+    assert names == list(expected)
+    np.testing.assert_allclose(rows.by_variable, np.column_stack(list(expected.values())))
+    summary = summarise(rows).set_index("feature")
+    for name, own in expected.items():
+        assert summary.loc[name, "mean_abs_shap"] == pytest.approx(np.abs(own).mean()), name
+
+
+def test_a_row_is_described_by_value_unit_and_category(case, joined):
+    rows = explain_rows(case.bundles["logistic_regression"], case.tables, SPECS, SIZES)
+    record = joined.set_index("hadm_id").loc[rows.encoded["hadm_id"]]
+    n = int(np.flatnonzero(record["albumin_mean"].notna())[0])
+    texts = dict(zip([v.name for v in rows.variables], rows.describe_values(n), strict=True))
+    assert texts["sex"] == record["sex"].iloc[n]
+    assert texts["albumin"] == f"{record['albumin_mean'].iloc[n]:g} g/dL"
+    assert texts["age_years"] == f"{record['age_years'].iloc[n]:g} years"
+    gap = int(np.flatnonzero(record["albumin_mean"].isna())[0])
+    assert rows.describe_values(gap)[2].startswith("not known, read as 3.")
+
+
 def test_direction_tells_which_way_a_feature_pushes(case):
     summary = summarise(explain_rows(case.bundles["xgboost"], case.tables, SPECS, SIZES))
     found = summary.set_index("feature")
-    assert set(summary["feature"][:2]) == {"albumin_mean", "age_years"}
-    assert found.loc["albumin_mean", "direction"] < -0.7
+    assert set(summary["feature"][:2]) == {"albumin", "age_years"}
+    assert found.loc["albumin", "direction"] < -0.7
+    assert np.isnan(found.loc["sex", "direction"])  # categories have no order
     assert found.loc["age_years", "direction"] > 0.6
     assert summary["mean_abs_shap"].is_monotonic_decreasing
 
@@ -263,15 +297,27 @@ def test_direction_tells_which_way_a_feature_pushes(case):
 def test_patients_are_drawn_only_where_that_is_allowed(case, tmp_path, row_level, capsys):
     out = tmp_path / "xgboost"
     facts = write_shap_report(
-        case.bundles["xgboost"], case.tables, SPECS, out, SIZES, row_level=row_level
+        case.bundles["xgboost"],
+        case.tables,
+        SPECS,
+        out,
+        SIZES,
+        how=HOW,
+        seed=1,
+        row_level=row_level,
     )
     written = {f.name for f in out.iterdir()}
     overview = {"beeswarm.png", "mean_abs_shap.png", "mean_abs_shap.csv", "shap.json"}
+    overview |= {"faithfulness.json"}
     patients = {"waterfall_high_risk.png", "waterfall_low_risk.png"}
     assert written == overview | (patients if row_level else set())
     assert facts["additivity_error"] < 1e-5
     assert json.loads((out / "shap.json").read_text()) == facts
-    assert pd.read_csv(out / "mean_abs_shap.csv")["feature"].nunique() == 6
+    listed = pd.read_csv(out / "mean_abs_shap.csv")["feature"]
+    assert sorted(listed) == ["age_years", "albumin", "g_csf", "sex"]
+    tested = json.loads((out / "faithfulness.json").read_text())
+    assert set(tested) == {"additivity_error", "rank_stability", "top_10_overlap"}
+    assert tested["additivity_error"]["value"] == pytest.approx(facts["additivity_error"], abs=1e-6)
     assert "additivity error" in capsys.readouterr().err
 
 
@@ -279,6 +325,8 @@ def test_same_values_same_figures(case, tmp_path):
     files = []
     for name in ("a", "b"):
         out = tmp_path / name
-        write_shap_report(case.bundles["xgboost"], case.tables, SPECS, out, SIZES, row_level=True)
+        write_shap_report(
+            case.bundles["xgboost"], case.tables, SPECS, out, SIZES, how=HOW, seed=1, row_level=True
+        )
         files.append({f.name: f.read_bytes() for f in out.iterdir()})
     assert files[0] == files[1]

@@ -1,35 +1,13 @@
 """Grad-CAM on networks whose evidence is known."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from histofuse.core.artifacts import to_json, write_json
-from histofuse.core.bundle import Bundle, open_bundle, writing_bundle
 from histofuse.core.errors import InputError
-from histofuse.core.tables import write_table
-from histofuse.data.patches import PATCH_INDEX
-from histofuse.explain.gradcam import (
-    blend,
-    choose_examples,
-    choose_layer,
-    compute_gradcam,
-    enlarge,
-    share_empty,
-    write_gradcam_gallery,
-)
-from histofuse.models.backbones import (
-    ImageModel,
-    ImageSpec,
-    build_model,
-    describe_model,
-    save_weights,
-)
+from histofuse.explain.gradcam import choose_layer, compute_gradcam, enlarge, share_empty
+from histofuse.models.backbones import ImageModel, ImageSpec, build_model
 
 CLASSES = ["mitosis", "tumour"]
 
@@ -128,83 +106,3 @@ def test_an_enlarged_map_keeps_its_place():
     large = enlarge(heat, 16)
     assert large.shape == (16, 16)
     assert np.unravel_index(large.argmax(), large.shape) == (14, 0)
-
-
-def test_where_the_map_is_zero_the_patch_shows_through():
-    patch = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(blend(patch, np.zeros((2, 2), np.float32)), patch)
-    assert (blend(patch, np.ones((2, 2), np.float32)) != patch).any()
-
-
-def make_predictions(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=["label", "prediction", "probability_mitosis"])
-    ids = [f"Case_1-01/{n:04d}" for n in range(len(rows))]
-    return table.assign(patch_id=ids, probability_tumour=1 - table["probability_mitosis"])
-
-
-def test_hits_and_misses_are_chosen_by_confidence():
-    hits = [("mitosis", "mitosis", p) for p in (0.6, 0.9, 0.7, 0.8)]
-    misses = [("mitosis", "tumour", p) for p in (0.4, 0.1, 0.3)]
-    chosen = choose_examples(make_predictions(hits + misses), CLASSES, 4)
-    assert chosen["probability_mitosis"].tolist() == [0.9, 0.8, 0.1, 0.3]
-
-
-@pytest.mark.parametrize(("hits", "misses", "expected"), [(5, 1, 4), (1, 5, 4), (2, 0, 2)])
-def test_where_one_kind_is_too_few_the_other_fills_up(hits, misses, expected):
-    rows = [("mitosis", "mitosis", 0.9)] * hits + [("mitosis", "tumour", 0.2)] * misses
-    chosen = choose_examples(make_predictions(rows), CLASSES, 4)
-    assert len(chosen) == expected
-    assert (chosen["prediction"] == "tumour").sum() == min(misses, max(2, 4 - hits))
-
-
-@dataclass
-class Params:
-    gradcam_per_class: int = 2
-    minimum_map_px: int = 7
-
-
-def write_inputs(folder: Path) -> tuple[Bundle, pd.DataFrame]:
-    torch.manual_seed(0)
-    model = build_model(make_spec(), "none")
-    with writing_bundle(folder / "m", "m") as inside:
-        save_weights(model, inside / "weights.safetensors")
-        config = {"kind": "image", "classes": CLASSES, "architecture": describe_model(model)}
-        write_json(config, inside / "config.json")
-    rows = [(CLASSES[n % 2], CLASSES[n % 3 % 2], 0.5) for n in range(6)]
-    predictions = make_predictions(rows)
-    index = predictions[["patch_id", "label"]].assign(
-        frame_id="Case_1-01", case_id="Case_1", x_px=1.0, y_px=1.0, shard=0, row=range(6)
-    )
-    (folder / "patches").mkdir()
-    write_table(index, folder / "patches" / "index.parquet", PATCH_INDEX)
-    patches = np.random.default_rng(0).integers(0, 256, (6, 72, 72, 3), dtype=np.uint8)
-    np.save(folder / "patches" / "shard-00000.npy", patches)
-    meta = {"patch_px": 64, "margin_px": 4, "stored_px": 72, "classes": CLASSES}
-    meta |= {"source": "simulated", "stain_normalisation": "none"}
-    (folder / "patches" / "meta.json").write_text(to_json(meta))
-    return open_bundle(folder / "m"), predictions
-
-
-def test_the_gallery_lies_in_class_named_folders_and_is_the_same_twice(tmp_path):
-    bundle, predictions = write_inputs(tmp_path)
-    files = []
-    for out in (tmp_path / "a", tmp_path / "b"):
-        summary = write_gradcam_gallery(bundle, tmp_path / "patches", predictions, out, Params())
-        found = {f.relative_to(out).as_posix(): f.read_bytes() for f in sorted(out.rglob("*.*"))}
-        files.append(found)
-    assert files[0] == files[1]
-    assert (summary["layer"], summary["map_px"], summary["patches"]) == ("features.2", 8, 4)
-    names = list(files[0])
-    assert {n.rsplit("/", 1)[0] for n in names} == {"m", "m/mitosis", "m/tumour"}
-    assert sum(n.startswith("m/mitosis/") for n in names) == 2
-    assert {"m/contact_sheet.png", "m/summary.json"} <= set(names)
-    assert not any(b"matplotlib" in content.lower() for content in files[0].values())
-
-
-def test_a_split_without_patches_leaves_a_summary_alone(tmp_path):
-    bundle, predictions = write_inputs(tmp_path)
-    out = tmp_path / "a"
-    empty = predictions.iloc[:0]
-    summary = write_gradcam_gallery(bundle, tmp_path / "patches", empty, out, Params())
-    assert summary["patches"] == 0
-    assert [f.name for f in (out / "m").iterdir()] == ["summary.json"]

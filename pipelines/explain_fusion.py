@@ -1,0 +1,74 @@
+"""Stage ``explain_fusion``: the primary fusion model -> maps through its head, shares, case cards.
+
+Cards show single patients: they are made only where the source of the records allows it.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from histofuse.core.artifacts import load_json, replacing_folder
+from histofuse.core.bundle import open_bundle
+from histofuse.core.progress import report, run_stage
+from histofuse.core.tables import read_table
+from histofuse.evaluation.results import FUSION_PREFIX
+from histofuse.explain.attributions import TableName
+from histofuse.explain.estimates import list_concerns
+from histofuse.explain.fusion_report import open_fused_cases, write_cards, write_modalities
+from histofuse.explain.gallery import write_gallery
+from histofuse.features.embeddings import load_embeddings
+from histofuse.features.encoding import ENCODED
+from histofuse.features.specs import load_specs
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.explain import ExplainParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.training.fusion import FUSION_PREDICTIONS, PREDICTIONS
+
+MODELS = Path("models")
+PATCHES = Path("data/patches")
+EMBEDDINGS = Path("data/embeddings")
+ENCODED_FOLDER = Path("data/encoded")
+SPECS = Path("data/ehr/features.json")
+COHORT_FACTS = Path("data/cohort/meta.json")
+ASSESSMENT = Path("reports/assessment/assessment.json")
+OUT = Path("reports/explain/fusion")
+
+
+def main() -> None:
+    params = load_section(ExplainParams, "explain")
+    intervals, seed = load_section(IntervalParams, "intervals"), load_seed()
+    rule = load_section(EvaluationParams, "evaluation").primary_rule
+    bundle = open_bundle(MODELS / f"{FUSION_PREFIX}{rule}")
+    encoders = {
+        side: open_bundle(MODELS / facts["name"], digest=facts["digest"])
+        for side, facts in bundle.config["encoders"].items()
+    }
+    encoded: dict[TableName, pd.DataFrame] = {
+        "imputed": read_table(ENCODED_FOLDER / "imputed.parquet", ENCODED),
+        "with_missing": read_table(ENCODED_FOLDER / "with_missing.parquet", ENCODED),
+    }
+    cases = open_fused_cases(
+        bundle,
+        encoders,
+        load_embeddings(EMBEDDINGS),
+        encoded=encoded,
+        specs=load_specs(SPECS),
+        predictions=read_table(bundle.path / PREDICTIONS, FUSION_PREDICTIONS),
+    )
+    row_level = load_json(COHORT_FACTS)["source"] != "restricted"
+    report(f"read {bundle.name} and its predictions of {len(cases.predictions):,} test pairs")
+
+    out = OUT / bundle.name
+    patches = cases.make_patches(PATCHES, params.minimum_map_px)
+    with replacing_folder(out) as folder:
+        found = write_gallery(patches, folder, params, intervals, seed)
+        write_modalities(cases, folder, params, intervals, seed)
+        cards = write_cards(cases, patches, ASSESSMENT, folder, params) if row_level else []
+    for concern in list_concerns(found):
+        report(f"concern: {concern}")
+    report(f"wrote {out}: {len(list(out.rglob('*.png')))} figures, {len(cards)} of them case cards")
+
+
+if __name__ == "__main__":
+    run_stage(main)

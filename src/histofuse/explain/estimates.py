@@ -1,0 +1,157 @@
+"""Faithfulness scores as they are reported: value, interval, which way is good, any concern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from histofuse.evaluation.bootstrap import Interval, Resampled, draw_weights, leave_out
+from histofuse.params.intervals import IntervalParams
+
+FAITHFULNESS: Final = "faithfulness.json"
+_DECIMALS: Final = 6  # beyond them two machines may differ
+Scores = Mapping[str, Float[np.ndarray, " n"]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a faithfulness score is.
+
+    Attributes:
+        meaning: In words.
+        better: Which way is good; empty where the score is only there to be compared.
+        bar: On its wrong side the score is a concern; None where there is none.
+        concern: What it then says of the model or of its explanations.
+    """
+
+    meaning: str
+    better: Literal["higher", "lower", ""] = ""
+    bar: float | None = None
+    concern: str = ""
+
+    def find_concern(self, found: Estimate) -> str:
+        """Say what is worrying about a score; empty where nothing is."""
+        if found.value is None or self.bar is None:
+            return ""
+        sign = 1 if self.better == "higher" else -1
+        if sign * (found.value - self.bar) > 0:
+            return ""
+        ends = [found.low, found.high]
+        sure = all(end is not None and sign * (end - self.bar) <= 0 for end in ends)
+        return self.concern if sure else f"{self.concern}, as far as so few rows can tell"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One faithfulness score.
+
+    Attributes:
+        value: None where it is not defined.
+        low: Lower end of its interval; None where there is none.
+        high: Upper end.
+        n: Rows it is the mean of.
+        groups: Cases, or patients, the interval was drawn from.
+        note: Why there is no value or no interval; empty where there is.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    groups: int
+    note: str = ""
+
+
+def estimate_means(
+    scores: Scores,
+    groups: Int[np.ndarray, " n"],
+    how: IntervalParams,
+    seed: int,
+    unit: str = "cases",
+) -> dict[str, Estimate]:
+    """Put an interval on the mean of each score, by a bootstrap of whole groups.
+
+    Args:
+        scores: Name to the score of each row; NaN where it is not defined, which leaves the row out
+            of that mean.
+        groups: The group of each row, numbered from 0.
+        how: Resamples, confidence and method.
+        seed: The run's.
+        unit: What the groups are, in the plural.
+    """
+    names = tuple(scores)
+    values = np.column_stack([scores[name] for name in names])
+    known = ~np.isnan(values)
+    count = int(groups.max(initial=-1)) + 1
+    totals, rows = np.zeros((2, count, len(names)))
+    np.add.at(totals, groups, np.where(known, values, 0.0))
+    np.add.at(rows, groups, known)
+
+    def measure(blocks: Iterator[Int[np.ndarray, "w g"]]) -> Float[np.ndarray, "w m"]:
+        weights = np.concatenate([np.empty((0, count), np.int32), *blocks])
+        of = weights @ rows
+        return np.divide(weights @ totals, of, out=np.full(of.shape, np.nan), where=of > 0)
+
+    found = Resampled(
+        metrics=names,
+        values=measure(iter([np.ones((1, count), np.int32)]))[0],
+        draws=measure(draw_weights(count, how.resamples, seed)),
+        left_out=measure(leave_out(count, seed)),
+        groups=count,
+        group_unit=unit,
+        paired=True,
+    )
+    return {
+        name: _to_estimate(
+            found.interval(name, how.confidence, how.method), int(known[:, column].sum())
+        )
+        for column, name in enumerate(names)
+    }
+
+
+def _to_estimate(interval: Interval, n: int) -> Estimate:
+    return Estimate(interval.value, interval.low, interval.high, n, interval.groups, interval.note)
+
+
+def render_estimates(
+    found: Mapping[str, Estimate], measures: Mapping[str, Measure]
+) -> dict[str, dict[str, Any]]:
+    """Render for ``faithfulness.json``.
+
+    Returns:
+        Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
+        ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``meaning``,
+        ``concern`` (a sentence where the score is on the wrong side of its bar, else empty) and
+        ``note`` (why there is no value or interval, else empty). A name ``a/b`` is part b
+        of a, and no concern by itself.
+    """
+    return {name: _render(name, e, measures) for name, e in found.items()}
+
+
+def _render(name: str, found: Estimate, measures: Mapping[str, Measure]) -> dict[str, Any]:
+    whole, _, part = name.partition("/")
+    measure = measures[whole]
+    ends = {"value": found.value, "low": found.low, "high": found.high}
+    rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
+    return {
+        **rounded,
+        "n": found.n,
+        "groups": found.groups,
+        "better": measure.better,
+        "meaning": measure.meaning,
+        "concern": "" if part else measure.find_concern(found),
+        "note": found.note,
+    }
+
+
+def list_concerns(rendered: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List what is worrying, with its number."""
+    return [
+        f"{name} {facts['value']:+.3f}: {facts['concern']}"
+        for name, facts in rendered.items()
+        if facts["concern"]
+    ]

@@ -1,0 +1,55 @@
+"""Means with intervals over whole cases, and what is said of them."""
+
+import numpy as np
+import pytest
+
+from histofuse.core.seeding import make_rng
+from histofuse.explain.estimates import Estimate, Measure, estimate_means, render_estimates
+from histofuse.params.intervals import IntervalParams
+
+HOW = IntervalParams(resamples=400, confidence=0.9, method="percentile")
+LOOKS = Measure("Mass", "higher", 0.0, "it looks elsewhere")
+
+
+def test_the_interval_is_that_of_a_loop_over_resampled_cases():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 12, 80)
+    values = rng.normal(0.2, 1, 80) + groups / 10
+    values[::9] = np.nan
+    found = estimate_means({"a": values, "b": -values}, groups, HOW, 5)
+
+    drawn, stream = [], make_rng(5, "bootstrap")
+    for _ in range(400):
+        rows = np.concatenate([np.flatnonzero(groups == g) for g in stream.integers(0, 12, 12)])
+        drawn.append(np.nanmean(values[rows]))
+    from histofuse.evaluation.bootstrap import find_tail
+
+    tail = find_tail(0.9, 12)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    assert found["a"].value == pytest.approx(np.nanmean(values))
+    assert (found["a"].low, found["a"].high) == pytest.approx((low, high))
+    assert (found["b"].low, found["b"].high) == pytest.approx((-high, -low))
+    assert (found["a"].n, found["a"].groups) == ((~np.isnan(values)).sum(), 12)
+
+
+def test_what_is_defined_nowhere_has_no_value_and_says_so():
+    found = estimate_means({"a": np.full(4, np.nan)}, np.array([0, 0, 1, 1]), HOW, 1)["a"]
+    assert (found.value, found.low, found.n) == (None, None, 0)
+    assert found.note == "not defined on these rows"
+    assert render_estimates({"a": found}, {"a": LOOKS})["a"]["concern"] == ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "concern"),
+    [
+        ((0.2, 0.1, 0.3), ""),
+        ((-0.2, -0.3, -0.1), "it looks elsewhere"),
+        ((-0.2, -0.3, 0.1), "it looks elsewhere, as far as so few rows can tell"),
+        ((-0.2, None, None), "it looks elsewhere, as far as so few rows can tell"),
+    ],
+)
+def test_a_score_on_the_wrong_side_of_its_bar_is_a_concern(ends, concern):
+    found = {"cam": Estimate(*ends, 9, 3), "cam/part": Estimate(*ends, 9, 3)}
+    rendered = render_estimates(found, {"cam": LOOKS})
+    assert rendered["cam"]["concern"] == concern
+    assert rendered["cam/part"]["concern"] == ""
