@@ -329,11 +329,16 @@ def _spread(column: str, cell: Cell) -> dict[str, Cell]:
 def render_markdown(table: Table) -> str:
     """Render as Markdown: caption, table, notes; numbers to three decimals."""
     head = "| " + " | ".join(table.headings.values()) + " |"
-    text = ("model", *DECLARED)
+    text = {c for c in table.headings if _holds_words(table, c)}
     rule = "| " + " | ".join("---" if c in text else "---:" for c in table.headings) + " |"
     body = [_render_row(row, table) for row in table.rows]
     notes = [f"- {note}" for note in table.notes]
     return "\n".join([f"**{table.caption}**", "", head, rule, *body, "", *notes]) + "\n"
+
+
+def _holds_words(table: Table, column: str) -> bool:
+    words = [row[column] for row in table.rows if isinstance(row[column], str)]
+    return any(word not in (NOT_APPLICABLE, NOT_DEFINED) for word in words)
 
 
 def _render_row(row: dict[str, Cell], table: Table) -> str:

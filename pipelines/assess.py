@@ -1,0 +1,67 @@
+"""Stage ``assess``: every bundle -> calibration, decision curves, prediction sets, subgroups."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.progress import report, run_stage, track
+from histofuse.core.tables import read_table
+from histofuse.evaluation.assessed import load_assessed
+from histofuse.evaluation.assessment import assess_model, describe_assessments
+from histofuse.evaluation.assessment_figures import draw_assessment
+from histofuse.evaluation.assessment_tables import make_assessment_tables
+from histofuse.evaluation.predictions import load_predictions
+from histofuse.evaluation.results import FUSION_PREFIX, Facts, evaluate_model
+from histofuse.evaluation.tables import write_tables
+from histofuse.features.specs import FEATURES
+from histofuse.params.assessment import AssessmentParams
+from histofuse.params.base import load_keys, load_section, load_seed
+from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.pairing import PairingsParams
+
+MODELS = Path("models")
+PATCH_FACTS = Path("data/patches/meta.json")
+COHORT_FACTS = Path("data/cohort/meta.json")
+PATCH_AUDIT = Path("data/splits/patches_audit.json")
+EHR_FEATURES = Path("data/ehr/features.parquet")
+OUTPUT = Path("reports/assessment")
+
+
+def main() -> None:
+    reported = load_section(EvaluationParams, "evaluation")
+    params = load_section(AssessmentParams, "assessment")
+    how = load_section(IntervalParams, "intervals")
+    seed = load_seed()
+    pairings = load_section(PairingsParams, "pairing").root
+    facts = Facts(
+        image_source=load_json(PATCH_FACTS)["source"],
+        patient_source=load_json(COHORT_FACTS)["source"],
+        patch_audit=load_json(PATCH_AUDIT),
+        rules={name: pairing.rule for name, pairing in pairings.items()},
+        split=reported.split,
+        primary=reported.primary_rule,
+    )
+    features = read_table(EHR_FEATURES, FEATURES)
+    rules = sorted(pairings, key=lambda name: name != reported.primary_rule)
+    names = [*load_keys("image"), *load_keys("tabular"), *(FUSION_PREFIX + r for r in rules)]
+    assessments = []
+    for name in track(names, "assessing", total=len(names)):
+        result = evaluate_model(load_predictions(MODELS / name), facts)
+        assessed = load_assessed(result, MODELS / name)
+        assessments.append(assess_model(assessed, features, facts, params, how=how, seed=seed))
+    report(f"assessed {len(assessments)} models on {facts.split}")
+
+    tables = make_assessment_tables(assessments, facts, params, how)
+    with replacing_folder(OUTPUT) as folder:
+        write_json(
+            describe_assessments(assessments, facts, params, how), folder / "assessment.json"
+        )
+        write_tables(tables, folder / "tables")
+        for a in track(assessments, "drawing figures", total=len(assessments)):
+            place = folder / "figures" / a.result.name
+            draw_assessment(a, facts.split, params.coverage, how.confidence, place)
+    report(f"wrote {len(tables)} tables and figures of {len(assessments)} models in {OUTPUT}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
