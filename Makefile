@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format ui server lock clean doctor deps screenshots
+.PHONY: help setup repro test lint format ui server lock clean doctor deps screenshots report crossval evidence
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -35,6 +35,15 @@ repro: $(SYNCED) ## run the whole pipeline and say what to open next
 	@test -d .git || (echo "histofuse is run from a git checkout: git init, or clone it" >&2; exit 1)
 	@dvc repro
 	@histofuse next
+
+report: $(SYNCED) ## write reports/index.html: all that the last run left, on one page
+	@histofuse report
+
+crossval: $(SYNCED) ## cross-validate the whole chain by case (about ten minutes on two cores)
+	@dvc repro evidence/dvc.yaml:crossval
+
+evidence: $(SYNCED) ## cross-validation, and the paper's protocol beside an honest one
+	@dvc repro evidence/dvc.yaml
 
 test: $(SYNCED) ## lint, then run all tests (HISTOFUSE_REAL_DATA=<folder> adds the ones on real data)
 	@$(MAKE) --no-print-directory lint
@@ -69,5 +78,5 @@ clean: ## remove .venv and caches; data, models and runs stay
 screenshots: $(SYNCED) ## take the README's pictures of the MLflow UI anew (needs Chromium)
 	@python docs/screenshots.py
 
-deps: $(SYNCED) ## bring the code deps of dvc.yaml in line with the imports
+deps: $(SYNCED) ## bring the code deps of the DVC files in line with the imports
 	@python tests/contract/stages.py

@@ -1,6 +1,6 @@
-"""What dvc.yaml declares of each stage, and what the stage's source says it needs.
+"""What the DVC files declare of each stage, and what the stage's source says it needs.
 
-Run as a script, it writes the code deps of every stage into dvc.yaml.
+Run as a script, it writes the code deps of every stage into them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "histofuse"
 # Tracking shows what ran; it cannot change an output, so no stage depends on it.
 UNTRACKED = PACKAGE / "tracking"
+# The pipeline, and the evidence that takes too long for every run of it.
+DVC_FILES = (ROOT / "dvc.yaml", ROOT / "evidence" / "dvc.yaml")
 LOADERS = {"load_section", "load_seed", "load_keys"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of dvc.yaml.
+    """One stage of a DVC file.
 
     Attributes:
         name: Its name.
@@ -43,7 +45,12 @@ class Stage:
         return {d for d in self.deps if d.startswith(("src/", "pipelines/"))}
 
 
-def load_stages(path: Path = ROOT / "dvc.yaml") -> list[Stage]:
+def load_all_stages() -> list[Stage]:
+    """Load the stages of all DVC files; their paths are from the project's root in each."""
+    return [stage for path in DVC_FILES for stage in load_stages(path)]
+
+
+def load_stages(path: Path) -> list[Stage]:
     stages = YAML(typ="safe", pure=True).load(path)["stages"]
     return [_to_stage(name, body.get("do", body)) for name, body in stages.items()]
 
@@ -137,8 +144,8 @@ def find_paths(script: Path) -> set[str]:
     }
 
 
-def write_code_deps(path: Path = ROOT / "dvc.yaml") -> None:
-    """Bring the code deps of every stage in dvc.yaml in line with its imports."""
+def write_code_deps(path: Path) -> None:
+    """Bring the code deps of every stage in a DVC file in line with its imports."""
     yaml = YAML()
     yaml.width = 100
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -152,4 +159,5 @@ def write_code_deps(path: Path = ROOT / "dvc.yaml") -> None:
 
 
 if __name__ == "__main__":
-    write_code_deps()
+    for dvc_file in DVC_FILES:
+        write_code_deps(dvc_file)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.ids import SPLITS
-from histofuse.core.seeding import derive_seed
+from histofuse.core.seeding import derive_seed, make_rng
 from histofuse.core.tables import Contract
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams, Unit
 
@@ -106,6 +106,11 @@ def _require_classes(table: pd.DataFrame, params: ImageSplitParams) -> None:
         raise InputError(faults)
 
 
+def count_folds(index: pd.DataFrame, folds: int) -> int:
+    """Count the folds by case there can be: as many as asked for, or as there are cases."""
+    return min(folds, index["case_id"].nunique())
+
+
 def split_patients(
     cohort: pd.DataFrame,
     params: PatientSplitParams,
@@ -146,3 +151,61 @@ def split_patients(
 
     result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
     return result.assign(split=result["subject_id"].map(split_of).astype("str"))
+
+
+def fold_patients(
+    cohort: pd.DataFrame,
+    folds: int,
+    test_fold: int,
+    seed: int,
+    linked: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Split patients for one fold of a cross-validation, stratified as `split_patients` does.
+
+    Over all folds each patient that is not linked is tested once. Validation is one of as many
+    folds of the rest.
+
+    Args:
+        cohort: The cohort (`data.cohort.COHORT`), one or several admissions a patient.
+        folds: How many there are.
+        test_fold: Which of them is the test split, from 0.
+        seed: The run's seed; the folds are the same for every `test_fold`.
+        linked: The split of each patient whose tissue is in a split already, by subject_id.
+
+    Returns:
+        A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
+
+    Raises:
+        InputError: If too few patients have, or have not, the outcome to fill three splits.
+    """
+    outcome = cohort.groupby("subject_id")["target"].max().sort_index()
+    split_of = pd.Series("train", index=outcome.index, dtype="str")
+    if linked is not None:
+        split_of.update(linked)
+        outcome = outcome.drop(linked.index)
+    dealt = 0
+    for value in (0, 1):
+        patients = outcome.index[outcome == value].to_numpy()
+        # Dealing goes on where the last outcome stopped, so that no fold gets every odd patient.
+        fold = (np.arange(len(patients)) + dealt) % folds
+        dealt += len(patients)
+        # A stream each: what is drawn for validation must not move the test folds.
+        shuffled = make_rng(seed, "patient folds", value).permutation(patients)
+        rest = make_rng(seed, "patient folds", value, "rest").permutation(
+            shuffled[fold != test_fold]
+        )
+        if linked is None:
+            _require_rest(len(rest), value, test_fold)
+        split_of[shuffled[fold == test_fold]] = "test"
+        split_of[rest[::folds]] = "validation"
+
+    result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
+    return result.assign(split=result["subject_id"].map(split_of).astype("str"))
+
+
+def _require_rest(count: int, value: int, test_fold: int) -> None:
+    if count < 2:
+        problem = f"{count} patients with target {value} are left beside test"
+        expected = "at least 2, for training and validation"
+        fault = Fault(f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort.")
+        raise InputError([fault])

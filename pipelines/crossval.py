@@ -1,0 +1,119 @@
+"""Stage ``crossval``: the whole chain once a fold, by case -> pooled and per-fold results.
+
+Called with the number of a fold it runs that fold alone, as a process of the stage.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.progress import report, run_stage
+from histofuse.evaluation.crossval import cross_validate, describe_fold, describe_run, load_folds
+from histofuse.evaluation.crossval_figures import draw_crossval
+from histofuse.evaluation.crossval_tables import make_crossval_tables
+from histofuse.evaluation.results import Facts
+from histofuse.evaluation.tables import write_tables
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.crossval import CrossvalParams, ImageModelsParams, TabularModelsParams
+from histofuse.params.data import DataParams
+from histofuse.params.encoders import EncodersParams
+from histofuse.params.encoding import EncodingParams
+from histofuse.params.fusion import FusionParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.pairing import PairingsParams
+from histofuse.training.crossval import (
+    Chain,
+    Sources,
+    complete_fold,
+    find_fold,
+    list_folds,
+    name_run,
+    select_chain,
+)
+from histofuse.training.fold_processes import count_workers, end_with_parent, run_processes
+
+PATCHES = Path("data/patches")
+FRAMES_TABLE = Path("data/annotations/frames.parquet")
+COHORT = Path("data/cohort")
+FEATURES = Path("data/ehr")
+WORK = Path(".histofuse/crossval")
+OUT = Path("evidence/crossval")
+
+
+def main(fold: str | None = None) -> None:
+    chain, sources = load_chain(), find_sources()
+    run = WORK / name_run(chain, sources)
+    if fold is not None:
+        end_with_parent()
+        complete_fold(chain, sources, int(fold), run)
+        return
+    folds = list_folds(chain, sources)
+    report(f"read {len(chain.names)} models to train in each of {len(folds)} folds by case")
+
+    run_folds(chain, folds, run)
+    write_results(chain, sources, [find_fold(run, k) for k in folds])
+
+    for other in set(WORK.iterdir()) - {run}:
+        shutil.rmtree(other)
+
+
+def load_chain() -> Chain:
+    """Load every section the chain depends on."""
+    return select_chain(
+        load_section(CrossvalParams, "crossval"),
+        load_section(ImageModelsParams, "image").root,
+        load_section(TabularModelsParams, "tabular").root,
+        load_section(PairingsParams, "pairing").root,
+        load_section(EncodingParams, "encoding"),
+        load_section(EncodersParams, "encoders"),
+        load_section(FusionParams, "fusion"),
+        load_seed(),
+    )
+
+
+def find_sources() -> Sources:
+    """Name what a fold reads."""
+    crosswalk = Path(load_section(DataParams, "data").crosswalk)
+    return Sources(PATCHES, FRAMES_TABLE, COHORT, FEATURES, crosswalk)
+
+
+def run_folds(chain: Chain, folds: range, run: Path) -> None:
+    """Run the folds that are not there yet, and say how each went."""
+    params = chain.crossval
+    workers = count_workers(params.workers, params.threads)
+    there = [k for k in folds if find_fold(run, k).exists()]
+    for k in there:
+        report(f"fold {k + 1} of {len(folds)} is there: {describe_fold(find_fold(run, k))}")
+    commands = {f"fold_{k}": [sys.executable, __file__, str(k)] for k in folds if k not in there}
+
+    def tell(name: str, seconds: float) -> None:
+        said = describe_fold(run / name)
+        report(f"fold {int(name[5:]) + 1} of {len(folds)} in {seconds:.0f} s: {said}")
+
+    run_processes(commands, run, workers=workers, threads=params.threads, done=tell)
+
+
+def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
+    """Write ``crossval.json``, tables and figures."""
+    cohort = load_json(sources.cohort / "meta.json")
+    facts = Facts(
+        image_source=load_json(sources.patches / "meta.json")["source"],
+        patient_source=cohort["source"],
+        patch_audit={"leaky": False},
+        rules={name: pairing.rule for name, pairing in chain.pairings.items()},
+        split="test",
+        primary=chain.crossval.rules[0],
+    )
+    how = load_section(IntervalParams, "intervals")
+    found = cross_validate(load_folds(folds, chain.names, sources), facts, how, chain.seed)
+    tables = make_crossval_tables(found)
+    with replacing_folder(OUT) as folder:
+        write_json(describe_run(found, chain.crossval), folder / "crossval.json")
+        write_tables(tables, folder / "tables")
+        draw_crossval(found, folder / "figures")
+    report(f"wrote {OUT}: {len(found.results)} models over {len(folds)} folds")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,39 @@
+"""Stage ``protocol``: the paper's networks under its leaky split, beside the honest ones."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import replacing_folder
+from histofuse.core.bundle import open_bundle
+from histofuse.core.progress import report, run_stage
+from histofuse.evaluation.protocol import compare_protocols, write_protocols
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.crossval import ProtocolParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.training.protocol import train_as_paper
+
+HONEST = (Path("models/simple_cnn"), Path("models/resnet18"))
+PATCHES = Path("data/patches")
+FRAMES_TABLE = Path("data/annotations/frames.parquet")
+SPLITS = Path("data/splits")
+WORK = Path(".histofuse/protocol")
+OUT = Path("evidence/protocol")
+
+
+def main() -> None:
+    folds = load_section(ProtocolParams, "protocol").folds
+    how, seed = load_section(IntervalParams, "intervals"), load_seed()
+    found = []
+    for honest in HONEST:
+        config = open_bundle(honest).config
+        report(f"read {honest}, to be trained with one patch in {folds} set apart by chance")
+        leaky = train_as_paper(config, PATCHES, folds, WORK)
+        compared = compare_protocols(leaky, honest, PATCHES, FRAMES_TABLE, SPLITS, how, seed, folds)
+        found.append(compared)
+
+    with replacing_folder(OUT) as folder:
+        write_protocols(found, how, folder)
+    report(f"wrote {OUT}: {', '.join(p.name for p in found)}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,345 @@
+"""Cross-validation by case: the whole chain, from the split to the fused test predictions.
+
+A fold is a folder of bundles. It is named by all it depends on, so that one that is there need not
+be run again; one that was killed goes on where it stopped.
+
+Models take the values of params.yaml and never those of a study: a study has been over the patients
+that another fold tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import chdir
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from histofuse.core.artifacts import digest_file, digest_folder, digest_text, to_json, write_json
+from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.errors import collect_faults
+from histofuse.core.tables import read_table, write_table
+from histofuse.data.cohort import COHORT
+from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
+from histofuse.data.patches import load_index
+from histofuse.data.splits import (
+    PATCH_SPLITS,
+    PATIENT_SPLITS,
+    count_folds,
+    fold_patients,
+    split_patches,
+)
+from histofuse.features.embeddings import Embeddings, number_rows, write_embeddings
+from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
+from histofuse.features.pairing import PAIRS, join_targets, make_pairs
+from histofuse.features.specs import FEATURES, load_specs
+from histofuse.models.backbones import load_image_model
+from histofuse.models.tabular import MlpModel, load_tabular_model
+from histofuse.params.crossval import CrossvalParams
+from histofuse.params.encoders import EncodersParams
+from histofuse.params.encoding import EncodingParams
+from histofuse.params.fusion import FusionParams
+from histofuse.params.image import SAFETENSORS, ImageParams
+from histofuse.params.pairing import AnyPairing, PairingParams
+from histofuse.params.splits import ImageSplitParams
+from histofuse.params.tabular import AnyTabularParams
+from histofuse.training.code import digest_code
+from histofuse.training.fusion import load_pairs, train_fusion
+from histofuse.training.image import embed_patches, load_patch_data, train_image
+from histofuse.training.recorder import NullRecorder
+from histofuse.training.tabular import load_table, train_tabular
+
+# Within the folder of a fold.
+MODELS: Final = Path("models")
+SPLITS: Final = Path("splits")
+PATCHES: Final = SPLITS / "patches.parquet"
+PATIENTS: Final = SPLITS / "patients.parquet"
+_SCRATCH: Final = Path("scratch")
+_STATE: Final = Path(".histofuse")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a fold reads.
+
+    Attributes:
+        patches: Folder of the patches.
+        frames: The table of frames.
+        cohort: Folder of the cohort.
+        features: Folder of the health-record features.
+        crosswalk: CSV of the linked patients.
+    """
+
+    patches: Path
+    frames: Path
+    cohort: Path
+    features: Path
+    crosswalk: Path
+
+    def resolve(self) -> Sources:
+        """Make all paths absolute."""
+        return Sources(**{name: path.resolve() for name, path in vars(self).items()})
+
+    def digest(self) -> dict[str, str]:
+        """Compute the digest of each."""
+        return {
+            name: digest_folder(path) if path.is_dir() else digest_file(path)
+            for name, path in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All params of the chain.
+
+    Attributes:
+        crossval: Which folds and models.
+        images: The networks to train, by name.
+        tabulars: The models on health records to train, by name.
+        pairings: The rules to train fusion under, by name.
+        encoding: Of the health records.
+        encoders: The models whose embeddings are fused.
+        fusion: Of the head.
+        seed: The run's seed.
+    """
+
+    crossval: CrossvalParams
+    images: Mapping[str, ImageParams]
+    tabulars: Mapping[str, AnyTabularParams]
+    pairings: Mapping[str, AnyPairing]
+    encoding: EncodingParams
+    encoders: EncodersParams
+    fusion: FusionParams
+    seed: int
+
+    @property
+    def names(self) -> list[str]:
+        """The models of a fold: on patches, on health records, fused."""
+        return [*self.images, *self.tabulars, *(f"fusion_{rule}" for rule in self.pairings)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render all that can change a fold."""
+        groups = ("images", "tabulars", "pairings")
+        found = {g: {n: p.model_dump() for n, p in getattr(self, g).items()} for g in groups}
+        singles = {s: getattr(self, s).model_dump() for s in ("encoding", "encoders", "fusion")}
+        crossval = self.crossval.model_dump(exclude={"workers"})
+        return {**found, **singles, "crossval": crossval, "seed": self.seed}
+
+
+def select_chain(  # noqa: PLR0917
+    crossval: CrossvalParams,
+    images: Mapping[str, ImageParams],
+    tabulars: Mapping[str, AnyTabularParams],
+    pairings: Mapping[str, AnyPairing],
+    encoding: EncodingParams,
+    encoders: EncodersParams,
+    fusion: FusionParams,
+    seed: int,
+) -> Chain:
+    """Select the models that ``crossval`` names from their sections.
+
+    Raises:
+        InputError: With each name that is no model or rule, and each encoder that is not trained.
+    """
+    where = "params.yaml, crossval"
+    asked = (
+        ("image_models", crossval.image_models, images, encoders.image),
+        ("tabular_models", crossval.tabular_models, tabulars, encoders.patient),
+        ("rules", crossval.rules, pairings, None),
+    )
+    with collect_faults() as faults:
+        for key, names, known, encoder in asked:
+            for name in names:
+                if name not in known:
+                    faults.add(f"{where}.{key}", f"unknown {name!r}", f"one of {list(known)}")
+            if encoder is not None and encoder not in names:
+                problem = f"holds no {encoder!r}, which section encoders names"
+                faults.add(f"{where}.{key}", problem, "the encoder among them")
+    return Chain(
+        crossval=crossval,
+        images={n: images[n] for n in crossval.image_models},
+        tabulars={n: tabulars[n] for n in crossval.tabular_models},
+        pairings={n: pairings[n] for n in crossval.rules},
+        encoding=encoding,
+        encoders=encoders,
+        fusion=fusion,
+        seed=seed,
+    )
+
+
+def name_run(chain: Chain, sources: Sources) -> str:
+    """Name a run by all that can change its folds: params, inputs and code."""
+    weights = {n: digest_file(Path(p.weights)) for n, p in chain.images.items() if _is_file(p)}
+    parts = {"params": chain.to_dict(), "inputs": sources.digest(), "weights": weights}
+    code = {"code": digest_code(), "torch": torch.__version__}
+    return digest_text(to_json({**parts, **code}))[:16]
+
+
+def list_folds(chain: Chain, sources: Sources) -> range:
+    """List the folds there are."""
+    return range(count_folds(load_index(sources.patches), chain.crossval.folds))
+
+
+# --- one fold -----------------------------------------------------------------------------------
+
+
+def complete_fold(chain: Chain, sources: Sources, fold: int, run: Path) -> Path:
+    """Run one fold, or go on with one that was killed; return at once if it is there.
+
+    Args:
+        chain: All params.
+        sources: What is read.
+        fold: Its number, from 0.
+        run: Folder of the run, named by `name_run`.
+
+    Returns:
+        The fold's folder: ``models/<name>`` and ``splits``.
+
+    Raises:
+        InputError: If the fold cannot be split, or a model not trained.
+    """
+    done = find_fold(run, fold)
+    if not done.exists():
+        partial = done.with_suffix(".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        _run_chain(chain, sources.resolve(), fold, partial)
+        partial.rename(done)
+    return done
+
+
+def find_fold(run: Path, fold: int) -> Path:
+    """Name the folder of a fold; it is there once the fold is complete."""
+    return run / f"fold_{fold}"
+
+
+def _run_chain(chain: Chain, sources: Sources, fold: int, folder: Path) -> None:
+    chain = replace(chain, images={n: resolve_weights(p) for n, p in chain.images.items()})
+    # Checkpoints lie below the working directory: folds that run side by side have their own.
+    with chdir(folder):
+        split_fold(chain, sources, fold)
+        _encode(chain, sources)
+        _train_images(chain, sources)
+        _train_tabulars(chain, sources)
+        _embed(chain, sources)
+        for rule, pairing in chain.pairings.items():
+            _fuse(chain, sources, rule, PairingParams(pairing))
+        for scratch in (_SCRATCH, _STATE):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
+    """Split patches by case, and patients, for one fold; linked patients follow their case."""
+    index, params = load_index(sources.patches), chain.crossval
+    count = count_folds(index, params.folds)
+    how = ImageSplitParams(
+        unit="case",
+        validation_unit=params.validation_unit,
+        folds=count,
+        test_fold=fold,
+        validation_fold=0,
+        classes_required=params.classes_required,
+    )
+    patches = split_patches(index, how, chain.seed)
+    cohort = read_table(sources.cohort / "cohort.parquet", COHORT)
+    linked = None
+    if not is_empty(sources.crosswalk):
+        links = read_crosswalk(sources.crosswalk, patches, cohort)
+        linked = find_linked_splits(links, patches)
+    patients = fold_patients(cohort, count, fold, chain.seed, linked)
+    write_table(patches, PATCHES, PATCH_SPLITS)
+    write_table(patients, PATIENTS, PATIENT_SPLITS)
+
+
+def _encode(chain: Chain, sources: Sources) -> None:
+    joined = join_splits(
+        read_table(sources.features / "features.parquet", FEATURES),
+        read_table(PATIENTS, PATIENT_SPLITS),
+        read_table(sources.cohort / "cohort.parquet", COHORT),
+    )
+    specs = load_specs(sources.features / "features.json")
+    encoder = fit_encoder(joined[joined["split"] == "train"], specs, chain.encoding)
+    for name, impute in (("imputed", True), ("with_missing", False)):
+        table = encode_table(encoder, joined, impute=impute)
+        write_table(table, _SCRATCH / f"{name}.parquet", ENCODED)
+    write_json(encoder.to_dict(), _SCRATCH / "encoder.json")
+
+
+def train_once(path: Path, train: Callable[[Path], object]) -> None:
+    """Train a model unless its bundle is there."""
+    if not (path / MANIFEST).is_file():
+        train(path)
+
+
+def _train_images(chain: Chain, sources: Sources) -> None:
+    data = load_patch_data(sources.patches, PATCHES)
+    for name, params in chain.images.items():
+        train_once(
+            MODELS / name,
+            lambda path, p=params: train_image(data, p, chain.seed, NullRecorder(), path),
+        )
+
+
+def _train_tabulars(chain: Chain, sources: Sources) -> None:
+    for name, params in chain.tabulars.items():
+        table = load_table(_SCRATCH, sources.cohort / "meta.json", params.kind)
+        train_once(
+            MODELS / name,
+            lambda path, t=table, p=params: train_tabular(t, p, chain.seed, NullRecorder(), path),
+        )
+
+
+def _embed(chain: Chain, sources: Sources) -> None:
+    image, patient = (
+        open_bundle(MODELS / n) for n in (chain.encoders.image, chain.encoders.patient)
+    )
+    index, rows = load_index(sources.patches), read_table(_SCRATCH / "imputed.parquet", ENCODED)
+    model = load_tabular_model(patient)
+    with collect_faults() as faults:
+        if not isinstance(model, MlpModel):
+            faults.add("params.yaml, encoders.patient", "has no embedding", "a model of kind mlp")
+    assert isinstance(model, MlpModel)
+    sides = {"image": image, "patient": patient}
+    meta = {
+        "classes": image.config["classes"],
+        "sources": {side: bundle.config["source"] for side, bundle in sides.items()},
+        "encoders": {side: _describe(bundle) for side, bundle in sides.items()},
+    }
+    patches = embed_patches(load_image_model(image), sources.patches, index)
+    embeddings = Embeddings(
+        number_rows(index[["patch_id"]], patches),
+        number_rows(rows[["subject_id", "hadm_id"]], model.embed(rows)),
+        meta,
+    )
+    write_embeddings(embeddings, _SCRATCH / "embeddings")
+
+
+def _describe(bundle: Bundle) -> dict[str, str]:
+    return {"name": bundle.name, "digest": bundle.digest}
+
+
+def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> None:
+    cohort = read_table(sources.cohort / "cohort.parquet", COHORT)
+    patients = join_targets(read_table(PATIENTS, PATIENT_SPLITS), cohort)
+    patches = read_table(PATCHES, PATCH_SPLITS)
+    pairs = make_pairs(patches, patients, pairing, chain.seed, sources.crosswalk)
+    path = _SCRATCH / f"{rule}.parquet"
+    write_table(pairs, path, PAIRS)
+    data = load_pairs(path, _SCRATCH / "embeddings", pairing)
+    train_once(
+        MODELS / f"fusion_{rule}",
+        lambda p: train_fusion(data, chain.fusion, chain.seed, NullRecorder(), p),
+    )
+
+
+def _is_file(params: ImageParams) -> bool:
+    return params.weights.endswith(SAFETENSORS)
+
+
+def resolve_weights(params: ImageParams) -> ImageParams:
+    """Make the path of a weights file absolute, for a process that changes its directory."""
+    if not _is_file(params):
+        return params
+    return params.model_copy(update={"weights": str(Path(params.weights).resolve())})

@@ -1,0 +1,83 @@
+"""The paper's protocol: patches dealt to training and validation by chance, 80 to 20.
+
+Source: paper 3.1 ("80/20 train/validation split"). Windows about neighbouring nuclei overlap, so
+pixels of most validation patches are in training too; and the epoch, the calibration and the
+thresholds are chosen on the rows that are reported on.
+"""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import torch
+
+from histofuse.core.artifacts import digest_text, to_json
+from histofuse.core.bundle import MANIFEST
+from histofuse.core.tables import write_table
+from histofuse.data.patches import load_index
+from histofuse.data.splits import PATCH_SPLITS, split_patches
+from histofuse.params.image import ImageParams
+from histofuse.params.splits import ImageSplitParams
+from histofuse.training.code import digest_code
+from histofuse.training.image import load_patch_data, train_image
+from histofuse.training.recorder import NullRecorder
+
+SPLITS: Final = "patches.parquet"
+
+
+def make_paper_params(folds: int) -> ImageSplitParams:
+    """Make the split params under which one patch in `folds` is set apart by chance."""
+    return ImageSplitParams(
+        unit="patch",
+        validation_unit="patch",
+        folds=folds,
+        test_fold=0,
+        validation_fold=0,
+        classes_required=[],
+    )
+
+
+def split_as_paper(index: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
+    """Split patches into training and validation by chance; there is no test split.
+
+    Returns:
+        A `PATCH_SPLITS` table in the order of `index`.
+    """
+    splits = split_patches(index, make_paper_params(folds), seed)
+    apart = (splits["split"] == "test").map({True: "validation", False: "train"})
+    return splits.assign(split=apart.astype("str"))
+
+
+def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path) -> Path:
+    """Train the network of a bundle anew under the paper's protocol.
+
+    A run that was killed goes on; one that is there is not run again.
+
+    Args:
+        honest: ``config.json`` of the bundle: the same params, seed and name are taken.
+        patches: Folder of the patches.
+        folds: One of as many parts is validation.
+        work: Folder for state between runs.
+
+    Returns:
+        The bundle's folder, beside the table of splits.
+    """
+    params, seed = ImageParams.model_validate(honest["params"]), honest["seed"]
+    parts = {"params": honest["params"], "seed": seed, "folds": folds, "inputs": honest["inputs"]}
+    code = {"code": digest_code(), "torch": torch.__version__}
+    folder = (work / honest["name"] / digest_text(to_json({**parts, **code}))[:16]).resolve()
+    path = folder / honest["name"]
+    if not (path / MANIFEST).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        patches = patches.resolve()
+        write_table(split_as_paper(load_index(patches), folds, seed), folder / SPLITS, PATCH_SPLITS)
+        if Path(params.weights).is_file():
+            params = params.model_copy(update={"weights": str(Path(params.weights).resolve())})
+        # Checkpoints lie below the working directory: those of the honest model are left alone.
+        with chdir(folder):
+            data = load_patch_data(patches, folder / SPLITS)
+            train_image(data, params, seed, NullRecorder(), path)
+    return path
