@@ -18,7 +18,7 @@ from histofuse.data.patches import PATCH_INDEX
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
 from histofuse.features.pairing import PAIRS, join_targets, make_pairs
-from histofuse.features.specs import FEATURES, FeatureSpec
+from histofuse.features.specs import FEATURES, FeatureSpec, to_json_list
 from histofuse.params.base import load_section, load_seed
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +200,7 @@ def write_patients():
     cohort = pd.DataFrame({**key, **times, "target": target, "age_years": age, **texts})
     splits = pd.DataFrame({**key, "split": deal_splits(PATIENTS)})
     write_table(features, Path("data/ehr/features.parquet"), FEATURES)
+    write_json(to_json_list(SPECS), Path("data/ehr/features.json"))
     write_table(cohort[list(COHORT.columns)], Path("data/cohort/cohort.parquet"), COHORT)
     write_table(splits, Path("data/splits/patients.parquet"), PATIENT_SPLITS)
     write_json({"target": "mortality_1y", "source": "simulated"}, Path("data/cohort/meta.json"))

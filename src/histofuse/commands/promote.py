@@ -11,8 +11,11 @@ from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.evaluation.gate import Evidence, Verdict, decide
+from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_section, load_seed
+from histofuse.params.encoding import EncodingParams
 from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
 from histofuse.tracking.names import DIGEST_TAG, Standing, Version, name_registered, redact
 from histofuse.tracking.promotion import Grounds, Production, Record
@@ -184,12 +187,20 @@ def _find_held(name: str, models: Path) -> str | None:
 
 
 def _gather(store: Store, target: Version, standing: Standing) -> Evidence:
+    from histofuse.evaluation.alarm_search import AlarmRules
     from histofuse.serving.evidence import gather_evidence
 
     current = _find_current(store, standing)
     against = "" if current is None else f" and version {current.number}"
     report(f"scoring {_show(target)}{against}")
-    return gather_evidence(store, target, current, load_seed())
+    rules = AlarmRules(
+        alarms=load_section(AlarmParams, "alarms"),
+        promotion=load_section(PromotionParams, "promotion"),
+        encoding=load_section(EncodingParams, "encoding"),
+        intervals=load_section(IntervalParams, "intervals"),
+        seed=load_seed(),
+    )
+    return gather_evidence(store, target, current, rules)
 
 
 def _find_current(store: Store, standing: Standing) -> Version | None:

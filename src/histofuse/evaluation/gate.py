@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from histofuse.core.errors import InputError
+from histofuse.evaluation.alarms import AlarmCheck
 from histofuse.evaluation.bars import find_minority_class, name_bars, read_cautiously
 from histofuse.evaluation.bootstrap import align_rows, resample_differences, resample_metrics
 from histofuse.evaluation.metrics import classification_metrics
@@ -77,6 +78,11 @@ class Evidence:
         seed: Of the bootstrap.
         inputs: Digests of today's inputs by their names in ``config.json``, those that are known:
             what tells the rows trained on where the candidate's stored predictions did not travel.
+        alarms: The alarm checks of the candidate and of the data under it; None where they were
+            not made.
+        alarms_fault: Why they were not.
+        faithfulness: Metrics of its explanations, each with ``value``, ``low``, ``high`` and ``n``;
+            None where they were not measured, or for another version.
     """
 
     registered: str
@@ -89,6 +95,9 @@ class Evidence:
     patient_audit: Mapping[str, Any] | None
     seed: int
     inputs: Mapping[str, str] = field(default_factory=dict)
+    alarms: tuple[AlarmCheck, ...] | None = None
+    alarms_fault: str = ""
+    faithfulness: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def kind(self) -> str:
@@ -157,8 +166,10 @@ def decide(evidence: Evidence, params: PromotionParams) -> Verdict:
         _check_evaluated(evidence, params),
         *_check_leakage(evidence, params),
         _check_alarm(evidence, params),
+        *_check_alarms(evidence),
         *_check_minimums(evidence, params),
         *_check_not_worse(evidence, params),
+        *_check_faithfulness(evidence, params),
     ]
     return Verdict(tuple(checks))
 
@@ -363,6 +374,23 @@ def _check_alarm(evidence: Evidence, params: PromotionParams) -> Check:
     return Check("alarm", not loud, detail, {"values": values, "at": params.alarm_at})
 
 
+def _check_alarms(evidence: Evidence) -> Iterator[Check]:
+    """Refuse on each alarm, and on each check that could not be made; passed ones are counted."""
+    if not evidence.alarms:
+        fault = evidence.alarms_fault or "alarms were not computed for this version"
+        yield Check("alarms", False, f"{fault}: dvc repro alarms")
+        return
+    passed = [c for c in evidence.alarms if c.outcome == "passed"]
+    if passed:
+        names = [c.name for c in passed]
+        detail = f"{len(passed)} of {len(evidence.alarms)} alarm checks are silent: "
+        detail += ", ".join(dict.fromkeys(names))
+        yield Check("alarms", True, detail, {"passed": names})
+    for check in evidence.alarms:
+        if check.outcome != "passed":
+            yield Check(f"alarm[{check.name}]", False, check.detail, check.to_dict()["numbers"])
+
+
 # --- bars ---------------------------------------------------------------------------------------
 
 
@@ -456,3 +484,18 @@ def _compare(
 
 def _show(value: float | None, sign: str = "") -> str:
     return "not defined" if value is None else f"{value:{sign}.3f}"
+
+
+def _check_faithfulness(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
+    """Hold what was measured of its explanations against bars, by the lower end if there is one."""
+    wanted = params.faithfulness_minimums.get(evidence.kind, {})
+    for metric, bar in wanted.items():
+        name, found = f"faithfulness[{metric}]", (evidence.faithfulness or {}).get(metric)
+        if found is None or found["value"] is None:
+            detail = "not measured for this version: dvc repro the explain stages"
+            yield Check(name, False, detail, {"bar": bar})
+            continue
+        low = found["value"] if found["low"] is None else found["low"]
+        ends = "no interval" if found["low"] is None else f"[{low:.3f}, {found['high']:.3f}]"
+        detail = f"{found['value']:.3f}, {ends} over {found['n']:,}; must be above {bar:g}"
+        yield Check(name, low > bar, detail, {**found, "bar": bar})

@@ -19,6 +19,7 @@ MetricName = Annotated[
 ScoreName = Annotated[
     str, Field(pattern=r"^(accuracy|(precision|recall|f1|auroc|auprc)/(macro|minority))$")
 ]
+ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(ge=0, lt=1)]
 
@@ -53,6 +54,8 @@ class PromotionParams(Section):
         split_units: Units under which the images may have been split into training and test.
         alarm_at: Test score from which a model is too good to be true.
         alarm_metrics: The scores watched for it.
+        faithfulness_minimums: Kind of model to metrics of its explanations, as the explain stages
+            write them, to what their lower end must exceed; empty asks nothing.
         margins: How much worse than the version in production a model may be.
         minimums: What every model must be better than, in production or not.
     """
@@ -66,5 +69,6 @@ class PromotionParams(Section):
     split_units: Annotated[list[Literal["case", "frame"]], Field(min_length=1)]
     alarm_at: Share
     alarm_metrics: Annotated[list[ScoreName], Field(min_length=1)]
+    faithfulness_minimums: dict[ModelKind, dict[str, float]]
     margins: Bars
     minimums: Bars

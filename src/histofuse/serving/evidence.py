@@ -14,19 +14,27 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import CONFIG, Bundle, open_bundle
+from histofuse.core.bundle import CONFIG, MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import HistofuseError, RegistryError
+from histofuse.core.progress import report
+from histofuse.evaluation.alarm_models import read_model
+from histofuse.evaluation.alarm_search import AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.alarms import AlarmCheck, read_alarms, select_checks
 from histofuse.evaluation.gate import Evidence, Scored
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, load_predictions
 from histofuse.evaluation.results import FUSION_PREFIX
 from histofuse.models.tabular import name_table
 from histofuse.serving.scoring import TestData, score_test_split
 from histofuse.tracking.names import MODEL_FOLDER, Version
+from histofuse.tracking.publish import MODELS
 from histofuse.tracking.store import Store
 
 ARTIFACTS: Final = "artifacts"
 BUNDLE: Final = "bundle"
 ENCODERS: Final = "encoders"
+ALARMS: Final = Path("reports/alarms.json")
+EXPLANATIONS: Final = Path("reports/explain")
+FAITHFULNESS: Final = "faithfulness.json"
 
 ValueT = TypeVar("ValueT")
 
@@ -71,7 +79,7 @@ def gather_evidence(
     store: Store,
     candidate: Version,
     production: Version | None,
-    seed: int,
+    rules: AlarmRules,
     data: TestData | None = None,
 ) -> Evidence:
     """Gather what the gate looks at; a version that fails does so in the evidence, not here.
@@ -86,6 +94,7 @@ def gather_evidence(
             copy.list_files(),
             copy.has_signature(),
         )
+        alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, data, rules))
     return Evidence(
         registered=candidate.name,
         candidate=scored,
@@ -95,9 +104,39 @@ def gather_evidence(
         card=bool(store.read_description(candidate.name, candidate.number).strip()),
         patch_audit=_load_if_there(data.root / "splits" / "patches_audit.json"),
         patient_audit=_load_if_there(data.root / "splits" / "patients_audit.json"),
-        seed=seed,
+        seed=rules.seed,
         inputs=_attempt(lambda: _digest_inputs(scored.config, data))[0] or {},
+        alarms=alarms,
+        alarms_fault=_shorten(alarms_fault, copy),
+        faithfulness=_attempt(lambda: read_faithfulness(scored.config, candidate.digest))[0],
     )
+
+
+def _find_alarms(copy: _Registered, data: TestData, rules: AlarmRules) -> tuple[AlarmCheck, ...]:
+    """Read the alarms of this version; where they are of another one or other data, look anew."""
+    known = read_alarms(ALARMS, copy.version.digest, data.root)
+    if known is not None:
+        return known
+    report(f"{ALARMS} is not about this version and these data: looking for alarms now")
+    patient = None if copy.encoders is None else copy.encoders / "patient"
+    model = read_model(copy.artifacts / BUNDLE, patient)
+    _, checks = find_alarms([model], AlarmData(data.root), rules)
+    return select_checks(checks, model.name, model.kind)
+
+
+def read_faithfulness(
+    config: Mapping[str, Any], digest: str, root: Path = EXPLANATIONS, models: Path = MODELS
+) -> Mapping[str, Any] | None:
+    """Read what the explain stages measured of a model; None where it is of another version.
+
+    They explain the bundle in ``models/``, so another digest there makes them say nothing.
+    """
+    name = str(config.get("name", ""))
+    manifest = models / name / MANIFEST
+    if not manifest.is_file() or digest_file(manifest) != digest:
+        return None
+    found = [load_json(path) for path in sorted(root.glob(f"*/{name}/{FAITHFULNESS}"))]
+    return {metric: facts for part in found for metric, facts in part.items()} or None
 
 
 def _digest_inputs(config: Mapping[str, Any], data: TestData) -> dict[str, str]:
@@ -155,13 +194,18 @@ def _score_production(store: Store, version: Version, data: TestData) -> Scored:
 
 def _score(store: Store, copy: _Registered, data: TestData) -> Scored:
     bundle, fault = _attempt(lambda: _open(store, copy))
-    fault = fault.replace(f"{copy.folder}/", "").partition(" Restore it with")[0]
+    fault = _shorten(fault, copy)
     scored = _describe_unscored(copy.version, _attempt(copy.read_config)[0] or {}, fault)
     if bundle is None:
         return scored
     predictions, fault = _attempt(lambda: score_test_split(bundle, copy.encoders, data))
     stored = _attempt(lambda: _load_stored(bundle))[0]
     return replace(scored, scored=predictions, scoring_fault=fault, stored=stored)
+
+
+def _shorten(fault: str, copy: _Registered) -> str:
+    """Take out where the copy lay, and a remedy that is not for it."""
+    return fault.replace(f"{copy.folder}/", "").partition(" Restore it with")[0]
 
 
 def _describe_unscored(version: Version, config: Mapping[str, Any], fault: str) -> Scored:

@@ -126,7 +126,7 @@ def test_model_whose_images_were_split_by_patch_is_refused(published):
     path.write_text(json.dumps(audit))
     result = run("promote", "simple_cnn")
     assert result.exit_code == 1
-    assert list_refusals(result) == {"leakage[images]"}
+    assert list_refusals(result) == {"leakage[images]", "alarm[split_unit]"}
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "threshold.json"])
@@ -201,7 +201,8 @@ def test_score_too_good_to_be_true_is_refused(published):
     write_table(features.assign(metastatic=told, age_years=30 + 60.0 * told), path, FEATURES)
     result = run("promote", LOGISTIC)
     assert result.exit_code == 1
-    assert "alarm" in list_refusals(result)
+    assert {"alarm", "alarm[feature]"} <= list_refusals(result)
+    assert "age_years (AUROC 1.000)" in result.output
 
 
 @pytest.mark.parametrize("lost", ["weights", "all"])

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histofuse.evaluation.alarms import make_check, skip_check
 from histofuse.evaluation.bars import find_minority_class
 from histofuse.evaluation.gate import FILES, Evidence, Scored, decide
 from histofuse.evaluation.metrics import classification_metrics
@@ -23,6 +24,7 @@ PARAMS = PromotionParams(
     split_units=["case"],
     alarm_at=0.98,
     alarm_metrics=["auroc/macro", "f1/macro"],
+    faithfulness_minimums={},
     margins=Bars(
         patches={"auroc/macro": 0.02, "recall/minority": 0.05},
         admissions={"auroc/minority": 0.02, "brier": 0.02},
@@ -102,6 +104,7 @@ def collect(kind="image", **changes) -> Evidence:
             "forbidden": {pair: ["patients"] for pair in PAIRS},
         },
         "seed": 1,
+        "alarms": (make_check("calibrator", "m", (kind,), False, "is that of validation"),),
     }
     return Evidence(**(values | changes))
 
@@ -137,7 +140,7 @@ def test_checks_are_all_there_in_their_order():
     names = [check.name for check in decide(evidence, PARAMS).checks]
     assert names == [
         "bundle", "files", "evaluated", "leakage[pairing]", "leakage[images]",
-        "leakage[patients]", "leakage[training_rows]", "alarm", "minimum[auroc/macro]",
+        "leakage[patients]", "leakage[training_rows]", "alarm", "alarms", "minimum[auroc/macro]",
         "minimum[recall/mitosis]", "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
     ]  # fmt: skip
 
@@ -357,6 +360,42 @@ def test_too_good_a_score_is_an_alarm():
     refused = refuse(collect(candidate=register(predict(skill=5.0))))
     assert list(refused) == ["alarm"]
     assert "auroc/macro 1.000, f1/macro 1.000" in refused["alarm"]
+
+
+def test_alarms_that_were_not_computed_are_refused():
+    for none in (None, ()):
+        refused = refuse(collect(alarms=none))
+        assert list(refused) == ["alarms"]
+        assert "dvc repro alarms" in refused["alarms"]
+    assert "cannot be read" in refuse(collect(alarms=None, alarms_fault="cannot be read"))["alarms"]
+
+
+def test_each_alarm_is_refused_by_its_name_with_its_words():
+    loud = make_check("feature", None, ("tabular",), True, "told tells the target", {"a": 1.0})
+    unmade = skip_check("scaler", "m", ("tabular",), "no embeddings")
+    quiet = make_check("encoder", "m", ("tabular",), False, "is that of training rows")
+    refused = refuse(collect("tabular", alarms=(loud, unmade, quiet)))
+    assert refused == {
+        "alarm[feature]": "told tells the target",
+        "alarm[scaler]": "not checked: no embeddings",
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "passes"),
+    [
+        ({"value": 0.3, "low": 0.1, "high": 0.4, "n": 32}, True),
+        ({"value": 0.3, "low": -0.1, "high": 0.4, "n": 32}, False),
+        ({"value": 0.3, "low": None, "high": None, "n": 3}, True),
+        ({"value": None, "low": None, "high": None, "n": 0}, False),
+        (None, False),
+    ],
+)
+def test_faithfulness_is_held_against_its_bar_by_the_lower_end(found, passes):
+    evidence = collect(faithfulness=None if found is None else {"mass": found})
+    refused = refuse(evidence, faithfulness_minimums={"image": {"mass": 0.0}, "fusion": {"x": 1.0}})
+    assert list(refused) == ([] if passes else ["faithfulness[mass]"])
+    assert refuse(evidence) == {}
 
 
 # --- minimums -----------------------------------------------------------------------------------

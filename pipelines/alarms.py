@@ -1,0 +1,52 @@
+"""Stage ``alarms``: data and bundles -> what makes one doubt the numbers, checked one by one."""
+
+from pathlib import Path
+
+from histofuse.core.artifacts import write_json
+from histofuse.core.bundle import open_bundle
+from histofuse.core.progress import report, run_stage
+from histofuse.evaluation.alarm_models import ModelFacts, read_model
+from histofuse.evaluation.alarm_search import DATA_FILES, AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.alarms import describe_alarms, digest_data
+from histofuse.params.alarms import AlarmParams
+from histofuse.params.base import load_keys, load_section, load_seed
+from histofuse.params.encoders import EncodersParams
+from histofuse.params.encoding import EncodingParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.promotion import PromotionParams
+
+DATA = Path("data")
+MODELS = Path("models")
+OUT = Path("reports/alarms.json")
+
+
+def main() -> None:
+    rules = AlarmRules(
+        alarms=load_section(AlarmParams, "alarms"),
+        promotion=load_section(PromotionParams, "promotion"),
+        encoding=load_section(EncodingParams, "encoding"),
+        intervals=load_section(IntervalParams, "intervals"),
+        seed=load_seed(),
+    )
+    patient = MODELS / load_section(EncodersParams, "encoders").patient
+    fused = [f"fusion_{rule}" for rule in load_keys("pairing")]
+    names = [*load_keys("image"), *load_keys("tabular"), *fused]
+    models: list[ModelFacts] = [read_model(MODELS / name, patient) for name in names]
+    report(f"read {len(models)} models")
+
+    alarms, checks = find_alarms(models, AlarmData(DATA), rules)
+
+    facts = {
+        m.name: {"digest": open_bundle(MODELS / m.name).digest, "kind": m.kind} for m in models
+    }
+    pairs = [f"pairs/{rule}.parquet" for rule in load_keys("pairing")]
+    data = digest_data(DATA, [*DATA_FILES, *pairs])
+    write_json(describe_alarms(checks, facts, data), OUT)
+    for check in checks:
+        if check.outcome != "passed":
+            report(check.line())
+    report(f"wrote {OUT}: {len(alarms)} alarms in {len(checks)} checks")
+
+
+if __name__ == "__main__":
+    run_stage(main)

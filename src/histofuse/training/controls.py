@@ -1,0 +1,145 @@
+"""Controls: models trained and asked on shuffled labels, or on shuffled images.
+
+Nothing is shuffled across splits. A shuffle of labels touches what training sees, which is training
+and validation rows; a shuffle of images touches every split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from histofuse.core.ids import SPLITS
+from histofuse.core.seeding import derive_seed, make_rng
+from histofuse.models.fusion import ROWS_AT_ONCE
+from histofuse.models.mlp import one_thread
+from histofuse.params.fusion import FusionParams
+from histofuse.params.tabular import AnyTabularParams
+from histofuse.training.calibrate import fit_decision
+from histofuse.training.fusion import PairedEmbeddings, PairTensors, gather, make_head, make_recipe
+from histofuse.training.loop import compute_logits, fit
+from histofuse.training.recorder import NullRecorder
+from histofuse.training.tabular import EncodedTable, fit_model, to_columns
+
+TRAINED_ON = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a control says of the test rows.
+
+    Attributes:
+        probabilities: Calibrated; one column a class.
+        predictions: Class numbers.
+    """
+
+    probabilities: Float[np.ndarray, "n k"]
+    predictions: Int[np.ndarray, " n"]
+
+
+def shuffle_within(
+    split: np.ndarray, splits: tuple[str, ...], rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
+    """Draw a permutation of row numbers that leaves each row in its split.
+
+    Args:
+        split: Split of each row.
+        splits: Those that are shuffled; rows of others stay where they are.
+        rng: The stream.
+    """
+    order = np.arange(len(split))
+    for name in splits:
+        rows = np.flatnonzero(split == name)
+        order[rows] = rng.permutation(rows)
+    return order
+
+
+def shuffle_labels(tensors: PairTensors, rng: np.random.Generator) -> PairTensors:
+    """Shuffle the labels training sees."""
+    order = torch.from_numpy(shuffle_within(tensors.split, TRAINED_ON, rng))
+    return replace(tensors, labels=tensors.labels[order])
+
+
+def shuffle_images(tensors: PairTensors, rng: np.random.Generator) -> PairTensors:
+    """Shuffle image embeddings over the patches of each split; patients and labels stay."""
+    order = torch.from_numpy(shuffle_within(tensors.split, SPLITS, rng))
+    return replace(tensors, image=tensors.image[order])
+
+
+SHUFFLES: Mapping[str, Callable[[PairTensors, np.random.Generator], PairTensors]] = {
+    "shuffled_labels": shuffle_labels,
+    "shuffled_images": shuffle_images,
+}
+
+
+def run_fusion_control(
+    data: PairedEmbeddings, params: FusionParams, control: str, repeats: int, seed: int
+) -> list[Answers]:
+    """Train a head for each shuffle and ask it about the test pairs, in the order of the pairs.
+
+    Args:
+        data: Pairs of one rule.
+        params: Of the head.
+        control: ``shuffled_labels`` or ``shuffled_images``.
+        repeats: How many shuffles.
+        seed: The run's.
+    """
+    whole, rule = gather(data), data.pairing.root.rule
+    found = []
+    for number in range(repeats):
+        rng = make_rng(seed, "controls", control, rule, number)
+        tensors = SHUFFLES[control](whole, rng)
+        found.append(_train_head(data, tensors, params, derive_seed(seed, "controls", number)))
+    return found
+
+
+def _train_head(
+    data: PairedEmbeddings, tensors: PairTensors, params: FusionParams, seed: int
+) -> Answers:
+    classes = len(data.classes)
+    train, validation, test = (tensors.rows(split) for split in SPLITS)
+    torch.manual_seed(derive_seed(seed, "fusion", "init"))
+    network = make_head(data.embeddings, train, classes, params)
+    with one_thread():
+        fit(network, train, validation, make_recipe(network, train, classes, params, seed))
+        of_validation, of_test = (
+            compute_logits(network, rows.inputs, batch_size=ROWS_AT_ONCE)
+            for rows in (validation, test)
+        )
+    labels = validation.labels.numpy()
+    return _answer(of_validation, labels, of_test, params)
+
+
+def run_tabular_control(
+    table: EncodedTable, params: AnyTabularParams, repeats: int, seed: int
+) -> list[Answers]:
+    """Train on shuffled targets, for each shuffle, and ask about the test rows in their order."""
+    split = table.rows["split"].to_numpy(dtype=object)
+    target = table.rows["target"].to_numpy(dtype=np.int64)
+    found = []
+    for number in range(repeats):
+        rng = make_rng(seed, "controls", "shuffled_targets", number)
+        shuffled = target[shuffle_within(split, TRAINED_ON, rng)]
+        changed = replace(table, rows=table.rows.assign(target=shuffled))
+        model = fit_model(changed, params, derive_seed(seed, number), NullRecorder()).model
+        logits = to_columns(model.logits(table.rows))
+        rows = split == "validation"
+        found.append(_answer(logits[rows], shuffled[rows], logits[split == "test"], params))
+    return found
+
+
+def _answer(
+    of_validation: np.ndarray,
+    labels: np.ndarray,
+    of_test: np.ndarray,
+    params: FusionParams | AnyTabularParams,
+) -> Answers:
+    calibrator, thresholds = fit_decision(
+        of_validation, labels, params.calibration, params.threshold
+    )
+    probabilities = calibrator.probabilities(of_test)
+    return Answers(probabilities, thresholds.decide(probabilities))
