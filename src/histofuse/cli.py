@@ -92,11 +92,12 @@ def fetch(
 @app.command()
 def publish() -> None:
     """Bring MLflow in line with models/ and reports/."""
+    from histofuse.reporting.report import find_documents
     from histofuse.tracking.publish import publish_all
     from histofuse.tracking.studies import publish_studies
 
     _enter_project()
-    outcome = publish_all()
+    outcome = publish_all(documents=find_documents())
     for name in outcome.written:
         typer.echo(f"published {name}")
     typer.echo(f"{len(outcome.written)} written, {len(outcome.unchanged)} were there")
@@ -104,6 +105,16 @@ def publish() -> None:
     for name in written:
         typer.echo(f"published study {name}")
     typer.echo(f"{len(written)} studies written, {len(unchanged)} were there")
+
+
+@app.command("report")
+def write_page() -> None:
+    """Write one page on what the last run left."""
+    from histofuse.reporting.report import write_report
+
+    _enter_project()
+    page = write_report()
+    typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser")
 
 
 @app.command()

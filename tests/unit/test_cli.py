@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["publish", "registry", "next", "doctor"])
+@pytest.mark.parametrize("command", ["publish", "report", "registry", "next", "doctor"])
 def test_outside_a_project_is_one_message(run, command):
     result = run(command)
     assert result.exit_code == 1
@@ -48,7 +48,7 @@ def test_results_are_shown_in_the_order_of_params_with_what_is_declared(run, tmp
     lines = run("next").output.splitlines()
     names = [line.split()[0] for line in lines[2:5]]
     assert names == ["resnet18", "mlp", "fusion_label_aligned"]
-    assert lines[2].split()[1:] == ["0.500", "–", "–", "–"]
+    assert lines[2].split()[1:] == ["–", "–", "–", "0.500"]
     assert lines[4].endswith("leaky: pairs by label")
     assert "Simulated data" in lines[5]
 

@@ -11,7 +11,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.params.base import load_keys
 
 METRICS: Final = Path("reports/metrics.json")
-_COLUMNS: Final = ("accuracy", "f1/macro", "auroc/macro", "auprc/macro")
+_COLUMNS: Final = ("auprc/macro", "auroc/macro", "f1/macro", "accuracy")
 
 
 def describe_results(metrics: Path = METRICS) -> list[str]:
@@ -62,6 +62,7 @@ def _remark(facts: Mapping[str, Any]) -> str:
 
 def _list_places(reports: Path) -> Iterator[str]:
     yield "  Open next:"
+    yield f"    {reports / 'index.html'}         the report, for a person"
     yield "    make ui                    every run with its curves, figures and files"
     yield f"    {reports / 'tables'}/*.md        the paper's tables"
     yield f"    {reports / 'figures'}/           ROC, confusion and training curves"

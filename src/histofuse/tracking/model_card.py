@@ -5,14 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
+from histofuse.tracking.names import name_end
 
 _KINDS: Final = {
     "image": "a patch of H&E-stained breast tissue -> a probability for each class of nucleus",
     "tabular": "an admission's health record -> the probability of the target",
     "fusion": "a patch and a patient's health record -> a probability for each class of nucleus",
 }
-_SHOWN: Final = ("auroc/macro", "auprc/macro", "f1/macro", "recall/macro", "brier", "ece")
+_USES: Final = {
+    "image": "Classes of nuclei about a point that is given; it finds none by itself.",
+    "tabular": "Risk at the admission it was defined for; the record as in its signature.",
+    "fusion": "Both a patch and the record of the same patient; without a record the image encoder "
+    "answers alone.",
+}
+# Metrics of the class that counts most come before these, accuracy after them.
+_FOCUSED: Final = ("auprc", "recall", "f1", "auroc")
+_SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "brier", "ece", "accuracy")
+_FAITHFULNESS: Final = "faithfulness/"
+_TESTS: Final = (
+    "cam_mass_inside",
+    "empty_share",
+    "deletion_gain_over_random",
+    "insertion_gain_over_random",
+    "additivity_error",
+    "rank_stability",
+)
+_FEWEST: Final = 10  # patients of whom a count may be told where they are under an agreement
 _LIMIT: Final = 4900  # MLflow's registry takes 5,000 characters
 
 
@@ -23,7 +43,8 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
         f"# {registered}",
         _describe_model(bundle, config),
         _list_warnings(config),
-        _tabulate(metrics),
+        _tabulate(metrics, _find_focus(config)),
+        _tabulate_faithfulness(metrics),
         _describe_use(registered),
     ]
     return "\n\n".join(filter(None, sections))[:_LIMIT]
@@ -41,9 +62,9 @@ def _describe_model(bundle: Bundle, config: Mapping[str, Any]) -> str:
     lines = [
         f"- Does: {_KINDS.get(str(config.get('kind')), 'not stated')}",
         f"- Classes: {', '.join(map(str, config.get('classes', []))) or 'not stated'}",
+        f"- For: {_USES.get(str(config.get('kind')), 'not stated')}",
         f"- Trained on: {config.get('source', 'not stated')} data",
-        f"- Calibrated and given its thresholds on validation rows (`calibrator.json`, "
-        f"`threshold.json`); seed {config.get('seed', 'not stated')}",
+        f"- {_describe_calibration(bundle)}; seed {config.get('seed', 'not stated')}",
         f"- Bundle: `{bundle.digest}`",
     ]
     lines += [
@@ -74,20 +95,65 @@ def _list_warnings(config: Mapping[str, Any]) -> str:
     return "\n".join(f"> {warning}" for warning in warnings)
 
 
-def _tabulate(metrics: Mapping[str, float | None]) -> str:
+def _describe_calibration(bundle: Bundle) -> str:
+    """Say on how much calibration and thresholds were fitted: with little they are coarse."""
+    said = "Calibrated and given its thresholds on validation rows"
+    path = bundle.path / "calibrator.json"
+    if not path.is_file():
+        return f"{said} (how many: not stated)"
+    calibrator = load_json(path)
+    fitted = calibrator.get("fitted_on", {})
+    classes = list(bundle.config.get("classes", []))
+    counts = fitted.get("per_class") or []
+    if bundle.config.get("source") == "restricted" and min(counts, default=0) < _FEWEST:
+        counts = []
+    shown = ", ".join(f"{n:,} {c}" for c, n in zip(classes, counts, strict=False))
+    number = f"{fitted['n']:,}" if "n" in fitted else "how many: not stated"
+    return f"{said} ({number}{f': {shown}' if shown else ''}), by {calibrator.get('method')}"
+
+
+def _find_focus(config: Mapping[str, Any]) -> str:
+    """Find the class whose scores lead: mitosis, or the positive one of two."""
+    classes = list(config.get("classes", []))
+    return "mitosis" if "mitosis" in classes else next(iter(classes[-1:]), "")
+
+
+def _tabulate(metrics: Mapping[str, float | None], focus: str) -> str:
+    """Table the scores, the class that counts most first and accuracy last, test with intervals."""
+    names = [*(f"{name}/{focus}" for name in _FOCUSED if focus), *_SHOWN]
     rows = [
-        (name, metrics.get(f"validation/{name}"), metrics.get(f"test/{name}")) for name in _SHOWN
+        (name, metrics.get(f"validation/{name}"), metrics.get(f"test/{name}")) for name in names
     ]
     shown = [row for row in rows if row[1] is not None or row[2] is not None]
     if not shown:
         return ""
     lines = ["| metric | validation | test |", "|---|---|---|"]
-    lines += [f"| {name} | {_show(first)} | {_show(second)} |" for name, first, second in shown]
+    lines += [
+        f"| {name} | {_show(first)} | {_show(second)}{_show_interval(f'test/{name}', metrics)} |"
+        for name, first, second in shown
+    ]
     return "\n".join(lines)
+
+
+def _tabulate_faithfulness(metrics: Mapping[str, float | None]) -> str:
+    """Table how its explanations came out of their tests."""
+    names = [_FAITHFULNESS + name for name in _TESTS]
+    lines = [
+        f"| {name.removeprefix(_FAITHFULNESS).replace('_', ' ')} | "
+        f"{_show(metrics[name])}{_show_interval(name, metrics)} |"
+        for name in names
+        if metrics.get(name) is not None
+    ]
+    return "\n".join(["| explanations | tested |", "|---|---|", *lines]) if lines else ""
 
 
 def _show(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _show_interval(metric: str, metrics: Mapping[str, float | None]) -> str:
+    low, high = (metrics.get(name_end(metric, end)) for end in ("low", "high"))
+    return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
 
 
 def _describe_use(registered: str) -> str:

@@ -13,11 +13,18 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from histofuse.core.artifacts import digest_file, digest_text, load_json, to_json, write_json
+from histofuse.core.artifacts import (
+    digest_file,
+    digest_text,
+    load_json,
+    to_json,
+    write_json,
+    write_text,
+)
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.progress import track
 from histofuse.params.base import load_keys, load_section
@@ -50,6 +57,7 @@ from histofuse.tracking.provenance import (
     read_revision,
     read_stages,
 )
+from histofuse.tracking.row_level import shows_patients
 from histofuse.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -62,6 +70,7 @@ COHORT_META: Final = Path("data/cohort/meta.json")
 COMPARISON: Final = "comparison"  # figures of several models: shown with the primary fusion model
 HISTORY: Final = "history.csv"
 FAITHFULNESS: Final = "faithfulness.json"
+DOCUMENTS: Final = "documents"
 # Folders of figures, each with one of the model's name in it, and what they are called in a run.
 SHOWN: Final[Mapping[str, str]] = {
     "figures": "figures",
@@ -98,6 +107,7 @@ class Publication:
         registered: The name it is registered by.
         metrics: Final values by name; None where one is not defined.
         figures: Artifact path to file, sorted.
+        documents: File name to Markdown: what is said of the data and of the whole run.
         row_level: Whether files with one row a patient may be uploaded.
     """
 
@@ -105,6 +115,7 @@ class Publication:
     registered: str
     metrics: Mapping[str, float | None]
     figures: Mapping[str, Path]
+    documents: Mapping[str, str]
     row_level: bool
 
     @cached_property
@@ -128,6 +139,7 @@ class Publication:
                     "registered": self.registered,
                     "metrics": dict(self.metrics),
                     "figures": {name: digest_file(file) for name, file in self.figures.items()},
+                    "documents": dict(self.documents),
                     "card": self.card,
                     "model": self.model_content,
                 }
@@ -143,8 +155,15 @@ class Publication:
 # --- what there is to publish -------------------------------------------------------------------
 
 
-def publish_all(models: Path = MODELS, reports: Path = REPORTS) -> Outcome:
+def publish_all(
+    models: Path = MODELS, reports: Path = REPORTS, documents: Mapping[str, str] | None = None
+) -> Outcome:
     """Publish every bundle with its metrics and figures; without news nothing is written.
+
+    Args:
+        models: Folder of the bundles.
+        reports: Folder of what was evaluated and explained.
+        documents: File name to Markdown, for every run.
 
     Raises:
         BundleError: If a bundle does not match its manifest.
@@ -153,7 +172,8 @@ def publish_all(models: Path = MODELS, reports: Path = REPORTS) -> Outcome:
     rule = load_section(EvaluationParams, "evaluation").primary_rule
     bundles = [open_bundle(models / name) for name in list_models(models)]
     store = open_store()
-    outcome = write_missing([collect(bundle, reports, rule) for bundle in bundles], store)
+    wanted = [collect(bundle, reports, rule, documents) for bundle in bundles]
+    outcome = write_missing(wanted, store)
     Production(store).mend_all()
     return outcome
 
@@ -165,7 +185,12 @@ def list_models(models: Path) -> list[str]:
     return [name for name in names if (models / name / MANIFEST).is_file()]
 
 
-def collect(bundle: Bundle, reports: Path, primary_rule: str | None = None) -> Publication:
+def collect(
+    bundle: Bundle,
+    reports: Path,
+    primary_rule: str | None = None,
+    documents: Mapping[str, str] | None = None,
+) -> Publication:
     """Collect what is to be logged of a bundle.
 
     Files with one row a patient, and figures of single patients, stay behind where the patients'
@@ -179,6 +204,7 @@ def collect(bundle: Bundle, reports: Path, primary_rule: str | None = None) -> P
         registered=name_registered(bundle.name, primary_rule),
         metrics=_read_metrics(reports, bundle.name),
         figures=_find_figures(reports, folders, row_level=row_level),
+        documents=documents or {},
         row_level=row_level,
     )
 
@@ -226,14 +252,10 @@ def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[
             parts = file.relative_to(reports / folder).parts
             if folders.isdisjoint(parts[:-1]) or not file.is_file():
                 continue
-            if row_level or not _shows_patients(file, parts):
+            if row_level or not shows_patients(PurePath(*parts)):
                 kept = [part for part in parts if part not in folders]
                 found["/".join((shown_as, *kept))] = file
     return found
-
-
-def _shows_patients(file: Path, parts: Sequence[str]) -> bool:
-    return "row_level" in parts or file.name.startswith(("waterfall", "case_card"))
 
 
 # --- writing it ---------------------------------------------------------------------------------
@@ -383,10 +405,12 @@ def _write_artifacts(
         for name, file in p.figures.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
+        for name, text in p.documents.items():
+            write_text(text, folder / DOCUMENTS / name)
         found = find_stage(stages, MODELS / p.bundle.name)
         stage = {"stage": found[0], **found[1]} if found else None
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
-        replaced = (*SHOWN.values(), *(() if fresh else (MODEL_FOLDER,)))
+        replaced = (*SHOWN.values(), DOCUMENTS, *(() if fresh else (MODEL_FOLDER,)))
         store.log_folder(run_id, folder, replaced)
 
 

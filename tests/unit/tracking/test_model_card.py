@@ -2,6 +2,7 @@ import json
 
 from histofuse.core.bundle import open_bundle, writing_bundle
 from histofuse.tracking.model_card import write_card
+from histofuse.tracking.names import name_end
 
 
 def card(tmp_path, metrics=None, **config):
@@ -30,3 +31,36 @@ def test_scores_are_tabled_and_undefined_ones_shown_as_such(tmp_path):
 
 def test_card_fits_into_the_registry(tmp_path):
     assert len(card(tmp_path, classes=["c" * 100] * 100)) <= 5000
+
+
+def test_mitosis_leads_with_its_interval_and_accuracy_comes_last(tmp_path):
+    metrics = {
+        "test/accuracy": 0.99,
+        "test/auroc/macro": 0.9,
+        "test/auprc/mitosis": 0.25,
+        name_end("test/auprc/mitosis", "low"): 0.125,
+        name_end("test/auprc/mitosis", "high"): 0.5,
+    }
+    text = card(tmp_path, metrics, classes=["mitosis", "tumour"])
+    rows = [line for line in text.splitlines() if line.startswith("| a")]
+    assert rows == [
+        "| auprc/mitosis | – | 0.250 [0.125, 0.500] |",
+        "| auroc/macro | – | 0.900 |",
+        "| accuracy | – | 0.990 |",
+    ]
+
+
+def test_tests_of_explanations_stand_in_the_card(tmp_path):
+    text = card(tmp_path, {"faithfulness/cam_mass_inside": 0.25})
+    assert "| cam mass inside | 0.250 |" in text
+    assert "explanations" not in card(tmp_path / "other", {})
+
+
+def test_card_says_on_how_much_it_was_calibrated(tmp_path):
+    with writing_bundle(tmp_path / "m", "m") as folder:
+        (folder / "config.json").write_text(json.dumps({"kind": "image", "classes": ["a", "b"]}))
+        fitted = {"n": 1200, "per_class": [34, 1166]}
+        calibrator = {"method": "temperature", "fitted_on": fitted}
+        (folder / "calibrator.json").write_text(json.dumps(calibrator))
+    text = write_card("histofuse-m", open_bundle(tmp_path / "m"), {})
+    assert "validation rows (1,200: 34 a, 1,166 b), by temperature" in text

@@ -1,0 +1,243 @@
+"""The data: who and what is in it, what is missing, and how it was split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+from histofuse.reporting.blocks import (
+    Block,
+    Cell,
+    Chapter,
+    Fold,
+    Gallery,
+    Grid,
+    Heading,
+    Mark,
+    Note,
+)
+from histofuse.reporting.inputs import Run
+from histofuse.reporting.pictures import embed_strip
+from histofuse.reporting.small_cells import FEWEST, HIDDEN, hide_small, merge_small_steps
+from histofuse.reporting.words import show_count, show_name, show_percent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPLITS: Final = ("train", "validation", "test")
+_EXAMPLES: Final = 8  # patches of each class
+_MOST_MISSING: Final = 12
+
+
+def write_data_chapter(run: Run) -> Chapter:
+    """Write the chapter on the data."""
+    blocks: list[Block] = [
+        Heading("Patients", "data-patients"),
+        _tabulate_attrition(run),
+        _tabulate_characteristics(run),
+        *_tabulate_missing(run),
+        _tabulate_masked(run),
+        Heading("Tissue", "data-tissue"),
+        _tabulate_classes(run),
+        _show_examples(run),
+    ]
+    return Chapter("data", "The data", blocks)
+
+
+def write_split_chapter(run: Run) -> Chapter:
+    """Write the chapter on the split and its audit."""
+    audits = {"Patches": run.read("patch_audit"), "Patients": run.read("patient_audit")}
+    rows = [row for what, audit in audits.items() for row in _list_shared(what, audit)]
+    leaky = [what for what, audit in audits.items() if audit["leaky"]]
+    unit = audits["Patches"]["unit"]
+    if leaky:
+        verdict = Note("bad", f"Leaky split: {', '.join(leaky)}", ["Its scores are no results."])
+    else:
+        text = "Training, validation and test share no pixel, frame, case or patient."
+        verdict = Note("good", "The audit found nothing shared", [text])
+    caption = f"What the splits share. Patches are split by {unit}, records by patient."
+    headings = [
+        "Shared",
+        *(pair.replace("-", " and ") for pair in audits["Patches"]["shared"]),
+        "Audit",
+    ]
+    return Chapter("split", "The split", [verdict, Grid(caption, headings, rows)])
+
+
+def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read columns of a table without pandas, whose import takes as long as the page."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        return file.read(columns)
+
+
+def _list_shared(what: str, audit: Mapping[str, Any]) -> list[list[Cell]]:
+    pairs = audit["shared"]
+    kinds = list(dict.fromkeys(kind for shared in pairs.values() for kind in shared))
+    rows: list[list[Cell]] = []
+    for kind in kinds:
+        counts = [shared.get(kind, 0) for shared in pairs.values()]
+        barred = any(
+            n and kind in audit["forbidden"][p] for n, p in zip(counts, pairs, strict=True)
+        )
+        if not any(counts):
+            mark = Mark("nothing shared", "good")
+        else:
+            mark = Mark("forbidden", "bad") if barred else Mark("allowed by its unit: leaks", "bad")
+        rows.append([f"{what}: {show_name(kind)}", *map(show_count, counts), mark])
+    return rows
+
+
+def _tabulate_attrition(run: Run) -> Grid:
+    steps = run.read_rows("attrition")
+    shown = steps if run.shows_patients else merge_small_steps(steps)
+    rows = [
+        [
+            step["description"],
+            show_count(int(step["patients"])),
+            _show_removed(run, int(step["removed_patients"])),
+            show_count(int(step["admissions"])),
+        ]
+        for step in shown
+    ]
+    cohort = run.cohort
+    target = f"{show_name(cohort['target'])} ({cohort['description']})"
+    notes = [
+        f"Target: {target}; {cohort['positives']:,} of {cohort['admissions']:,} index admissions. "
+        f"Predicted at: {show_name(cohort['prediction_time'])}.",
+    ]
+    headings = ["Step", "Patients left", "Patients removed", "Admissions left"]
+    return Grid("Attrition: from the data set to the cohort", headings, rows, notes)
+
+
+def _show_removed(run: Run, count: int) -> str:
+    few = 0 < count < FEWEST
+    return HIDDEN if few and not run.shows_patients else show_count(count)
+
+
+def _tabulate_characteristics(run: Run) -> Grid:
+    names = ["subject_id", "hadm_id", "target", "age_years", "sex", "race", "insurance"]
+    people = _read_columns(run.locate("patients"), names).to_pylist()
+    split_of = {
+        (row["subject_id"], row["hadm_id"]): row["split"]
+        for row in _read_columns(run.locate("patient_splits")).to_pylist()
+    }
+    groups: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    for person in people:
+        groups[split_of[person["subject_id"], person["hadm_id"]]].append(person)
+    shown = list(groups.values())
+    rows = [["Index admissions", *(show_count(len(g)) for g in shown)]]
+    rows.append(_count_row(run, f"Target {show_name(run.cohort['target'])}", shown, "target", 1))
+    ages = [f"{median(p['age_years'] for p in g):.0f}" if g else "–" for g in shown]
+    rows.append(["Age, median, years", *ages])
+    for column in ("sex", "race", "insurance"):
+        common = Counter(str(p[column]) for p in people).most_common(6)
+        rows += [
+            _count_row(run, f"{column.capitalize()}: {v}", shown, column, v) for v, _ in common
+        ]
+    caption = "Characteristics by split"
+    return Grid(caption, ["", *map(str.capitalize, groups)], rows, [_explain_hiding(run)])
+
+
+def _count_row(
+    run: Run, label: str, groups: Sequence[Sequence[Mapping[str, Any]]], column: str, value: Any
+) -> list[str]:
+    counts = [sum(person[column] == value for person in group) for group in groups]
+    return [
+        label,
+        *(hide_small(n, len(g), run.shows_patients) for n, g in zip(counts, groups, strict=True)),
+    ]
+
+
+def _explain_hiding(run: Run) -> str:
+    if run.shows_patients:
+        return "The six most common values of each column."
+    return "The six most common values of each column; fewer than 10 patients are not shown."
+
+
+def _tabulate_missing(run: Run) -> list[Block]:
+    table = _read_columns(run.locate("feature_table"))
+    labels = {spec["name"]: spec for spec in run.read("features")}
+    missing = {n: table.column(n).null_count / max(1, table.num_rows) for n in labels}
+    ranked = sorted(((s, n) for n, s in missing.items() if s > 0), key=lambda x: (-x[0], x[1]))
+    rows = [[_describe_feature(labels[n]), labels[n]["group"], show_percent(s)] for s, n in ranked]
+    encoder = run.read("encoder")
+    notes = [
+        f"{len(labels)} features before encoding, {len(encoder['feature_order'])} after; "
+        f"{len(encoder['dropped'])} left out because too much of them was missing. "
+        "Imputation and scaling are fitted on training patients alone."
+    ]
+    caption = f"Missing values: {len(rows)} of {len(labels)} features have some"
+    headings = ["Feature", "Group", "Missing"]
+    blocks: list[Block] = [
+        Grid(f"{caption}; the most missing", headings, rows[:_MOST_MISSING], notes)
+    ]
+    if len(rows) > _MOST_MISSING:
+        blocks.append(Fold("All features with missing values", [Grid(caption, headings, rows)]))
+    return blocks
+
+
+def _describe_feature(spec: Mapping[str, Any]) -> str:
+    unit = f" ({spec['unit']})" if spec["unit"] else ""
+    return f"{spec['description']}{unit}"
+
+
+def _tabulate_masked(run: Run) -> Fold:
+    masked = run.read("masked")["masked"]
+    rows = [[show_name(m["name"]), m["group"], m["reason"]] for m in masked]
+    caption = "Left out of the record, since it would give the target away"
+    return Fold(
+        f"{len(rows)} variables masked", [Grid(caption, ["Variable", "Kind", "Reason"], rows)]
+    )
+
+
+def _tabulate_classes(run: Run) -> Grid:
+    sizes = run.metrics["split_sizes"]["patches"]
+    classes = run.patches["classes"]
+    rows = [
+        [
+            split.capitalize(),
+            *(show_count(sizes[split]["classes"].get(c, 0)) for c in classes),
+            show_count(sizes[split]["n"]),
+            show_count(sizes[split]["cases"]) if "cases" in sizes[split] else "–",
+        ]
+        for split in SPLITS
+        if split in sizes
+    ]
+    headings = ["Split", *(show_name(c).capitalize() for c in classes), "Patches", "Cases"]
+    side, norm = run.patches["patch_px"], run.patches["stain_normalisation"]
+    note = (
+        f"A patch is a window of {side} pixels a side about a nucleus; stain normalisation: {norm}."
+    )
+    return Grid("Patches by class and split", headings, rows, [note])
+
+
+def _show_examples(run: Run) -> Gallery:
+    import numpy as np
+
+    folder = run.locate("patch_index").parent
+    index = _read_columns(run.locate("patch_index"), ["label", "shard", "row"]).to_pydict()
+    margin, side = run.patches["margin_px"], run.patches["patch_px"]
+    figures = []
+    for name in run.patches["classes"]:
+        places = [n for n, label in enumerate(index["label"]) if label == name]
+        chosen = places[:: max(1, len(places) // _EXAMPLES)][:_EXAMPLES]
+        shards = {
+            s: np.load(folder / f"shard-{s:05d}.npy", mmap_mode="r")
+            for s in {index["shard"][n] for n in chosen}
+        }
+        window = slice(margin, margin + side)
+        patches = [
+            np.array(shards[index["shard"][n]][index["row"][n], window, window]) for n in chosen
+        ]
+        if patches:
+            shown = show_name(name)
+            alt = f"{len(patches)} example patches of class {shown}, side by side"
+            figures.append(
+                embed_strip(patches, alt, f"{shown.capitalize()}: {len(patches)} examples")
+            )
+    return Gallery(figures)

@@ -1,0 +1,251 @@
+"""What frames the evidence: the summary, the question, the limits, where it all comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from histofuse.reporting.blocks import (
+    Block,
+    Bullets,
+    Chapter,
+    Facts,
+    Fold,
+    Grid,
+    Heading,
+    Note,
+    Number,
+    Numbers,
+    Prose,
+)
+from histofuse.reporting.chapters.paper import judge_run, summarise_claims
+from histofuse.reporting.inputs import Run
+from histofuse.reporting.origin import Origin
+from histofuse.reporting.tripod import answer_items, count_answered
+from histofuse.reporting.words import (
+    name_check,
+    name_model,
+    show_interval,
+    show_name,
+    show_value,
+    spell_metrics,
+)
+
+_REMEDIES: Final[Mapping[str, str]] = {
+    "leak": "Mend the data or the split and run dvc repro; until then its numbers are no results.",
+    "suspicion": "Look for a leak before believing the number.",
+}
+_FEW_CASES: Final = 10
+_VERDICTS: Final = 4
+
+
+# --- summary ------------------------------------------------------------------------------------
+
+
+def write_summary_chapter(run: Run) -> Chapter:
+    """Write the summary: alarms first, then what was found."""
+    blocks: list[Block] = [
+        *_show_alarms(run),
+        Numbers(list(_list_numbers(run))),
+        Heading("What it comes to"),
+        Bullets(list(_conclude(run))),
+    ]
+    return Chapter("summary", "At a glance", blocks)
+
+
+def _show_alarms(run: Run) -> Iterator[Block]:
+    found = run.read("alarms")
+    if found is None:
+        yield Note("bad", "The alarms were not checked", [f"Run {run.command('alarms')}."])
+        return
+    declared = run.metrics["declared"]
+    expected = [a for a in found["alarms"] if _is_declared(a, declared)]
+    raised = [a for a in found["alarms"] if a not in expected]
+    if raised:
+        lines = [f"{_describe_alarm(a)} {_REMEDIES[a['severity']]}" for a in raised]
+        yield Note("bad", f"{_count(len(raised), 'alarm')}: no promotion", lines)
+    if expected:
+        lines = [f"{_describe_alarm(a)} It is refused promotion." for a in expected]
+        title = f"{_count(len(expected), 'alarm')} of a control that leaks on purpose"
+        yield Note("bad", title, lines)
+    summary = found["summary"]
+    if summary["not_made"]:
+        missing = [c for c in found["checks"] if c["outcome"] == "not_made"]
+        title = f"{_count(len(missing), 'check')} could not be made"
+        yield Note("warn", title, [_describe_alarm(c) for c in missing])
+    names = sorted({name_check(c["name"]) for c in found["checks"] if c["outcome"] == "passed"})
+    title = "No alarm" if not found["alarms"] else "No other alarm"
+    line = f"{summary['passed']} of {summary['checks']} checks passed: {', '.join(names)}."
+    if not raised:
+        yield Note("good", title, [line])
+
+
+def _is_declared(alarm: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
+    """Tell the alarm of an arm that is in the run to show what its leak is worth."""
+    facts = declared.get(alarm["model"] or "", {})
+    return alarm["name"] == "pairing" and facts.get("leaky", "no") != "no"
+
+
+def _describe_alarm(check: Mapping[str, Any]) -> str:
+    subject = name_model(check["model"]) if check["model"] else "Data"
+    return f"{subject}, {name_check(check['name'])}: {check['detail']}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _list_numbers(run: Run) -> Iterator[Number]:
+    sizes = run.metrics["split_sizes"]["patches"][run.split]
+    focus = find_focus(run)
+    chance = sizes["classes"].get(focus, 0) / max(1, sizes["n"])
+    for name in _find_leaders(run):
+        tabular = name in run.params["tabular"]
+        metric = "auroc/macro" if tabular else f"auprc/{focus}"
+        value = run.metrics["models"][name].get(f"{run.split}/{metric}")
+        ends = run.metrics["intervals"]["models"].get(name, {}).get(f"{run.split}/{metric}", {})
+        interval = show_interval(value, ends).partition(" ")[2] or "no interval"
+        label = f"{name_model(name)}: " + ("AUROC" if tabular else f"AUPRC of {show_name(focus)}")
+        against = "chance 0.5" if tabular else f"chance {chance:.3f}"
+        yield Number(show_value(value), label, f"{interval}, {against}")
+
+
+def find_focus(run: Run) -> str:
+    """Find the class that counts most: mitosis, or else the rarest in training."""
+    counts = run.metrics["split_sizes"]["patches"]["train"]["classes"]
+    return "mitosis" if "mitosis" in counts else min(counts, key=counts.__getitem__)
+
+
+def _find_leaders(run: Run) -> list[str]:
+    wanted = [*run.params["image"], run.primary, *run.params["tabular"]]
+    return [name for name in wanted if name in run.metrics["models"]]
+
+
+def _conclude(run: Run) -> Iterator[str]:
+    verdicts = (run.read("controls") or {}).get("verdicts", [])
+    for v in verdicts[:_VERDICTS]:
+        yield spell_metrics(f"{v['question']} {v['answer'].capitalize()}. {v['sentence']}")
+    if len(verdicts) > _VERDICTS:
+        yield f"{len(verdicts) - _VERDICTS} more controls: see Controls and alarms."
+    if not verdicts:
+        yield from _compare_fusion(run)
+    yield f"Of the paper's claims: {summarise_claims(judge_run(run))}."
+    yield f"TRIPOD+AI: {count_answered(answer_items(run))}."
+    for name in ("controls", "assessment", "crossval", "protocol"):
+        if name not in run.present:
+            yield f"Not run: {name} ({run.command(name)})."
+
+
+def _compare_fusion(run: Run) -> Iterator[str]:
+    key = f"{run.split}/auprc/{find_focus(run)}"
+    for name, pair in run.metrics["paired"].items():
+        value = pair["minus_image_model"].get(key)
+        ends = run.metrics["intervals"]["minus_image_model"].get(name, {}).get(key, {})
+        if value is None:
+            continue
+        low, high = ends.get("low"), ends.get("high")
+        if low is None or high is None:
+            word = "no interval, so nothing can be said"
+        else:
+            word = "a gain" if low > 0 else "a loss" if high < 0 else "no difference shown"
+        leak = ", and measures a leak" if pair["leaky"] else ""
+        yield (
+            f"{name_model(name)} less {name_model(pair['image_model'])}, AUPRC of "
+            f"{show_name(find_focus(run))}: {show_interval(value, ends)}: {word}{leak}."
+        )
+
+
+# --- question and limits ------------------------------------------------------------------------
+
+
+def write_question_chapter(run: Run) -> Chapter:
+    """Write the question."""
+    classes = ", ".join(map(show_name, run.patches["classes"]))
+    return Chapter(
+        "question",
+        "The question",
+        [
+            Prose(
+                "Pathologists grade breast cancer by what nuclei look like, mitoses above all; "
+                "clinicians know the patient's record. Does a model that reads both tell more than "
+                "one that reads either?"
+            ),
+            Bullets(
+                [
+                    f"Images: a patch of H&E-stained breast tissue about one nucleus is given a "
+                    f"probability for each class: {classes}.",
+                    f"Health record: an admission is given the probability of the target, "
+                    f"{run.cohort['description']}.",
+                    "Fusion: the embeddings of both, to the classes of the patch.",
+                    "Development and internal evaluation. For research on methods, used by "
+                    "researchers; no use in care is intended or supported.",
+                ]
+            ),
+        ],
+    )
+
+
+def write_limits_chapter(run: Run) -> Chapter:
+    """Write the limitations."""
+    return Chapter("limitations", "Limitations", [Bullets(list(_list_limits(run)))])
+
+
+def _list_limits(run: Run) -> Iterator[str]:
+    if run.simulated:
+        yield "Data are simulated: the numbers say whether the code works, nothing about patients."
+    sizes = run.metrics["split_sizes"]["patches"]
+    test, validation = sizes[run.split], sizes.get("validation", {"classes": {}})
+    cases, focus = test.get("cases"), find_focus(run)
+    if cases is not None and cases < _FEW_CASES:
+        yield (
+            f"The {run.split} split holds {cases} cases. An interval of so few says little: it "
+            "holds the truth less often than it claims."
+        )
+    yield (
+        f"{test['classes'].get(focus, 0)} examples of {show_name(focus)} in {run.split} and "
+        f"{validation['classes'].get(focus, 0)} in validation, on which calibration and "
+        "thresholds were fitted: they are coarse."
+    )
+    yield (
+        "Images and records are of different people unless the pairing is linked. A fusion model "
+        "can then gain nothing from the record; what it gains is chance, another head, or a leak."
+    )
+    yield "One source of each kind of data, no external validation."
+    yield "Diagnoses are billing codes, assigned after discharge."
+    if "crossval" not in run.present:
+        yield "One split: how much the numbers hang on it is not known without make crossval."
+
+
+# --- provenance ---------------------------------------------------------------------------------
+
+
+def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
+    """Write where everything comes from."""
+    state = "files differ from it" if origin.dirty else "as committed"
+    facts = [
+        ("Git commit", f"{origin.commit} ({state})" if origin.commit else "not known"),
+        ("SHA-256 of dvc.lock", origin.lock_digest),
+        ("Seed", str(run.params.get("seed"))),
+    ]
+    models = [[name_model(name), digest] for name, digest in run.digests.items()]
+    versions = [[name, version] for name, version in origin.packages.items()]
+    text = run.locate("params").read_text(encoding="utf-8")
+    rows = [[key, value] for key, value in _flatten(run.params)]
+    blocks: list[Block] = [
+        Facts(facts),
+        Grid("Models, by the digest of their bundle", ["Model", "SHA-256 of the manifest"], models),
+        Fold("Versions of packages", [Grid("Versions", ["Package", "Version"], versions)]),
+        Fold(
+            f"Params, {len(rows)} values, {len(text.splitlines())} lines of params.yaml",
+            [Grid("Params", ["Key", "Value"], rows)],
+        ),
+    ]
+    return Chapter("provenance", "Provenance", blocks)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)

@@ -1,0 +1,60 @@
+"""Results: the class that counts most first, accuracy last, every number with its interval."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from histofuse.reporting.blocks import Block, Chapter, Fold, Grid, Heading, Prose, not_run
+from histofuse.reporting.figures import show_figures, show_model
+from histofuse.reporting.inputs import Run
+from histofuse.reporting.markdown_tables import read_grids
+from histofuse.reporting.small_cells import hide_small_rows
+from histofuse.reporting.words import name_model
+
+_ORDER: Final = ("mitosis", "fusion_vs_image", "table1_image", "table2_tabular", "table3_all")
+_FIGURES: Final = ("precision_recall", "confusion", "roc")
+
+
+def write_results_chapter(run: Run) -> Chapter:
+    """Write the chapter on results."""
+    tables = run.tables
+    known = [name for name in _ORDER if name in tables]
+    ordered = [*known, *(name for name in tables if name not in known)]
+    first, rest = ordered[:3], ordered[3:]
+    text = (
+        "Each table begins with what counts most, the average precision, recall and F1 of the "
+        "rarest class, and ends with accuracy, which a model that never finds it can have too."
+    )
+    blocks: list[Block] = [Prose(text), *(tables[name] for name in first)]
+    figures = run.locate("figures")
+    blocks.append(show_figures(run, [figures / "comparison" / "fusion_vs_resnet.png"], ""))
+    blocks += [tables[name] for name in rest]
+    blocks.append(Heading("Curves, model by model"))
+    blocks += [
+        Fold(f"Figures of {name_model(name)}", [show_model(run, figures, name, _FIGURES)])
+        for name in run.metrics["models"]
+    ]
+    return Chapter("results", "Results", blocks)
+
+
+def write_crossval_chapter(run: Run) -> Chapter:
+    """Write the chapter on cross-validation by case, and on the paper's protocol."""
+    blocks: list[Block] = []
+    titles = {
+        "crossval": "Cross-validation by case",
+        "protocol": "The paper's protocol beside ours",
+    }
+    for name, title in titles.items():
+        if name not in run.present:
+            blocks.append(not_run(title, run.command(name)))
+            continue
+        folder = run.locate(name).parent
+        files = sorted((folder / "figures").rglob("*.png"))
+        blocks.append(Heading(title, f"{name}-results"))
+        blocks += [_hide(run, grid) for grid in read_grids(folder / "tables").values()]
+        blocks.append(show_figures(run, files, title))
+    return Chapter("crossval", "Cross-validation", blocks)
+
+
+def _hide(run: Run, grid: Grid) -> Grid:
+    return grid if run.shows_patients else hide_small_rows(grid)

@@ -1,0 +1,75 @@
+"""Pictures put into the page itself: as they are, or smaller where they are large."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from histofuse.reporting.blocks import Figure
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+KEPT_BYTES: Final = 40_000  # a PNG up to this size goes in as it is
+WIDEST_PX: Final = 1100
+_QUALITY: Final = 78
+_COLOURS: Final = 160
+_MIME: Final[Mapping[str, str]] = {".png": "image/png", ".webp": "image/webp"}
+
+
+def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = False) -> Figure:
+    """Embed a PNG; one that is large is encoded anew, and made narrower where it is wide.
+
+    Drawings keep sharp edges in a palette; photographs lose less as WebP.
+    """
+    from PIL import Image
+
+    data, suffix = path.read_bytes(), ".png"
+    with Image.open(io.BytesIO(data)) as opened:
+        width, height = opened.size
+        if len(data) > KEPT_BYTES:
+            picture = opened.convert("RGB")
+            if width > WIDEST_PX:
+                height, width = round(height * WIDEST_PX / width), WIDEST_PX
+                picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2)
+            data, suffix = _encode(picture, photographic=photographic)
+    return Figure(_to_address(data, suffix), width, height, alt, caption)
+
+
+def embed_strip(
+    patches: Sequence[UInt8[np.ndarray, "side side 3"]], alt: str, caption: str, gap_px: int = 4
+) -> Figure:
+    """Embed patches side by side, all of one size, without loss."""
+    from PIL import Image
+
+    side = patches[0].shape[0]
+    strip = np.full((side, len(patches) * (side + gap_px) - gap_px, 3), 255, np.uint8)
+    for n, patch in enumerate(patches):
+        left = n * (side + gap_px)
+        strip[:, left : left + side] = patch
+    file = io.BytesIO()
+    Image.fromarray(strip).save(file, "PNG")
+    width, height = strip.shape[1], strip.shape[0]
+    return Figure(_to_address(file.getvalue(), ".png"), width, height, alt, caption)
+
+
+def _encode(picture: Image.Image, *, photographic: bool) -> tuple[bytes, str]:
+    from PIL import Image
+
+    file = io.BytesIO()
+    if photographic:
+        picture.save(file, "WEBP", quality=_QUALITY, method=0)
+        return file.getvalue(), ".webp"
+    method, dither = Image.Quantize.FASTOCTREE, Image.Dither.NONE
+    picture.quantize(_COLOURS, method=method, dither=dither).save(file, "PNG")
+    return file.getvalue(), ".png"
+
+
+def _to_address(data: bytes, suffix: str) -> str:
+    return f"data:{_MIME[suffix]};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,63 @@
+"""Counts of few patients, hidden where the data are under a use agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from histofuse.reporting.blocks import Grid
+
+FEWEST: Final = 10
+HIDDEN: Final = f"< {FEWEST}"
+_COUNTS: Final = ("n", "patients", "positives", "events", "admissions", "rows")
+
+
+def hide_small(count: int, of: int, shown: bool) -> str:
+    """Write a count with its share, unless it or what it leaves is of few patients."""
+    if not shown and (0 < count < FEWEST or 0 < of - count < FEWEST):
+        return HIDDEN
+    share = f" ({100 * count / of:.0f} %)" if of else ""
+    return f"{count:,}{share}"
+
+
+def merge_small_steps(steps: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Join each step of the attrition that removes few patients to the next.
+
+    A hidden number could be had again by subtracting its neighbours; a step that is not there
+    cannot. A last step that removes few is joined to the one before it.
+    """
+    merged: list[dict[str, str]] = []
+    for step in steps:
+        if merged and _is_few(merged[-1]):
+            merged[-1] = _join(merged[-1], step)
+        else:
+            merged.append(dict(step))
+    while len(merged) > 1 and _is_few(merged[-1]):
+        last = merged.pop()
+        merged[-1] = _join(merged[-1], last)
+    return merged
+
+
+def _is_few(step: dict[str, str]) -> bool:
+    return 0 < int(step["removed_patients"]) < FEWEST
+
+
+def _join(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
+    removed = int(first["removed_patients"]) + int(second["removed_patients"])
+    description = f"{first['description']}; {second['description']}"
+    return second | {"removed_patients": str(removed), "description": description}
+
+
+def hide_small_rows(grid: Grid) -> Grid:
+    """Blank the rows of a table whose column of counts says they are of few patients."""
+    counted = [n for n, h in enumerate(grid.headings) if h.lower() in _COUNTS]
+    rows = [
+        [row[0], *[HIDDEN] * (len(row) - 1)] if any(_is_small(row[n]) for n in counted) else row
+        for row in grid.rows
+    ]
+    return Grid(grid.caption, grid.headings, rows, grid.notes)
+
+
+def _is_small(cell: object) -> bool:
+    text = str(cell).replace(",", "").split(" ")[0]
+    return text.isdigit() and 0 < int(text) < FEWEST

@@ -1,0 +1,64 @@
+from itertools import pairwise
+
+import pytest
+
+from histofuse.reporting.blocks import Grid
+from histofuse.reporting.markdown_tables import parse_grid
+from histofuse.reporting.small_cells import HIDDEN, hide_small, hide_small_rows, merge_small_steps
+
+TEXT = """**Caption, with `code`.**
+
+| Model | Patients |
+| --- | ---: |
+| a \\| b | 12 |
+| short |
+
+- First note.
+- Second.
+"""
+
+
+def test_markdown_table_is_read_back():
+    grid = parse_grid(TEXT)
+    assert grid.caption == "Caption, with code."
+    assert list(grid.headings) == ["Model", "Patients"]
+    assert [list(row) for row in grid.rows] == [["a | b", "12"], ["short", ""]]
+    assert list(grid.notes) == ["First note.", "Second."]
+    assert grid.numeric == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "text"),
+    [(9, 100, HIDDEN), (10, 100, "10 (10 %)"), (95, 100, HIDDEN), (0, 50, "0 (0 %)")],
+)
+def test_count_of_few_patients_is_hidden_and_so_is_one_that_leaves_few(count, of, text):
+    assert hide_small(count, of, shown=False) == text
+    assert hide_small(count, of, shown=True).startswith(str(count))
+
+
+def test_row_of_few_patients_is_blanked():
+    grid = Grid("c", ["By", "Patients", "Recall"], [["a", "9", "0.5"], ["b", "1,000", "0.6"]])
+    assert [list(r) for r in hide_small_rows(grid).rows] == [
+        ["a", HIDDEN, HIDDEN],
+        ["b", "1,000", "0.6"],
+    ]
+
+
+def steps(*removed):
+    left = 100
+    rows = []
+    for number, few in enumerate(removed):
+        left -= few
+        rows.append(
+            {"description": str(number), "patients": str(left), "removed_patients": str(few)}
+        )
+    return rows
+
+
+@pytest.mark.parametrize("removed", [(0, 3, 20), (0, 20, 3), (0, 3, 4), (0, 4, 4, 4), (0, 20, 30)])
+def test_no_difference_of_what_is_shown_is_of_few_patients(removed):
+    merged = merge_small_steps(steps(*removed))
+    left = [int(step["patients"]) for step in merged]
+    assert not [a - b for a, b in pairwise(left) if 0 < a - b < 10]
+    assert sum(int(step["removed_patients"]) for step in merged) == sum(removed)
+    assert left[-1] == 100 - sum(removed)
