@@ -29,6 +29,13 @@ SMALL = {
     "explain.gradcam_per_class": 2,
     "explain.shap_samples": 20,
     "explain.shap_background": 20,
+    "explain.faithfulness_per_class": 4,
+    "explain.faithfulness_steps": 3,
+    "explain.kernel_shap_rows": 2,
+    "controls.repeats": 3,
+    "crossval.folds": 3,
+    "crossval.image_models": ["resnet18"],
+    "crossval.tabular_models": ["mlp", "xgboost"],
 }
 
 

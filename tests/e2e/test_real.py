@@ -29,7 +29,7 @@ def real_project(real_data, tmp_path_factory):
             "data.mimiciv": str(real_data / "mimic-iv-demo-2.2"),
         }
     )
-    ran = project.repro("publish")
+    ran = project.repro("publish", "report")
     assert not any(stage.startswith("simulate") for stage in ran)
     return project
 

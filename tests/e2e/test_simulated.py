@@ -1,5 +1,6 @@
 """The whole pipeline on small simulated data: what runs, what does not, what survives a kill."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,9 @@ REGISTERED = {
     "histofuse-fusion-permuted",
     "histofuse-fusion-label-aligned",
 }
+
+# Stages that show what ran: they always run, and write only what is new.
+VIEWS = {"report", "publish"}
 
 STUDIES = [
     "fusion trial 0",
@@ -71,11 +75,21 @@ def test_every_model_is_trained_evaluated_explained_and_registered(built):
         assert (built.root / f"reports/tables/{table}.md").read_text().count("|") > 10
     assert list((built.root / "reports/explain/gradcam/resnet18").rglob("*.png"))
     assert list((built.root / "reports/explain/shap/xgboost").rglob("*.png"))
+    assert list((built.root / "reports/explain/fusion/fusion_label_blind").glob("case_card*.png"))
 
 
-def test_second_run_runs_publish_alone_and_adds_nothing(project):
+def test_the_report_is_one_page_that_says_what_is_simulated_and_what_leaks(built):
+    page = (built.root / "reports/index.html").read_text()
+    assert "<html lang" in page
+    assert "Simulated data" in page
+    alarms = json.loads((built.root / "reports/alarms.json").read_text())["alarms"]
+    assert [a["model"] for a in alarms if a["severity"] == "leak"] == ["fusion_label_aligned"]
+    assert alarms[0]["detail"] in html.unescape(page)
+
+
+def test_second_run_only_shows_what_ran_and_adds_nothing(project):
     before = read_registry(project)
-    assert project.repro() == ["publish"]
+    assert set(project.repro()) == VIEWS
     assert read_registry(project) == before
 
 
@@ -97,25 +111,25 @@ def test_edit_of_the_fusion_model_reruns_fusion_and_what_follows(project):
 
     append(model, "\n# An edit that changes nothing.\n")
     ran = {name.split("@")[0] for name in project.repro()}
-    due = {"tune_fusion", "train_fusion", "publish"}
+    due = {"tune_fusion", "train_fusion", "controls", "explain_fusion", *VIEWS}
     assert ran == due, "same bytes: nothing that follows is due"
 
     model.write_text(model.read_text().replace("nn.ReLU()", "nn.Tanh()"))
     ran = {name.split("@")[0] for name in project.repro()}
-    assert ran == due | {"evaluate"}
+    assert ran == due | {"evaluate", "assess", "alarms"}
 
 
 def test_edit_of_tracking_trains_nothing(project):
     for file in (project.root / "src/histofuse/tracking").glob("*.py"):
         append(file, "\n# An edit that changes nothing.\n")
-    assert project.repro() == ["publish"]
+    assert set(project.repro()) == VIEWS
 
 
 def test_deleted_store_comes_back(project):
     before = read_registry(project)
     shutil.rmtree(project.root / "mlruns")
 
-    assert project.repro() == ["publish"]
+    assert set(project.repro()) == VIEWS
 
     assert read_registry(project) == before
 
@@ -137,7 +151,7 @@ def test_fresh_clone_with_the_shared_cache_trains_nothing(built, tmp_path):
     clone.run("dvc", "cache", "dir", "--local", str(built.root / ".dvc" / "cache"))
 
     clone.run("dvc", "checkout")
-    assert clone.repro() == ["publish"]
+    assert set(clone.repro()) == VIEWS
 
     assert read_registry(clone) == read_registry(built)
 
@@ -146,7 +160,7 @@ def test_moved_checkout_keeps_its_registry(project):
     before = read_registry(project)
     moved = Project(project.root.rename(project.root.with_name("moved")))
 
-    assert moved.repro() == ["publish"]
+    assert set(moved.repro()) == VIEWS
 
     assert read_registry(moved) == before
 
