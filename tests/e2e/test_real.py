@@ -16,6 +16,9 @@ REAL = {
     "cohort.index_admission": "all",
     "splits.images.unit": "frame",
     "splits.images.validation_unit": "frame",
+    # Enough to learn something; how well they can do is for a benchmark.
+    "image.simple_cnn.epochs": 3,
+    "image.resnet18.epochs": 5,
 }
 
 

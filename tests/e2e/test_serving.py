@@ -6,13 +6,16 @@ Answers are held against the pipeline's predictions of every test row.
 import base64
 import io
 import json
+import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,7 +36,8 @@ def serving(project, model):
         port = probe.getsockname()[1]
     command = ["mlflow", "models", "serve", "-m", f"models:/{model}/1", "--env-manager", "local"]
     store = f"sqlite:///{project.root}/mlruns/mlflow.db"
-    log = project.root / "mlruns" / f"{model}.log"
+    # Not in the project, which others may be copying at this moment.
+    log = Path(tempfile.mkdtemp(prefix="histofuse-serving-")) / f"{model}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)],
@@ -48,7 +52,7 @@ def serving(project, model):
     finally:
         process.terminate()
         process.wait(timeout=30)
-        log.unlink()
+        shutil.rmtree(log.parent)
 
 
 def wait_for(address, process, log):
