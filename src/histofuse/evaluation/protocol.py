@@ -256,7 +256,8 @@ def draw_protocols(found: Sequence[Protocol], params: IntervalParams) -> Figure:
     """Draw a panel a model: the paper's number and both of ours for each metric."""
     share = f"{params.confidence:.0%}"
     title = f"The same model by the paper's protocol and by an honest split ({share} intervals)"
-    figure, panels = make_row(title, (10.5, 4.4), len(found), left=1.3, bottom=1.15)
+    figure, panels = make_row(title, (10.5, 4.6), len(found), left=1.3, bottom=1.15)
+    figure.subplots_adjust(top=1 - 0.65 / 4.6)  # room for the panels' own titles
     names = list(COLUMNS)
     for axes, p in zip(panels, found, strict=True):
         for shift, (key, arm) in enumerate((("paper_protocol", p.paper), ("honest", p.honest))):
