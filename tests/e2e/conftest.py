@@ -11,8 +11,20 @@ from project import Project, copy_sources
 
 HERE = Path(__file__).parent
 
+# Fewer repetitions of the same work, on any data.
+QUICK = {
+    "tune.xgboost.trials": 3,
+    "tune.fusion.trials": 2,
+    "explain.gradcam_per_class": 2,
+    "explain.shap_samples": 20,
+    "explain.shap_background": 20,
+    "explain.faithfulness_per_class": 4,
+    "explain.faithfulness_steps": 3,
+    "explain.kernel_shap_rows": 2,
+    "controls.repeats": 3,
+}
 # Small enough for minutes on two cores, large enough that every split holds every class.
-SMALL = {
+SMALL = QUICK | {
     "simulation.brecahad.cases": 6,
     "simulation.brecahad.frames_per_case": 2,
     "simulation.brecahad.width_px": 512,
@@ -29,20 +41,17 @@ SMALL = {
     "tabular.xgboost.rounds": 100,
     "tabular.gradient_boosting.rounds": 20,
     "fusion.epochs": 3,
-    "tune.xgboost.trials": 3,
-    "tune.fusion.trials": 2,
-    "explain.gradcam_per_class": 2,
-    "explain.shap_samples": 20,
-    "explain.shap_background": 20,
-    "explain.faithfulness_per_class": 4,
-    "explain.faithfulness_steps": 3,
-    "explain.kernel_shap_rows": 2,
-    "controls.repeats": 3,
     "crossval.folds": 2,
     "crossval.image_models": ["resnet18"],
     "crossval.tabular_models": ["mlp"],
     "crossval.rules": ["label_blind"],
 }
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, Any]:
+    """Values of params.yaml that repeat less."""
+    return QUICK
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,11 @@ REAL = {
 
 
 @pytest.fixture(scope="module")
-def real_project(real_data, tmp_path_factory):
+def real_project(real_data, quick, tmp_path_factory):
     project = copy_sources(tmp_path_factory.mktemp("real") / "histofuse")
     project.set_params(
         REAL
+        | quick
         | {
             "data.brecahad": str(real_data / "brecahad"),
             "data.mimiciv": str(real_data / "mimic-iv-demo-2.2"),
