@@ -44,8 +44,6 @@ class Claim:
     note: str = ""
 
 
-
-
 def best_seconds(work: Callable[[], object], repeats: int = 3) -> float:
     """Time some work; the best of a few goes, for other programs only ever slow it down."""
     seconds = []
