@@ -181,7 +181,7 @@ def to_stored(images: Images) -> Stored:
 
 def mirror(images: Images, mirrored: Tensor) -> Images:
     """Mirror where told: x is the last axis, y the one before it."""
-    mirrored = mirrored.to(images.device)[:, :, None, None, None]
+    mirrored = _send(mirrored, images)[:, :, None, None, None]
     images = torch.where(mirrored[:, 0], images.flip(3), images)
     return torch.where(mirrored[:, 1], images.flip(2), images)
 
@@ -201,7 +201,7 @@ def apply_warp(windows: Images, geometry: PatchGeometry, warp: Warp) -> Warped:
         torch.stack((cos * sign[:, 0], -sin * sign[:, 1], 2 * warp.shift[:, 0]), dim=1),
         torch.stack((sin * sign[:, 0], cos * sign[:, 1], 2 * warp.shift[:, 1]), dim=1),
     )
-    theta = (torch.stack(rows, dim=1) * extent).to(windows.device)
+    theta = _send(torch.stack(rows, dim=1) * extent, windows)
     size = [len(windows), 3, geometry.patch_px, geometry.patch_px]
     grid = affine_grid(theta, size, align_corners=False)
     return grid_sample(
@@ -240,11 +240,12 @@ def apply_jitter(images: Images, jitter: Jitter) -> Images:
     saturate = saturation * torch.eye(3) + (1 - saturation) * luma
     matrix = factor[:, None, None] * (_turn_hue(jitter.hue) @ saturate)
 
-    mean = (images.mean(dim=(2, 3)).cpu() @ luma) * jitter.brightness
-    offset = (1 - jitter.contrast) * mean
+    mean = (images.mean(dim=(2, 3)) @ _send(luma, images)) * _send(jitter.brightness, images)
+    offset = _send(1 - jitter.contrast, images) * mean
     pixels = images.flatten(2)
-    matrix, offset = matrix.to(images.device), offset.to(images.device)
-    changed = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), matrix, pixels)
+    changed = torch.baddbmm(
+        offset[:, None, None].expand(-1, 3, 1), _send(matrix, images), pixels
+    )
     return changed.clamp_(0, 1).view(images.shape)
 
 
@@ -264,7 +265,13 @@ def normalise(images: Images, normalisation: Normalisation) -> Images:
     if normalisation == "unit":
         return images
     mean, std = (
-        torch.tensor(values, device=images.device)[:, None, None]
+        _send(torch.tensor(values), images)[:, None, None]
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return (images - mean).div_(std)
+
+
+def _send(small: Tensor, images: Tensor) -> Tensor:
+    # What is drawn and what is fixed are few numbers, made on the CPU. A plain copy to a GPU, or
+    # one back from it, would wait for all that is queued there; this one does not.
+    return small.to(images.device, non_blocking=True)

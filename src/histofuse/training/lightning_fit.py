@@ -22,11 +22,13 @@ from histofuse.core.seeding import derive_seed
 from histofuse.training.loop import (
     LAST,
     FitResult,
+    Inputs,
     Recipe,
     Rows,
     as_columns,
     find_best,
     is_finished,
+    keep_resident,
     measure,
     order_rows,
     resolve_precision,
@@ -79,6 +81,8 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
     accelerator = "gpu" if gpus else "cpu"
     devices = recipe.devices if recipe.devices != "auto" else max(1, gpus)
+    # With deterministic kernels torch would fill all new memory with NaN, lest one reads it.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     several = devices > 1
     # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
     strategy = "ddp_find_unused_parameters_true" if several else "auto"
@@ -189,6 +193,11 @@ class FitModule(pl.LightningModule):
 
     # --- steps ----------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        """Bring the data to the GPU, where there is one and they fit."""
+        self._train_inputs = keep_resident(self.train_rows.inputs, self.device)
+        self._validation_inputs = keep_resident(self.validation_rows.inputs, self.device)
+
     def on_train_epoch_start(self) -> None:
         """Seed, set rates and freeze for this epoch, whatever came before it."""
         epoch = self.epoch
@@ -204,13 +213,15 @@ class FitModule(pl.LightningModule):
         """Compute this rank's part of the mean loss of the global batch."""
         labels = self.train_rows.labels
         mine = batch[self.global_rank :: self.trainer.world_size]
-        logits = self._forward(self.train_rows, mine, self._augmentation)
-        targets = labels[mine].to(self.device)
-        self._train_outputs.append((logits.detach().cpu(), labels[mine]))
+        logits = self._forward(self._train_inputs, mine, self._augmentation)
+        targets = labels[mine].to(self.device, non_blocking=True)
+        # They stay on the device until the epoch ends: to fetch them is to wait for it.
+        self._train_outputs.append((logits.detach(), labels[mine]))
         losses = cross_entropy(logits, targets, reduction="none")
         total = self._weigh(labels[batch]).sum()
         # DDP averages over ranks, so each takes its share of the sum times their number.
-        share = (self._weigh(labels[mine]).to(self.device) * losses).sum() / total.to(self.device)
+        weights = self._weigh(labels[mine]).to(self.device, non_blocking=True)
+        share = (weights * losses).sum() / total.to(self.device, non_blocking=True)
         return share * self.trainer.world_size
 
     def _weigh(self, labels: Tensor) -> Tensor:
@@ -218,15 +229,15 @@ class FitModule(pl.LightningModule):
             return torch.ones(len(labels))
         return self._class_weights[labels]
 
-    def _forward(self, data: Rows, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-        inputs = select_rows(data.inputs, rows, self.device)
+    def _forward(self, held: Inputs, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        inputs = select_rows(held, rows, self.device)
         with torch.autocast(self.device.type, enabled=False):
             inputs = self.recipe.prepare(inputs, generator)
         return as_columns(self.network(*inputs))
 
     def validation_step(self, batch: Tensor, _: int) -> None:
         """Collect the logits of validation rows."""
-        self._validation_logits.append(self._forward(self.validation_rows, batch, None).cpu())
+        self._validation_logits.append(self._forward(self._validation_inputs, batch, None))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the logits of the last epoch."""
@@ -243,10 +254,10 @@ class FitModule(pl.LightningModule):
             self.trainer.should_stop = True
 
     def _summarise(self) -> dict[str, float]:
-        logits, labels = (torch.cat(parts).numpy() for parts in zip(*self._gathered(), strict=True))
+        logits, labels = (torch.cat(parts).numpy() for parts in self._gathered())
         weights = None if self._class_weights is None else self._class_weights.numpy()
         train = measure(logits, labels, weights)
-        collected = torch.cat(self._validation_logits).numpy()
+        collected = torch.cat(self._validation_logits).cpu().numpy()
         validation = measure(collected, self.validation_rows.labels.numpy(), weights)
         rates = {
             f"learning_rate_{planned.name}": float(group["lr"])
@@ -264,12 +275,13 @@ class FitModule(pl.LightningModule):
             **rates,
         }
 
-    def _gathered(self) -> list[tuple[Tensor, Tensor]]:
+    def _gathered(self) -> tuple[list[Tensor], list[Tensor]]:
+        logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._train_outputs, strict=True))
         if self.trainer.world_size == 1:
-            return self._train_outputs
+            return [logits], [labels]
         everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, self._train_outputs)
-        return [pair for outputs in everyone for pair in outputs]
+        torch.distributed.all_gather_object(everyone, (logits, labels))
+        return [part for part, _ in everyone], [part for _, part in everyone]
 
     def _record(self, row: dict[str, float]) -> None:
         if self.global_rank:

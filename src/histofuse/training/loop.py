@@ -303,8 +303,23 @@ def order_rows(
 
 
 def select_rows(inputs: Inputs, rows: Int[Tensor, " batch"], device: torch.device) -> Inputs:
-    """Gather rows of each input and move them to the device."""
-    return tuple(t[rows].to(device, non_blocking=True) for t in inputs)
+    """Gather rows of each input, where it lies, and move them to the device."""
+    return tuple(
+        t[rows.to(t.device, non_blocking=True)].to(device, non_blocking=True) for t in inputs
+    )
+
+
+def keep_resident(inputs: Inputs, device: torch.device) -> Inputs:
+    """Move inputs to a GPU if they take no more than half of its free memory, else leave them.
+
+    Batches gathered there need no copying; the other half is for the network.
+    """
+    if device.type != "cuda":
+        return inputs
+    free, _ = torch.cuda.mem_get_info(device)
+    if 2 * sum(t.nbytes for t in inputs) > free:
+        return inputs
+    return tuple(t.to(device) for t in inputs)
 
 
 def as_columns(logits: Tensor) -> Float[Tensor, "batch k"]:
