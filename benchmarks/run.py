@@ -24,6 +24,7 @@ NAMES = (
     "training_epoch",
     "fusion_training",
     "study",
+    "gradcam",
     "explanations",
     "repro",
 )

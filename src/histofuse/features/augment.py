@@ -243,9 +243,7 @@ def apply_jitter(images: Images, jitter: Jitter) -> Images:
     mean = (images.mean(dim=(2, 3)) @ _send(luma, images)) * _send(jitter.brightness, images)
     offset = _send(1 - jitter.contrast, images) * mean
     pixels = images.flatten(2)
-    changed = torch.baddbmm(
-        offset[:, None, None].expand(-1, 3, 1), _send(matrix, images), pixels
-    )
+    changed = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), _send(matrix, images), pixels)
     return changed.clamp_(0, 1).view(images.shape)
 
 

@@ -276,7 +276,9 @@ class FitModule(pl.LightningModule):
         }
 
     def _gathered(self) -> tuple[list[Tensor], list[Tensor]]:
-        logits, labels = (torch.cat(parts).cpu() for parts in zip(*self._train_outputs, strict=True))
+        logits, labels = (
+            torch.cat(parts).cpu() for parts in zip(*self._train_outputs, strict=True)
+        )
         if self.trainer.world_size == 1:
             return [logits], [labels]
         everyone: list[Any] = [None] * self.trainer.world_size
