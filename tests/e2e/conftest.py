@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 
 # Fewer repetitions of the same work, on any data.
 QUICK = {
+    "intervals.resamples": 200,
     "tune.xgboost.trials": 3,
     "tune.fusion.trials": 2,
     "explain.gradcam_per_class": 2,
