@@ -13,15 +13,16 @@ HERE = Path(__file__).parent
 
 # Fewer repetitions of the same work, on any data.
 QUICK = {
+    "intervals.resamples": 200,
     "tune.xgboost.trials": 3,
     "tune.fusion.trials": 2,
-    "explain.gradcam_per_class": 2,
+    "explain.gradcam_per_class": 1,
     "explain.shap_samples": 20,
     "explain.shap_background": 20,
-    "explain.faithfulness_per_class": 4,
-    "explain.faithfulness_steps": 3,
+    "explain.faithfulness_per_class": 2,
+    "explain.faithfulness_steps": 2,
     "explain.kernel_shap_rows": 2,
-    "controls.repeats": 3,
+    "controls.repeats": 2,
 }
 # Small enough for minutes on two cores, large enough that every split holds every class.
 SMALL = QUICK | {

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.real]
 # for benchmarks/squeezenet_by_case.py.
 SHORT = {
     "backbone": "torchvision/squeezenet1_0",
-    "input_px": 96,
+    "input_px": 64,
     "epochs": 1,
     "batch_size": 32,
     "frozen_epochs": 1,

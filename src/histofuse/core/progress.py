@@ -9,6 +9,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from histofuse.core.errors import HistofuseError
+from histofuse.core.stage_times import Stopwatch
 
 T = TypeVar("T")
 
@@ -29,7 +30,9 @@ def run_stage(main: Callable[..., None]) -> None:
     A fault the user can mend ends the process with its message and exit status 1; any other
     exception is a defect and keeps its traceback.
     """
+    stopwatch = Stopwatch()
     try:
         main(*sys.argv[1:])
     except HistofuseError as error:
         sys.exit(f"{main.__globals__['__file__']}: {error}")
+    stopwatch.write()

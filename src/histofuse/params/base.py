@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,12 +82,18 @@ def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
 
 def _load_yaml(path: Path) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(path)
+        return _parse_yaml(path.read_bytes())
     except FileNotFoundError:
         remedy = "Run from the project's root."
         raise InputError([Fault(path, "no such file", "the parameters", remedy)]) from None
     except YAMLError as error:
         raise InputError([Fault(path, f"not YAML ({error})", "a YAML 1.2 mapping")]) from None
+
+
+@lru_cache(maxsize=4)
+def _parse_yaml(text: bytes) -> Any:
+    """Parse once what a stage reads section by section; nobody may change what comes back."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _descend(values: Any, name: str, path: Path) -> Any:

@@ -193,3 +193,14 @@ def test_report_is_written_without_heavy_libraries(project):
     )
     assert done.stdout.strip() == "[]"
     assert (project / "reports/index.html").stat().st_size < 1_000_000
+
+
+def test_seconds_of_the_stages_stand_under_provenance_the_longest_first(project):
+    write_json({"start_up": 1.0, "work": 2.0}, project / ".histofuse/seconds/patches.json")
+    write_json({"start_up": 1.5, "work": 40.0}, project / ".histofuse/seconds/embed.json")
+    _, page = render(project)
+    stages = page.text[page.text.index("Seconds by stage") :]
+    assert re.findall(r"(embed|patches)\s*(\d+\.\d)\s*(\d+\.\d)", stages)[:2] == [
+        ("embed", "41.5", "1.5"),
+        ("patches", "3.0", "1.0"),
+    ]

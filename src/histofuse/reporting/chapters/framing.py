@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from histofuse.core.stage_times import read_stage_times
 from histofuse.reporting.blocks import (
     Block,
     Bullets,
@@ -234,6 +235,7 @@ def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
     blocks: list[Block] = [
         Facts(facts),
         Grid("Models, by the digest of their bundle", ["Model", "SHA-256 of the manifest"], models),
+        *_list_stage_times(run),
         Fold("Versions of packages", [Grid("Versions", ["Package", "Version"], versions)]),
         Fold(
             f"Params, {len(rows)} values, {len(text.splitlines())} lines of params.yaml",
@@ -241,6 +243,14 @@ def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
         ),
     ]
     return Chapter("provenance", "Provenance", blocks)
+
+
+def _list_stage_times(run: Run) -> list[Block]:
+    times = read_stage_times(run.root)
+    rows = [[name, f"{t.total:.1f}", f"{t.start_up:.1f}"] for name, t in times.items()]
+    headings = ["Stage", "Seconds", "of them start-up"]
+    title = f"Seconds of {len(rows)} stages, each as it last ran here"
+    return [Fold(title, [Grid("Seconds by stage", headings, rows)])] if rows else []
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

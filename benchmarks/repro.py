@@ -1,0 +1,139 @@
+"""What `dvc repro` costs beside the stages' own work; a run with nothing to do; `histofuse --help`.
+
+A clone of this checkout runs the whole pipeline with nothing cached, as committed in the full mode,
+with fewer and smaller inputs in the short one, where start-up weighs more. Python itself
+(`-X importtime`) says how long each process imported, and each stage how long it took; what is left
+of the wall time is interpreters starting and DVC.
+Run: python benchmarks/repro.py [--short]
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from claims import Claim, best_seconds, main
+
+from histofuse.core.stage_times import read_stage_times
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+# A line of `-X importtime` that is not indented: what it imported in turn is in it.
+IMPORT = re.compile(r"^import time:\s+\d+ \|\s+(\d+) \| \S", re.MULTILINE)
+HEADER = "import time: self [us]"
+# A quarter of the frames, cases that suffice for every split, a third of the patients.
+SHORT = {
+    "simulation.brecahad.cases": "9",
+    "simulation.brecahad.frames_per_case": "2",
+    "splits.images.folds": "3",
+    "simulation.mimiciv.patients": "1600",
+}
+
+
+def clone(folder: Path, *, short: bool) -> Path:
+    root = folder / "histofuse"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
+    if short:
+        set_params(root / "params.yaml")
+    return root
+
+
+def set_params(path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    document = yaml.load(path)
+    for key, value in SHORT.items():
+        *parents, last = key.split(".")
+        section = document
+        for parent in parents:
+            section = section[parent]
+        assert last in section, key
+        section[last] = int(value)
+    yaml.dump(document, path)
+
+
+def run(root: Path, *command: str, **settings: str) -> str:
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(root / "src"),
+        "DVC_NO_ANALYTICS": "1",
+        **settings,
+    }
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr[-3000:]
+    return done.stderr
+
+
+def read_import_seconds(log: str) -> float:
+    """Add up the imports of all processes but the first, which is DVC's own."""
+    of_stages = log.split(HEADER)[2:]
+    return sum(int(spent) for part in of_stages for spent in IMPORT.findall(part)) / 1e6
+
+
+def measure_repro(root: Path, *, short: bool) -> Claim:
+    start = time.perf_counter()
+    log = run(root, "dvc", "repro", PYTHONPROFILEIMPORTTIME="1")
+    wall = time.perf_counter() - start
+    times = read_stage_times(root)
+    inside = sum(t.total for t in times.values())
+    imports = read_import_seconds(log)
+    inner = inside - imports
+    share = 1 - inner / wall
+    longest = ", ".join(f"{name} {t.total:.0f} s" for name, t in list(times.items())[:5])
+    return Claim(
+        8,
+        f"`dvc repro` of {len(times)} stages, nothing cached, {'small' if short else 'default'} project",
+        f"{wall:.0f} s",
+        f"inner work of the stages {inner:.0f} s",
+        f"imports {imports:.0f} s",
+        share,
+        "start-up and imports ≤ 20 % of the total",
+        share <= 0.2,
+        f"The longest stages: {longest}."
+        + (" The project is small, so start-up weighs more than by default." if short else ""),
+    )
+
+
+def measure_nothing_to_do(root: Path) -> Claim:
+    seconds = best_seconds(lambda: run(root, "dvc", "repro"), repeats=2)
+    return Claim(
+        9,
+        "`dvc repro` with nothing to do",
+        f"{seconds:.1f} s",
+        "",
+        "",
+        seconds,
+        "≤ 10 s",
+        seconds <= 10,
+    )
+
+
+def measure_help(root: Path) -> Claim:
+    seconds = best_seconds(lambda: run(root, "histofuse", "--help"), repeats=5)
+    plain = best_seconds(lambda: run(root, "python", "-c", "pass"), repeats=5)
+    return Claim(
+        9,
+        "`histofuse --help`",
+        f"{seconds:.2f} s",
+        "",
+        f"a bare Python {plain:.2f} s",
+        seconds,
+        "≤ 0.5 s",
+        seconds <= 0.5,
+    )
+
+
+def measure(short: bool) -> list[Claim]:
+    with TemporaryDirectory() as scratch:
+        root = clone(Path(scratch), short=short)
+        return [measure_repro(root, short=short), measure_nothing_to_do(root), measure_help(root)]
+
+
+if __name__ == "__main__":
+    main(measure)

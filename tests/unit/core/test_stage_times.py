@@ -1,0 +1,58 @@
+import sys
+import time
+
+import pytest
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.progress import run_stage
+from histofuse.core.stage_times import StageTime, Stopwatch, read_stage_times
+
+
+def nap(*_: str) -> None:
+    time.sleep(0.05)
+
+
+def fail(*_: str) -> None:
+    raise InputError([Fault("a.csv", "is empty", "rows")])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipelines/train_tabular.py", "mlp"])
+    monkeypatch.setenv("DVC_STAGE", "train_tabular@mlp")
+    return tmp_path
+
+
+def test_a_stage_that_ends_well_notes_its_seconds(here):
+    run_stage(nap)
+    times = read_stage_times(here)
+    assert list(times) == ["train_tabular@mlp"]
+    assert 0.05 <= times["train_tabular@mlp"].work < 5
+    assert times["train_tabular@mlp"].start_up > 0
+
+
+def test_a_stage_that_fails_notes_nothing(here):
+    with pytest.raises(SystemExit):
+        run_stage(fail)
+    assert read_stage_times(here) == {}
+
+
+def test_a_stage_run_by_hand_notes_nothing(here, monkeypatch):
+    monkeypatch.delenv("DVC_STAGE")
+    run_stage(nap)
+    assert not (here / ".histofuse").exists()
+
+
+def test_the_longest_stage_comes_first(here, monkeypatch):
+    folder = here / ".histofuse/seconds"
+    for name, pause in (("embed", 0.0), ("patches", 0.03)):
+        monkeypatch.setenv("DVC_STAGE", name)
+        stopwatch = Stopwatch()
+        time.sleep(pause)
+        stopwatch.write(folder)
+    assert list(read_stage_times(here)) == ["patches", "embed"]
+
+
+def test_total_is_start_up_and_work():
+    assert StageTime(start_up=1.5, work=2.0).total == 3.5
