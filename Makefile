@@ -13,10 +13,10 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format ui server lock clean doctor deps screenshots report crossval evidence
+.PHONY: help setup repro test lint format ui server lock clean doctor deps screenshots report crossval evidence bench bench-full
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(SYNCED) ## make .venv with the pinned dependencies
 
@@ -32,7 +32,7 @@ $(SYNCED): $(BIN)/uv requirements.lock pyproject.toml
 	@touch $@
 
 repro: $(SYNCED) ## run the whole pipeline and say what to open next
-	@test -d .git || (echo "histofuse is run from a git checkout: git init, or clone it" >&2; exit 1)
+	@test -e .git || (echo "histofuse is run from a git checkout: git init, or clone it" >&2; exit 1)
 	@dvc repro
 	@histofuse next
 
@@ -77,6 +77,12 @@ clean: ## remove .venv and caches; data, models and runs stay
 
 screenshots: $(SYNCED) ## take the README's pictures of the MLflow UI anew (needs Chromium)
 	@python docs/screenshots.py
+
+bench: $(SYNCED) ## measure speed against peers and write benchmarks/results.md (ten minutes)
+	@python benchmarks/run.py --short
+
+bench-full: $(SYNCED) ## the same at full size: 118 million laboratory rows, hours and 10 GB of disk
+	@python benchmarks/run.py
 
 deps: $(SYNCED) ## bring the code deps of the DVC files in line with the imports
 	@python tests/contract/stages.py
