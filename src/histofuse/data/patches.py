@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.ids import FrameId, make_patch_id
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.core.workers import map_jobs
 from histofuse.data.tiff import read_rgb
 
 PATCH_INDEX = Contract(
@@ -138,12 +138,13 @@ def write_patches(
     meta: PatchMeta,
     shard_patches: int,
     normalise: Callable[[Image], Image] | None = None,
-    threads: int | None = None,
+    engine: str = "threads",
+    workers: int | Literal["auto"] = "auto",
 ) -> pd.DataFrame:
     """Cut all patches and put shards, index and meta in the place of `out`.
 
-    One frame a thread is in memory at a time, whatever the size of the data set. Each patch has its
-    place before any is cut, so the files are the same for any number of threads.
+    One frame a worker is in memory at a time, whatever the size of the data set. Each patch has its
+    place before any is cut, so the files are the same for any engine and number of workers.
 
     Args:
         annotations: A `data.brecahad.ANNOTATIONS` table.
@@ -152,8 +153,10 @@ def write_patches(
         out: Folder to replace.
         meta: Size and classes.
         shard_patches: Patches in a shard.
-        normalise: Applied to each frame before cutting, such as stain normalisation.
-        threads: Number of threads; by default one a processor, eight at most.
+        normalise: Applied to each frame before cutting, such as stain normalisation; picklable
+            unless the engine is ``threads``.
+        engine: As of `map_jobs`. All workers must see `images` and `out` at the same paths.
+        workers: As of `map_jobs`.
 
     Returns:
         The `PATCH_INDEX` table.
@@ -162,19 +165,15 @@ def write_patches(
         InputError: With the faults of all frames that cannot be read; nothing is written then.
     """
     index = make_index(annotations, shard_patches)
-    file_of = dict(zip(frames["frame_id"], frames["file"], strict=True))
-    jobs = [
-        (images / file_of[frame], rows) for frame, rows in index.groupby("frame_id", sort=False)
-    ]
-    threads = threads or min(8, os.cpu_count() or 1)
+    images = images.absolute()
+    path_of = {f: images / n for f, n in zip(frames["frame_id"], frames["file"], strict=True)}
     with replacing_folder(out) as folder:
-        with (
-            _open_writer(folder, len(index), shard_patches, meta.stored_px) as write,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            cut = partial(_cut_frame, size_px=meta.stored_px, normalise=normalise, write=write)
-            done = track(pool.map(cut, jobs), "cutting patches", total=len(jobs))
-            faults = [fault for faults in done for fault in faults]
+        shards = _Shards(folder.absolute(), len(index), shard_patches, meta.stored_px)
+        shards.create()
+        cut = partial(_cut_job, shards=shards, normalise=normalise)
+        done = map_jobs(cut, _plan_jobs(index, path_of), engine=engine, workers=workers)
+        total = index["frame_id"].nunique()
+        faults = [fault for faults in track(done, "cutting patches", total) for fault in faults]
         if faults:
             raise InputError(faults)
         write_table(index, folder / INDEX, PATCH_INDEX)
@@ -285,71 +284,93 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.npy"
 
 
-def _cut_frame(
-    job: tuple[Path, pd.DataFrame],
-    *,
-    size_px: int,
-    normalise: Callable[[Image], Image] | None,
-    write: Callable[[int, Patches], None],
+@dataclass(frozen=True)
+class _Shards:
+    """Where patches go: picklable, so that any process may write them to their places.
+
+    Attributes:
+        folder: Absolute, for processes that work elsewhere.
+        count: Of all patches.
+        shard_patches: Patches in a shard; the last holds fewer.
+        side: Of a patch.
+    """
+
+    folder: Path
+    count: int
+    shard_patches: int
+    side: int
+
+    @property
+    def patch_bytes(self) -> int:
+        return self.side * self.side * 3
+
+    def create(self) -> None:
+        """Create all shards at their final size."""
+        for shard in range(-(-self.count // self.shard_patches)):
+            with self._path(shard).open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(shard)}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.truncate(file.tell() + math.prod(self._shape(shard)))
+
+    def write(self, places: NDArray[np.int64], patches: Patches) -> None:
+        """Write patches to their places among all, ascending or not."""
+        ends = np.flatnonzero((np.diff(places) != 1) | (places[1:] % self.shard_patches == 0)) + 1
+        shards: dict[int, int] = {}
+        try:
+            for run, part in zip(np.split(places, ends), np.split(patches, ends), strict=True):
+                shard, row = divmod(int(run[0]), self.shard_patches)
+                if shard not in shards:
+                    shards[shard] = os.open(self._path(shard), os.O_WRONLY)
+                start = os.fstat(shards[shard]).st_size - math.prod(self._shape(shard))
+                _write_all(shards[shard], part.data.cast("B"), start + row * self.patch_bytes)
+        finally:
+            for descriptor in shards.values():
+                os.close(descriptor)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / shard_name(shard)
+
+    def _shape(self, shard: int) -> tuple[int, int, int, int]:
+        size = min(self.shard_patches, self.count - shard * self.shard_patches)
+        return size, self.side, self.side, 3
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Points of one file, and the places of their patches among all."""
+
+    path: Path
+    places: NDArray[np.int64]
+    x_px: Coordinates
+    y_px: Coordinates
+
+
+def _plan_jobs(index: pd.DataFrame, path_of: Mapping[str, Path]) -> Iterator[_Job]:
+    """Make a job a frame."""
+    for frame, rows in index.groupby("frame_id", sort=False):
+        x_px, y_px = rows["x_px"].to_numpy(), rows["y_px"].to_numpy()
+        yield _Job(path_of[str(frame)], rows.index.to_numpy(), x_px, y_px)
+
+
+def _cut_job(
+    job: _Job, *, shards: _Shards, normalise: Callable[[Image], Image] | None
 ) -> list[Fault]:
-    """Cut the patches of one frame and write them to their places; return what was wrong."""
-    path, rows = job
+    """Cut the patches of a job and write them to their places; return what was wrong."""
     try:
-        frame = read_rgb(path).rgb
+        frame = read_rgb(job.path).rgb
     except InputError as error:
         return error.faults
     if normalise is not None:
         frame = normalise(frame)
-    patches = np.empty((len(rows), size_px, size_px, 3), np.uint8)
-    cut_windows(frame, rows["x_px"].to_numpy(), rows["y_px"].to_numpy(), patches)
-    write(int(rows.index[0]), patches)
+    patches = np.empty((len(job.places), shards.side, shards.side, 3), np.uint8)
+    cut_windows(frame, job.x_px, job.y_px, patches)
+    shards.write(job.places, patches)
     return []
 
 
-@contextmanager
-def _open_writer(
-    folder: Path, count: int, shard_patches: int, side: int
-) -> Iterator[Callable[[int, Patches], None]]:
-    """Create all shards at their final size; yield a function that writes patches from a place on.
-
-    Positioned writes, unlike a memory map, leave the process no larger than the patches in hand,
-    and several threads may write at once.
-    """
-    sizes = [min(shard_patches, count - first) for first in range(0, count, shard_patches)]
-    files: list[tuple[int, int]] = []
-    try:
-        for shard, size in enumerate(sizes):
-            files.append(_create_shard(folder / shard_name(shard), (size, side, side, 3)))
-        yield partial(_write_rows, files, shard_patches)
-    finally:
-        for descriptor, _ in files:
-            os.close(descriptor)
-
-
-def _create_shard(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Create an empty .npy of a shape; return its descriptor and where its data start."""
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        start = file.tell()
-        file.truncate(start + int(np.prod(shape)))
-    return os.open(path, os.O_WRONLY), start
-
-
-def _write_rows(
-    files: list[tuple[int, int]], shard_patches: int, first: int, patches: Patches
-) -> None:
-    patch_bytes = patches[0].nbytes
-    while len(patches):
-        shard, row = divmod(first, shard_patches)
-        fitting = patches[: shard_patches - row]
-        descriptor, start = files[shard]
-        _write_all(descriptor, fitting.data.cast("B"), start + row * patch_bytes)
-        first += len(fitting)
-        patches = patches[len(fitting) :]
-
-
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    # Positioned writes, unlike a memory map, leave the process no larger than the patches in hand,
+    # and several threads, processes and machines may write at once.
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

@@ -109,7 +109,7 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path):
     for threads in (1, 4):
         out = tmp_path / f"patches{threads}"
         write_patches(
-            annotations, frames, tmp_path, out, meta=META, shard_patches=4, threads=threads
+            annotations, frames, tmp_path, out, meta=META, shard_patches=4, workers=threads
         )
     assert digests(tmp_path / "patches1") == digests(tmp_path / "patches4")
 
@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
             folder / "p",
             meta=PatchMeta(64, 0, 64, ["tumour"], "simulated", "none"),
             shard_patches=1000,
-            threads=1,
+            workers=1,
         )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
