@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from histofuse.core.ids import FrameId, make_patch_id
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, read_table, write_table
 from histofuse.core.workers import map_jobs
-from histofuse.data.tiff import read_rgb
+from histofuse.data.slides import Slide, find_tile, open_picture, order_by_tile
 
 PATCH_INDEX = Contract(
     name="patch index",
@@ -38,6 +38,10 @@ PATCH_INDEX = Contract(
 )
 INDEX = "index.parquet"
 META = "meta.json"
+
+_BUFFER_BYTES: Final = 2**24  # of patches in hand, a worker
+_LARGE_FILE_BYTES: Final = 2**26  # slides beyond it are cut by several workers
+_LARGEST_NORMALISED_BYTES: Final = 2**30
 
 Image = NDArray[np.uint8]  # (height, width, 3) RGB
 Patches = NDArray[np.uint8]  # (n, side, side, 3) RGB
@@ -95,6 +99,30 @@ def cut_windows(frame: Image, x_px: Coordinates, y_px: Coordinates, out: Patches
             out[n] = frame[rows[:, None], columns]
 
 
+def cut_slide_windows(slide: Slide, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
+    """Cut windows as `cut_windows` does, out of a slide and without ever holding it whole."""
+    size = out.shape[1]
+    height, width = slide.shapes[0]
+    tops = window_origin(y_px, size).tolist()
+    lefts = window_origin(x_px, size).tolist()
+    for n, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
+            out[n] = slide.read_region(top, left, size, size)
+        else:
+            out[n] = _read_mirrored(slide, top, left, size)
+
+
+def _read_mirrored(slide: Slide, top: int, left: int, size: int) -> Image:
+    rows, columns = (
+        reflect(np.arange(start, start + size), length)
+        for start, length in zip((top, left), slide.shapes[0], strict=True)
+    )
+    first, begin = int(rows.min()), int(columns.min())
+    extent = int(rows.max()) + 1 - first, int(columns.max()) + 1 - begin
+    region = slide.read_region(first, begin, *extent)
+    return region[(rows - first)[:, None], columns - begin]
+
+
 def window_origin(centre_px: Coordinates, size_px: int) -> NDArray[np.int64]:
     """First pixel of the window of a side that is centred best on each coordinate."""
     return np.floor(centre_px - size_px / 2 + 0.5).astype(np.int64)
@@ -143,8 +171,9 @@ def write_patches(
 ) -> pd.DataFrame:
     """Cut all patches and put shards, index and meta in the place of `out`.
 
-    One frame a worker is in memory at a time, whatever the size of the data set. Each patch has its
-    place before any is cut, so the files are the same for any engine and number of workers.
+    Slides, as `data.slides` knows them, are read by region and frames whole: one frame a worker is
+    in memory at a time, whatever the size of the data set. Each patch has its place before any is
+    cut, so the files are the same for any engine and number of workers.
 
     Args:
         annotations: A `data.brecahad.ANNOTATIONS` table.
@@ -154,7 +183,8 @@ def write_patches(
         meta: Size and classes.
         shard_patches: Patches in a shard.
         normalise: Applied to each frame before cutting, such as stain normalisation; picklable
-            unless the engine is ``threads``.
+            unless the engine is ``threads``. A slide is read whole for it, and refused if that
+            takes more than 1 GiB.
         engine: As of `map_jobs`. All workers must see `images` and `out` at the same paths.
         workers: As of `map_jobs`.
 
@@ -171,7 +201,8 @@ def write_patches(
         shards = _Shards(folder.absolute(), len(index), shard_patches, meta.stored_px)
         shards.create()
         cut = partial(_cut_job, shards=shards, normalise=normalise)
-        done = map_jobs(cut, _plan_jobs(index, path_of), engine=engine, workers=workers)
+        jobs = _plan_jobs(index, path_of, meta.stored_px)
+        done = map_jobs(cut, jobs, engine=engine, workers=workers)
         total = index["frame_id"].nunique()
         faults = [fault for faults in track(done, "cutting patches", total) for fault in faults]
         if faults:
@@ -344,12 +375,33 @@ class _Job:
     x_px: Coordinates
     y_px: Coordinates
 
+    def take(self, points: NDArray[np.intp] | slice) -> _Job:
+        """Take some of the points, in the order given."""
+        return _Job(self.path, self.places[points], self.x_px[points], self.y_px[points])
 
-def _plan_jobs(index: pd.DataFrame, path_of: Mapping[str, Path]) -> Iterator[_Job]:
-    """Make a job a frame."""
+
+def _plan_jobs(index: pd.DataFrame, path_of: Mapping[str, Path], size_px: int) -> Iterator[_Job]:
+    """Make a job a frame, and of a large slide a job a band."""
     for frame, rows in index.groupby("frame_id", sort=False):
         x_px, y_px = rows["x_px"].to_numpy(), rows["y_px"].to_numpy()
-        yield _Job(path_of[str(frame)], rows.index.to_numpy(), x_px, y_px)
+        job = _Job(path_of[str(frame)], rows.index.to_numpy(), x_px, y_px)
+        tile_px = find_tile(job.path) if _is_large(job.path) else None
+        if tile_px is None:
+            yield job
+        else:
+            bands = _order(job, size_px, tile_px)[1]
+            yield from (job.take(np.flatnonzero(bands == band)) for band in np.unique(bands))
+
+
+def _is_large(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > _LARGE_FILE_BYTES
+
+
+def _order(
+    job: _Job, size_px: int, tile_px: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    tops, lefts = window_origin(job.y_px, size_px), window_origin(job.x_px, size_px)
+    return order_by_tile(tops, lefts, tile_px)
 
 
 def _cut_job(
@@ -357,15 +409,40 @@ def _cut_job(
 ) -> list[Fault]:
     """Cut the patches of a job and write them to their places; return what was wrong."""
     try:
-        frame = read_rgb(job.path).rgb
+        with open_picture(job.path) as picture:
+            if isinstance(picture, Slide) and normalise is None:
+                job = job.take(_order(job, shards.side, picture.tile_px)[0])
+                cut = partial(cut_slide_windows, picture)
+            else:
+                frame = _read_whole(picture, job.path) if isinstance(picture, Slide) else picture
+                cut = partial(cut_windows, normalise(frame) if normalise else frame)
+            _cut_points(job, cut, shards)
     except InputError as error:
         return error.faults
-    if normalise is not None:
-        frame = normalise(frame)
-    patches = np.empty((len(job.places), shards.side, shards.side, 3), np.uint8)
-    cut_windows(frame, job.x_px, job.y_px, patches)
-    shards.write(job.places, patches)
     return []
+
+
+def _read_whole(slide: Slide, path: Path) -> Image:
+    """Read a slide that is to be normalised, for which all of its pixels must be at hand."""
+    height, width = slide.shapes[0]
+    if height * width * 3 > _LARGEST_NORMALISED_BYTES:
+        problem = f"{width} x {height} pixels cannot be normalised at once"
+        expected = f"at most {_LARGEST_NORMALISED_BYTES >> 20} MiB of pixels"
+        remedy = "Set patches.stain_normalisation to none."
+        raise InputError([Fault(path, problem, expected, remedy)])
+    return slide.read_region(0, 0, height, width)
+
+
+def _cut_points(job: _Job, cut: Callable[..., None], shards: _Shards) -> None:
+    """Cut the patches of a job in its order, a buffer's worth at a time."""
+    count = len(job.places)
+    fitting = min(count, max(1, _BUFFER_BYTES // shards.patch_bytes))
+    buffer = np.empty((fitting, shards.side, shards.side, 3), np.uint8)
+    for first in range(0, count, fitting):
+        part = job.take(slice(first, first + fitting))
+        patches = buffer[: len(part.places)]
+        cut(part.x_px, part.y_px, patches)
+        shards.write(part.places, patches)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -44,7 +44,9 @@ def read_rgb(path: Path) -> Decoded:
     Raises:
         InputError: If the file is missing, damaged or cut short, or holds anything but `ACCEPTED`.
     """
-    with open_tiff(path) as tiff:
+    import tifffile
+
+    with naming_file(path), tifffile.TiffFile(path) as tiff:
         return decode_whole(tiff, path)
 
 
@@ -56,17 +58,14 @@ def decode_whole(tiff: TiffFile, path: Path) -> Decoded:
 
 
 @contextmanager
-def open_tiff(path: Path) -> Iterator[TiffFile]:
-    """Open a TIFF file; what goes wrong in the block is a fault of the file.
+def naming_file(path: Path) -> Iterator[None]:
+    """Turn what tifffile and its decoders raise in the block into a fault of the file.
 
     Raises:
         InputError: If the file is missing, damaged or no TIFF.
     """
-    import tifffile
-
     try:
-        with tifffile.TiffFile(path) as tiff:
-            yield tiff
+        yield
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", ACCEPTED)]) from None
     except InputError:

@@ -1,4 +1,4 @@
-"""Mapping a function over jobs on each engine; a real Dask cluster is in data/test_patch_engines."""
+"""Mapping a function over jobs; `data/test_patch_engines.py` does so on a real Dask cluster."""
 
 import operator
 import sys

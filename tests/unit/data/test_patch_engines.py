@@ -63,9 +63,10 @@ def die_once(frame, marker: Path):
     """Kill the process that comes here first; the frame is as it was for all others."""
     try:
         marker.touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
     except FileExistsError:
-        return frame
-    os.kill(os.getpid(), signal.SIGKILL)
+        pass
+    return frame
 
 
 def note_process(frame, folder: Path):
