@@ -81,6 +81,10 @@ class TiffSlide:
                 region[y : y + part.shape[0], x : x + part.shape[1]] = part
         return region
 
+    def forget(self) -> None:
+        """Let go of the decoded tiles, which a cycle of references would keep for a while."""
+        self._decode_tile.cache_clear()
+
     def _decode(self, level: int, row: int, column: int) -> Image:
         page = self._pages[level]
         number = row * -(-page.imagewidth // page.tilewidth) + column
@@ -150,8 +154,11 @@ def open_picture(path: Path) -> Iterator[Slide | Image]:
             return
         with naming_file(path):
             tiff = stack.enter_context(tifffile.TiffFile(path))
-            slide = _is_slide(tiff)
-            picture = TiffSlide(tiff, path) if slide else decode_whole(tiff, path).rgb
+            if _is_slide(tiff):
+                picture = TiffSlide(tiff, path)
+                stack.callback(picture.forget)
+            else:
+                picture = decode_whole(tiff, path).rgb
         # Outside, so that faults of whoever uses the pixels are not put down to the file.
         yield picture
 

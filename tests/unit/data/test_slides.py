@@ -1,6 +1,8 @@
 """Slides read by region, and patches cut out of them, against the same pixels read whole."""
 
+import gc
 import sys
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -80,6 +82,19 @@ def test_tiles_are_decoded_about_once(tmp_path, monkeypatch):
     monkeypatch.setattr(TiffSlide, "_decode", spy(TiffSlide._decode, decoded))
     cut(tmp_path, make_points(3000))
     assert len(decoded) == len({args[1:] for args in decoded}) == 120
+
+
+def test_decoded_tiles_go_with_the_slide(tmp_path):
+    write_pyramid(tmp_path / "slide.tif")
+    with open_picture(tmp_path / "slide.tif") as slide:
+        slide.read_region(0, 0, 600, 600)
+        tile = weakref.ref(slide._decode_tile(0, 1, 1))
+        assert tile() is not None
+        gc.disable()
+    try:
+        assert tile() is None
+    finally:
+        gc.enable()
 
 
 def spy(function, calls):
