@@ -11,7 +11,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -46,7 +46,8 @@ def map_jobs(
         workers: Jobs at a time; a cluster has its own number.
 
     Raises:
-        InputError: If Dask is not installed, or no scheduler answers at the address.
+        InputError: If Dask is not installed, no scheduler answers at the address, or it or all of
+            its workers are lost.
     """
     if engine in _BACKENDS:
         return _map_here(function, jobs, _BACKENDS[engine], count_workers(workers))
@@ -68,10 +69,28 @@ def _map_on_cluster(
     with _connect(address) as client:
         if not client.scheduler_info()["workers"]:
             report(f"{address} has no worker yet: waiting for one")
+        # From the last to the first: a result that is popped here, the cluster may forget.
         futures = client.map(function, list(jobs), pure=False, retries=_RETRIES)[::-1]
         while futures:
-            # Popped, so that the cluster may forget a result once it is here.
-            yield futures.pop().result()
+            yield _take(futures.pop(), address)
+
+
+def _take(future: Future, address: str) -> Any:
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    try:
+        return future.result()
+    except KilledWorker:
+        problem = "a job killed one worker after another, or all were lost"
+        remedy = "See the log of the workers; most often they lack memory."
+        raise InputError(
+            [Fault(f"engine {address}", problem, "workers that stay", remedy)]
+        ) from None
+    except FutureCancelledError:
+        problem = "the Dask scheduler was lost"
+        remedy = "Start it again, and run this again."
+        raise InputError([Fault(f"engine {address}", problem, "it to stay", remedy)]) from None
 
 
 @contextmanager
@@ -84,9 +103,9 @@ def _connect(address: str) -> Iterator[Client]:
         raise InputError([fault]) from None
     try:
         client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        problem = f"no Dask scheduler answers ({type(error).__name__})"
-        remedy = "Start one with dask scheduler, or set engine: threads."
-        raise InputError([Fault(where, problem, "a running one", remedy)]) from None
+    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
+        problem = f"no Dask scheduler answers ({str(error) or type(error).__name__})"
+        remedy = "Start dask scheduler there, or set engine: threads."
+        raise InputError([Fault(where, problem, "one that does", remedy)]) from None
     with client:
         yield client

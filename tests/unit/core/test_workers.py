@@ -2,8 +2,12 @@
 
 import operator
 import sys
+from contextlib import nullcontext
+from unittest.mock import Mock
 
+import distributed
 import pytest
+from distributed.client import FutureCancelledError
 
 from histofuse.core import workers
 from histofuse.core.errors import InputError
@@ -33,3 +37,18 @@ def test_a_missing_dask_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"pip install 'histofuse\[cluster\]'"):
         list(map_jobs(operator.neg, [1], engine="tcp://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (distributed.KilledWorker("job", None, 3), "a job killed one worker after another"),
+        (FutureCancelledError("job", "scheduler-connection-lost"), "the Dask scheduler was lost"),
+    ],
+)
+def test_a_cluster_that_is_lost_is_named(loss, message, monkeypatch):
+    future = Mock(**{"result.side_effect": loss})
+    client = Mock(**{"map.return_value": [future], "scheduler_info.return_value": {"workers": [1]}})
+    monkeypatch.setattr(workers, "_connect", lambda _: nullcontext(client))
+    with pytest.raises(InputError, match=rf"tcp://host:1: {message}"):
+        list(map_jobs(operator.neg, [1], engine="tcp://host:1"))
