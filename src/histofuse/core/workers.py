@@ -59,7 +59,7 @@ def _map_here(
 ) -> Iterator[Result]:
     from joblib import Parallel, delayed
 
-    parallel = Parallel(n_jobs=workers, backend=backend, return_as="generator")
+    parallel: Any = Parallel(n_jobs=workers, backend=backend, return_as="generator")
     yield from parallel(delayed(function)(job) for job in jobs)
 
 

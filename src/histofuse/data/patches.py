@@ -147,24 +147,14 @@ def make_index(annotations: pd.DataFrame, shard_patches: int) -> pd.DataFrame:
         A `PATCH_INDEX` table.
     """
     index = annotations[["frame_id", "case_id", "x_px", "y_px", "label"]].reset_index(drop=True)
-    number = index.groupby("frame_id", sort=False).cumcount()
+    number = index.groupby("frame_id", sort=False).cumcount().astype("str")
     place = np.arange(len(annotations))
     return index.assign(
-        patch_id=_make_patch_ids(index["frame_id"], number.to_numpy()),
+        # As `core.ids.make_patch_id` does, with no Python string for each of millions.
+        patch_id=index["frame_id"].astype("str") + "/" + number.str.zfill(4),
         shard=place // shard_patches,
         row=place % shard_patches,
     )[list(PATCH_INDEX.columns)]
-
-
-def _make_patch_ids(frame_id: pd.Series, number: NDArray[np.int64]) -> pd.Series:
-    """Name patches as `core.ids.make_patch_id` does, with no Python string for each of millions."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    digits = compute.utf8_lpad(pa.array(number).cast(pa.large_string()), 4, "0")
-    frames = pa.array(frame_id).cast(pa.large_string())
-    ids = compute.binary_join_element_wise(frames, digits, pa.scalar("/", pa.large_string()))
-    return ids.to_pandas().astype("str")
 
 
 def write_patches(
@@ -394,7 +384,8 @@ def _plan_jobs(index: pd.DataFrame, path_of: Mapping[str, Path], size_px: int) -
     """Make a job a frame, and of a large slide a job a band."""
     x_px, y_px = index["x_px"].to_numpy(), index["y_px"].to_numpy()
     # By the positions alone: pandas would sort a copy of the whole table.
-    for frame, places in index.groupby("frame_id", sort=False).indices.items():
+    for frame, rows in index.groupby("frame_id", sort=False).indices.items():
+        places = np.asarray(rows, np.int64)
         job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
         tile_px = find_tile(job.path) if _is_large(job.path) else None
         if tile_px is None:

@@ -22,7 +22,7 @@ Image = NDArray[np.uint8]  # (height, width, 3) RGB
 
 # What OpenSlide reads and tifffile does not tile.
 _OPENSLIDE_SUFFIXES: Final = {".bif", ".mrxs", ".ndpi", ".scn", ".svslide", ".vms", ".vmu"}
-_OPENSLIDE_TILE_PX: Final = (256, 256)
+_OPENSLIDE_TILE_PX: Final[tuple[int, int]] = (256, 256)
 _LARGEST_FRAME_BYTES: Final = 2**26  # decoded; a tiled TIFF beyond it is read by region
 _CACHE_BYTES: Final = 2**26  # of decoded tiles, an open slide
 _BAND_PX: Final = 4096  # height of the bands in which a slide is cut
@@ -37,8 +37,11 @@ class Slide(Protocol):
         tile_px: (height, width) of a tile of the finest level.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    tile_px: tuple[int, int]
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]: ...  # noqa: D102
+
+    @property
+    def tile_px(self) -> tuple[int, int]: ...  # noqa: D102
 
     def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
         """Read a rectangle, in pixels of its level, that lies inside the slide.
@@ -54,11 +57,11 @@ class TiffSlide:
     """A `Slide` in a tiled TIFF; tiles that are read again soon are decoded once."""
 
     def __init__(self, tiff: TiffFile, path: Path) -> None:
-        levels = [level.pages for level in tiff.series[0].levels]
+        levels = tiff.series[0].levels
         self._path = path
-        self._pages: list[TiffPage] = [pages[0].aspage() for pages in levels]
-        for page, pages in zip(self._pages, levels, strict=True):
-            require_accepted(page, path, pages=len(pages))
+        self._pages: list[TiffPage] = [level.keyframe for level in levels]
+        for page, level in zip(self._pages, levels, strict=True):
+            require_accepted(page, path, pages=len(level.pages))
             if page.planarconfig == 2:
                 fault = Fault(path, "holds each channel apart", "tiles of RGB pixels")
                 raise InputError([fault])

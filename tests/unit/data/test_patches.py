@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from histofuse.core.errors import InputError
+from histofuse.core.ids import make_patch_id
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.patches import (
     PATCH_INDEX,
@@ -87,6 +88,15 @@ def test_the_index_places_patches_in_the_order_of_annotations(tmp_path):
     assert index["shard"].tolist() == [0] * 7 + [1] * 7 + [2]
     assert index["row"].tolist() == [*range(7), *range(7), 0]
     assert index["x_px"].tolist() == annotations["x_px"].tolist()
+
+
+def test_patch_ids_are_those_of_make_patch_id():
+    frame_id = np.repeat(["Case_1-01", "Fall_ä-2"], [10_002, 2])
+    columns = {"case_id": "Case_1", "x_px": 0.0, "y_px": 0.0, "label": "tumour"}
+    index = make_index(pd.DataFrame({"frame_id": frame_id} | columns), shard_patches=7)
+    numbers = [*range(10_002), 0, 1]
+    expected = [make_patch_id(f, n) for f, n in zip(frame_id, numbers, strict=True)]
+    assert index["patch_id"].tolist() == expected
 
 
 def test_each_stored_patch_is_the_window_of_its_row(tmp_path):
