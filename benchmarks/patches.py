@@ -2,10 +2,10 @@
 
 The peer is what most projects do: PIL crops, saved as PNG for ImageFolder. The limit is to read the
 frames' bytes and to write the patches' bytes, without anything in between.
-Run: python benchmarks/patches.py [frames]
+Run: python benchmarks/patches.py [--short]
 """
 
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -18,17 +18,35 @@ import pandas as pd
 import tifffile
 from PIL import Image
 
-from histofuse.data.patches import PatchMeta, open_shards, read_patches, write_patches
+from claims import Claim, main
+from histofuse.data.patches import PatchMeta, load_index, read_patches, write_patches
 
-FRAMES = int(sys.argv[1]) if len(sys.argv) > 1 else 162
-PEER_FRAMES = min(FRAMES, 20)
+HERE = Path(__file__).parent
+PEER_FRAMES = 20
+FEW_FRAMES, MANY_FRAMES = 100, 2000  # between which memory is to be flat
 NUCLEI = 137  # a frame of BreCaHAD
 WIDTH, HEIGHT, SIDE = 1360, 1024, 64
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 DISTINCT = 27  # images; the other frames are links to them
+META = PatchMeta(SIDE, 0, SIDE, CLASSES, "simulated", "none")
 
 
-def make_frames(folder: Path, count: int) -> pd.DataFrame:
+def measure(short: bool) -> list[Claim]:
+    """Measure the rate, and how memory grows."""
+    count = 162 if short else 1620
+    with TemporaryDirectory() as scratch:
+        images = Path(scratch)
+        tables = make_frames(images, count)
+        few = take(tables, PEER_FRAMES)
+        require_same_pixels(images, few)
+        limit = rate(copy_bytes, images, tables)
+        ours = rate(write_shards, images, tables)
+        peer = rate(write_class_folders, images, few)
+    return [*claim_rates(count, ours, peer, limit), claim_memory()]
+
+
+def make_frames(folder: Path, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write frames; give the tables of frames and of nuclei."""
     rng = np.random.default_rng(0)
     for n in range(min(count, DISTINCT)):
         pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -36,10 +54,12 @@ def make_frames(folder: Path, count: int) -> pd.DataFrame:
     names = [f"Case_{n % 17 + 1}-{n:04d}" for n in range(count)]
     for n, name in enumerate(names):
         (folder / f"{name}.tif").symlink_to(folder / f"{n % DISTINCT}.tif")
-    return pd.DataFrame({"frame_id": names, "file": [f"{name}.tif" for name in names]})
+    frames = pd.DataFrame({"frame_id": names, "file": [f"{name}.tif" for name in names]})
+    return frames, make_nuclei(frames)
 
 
 def make_nuclei(frames: pd.DataFrame) -> pd.DataFrame:
+    """Scatter nuclei over the frames."""
     rng = np.random.default_rng(1)
     frame_id = np.repeat(frames["frame_id"].to_numpy(), NUCLEI)
     return pd.DataFrame(
@@ -53,14 +73,23 @@ def make_nuclei(frames: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def take(
+    tables: tuple[pd.DataFrame, pd.DataFrame], count: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Take the first frames and their nuclei."""
+    frames, nuclei = tables[0].head(count), tables[1]
+    return frames, nuclei[nuclei["frame_id"].isin(frames["frame_id"])]
+
+
 def write_shards(images: Path, frames: pd.DataFrame, nuclei: pd.DataFrame, out: Path) -> None:
-    meta = PatchMeta(SIDE, 0, SIDE, CLASSES, "simulated", "none")
-    write_patches(nuclei, frames, images, out, meta=meta, shard_patches=4096)
+    """Our way."""
+    write_patches(nuclei, frames, images, out, meta=META, shard_patches=4096)
 
 
 def write_class_folders(
     images: Path, frames: pd.DataFrame, nuclei: pd.DataFrame, out: Path
 ) -> None:
+    """The peer's way."""
     for label in CLASSES:
         (out / label).mkdir(parents=True)
     file_of = dict(zip(frames["frame_id"], frames["file"], strict=True))
@@ -73,6 +102,7 @@ def write_class_folders(
 
 
 def copy_bytes(images: Path, frames: pd.DataFrame, nuclei: pd.DataFrame, out: Path) -> None:
+    """The limit."""
     patch = bytes(SIDE * SIDE * 3)
     out.mkdir()
     with (out / "all").open("wb") as file:
@@ -81,72 +111,99 @@ def copy_bytes(images: Path, frames: pd.DataFrame, nuclei: pd.DataFrame, out: Pa
             file.write(patch * NUCLEI)
 
 
-def measure(write: Callable[..., None], *tables: object) -> float:
+def rate(
+    write: Callable[..., None], images: Path, tables: tuple[pd.DataFrame, pd.DataFrame]
+) -> float:
     """Measure patches a second, the best of three."""
-    nuclei = tables[2]
-    assert isinstance(nuclei, pd.DataFrame)
     seconds = []
     for _ in range(3):
         with TemporaryDirectory() as scratch:
             start = time.perf_counter()
-            write(*tables, Path(scratch) / "out")
+            write(images, *tables, Path(scratch) / "out")
             seconds.append(time.perf_counter() - start)
-    return len(nuclei) / min(seconds)
+    return len(tables[1]) / min(seconds)
 
 
-def check(images: Path, frames: pd.DataFrame, nuclei: pd.DataFrame) -> None:
+def require_same_pixels(images: Path, tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     """Both must have cut the same pixels where the window lies inside the frame."""
     with TemporaryDirectory() as scratch:
         ours, theirs = Path(scratch) / "shards", Path(scratch) / "folders"
-        write_shards(images, frames, nuclei, ours)
-        write_class_folders(images, frames, nuclei, theirs)
-        meta = open_shards(ours).meta
-        assert meta.stored_px == SIDE
-        index = pd.read_parquet(ours / "index.parquet")
-        patches = read_patches(ours, index)
-        same = inside = 0
-        for n, row in enumerate(nuclei.itertuples()):
+        write_shards(images, *tables, ours)
+        write_class_folders(images, *tables, theirs)
+        patches = read_patches(ours, load_index(ours))
+        inside = 0
+        for patch, row in zip(patches, tables[1].itertuples(), strict=True):
             if SIDE < row.x_px < WIDTH - SIDE and SIDE < row.y_px < HEIGHT - SIDE:
                 inside += 1
-                png = np.asarray(Image.open(theirs / row.label / f"{n}.png"))
-                same += bool((png == patches[n]).all())
-        assert same == inside, f"{inside - same} of {inside} patches differ"
+                png = np.asarray(Image.open(theirs / row.label / f"{row.Index}.png"))
+                assert (png == patch).all(), f"patch {row.Index} differs"
+        assert inside > len(patches) / 2
 
 
-def measure_memory(frames: int) -> float:
-    """Measure the peak memory, in MiB, of a process that cuts some frames."""
-    done = subprocess.run(
-        [sys.executable, __file__, str(frames), "--memory"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+def claim_rates(count: int, ours: float, peer: float, limit: float) -> list[Claim]:
+    """Hold the rates against the bars: patches a second, and times the peer."""
+    work = f"patches of {SIDE} px, {count:,} frames of {NUCLEI} nuclei"
+    cores = os.cpu_count()
+    figures = {
+        "ours": f"{ours:,.0f} patches/s",
+        "peer": f"one PNG a patch, {PEER_FRAMES} frames: {peer:,.0f} patches/s",
+        "limit": f"the bytes alone, in and out, one thread: {limit:,.0f} patches/s",
+    }
+    note = f"{ours / limit:.2f} of the limit, with {cores} cores; pixels equal to the peer's."
+    return [
+        Claim(3, work, **figures, ratio=ours / 20_000, bar="≥ 1 × 20,000 patches/s",
+              holds=ours >= 20_000, note=note),
+        Claim(3, work, **figures, ratio=ours / peer, bar="≥ 10 × the peer",
+              holds=ours >= 10 * peer),
+    ]  # fmt: skip
+
+
+def claim_memory() -> Claim:
+    """Hold the peak of many frames against that of few."""
+    few, many = (peak_of(count) for count in (FEW_FRAMES, MANY_FRAMES))
+    growth = (many - few) * 2**20 / ((MANY_FRAMES - FEW_FRAMES) * NUCLEI)
+    return Claim(
+        number=3,
+        work=f"peak memory of patches, {FEW_FRAMES} and {MANY_FRAMES:,} frames",
+        ours=f"{few:,.0f} and {many:,.0f} MiB",
+        peer="",
+        limit="",
+        ratio=many / few,
+        bar="≤ 1.1 ×",
+        holds=many <= 1.1 * few,
+        note=f"{growth:,.0f} bytes a patch more, beside {META.stored_px**2 * 3:,} of its pixels: "
+        "the tables of nuclei and of patches are held whole, frames one a worker.",
+    )
+
+
+def peak_of(count: int) -> float:
+    """Measure the peak memory, in MiB, of a process of its own that cuts some frames."""
+    with TemporaryDirectory() as scratch:
+        frames, nuclei = make_frames(Path(scratch), count)
+        frames.to_parquet(Path(scratch) / "frames.parquet")
+        nuclei.to_parquet(Path(scratch) / "nuclei.parquet")
+        code = "import sys, patches; patches.print_peak(sys.argv[1])"
+        done = subprocess.run(
+            [sys.executable, "-c", code, scratch],
+            cwd=HERE, check=True, capture_output=True, text=True,
+        )  # fmt: skip
     return float(done.stdout.split()[-1])
 
 
-def report_memory() -> None:
-    with TemporaryDirectory() as scratch:
-        images = Path(scratch)
-        frames = make_frames(images, FRAMES)
-        write_shards(images, frames, make_nuclei(frames), images / "out")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+def print_peak(folder: str) -> None:
+    """Cut the frames of a folder; print this process's peak memory in MiB."""
+    images = Path(folder)
+    frames, nuclei = (pd.read_parquet(images / f"{n}.parquet") for n in ("frames", "nuclei"))
+    write_shards(images, frames, nuclei, images / "out")
+    print(peak_since_start())
 
 
-def main() -> None:
-    with TemporaryDirectory() as scratch:
-        images = Path(scratch)
-        frames = make_frames(images, FRAMES)
-        nuclei = make_nuclei(frames)
-        few = frames.head(PEER_FRAMES)
-        of_few = nuclei[nuclei["frame_id"].isin(few["frame_id"])]
-        check(images, few, of_few)
-        limit = measure(copy_bytes, images, frames, nuclei)
-        ours = measure(write_shards, images, frames, nuclei)
-        peer = measure(write_class_folders, images, few, of_few)
-    print(f"bytes in and out: {limit:>9,.0f} patches/s")
-    print(f"shards:           {ours:>9,.0f} patches/s, {ours / limit:.2f} of the limit")
-    print(f"one PNG a patch:  {peer:>9,.0f} patches/s; shards are {ours / peer:.1f} times as fast")
-    small, large = measure_memory(100), measure_memory(2000)
-    print(f"peak memory:      {small:,.0f} MiB for 100 frames, {large:,.0f} MiB for 2,000")
+def peak_since_start() -> float:
+    """Read the most memory this program held, in MiB; getrusage counts its parent's too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (peak,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    return peak / 1024
 
 
 if __name__ == "__main__":
-    report_memory() if "--memory" in sys.argv else main()
+    main(measure)

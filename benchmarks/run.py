@@ -21,6 +21,7 @@ NAMES = (
     "lab_features",
     "comorbidity",
     "patches",
+    "whole_slide",
     "training_epoch",
     "fusion_training",
     "study",

@@ -40,6 +40,8 @@ def main() -> None:
         meta=meta,
         shard_patches=params.shard_patches,
         normalise=find_normaliser(params.stain_normalisation),
+        engine=params.engine,
+        workers=params.workers,
     )
     shards = index["shard"].nunique()
     report(f"wrote {OUT}: {len(index):,} patches of {meta.stored_px} px in {shards} shards")

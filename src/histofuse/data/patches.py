@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from histofuse.core.artifacts import load_json, replacing_folder, to_json
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.ids import FrameId, make_patch_id
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, read_table, write_table
-from histofuse.data.tiff import read_rgb
+from histofuse.core.workers import map_jobs
+from histofuse.data.slides import Slide, find_tile, open_picture, order_by_tile
 
 PATCH_INDEX = Contract(
     name="patch index",
@@ -38,6 +37,10 @@ PATCH_INDEX = Contract(
 )
 INDEX = "index.parquet"
 META = "meta.json"
+
+_BUFFER_BYTES: Final = 2**24  # of patches in hand, a worker
+_LARGE_FILE_BYTES: Final = 2**24  # slides beyond it are cut by several workers
+_LARGEST_NORMALISED_BYTES: Final = 2**30
 
 Image = NDArray[np.uint8]  # (height, width, 3) RGB
 Patches = NDArray[np.uint8]  # (n, side, side, 3) RGB
@@ -95,6 +98,30 @@ def cut_windows(frame: Image, x_px: Coordinates, y_px: Coordinates, out: Patches
             out[n] = frame[rows[:, None], columns]
 
 
+def cut_slide_windows(slide: Slide, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
+    """Cut windows as `cut_windows` does, out of a slide and without ever holding it whole."""
+    size = out.shape[1]
+    height, width = slide.shapes[0]
+    tops = window_origin(y_px, size).tolist()
+    lefts = window_origin(x_px, size).tolist()
+    for n, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
+            out[n] = slide.read_region(top, left, size, size)
+        else:
+            out[n] = _read_mirrored(slide, top, left, size)
+
+
+def _read_mirrored(slide: Slide, top: int, left: int, size: int) -> Image:
+    rows, columns = (
+        reflect(np.arange(start, start + size), length)
+        for start, length in zip((top, left), slide.shapes[0], strict=True)
+    )
+    first, begin = int(rows.min()), int(columns.min())
+    extent = int(rows.max()) + 1 - first, int(columns.max()) + 1 - begin
+    region = slide.read_region(first, begin, *extent)
+    return region[(rows - first)[:, None], columns - begin]
+
+
 def window_origin(centre_px: Coordinates, size_px: int) -> NDArray[np.int64]:
     """First pixel of the window of a side that is centred best on each coordinate."""
     return np.floor(centre_px - size_px / 2 + 0.5).astype(np.int64)
@@ -119,13 +146,14 @@ def make_index(annotations: pd.DataFrame, shard_patches: int) -> pd.DataFrame:
     Returns:
         A `PATCH_INDEX` table.
     """
-    number = annotations.groupby("frame_id", sort=False).cumcount()
-    frames = annotations["frame_id"]
-    ids = [make_patch_id(FrameId(f), n) for f, n in zip(frames, number, strict=True)]
-    place = np.arange(len(annotations))
     index = annotations[["frame_id", "case_id", "x_px", "y_px", "label"]].reset_index(drop=True)
+    number = index.groupby("frame_id", sort=False).cumcount().astype("str")
+    place = np.arange(len(annotations))
     return index.assign(
-        patch_id=pd.array(ids, dtype="str"), shard=place // shard_patches, row=place % shard_patches
+        # As `core.ids.make_patch_id` does, with no Python string for each of millions.
+        patch_id=index["frame_id"].astype("str") + "/" + number.str.zfill(4),
+        shard=place // shard_patches,
+        row=place % shard_patches,
     )[list(PATCH_INDEX.columns)]
 
 
@@ -138,12 +166,14 @@ def write_patches(
     meta: PatchMeta,
     shard_patches: int,
     normalise: Callable[[Image], Image] | None = None,
-    threads: int | None = None,
+    engine: str = "threads",
+    workers: int | Literal["auto"] = "auto",
 ) -> pd.DataFrame:
     """Cut all patches and put shards, index and meta in the place of `out`.
 
-    One frame a thread is in memory at a time, whatever the size of the data set. Each patch has its
-    place before any is cut, so the files are the same for any number of threads.
+    Slides, as `data.slides` knows them, are read by region and frames whole: one frame a worker is
+    in memory at a time, whatever the size of the data set. Each patch has its place before any is
+    cut, so the files are the same for any engine and number of workers.
 
     Args:
         annotations: A `data.brecahad.ANNOTATIONS` table.
@@ -152,8 +182,11 @@ def write_patches(
         out: Folder to replace.
         meta: Size and classes.
         shard_patches: Patches in a shard.
-        normalise: Applied to each frame before cutting, such as stain normalisation.
-        threads: Number of threads; by default one a processor, eight at most.
+        normalise: Applied to each frame before cutting, such as stain normalisation; picklable
+            unless the engine is ``threads``. A slide is read whole for it, and refused if that
+            takes more than 1 GiB.
+        engine: As of `map_jobs`. All workers must see `images` and `out` at the same paths.
+        workers: As of `map_jobs`.
 
     Returns:
         The `PATCH_INDEX` table.
@@ -162,19 +195,16 @@ def write_patches(
         InputError: With the faults of all frames that cannot be read; nothing is written then.
     """
     index = make_index(annotations, shard_patches)
-    file_of = dict(zip(frames["frame_id"], frames["file"], strict=True))
-    jobs = [
-        (images / file_of[frame], rows) for frame, rows in index.groupby("frame_id", sort=False)
-    ]
-    threads = threads or min(8, os.cpu_count() or 1)
+    images = images.absolute()
+    path_of = {f: images / n for f, n in zip(frames["frame_id"], frames["file"], strict=True)}
     with replacing_folder(out) as folder:
-        with (
-            _open_writer(folder, len(index), shard_patches, meta.stored_px) as write,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            cut = partial(_cut_frame, size_px=meta.stored_px, normalise=normalise, write=write)
-            done = track(pool.map(cut, jobs), "cutting patches", total=len(jobs))
-            faults = [fault for faults in done for fault in faults]
+        shards = _Shards(folder.absolute(), len(index), shard_patches, meta.stored_px)
+        shards.create()
+        cut = partial(_cut_job, shards=shards, normalise=normalise)
+        jobs = _plan_jobs(index, path_of, meta.stored_px)
+        done = map_jobs(cut, jobs, engine=engine, workers=workers)
+        total = index["frame_id"].nunique()
+        faults = [fault for faults in track(done, "cutting patches", total) for fault in faults]
         if faults:
             raise InputError(faults)
         write_table(index, folder / INDEX, PATCH_INDEX)
@@ -285,71 +315,141 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.npy"
 
 
-def _cut_frame(
-    job: tuple[Path, pd.DataFrame],
-    *,
-    size_px: int,
-    normalise: Callable[[Image], Image] | None,
-    write: Callable[[int, Patches], None],
+@dataclass(frozen=True)
+class _Shards:
+    """Where patches go: picklable, so that any process may write them to their places.
+
+    Attributes:
+        folder: Absolute, for processes that work elsewhere.
+        count: Of all patches.
+        shard_patches: Patches in a shard; the last holds fewer.
+        side: Of a patch.
+    """
+
+    folder: Path
+    count: int
+    shard_patches: int
+    side: int
+
+    @property
+    def patch_bytes(self) -> int:
+        return self.side * self.side * 3
+
+    def create(self) -> None:
+        """Create all shards at their final size."""
+        for shard in range(-(-self.count // self.shard_patches)):
+            with self._path(shard).open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(shard)}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.truncate(file.tell() + math.prod(self._shape(shard)))
+
+    def write(self, places: NDArray[np.int64], patches: Patches) -> None:
+        """Write patches to their places among all, ascending or not."""
+        ends = np.flatnonzero((np.diff(places) != 1) | (places[1:] % self.shard_patches == 0)) + 1
+        shards: dict[int, int] = {}
+        try:
+            for run, part in zip(np.split(places, ends), np.split(patches, ends), strict=True):
+                shard, row = divmod(int(run[0]), self.shard_patches)
+                if shard not in shards:
+                    shards[shard] = os.open(self._path(shard), os.O_WRONLY)
+                start = os.fstat(shards[shard]).st_size - math.prod(self._shape(shard))
+                _write_all(shards[shard], part.data.cast("B"), start + row * self.patch_bytes)
+        finally:
+            for descriptor in shards.values():
+                os.close(descriptor)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / shard_name(shard)
+
+    def _shape(self, shard: int) -> tuple[int, int, int, int]:
+        size = min(self.shard_patches, self.count - shard * self.shard_patches)
+        return size, self.side, self.side, 3
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Points of one file, and the places of their patches among all."""
+
+    path: Path
+    places: NDArray[np.int64]
+    x_px: Coordinates
+    y_px: Coordinates
+
+    def take(self, points: NDArray[np.intp] | slice) -> _Job:
+        """Take some of the points, in the order given."""
+        return _Job(self.path, self.places[points], self.x_px[points], self.y_px[points])
+
+
+def _plan_jobs(index: pd.DataFrame, path_of: Mapping[str, Path], size_px: int) -> Iterator[_Job]:
+    """Make a job a frame, and of a large slide a job a band."""
+    x_px, y_px = index["x_px"].to_numpy(), index["y_px"].to_numpy()
+    # By the positions alone: pandas would sort a copy of the whole table.
+    for frame, rows in index.groupby("frame_id", sort=False).indices.items():
+        places = np.asarray(rows, np.int64)
+        job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
+        tile_px = find_tile(job.path) if _is_large(job.path) else None
+        if tile_px is None:
+            yield job
+        else:
+            bands = _order(job, size_px, tile_px)[1]
+            yield from (job.take(np.flatnonzero(bands == band)) for band in np.unique(bands))
+
+
+def _is_large(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > _LARGE_FILE_BYTES
+
+
+def _order(
+    job: _Job, size_px: int, tile_px: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    tops, lefts = window_origin(job.y_px, size_px), window_origin(job.x_px, size_px)
+    return order_by_tile(tops, lefts, tile_px)
+
+
+def _cut_job(
+    job: _Job, *, shards: _Shards, normalise: Callable[[Image], Image] | None
 ) -> list[Fault]:
-    """Cut the patches of one frame and write them to their places; return what was wrong."""
-    path, rows = job
+    """Cut the patches of a job and write them to their places; return what was wrong."""
     try:
-        frame = read_rgb(path).rgb
+        with open_picture(job.path) as picture:
+            if isinstance(picture, Slide) and normalise is None:
+                job = job.take(_order(job, shards.side, picture.tile_px)[0])
+                cut = partial(cut_slide_windows, picture)
+            else:
+                frame = _read_whole(picture, job.path) if isinstance(picture, Slide) else picture
+                cut = partial(cut_windows, normalise(frame) if normalise else frame)
+            _cut_points(job, cut, shards)
     except InputError as error:
         return error.faults
-    if normalise is not None:
-        frame = normalise(frame)
-    patches = np.empty((len(rows), size_px, size_px, 3), np.uint8)
-    cut_windows(frame, rows["x_px"].to_numpy(), rows["y_px"].to_numpy(), patches)
-    write(int(rows.index[0]), patches)
     return []
 
 
-@contextmanager
-def _open_writer(
-    folder: Path, count: int, shard_patches: int, side: int
-) -> Iterator[Callable[[int, Patches], None]]:
-    """Create all shards at their final size; yield a function that writes patches from a place on.
-
-    Positioned writes, unlike a memory map, leave the process no larger than the patches in hand,
-    and several threads may write at once.
-    """
-    sizes = [min(shard_patches, count - first) for first in range(0, count, shard_patches)]
-    files: list[tuple[int, int]] = []
-    try:
-        for shard, size in enumerate(sizes):
-            files.append(_create_shard(folder / shard_name(shard), (size, side, side, 3)))
-        yield partial(_write_rows, files, shard_patches)
-    finally:
-        for descriptor, _ in files:
-            os.close(descriptor)
+def _read_whole(slide: Slide, path: Path) -> Image:
+    """Read a slide that is to be normalised, for which all of its pixels must be at hand."""
+    height, width = slide.shapes[0]
+    if height * width * 3 > _LARGEST_NORMALISED_BYTES:
+        problem = f"{width} x {height} pixels cannot be normalised at once"
+        expected = f"at most {_LARGEST_NORMALISED_BYTES >> 20} MiB of pixels"
+        remedy = "Set patches.stain_normalisation to none."
+        raise InputError([Fault(path, problem, expected, remedy)])
+    return slide.read_region(0, 0, height, width)
 
 
-def _create_shard(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Create an empty .npy of a shape; return its descriptor and where its data start."""
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        start = file.tell()
-        file.truncate(start + int(np.prod(shape)))
-    return os.open(path, os.O_WRONLY), start
-
-
-def _write_rows(
-    files: list[tuple[int, int]], shard_patches: int, first: int, patches: Patches
-) -> None:
-    patch_bytes = patches[0].nbytes
-    while len(patches):
-        shard, row = divmod(first, shard_patches)
-        fitting = patches[: shard_patches - row]
-        descriptor, start = files[shard]
-        _write_all(descriptor, fitting.data.cast("B"), start + row * patch_bytes)
-        first += len(fitting)
-        patches = patches[len(fitting) :]
+def _cut_points(job: _Job, cut: Callable[..., None], shards: _Shards) -> None:
+    """Cut the patches of a job in its order, a buffer's worth at a time."""
+    count = len(job.places)
+    fitting = min(count, max(1, _BUFFER_BYTES // shards.patch_bytes))
+    buffer = np.empty((fitting, shards.side, shards.side, 3), np.uint8)
+    for first in range(0, count, fitting):
+        part = job.take(slice(first, first + fitting))
+        patches = buffer[: len(part.places)]
+        cut(part.x_px, part.y_px, patches)
+        shards.write(part.places, patches)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    # Positioned writes, unlike a memory map, leave the process no larger than the patches in hand,
+    # and several threads, processes and machines may write at once.
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from histofuse.core.errors import Fault, InputError
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffFile, TiffPage
 
 ACCEPTED = (
     "one RGB or RGBA image of 8 or 16 bits a channel (striped, tiled or planar; uncompressed, LZW, "
@@ -44,15 +46,26 @@ def read_rgb(path: Path) -> Decoded:
     """
     import tifffile
 
+    with naming_file(path), tifffile.TiffFile(path) as tiff:
+        return decode_whole(tiff, path)
+
+
+def decode_whole(tiff: TiffFile, path: Path) -> Decoded:
+    """Decode an open TIFF file of one image, as `read_rgb` does."""
+    page = tiff.pages.first
+    require_accepted(page, path, pages=len(tiff.pages))
+    return to_rgb(page.asarray(), planar=page.planarconfig == 2)
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Turn what tifffile and its decoders raise in the block into a fault of the file.
+
+    Raises:
+        InputError: If the file is missing, damaged or no TIFF.
+    """
     try:
-        with tifffile.TiffFile(path) as tiff:
-            pages = len(tiff.pages)
-            page = tiff.pages.first
-            if refusal := _find_refusal(page, pages):
-                raise InputError([Fault(path, refusal, ACCEPTED)])
-            if cut := _find_cut(page, path):
-                raise InputError([Fault(path, cut, "a whole TIFF", _MENDING)])
-            return _to_rgb(page.asarray(), planar=page.planarconfig == 2)
+        yield
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", ACCEPTED)]) from None
     except InputError:
@@ -61,6 +74,18 @@ def read_rgb(path: Path) -> Decoded:
         # tifffile and imagecodecs raise subclasses of ValueError and RuntimeError on damaged files.
         problem = f"cannot be decoded ({_first_line(error)})"
         raise InputError([Fault(path, problem, ACCEPTED, _MENDING)]) from None
+
+
+def require_accepted(page: TiffPage, path: Path, *, pages: int) -> None:
+    """Refuse a page that is not `ACCEPTED`, has others beside it, or is cut short.
+
+    Raises:
+        InputError: Says what the page holds.
+    """
+    if refusal := _find_refusal(page, pages):
+        raise InputError([Fault(path, refusal, ACCEPTED)])
+    if cut := _find_cut(page, path):
+        raise InputError([Fault(path, cut, "a whole TIFF", _MENDING)])
 
 
 def _find_refusal(page: TiffPage, pages: int) -> str:
@@ -89,7 +114,8 @@ def _find_cut(page: TiffPage, path: Path) -> str:
     return f"cut short: {size:,} of {end:,} bytes" if end > size else ""
 
 
-def _to_rgb(pixels: NDArray[np.integer], *, planar: bool) -> Decoded:
+def to_rgb(pixels: NDArray[np.integer], *, planar: bool) -> Decoded:
+    """Bring decoded pixels of an accepted page to 8-bit RGB."""
     changes = []
     if planar:
         pixels = np.moveaxis(pixels, 0, -1)

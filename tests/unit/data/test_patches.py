@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from histofuse.core.errors import InputError
+from histofuse.core.ids import make_patch_id
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.patches import (
     PATCH_INDEX,
@@ -89,6 +90,15 @@ def test_the_index_places_patches_in_the_order_of_annotations(tmp_path):
     assert index["x_px"].tolist() == annotations["x_px"].tolist()
 
 
+def test_patch_ids_are_those_of_make_patch_id():
+    frame_id = np.repeat(["Case_1-01", "Fall_ä-2"], [10_002, 2])
+    columns = {"case_id": "Case_1", "x_px": 0.0, "y_px": 0.0, "label": "tumour"}
+    index = make_index(pd.DataFrame({"frame_id": frame_id} | columns), shard_patches=7)
+    numbers = [*range(10_002), 0, 1]
+    expected = [make_patch_id(f, n) for f, n in zip(frame_id, numbers, strict=True)]
+    assert index["patch_id"].tolist() == expected
+
+
 def test_each_stored_patch_is_the_window_of_its_row(tmp_path):
     annotations, frames, pixels = make_data_set(tmp_path)
     out = tmp_path / "patches"
@@ -109,7 +119,7 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path):
     for threads in (1, 4):
         out = tmp_path / f"patches{threads}"
         write_patches(
-            annotations, frames, tmp_path, out, meta=META, shard_patches=4, threads=threads
+            annotations, frames, tmp_path, out, meta=META, shard_patches=4, workers=threads
         )
     assert digests(tmp_path / "patches1") == digests(tmp_path / "patches4")
 
@@ -150,7 +160,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
             folder / "p",
             meta=PatchMeta(64, 0, 64, ["tumour"], "simulated", "none"),
             shard_patches=1000,
-            threads=1,
+            workers=1,
         )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

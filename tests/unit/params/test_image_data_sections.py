@@ -65,11 +65,15 @@ def test_classes_that_make_no_sense_are_refused(text, message, tmp_path):
         ("margin_px: -1", "patches.margin_px"),
         ("stain_normalisation: reinhard", "'none' or 'macenko'"),
         ("stride_px: 3", "patches.stride_px: unknown key"),
+        ("engine: dask", r"patches.engine.*threads, processes or an address"),
+        ("engine: tcp://host", r"patches.engine.*threads, processes or an address"),
+        ("workers: 0", "patches.workers"),
+        ("workers: most", "patches.workers"),
     ],
 )
 def test_patch_params_out_of_range_are_refused(text, message, tmp_path):
     lines = {"patch_px": "64", "margin_px": "16", "shard_patches": "10"}
-    lines["stain_normalisation"] = "none"
+    lines |= {"stain_normalisation": "none", "engine": "threads", "workers": "auto"}
     key, value = text.split(": ")
     lines[key] = value
     body = "patches:\n" + "".join(f"  {k}: {v}\n" for k, v in lines.items())

@@ -1,0 +1,111 @@
+"""One function over many jobs: in threads, in processes, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.progress import report
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_MOST_WORKERS: Final = 8
+_BACKENDS: Final = {"threads": "threading", "processes": "loky"}
+_CONNECT_SECONDS: Final = 10
+# Beyond the losses of workers, which the scheduler counts by itself: a job may fail for a disk or a
+# network that comes back.
+_RETRIES: Final = 2
+
+
+def count_workers(workers: int | Literal["auto"]) -> int:
+    """Count the jobs to run at a time on this machine: one a processor, eight at most."""
+    return min(_MOST_WORKERS, os.cpu_count() or 1) if workers == "auto" else workers
+
+
+def map_jobs(
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    engine: str,
+    workers: int | Literal["auto"] = "auto",
+) -> Iterator[Result]:
+    """Apply a function to each job; yield the results in the order of the jobs.
+
+    Args:
+        function: Picklable, as the jobs and results are, unless the engine is ``threads``.
+        jobs: Taken as workers become free; all at once for a cluster.
+        engine: ``threads``, ``processes``, or a Dask scheduler's address, ``tcp://host:8786``. A
+            job whose Dask worker dies is done again by another worker.
+        workers: Jobs at a time; a cluster has its own number.
+
+    Raises:
+        InputError: If Dask is not installed, no scheduler answers at the address, or it or all of
+            its workers are lost.
+    """
+    if engine in _BACKENDS:
+        return _map_here(function, jobs, _BACKENDS[engine], count_workers(workers))
+    return _map_on_cluster(function, jobs, engine)
+
+
+def _map_here(
+    function: Callable[[Job], Result], jobs: Iterable[Job], backend: str, workers: int
+) -> Iterator[Result]:
+    from joblib import Parallel, delayed
+
+    parallel: Any = Parallel(n_jobs=workers, backend=backend, return_as="generator")
+    yield from parallel(delayed(function)(job) for job in jobs)
+
+
+def _map_on_cluster(
+    function: Callable[[Job], Result], jobs: Iterable[Job], address: str
+) -> Iterator[Result]:
+    with _connect(address) as client:
+        if not client.scheduler_info()["workers"]:
+            report(f"{address} has no worker yet: waiting for one")
+        # From the last to the first: a result that is popped here, the cluster may forget.
+        futures = client.map(function, list(jobs), pure=False, retries=_RETRIES)[::-1]
+        while futures:
+            yield _take(futures.pop(), address)
+
+
+def _take(future: Future, address: str) -> Any:
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    try:
+        return future.result()
+    except KilledWorker:
+        problem = "a job killed one worker after another, or all were lost"
+        remedy = "See the log of the workers; most often they lack memory."
+        raise InputError(
+            [Fault(f"engine {address}", problem, "workers that stay", remedy)]
+        ) from None
+    except FutureCancelledError:
+        problem = "the Dask scheduler was lost"
+        remedy = "Start it again, and run this again."
+        raise InputError([Fault(f"engine {address}", problem, "it to stay", remedy)]) from None
+
+
+@contextmanager
+def _connect(address: str) -> Iterator[Client]:
+    where = f"engine {address}"
+    try:
+        from distributed import Client
+    except ImportError:
+        fault = Fault(where, "Dask is not installed", "it", "Run pip install 'histofuse[cluster]'.")
+        raise InputError([fault]) from None
+    try:
+        client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
+        problem = f"no Dask scheduler answers ({str(error) or type(error).__name__})"
+        remedy = "Start dask scheduler there, or set engine: threads."
+        raise InputError([Fault(where, problem, "one that does", remedy)]) from None
+    with client:
+        yield client

@@ -1,0 +1,228 @@
+"""Whole slides read by region: tiled TIFF and SVS with tifffile, other formats with OpenSlide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.data.tiff import decode_whole, naming_file, require_accepted, to_rgb
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+Image = NDArray[np.uint8]  # (height, width, 3) RGB
+
+# What OpenSlide reads and tifffile does not tile.
+_OPENSLIDE_SUFFIXES: Final = {".bif", ".mrxs", ".ndpi", ".scn", ".svslide", ".vms", ".vmu"}
+_OPENSLIDE_TILE_PX: Final[tuple[int, int]] = (256, 256)
+_LARGEST_FRAME_BYTES: Final = 2**26  # decoded; a tiled TIFF beyond it is read by region
+_CACHE_BYTES: Final = 2**26  # of decoded tiles, an open slide
+_BAND_PX: Final = 4096  # height of the bands in which a slide is cut
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """A slide open for reading.
+
+    Attributes:
+        shapes: (height, width) in pixels of each level, the finest first.
+        tile_px: (height, width) of a tile of the finest level.
+    """
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]: ...  # noqa: D102
+
+    @property
+    def tile_px(self) -> tuple[int, int]: ...  # noqa: D102
+
+    def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
+        """Read a rectangle, in pixels of its level, that lies inside the slide.
+
+        Raises:
+            InputError: If the file is damaged there.
+            ValueError: If the rectangle reaches beyond the slide.
+        """
+        ...
+
+
+class TiffSlide:
+    """A `Slide` in a tiled TIFF; tiles that are read again soon are decoded once."""
+
+    def __init__(self, tiff: TiffFile, path: Path) -> None:
+        levels = tiff.series[0].levels
+        self._path = path
+        self._pages: list[TiffPage] = [level.keyframe for level in levels]
+        for page, level in zip(self._pages, levels, strict=True):
+            require_accepted(page, path, pages=len(level.pages))
+            if page.planarconfig == 2:
+                fault = Fault(path, "holds each channel apart", "tiles of RGB pixels")
+                raise InputError([fault])
+        self.shapes = tuple((page.imagelength, page.imagewidth) for page in self._pages)
+        self.tile_px = _tile_of(self._pages[0])
+        tile_bytes = self.tile_px[0] * self.tile_px[1] * 3
+        self._decode_tile = lru_cache(max(1, _CACHE_BYTES // tile_bytes))(self._decode)
+
+    def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
+        """Read a rectangle, as `Slide` says."""
+        _require_inside(self.shapes[level], top, left, height, width)
+        tile_height, tile_width = _tile_of(self._pages[level])
+        region = np.empty((height, width, 3), np.uint8)
+        for row in range(top // tile_height, -(-(top + height) // tile_height)):
+            for column in range(left // tile_width, -(-(left + width) // tile_width)):
+                tile = self._decode_tile(level, row, column)
+                y, x = row * tile_height - top, column * tile_width - left
+                part = tile[max(0, -y) : height - y, max(0, -x) : width - x]
+                y, x = max(0, y), max(0, x)
+                region[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return region
+
+    def forget(self) -> None:
+        """Let go of the decoded tiles, which a cycle of references would keep for a while."""
+        self._decode_tile.cache_clear()
+
+    def _decode(self, level: int, row: int, column: int) -> Image:
+        page = self._pages[level]
+        number = row * -(-page.imagewidth // page.tilewidth) + column
+        with naming_file(self._path):
+            data = self._read_segment(page, number)
+            tile, _, shape = page.decode(data, number, jpegtables=page.jpegtables)
+        if tile is None:  # a tile left out stands for the page's background
+            tile = np.full(shape, page.nodata, page.dtype)
+        return to_rgb(tile[0, : shape[1], : shape[2]], planar=False).rgb
+
+    def _read_segment(self, page: TiffPage, number: int) -> bytes | None:
+        count = page.databytecounts[number]
+        page.parent.filehandle.seek(page.dataoffsets[number])
+        return page.parent.filehandle.read(count) if count else None
+
+
+class OpenSlideSlide:
+    """A `Slide` in any format of OpenSlide; pixels that were not scanned are white."""
+
+    def __init__(self, path: Path) -> None:
+        openslide = _import_openslide(path)
+        if not path.is_file():
+            raise InputError([Fault(path, "no such file", "a slide")])
+        self._path = path
+        self._error = openslide.OpenSlideError
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except self._error as error:
+            raise self._fault(error) from None
+        self.shapes = tuple((height, width) for width, height in self._slide.level_dimensions)
+        self.tile_px = _OPENSLIDE_TILE_PX
+
+    def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
+        """Read a rectangle, as `Slide` says."""
+        _require_inside(self.shapes[level], top, left, height, width)
+        scale = self._slide.level_downsamples[level]
+        origin = round(left * scale), round(top * scale)
+        try:
+            rgba = np.asarray(self._slide.read_region(origin, level, (width, height)))
+        except self._error as error:
+            raise self._fault(error) from None
+        return np.where(rgba[..., 3:] == 0, np.uint8(255), rgba[..., :3])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+    def _fault(self, error: Exception) -> InputError:
+        problem = f"cannot be read ({error})"
+        return InputError([Fault(self._path, problem, "a slide that OpenSlide reads")])
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Slide | Image]:
+    """Open a slide for reading by region; any other file is a frame, and decoded whole.
+
+    Raises:
+        InputError: As of `data.tiff.read_rgb`, or if OpenSlide is missing or refuses the slide.
+    """
+    import tifffile
+
+    with ExitStack() as stack:
+        if path.suffix.lower() in _OPENSLIDE_SUFFIXES:
+            slide = OpenSlideSlide(path)
+            stack.callback(slide.close)
+            yield slide
+            return
+        with naming_file(path):
+            tiff = stack.enter_context(tifffile.TiffFile(path))
+            if _is_slide(tiff):
+                picture = TiffSlide(tiff, path)
+                stack.callback(picture.forget)
+            else:
+                picture = decode_whole(tiff, path).rgb
+        # Outside, so that faults of whoever uses the pixels are not put down to the file.
+        yield picture
+
+
+def find_tile(path: Path) -> tuple[int, int] | None:
+    """Find height and width of a slide's tiles; None if it is a frame, or cannot be opened."""
+    import tifffile
+
+    if path.suffix.lower() in _OPENSLIDE_SUFFIXES:
+        return _OPENSLIDE_TILE_PX
+    try:
+        with naming_file(path), tifffile.TiffFile(path) as tiff:
+            return _tile_of(tiff.pages.first) if _is_slide(tiff) else None
+    except InputError:
+        return None
+
+
+def order_by_tile(
+    tops: NDArray[np.int64], lefts: NDArray[np.int64], tile_px: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Order windows so that each tile is needed for a short while only.
+
+    The slide falls into bands of whole rows of tiles, and a band into columns of tiles. Tiles of
+    two columns of a band are in use at a time; those at the seam of two bands are decoded twice.
+
+    Args:
+        tops: (n,) first row of each window.
+        lefts: (n,) first column.
+        tile_px: Height and width of a tile.
+
+    Returns:
+        (n,) positions in that order, and (n,) the band of each window, in the order given.
+    """
+    band_px = max(1, _BAND_PX // tile_px[0]) * tile_px[0]
+    # What lies beyond the border is mirrored: such windows need the first tiles.
+    bands = np.maximum(tops, 0) // band_px
+    return np.lexsort((tops, np.maximum(lefts, 0) // tile_px[1], bands)), bands
+
+
+def _is_slide(tiff: TiffFile) -> bool:
+    page = tiff.pages.first
+    if not page.is_tiled:
+        return False
+    large = page.imagelength * page.imagewidth * 3 > _LARGEST_FRAME_BYTES
+    return large or bool(tiff.is_svs) or len(tiff.series[0].levels) > 1
+
+
+def _tile_of(page: TiffPage) -> tuple[int, int]:
+    return page.tilelength, page.tilewidth
+
+
+def _require_inside(shape: tuple[int, int], top: int, left: int, height: int, width: int) -> None:
+    if min(top, left) < 0 or top + height > shape[0] or left + width > shape[1]:
+        region = f"rows {top} to {top + height}, columns {left} to {left + width}"
+        raise ValueError(f"{region} reach beyond a level of {shape[0]} x {shape[1]} pixels")
+
+
+def _import_openslide(path: Path) -> ModuleType:
+    try:
+        import openslide
+    except ImportError:
+        remedy = "Run pip install 'histofuse[slides]'."
+        raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
+    return openslide
