@@ -33,6 +33,10 @@ _YIQ = (
 )
 
 Stored = UInt8[Tensor, "batch stored stored 3"]
+# Random numbers a patch takes.
+DRAWN = 10
+Drawn = Float[Tensor, "batch 10"]
+
 Cut = UInt8[Tensor, "batch cut cut 3"]
 Images = Float[Tensor, "batch 3 side side"]
 Warped = Float[Tensor, "batch 3 patch patch"]
@@ -109,7 +113,7 @@ def augment_patches(
     geometry: PatchGeometry,
     normalisation: Normalisation,
     params: AugmentationParams,
-    generator: torch.Generator,
+    drawn: Drawn,
 ) -> Images:
     """Do as `prepare_patches`, with random geometry and colour for each patch.
 
@@ -118,9 +122,9 @@ def augment_patches(
         geometry: Sides.
         normalisation: Of the values.
         params: What is changed and how much.
-        generator: On the CPU; takes the same numbers from it whatever is turned on.
+        drawn: Numbers between 0 and 1, on the CPU; as many whatever is turned on.
     """
-    warp, jitter = draw_changes(len(stored), params, generator)
+    warp, jitter = choose_changes(drawn, params)
     if params.rotation_degrees == 0 and params.scale == [1.0, 1.0]:
         images = mirror(to_float(crop_centre(stored, geometry)), warp.mirror)
     else:
@@ -132,14 +136,11 @@ def augment_patches(
     return normalise(images, normalisation)
 
 
-# --- drawing ------------------------------------------------------------------------------------
+# --- choosing -----------------------------------------------------------------------------------
 
 
-def draw_changes(
-    batch: int, params: AugmentationParams, generator: torch.Generator
-) -> tuple[Warp, Jitter]:
-    """Draw geometry and colour for a batch."""
-    unit = torch.rand(batch, 10, generator=generator)
+def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Jitter]:
+    """Turn random numbers into geometry and colour for a batch."""
     signed = 2 * unit - 1
     lowest, highest = params.scale
     scale = lowest + (highest - lowest) * unit[:, 3]

@@ -32,7 +32,7 @@ from histofuse.data.patches import (
     read_patches,
 )
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.features.augment import augment_patches
+from histofuse.features.augment import DRAWN, augment_patches
 from histofuse.models.backbones import (
     WEIGHTS,
     ImageModel,
@@ -59,6 +59,7 @@ from histofuse.training.loop import (
     resumable,
     write_history,
 )
+from histofuse.training.processes import Draws
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(
@@ -249,15 +250,15 @@ def make_recipe(
 
 def _make_prepare(
     model: ImageModel, params: ImageParams
-) -> Callable[[Inputs, torch.Generator | None], Inputs]:
+) -> Callable[[Inputs, Draws | None], Inputs]:
     spec = model.spec
 
-    def prepare(inputs: Inputs, generator: torch.Generator | None) -> Inputs:
+    def prepare(inputs: Inputs, draws: Draws | None) -> Inputs:
         (stored,) = inputs
-        if generator is None:
+        if draws is None:
             return (model.prepare(stored),)
         images = augment_patches(
-            stored, spec.geometry, spec.normalisation, params.augmentation, generator
+            stored, spec.geometry, spec.normalisation, params.augmentation, draws.uniform(DRAWN)
         )
         return (images,)
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from histofuse.training.loop import (
     select_rows,
     split_batches,
 )
+from histofuse.training.processes import Draws, Share, read_launch, sharing_batch_norm
 from histofuse.training.recorder import Recorder
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -63,7 +65,10 @@ def run_fit(
         module.on_load_checkpoint(state)
         del state
     if not is_finished(module.history, recipe):
-        with warnings.catch_warnings():
+        # On GPUs Lightning has PyTorch do the same.
+        share_norm = trainer.world_size > 1 and not torch.cuda.is_available()
+        together = sharing_batch_norm(network) if share_norm else nullcontext()
+        with warnings.catch_warnings(), together:
             # Hints on loader workers and on what logs where; batches here are row numbers.
             warnings.filterwarnings("ignore", module=r"lightning\.")
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
@@ -80,15 +85,16 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     gpus = torch.cuda.device_count()
     # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
     accelerator = "gpu" if gpus else "cpu"
-    devices = recipe.devices if recipe.devices != "auto" else max(1, gpus)
+    devices, nodes = _choose_devices(recipe, gpus)
     # With deterministic kernels torch would fill all new memory with NaN, lest one reads it.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    several = devices > 1
+    several = devices * nodes > 1
     # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
     strategy = "ddp_find_unused_parameters_true" if several else "auto"
     return pl.Trainer(
         accelerator=accelerator,
         devices=devices,
+        num_nodes=nodes,
         strategy=strategy,
         sync_batchnorm=several and bool(gpus),
         use_distributed_sampler=False,  # batches are dealt out among ranks in training_step
@@ -103,6 +109,13 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
         callbacks=_save_each_epoch(checkpoints) if checkpoints else None,
         default_root_dir=checkpoints or os.devnull,
     )
+
+
+def _choose_devices(recipe: Recipe, gpus: int) -> tuple[int, int]:
+    """Say how many devices of this node to take, and how many nodes there are."""
+    if recipe.devices != "auto":
+        return recipe.devices, 1
+    return read_launch() or (max(1, gpus), 1)
 
 
 def _save_each_epoch(folder: Path) -> ModelCheckpoint:
@@ -163,7 +176,7 @@ class FitModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.best_state: dict[str, Tensor] = {}
         self._train_outputs: list[tuple[Tensor, Tensor]] = []
-        self._validation_logits: list[Tensor] = []
+        self._validation_outputs: list[tuple[Tensor, Tensor]] = []
         weights = recipe.class_weights
         self._class_weights = None if weights is None else weights.float()
 
@@ -172,6 +185,11 @@ class FitModule(pl.LightningModule):
         """The epoch under way, from 0; Lightning's own count is one behind while it resumes."""
         return len(self.history)
 
+    @property
+    def share(self) -> Share:
+        """What this rank takes of each batch."""
+        return Share(self.global_rank, self.trainer.world_size)
+
     # --- data -----------------------------------------------------------------------------------
 
     def train_dataloader(self) -> EpochBatches:
@@ -179,7 +197,7 @@ class FitModule(pl.LightningModule):
         return EpochBatches(self)
 
     def val_dataloader(self) -> ValidationBatches:
-        """Give the row numbers of the validation batches, all of them to every rank."""
+        """Give the row numbers of the validation batches."""
         return ValidationBatches(len(self.validation_rows))
 
     def transfer_batch_to_device(self, batch: Tensor, *_: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -202,7 +220,8 @@ class FitModule(pl.LightningModule):
         """Seed, set rates and freeze for this epoch, whatever came before it."""
         epoch = self.epoch
         torch.manual_seed(derive_seed(self.recipe.seed, "epoch", epoch, self.global_rank))
-        self._augmentation = self.make_generator("augmentation", self.global_rank)
+        # The same numbers on every rank, which takes its share of them.
+        self._augmentation = self.make_generator("augmentation", 0)
         factor = self.recipe.schedule(epoch)
         for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True):
             group["lr"] = planned.learning_rate * factor
@@ -212,8 +231,9 @@ class FitModule(pl.LightningModule):
     def training_step(self, batch: Tensor, _: int) -> Tensor:
         """Compute this rank's part of the mean loss of the global batch."""
         labels = self.train_rows.labels
-        mine = batch[self.global_rank :: self.trainer.world_size]
-        logits = self._forward(self._train_inputs, mine, self._augmentation)
+        mine = self.share.take(batch)
+        draws = Draws(self._augmentation, len(batch), self.share)
+        logits = self._forward(self._train_inputs, mine, draws)
         targets = labels[mine].to(self.device, non_blocking=True)
         # They stay on the device until the epoch ends: to fetch them is to wait for it.
         self._train_outputs.append((logits.detach(), labels[mine]))
@@ -222,26 +242,27 @@ class FitModule(pl.LightningModule):
         # DDP averages over ranks, so each takes its share of the sum times their number.
         weights = self._weigh(labels[mine]).to(self.device, non_blocking=True)
         share = (weights * losses).sum() / total.to(self.device, non_blocking=True)
-        return share * self.trainer.world_size
+        return share * self.share.of
 
     def _weigh(self, labels: Tensor) -> Tensor:
         if self._class_weights is None:
             return torch.ones(len(labels))
         return self._class_weights[labels]
 
-    def _forward(self, held: Inputs, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _forward(self, held: Inputs, rows: Tensor, draws: Draws | None) -> Tensor:
         inputs = select_rows(held, rows, self.device)
         with torch.autocast(self.device.type, enabled=False):
-            inputs = self.recipe.prepare(inputs, generator)
+            inputs = self.recipe.prepare(inputs, draws)
         return as_columns(self.network(*inputs))
 
     def validation_step(self, batch: Tensor, _: int) -> None:
-        """Collect the logits of validation rows."""
-        self._validation_logits.append(self._forward(self._validation_inputs, batch, None))
+        """Collect the logits of this rank's validation rows."""
+        mine = self.share.take(batch)
+        self._validation_outputs.append((self._forward(self._validation_inputs, mine, None), mine))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the logits of the last epoch."""
-        self._validation_logits.clear()
+        self._validation_outputs.clear()
 
     def on_train_epoch_end(self) -> None:
         """Add the epoch to the history, keep its weights if they are the best, stop if due."""
@@ -254,11 +275,11 @@ class FitModule(pl.LightningModule):
             self.trainer.should_stop = True
 
     def _summarise(self) -> dict[str, float]:
-        logits, labels = (torch.cat(parts).numpy() for parts in self._gathered())
+        logits, labels = (part.numpy() for part in self._gather(self._train_outputs))
         weights = None if self._class_weights is None else self._class_weights.numpy()
         train = measure(logits, labels, weights)
-        collected = torch.cat(self._validation_logits).cpu().numpy()
-        validation = measure(collected, self.validation_rows.labels.numpy(), weights)
+        collected, rows = (part.numpy() for part in self._gather(self._validation_outputs))
+        validation = measure(collected, self.validation_rows.labels.numpy()[rows], weights)
         rates = {
             f"learning_rate_{planned.name}": float(group["lr"])
             for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True)
@@ -275,15 +296,13 @@ class FitModule(pl.LightningModule):
             **rates,
         }
 
-    def _gathered(self) -> tuple[list[Tensor], list[Tensor]]:
-        logits, labels = (
-            torch.cat(parts).cpu() for parts in zip(*self._train_outputs, strict=True)
-        )
-        if self.trainer.world_size == 1:
-            return [logits], [labels]
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, (logits, labels))
-        return [part for part, _ in everyone], [part for _, part in everyone]
+    def _gather(self, outputs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        mine = [torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)]
+        if self.share.of == 1:
+            return mine
+        everyone: list[Any] = [None] * self.share.of
+        torch.distributed.all_gather_object(everyone, mine)
+        return [torch.cat(parts) for parts in zip(*everyone, strict=True)]
 
     def _record(self, row: dict[str, float]) -> None:
         if self.global_rank:

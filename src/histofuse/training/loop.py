@@ -25,10 +25,12 @@ The random numbers of an epoch are derived from (seed, epoch) alone, so a run ki
 and started again ends in the same bytes as an undisturbed one. The key holds params, seed, input
 digests and the digest of the package's own code, so no state outlives what it was made from.
 
-**Several devices.** Lightning takes all there are. Each global batch is dealt out among the ranks
-and the loss is divided by the weight of the global batch, so the gradient is that of one device
-(batch norm is synchronised). Every rank validates on all rows; rank 0 alone records and saves, and
-the other ranks end with the fit.
+**Several devices.** Lightning takes all there are, or what torchrun has started. Each global batch
+is dealt out among the ranks, and each gathers its own rows alone, in validation too. The loss is
+divided by the weight of the global batch, batch norm and augmentation are those of the whole batch,
+so the metrics are those of one device but for rounding; dropout's masks alone are drawn by each
+rank for itself. Rank 0 alone records and saves, and the other ranks end with the fit. A checkpoint
+of one number of processes is resumed by any other.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from torch import Tensor, nn
 from histofuse.core.artifacts import digest_text, to_json, write_text
 from histofuse.core.errors import Fault, InputError
 from histofuse.training.code import digest_code
+from histofuse.training.processes import Draws
 from histofuse.training.recorder import NullRecorder, Recorder
 
 CHECKPOINTS = Path(".histofuse/checkpoints")
@@ -91,7 +94,7 @@ class ParameterGroup:
     learning_rate: float
 
 
-def keep_inputs(inputs: Inputs, _: torch.Generator | None) -> Inputs:
+def keep_inputs(inputs: Inputs, _: Draws | None) -> Inputs:
     """Prepare nothing: the network takes the rows as they are."""
     return inputs
 
@@ -117,8 +120,8 @@ class Recipe:
         schedule: Epoch (from 0) -> factor on the learning rates.
         class_weights: (k,) weights of the classes in the loss, in training and validation.
         row_weights: (n_train,) chances of being drawn, with replacement; None visits each row once.
-        prepare: Called on a batch on its device, in float32 precision, before the network: with a
-            generator in training (augment), with None in evaluation.
+        prepare: Called on a batch on its device, in float32 precision, before the network: with
+            random numbers in training (augment), with None in evaluation.
         begin_epoch: Called with the network and the epoch (from 0); sets train and eval mode and
             freezes or unfreezes.
         precision: ``auto`` is bf16 where the machine computes in it, else fp32.
@@ -136,7 +139,7 @@ class Recipe:
     schedule: Callable[[int], float] = field(default=lambda _: 1.0)
     class_weights: Float[Tensor, " k"] | None = None
     row_weights: Float[Tensor, " n"] | None = None
-    prepare: Callable[[Inputs, torch.Generator | None], Inputs] = keep_inputs
+    prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs
     begin_epoch: Callable[[nn.Module, int], None] = train_everything
     precision: Precision = "fp32"
     devices: int | Literal["auto"] = "auto"
@@ -340,7 +343,7 @@ def compute_logits(
     inputs: Inputs,
     *,
     batch_size: int = 256,
-    prepare: Callable[[Inputs, torch.Generator | None], Inputs] = keep_inputs,
+    prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs,
 ) -> Float[np.ndarray, "n k"]:
     """Compute logits in eval mode and fp32, on the device the network is on.
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from histofuse.features.augment import (
+    DRAWN,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Jitter,
@@ -16,8 +17,8 @@ from histofuse.features.augment import (
     apply_jitter,
     apply_warp,
     augment_patches,
+    choose_changes,
     crop_centre,
-    draw_changes,
     mirror,
     normalise,
     prepare_patches,
@@ -53,6 +54,10 @@ def make_stored(n: int = 4, side: int = 32) -> torch.Tensor:
     return torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, generator=generator)
 
 
+def draw(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, DRAWN, generator=torch.Generator().manual_seed(seed))
+
+
 def make_warp(n: int, degrees: float = 0.0, scale: float = 1.0, flips=(False, False)) -> Warp:
     return Warp(
         mirror=torch.tensor([flips] * n),
@@ -72,7 +77,7 @@ def centre_of(stored: torch.Tensor) -> torch.Tensor:
 
 def test_turned_off_it_is_the_centre_of_the_stored_patch():
     stored = make_stored()
-    augmented = augment_patches(stored, GEOMETRY, "unit", OFF, torch.Generator())
+    augmented = augment_patches(stored, GEOMETRY, "unit", OFF, draw(len(stored)))
     assert torch.equal(augmented, centre_of(stored))
     assert torch.equal(prepare_patches(stored, GEOMETRY, "unit"), centre_of(stored))
 
@@ -117,21 +122,21 @@ def test_no_corner_is_black_even_without_a_margin():
     params = ALL.model_copy(
         update={"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
     )
-    images = augment_patches(stored, geometry, "unit", params, torch.Generator().manual_seed(1))
+    images = augment_patches(stored, geometry, "unit", params, draw(len(stored), 1))
     torch.testing.assert_close(images, torch.full_like(images, 200 / 255), atol=1e-5, rtol=0)
 
 
 def test_a_small_crop_stays_within_the_patch():
     params = OFF.model_copy(update={"scale": [0.5, 0.9]})
-    warp, _ = draw_changes(500, params, torch.Generator().manual_seed(2))
+    warp, _ = choose_changes(draw(500, 2), params)
     assert (warp.shift.abs() + warp.scale[:, None] / 2 <= 0.5 + 1e-6).all()
     assert warp.shift.abs().max() > 0.2
     assert warp.scale.min() < 0.52 and warp.scale.max() > 0.88
 
 
 def test_flips_are_drawn_half_the_time_and_never_when_off():
-    on, _ = draw_changes(2000, ALL, torch.Generator().manual_seed(3))
-    off, _ = draw_changes(2000, OFF, torch.Generator().manual_seed(3))
+    on, _ = choose_changes(draw(2000, 3), ALL)
+    off, _ = choose_changes(draw(2000, 3), OFF)
     assert on.mirror.float().mean(dim=0) == pytest.approx([0.5, 0.5], abs=0.05)
     assert not off.mirror.any()
 
@@ -139,9 +144,7 @@ def test_flips_are_drawn_half_the_time_and_never_when_off():
 def test_jitter_of_nothing_changes_nothing_and_bounds_hold():
     images = to_float(make_stored())
     torch.testing.assert_close(apply_jitter(images, make_jitter(4)), images, atol=1e-6, rtol=0)
-    augmented = augment_patches(
-        make_stored(64), GEOMETRY, "unit", ALL, torch.Generator().manual_seed(4)
-    )
+    augmented = augment_patches(make_stored(64), GEOMETRY, "unit", ALL, draw(64, 4))
     assert augmented.min() >= 0 and augmented.max() <= 1
 
 
@@ -173,8 +176,7 @@ def test_the_same_seed_draws_the_same_and_another_another():
     stored = make_stored(8)
 
     def run(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return augment_patches(stored, GEOMETRY, "imagenet", ALL, generator)
+        return augment_patches(stored, GEOMETRY, "imagenet", ALL, draw(len(stored), seed))
 
     assert torch.equal(run(5), run(5))
     assert not torch.equal(run(5), run(6))
@@ -182,7 +184,7 @@ def test_the_same_seed_draws_the_same_and_another_another():
 
 def test_rows_of_a_batch_are_changed_each_in_its_own_way():
     stored = make_stored(1).expand(8, -1, -1, -1)
-    images = augment_patches(stored, GEOMETRY, "unit", ALL, torch.Generator().manual_seed(7))
+    images = augment_patches(stored, GEOMETRY, "unit", ALL, draw(len(stored), 7))
     assert len({image.numpy().tobytes() for image in images}) == 8
 
 
@@ -204,6 +206,6 @@ def test_input_of_another_side_is_the_resized_patch():
     geometry = PatchGeometry(patch_px=16, margin_px=8, input_px=24)
     stored = make_stored()
     expected = resize(crop_centre(stored, geometry), 24)
-    augmented = augment_patches(stored, geometry, "unit", OFF, torch.Generator())
+    augmented = augment_patches(stored, geometry, "unit", OFF, draw(len(stored)))
     assert torch.equal(to_stored(augmented), expected)
     assert torch.equal(to_stored(prepare_patches(stored, geometry, "unit")), expected)
