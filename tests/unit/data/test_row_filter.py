@@ -71,10 +71,11 @@ def test_a_table_without_rows_has_its_header(write):
     assert keep(path).height == 0
 
 
-def test_a_quote_that_is_never_closed_is_said(write, monkeypatch):
+def test_a_quote_that_is_never_closed_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(row_filter, "_LONGEST_ROW", 1000)
     monkeypatch.setattr(row_filter, "BLOCK_BYTES", 100)
-    path, _ = write([b'1,12,"x\n', *[b"2,12,y\n"] * 500])
+    path = tmp_path / "table.csv"
+    path.write_bytes(HEADER + b'1,12,"x\n' + b"2,12,y\n" * 500)
     with pytest.raises(OSError, match="a quote is not closed"):
         list(filter_rows(path, 1, ["12"]))
 
