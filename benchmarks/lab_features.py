@@ -17,7 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
+
 from claims import Claim, best_seconds, main, peak_mib
+from histofuse.data.mimic import DATETIME_FORMAT, collect_rows, find_table, scan_rows
+from histofuse.features.labs import LABEVENT_COLUMNS, aggregate_labs, choose_labs
+from histofuse.params.base import load_section
+from histofuse.params.ehr_features import EhrFeaturesParams
 from labevents import (
     ADMISSION_ROWS,
     CACHE,
@@ -29,11 +34,6 @@ from labevents import (
     STAY_MINUTES,
     make_table,
 )
-
-from histofuse.data.mimic import DATETIME_FORMAT, collect_rows, find_table, scan_rows
-from histofuse.features.labs import LABEVENT_COLUMNS, aggregate_labs, choose_labs
-from histofuse.params.base import load_section
-from histofuse.params.ehr_features import EhrFeaturesParams
 
 COHORT = 5_000
 SLOWER, FASTER, MOST_MIB = 2.5, 3.0, 1024
@@ -129,21 +129,19 @@ WAYS: dict[str, Callable[[Path, pl.DataFrame], pl.DataFrame]] = {
 }
 
 
-def work(way: str, root: str, rows: str, patients: str, out: str, repeats: str) -> None:
+def work(way: str, root: str, out: str, rows: int, patients: int) -> None:
     """Run one way in this process and leave its table and figures."""
-    index, tables = make_index(int(rows), int(patients)), []
-    seconds = best_seconds(
-        lambda: tables.append(WAYS[way](Path(root), index)), repeats=int(repeats)
-    )
+    index, tables = make_index(rows, patients), []
+    repeats = 1 if way in {"pandas", "duckdb"} else 2
+    seconds = best_seconds(lambda: tables.append(WAYS[way](Path(root), index)), repeats)
     tables[-1].write_parquet(out)
     print(json.dumps([seconds, peak_mib()]))
 
 
 def run_apart(way: str, root: Path, rows: int, patients: int) -> Run:
-    repeats = 1 if way in ("pandas", "duckdb") else 2
     with TemporaryDirectory() as folder:
         out = Path(folder) / "table.parquet"
-        arguments = ["work", way, root, rows, patients, out, repeats]
+        arguments = ["work", way, root, out, rows, patients]
         command = [sys.executable, __file__, *map(str, arguments)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds, mib = json.loads(done.stdout)
@@ -178,6 +176,6 @@ def measure(short: bool) -> list[Claim]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
-        work(*sys.argv[2:])
+        work(*sys.argv[2:5], *map(int, sys.argv[5:]))
     else:
         main(measure)
