@@ -11,8 +11,8 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 import polars as pl
-from claims import Claim, best_seconds, main
 
+from claims import Claim, best_seconds, main
 from histofuse.features.comorbidity import load_grouping, mask_admissions, unpack_mask
 
 ROWS, ADMISSIONS = 4_800_000, 431_000

@@ -115,7 +115,7 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
         .group_by(_ADMISSION)
         .agg(pl.col("mask").bitwise_or())
         .sort(_ADMISSION)
-        .collect(engine="streaming")  # the other engine keeps a list of rows a group
+        .collect(engine="streaming")
     )
 
 
