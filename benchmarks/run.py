@@ -25,6 +25,7 @@ NAMES = (
     "fusion_training",
     "study",
     "explanations",
+    "shap_values",
     "repro",
 )
 HEADER = "| # | work | ours | peer | limit | ratio | bar | |\n|---|---|---|---|---|---|---|---|"
