@@ -27,6 +27,7 @@ NAMES = (
     "study",
     "gradcam",
     "explanations",
+    "shap_values",
     "repro",
 )
 HEADER = "| # | work | ours | peer | limit | ratio | bar | |\n|---|---|---|---|---|---|---|---|"

@@ -1,7 +1,9 @@
 """MIMIC-IV v2.2 as published: where its tables lie, what their columns mean, and how to read them.
 
 Large tables (``labevents``: 118 million rows) are never held whole: `read_rows` and `scan_rows`
-stream a file once, plain or gzipped, and keep the columns and rows asked for.
+stream a file once, plain or gzipped, and keep the columns and rows asked for. `scan_rows` does not
+even parse the rows of other patients (see `row_filter`): what is wrong with those, `load_hospital`
+finds, which reads everything.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from histofuse.core.artifacts import digest_text
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.data.row_filter import can_filter, filter_rows
 
 Kind = Literal["int", "float", "str", "datetime", "date"]
 Source = Literal["simulated", "mimic-iv-demo", "restricted"]
@@ -103,6 +107,7 @@ TABLES: Final[Mapping[str, Schema]] = {
 }
 CORE_TABLES: Final = ("patients", "admissions", "diagnoses_icd")
 LARGE_TABLES: Final = ("labevents", "prescriptions")
+_PATIENT: Final = "subject_id"
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,9 @@ def scan_rows(
         path = _check_file(root, table, faults)
     assert path is not None
     kinds = TABLES[table].columns
-    return _scan_text(path, keep).select(_parse(name, kinds[name], strict=True) for name in columns)
+    return _scan_filtered(path, keep or {}).select(
+        _parse(name, kinds[name], strict=True) for name in columns
+    )
 
 
 def collect_rows(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
@@ -288,7 +295,31 @@ def _scan_text(path: Path, keep: Keep | None = None, *, number: bool = False) ->
     """Scan all columns as text, keeping the wanted rows; ``line`` counts from the header's 1."""
     name = "line" if number else None
     rows = pl.scan_csv(path, infer_schema=False, row_index_name=name, row_index_offset=2)
-    for column, values in (keep or {}).items():
+    return _keep_wanted(rows, keep or {})
+
+
+def _scan_filtered(path: Path, keep: Keep) -> pl.LazyFrame:
+    """Scan as `_scan_text` does, but leave most rows of other patients out before parsing."""
+    header = _read_header(path)
+    subjects = [str(value) for value in keep.get(_PATIENT, ())]
+    if _PATIENT not in keep or not can_filter(subjects):
+        return _scan_text(path, keep)
+
+    def read(
+        columns: list[str] | None, predicate: pl.Expr | None, _rows: int | None, _size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        texts = filter_rows(path, header.index(_PATIENT), subjects)
+        names = next(texts)
+        for text in texts:
+            rows = pl.scan_csv(names + text, infer_schema=False).select(columns or header)
+            yield (rows if predicate is None else rows.filter(predicate)).collect()
+
+    rows = register_io_source(read, schema=dict.fromkeys(header, pl.String))
+    return _keep_wanted(rows, keep)
+
+
+def _keep_wanted(rows: pl.LazyFrame, keep: Keep) -> pl.LazyFrame:
+    for column, values in keep.items():
         rows = rows.filter(pl.col(column).is_in(sorted({str(value) for value in values})))
     return rows
 

@@ -107,7 +107,7 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
 
     Source: MIMIC-IV hosp/diagnoses_icd.
     """
-    codes = diagnoses.select("icd_code", "icd_version").unique()
+    codes = diagnoses.lazy().select("icd_code", "icd_version").unique().collect(engine="streaming")
     masks = codes.with_columns(pl.Series("mask", _match_all(codes, grouping), dtype=_MASK))
     return (
         diagnoses.lazy()
@@ -115,7 +115,7 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
         .group_by(_ADMISSION)
         .agg(pl.col("mask").bitwise_or())
         .sort(_ADMISSION)
-        .collect()
+        .collect(engine="streaming")
     )
 
 

@@ -5,8 +5,13 @@ The validation patients stay out of it: they are kept for calibration and thresh
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -14,7 +19,7 @@ from jaxtyping import Float
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.seeding import derive_seed
-from histofuse.models.trees import make_matrix
+from histofuse.models.trees import XGBOOST_THREADS, make_matrix
 from histofuse.params.tabular import AnyTabularParams, MlpParams, XgboostParams
 from histofuse.training.boosting import make_settings, split_folds
 from histofuse.training.recorder import NullRecorder
@@ -35,6 +40,10 @@ _NAMES: Final = {"auroc": "cv/auroc", "macro_f1": "cv/f1/macro"}
 class _Fold:
     rest: LabelledRows
     held_out: LabelledRows
+
+
+_Prepared = tuple[_Fold, "xgboost.DMatrix", "xgboost.DMatrix"]
+_Grown = tuple["xgboost.Booster", np.ndarray]
 
 
 def _make_folds(
@@ -73,10 +82,10 @@ def make_objective(
 class XgboostObjective:
     """Mean score over held-out folds at the best common number of rounds.
 
-    Folds are grown one after another, so that a hopeless trial ends after the first. Each stops
-    once its own AUROC has not risen for ``early_stopping_rounds``; the rounds are then chosen by
-    the mean over the folds, as training itself does. The matrices are made once and shared by all
-    trials: XGBoost bins them once.
+    Folds are grown two at a time and looked at in order, so that a hopeless trial ends after the
+    first. Each stops once its own AUROC has not risen for ``early_stopping_rounds``; the rounds are
+    then chosen by the mean over the folds, as training itself does. The matrices are made once and
+    shared by all trials: XGBoost bins them once.
 
     Args:
         table: Encoded rows, key and split included.
@@ -104,12 +113,12 @@ class XgboostObjective:
         curves: list[np.ndarray] = []
         boosters: list[xgboost.Booster] = []
         rounds = params.rounds
-        for number, (fold, rest, held_out) in enumerate(self._folds):
-            booster, curve = self._grow(fold, rest, held_out, params)
-            boosters.append(booster)
-            curves.append(curve)
-            rounds = choose_rounds(curves)
-            report(number, mean_defined(self._score(boosters, rounds)[self.metric]))
+        with _growing(partial(self._grow, params=params), self._folds) as grown:
+            for number, (booster, curve) in enumerate(grown):
+                boosters.append(booster)
+                curves.append(curve)
+                rounds = choose_rounds(curves)
+                report(number, mean_defined(self._score(boosters, rounds)[self.metric]))
         scores = self._score(boosters, rounds)
         return TrialResult(
             value=mean_defined(scores[self.metric]),
@@ -120,24 +129,20 @@ class XgboostObjective:
             steps={f"{name}/fold": scores[key] for key, name in _NAMES.items()},
         )
 
-    def _grow(
-        self,
-        fold: _Fold,
-        rest: xgboost.DMatrix,
-        held_out: xgboost.DMatrix,
-        params: XgboostParams,
-    ) -> tuple[xgboost.Booster, np.ndarray]:
+    def _grow(self, prepared: _Prepared, ended: threading.Event, params: XgboostParams) -> _Grown:
         import xgboost
 
+        fold, rest, held_out = prepared
         found: dict[str, dict[str, list[float]]] = {}
-        settings = make_settings(params, fold.rest, self.seed) | {"eval_metric": "auc"}
+        settings = make_settings(params, fold.rest, self.seed)
         booster = xgboost.train(
-            settings,
+            settings | {"eval_metric": "auc", "nthread": 1},
             rest,
             num_boost_round=params.rounds,
             evals=[(held_out, "held_out")],
             evals_result=found,  # pyright: ignore[reportArgumentType]
             early_stopping_rounds=params.early_stopping_rounds,
+            callbacks=[_make_stop(ended)],
             verbose_eval=False,
         )
         return booster, np.array(found["held_out"]["auc"])
@@ -151,6 +156,34 @@ class XgboostObjective:
             for booster, (fold, _, held_out) in zip(boosters, self._folds, strict=False)
         ]
         return {key: [s[key] for s in scored] for key in _NAMES}
+
+
+@contextmanager
+def _growing(
+    grow: Callable[[_Prepared, threading.Event], _Grown], folds: list[_Prepared]
+) -> Iterator[Iterator[_Grown]]:
+    """Grow folds side by side, each on one thread; give them in order, and end with the block.
+
+    Trees are small: two threads on one of them wait for each other after every node.
+    """
+    ended = threading.Event()
+    with ThreadPoolExecutor(XGBOOST_THREADS) as pool:
+        try:
+            yield pool.map(lambda fold: grow(fold, ended), folds)
+        finally:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _make_stop(ended: threading.Event) -> xgboost.callback.TrainingCallback:
+    """Make a callback that stops growing after the round in which the event is set."""
+    import xgboost
+
+    class Stop(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            return ended.is_set()
+
+    return Stop()
 
 
 def mean_defined(scores: list[float]) -> float:

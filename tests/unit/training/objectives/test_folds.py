@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from histofuse.core.errors import InputError
+from histofuse.core.seeding import derive_seed
+from histofuse.models.trees import make_matrix
 from histofuse.params.tabular import LogisticRegressionParams, MlpParams, XgboostParams
-from histofuse.training.boosting import cross_validate
+from histofuse.training.boosting import cross_validate, fit_booster, split_folds
 from histofuse.training.objectives.folds import (
     MlpObjective,
     XgboostObjective,
@@ -17,6 +19,7 @@ from histofuse.training.objectives.folds import (
 )
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.rows import select_rows
+from histofuse.training.scores import score_logits
 from histofuse.training.search_types import StopTrial
 from histofuse.training.tabular import EncodedTable
 
@@ -181,3 +184,39 @@ def test_what_cannot_be_tuned_is_said():
     few.loc[few.index[0], "target"] = 1
     with pytest.raises(InputError, match="1 of 300 training rows"):
         XgboostObjective(few, FEATURES, XGBOOST, 3, "auroc")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_folds_side_by_side_are_those_of_two_threads_bit_by_bit(seed):
+    table, params = make_table(n=900, seed=seed), XGBOOST.model_copy(update={"subsample": 0.7})
+    result = XgboostObjective(table, FEATURES, params, seed, "auroc")(params, ignore)
+    rows = select_rows(table, FEATURES, "train")
+    for number, (rest, held_out) in enumerate(
+        split_folds(rows, params.folds, derive_seed(seed, "folds"))
+    ):
+        booster = fit_booster(rows.take(rest), params, int(result.scores["cv/rounds"]), seed)
+        margin = booster.predict(make_matrix(rows.x[held_out]), output_margin=True)
+        scores = score_logits(margin, rows.target[held_out])
+        assert result.steps["cv/auroc/fold"][number] == scores["auroc"]
+        assert result.steps["cv/f1/macro/fold"][number] == scores["macro_f1"]
+
+
+def test_a_stopped_trial_stops_the_folds_that_still_grow(monkeypatch):
+    params = XGBOOST.model_copy(update={"rounds": 100_000, "early_stopping_rounds": 100_000})
+    short = XGBOOST.model_copy(update={"rounds": 1})
+    objective = XgboostObjective(make_table(), FEATURES, XGBOOST, 3, "auroc")
+    grow, grown = objective._grow, []
+
+    def grow_first_alone(prepared, ended, params):
+        first = prepared is objective._folds[0]
+        found = grow(prepared, ended, short if first else params)
+        grown.append(len(found[1]))
+        return found
+
+    def stop(step, value):
+        raise StopTrial
+
+    monkeypatch.setattr(objective, "_grow", grow_first_alone)
+    with pytest.raises(StopTrial):
+        objective(params, stop)
+    assert len(grown) <= 3 and max(grown) < 100_000
