@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -41,6 +42,8 @@ from histofuse.training.recorder import Recorder
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 EVALUATION_BATCH = 256
+# On a GPU the rows of several small batches are augmented at once.
+AHEAD_ROWS = 1024
 STATE = "histofuse"
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -140,7 +143,7 @@ class EpochBatches:
         module, recipe = self.module, self.module.recipe
         generator = module.make_generator("order")
         rows = order_rows(len(module.train_rows), recipe.row_weights, generator)
-        batches = self._split(rows)
+        batches = module.batches = self._split(rows)
         if not recipe.show_progress or module.global_rank:
             return iter(batches)
         label = f"epoch {module.epoch + 1} of {recipe.epochs}"
@@ -163,6 +166,29 @@ class ValidationBatches:
         return iter(self.batches)
 
 
+class ReadyBatch(NamedTuple):
+    """One rank's rows of a batch, as the network and the loss take them.
+
+    Attributes:
+        inputs: Prepared, on the device.
+        labels: On the CPU.
+        targets: The labels, on the device.
+        weights: Of the rows in the loss, on the device.
+        total: Weight of the whole batch, on the device.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+    targets: Tensor
+    weights: Tensor
+    total: Tensor
+
+
+def count_ahead(device: torch.device, batch_size: int) -> int:
+    """Say how many batches to prepare at once; on a CPU one, which then still lies in its cache."""
+    return 1 if device.type == "cpu" else max(1, AHEAD_ROWS // batch_size)
+
+
 class FitModule(pl.LightningModule):
     """A network, its data and its recipe, as Lightning wants them."""
 
@@ -175,6 +201,8 @@ class FitModule(pl.LightningModule):
         self.recipe, self.recorder = recipe, recorder
         self.history: list[dict[str, float]] = []
         self.best_state: dict[str, Tensor] = {}
+        self.batches: Sequence[Tensor] = ()
+        self._ready: deque[ReadyBatch] = deque()
         self._train_outputs: list[tuple[Tensor, Tensor]] = []
         self._validation_outputs: list[tuple[Tensor, Tensor]] = []
         weights = recipe.class_weights
@@ -226,39 +254,52 @@ class FitModule(pl.LightningModule):
         for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True):
             group["lr"] = planned.learning_rate * factor
         self.recipe.begin_epoch(self.network, epoch)
+        self._ready.clear()
         self._train_outputs.clear()
 
-    def training_step(self, batch: Tensor, _: int) -> Tensor:
+    def training_step(self, _: Tensor, number: int) -> Tensor:
         """Compute this rank's part of the mean loss of the global batch."""
-        labels = self.train_rows.labels
-        mine = self.share.take(batch)
-        draws = Draws(self._augmentation, len(batch), self.share)
-        logits = self._forward(self._train_inputs, mine, draws)
-        targets = labels[mine].to(self.device, non_blocking=True)
+        if not self._ready:
+            ahead = count_ahead(self.device, self.recipe.batch_size)
+            self._ready.extend(self._prepare(self.batches[number : number + ahead]))
+        batch = self._ready.popleft()
+        logits = as_columns(self.network(*batch.inputs))
         # They stay on the device until the epoch ends: to fetch them is to wait for it.
-        self._train_outputs.append((logits.detach(), labels[mine]))
-        losses = cross_entropy(logits, targets, reduction="none")
-        total = self._weigh(labels[batch]).sum()
+        self._train_outputs.append((logits.detach(), batch.labels))
+        losses = cross_entropy(logits, batch.targets, reduction="none")
         # DDP averages over ranks, so each takes its share of the sum times their number.
-        weights = self._weigh(labels[mine]).to(self.device, non_blocking=True)
-        share = (weights * losses).sum() / total.to(self.device, non_blocking=True)
-        return share * self.share.of
+        return (batch.weights * losses).sum() / batch.total * self.share.of
+
+    def _prepare(self, batches: Sequence[Tensor]) -> list[ReadyBatch]:
+        """Prepare this rank's rows of some batches at once: many small kernels cost more."""
+        mine = [self.share.take(rows) for rows in batches]
+        labels = self.train_rows.labels[torch.cat(mine)]
+        draws = Draws(self._augmentation, [len(rows) for rows in batches], self.share)
+        inputs = self._prepare_inputs(self._train_inputs, torch.cat(mine), draws)
+        totals = torch.stack([self._weigh(self.train_rows.labels[rows]).sum() for rows in batches])
+        targets, weights, totals = (
+            t.to(self.device, non_blocking=True) for t in (labels, self._weigh(labels), totals)
+        )
+        sizes = [len(rows) for rows in mine]
+        parts = (t.split(sizes) for t in (labels, targets, weights))
+        whole = zip(*(t.split(sizes) for t in inputs), strict=True)
+        return [ReadyBatch(*part) for part in zip(whole, *parts, totals, strict=True)]
 
     def _weigh(self, labels: Tensor) -> Tensor:
         if self._class_weights is None:
             return torch.ones(len(labels))
         return self._class_weights[labels]
 
-    def _forward(self, held: Inputs, rows: Tensor, draws: Draws | None) -> Tensor:
+    def _prepare_inputs(self, held: Inputs, rows: Tensor, draws: Draws | None) -> Inputs:
         inputs = select_rows(held, rows, self.device)
         with torch.autocast(self.device.type, enabled=False):
-            inputs = self.recipe.prepare(inputs, draws)
-        return as_columns(self.network(*inputs))
+            return self.recipe.prepare(inputs, draws)
 
     def validation_step(self, batch: Tensor, _: int) -> None:
         """Collect the logits of this rank's validation rows."""
         mine = self.share.take(batch)
-        self._validation_outputs.append((self._forward(self._validation_inputs, mine, None), mine))
+        inputs = self._prepare_inputs(self._validation_inputs, mine, None)
+        self._validation_outputs.append((as_columns(self.network(*inputs)), mine))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the logits of the last epoch."""

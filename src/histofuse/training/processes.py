@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,23 +40,24 @@ class Share:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for the rows of a batch that are this process's.
+    """Random numbers for those rows of some batches that are this process's.
 
     Those of all rows are drawn in every process, so a row's do not depend on their number.
 
     Attributes:
         generator: On the CPU, in the same state in every process.
-        total: Rows of the whole batch.
+        sizes: Rows of each whole batch.
         share: This process's.
     """
 
     generator: torch.Generator
-    total: int
+    sizes: Sequence[int]
     share: Share = Share()
 
     def uniform(self, columns: int) -> Tensor:
         """Draw (rows, columns) numbers between 0 and 1."""
-        return self.share.take(torch.rand(self.total, columns, generator=self.generator))
+        drawn = (torch.rand(size, columns, generator=self.generator) for size in self.sizes)
+        return torch.cat([self.share.take(of_batch) for of_batch in drawn])
 
 
 # --- batch norm ---------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.patches import PATCH_INDEX, PatchMeta
 from histofuse.data.splits import PATCH_SPLITS
+from histofuse.features.augment import augment_patches
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.params.image import ImageParams
+from histofuse.training import image, lightning_fit
 from histofuse.training.calibrate import load_decision
 from histofuse.training.image import (
     IMAGE_PREDICTIONS,
@@ -279,3 +281,32 @@ def test_random_weights_come_from_seed_and_name(project):
     runs = (("a", 1), ("a", 1), ("a", 2), ("b", 1))
     digests = [digest(create_model(name, meta, make_params(), seed)) for name, seed in runs]
     assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def fit_briefly(project: Path) -> list[dict[str, float]]:
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    params = make_params(batch_size=16, epochs=2)
+    model = create_model("tiny", data.meta, params, 1)
+    train, validation = data.load_rows("train"), data.load_rows("validation")
+    return fit(model, train, validation, make_recipe("tiny", model, train, params, 1)).history
+
+
+def test_batches_prepared_ahead_are_those_prepared_one_by_one(project, monkeypatch):
+    sizes = []
+
+    def augment(stored, *rest):
+        sizes.append(len(stored))
+        return augment_patches(stored, *rest)
+
+    monkeypatch.setattr(image, "augment_patches", augment)
+    one_by_one = fit_briefly(project)
+    assert max(sizes) <= 16
+    monkeypatch.setattr(lightning_fit, "count_ahead", lambda *_: 3)
+    assert fit_briefly(project) == one_by_one
+    assert max(sizes) > 32
+
+
+def test_a_gpu_gets_many_small_batches_at_once():
+    assert lightning_fit.count_ahead(torch.device("cpu"), 64) == 1
+    assert lightning_fit.count_ahead(torch.device("cuda"), 64) == 16
+    assert lightning_fit.count_ahead(torch.device("cuda"), 4096) == 1

@@ -81,7 +81,7 @@ def test_a_checkpoint_of_one_process_is_resumed_by_two(folder, one):
 
 def test_a_row_gets_the_same_random_numbers_in_any_number_of_processes():
     def draw(share: Share) -> torch.Tensor:
-        return Draws(torch.Generator().manual_seed(3), 5, share).uniform(2)
+        return Draws(torch.Generator().manual_seed(3), [5], share).uniform(2)
 
     whole = draw(Share())
     assert torch.equal(whole, torch.rand(5, 2, generator=torch.Generator().manual_seed(3)))
