@@ -310,7 +310,7 @@ class FitModule(pl.LightningModule):
         self.history.append(self._summarise())
         if find_best(self.history, self.recipe.monitor) == len(self.history) - 1:
             state = self.network.state_dict()
-            self.best_state = {name: tensor.cpu().clone() for name, tensor in state.items()}
+            self.best_state = {k: tensor.to("cpu", copy=True) for k, tensor in state.items()}
         self._record(self.history[-1])
         if is_finished(self.history, self.recipe):
             self.trainer.should_stop = True
@@ -318,7 +318,7 @@ class FitModule(pl.LightningModule):
     def _summarise(self) -> dict[str, float]:
         logits, labels = (part.numpy() for part in self._gather(self._train_outputs))
         weights = None if self._class_weights is None else self._class_weights.numpy()
-        train = measure(logits, labels, weights)
+        train = measure(logits, labels, weights, rank=False)
         collected, rows = (part.numpy() for part in self._gather(self._validation_outputs))
         validation = measure(collected, self.validation_rows.labels.numpy()[rows], weights)
         rates = {

@@ -377,11 +377,14 @@ def measure(
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
     class_weights: Float[np.ndarray, " k"] | None = None,
+    *,
+    rank: bool = True,
 ) -> EpochMetrics:
     """Measure weighted cross-entropy, accuracy, macro-F1 and macro one-vs-rest AUROC.
 
     Macro means are over the classes that occur among the labels (or, for F1, the predictions).
-    AUROC is NaN where no class can be told from the rest.
+    AUROC, for which all rows are sorted, is NaN where no class can be told from the rest, and
+    without `rank`.
     """
     k = logits.shape[1]
     predicted = logits.argmax(axis=1)
@@ -394,7 +397,7 @@ def measure(
         loss=float((weights * losses).sum() / total) if total > 0 else math.nan,
         accuracy=float((predicted == labels).mean()),
         macro_f1=_macro_f1(predicted, labels, k),
-        auroc=_macro_auroc(log_p, labels),
+        auroc=_macro_auroc(log_p, labels) if rank else math.nan,
     )
 
 
