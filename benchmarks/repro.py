@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from claims import Claim, best_seconds, main
-
 from histofuse.core.stage_times import read_stage_times
 
 ROOT = Path(__file__).parents[1]
@@ -86,9 +85,10 @@ def measure_repro(root: Path, *, short: bool) -> Claim:
     inner = inside - imports
     share = 1 - inner / wall
     longest = ", ".join(f"{name} {t.total:.0f} s" for name, t in list(times.items())[:5])
+    size = "small" if short else "default"
     return Claim(
         8,
-        f"`dvc repro` of {len(times)} stages, nothing cached, {'small' if short else 'default'} project",
+        f"`dvc repro` of {len(times)} stages, nothing cached, {size} project",
         f"{wall:.0f} s",
         f"inner work of the stages {inner:.0f} s",
         f"imports {imports:.0f} s",

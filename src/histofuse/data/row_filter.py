@@ -87,7 +87,7 @@ def _open_binary(path: Path) -> BufferedReader:
     if path.suffix == ".gz":
         from isal import igzip_threaded
 
-        return igzip_threaded.open(path, "rb", threads=1)
+        return igzip_threaded.open(path, "rb", threads=1)  # pyright: ignore[reportReturnType]
     return path.open("rb")
 
 
@@ -101,7 +101,7 @@ def _read_blocks(
     room = np.zeros(BLOCK_BYTES + _LONGEST_ROW + _MOST_WORDS * _WORD + _WORD, dtype=np.uint8)
     held = 0
     with _open_binary(path) as file:
-        while read := _read_into(file, memoryview(room)[held : held + BLOCK_BYTES]):
+        while read := _read_into(file, room.data[held : held + BLOCK_BYTES]):
             held += read
             ends = _find_ends(room[:held])
             if len(ends):
@@ -120,7 +120,7 @@ def _read_into(file: BufferedReader, space: memoryview) -> int:
 
     try:
         return file.readinto(space)
-    except (EOFError, IsalError) as error:
+    except (EOFError, IsalError) as error:  # pyright: ignore[reportGeneralTypeIssues]
         raise OSError(str(error)) from error
 
 
@@ -202,6 +202,6 @@ def _join_rows(
 ) -> bytes:
     """Join the rows kept, those that follow one another as one piece."""
     edges = np.flatnonzero(np.diff(keep.astype(np.int8), prepend=0, append=0))
-    text = memoryview(block)
+    text = block.data
     runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
     return b"".join(text[starts[first] : ends[last - 1]] for first, last in runs)

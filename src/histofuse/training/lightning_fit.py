@@ -90,7 +90,7 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     accelerator = "gpu" if gpus else "cpu"
     devices, nodes = _choose_devices(recipe, gpus)
     # With deterministic kernels torch would fill all new memory with NaN, lest one reads it.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     several = devices * nodes > 1
     # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
     strategy = "ddp_find_unused_parameters_true" if several else "auto"

@@ -71,7 +71,7 @@ def sharing_batch_norm(network: nn.Module) -> Iterator[None]:
     """
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for layer in layers:
-        layer.forward = partial(_normalise, layer)
+        layer.forward = partial(_normalise, layer)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -79,7 +79,8 @@ def sharing_batch_norm(network: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _normalise(layer: _BatchNorm, values: Tensor) -> Tensor:
+def _normalise(layer: _BatchNorm, input: Tensor) -> Tensor:
+    values = input
     if not layer.training:
         return type(layer).forward(layer, values)
     mean, variance, count = _measure(values)

@@ -29,7 +29,7 @@ from histofuse.training.search_types import Report, TrialResult
 from histofuse.training.tabular import EncodedTable
 
 if TYPE_CHECKING:
-    import xgboost
+    from xgboost.callback import TrainingCallback
 
 MEASURED_ON: Final = "stratified folds of the training patients"
 MLP_FOLDS: Final = 5
@@ -175,11 +175,11 @@ def _growing(
             pool.shutdown(cancel_futures=True)
 
 
-def _make_stop(ended: threading.Event) -> xgboost.callback.TrainingCallback:
+def _make_stop(ended: threading.Event) -> TrainingCallback:
     """Make a callback that stops growing after the round in which the event is set."""
-    import xgboost
+    from xgboost.callback import TrainingCallback
 
-    class Stop(xgboost.callback.TrainingCallback):
+    class Stop(TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             return ended.is_set()
 
