@@ -29,6 +29,7 @@ from histofuse.training.search_types import Report, TrialResult
 from histofuse.training.tabular import EncodedTable
 
 if TYPE_CHECKING:
+    import xgboost
     from xgboost.callback import TrainingCallback
 
 MEASURED_ON: Final = "stratified folds of the training patients"
