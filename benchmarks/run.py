@@ -26,7 +26,6 @@ NAMES = (
     "fusion_training",
     "study",
     "gradcam",
-    "explanations",
     "shap_values",
     "repro",
 )
