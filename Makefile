@@ -73,7 +73,7 @@ lock: $(BIN)/uv ## resolve requirements.lock anew from pyproject.toml
 		--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o requirements.lock
 
 clean: ## remove .venv and caches; data, models and runs stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .histofuse/pictures benchmarks/.cache build src/*.egg-info
 
 screenshots: $(SYNCED) ## take the README's pictures of the MLflow UI anew (needs Chromium)
 	@python docs/screenshots.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from jaxtyping import UInt8
 
+from histofuse.core.artifacts import replacing_file
 from histofuse.reporting.blocks import Figure
 
 if TYPE_CHECKING:
     from PIL import Image
 
+CACHE: Final = Path(".histofuse/pictures")
 KEPT_BYTES: Final = 40_000  # a PNG up to this size goes in as it is
 WIDEST_PX: Final = 1100
 _QUALITY: Final = 78
@@ -31,14 +34,10 @@ def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = Fa
     from PIL import Image
 
     data, suffix = path.read_bytes(), ".png"
+    if len(data) > KEPT_BYTES:
+        data, suffix = _shrink_once(data, photographic=photographic)
     with Image.open(io.BytesIO(data)) as opened:
         width, height = opened.size
-        if len(data) > KEPT_BYTES:
-            picture = opened.convert("RGB")
-            if width > WIDEST_PX:
-                height, width = round(height * WIDEST_PX / width), WIDEST_PX
-                picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2)
-            data, suffix = _encode(picture, photographic=photographic)
     return Figure(_to_address(data, suffix), width, height, alt, caption)
 
 
@@ -59,16 +58,38 @@ def embed_strip(
     return Figure(_to_address(file.getvalue(), ".png"), width, height, alt, caption)
 
 
-def _encode(picture: Image.Image, *, photographic: bool) -> tuple[bytes, str]:
+def _shrink_once(data: bytes, *, photographic: bool) -> tuple[bytes, str]:
+    """Shrink a picture, or take what came of it the last time: most reports change little."""
+    suffix = ".webp" if photographic else ".png"
+    settings = f"{WIDEST_PX} {_QUALITY} {_COLOURS}".encode()
+    kept = CACHE / f"{hashlib.sha256(settings + data).hexdigest()}{suffix}"
+    if not kept.is_file():
+        with replacing_file(kept) as temporary:
+            temporary.write_bytes(_shrink(data, photographic=photographic))
+    return kept.read_bytes(), suffix
+
+
+def _shrink(data: bytes, *, photographic: bool) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as opened:
+        picture = opened.convert("RGB")
+    if picture.width > WIDEST_PX:
+        size = WIDEST_PX, round(picture.height * WIDEST_PX / picture.width)
+        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)
+    return _encode(picture, photographic=photographic)
+
+
+def _encode(picture: Image.Image, *, photographic: bool) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
     if photographic:
         picture.save(file, "WEBP", quality=_QUALITY, method=0)
-        return file.getvalue(), ".webp"
+        return file.getvalue()
     method, dither = Image.Quantize.FASTOCTREE, Image.Dither.NONE
     picture.quantize(_COLOURS, method=method, dither=dither).save(file, "PNG")
-    return file.getvalue(), ".png"
+    return file.getvalue()
 
 
 def _to_address(data: bytes, suffix: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from histofuse.core.artifacts import write_json, write_text
+from histofuse.reporting import pictures
 
 PARAMS = """
 seed: 1
@@ -33,6 +34,12 @@ ATTRITION = """step,name,description,patients,admissions,removed_patients,remove
 3,diagnosis,with the diagnosis,60,60,37,57
 """
 MODELS = ("resnet18", "mlp", "xgboost", "fusion_label_blind", "fusion_label_aligned")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Keep shrunk pictures out of this checkout."""
+    monkeypatch.setattr(pictures, "CACHE", tmp_path_factory.mktemp("pictures"))
 
 
 def put(root: Path, path: str, content) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histofuse.reporting import pictures
 from histofuse.reporting.pictures import KEPT_BYTES, WIDEST_PX, embed_picture, embed_strip
 
 
@@ -34,6 +35,26 @@ def test_large_picture_becomes_smaller_and_shows_the_same(tmp_path, photographic
     assert len(figure.source) < path.stat().st_size / 2
     assert picture[:, : WIDEST_PX // 2 - 5].mean() < 40
     assert picture[:, WIDEST_PX // 2 + 5 :].mean() > 190
+
+
+def refuse(*_, **__):
+    raise AssertionError("encoded again")
+
+
+def test_a_picture_is_shrunk_once_and_anew_when_it_changes(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    first = embed_picture(path, "alt", "caption")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures, "_encode", refuse)
+        assert embed_picture(path, "alt", "caption") == first
+        with pytest.raises(AssertionError, match="encoded again"):
+            embed_picture(path, "alt", "caption", photographic=True)
+
+    Image.fromarray(255 - noise).save(path)
+    assert embed_picture(path, "alt", "caption").source != first.source
 
 
 def test_strip_holds_its_patches_side_by_side():
