@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,12 @@ import pytest
 from histofuse.commands.postgres import Cluster, find_installations, private_postgres
 
 REAL_DATA_VARIABLE = "HISTOFUSE_REAL_DATA"
+
+
+def pytest_configure() -> None:
+    """Let children be interrupted: a shell's background job, and all it starts, ignores Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ QUICK = {
     "explain.faithfulness_per_class": 2,
     "explain.faithfulness_steps": 2,
     "explain.kernel_shap_rows": 2,
-    "controls.repeats": 2,
+    "controls.repeats": 3,
 }
 # Small enough for minutes on two cores, large enough that every split holds every class.
 SMALL = QUICK | {
