@@ -7,11 +7,11 @@ of the wall time is interpreters starting and DVC.
 Run: python benchmarks/repro.py [--short]
 """
 
-import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,54 +19,28 @@ from claims import Claim, best_seconds, main
 from histofuse.core.stage_times import read_stage_times
 
 ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
+sys.path.insert(0, str(ROOT / "tests/e2e"))
+from project import Project  # noqa: E402  # a checkout driven as the end-to-end tests drive theirs
+
 # A line of `-X importtime` that is not indented: what it imported in turn is in it.
 IMPORT = re.compile(r"^import time:\s+\d+ \|\s+(\d+) \| \S", re.MULTILINE)
 HEADER = "import time: self [us]"
-# A quarter of the frames, cases that suffice for every split, a third of the patients.
+# A third of the frames, of cases that suffice for every split, and a third of the patients.
 SHORT = {
-    "simulation.brecahad.cases": "9",
-    "simulation.brecahad.frames_per_case": "2",
-    "splits.images.folds": "3",
-    "simulation.mimiciv.patients": "1600",
+    "simulation.brecahad.cases": 9,
+    "simulation.brecahad.frames_per_case": 2,
+    "splits.images.folds": 3,
+    "simulation.mimiciv.patients": 1600,
 }
 
 
-def clone(folder: Path, *, short: bool) -> Path:
+def clone(folder: Path, *, short: bool) -> Project:
     root = folder / "histofuse"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
+    project = Project(root)
     if short:
-        set_params(root / "params.yaml")
-    return root
-
-
-def set_params(path: Path) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    document = yaml.load(path)
-    for key, value in SHORT.items():
-        *parents, last = key.split(".")
-        section = document
-        for parent in parents:
-            section = section[parent]
-        assert last in section, key
-        section[last] = int(value)
-    yaml.dump(document, path)
-
-
-def run(root: Path, *command: str, **settings: str) -> str:
-    environment = os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(root / "src"),
-        "DVC_NO_ANALYTICS": "1",
-        **settings,
-    }
-    done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert not done.returncode, done.stderr[-3000:]
-    return done.stderr
+        project.set_params(SHORT)
+    return project
 
 
 def read_import_seconds(log: str) -> float:
@@ -75,11 +49,12 @@ def read_import_seconds(log: str) -> float:
     return sum(int(spent) for part in of_stages for spent in IMPORT.findall(part)) / 1e6
 
 
-def measure_repro(root: Path, *, short: bool) -> Claim:
+def measure_repro(project: Project, *, short: bool) -> Claim:
+    profiled = replace(project, settings={"PYTHONPROFILEIMPORTTIME": "1"})
     start = time.perf_counter()
-    log = run(root, "dvc", "repro", PYTHONPROFILEIMPORTTIME="1")
+    log = profiled.run("dvc", "repro").stderr
     wall = time.perf_counter() - start
-    times = read_stage_times(root)
+    times = read_stage_times(project.root)
     inside = sum(t.total for t in times.values())
     imports = read_import_seconds(log)
     inner = inside - imports
@@ -100,8 +75,8 @@ def measure_repro(root: Path, *, short: bool) -> Claim:
     )
 
 
-def measure_nothing_to_do(root: Path) -> Claim:
-    seconds = best_seconds(lambda: run(root, "dvc", "repro"), repeats=2)
+def measure_nothing_to_do(project: Project) -> Claim:
+    seconds = best_seconds(lambda: project.run("dvc", "repro"), repeats=2)
     return Claim(
         9,
         "`dvc repro` with nothing to do",
@@ -114,9 +89,9 @@ def measure_nothing_to_do(root: Path) -> Claim:
     )
 
 
-def measure_help(root: Path) -> Claim:
-    seconds = best_seconds(lambda: run(root, "histofuse", "--help"), repeats=5)
-    plain = best_seconds(lambda: run(root, "python", "-c", "pass"), repeats=5)
+def measure_help(project: Project) -> Claim:
+    seconds = best_seconds(lambda: project.run("histofuse", "--help"), repeats=5)
+    plain = best_seconds(lambda: project.run("python", "-c", "pass"), repeats=5)
     return Claim(
         9,
         "`histofuse --help`",
@@ -131,8 +106,12 @@ def measure_help(root: Path) -> Claim:
 
 def measure(short: bool) -> list[Claim]:
     with TemporaryDirectory() as scratch:
-        root = clone(Path(scratch), short=short)
-        return [measure_repro(root, short=short), measure_nothing_to_do(root), measure_help(root)]
+        project = clone(Path(scratch), short=short)
+        return [
+            measure_repro(project, short=short),
+            measure_nothing_to_do(project),
+            measure_help(project),
+        ]
 
 
 if __name__ == "__main__":
