@@ -172,7 +172,7 @@ def claim_memory() -> Claim:
         bar="≤ 1.1 ×",
         holds=many <= 1.1 * few,
         note=f"{growth:,.0f} bytes a patch more, beside {META.stored_px**2 * 3:,} of its pixels: "
-        "the tables of nuclei and of patches are held whole, frames one a worker.",
+        "the table of nuclei is held whole, the index a shard at a time, frames one a worker.",
     )
 
 

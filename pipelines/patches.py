@@ -32,7 +32,7 @@ def main() -> None:
         source=labels["source"],
         stain_normalisation=params.stain_normalisation,
     )
-    index = write_patches(
+    write_patches(
         annotations,
         frames,
         images,
@@ -43,8 +43,8 @@ def main() -> None:
         engine=params.engine,
         workers=params.workers,
     )
-    shards = index["shard"].nunique()
-    report(f"wrote {OUT}: {len(index):,} patches of {meta.stored_px} px in {shards} shards")
+    shards = -(-len(annotations) // params.shard_patches)
+    report(f"wrote {OUT}: {len(annotations):,} patches of {meta.stored_px} px in {shards} shards")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofuse.data.brecahad import ANNOTATIONS
-from histofuse.data.patches import cut_windows, extract_window, make_index, reflect
+from histofuse.data.patches import cut_windows, extract_window, index_shards, reflect
 
 side = st.integers(1, 12)
 fraction = st.floats(0, 1, allow_subnormal=False)
@@ -69,7 +69,8 @@ def test_each_patch_has_a_place_of_its_own_and_shards_are_full(counts, shard_pat
         for f, count in enumerate(counts)
         for n in range(count)
     ]
-    index = make_index(pd.DataFrame(rows, columns=list(ANNOTATIONS.columns)), shard_patches)
+    annotations = pd.DataFrame(rows, columns=list(ANNOTATIONS.columns))
+    index = pd.concat(index_shards(annotations, shard_patches))
     assert index["patch_id"].is_unique
     assert not index.duplicated(["shard", "row"]).any()
     sizes = index.groupby("shard").size().tolist()

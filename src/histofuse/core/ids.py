@@ -17,8 +17,3 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 def case_of_frame(frame_id: FrameId) -> CaseId:
     """Name the case of a frame: "Case_10-03" -> "Case_10"."""
     return CaseId(frame_id.rsplit("-", 1)[0])
-
-
-def make_patch_id(frame_id: FrameId, number: int) -> PatchId:
-    """Name the n-th patch of a frame."""
-    return PatchId(f"{frame_id}/{number:04d}")

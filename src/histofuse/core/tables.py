@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +84,31 @@ def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
     check_table(table, contract, path)
     with replacing_file(path) as temporary:
         table.reset_index(drop=True).to_parquet(temporary, index=False, compression="zstd")
+
+
+def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -> None:
+    """Write a table as `write_table` does, a part at a time: never whole in memory.
+
+    Args:
+        parts: At least one; keys are to be unique over all of them, and are checked within each.
+        path: File to replace.
+        contract: Of the table.
+
+    Raises:
+        InputError: If a part breaks the contract; nothing is written then.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with replacing_file(path) as temporary, ExitStack() as stack:
+        writer: parquet.ParquetWriter | None = None
+        for part in parts:
+            check_table(part, contract, path)
+            table = pa.Table.from_pandas(part, preserve_index=False)
+            if writer is None:
+                writer = parquet.ParquetWriter(temporary, table.schema, compression="zstd")
+                stack.enter_context(writer)
+            writer.write_table(table)
 
 
 def read_table(path: Path, contract: Contract) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from histofuse.core.artifacts import load_json, replacing_folder, to_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import track
-from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.core.tables import Contract, read_table, write_parts
 from histofuse.core.workers import map_jobs
 from histofuse.data.slides import Slide, find_tile, open_picture, order_by_tile
 
@@ -136,25 +136,25 @@ def reflect(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.minimum(folded, period - folded)
 
 
-def make_index(annotations: pd.DataFrame, shard_patches: int) -> pd.DataFrame:
+def index_shards(annotations: pd.DataFrame, shard_patches: int) -> Iterator[pd.DataFrame]:
     """Give each annotation a patch id and its place in the shards, in the order of the table.
 
     Args:
-        annotations: A `data.brecahad.ANNOTATIONS` table, the rows of a frame together.
+        annotations: A `data.brecahad.ANNOTATIONS` table.
         shard_patches: Patches in a shard.
 
-    Returns:
-        A `PATCH_INDEX` table.
+    Yields:
+        The `PATCH_INDEX` table of each shard; an empty one if there is no annotation.
     """
-    index = annotations[["frame_id", "case_id", "x_px", "y_px", "label"]].reset_index(drop=True)
-    number = index.groupby("frame_id", sort=False).cumcount().astype("str")
-    place = np.arange(len(annotations))
-    return index.assign(
-        # As `core.ids.make_patch_id` does, with no Python string for each of millions.
-        patch_id=index["frame_id"].astype("str") + "/" + number.str.zfill(4),
-        shard=place // shard_patches,
-        row=place % shard_patches,
-    )[list(PATCH_INDEX.columns)]
+    numbers = annotations.groupby("frame_id", sort=False).cumcount().to_numpy()
+    columns = ["frame_id", "case_id", "x_px", "y_px", "label"]
+    for shard, first in enumerate(range(0, max(1, len(annotations)), shard_patches)):
+        places = slice(first, first + shard_patches)
+        part = annotations[columns].iloc[places].reset_index(drop=True)
+        number = pd.Series(numbers[places]).astype("str").str.zfill(4)
+        patch_id = part["frame_id"].astype("str") + "/" + number
+        part = part.assign(patch_id=patch_id, shard=shard, row=np.arange(len(part)))
+        yield part[list(PATCH_INDEX.columns)]
 
 
 def write_patches(
@@ -168,7 +168,7 @@ def write_patches(
     normalise: Callable[[Image], Image] | None = None,
     engine: str = "threads",
     workers: int | Literal["auto"] = "auto",
-) -> pd.DataFrame:
+) -> None:
     """Cut all patches and put shards, index and meta in the place of `out`.
 
     Slides, as `data.slides` knows them, are read by region and frames whole: one frame a worker is
@@ -188,28 +188,23 @@ def write_patches(
         engine: As of `map_jobs`. All workers must see `images` and `out` at the same paths.
         workers: As of `map_jobs`.
 
-    Returns:
-        The `PATCH_INDEX` table.
-
     Raises:
         InputError: With the faults of all frames that cannot be read; nothing is written then.
     """
-    index = make_index(annotations, shard_patches)
     images = images.absolute()
     path_of = {f: images / n for f, n in zip(frames["frame_id"], frames["file"], strict=True)}
     with replacing_folder(out) as folder:
-        shards = _Shards(folder.absolute(), len(index), shard_patches, meta.stored_px)
+        shards = _Shards(folder.absolute(), len(annotations), shard_patches, meta.stored_px)
         shards.create()
         cut = partial(_cut_job, shards=shards, normalise=normalise)
-        jobs = _plan_jobs(index, path_of, meta.stored_px)
+        jobs = _plan_jobs(annotations, path_of, meta.stored_px)
         done = map_jobs(cut, jobs, engine=engine, workers=workers)
-        total = index["frame_id"].nunique()
+        total = annotations["frame_id"].nunique()
         faults = [fault for faults in track(done, "cutting patches", total) for fault in faults]
         if faults:
             raise InputError(faults)
-        write_table(index, folder / INDEX, PATCH_INDEX)
+        write_parts(index_shards(annotations, shard_patches), folder / INDEX, PATCH_INDEX)
         (folder / META).write_text(to_json(vars(meta)), encoding="utf-8")
-    return index
 
 
 class ShardReader:
@@ -380,11 +375,13 @@ class _Job:
         return _Job(self.path, self.places[points], self.x_px[points], self.y_px[points])
 
 
-def _plan_jobs(index: pd.DataFrame, path_of: Mapping[str, Path], size_px: int) -> Iterator[_Job]:
+def _plan_jobs(
+    annotations: pd.DataFrame, path_of: Mapping[str, Path], size_px: int
+) -> Iterator[_Job]:
     """Make a job a frame, and of a large slide a job a band."""
-    x_px, y_px = index["x_px"].to_numpy(), index["y_px"].to_numpy()
+    x_px, y_px = annotations["x_px"].to_numpy(), annotations["y_px"].to_numpy()
     # By the positions alone: pandas would sort a copy of the whole table.
-    for frame, rows in index.groupby("frame_id", sort=False).indices.items():
+    for frame, rows in annotations.groupby("frame_id", sort=False).indices.items():
         places = np.asarray(rows, np.int64)
         job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
         tile_px = find_tile(job.path) if _is_large(job.path) else None

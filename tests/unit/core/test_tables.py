@@ -3,7 +3,7 @@ import pytest
 
 from histofuse.core.artifacts import digest_file
 from histofuse.core.errors import InputError
-from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.core.tables import Contract, read_table, write_parts, write_table
 
 CONTRACT = Contract(
     name="patches",
@@ -27,6 +27,18 @@ def test_same_table_has_the_same_bytes(tmp_path):
     write_table(make_table(), tmp_path / "a.parquet", CONTRACT)
     write_table(make_table(), tmp_path / "b.parquet", CONTRACT)
     assert digest_file(tmp_path / "a.parquet") == digest_file(tmp_path / "b.parquet")
+
+
+def test_a_table_written_in_parts_comes_back_whole(tmp_path):
+    write_parts((make_table().iloc[[n]] for n in range(2)), tmp_path / "t.parquet", CONTRACT)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet", CONTRACT), make_table())
+
+
+def test_a_part_that_breaks_the_contract_leaves_nothing(tmp_path):
+    parts = [make_table(), make_table(row=["x", "y"])]
+    with pytest.raises(InputError, match="column 'row' is str"):
+        write_parts(parts, tmp_path / "t.parquet", CONTRACT)
+    assert not list(tmp_path.iterdir())
 
 
 def test_all_breaches_are_listed_and_nothing_is_written(tmp_path):

@@ -11,16 +11,15 @@ import pytest
 import tifffile
 
 from histofuse.core.errors import InputError
-from histofuse.core.ids import make_patch_id
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.patches import (
     PATCH_INDEX,
     PatchMeta,
     crop_margin,
     extract_window,
+    index_shards,
     load_index,
     load_meta,
-    make_index,
     open_shards,
     read_patches,
     reflect,
@@ -82,7 +81,9 @@ def test_reflection_of_a_single_pixel():
 
 def test_the_index_places_patches_in_the_order_of_annotations(tmp_path):
     annotations, _, _ = make_data_set(tmp_path)
-    index = make_index(annotations, shard_patches=7)
+    parts = list(index_shards(annotations, shard_patches=7))
+    index = pd.concat(parts)
+    assert [len(part) for part in parts] == [7, 7, 1]
     assert list(index.columns) == list(PATCH_INDEX.columns)
     assert index["patch_id"].tolist()[4:6] == ["Case_1-01/0004", "Case_1-02/0000"]
     assert index["shard"].tolist() == [0] * 7 + [1] * 7 + [2]
@@ -90,12 +91,12 @@ def test_the_index_places_patches_in_the_order_of_annotations(tmp_path):
     assert index["x_px"].tolist() == annotations["x_px"].tolist()
 
 
-def test_patch_ids_are_those_of_make_patch_id():
-    frame_id = np.repeat(["Case_1-01", "Fall_ä-2"], [10_002, 2])
+def test_patch_ids_count_on_over_the_shards_and_frames_that_lie_apart():
+    frame_id = ["Case_1-01"] * 10_001 + ["Fall_ä-2"] * 2 + ["Case_1-01"]
     columns = {"case_id": "Case_1", "x_px": 0.0, "y_px": 0.0, "label": "tumour"}
-    index = make_index(pd.DataFrame({"frame_id": frame_id} | columns), shard_patches=7)
-    numbers = [*range(10_002), 0, 1]
-    expected = [make_patch_id(f, n) for f, n in zip(frame_id, numbers, strict=True)]
+    index = pd.concat(index_shards(pd.DataFrame({"frame_id": frame_id} | columns), 7))
+    numbers = [*range(10_001), 0, 1, 10_001]
+    expected = [f"{frame}/{n:04d}" for frame, n in zip(frame_id, numbers, strict=True)]
     assert index["patch_id"].tolist() == expected
 
 
