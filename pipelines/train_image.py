@@ -33,4 +33,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, shared=True)

@@ -38,6 +38,24 @@ def test_a_stage_that_fails_notes_nothing(here):
     assert read_stage_times(here) == {}
 
 
+@pytest.mark.parametrize(("processes", "shared"), [("1", False), ("2", True)])
+def test_torchrun_may_start_one_process_or_a_stage_that_is_shared(
+    here, monkeypatch, processes, shared
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    run_stage(nap, shared=shared)
+    assert read_stage_times(here)
+
+
+def test_torchrun_may_not_start_a_stage_twice(here, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match=r"torchrun: 2 processes for this stage; expected one"):
+        run_stage(nap)
+    assert read_stage_times(here) == {}
+
+
 def test_a_stage_run_by_hand_notes_nothing(here, monkeypatch):
     monkeypatch.delenv("DVC_STAGE")
     run_stage(nap)
