@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -25,8 +24,15 @@ _RETRIES: Final = 2
 
 
 def count_workers(workers: int | Literal["auto"]) -> int:
-    """Count the jobs to run at a time on this machine: one a processor, eight at most."""
-    return min(_MOST_WORKERS, os.cpu_count() or 1) if workers == "auto" else workers
+    """Count the jobs to run at a time here: one a processor, eight at most."""
+    return min(_MOST_WORKERS, count_processors()) if workers == "auto" else workers
+
+
+def count_processors() -> int:
+    """Count the processors this process may use; a cluster's job may not use all of a node's."""
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 def map_jobs(

@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +22,7 @@ from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.ids import FrameId, case_of_frame
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract
+from histofuse.core.workers import map_jobs
 from histofuse.data.tiff import read_rgb
 from histofuse.params.classes import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
 
@@ -208,20 +207,18 @@ def _read_frames(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Decode all frames, in several threads, and tabulate their sizes and digests."""
     rows, changes = [], Counter()
-    threads = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(_describe_frame, images.values())
-        for (frame, path), result in track(
-            zip(images.items(), results, strict=True), "reading frames", total=len(images)
-        ):
-            if isinstance(result, InputError):
-                faults.faults += result.faults
-                continue
-            size, digest, changed = result
-            rows.append(
-                (frame, case_of_frame(frame), path.relative_to(folder).as_posix(), *size, digest)
-            )
-            changes.update(changed)
+    results = map_jobs(_describe_frame, images.values(), engine="threads")
+    for (frame, path), result in track(
+        zip(images.items(), results, strict=True), "reading frames", total=len(images)
+    ):
+        if isinstance(result, InputError):
+            faults.faults += result.faults
+            continue
+        size, digest, changed = result
+        rows.append(
+            (frame, case_of_frame(frame), path.relative_to(folder).as_posix(), *size, digest)
+        )
+        changes.update(changed)
     notes = [f"{change} in {count} frames" for change, count in sorted(changes.items())]
     return pd.DataFrame(rows, columns=list(FRAMES.columns)), notes
 

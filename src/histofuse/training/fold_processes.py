@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from histofuse.core.errors import HistofuseError
+from histofuse.core.workers import count_processors
 
 _POLL_SECONDS: Final = 0.2
 _TAIL_CHARACTERS: Final = 2000
@@ -25,11 +26,7 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 def count_workers(workers: int | Literal["auto"], threads: int) -> int:
     """Count the folds to run at a time."""
-    if workers != "auto":
-        return workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, processors // threads)
+    return max(1, count_processors() // threads) if workers == "auto" else workers
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ def test_results_come_in_the_order_of_the_jobs(engine):
 
 
 def test_workers_are_counted_by_processor_up_to_eight(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
     assert (count_workers("auto"), count_workers(20)) == (3, 20)
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
     assert count_workers("auto") == 8
 
 
