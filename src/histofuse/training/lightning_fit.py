@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -45,6 +46,8 @@ EVALUATION_BATCH = 256
 # On a GPU the rows of several small batches are augmented at once.
 AHEAD_ROWS = 1024
 STATE = "histofuse"
+# Of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
@@ -91,6 +94,8 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     devices, nodes = _choose_devices(recipe, gpus)
     # With deterministic kernels torch would fill all new memory with NaN, lest one reads it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    if not gpus:
+        _keep_freed_memory()
     several = devices * nodes > 1
     # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
     strategy = "ddp_find_unused_parameters_true" if several else "auto"
@@ -112,6 +117,18 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
         callbacks=_save_each_epoch(checkpoints) if checkpoints else None,
         default_root_dir=checkpoints or os.devnull,
     )
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of handing it back to the system.
+
+    A step's activations are freed at its end and asked for again in the next, where each page of
+    them would be zeroed anew: on two cores that took a twentieth to a sixth of a step's time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+        mallopt(_M_MMAP_MAX, 0)
 
 
 def _choose_devices(recipe: Recipe, gpus: int) -> tuple[int, int]:
