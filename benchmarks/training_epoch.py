@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,9 +31,11 @@ from histofuse.data.patches import PatchMeta
 from histofuse.models.backbones import ImageModel
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
+from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.image import create_model, make_recipe
 from histofuse.training.loop import Rows, fit, resolve_precision
 from histofuse.training.recorder import NullRecorder
+from histofuse.training.small_maps import multiplying_small_maps
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 STORED_PX, PATCH_PX = 96, 64
@@ -41,7 +44,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 WORKERS = min(16, os.cpu_count() or 1)
-ROUNDS = 2
+ROUNDS = REPEATS = 2
 WARM_STEPS = 10 if GPU else 1
 MATRIX = 8192
 
@@ -114,7 +117,7 @@ def time_ours(rows: Rows, params: ImageParams) -> float:
     model = create_model("resnet18", META, params, seed=0)
     recipe = make_recipe("resnet18", model, rows, params, seed=0)
     # The first epoch, with all that starts up in it, ends before the first second is counted.
-    recipe = replace(recipe, epochs=2, patience=9, show_progress=False)
+    recipe = replace(recipe, epochs=1 + REPEATS, patience=9, show_progress=False)
     watch = Stopwatch()
     few = Rows((rows.inputs[0][: len(CLASSES)],), rows.labels[: len(CLASSES)])
     fit(model, rows, few, recipe, recorder=watch)
@@ -124,21 +127,29 @@ def time_ours(rows: Rows, params: ImageParams) -> float:
 # --- the limit and the peer ---------------------------------------------------------------------
 
 
-def time_limit(params: ImageParams, steps: int, *, deterministic: bool = True) -> float:
-    """Seconds of bare steps, in the precision of ours; its kernels are deterministic too."""
-    choose_kernels(deterministic=deterministic, fastest=not deterministic)
+def time_limit(params: ImageParams, steps: int, *, plain: bool = False) -> float:
+    """Seconds of bare steps that compute as ours do.
+
+    Args:
+        params: Of the network.
+        steps: How many.
+        plain: Launch kernel by kernel on a GPU.
+    """
+    choose_kernels(deterministic=True)
     model = create_model("resnet18", META, params, seed=0).train().to(DEVICE)
-    step = make_step(model, bf16=resolve_precision(params.precision) == "bf16", fused=True)
+    network = GraphedNetwork(model) if GPU and not plain else model
+    bf16 = resolve_precision(params.precision) == "bf16"
+    step = make_step(network, make_optimiser(model, fused=True), bf16=bf16)
     batch = make_batch(params)
-    time_steps(step, [batch] * WARM_STEPS)
-    return time_steps(step, [batch] * steps)
+    with nullcontext() if GPU else multiplying_small_maps(model):
+        time_steps(step, [batch] * WARM_STEPS)
+        return min(time_steps(step, [batch] * steps) for _ in range(REPEATS))
 
 
-def choose_kernels(*, deterministic: bool, fastest: bool = False) -> None:
-    """Undo what `fit` has set, or set it; `fastest` tries cuDNN's kernels out at each shape."""
+def choose_kernels(*, deterministic: bool) -> None:
+    """Undo what `fit` has set, or set it."""
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = fastest
 
 
 def make_batch(params: ImageParams) -> tuple[Tensor, Tensor]:
@@ -147,13 +158,18 @@ def make_batch(params: ImageParams) -> tuple[Tensor, Tensor]:
     return images.to(memory_format=torch.channels_last), labels
 
 
-def make_step(model: nn.Module, *, bf16: bool, fused: bool) -> Callable[[Tensor, Tensor], None]:
-    optimiser = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4, fused=fused)
+def make_optimiser(model: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4, fused=fused)
+
+
+def make_step(
+    network: Callable[[Tensor], Tensor], optimiser: torch.optim.Optimizer, *, bf16: bool
+) -> Callable[[Tensor, Tensor], None]:
     criterion = nn.CrossEntropyLoss()
 
     def step(images: Tensor, labels: Tensor) -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
-            logits = model(images)
+            logits = network(images)
         loss = criterion(logits.float(), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -204,12 +220,12 @@ class Peer:
             drop_last=True,
         )
         model = models.resnet18(num_classes=len(CLASSES)).train().to(DEVICE)
-        self.step = make_step(model, bf16=False, fused=False)
+        self.step = make_step(model, make_optimiser(model, fused=False), bf16=False)
         time_steps(self.step, islice(self.loader, WARM_STEPS))
 
     def time_epoch(self) -> float:
         choose_kernels(deterministic=False)
-        return time_steps(self.step, self.loader)
+        return min(time_steps(self.step, self.loader) for _ in range(REPEATS))
 
 
 def write_png(rows: Rows, folder: Path) -> None:
@@ -286,14 +302,14 @@ class Rates(NamedTuple):
     Attributes:
         ours: Through `fit`.
         peer: The usual recipe.
-        limit: Bare steps with deterministic kernels, as ours has them.
-        free: Bare steps with whatever kernels are fastest.
+        limit: Bare steps.
+        plain: Bare steps, on a GPU launched kernel by kernel.
     """
 
     ours: float
     peer: float
     limit: float
-    free: float
+    plain: float
 
 
 def measure_rates(size: Size, params: ImageParams, scratch: Path) -> Rates:
@@ -307,13 +323,13 @@ def measure_rates(size: Size, params: ImageParams, scratch: Path) -> Rates:
             time_ours(rows, params),
             peer.time_epoch() if peer else math.inf,
             time_limit(params, steps),
-            time_limit(params, steps, deterministic=False) if GPU else math.inf,
+            time_limit(params, steps, plain=True) if GPU else math.inf,
         )
         for _ in range(ROUNDS)
     ]
-    ours, peers, limit, free = (min(column) for column in zip(*rounds, strict=True))
+    ours, peers, limit, plain = (min(column) for column in zip(*rounds, strict=True))
     trained = steps * size.batch
-    return Rates(trained / ours, peer_steps * size.batch / peers, trained / limit, trained / free)
+    return Rates(trained / ours, peer_steps * size.batch / peers, trained / limit, trained / plain)
 
 
 def make_claims(size: Size, rates: Rates, share: str) -> list[Claim]:
@@ -331,7 +347,9 @@ def make_claims(size: Size, rates: Rates, share: str) -> list[Claim]:
         ratio=over,
         bar=f"≤ {limit_bar:.2f} × the time of the limit",
         holds=over <= limit_bar,
-        note=f"with cuDNN's fastest kernels the bare step does {rates.free:,.0f}" if GPU else "",
+        note=f"launched kernel by kernel the bare step does {rates.plain:,.0f} patches/s"
+        if GPU
+        else "",
     )
     if not size.peer_bar:
         return [against_limit]

@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from histofuse.core.devices import send
 from histofuse.params.image import AugmentationParams, Normalisation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -182,7 +183,7 @@ def to_stored(images: Images) -> Stored:
 
 def mirror(images: Images, mirrored: Tensor) -> Images:
     """Mirror where told: x is the last axis, y the one before it."""
-    mirrored = _send(mirrored, images)[:, :, None, None, None]
+    mirrored = send(mirrored, images.device)[:, :, None, None, None]
     images = torch.where(mirrored[:, 0], images.flip(3), images)
     return torch.where(mirrored[:, 1], images.flip(2), images)
 
@@ -202,7 +203,7 @@ def apply_warp(windows: Images, geometry: PatchGeometry, warp: Warp) -> Warped:
         torch.stack((cos * sign[:, 0], -sin * sign[:, 1], 2 * warp.shift[:, 0]), dim=1),
         torch.stack((sin * sign[:, 0], cos * sign[:, 1], 2 * warp.shift[:, 1]), dim=1),
     )
-    theta = _send(torch.stack(rows, dim=1) * extent, windows)
+    theta = send(torch.stack(rows, dim=1) * extent, windows.device)
     size = [len(windows), 3, geometry.patch_px, geometry.patch_px]
     grid = affine_grid(theta, size, align_corners=False)
     return grid_sample(
@@ -241,10 +242,13 @@ def apply_jitter(images: Images, jitter: Jitter) -> Images:
     saturate = saturation * torch.eye(3) + (1 - saturation) * luma
     matrix = factor[:, None, None] * (_turn_hue(jitter.hue) @ saturate)
 
-    mean = (images.mean(dim=(2, 3)) @ _send(luma, images)) * _send(jitter.brightness, images)
-    offset = _send(1 - jitter.contrast, images) * mean
+    luma, matrix, brightness, contrast = (
+        send(t, images.device) for t in (luma, matrix, jitter.brightness, jitter.contrast)
+    )
+    mean = (images.mean(dim=(2, 3)) @ luma) * brightness
+    offset = (1 - contrast) * mean
     pixels = images.flatten(2)
-    changed = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), _send(matrix, images), pixels)
+    changed = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), matrix, pixels)
     return changed.clamp_(0, 1).view(images.shape)
 
 
@@ -264,13 +268,7 @@ def normalise(images: Images, normalisation: Normalisation) -> Images:
     if normalisation == "unit":
         return images
     mean, std = (
-        _send(torch.tensor(values), images)[:, None, None]
+        send(torch.tensor(values), images.device)[:, None, None]
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return (images - mean).div_(std)
-
-
-def _send(small: Tensor, images: Tensor) -> Tensor:
-    # What is drawn and what is fixed are few numbers, made on the CPU. A plain copy to a GPU, or
-    # one back from it, would wait for all that is queued there; this one does not.
-    return small.to(images.device, non_blocking=True)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
+from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.loop import (
     LAST,
     FitResult,
@@ -40,6 +42,7 @@ from histofuse.training.loop import (
 )
 from histofuse.training.processes import Draws, Share, read_launch, sharing_batch_norm
 from histofuse.training.recorder import Recorder
+from histofuse.training.small_maps import multiplying_small_maps
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 EVALUATION_BATCH = 256
@@ -71,13 +74,17 @@ def run_fit(
         module.on_load_checkpoint(state)
         del state
     if not is_finished(module.history, recipe):
-        # On GPUs Lightning has PyTorch do the same.
-        share_norm = trainer.world_size > 1 and not torch.cuda.is_available()
-        together = sharing_batch_norm(network) if share_norm else nullcontext()
-        with warnings.catch_warnings(), together:
+        with ExitStack() as stack:
+            if not torch.cuda.is_available():
+                stack.enter_context(multiplying_small_maps(network))
+                if trainer.world_size > 1:  # on GPUs Lightning has PyTorch do the same
+                    stack.enter_context(sharing_batch_norm(network))
+            stack.enter_context(warnings.catch_warnings())
             # Hints on loader workers and on what logs where; batches here are row numbers.
             warnings.filterwarnings("ignore", module=r"lightning\.")
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+            # Graphs are recorded on a stream of their own, replayed on another.
+            warnings.filterwarnings("ignore", message=r"The AccumulateGrad node's stream")
             trainer.fit(module, ckpt_path=last, weights_only=True)
     if trainer.global_rank != 0:
         # Rank 0 alone writes the bundle.
@@ -220,6 +227,7 @@ class FitModule(pl.LightningModule):
         self.best_state: dict[str, Tensor] = {}
         self.batches: Sequence[Tensor] = ()
         self._ready: deque[ReadyBatch] = deque()
+        self._graphed: GraphedNetwork | None = None
         self._train_outputs: list[tuple[Tensor, Tensor]] = []
         self._validation_outputs: list[tuple[Tensor, Tensor]] = []
         weights = recipe.class_weights
@@ -258,8 +266,14 @@ class FitModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring the data to the GPU, where there is one and they fit."""
+        alone = self.device.type == "cuda" and self.share.of == 1
+        self._graphed = GraphedNetwork(self.network) if alone else None
         self._train_inputs = keep_resident(self.train_rows.inputs, self.device)
         self._validation_inputs = keep_resident(self.validation_rows.inputs, self.device)
+
+    def on_fit_end(self) -> None:
+        """Let go of what lies on the GPU."""
+        self._graphed = None
 
     def on_train_epoch_start(self) -> None:
         """Seed, set rates and freeze for this epoch, whatever came before it."""
@@ -271,6 +285,8 @@ class FitModule(pl.LightningModule):
         for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True):
             group["lr"] = planned.learning_rate * factor
         self.recipe.begin_epoch(self.network, epoch)
+        if self._graphed:
+            self._graphed.refresh()
         self._ready.clear()
         self._train_outputs.clear()
 
@@ -280,7 +296,7 @@ class FitModule(pl.LightningModule):
             ahead = count_ahead(self.device, self.recipe.batch_size)
             self._ready.extend(self._prepare(self.batches[number : number + ahead]))
         batch = self._ready.popleft()
-        logits = as_columns(self.network(*batch.inputs))
+        logits = as_columns((self._graphed or self.network)(*batch.inputs))
         # They stay on the device until the epoch ends: to fetch them is to wait for it.
         self._train_outputs.append((logits.detach(), batch.labels))
         losses = cross_entropy(logits, batch.targets, reduction="none")
@@ -295,7 +311,7 @@ class FitModule(pl.LightningModule):
         inputs = self._prepare_inputs(self._train_inputs, torch.cat(mine), draws)
         totals = torch.stack([self._weigh(self.train_rows.labels[rows]).sum() for rows in batches])
         targets, weights, totals = (
-            t.to(self.device, non_blocking=True) for t in (labels, self._weigh(labels), totals)
+            send(t, self.device) for t in (labels, self._weigh(labels), totals)
         )
         sizes = [len(rows) for rows in mine]
         parts = (t.split(sizes) for t in (labels, targets, weights))

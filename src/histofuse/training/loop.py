@@ -49,6 +49,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from histofuse.core.artifacts import digest_text, to_json, write_text
+from histofuse.core.devices import send
 from histofuse.core.errors import Fault, InputError
 from histofuse.training.code import digest_code
 from histofuse.training.processes import Draws
@@ -307,9 +308,7 @@ def order_rows(
 
 def select_rows(inputs: Inputs, rows: Int[Tensor, " batch"], device: torch.device) -> Inputs:
     """Gather rows of each input, where it lies, and move them to the device."""
-    return tuple(
-        t[rows.to(t.device, non_blocking=True)].to(device, non_blocking=True) for t in inputs
-    )
+    return tuple(send(t[send(rows, t.device)], device) for t in inputs)
 
 
 def keep_resident(inputs: Inputs, device: torch.device) -> Inputs:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from histofuse.training.overrides import overriding_forward
 
 
 def read_launch() -> tuple[int, int] | None:
@@ -63,20 +64,13 @@ class Draws:
 # --- batch norm ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def sharing_batch_norm(network: nn.Module) -> Iterator[None]:
+def sharing_batch_norm(network: nn.Module) -> AbstractContextManager[None]:
     """Let batch norms in training take mean and variance over all processes.
 
-    PyTorch's own way exists on GPUs alone. The layers stay the same objects with the same state.
+    PyTorch's own way exists on GPUs alone.
     """
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    for layer in layers:
-        layer.forward = partial(_normalise, layer)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+    return overriding_forward(layers, _normalise)
 
 
 def _normalise(layer: _BatchNorm, input: Tensor) -> Tensor:
