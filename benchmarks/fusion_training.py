@@ -6,6 +6,7 @@ matrix products alone.
 Run: python benchmarks/fusion_training.py [--short]
 """
 
+import importlib
 import time
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from histofuse.training.loop import FitResult, Rows, fit, split_batches
 
 PAIRS, VALIDATION, PATCH_PX, FEATURES = 22_000, 2_000, 64, 60
 CLASSES = ["mitosis", "tumour", "non_tumour"]
+TRAINER = "histofuse.training.lightning_fit"
 LEAST_TIMES, MOST_SECONDS = 100, 15
 
 
@@ -115,6 +117,7 @@ def check_same_answer(encoders: tuple[ImageModel, Mlp], params: FusionParams) ->
 
 def measure(short: bool) -> list[Claim]:
     """Time a fit of ours, which ends by its patience, and part of an epoch of the peer."""
+    importlib.import_module(TRAINER)  # seconds of start-up that are no part of training
     params = load_section(FusionParams, "fusion")
     encoders = make_encoders()
     check_same_answer(encoders, params)
@@ -140,7 +143,8 @@ def measure(short: bool) -> list[Claim]:
         peer=f"encoders re-run every epoch: {peer:,.0f} s",
         ratio=peer / seconds,
         bar=f"≥ {LEAST_TIMES} × the peer",
-        holds=peer / seconds >= LEAST_TIMES,
+        holds=peer / seconds >= TRAINER = "histofuse.training.lightning_fit"
+LEAST_TIMES,
         note=by_encoders,
     )
     return [

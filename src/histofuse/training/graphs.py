@@ -7,8 +7,10 @@ the same kernels on the same memory, so the numbers stay the same.
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,7 +57,7 @@ class GraphedNetwork:
         # Recording runs the network a few times: random numbers and running statistics are put
         # back, so that an epoch does not depend on when it was done.
         before = [buffer.clone() for buffer in self._network.buffers()]
-        with torch.random.fork_rng([inputs[0].device]), _without_cache():
+        with torch.random.fork_rng([inputs[0].device]), _without_cache(), _without_collecting():
             if reason := self._find_wait(inputs):
                 report(f"kernels are launched one by one, as the network waits for one: {reason}")
                 recorded = self._network
@@ -105,3 +107,16 @@ def _without_cache() -> torch.autocast:
     """Go on with the precision in force, but keep no converted weights: they change in between."""
     enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     return torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Keep the garbage collector from freeing what lies on the GPU: amid a recording that fails."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -49,6 +49,7 @@ EVALUATION_BATCH = 256
 # On a GPU the rows of several small batches are augmented at once.
 AHEAD_ROWS = 1024
 STATE = "histofuse"
+GRAPHS_VARIABLE = "HISTOFUSE_CUDA_GRAPHS"
 # Of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 
@@ -267,7 +268,8 @@ class FitModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Bring the data to the GPU, where there is one and they fit."""
         alone = self.device.type == "cuda" and self.share.of == 1
-        self._graphed = GraphedNetwork(self.network) if alone else None
+        wanted = os.environ.get(GRAPHS_VARIABLE, "1") != "0"
+        self._graphed = GraphedNetwork(self.network) if alone and wanted else None
         self._train_inputs = keep_resident(self.train_rows.inputs, self.device)
         self._validation_inputs = keep_resident(self.validation_rows.inputs, self.device)
 
