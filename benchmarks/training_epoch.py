@@ -29,13 +29,13 @@ from torchvision.datasets import ImageFolder
 from claims import Claim, best_seconds, main
 from histofuse.data.patches import PatchMeta
 from histofuse.models.backbones import ImageModel
+from histofuse.models.small_maps import multiplying_small_maps
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
 from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.image import create_model, make_recipe
 from histofuse.training.loop import Rows, fit, resolve_precision
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.small_maps import multiplying_small_maps
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 STORED_PX, PATCH_PX = 96, 64

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.models.backbones import ImageModel, list_stages
+from histofuse.models.small_maps import multiplying_small_maps
 
 _BATCH = 64
 
@@ -115,7 +116,7 @@ def compute_maps(
     for batch, targets, *others in zip(
         *(part.split(_BATCH) for part in (images, target_classes, *beside)), strict=True
     ):
-        with torch.enable_grad():
+        with torch.enable_grad(), multiplying_small_maps(network):
             # Maps of frozen weights need a gradient to flow from the image on.
             found = explainer.attribute(
                 batch.detach().requires_grad_(),

@@ -23,6 +23,8 @@ from torch.nn.functional import cross_entropy
 from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
+from histofuse.models.small_maps import multiplying_small_maps
+from histofuse.training.dropout import drawing_dropout_by_bits
 from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.loop import (
     LAST,
@@ -42,7 +44,6 @@ from histofuse.training.loop import (
 )
 from histofuse.training.processes import Draws, Share, read_launch, sharing_batch_norm
 from histofuse.training.recorder import Recorder
-from histofuse.training.small_maps import multiplying_small_maps
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 EVALUATION_BATCH = 256
@@ -78,6 +79,7 @@ def run_fit(
         with ExitStack() as stack:
             if not torch.cuda.is_available():
                 stack.enter_context(multiplying_small_maps(network))
+                stack.enter_context(drawing_dropout_by_bits(network))
                 if trainer.world_size > 1:  # on GPUs Lightning has PyTorch do the same
                     stack.enter_context(sharing_batch_norm(network))
             stack.enter_context(warnings.catch_warnings())
@@ -104,6 +106,9 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     if not gpus:
         _keep_freed_memory()
+        # Adam asks for a GPU at each step, and Lightning has each answer load NVML, lest a fork
+        # meet an initialised driver. Where there is no GPU torch's own answer is safe and cheap.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     several = devices * nodes > 1
     # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
     strategy = "ddp_find_unused_parameters_true" if several else "auto"

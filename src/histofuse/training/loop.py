@@ -308,7 +308,7 @@ def order_rows(
 
 def select_rows(inputs: Inputs, rows: Int[Tensor, " batch"], device: torch.device) -> Inputs:
     """Gather rows of each input, where it lies, and move them to the device."""
-    return tuple(send(t[send(rows, t.device)], device) for t in inputs)
+    return tuple(send(t.index_select(0, send(rows, t.device)), device) for t in inputs)
 
 
 def keep_resident(inputs: Inputs, device: torch.device) -> Inputs:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from histofuse.training import small_maps
-from histofuse.training.small_maps import multiplying_small_maps
+from histofuse.models import small_maps
+from histofuse.models.small_maps import multiplying_small_maps
 
 SHAPES = [
     # channels in and out, kernel, stride, padding, dilation, side of the input

@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager
 from torch import Tensor, nn
 from torch.nn.functional import linear, unfold
 
-from histofuse.training.overrides import overriding_forward
+from histofuse.models.overrides import overriding_forward
 
 # The last stage of a ResNet makes maps of 2 x 2 px from patches of 64 px.
 _MOST_PIXELS = 4
 
 
 def multiplying_small_maps(network: nn.Module) -> AbstractContextManager[None]:
-    """Let each convolution onto at most 2 x 2 pixels be one matrix product over the whole batch.
+    """Let each convolution onto at most 2 x 2 pixels be one matrix product, on CPUs.
 
     oneDNN's kernels are far from the machine's rate on such maps: of a step of ResNet-18 on patches
-    of 64 px, the three layers that make them took a third. Other sizes are convolved as ever.
+    of 64 px, the three layers that make them took a third. Other sizes, and all on GPUs, are
+    convolved as ever.
     """
     layers = [
         layer
@@ -32,6 +33,8 @@ def multiplying_small_maps(network: nn.Module) -> AbstractContextManager[None]:
 
 def _convolve(layer: nn.Conv2d, input: Tensor) -> Tensor:
     assert not isinstance(layer.padding, str)
+    if input.device.type != "cpu":
+        return nn.Conv2d.forward(layer, input)
     rows, columns = (_count_places(layer, axis, side) for axis, side in enumerate(input.shape[2:]))
     if not 0 < rows * columns <= _MOST_PIXELS:
         return nn.Conv2d.forward(layer, input)
