@@ -5,7 +5,6 @@ a metric. It runs a few of the same resamples; its time for all of them is in pr
 Run: python benchmarks/bootstrap.py [rows] [resamples] [resamples of the peer]
 """
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as peer
 
+from claims import peak_mib
 from histofuse.evaluation.bootstrap import bootstrap_metrics, draw_weights, resample_metrics
 from histofuse.evaluation.metrics import calibration_error
 from histofuse.evaluation.predictions import Predictions
@@ -95,8 +95,7 @@ def compare(title: str, rows: Predictions) -> None:
 def main() -> None:
     compare("17 cases", make_predictions("image", (0.005, 0.905, 0.09), 17))
     compare("a patient a row", make_predictions("tabular", (0.8, 0.2), ROWS))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak:,.0f} MiB, imports included")
+    print(f"peak memory {peak_mib():,.0f} MiB, imports included")
 
 
 if __name__ == "__main__":

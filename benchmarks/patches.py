@@ -18,7 +18,9 @@ import pandas as pd
 import tifffile
 from PIL import Image
 
-from claims import Claim, main
+from claims import Claim, main, peak_mib
+from histofuse.core.tables import read_table, write_table
+from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.patches import PatchMeta, load_index, read_patches, write_patches
 
 HERE = Path(__file__).parent
@@ -54,7 +56,16 @@ def make_frames(folder: Path, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     names = [f"Case_{n % 17 + 1}-{n:04d}" for n in range(count)]
     for n, name in enumerate(names):
         (folder / f"{name}.tif").symlink_to(folder / f"{n % DISTINCT}.tif")
-    frames = pd.DataFrame({"frame_id": names, "file": [f"{name}.tif" for name in names]})
+    frames = pd.DataFrame(
+        {
+            "frame_id": names,
+            "case_id": [name.split("-")[0] for name in names],
+            "file": [f"{name}.tif" for name in names],
+            "width_px": WIDTH,
+            "height_px": HEIGHT,
+            "pixels_sha256": [f"{n % DISTINCT:064x}" for n in range(count)],
+        }
+    )
     return frames, make_nuclei(frames)
 
 
@@ -69,6 +80,7 @@ def make_nuclei(frames: pd.DataFrame) -> pd.DataFrame:
             "x_px": rng.uniform(0, WIDTH, len(frame_id)),
             "y_px": rng.uniform(0, HEIGHT, len(frame_id)),
             "label": rng.choice(CLASSES, len(frame_id)),
+            "source_key": "nuclei",
         }
     )
 
@@ -180,8 +192,8 @@ def peak_of(count: int) -> float:
     """Measure the peak memory, in MiB, of a process of its own that cuts some frames."""
     with TemporaryDirectory() as scratch:
         frames, nuclei = make_frames(Path(scratch), count)
-        frames.to_parquet(Path(scratch) / "frames.parquet")
-        nuclei.to_parquet(Path(scratch) / "nuclei.parquet")
+        write_table(frames, Path(scratch) / "frames.parquet", FRAMES)
+        write_table(nuclei, Path(scratch) / "nuclei.parquet", ANNOTATIONS)
         code = "import sys, patches; patches.print_peak(sys.argv[1])"
         done = subprocess.run(
             [sys.executable, "-c", code, scratch],
@@ -193,16 +205,10 @@ def peak_of(count: int) -> float:
 def print_peak(folder: str) -> None:
     """Cut the frames of a folder; print this process's peak memory in MiB."""
     images = Path(folder)
-    frames, nuclei = (pd.read_parquet(images / f"{n}.parquet") for n in ("frames", "nuclei"))
+    frames = read_table(images / "frames.parquet", FRAMES)
+    nuclei = read_table(images / "nuclei.parquet", ANNOTATIONS, categories=True)
     write_shards(images, frames, nuclei, images / "out")
-    print(peak_since_start())
-
-
-def peak_since_start() -> float:
-    """Read the most memory this program held, in MiB; getrusage counts its parent's too."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (peak,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    return peak / 1024
+    print(peak_mib())
 
 
 if __name__ == "__main__":

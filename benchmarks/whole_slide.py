@@ -20,9 +20,9 @@ import pandas as pd
 import tifffile
 import zarr
 
-from claims import Claim, main
+from claims import Claim, main, peak_mib
 from histofuse.data.patches import load_index, read_patches
-from patches import META, SIDE, peak_since_start, write_shards
+from patches import META, SIDE, write_shards
 
 HERE = Path(__file__).parent
 TILE = 256
@@ -117,7 +117,7 @@ def print_cut(folder: str) -> None:
     nuclei = pd.read_parquet(images / "nuclei.parquet")
     start = time.perf_counter()
     write_shards(images, frames, nuclei, images / "out")
-    print(time.perf_counter() - start, peak_since_start())
+    print(time.perf_counter() - start, peak_mib())
 
 
 def require_same_pixels(folder: Path, path: Path) -> None:

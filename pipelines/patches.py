@@ -19,7 +19,7 @@ OUT = Path("data/patches")
 def main() -> None:
     params = load_section(PatchParams, "patches")
     images = Path(load_section(DataParams, "data").brecahad)
-    annotations = read_table(TABLES / "annotations.parquet", ANNOTATIONS)
+    annotations = read_table(TABLES / "annotations.parquet", ANNOTATIONS, categories=True)
     frames = read_table(TABLES / "frames.parquet", FRAMES)
     labels = load_json(TABLES / "meta.json")
     report(f"read {len(frames)} frames, {len(annotations):,} annotations")

@@ -146,13 +146,14 @@ def index_shards(annotations: pd.DataFrame, shard_patches: int) -> Iterator[pd.D
     Yields:
         The `PATCH_INDEX` table of each shard; an empty one if there is no annotation.
     """
-    numbers = annotations.groupby("frame_id", sort=False).cumcount().to_numpy()
+    numbers = annotations.groupby("frame_id", sort=False, observed=True).cumcount().to_numpy()
     columns = ["frame_id", "case_id", "x_px", "y_px", "label"]
     for shard, first in enumerate(range(0, max(1, len(annotations)), shard_patches)):
         places = slice(first, first + shard_patches)
         part = annotations[columns].iloc[places].reset_index(drop=True)
+        part = part.astype(dict.fromkeys(("frame_id", "case_id", "label"), "str"))
         number = pd.Series(numbers[places]).astype("str").str.zfill(4)
-        patch_id = part["frame_id"].astype("str") + "/" + number
+        patch_id = part["frame_id"] + "/" + number
         part = part.assign(patch_id=patch_id, shard=shard, row=np.arange(len(part)))
         yield part[list(PATCH_INDEX.columns)]
 
@@ -176,7 +177,7 @@ def write_patches(
     cut, so the files are the same for any engine and number of workers.
 
     Args:
-        annotations: A `data.brecahad.ANNOTATIONS` table.
+        annotations: A `data.brecahad.ANNOTATIONS` table; its words may be categories.
         frames: A `data.brecahad.FRAMES` table, for the files.
         images: The data set's folder, which `file` of `frames` is relative to.
         out: Folder to replace.
@@ -381,7 +382,7 @@ def _plan_jobs(
     """Make a job a frame, and of a large slide a job a band."""
     x_px, y_px = annotations["x_px"].to_numpy(), annotations["y_px"].to_numpy()
     # By the positions alone: pandas would sort a copy of the whole table.
-    for frame, rows in annotations.groupby("frame_id", sort=False).indices.items():
+    for frame, rows in annotations.groupby("frame_id", sort=False, observed=True).indices.items():
         places = np.asarray(rows, np.int64)
         job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
         tile_px = find_tile(job.path) if _is_large(job.path) else None

@@ -23,6 +23,20 @@ def test_table_comes_back_as_it_was(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet", CONTRACT), make_table())
 
 
+def test_words_come_back_as_categories_if_asked_for(tmp_path):
+    table = make_table()
+    write_table(table, tmp_path / "t.parquet", CONTRACT)
+    found = read_table(tmp_path / "t.parquet", CONTRACT, categories=True)
+    assert found["patch_id"].dtype == "category"
+    pd.testing.assert_frame_equal(found.astype({"patch_id": "str"}), table)
+
+
+def test_duplicates_among_categories_are_found(tmp_path):
+    make_table(patch_id=["a", "a"]).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="1 duplicate keys"):
+        read_table(tmp_path / "t.parquet", CONTRACT, categories=True)
+
+
 def test_same_table_has_the_same_bytes(tmp_path):
     write_table(make_table(), tmp_path / "a.parquet", CONTRACT)
     write_table(make_table(), tmp_path / "b.parquet", CONTRACT)

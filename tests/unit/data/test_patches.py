@@ -115,6 +115,23 @@ def test_each_stored_patch_is_the_window_of_its_row(tmp_path):
     assert json.loads((out / "meta.json").read_text())["stored_px"] == 12
 
 
+@pytest.mark.parametrize("count", [0, 15])
+def test_words_given_as_categories_change_no_byte(tmp_path, count):
+    annotations, frames, _ = make_data_set(tmp_path)
+    annotations = annotations.head(count)
+    words = annotations.select_dtypes("str").columns
+    assert {"frame_id", "case_id", "label"} <= set(words)
+    for name, table in (
+        ("a", annotations),
+        ("b", annotations.astype(dict.fromkeys(words, "category"))),
+    ):
+        write_patches(table, frames, tmp_path, tmp_path / name, meta=META, shard_patches=7)
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
 def test_any_number_of_threads_writes_the_same_bytes(tmp_path):
     annotations, frames, _ = make_data_set(tmp_path, frames=6)
     for threads in (1, 4):
