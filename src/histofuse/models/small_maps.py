@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, unfold
+from torch.nn.functional import linear, pad
 
 from histofuse.models.overrides import overriding_forward
 
@@ -38,9 +39,26 @@ def _convolve(layer: nn.Conv2d, input: Tensor) -> Tensor:
     rows, columns = (_count_places(layer, axis, side) for axis, side in enumerate(input.shape[2:]))
     if not 0 < rows * columns <= _MOST_PIXELS:
         return nn.Conv2d.forward(layer, input)
-    seen = unfold(input, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    product = linear(seen.transpose(1, 2).flatten(0, 1), layer.weight.flatten(1), layer.bias)
+    seen = _list_windows(layer, input, rows, columns)
+    # Channels come last in the weights' memory too, so this copies neither them nor their gradient.
+    weights = layer.weight.permute(0, 2, 3, 1).flatten(1)
+    product = linear(seen.flatten(0, 2), weights, layer.bias)
     return product.view(len(input), rows, columns, -1).permute(0, 3, 1, 2)
+
+
+def _list_windows(layer: nn.Conv2d, input: Tensor, rows: int, columns: int) -> Tensor:
+    """Put side by side what each place sees: (n, rows, columns, places in the kernel * channels)."""
+    (down, right), (step_y, step_x) = layer.dilation, layer.stride
+    over, beside = (int(side) for side in layer.padding)
+    padded = pad(input.permute(0, 2, 3, 1), (0, 0, beside, beside, over, over))
+    tops = (row * down for row in range(layer.kernel_size[0]))
+    lefts = [column * right for column in range(layer.kernel_size[1])]
+    parts = [
+        padded[:, top : top + step_y * rows : step_y, left : left + step_x * columns : step_x]
+        for top in tops
+        for left in lefts
+    ]
+    return torch.cat(parts, dim=3)
 
 
 def _count_places(layer: nn.Conv2d, axis: int, side: int) -> int:

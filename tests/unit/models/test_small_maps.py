@@ -35,22 +35,32 @@ def test_small_maps_and_their_gradients_are_those_of_the_convolution(monkeypatch
     gradient = torch.randn_like(layer(images))
     assert gradient[0, 0].numel() <= 4
     expected = run(layer, images, gradient)
-    unfolded = []
-    unfold = small_maps.unfold
-    monkeypatch.setattr(small_maps, "unfold", lambda *a: unfolded.append(a) or unfold(*a))
+    multiplied = []
+    linear = small_maps.linear
+    monkeypatch.setattr(small_maps, "linear", lambda *a: multiplied.append(a) or linear(*a))
     with multiplying_small_maps(layer):
         found = run(layer, images, gradient)
-    assert unfolded
+    assert multiplied
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_larger_maps_and_grouped_layers_are_convolved(monkeypatch):
-    monkeypatch.delattr(small_maps, "unfold")
+    monkeypatch.delattr(small_maps, "linear")
     layer, grouped = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
     images, small = torch.randn(2, 4, 3, 2), torch.randn(2, 4, 2, 2)
     with multiplying_small_maps(nn.ModuleList([layer, grouped])):
         found = layer(images), grouped(small)
     torch.testing.assert_close(found, (layer(images), grouped(small)), rtol=0, atol=0)
+
+
+def test_gradients_lie_as_the_weights_do_with_their_channels_last():
+    layer = nn.Conv2d(4, 6, 3, padding=1).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 4, 2, 2).to(memory_format=torch.channels_last)
+    with multiplying_small_maps(layer):
+        outputs = layer(images)
+    outputs.sum().backward()
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    assert layer.weight.grad.stride() == layer.weight.stride()
 
 
 def test_layers_are_given_back_as_they_were():
