@@ -47,7 +47,7 @@ def _convolve(layer: nn.Conv2d, input: Tensor) -> Tensor:
 
 
 def _list_windows(layer: nn.Conv2d, input: Tensor, rows: int, columns: int) -> Tensor:
-    """Put side by side what each place sees: (n, rows, columns, places in the kernel * channels)."""
+    """Put side by side what each place sees: (n, rows, columns, kernel's places * channels)."""
     (down, right), (step_y, step_x) = layer.dilation, layer.stride
     over, beside = (int(side) for side in layer.padding)
     padded = pad(input.permute(0, 2, 3, 1), (0, 0, beside, beside, over, over))
