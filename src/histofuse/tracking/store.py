@@ -611,7 +611,8 @@ class Store:
             try:
                 self.client.create_registered_model(name, dict(tags))
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                # MLflow looks at the model that was in the way, which may be gone by then.
+                if error.error_code not in {"RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}:
                     raise
                 return False
             return True

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from histofuse.core.errors import RegistryError
 from histofuse.core.processes import describe_process
@@ -345,6 +346,21 @@ def test_holder_that_lives_keeps_its_lock_however_long_it_works(server, monkeypa
         order.append("first")
     second.join()
     assert order == ["first", "second"]
+
+
+def test_lock_given_back_just_when_it_was_in_the_way_is_waited_for(server, monkeypatch):
+    lock, look = f"lock.{MLP}", SqlAlchemyStore.get_registered_model
+
+    def look_too_late(store, name):
+        store.delete_registered_model(name)
+        return look(store, name)
+
+    server.create_lock(lock, {"histofuse.lock": "theirs"})
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAlchemyStore, "get_registered_model", look_too_late)
+        assert not server.create_lock(lock, {"histofuse.lock": "ours"})
+    assert server.create_lock(lock, {"histofuse.lock": "ours"})
+    assert server.read_lock(lock) == {"histofuse.lock": "ours"}
 
 
 def test_holder_whose_lock_was_taken_away_decides_nothing(server):

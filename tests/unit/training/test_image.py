@@ -217,7 +217,7 @@ def test_the_same_run_gives_the_same_bundle(trained, project, tmp_path, monkeypa
     assert open_bundle(Path("tiny")).digest == open_bundle(trained).digest
 
 
-@pytest.mark.parametrize(("backbone", "epochs"), [("simple_cnn", 30), ("resnet18", 10)])
+@pytest.mark.parametrize(("backbone", "epochs"), [("simple_cnn", 30), ("resnet18", 20)])
 def test_each_network_overfits_eight_samples(backbone, epochs):
     generator = torch.Generator().manual_seed(1)
     patches = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8, generator=generator)
