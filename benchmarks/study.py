@@ -164,7 +164,7 @@ def run_apart(*words: object) -> None:
 
 
 def measure(short: bool) -> list[Claim]:
-    patients, trials = (10_000, 5) if short else (10_000, 40)
+    patients, trials = (10_000, 3) if short else (10_000, 40)
     with TemporaryDirectory() as name:
         folder = Path(name)
         table, out, base = folder / "table.parquet", folder / "trials.json", load_base()

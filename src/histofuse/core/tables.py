@@ -109,6 +109,8 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
                 writer = parquet.ParquetWriter(temporary, table.schema, compression="zstd")
                 stack.enter_context(writer)
             writer.write_table(table)
+            # Arrow would keep what it compressed into: more than the part itself.
+            pa.default_memory_pool().release_unused()
 
 
 def read_table(path: Path, contract: Contract, *, categories: bool = False) -> pd.DataFrame:
