@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim import Adam
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models, transforms
@@ -32,6 +33,7 @@ from histofuse.models.backbones import ImageModel
 from histofuse.models.small_maps import multiplying_small_maps
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
+from histofuse.training.adam import LayoutAdam
 from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.image import create_model, make_recipe
 from histofuse.training.loop import Rows, fit, resolve_precision
@@ -139,7 +141,7 @@ def time_limit(params: ImageParams, steps: int, *, plain: bool = False) -> float
     model = create_model("resnet18", META, params, seed=0).train().to(DEVICE)
     network = GraphedNetwork(model) if GPU and not plain else model
     bf16 = resolve_precision(params.precision) == "bf16"
-    step = make_step(network, make_optimiser(model, fused=True), bf16=bf16)
+    step = make_step(network, make_optimiser(Adam if GPU else LayoutAdam, model, fused=True), bf16=bf16)
     batch = make_batch(params)
     with nullcontext() if GPU else multiplying_small_maps(model):
         time_steps(step, [batch] * WARM_STEPS)
@@ -158,8 +160,8 @@ def make_batch(params: ImageParams) -> tuple[Tensor, Tensor]:
     return images.to(memory_format=torch.channels_last), labels
 
 
-def make_optimiser(model: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4, fused=fused)
+def make_optimiser(kind: type[Adam], model: nn.Module, *, fused: bool) -> Adam:
+    return kind(model.parameters(), 1e-3, weight_decay=1e-4, fused=fused)
 
 
 def make_step(
@@ -220,7 +222,7 @@ class Peer:
             drop_last=True,
         )
         model = models.resnet18(num_classes=len(CLASSES)).train().to(DEVICE)
-        self.step = make_step(model, make_optimiser(model, fused=False), bf16=False)
+        self.step = make_step(model, make_optimiser(Adam, model, fused=False), bf16=False)
         time_steps(self.step, islice(self.loader, WARM_STEPS))
 
     def time_epoch(self) -> float:

@@ -24,6 +24,7 @@ from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.models.small_maps import multiplying_small_maps
+from histofuse.training.adam import LayoutAdam
 from histofuse.training.dropout import drawing_dropout_by_bits
 from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.loop import (
@@ -400,9 +401,8 @@ class FitModule(pl.LightningModule):
             {"params": list(group.parameters), "lr": group.learning_rate}
             for group in self.recipe.groups
         ]
-        self._optimizer = torch.optim.Adam(
-            groups, weight_decay=self.recipe.weight_decay, fused=True
-        )
+        adam = torch.optim.Adam if torch.cuda.is_available() else LayoutAdam
+        self._optimizer = adam(groups, weight_decay=self.recipe.weight_decay, fused=True)
         return self._optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
