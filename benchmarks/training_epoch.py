@@ -141,7 +141,8 @@ def time_limit(params: ImageParams, steps: int, *, plain: bool = False) -> float
     model = create_model("resnet18", META, params, seed=0).train().to(DEVICE)
     network = GraphedNetwork(model) if GPU and not plain else model
     bf16 = resolve_precision(params.precision) == "bf16"
-    step = make_step(network, make_optimiser(Adam if GPU else LayoutAdam, model, fused=True), bf16=bf16)
+    optimiser = make_optimiser(Adam if GPU else LayoutAdam, model, fused=True)
+    step = make_step(network, optimiser, bf16=bf16)
     batch = make_batch(params)
     with nullcontext() if GPU else multiplying_small_maps(model):
         time_steps(step, [batch] * WARM_STEPS)
@@ -165,7 +166,7 @@ def make_optimiser(kind: type[Adam], model: nn.Module, *, fused: bool) -> Adam:
 
 
 def make_step(
-    network: Callable[[Tensor], Tensor], optimiser: torch.optim.Optimizer, *, bf16: bool
+    network: Callable[[Tensor], Tensor], optimiser: Adam, *, bf16: bool
 ) -> Callable[[Tensor, Tensor], None]:
     criterion = nn.CrossEntropyLoss()
 
