@@ -381,9 +381,10 @@ def _plan_jobs(
 ) -> Iterator[_Job]:
     """Make a job a frame, and of a large slide a job a band."""
     x_px, y_px = annotations["x_px"].to_numpy(), annotations["y_px"].to_numpy()
-    # By the positions alone: pandas would sort a copy of the whole table.
-    for frame, rows in annotations.groupby("frame_id", sort=False, observed=True).indices.items():
-        places = np.asarray(rows, np.int64)
+    codes, frames = pd.factorize(annotations["frame_id"])
+    order, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
+    for frame, end, count in zip(frames, counts.cumsum(), counts, strict=True):
+        places = order[end - count : end]
         job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
         tile_px = find_tile(job.path) if _is_large(job.path) else None
         if tile_px is None:
