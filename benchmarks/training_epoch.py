@@ -33,7 +33,7 @@ from histofuse.models.backbones import ImageModel
 from histofuse.models.small_maps import multiplying_small_maps
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
-from histofuse.training.adam import LayoutAdam
+from histofuse.training.adam import make_adam
 from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.image import create_model, make_recipe
 from histofuse.training.loop import Rows, fit, resolve_precision
@@ -49,6 +49,7 @@ WORKERS = min(16, os.cpu_count() or 1)
 ROUNDS = REPEATS = 2
 WARM_STEPS = 10 if GPU else 1
 MATRIX = 8192
+ADAM = {"lr": 1e-3, "weight_decay": 1e-4}
 
 TO_INPUT = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
 
@@ -141,8 +142,7 @@ def time_limit(params: ImageParams, steps: int, *, plain: bool = False) -> float
     model = create_model("resnet18", META, params, seed=0).train().to(DEVICE)
     network = GraphedNetwork(model) if GPU and not plain else model
     bf16 = resolve_precision(params.precision) == "bf16"
-    optimiser = make_optimiser(Adam if GPU else LayoutAdam, model, fused=True)
-    step = make_step(network, optimiser, bf16=bf16)
+    step = make_step(network, make_adam(model.parameters(), **ADAM), bf16=bf16)
     batch = make_batch(params)
     with nullcontext() if GPU else multiplying_small_maps(model):
         time_steps(step, [batch] * WARM_STEPS)
@@ -159,10 +159,6 @@ def make_batch(params: ImageParams) -> tuple[Tensor, Tensor]:
     images = torch.randn(params.batch_size, 3, params.input_px, params.input_px, device=DEVICE)
     labels = torch.arange(params.batch_size, device=DEVICE) % len(CLASSES)
     return images.to(memory_format=torch.channels_last), labels
-
-
-def make_optimiser(kind: type[Adam], model: nn.Module, *, fused: bool) -> Adam:
-    return kind(model.parameters(), 1e-3, weight_decay=1e-4, fused=fused)
 
 
 def make_step(
@@ -223,7 +219,7 @@ class Peer:
             drop_last=True,
         )
         model = models.resnet18(num_classes=len(CLASSES)).train().to(DEVICE)
-        self.step = make_step(model, make_optimiser(Adam, model, fused=False), bf16=False)
+        self.step = make_step(model, Adam(model.parameters(), fused=False, **ADAM), bf16=False)
         time_steps(self.step, islice(self.loader, WARM_STEPS))
 
     def time_epoch(self) -> float:

@@ -24,7 +24,7 @@ from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.models.small_maps import multiplying_small_maps
-from histofuse.training.adam import LayoutAdam
+from histofuse.training.adam import make_adam
 from histofuse.training.dropout import drawing_dropout_by_bits
 from histofuse.training.graphs import GraphedNetwork
 from histofuse.training.loop import (
@@ -401,8 +401,7 @@ class FitModule(pl.LightningModule):
             {"params": list(group.parameters), "lr": group.learning_rate}
             for group in self.recipe.groups
         ]
-        adam = torch.optim.Adam if torch.cuda.is_available() else LayoutAdam
-        self._optimizer = adam(groups, weight_decay=self.recipe.weight_decay, fused=True)
+        self._optimizer = make_adam(groups, weight_decay=self.recipe.weight_decay)
         return self._optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
