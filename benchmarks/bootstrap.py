@@ -14,10 +14,10 @@ import pandas as pd
 from sklearn import metrics as peer
 
 from claims import peak_mib
-from histofuse.evaluation.bootstrap import bootstrap_metrics, draw_weights, resample_metrics
-from histofuse.evaluation.metrics import calibration_error
+from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, draw_weights, resample_metrics
+from histofuse.evaluation.metrics.classification import calibration_error
+from histofuse.evaluation.metrics.weighted import name_metrics
 from histofuse.evaluation.predictions import Predictions
-from histofuse.evaluation.weighted_metrics import name_metrics
 
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 22_000
 RESAMPLES = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000

@@ -12,7 +12,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor
 
 from claims import Claim, best_seconds, main
-from histofuse.explain.gradcam import choose_layer, compute_gradcam
+from histofuse.explain.maps.gradcam import choose_layer, compute_gradcam
 from histofuse.models.backbones import ImageModel, ImageSpec, build_model
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]

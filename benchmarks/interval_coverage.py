@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.seeding import make_rng
-from histofuse.evaluation.bootstrap import resample_metrics
-from histofuse.evaluation.delong import estimate_auroc
+from histofuse.evaluation.metrics.bootstrap import resample_metrics
+from histofuse.evaluation.metrics.delong import estimate_auroc
+from histofuse.evaluation.metrics.weighted import name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
-from histofuse.evaluation.weighted_metrics import name_metrics, prepare_metrics
 
 DATA_SETS = int(sys.argv[1]) if len(sys.argv) > 1 else 500
 RESAMPLES = int(sys.argv[2]) if len(sys.argv) > 2 else 1000

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from claims import Claim, best_seconds, main
-from histofuse.explain.attributions import compute_attributions
+from histofuse.explain.shap_values.attributions import compute_attributions
 from histofuse.models.tabular import XgboostModel
 from histofuse.params.base import load_section
 from histofuse.params.tabular import TabularParams, XgboostParams

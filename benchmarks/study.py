@@ -24,8 +24,8 @@ from histofuse.core.seeding import derive_seed
 from histofuse.params.base import load_section
 from histofuse.params.tabular import TabularParams, XgboostParams
 from histofuse.params.tune import StudyParams, apply_values
+from histofuse.studies.objectives.folds import XgboostObjective, choose_rounds
 from histofuse.training.boosting import make_settings, split_folds
-from histofuse.training.objectives.folds import XgboostObjective, choose_rounds
 from histofuse.training.rows import LabelledRows, select_rows
 from histofuse.training.scores import score_logits
 
@@ -62,9 +62,9 @@ def load_rows(table: Path, base: XgboostParams) -> tuple[LabelledRows, list]:
 
 def run_study_here(table: str, trials: str, out: str) -> None:
     """Run the study in this process and leave its trials."""
-    from histofuse.training.search_run import Options, StudyJob, run_study
-    from histofuse.training.search_types import NullObserver
-    from histofuse.training.study_results import read_study
+    from histofuse.studies.results import read_study
+    from histofuse.studies.run import Options, StudyJob, run_study
+    from histofuse.studies.trials import NullObserver
 
     base, folder = load_base(), Path(out).parent
     params = load_section(StudyParams, "tune.xgboost").model_copy(update={"pruner": "none"})

@@ -23,13 +23,13 @@ from statistics import median
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.tabular import TabularParams
 from histofuse.params.tune import StudyParams
+from histofuse.studies.objectives.folds import MEASURED_ON, make_objective
+from histofuse.studies.results import read_study
+from histofuse.studies.run import Options, StudyJob, run_study
+from histofuse.studies.trials import NullObserver, StudyFacts, StudyObserver, TrialRecord
 from histofuse.tracking.names import STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import PARENT_TAG, STATUS, open_observer
-from histofuse.training.objectives.folds import MEASURED_ON, make_objective
-from histofuse.training.search_run import Options, StudyJob, run_study
-from histofuse.training.search_types import NullObserver, StudyFacts, StudyObserver, TrialRecord
-from histofuse.training.study_results import read_study
 from histofuse.training.tabular import load_table
 
 LIMIT = 0.05

@@ -30,13 +30,13 @@ from torchvision.datasets import ImageFolder
 from claims import Claim, best_seconds, main
 from histofuse.data.patches import PatchMeta
 from histofuse.models.backbones import ImageModel
-from histofuse.models.small_maps import multiplying_small_maps
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
-from histofuse.training.adam import make_adam
-from histofuse.training.graphs import GraphedNetwork
+from histofuse.training.fitting.cpu.adam import make_adam
+from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
+from histofuse.training.fitting.graphs import GraphedNetwork
+from histofuse.training.fitting.loop import Rows, fit, resolve_precision
 from histofuse.training.image import create_model, make_recipe
-from histofuse.training.loop import Rows, fit, resolve_precision
 from histofuse.training.recorder import NullRecorder
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]

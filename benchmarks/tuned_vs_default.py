@@ -17,17 +17,17 @@ from statistics import mean
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import CONFIG
-from histofuse.evaluation.bootstrap import bootstrap_metrics, paired_differences
-from histofuse.evaluation.delong import compare_aurocs
+from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, paired_differences
+from histofuse.evaluation.metrics.delong import compare_aurocs
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.tabular import TabularParams, XgboostParams
 from histofuse.params.tune import StudyParams, apply_values
-from histofuse.training.objectives.folds import MEASURED_ON, make_objective
+from histofuse.studies.objectives.folds import MEASURED_ON, make_objective
+from histofuse.studies.results import read_study
+from histofuse.studies.run import Options, StudyJob, run_study
+from histofuse.studies.trials import NullObserver, TrialRecord, find_best
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.search_run import Options, StudyJob, run_study
-from histofuse.training.search_types import NullObserver, TrialRecord, find_best
-from histofuse.training.study_results import read_study
 from histofuse.training.tabular import EncodedTable, load_table, train_tabular
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 40

@@ -5,9 +5,9 @@ from pathlib import Path
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report, run_stage
-from histofuse.evaluation.alarm_models import ModelFacts, read_model
-from histofuse.evaluation.alarm_search import DATA_FILES, AlarmData, AlarmRules, find_alarms
-from histofuse.evaluation.alarms import describe_alarms, digest_data
+from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
+from histofuse.evaluation.alarms.models import ModelFacts, read_model
+from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, AlarmRules, find_alarms
 from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.encoders import EncodersParams

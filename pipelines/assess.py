@@ -5,13 +5,13 @@ from pathlib import Path
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report, run_stage, track
 from histofuse.core.tables import read_table
-from histofuse.evaluation.assessed import load_assessed
-from histofuse.evaluation.assessment import assess_model, describe_assessments
-from histofuse.evaluation.assessment_figures import draw_assessment
-from histofuse.evaluation.assessment_tables import make_assessment_tables
+from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
+from histofuse.evaluation.assessment.figures import draw_assessment
+from histofuse.evaluation.assessment.inputs import load_assessed
+from histofuse.evaluation.assessment.tables import make_assessment_tables
+from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, evaluate_model
+from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
-from histofuse.evaluation.results import FUSION_PREFIX, Facts, evaluate_model
-from histofuse.evaluation.tables import write_tables
 from histofuse.features.specs import FEATURES
 from histofuse.params.assessment import AssessmentParams
 from histofuse.params.base import load_keys, load_section, load_seed

@@ -7,10 +7,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json, replacing_folder, to_json
 from histofuse.core.progress import report, run_stage
-from histofuse.evaluation.bars import find_minority_class
-from histofuse.evaluation.control_reports import draw_controls, make_control_tables
-from histofuse.evaluation.control_verdicts import judge
-from histofuse.evaluation.controls import (
+from histofuse.evaluation.controls.measure import (
     IMAGE,
     Controls,
     Shuffled,
@@ -18,9 +15,12 @@ from histofuse.evaluation.controls import (
     describe_controls,
     measure_shuffles,
 )
+from histofuse.evaluation.controls.report import draw_controls, make_control_tables
+from histofuse.evaluation.controls.verdicts import judge
 from histofuse.evaluation.drawing import save_drawing
+from histofuse.evaluation.focus import find_minority_class
+from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions, name_admissions
-from histofuse.evaluation.tables import write_tables
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.controls import AllTabularParams, ControlParams
 from histofuse.params.encoders import EncodersParams
@@ -29,9 +29,9 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingParams, PairingsParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.params.tune import apply_values
+from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.training.controls import Answers, run_fusion_control, run_tabular_control
 from histofuse.training.fusion import PairedEmbeddings, load_pairs
-from histofuse.training.study_results import BEST_PARAMS, read_best_params
 from histofuse.training.tabular import load_table
 
 MODELS = Path("models")

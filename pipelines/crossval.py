@@ -9,11 +9,16 @@ from pathlib import Path
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report, run_stage
-from histofuse.evaluation.crossval import cross_validate, describe_fold, describe_run, load_folds
-from histofuse.evaluation.crossval_figures import draw_crossval
-from histofuse.evaluation.crossval_tables import make_crossval_tables
-from histofuse.evaluation.results import Facts
-from histofuse.evaluation.tables import write_tables
+from histofuse.evaluation.crossval.evaluate import (
+    cross_validate,
+    describe_fold,
+    describe_run,
+    load_folds,
+)
+from histofuse.evaluation.crossval.figures import draw_crossval
+from histofuse.evaluation.crossval.tables import make_crossval_tables
+from histofuse.evaluation.performance.results import Facts
+from histofuse.evaluation.performance.tables import write_tables
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import CrossvalParams, ImageModelsParams, TabularModelsParams
 from histofuse.params.data import DataParams

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report, run_stage, track
-from histofuse.evaluation.comparison import compare_fusion, describe_pairs
-from histofuse.evaluation.figures import draw_comparison_figure, draw_model_figures
-from histofuse.evaluation.intervals import describe_intervals, estimate_intervals
+from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
+from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
+from histofuse.evaluation.performance.intervals import describe_intervals, estimate_intervals
+from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, evaluate_model, summarise
+from histofuse.evaluation.performance.tables import make_tables, write_tables
 from histofuse.evaluation.predictions import load_predictions
-from histofuse.evaluation.results import FUSION_PREFIX, Facts, evaluate_model, summarise
-from histofuse.evaluation.tables import make_tables, write_tables
 from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams

@@ -11,11 +11,11 @@ from histofuse.core.artifacts import load_json, replacing_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table
-from histofuse.evaluation.results import FUSION_PREFIX
-from histofuse.explain.attributions import TableName
+from histofuse.evaluation.performance.results import FUSION_PREFIX
 from histofuse.explain.estimates import list_concerns
-from histofuse.explain.fusion_report import open_fused_cases, write_cards, write_modalities
-from histofuse.explain.gallery import write_gallery
+from histofuse.explain.fusion.report import open_fused_cases, write_cards, write_modalities
+from histofuse.explain.maps.gallery import write_gallery
+from histofuse.explain.shap_values.attributions import TableName
 from histofuse.features.embeddings import load_embeddings
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import load_specs

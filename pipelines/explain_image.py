@@ -6,8 +6,8 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table
 from histofuse.explain.estimates import list_concerns
-from histofuse.explain.gallery import Patches, find_nothing, write_gradcam_gallery
-from histofuse.explain.mappers import map_image_network
+from histofuse.explain.maps.gallery import Patches, find_nothing, write_gradcam_gallery
+from histofuse.explain.maps.mappers import map_image_network
 from histofuse.models.backbones import load_image_model
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams

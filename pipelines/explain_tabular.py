@@ -11,7 +11,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table
-from histofuse.explain.attributions import TableName, write_shap_report
+from histofuse.explain.shap_values.attributions import TableName, write_shap_report
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import load_specs
 from histofuse.params.base import load_section, load_seed

@@ -5,7 +5,7 @@ from pathlib import Path
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report, run_stage
-from histofuse.evaluation.protocol import compare_protocols, write_protocols
+from histofuse.evaluation.crossval.protocol import compare_protocols, write_protocols
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import ProtocolParams
 from histofuse.params.intervals import IntervalParams

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histofuse.core.progress import report, run_stage
-from histofuse.data.simulate.histology import simulate_brecahad
+from histofuse.data.simulate.brecahad.frames import simulate_brecahad
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.histology_simulation import HistologySimulationParams
 

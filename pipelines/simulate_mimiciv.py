@@ -6,7 +6,7 @@ from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import write_table
 from histofuse.data.mimic import SIMULATED_MARKER
-from histofuse.data.simulate.mimic import RISK_MODEL, simulate_hospital, write_hospital
+from histofuse.data.simulate.mimiciv.tables import RISK_MODEL, simulate_hospital, write_hospital
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.mimic_simulation import MimicSimulationParams
 

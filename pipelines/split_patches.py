@@ -6,9 +6,9 @@ from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import FRAMES
+from histofuse.data.leakage import audit_patches, require_clean
 from histofuse.data.patches import PATCH_INDEX
 from histofuse.data.splits import PATCH_SPLITS, split_patches
-from histofuse.evaluation.leakage import audit_patches, require_clean
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.splits import ImageSplitParams
 

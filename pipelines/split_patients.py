@@ -12,8 +12,8 @@ from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
+from histofuse.data.leakage import audit_patients, require_clean
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS, split_patients
-from histofuse.evaluation.leakage import audit_patients, require_clean
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.data import DataParams
 from histofuse.params.splits import PatientSplitParams

@@ -7,9 +7,9 @@ from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
 from histofuse.params.tune import apply_values
+from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.tracking.recorder import open_recorder
 from histofuse.training.fusion import load_pairs, train_fusion
-from histofuse.training.study_results import BEST_PARAMS, read_best_params
 
 EMBEDDINGS = Path("data/embeddings")
 PAIRS = Path("data/pairs")

@@ -6,9 +6,9 @@ from histofuse.core.progress import report, run_stage
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.image import ImageParams
 from histofuse.params.tune import apply_values
+from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.tracking.recorder import open_recorder
 from histofuse.training.image import load_patch_data, train_image
-from histofuse.training.study_results import BEST_PARAMS, read_best_params
 
 PATCHES = Path("data/patches")
 SPLITS = Path("data/splits/patches.parquet")

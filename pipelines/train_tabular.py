@@ -6,8 +6,8 @@ from histofuse.core.progress import report, run_stage
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.tabular import TabularParams
 from histofuse.params.tune import apply_values
+from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.tracking.recorder import open_recorder
-from histofuse.training.study_results import BEST_PARAMS, read_best_params
 from histofuse.training.tabular import describe_training, load_table, train_tabular
 
 ENCODED = Path("data/encoded")

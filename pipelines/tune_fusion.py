@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from histofuse.core.progress import run_stage
-from histofuse.evaluation.study_figures import draw_study
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams, PairingsParams
 from histofuse.params.tune import StudyParams, StudyStorage
+from histofuse.studies.figures import draw_study
+from histofuse.studies.objectives.epochs import MEASURED_ON, FusionObjective
+from histofuse.studies.run import StudyJob, parse_options, run_study
 from histofuse.tracking.studies import open_observer
 from histofuse.training.fusion import load_pairs, merge_sources
-from histofuse.training.objectives.epochs import MEASURED_ON, FusionObjective
-from histofuse.training.search_run import StudyJob, parse_options, run_study
 
 EMBEDDINGS = Path("data/embeddings")
 PAIRS = Path("data/pairs")

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from histofuse.core.progress import run_stage
-from histofuse.evaluation.study_figures import draw_study
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.image import ImageParams
 from histofuse.params.tune import StudyParams, StudyStorage
+from histofuse.studies.figures import draw_study
+from histofuse.studies.objectives.epochs import MEASURED_ON, ImageObjective
+from histofuse.studies.run import StudyJob, parse_options, run_study
 from histofuse.tracking.studies import open_observer
 from histofuse.training.image import load_patch_data
-from histofuse.training.objectives.epochs import MEASURED_ON, ImageObjective
-from histofuse.training.search_run import StudyJob, parse_options, run_study
 
 PATCHES = Path("data/patches")
 SPLITS = Path("data/splits/patches.parquet")

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from histofuse.core.progress import run_stage
-from histofuse.evaluation.study_figures import draw_study
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.tabular import TabularParams
 from histofuse.params.tune import StudyParams, StudyStorage
+from histofuse.studies.figures import draw_study
+from histofuse.studies.objectives.folds import MEASURED_ON, make_objective
+from histofuse.studies.run import StudyJob, parse_options, run_study
 from histofuse.tracking.studies import open_observer
-from histofuse.training.objectives.folds import MEASURED_ON, make_objective
-from histofuse.training.search_run import StudyJob, parse_options, run_study
 from histofuse.training.tabular import load_table
 
 ENCODED = Path("data/encoded")

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from histofuse.commands.postgres import Cluster, find_installations, private_postgres
+from histofuse.commands.team.postgres import Cluster, find_installations, private_postgres
 
 REAL_DATA_VARIABLE = "HISTOFUSE_REAL_DATA"
 

@@ -92,12 +92,15 @@ def fetch(
 @app.command()
 def publish() -> None:
     """Bring MLflow in line with models/ and reports/."""
+    from histofuse.promotion.decision import Production
     from histofuse.reporting.report import find_documents
     from histofuse.tracking.publish import publish_all
+    from histofuse.tracking.store import open_store
     from histofuse.tracking.studies import publish_studies
 
     _enter_project()
     outcome = publish_all(documents=find_documents())
+    Production(open_store()).mend_all()
     for name in outcome.written:
         typer.echo(f"published {name}")
     typer.echo(f"{len(outcome.written)} written, {len(outcome.unchanged)} were there")
@@ -207,7 +210,7 @@ def server(
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 2,
 ) -> None:
     """Serve MLflow to a team, on PostgreSQL and with users."""
-    from histofuse.commands.server import Settings, serve
+    from histofuse.commands.team.server import Settings, serve
 
     _enter_project()
     hosts = tuple(name.strip() for name in allowed_hosts.split(",")) if allowed_hosts else ()
@@ -225,7 +228,7 @@ def add_user(
     read_only: Annotated[bool, typer.Option("--read-only", help="May look, not log.")] = False,
 ) -> None:
     """Add a user and show the password made for it."""
-    from histofuse.commands.server import open_team
+    from histofuse.commands.team.server import open_team
 
     _enter_project()
     team = open_team()
@@ -235,7 +238,7 @@ def add_user(
 @users.command("password")
 def set_password(name: str) -> None:
     """Give a user a new password and show it."""
-    from histofuse.commands.server import open_team
+    from histofuse.commands.team.server import open_team
 
     _enter_project()
     team = open_team()
@@ -245,7 +248,7 @@ def set_password(name: str) -> None:
 @users.command("remove")
 def remove_user(name: str) -> None:
     """Remove a user; what it has logged stays."""
-    from histofuse.commands.server import open_team
+    from histofuse.commands.team.server import open_team
 
     _enter_project()
     open_team().remove(name)
@@ -254,7 +257,7 @@ def remove_user(name: str) -> None:
 @users.command("list")
 def list_users() -> None:
     """List the users."""
-    from histofuse.commands.server import open_team
+    from histofuse.commands.team.server import open_team
 
     _enter_project()
     for name in open_team().names():

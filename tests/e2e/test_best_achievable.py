@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
-from histofuse.data.simulate.mimic import RISK_MODEL
+from histofuse.data.simulate.mimiciv.tables import RISK_MODEL
 from histofuse.features.encoding import encode_table, fit_encoder
 from histofuse.features.specs import FEATURES, load_specs
 from histofuse.params.base import load_section

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from histofuse.data.patches import open_shards
-from histofuse.serving.scoring import TestData
+from histofuse.promotion.scoring import TestData
 
 KEY = ["subject_id", "hadm_id"]
 

@@ -18,7 +18,7 @@ import pytest
 import requests
 from project import Project, copy_sources
 
-from histofuse.commands.postgres import read_command
+from histofuse.commands.team.postgres import read_command
 
 pytestmark = pytest.mark.e2e
 

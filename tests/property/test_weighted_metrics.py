@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
 
-from histofuse.evaluation.metrics import classification_metrics
+from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.weighted import name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
-from histofuse.evaluation.weighted_metrics import name_metrics, prepare_metrics
 
 
 def draw_predictions(seed, n, k, groups, levels):
@@ -139,7 +139,7 @@ def test_blocks_do_not_change_the_numbers(monkeypatch):
     prepared = prepare_metrics(rows, name_metrics(rows.classes))
     weights = np.random.default_rng(0).integers(0, 3, (50, prepared.groups))
     at_once = prepared.measure(weights)
-    monkeypatch.setattr("histofuse.evaluation.weighted_metrics._CELLS", 41 * 3)
+    monkeypatch.setattr("histofuse.evaluation.metrics.weighted._CELLS", 41 * 3)
 
     np.testing.assert_allclose(prepared.measure(weights), at_once, rtol=1e-12)
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-from histofuse.commands.postgres import find_installations
+from histofuse.commands.team.postgres import find_installations
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError

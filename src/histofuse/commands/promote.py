@@ -10,16 +10,16 @@ from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
-from histofuse.evaluation.gate import Evidence, Verdict, decide
 from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.encoding import EncodingParams
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
+from histofuse.promotion.decision import Grounds, Production, Record
+from histofuse.promotion.gate import Evidence, Verdict, decide
+from histofuse.promotion.log import LOG
 from histofuse.tracking.names import DIGEST_TAG, Standing, Version, name_registered, redact
-from histofuse.tracking.promotion import Grounds, Production, Record
-from histofuse.tracking.promotion_log import LOG
 from histofuse.tracking.publish import MODELS
 from histofuse.tracking.store import Store, open_store
 
@@ -187,8 +187,8 @@ def _find_held(name: str, models: Path) -> str | None:
 
 
 def _gather(store: Store, target: Version, standing: Standing) -> Evidence:
-    from histofuse.evaluation.alarm_search import AlarmRules
-    from histofuse.serving.evidence import gather_evidence
+    from histofuse.evaluation.alarms.search import AlarmRules
+    from histofuse.promotion.evidence import gather_evidence
 
     current = _find_current(store, standing)
     against = "" if current is None else f" and version {current.number}"
@@ -216,7 +216,7 @@ def _find_current(store: Store, standing: Standing) -> Version | None:
 
 
 def _ground(evidence: Evidence, verdict: Verdict, override: Override) -> Grounds:
-    from histofuse.serving.evidence import digest_test_data
+    from histofuse.promotion.evidence import digest_test_data
 
     params = load_section(PromotionParams, "promotion")
     return Grounds(
@@ -230,7 +230,7 @@ def _ground(evidence: Evidence, verdict: Verdict, override: Override) -> Grounds
 
 def measure(evidence: Evidence, params: PromotionParams) -> dict[str, dict[str, float | None]]:
     """Measure the candidate on the test split, with intervals; nothing where it has no scores."""
-    from histofuse.evaluation.bootstrap import bootstrap_metrics
+    from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics
 
     rows = evidence.candidate.scored
     if rows is None:

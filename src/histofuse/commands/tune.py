@@ -11,8 +11,8 @@ from histofuse.core.errors import Fault, HistofuseError, InputError
 from histofuse.core.progress import report
 from histofuse.params.base import PARAMS_FILE, load_keys, load_section
 from histofuse.params.tune import STUDY, StudyStorage
+from histofuse.studies.run import STORAGE_VARIABLE
 from histofuse.tracking.names import redact
-from histofuse.training.search_run import STORAGE_VARIABLE
 
 FUSION = "fusion"
 

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import replacing_file
+from histofuse.evaluation.performance.results import Result, show_name
 from histofuse.evaluation.predictions import Predictions
-from histofuse.evaluation.results import Result, show_name
 
 # Source: Okabe and Ito 2008, palette for all kinds of colour vision.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (

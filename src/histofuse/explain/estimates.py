@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from histofuse.evaluation.bootstrap import Interval, Resampled, draw_weights, leave_out
+from histofuse.evaluation.metrics.bootstrap import Interval, Resampled, draw_weights, leave_out
 from histofuse.params.intervals import IntervalParams
 
 FAITHFULNESS: Final = "faithfulness.json"

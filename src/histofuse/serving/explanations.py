@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from histofuse.explain.fused import (
+from histofuse.explain.fusion.explainers import (
     Contributions,
     FusedParts,
     compute_fused_gradcam,
@@ -22,7 +22,7 @@ from histofuse.explain.fused import (
     name_sources,
     sum_by_source,
 )
-from histofuse.explain.gradcam import choose_layer, compute_gradcam, enlarge
+from histofuse.explain.maps.gradcam import choose_layer, compute_gradcam, enlarge
 from histofuse.models.tabular import MlpModel
 from histofuse.tracking.interface import SHAP, SHAP_BASE
 

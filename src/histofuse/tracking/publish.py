@@ -48,7 +48,6 @@ from histofuse.tracking.names import (
     name_registered,
 )
 from histofuse.tracking.packaging import digest_package, stage_model
-from histofuse.tracking.promotion import Production
 from histofuse.tracking.provenance import (
     Stages,
     describe_revision,
@@ -173,9 +172,7 @@ def publish_all(
     bundles = [open_bundle(models / name) for name in list_models(models)]
     store = open_store()
     wanted = [collect(bundle, reports, rule, documents) for bundle in bundles]
-    outcome = write_missing(wanted, store)
-    Production(store).mend_all()
-    return outcome
+    return write_missing(wanted, store)
 
 
 def list_models(models: Path) -> list[str]:

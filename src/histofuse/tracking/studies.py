@@ -23,6 +23,8 @@ from histofuse.core.artifacts import digest_folder, digest_text, write_text
 from histofuse.core.errors import RegistryError
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
+from histofuse.studies.results import FACTS, TRIALS, format_trials, read_study
+from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
 from histofuse.tracking.lease import holding
 from histofuse.tracking.names import (
     CONTENT_TAG,
@@ -37,8 +39,6 @@ from histofuse.tracking.names import (
 )
 from histofuse.tracking.provenance import describe_revision, read_revision
 from histofuse.tracking.store import Store, open_store
-from histofuse.training.search_types import StudyFacts, TrialRecord, find_best
-from histofuse.training.study_results import FACTS, TRIALS, format_trials, read_study
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

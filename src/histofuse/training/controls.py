@@ -20,8 +20,8 @@ from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.calibrate import fit_decision
+from histofuse.training.fitting.loop import compute_logits, fit
 from histofuse.training.fusion import PairedEmbeddings, PairTensors, gather, make_head, make_recipe
-from histofuse.training.loop import compute_logits, fit
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, fit_model, to_columns
 

@@ -24,7 +24,7 @@ from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
 from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
-from histofuse.training.loop import (
+from histofuse.training.fitting.loop import (
     FitResult,
     ParameterGroup,
     Recipe,

@@ -45,7 +45,7 @@ from histofuse.models.backbones import (
 )
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
-from histofuse.training.loop import (
+from histofuse.training.fitting.loop import (
     FitResult,
     Inputs,
     ParameterGroup,
@@ -59,7 +59,7 @@ from histofuse.training.loop import (
     resumable,
     write_history,
 )
-from histofuse.training.processes import Draws
+from histofuse.training.fitting.processes import Draws
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(

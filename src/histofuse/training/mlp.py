@@ -11,7 +11,7 @@ from histofuse.core.progress import report
 from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import Mlp, one_thread
 from histofuse.params.tabular import MlpParams
-from histofuse.training.loop import (
+from histofuse.training.fitting.loop import (
     Monitor,
     ParameterGroup,
     Recipe,

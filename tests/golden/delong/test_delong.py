@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofuse.evaluation.delong import compare_aurocs, estimate_auroc
+from histofuse.evaluation.metrics.delong import compare_aurocs, estimate_auroc
 
 HERE = Path(__file__).parent
 SCORES = pd.read_csv(HERE / "scores.csv")

@@ -13,7 +13,7 @@ from histofuse.cli import app
 from histofuse.core.tables import read_table, write_table
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
-from histofuse.tracking.promotion_log import LOG, read_log
+from histofuse.promotion.log import LOG, read_log
 from histofuse.tracking.publish import publish_all
 from histofuse.tracking.store import open_store
 

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from histofuse.commands.tune import find_stage, tune
 from histofuse.core.errors import HistofuseError, InputError
-from histofuse.training.search_run import STORAGE_VARIABLE
+from histofuse.studies.run import STORAGE_VARIABLE
 
 PARAMS = {
     "study_storage": "mlruns/studies.journal",

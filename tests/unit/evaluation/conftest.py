@@ -9,10 +9,10 @@ import pytest
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import writing_bundle
-from histofuse.evaluation.comparison import Comparison, compare_fusion
-from histofuse.evaluation.intervals import Intervals, estimate_intervals
+from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
+from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
+from histofuse.evaluation.performance.results import Facts, Result, evaluate_model
 from histofuse.evaluation.predictions import Predictions, load_predictions
-from histofuse.evaluation.results import Facts, Result, evaluate_model
 from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]

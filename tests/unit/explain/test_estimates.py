@@ -22,7 +22,7 @@ def test_the_interval_is_that_of_a_loop_over_resampled_cases():
     for _ in range(400):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in stream.integers(0, 12, 12)])
         drawn.append(np.nanmean(values[rows]))
-    from histofuse.evaluation.bootstrap import find_tail
+    from histofuse.evaluation.metrics.bootstrap import find_tail
 
     tail = find_tail(0.9, 12)
     low, high = np.quantile(drawn, [tail, 1 - tail])

@@ -4,7 +4,7 @@ import pytest
 
 from histofuse.data.cohort import build_cohort
 from histofuse.data.mimic import load_hospital
-from histofuse.data.simulate.mimic import simulate_hospital, write_hospital
+from histofuse.data.simulate.mimiciv.tables import simulate_hospital, write_hospital
 from histofuse.data.splits import split_patients
 from histofuse.features.ehr import build_features
 from histofuse.features.encoding import encode_table, fit_encoder, join_splits

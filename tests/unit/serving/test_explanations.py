@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from histofuse.core.errors import InputError
-from histofuse.explain.gradcam import choose_layer, compute_gradcam, enlarge
+from histofuse.explain.maps.gradcam import choose_layer, compute_gradcam, enlarge
 from histofuse.features.encoding import encode
 from histofuse.serving.explanations import LEAST_MAP_PX
 from histofuse.serving.predict import open_predictor
@@ -90,7 +90,7 @@ def test_shap_values_of_a_linear_model_are_distances_to_the_typical_patient(tabu
 def test_shap_values_of_the_network_are_those_of_deepshap_with_one_reference(mlp, patients):
     import shap
 
-    from histofuse.explain.fused import encode_typical, explain_record
+    from histofuse.explain.fusion.explainers import encode_typical, explain_record
 
     rows, typical = encode(mlp.encoder, patients), encode_typical(mlp.encoder)
     found = explain_record(mlp.model, rows, typical)
@@ -128,7 +128,7 @@ def test_a_network_whose_maps_locate_nothing_says_so(image, patches, monkeypatch
 
 def test_the_typical_patient_lacks_nothing(mlp):
     typical = open_predictor(mlp.path).encoder
-    from histofuse.explain.fused import encode_typical
+    from histofuse.explain.fusion.explainers import encode_typical
 
     encoded = encode_typical(typical)
     assert encoded["albumin_missing"].tolist() == [0.0]
@@ -137,7 +137,7 @@ def test_the_typical_patient_lacks_nothing(mlp):
 
 
 def test_each_row_is_explained_for_its_own_class(fusion, patches, patients):
-    from histofuse.explain.fused import FusedParts, encode_typical, explain_fused_record
+    from histofuse.explain.fusion.explainers import FusedParts, encode_typical, explain_fused_record
 
     network, patient = fusion.image.model, fusion.patient
     parts = FusedParts(network, patient.model, fusion.model)

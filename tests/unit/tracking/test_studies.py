@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from histofuse.core.errors import RegistryError
+from histofuse.studies.results import write_study
+from histofuse.studies.trials import State, StudyFacts, StudyObserver, TrialRecord
 from histofuse.tracking.names import STATE_TAG, STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import (
@@ -20,8 +22,6 @@ from histofuse.tracking.studies import (
     publish_studies,
     write_study_runs,
 )
-from histofuse.training.search_types import State, StudyFacts, StudyObserver, TrialRecord
-from histofuse.training.study_results import write_study
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-5, "high": 0.1, "log": True},

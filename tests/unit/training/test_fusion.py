@@ -12,6 +12,7 @@ from histofuse.features.pairing import make_pairs
 from histofuse.models.fusion import load_fusion_model
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
+from histofuse.training.fitting.loop import Rows, compute_logits, fit
 from histofuse.training.fusion import (
     PairedEmbeddings,
     make_head,
@@ -19,7 +20,6 @@ from histofuse.training.fusion import (
     merge_sources,
     train_fusion,
 )
-from histofuse.training.loop import Rows, compute_logits, fit
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.scores import compute_auroc
 

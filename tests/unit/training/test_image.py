@@ -18,8 +18,10 @@ from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import augment_patches
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.params.image import ImageParams
-from histofuse.training import image, lightning_fit
+from histofuse.training import image
 from histofuse.training.calibrate import load_decision
+from histofuse.training.fitting import lightning_fit
+from histofuse.training.fitting.loop import Rows, fit
 from histofuse.training.image import (
     IMAGE_PREDICTIONS,
     create_model,
@@ -30,7 +32,6 @@ from histofuse.training.image import (
     predict_patches,
     train_image,
 )
-from histofuse.training.loop import Rows, fit
 from histofuse.training.recorder import NullRecorder
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]

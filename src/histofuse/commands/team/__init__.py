@@ -1,0 +1,1 @@
+"""``histofuse server``: MLflow for a team."""

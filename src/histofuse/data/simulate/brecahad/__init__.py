@@ -1,0 +1,1 @@
+"""Simulated frames in BreCaHAD's format."""

@@ -1,0 +1,150 @@
+"""Soft-edged bodies of dye, which simulated cells are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofuse.data.simulate.brecahad.noise import Field
+
+_HARMONICS = np.arange(2, 6, dtype=np.float32)  # of the outline; the first would only shift it
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A soft-edged, roughly elliptic body.
+
+    Attributes:
+        x, y: Centre in pixels.
+        a, b: Semi-axes in pixels.
+        angle: Of the first axis, in radians.
+        haematoxylin, eosin: Amount of dye inside.
+        opacity: How much of what lies beneath is covered; 1 covers all.
+        edge_px: Width of the edge; large when out of focus.
+        wobble: Spread of the outline against the ellipse.
+        roughness_px: How far fine irregularities push the outline.
+        clumps: How much coarse chromatin varies the dye, as a share of it.
+        grain: How much fine chromatin varies the dye, as a share of it.
+        rim: Extra haematoxylin along the membrane.
+        nucleoli: Number of nucleoli.
+    """
+
+    x: float
+    y: float
+    a: float
+    b: float
+    angle: float
+    haematoxylin: float
+    eosin: float
+    opacity: float = 1.0
+    edge_px: float = 2.0
+    wobble: float = 0.0
+    roughness_px: float = 0.0
+    clumps: float = 0.0
+    grain: float = 0.0
+    rim: float = 0.0
+    nucleoli: int = 0
+
+
+@dataclass(frozen=True)
+class Textures:
+    """Noise fields of the whole frame, from which blobs cut their chromatin.
+
+    Attributes:
+        fine: (height, width), about 2 px wide.
+        coarse: (height, width), about 5 px wide.
+    """
+
+    fine: Field
+    coarse: Field
+
+
+def draw_blob(
+    blob: Blob, dyes: NDArray[np.float32], textures: Textures, rng: np.random.Generator
+) -> None:
+    """Draw a blob over what is there.
+
+    Args:
+        blob: What to draw; it may lie partly or wholly outside.
+        dyes: (2, height, width) amounts of haematoxylin and eosin, changed in place.
+        textures: Source of chromatin.
+        rng: Source of outline, texture offsets and nucleoli.
+    """
+    # Drawn before the box is known, so that a blob outside takes as many numbers as one inside.
+    harmonics = rng.normal(0, blob.wobble / _HARMONICS), rng.uniform(0, 2 * np.pi, len(_HARMONICS))
+    nucleoli = rng.uniform(-0.5, 0.5, (blob.nucleoli, 2))
+    corner = rng.random(2)
+    box = _box_around(blob, dyes.shape[1:])
+    if box is None:
+        return
+    u, v = _local_axes(blob, box)
+    fine, coarse = _cut_textures(textures, corner, u.shape)
+    inside_px = _distance_inside(blob, u, v, harmonics)
+    inside_px += np.float32(blob.roughness_px) * (coarse + np.float32(0.5) * fine)
+
+    filling = _fill(blob, inside_px, fine, coarse)
+    _add_nucleoli(filling, blob, nucleoli, u, v)
+    alpha = np.clip(inside_px / np.float32(blob.edge_px) + np.float32(0.5), 0, 1)
+    alpha *= np.float32(blob.opacity)
+    view = dyes[:, box[0], box[1]]
+    view += alpha * (filling - view)
+
+
+def _box_around(blob: Blob, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
+    reach = max(blob.a, blob.b) * (1 + 1.5 * blob.wobble) + 2 * blob.roughness_px + blob.edge_px + 2
+    top, bottom = max(0, int(blob.y - reach)), min(shape[0], int(blob.y + reach) + 1)
+    left, right = max(0, int(blob.x - reach)), min(shape[1], int(blob.x + reach) + 1)
+    return None if top >= bottom or left >= right else (slice(top, bottom), slice(left, right))
+
+
+def _local_axes(blob: Blob, box: tuple[slice, slice]) -> tuple[Field, Field]:
+    """Coordinates along the blob's own axes, in pixels."""
+    dy = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(blob.y)
+    dx = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - np.float32(blob.x)
+    cos, sin = np.float32(np.cos(blob.angle)), np.float32(np.sin(blob.angle))
+    return dx * cos + dy * sin, dy * cos - dx * sin
+
+
+def _cut_textures(
+    textures: Textures, corner: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[Field, Field]:
+    top, left = (corner * (np.array(textures.fine.shape) - shape)).astype(int)
+    cut = slice(top, top + shape[0]), slice(left, left + shape[1])
+    return textures.fine[cut], textures.coarse[cut]
+
+
+def _distance_inside(
+    blob: Blob, u: Field, v: Field, harmonics: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> Field:
+    """How far inside the wavy outline each pixel lies, in pixels; negative outside."""
+    outline = np.ones_like(u)
+    if blob.wobble:
+        theta = np.arctan2(v * np.float32(blob.a / blob.b), u)
+        for amplitude, phase, harmonic in zip(*harmonics, _HARMONICS, strict=True):
+            outline += np.float32(amplitude) * np.cos(harmonic * theta + np.float32(phase))
+    reach = np.hypot(u / np.float32(blob.a), v / np.float32(blob.b))
+    return (outline - reach) * np.float32(min(blob.a, blob.b))
+
+
+def _fill(blob: Blob, inside_px: Field, fine: Field, coarse: Field) -> NDArray[np.float32]:
+    """Amounts of both dyes inside: chromatin and membrane."""
+    clumps = np.float32(blob.clumps) * np.clip(coarse, -1.5, 2)
+    chromatin = np.maximum(1 + clumps + np.float32(blob.grain) * fine, np.float32(0.1))
+    filling = np.empty((2, *inside_px.shape), np.float32)
+    filling[0] = np.float32(blob.haematoxylin) * chromatin
+    filling[1] = blob.eosin
+    if blob.rim:
+        filling[0] += np.float32(blob.rim) * np.exp(-np.square((inside_px - 1.5) / 1.8))
+    return filling
+
+
+def _add_nucleoli(
+    filling: NDArray[np.float32], blob: Blob, centres: NDArray[np.float64], u: Field, v: Field
+) -> None:
+    for x, y in centres:
+        squared = np.square(u - np.float32(x * blob.a)) + np.square(v - np.float32(y * blob.b))
+        spot = np.exp(-np.square(squared) / np.float32(90))
+        filling[0] += np.float32(0.30) * spot
+        filling[1] += np.float32(0.16) * spot

@@ -1,0 +1,255 @@
+"""Simulated BreCaHAD: frames and annotations in the published format, from a seed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofuse.core.artifacts import replacing_folder, to_json
+from histofuse.core.progress import track
+from histofuse.core.seeding import make_rng
+from histofuse.data.simulate.brecahad.blobs import Textures, draw_blob
+from histofuse.data.simulate.brecahad.noise import smooth_noise
+from histofuse.data.simulate.brecahad.nuclei import SAMPLERS, Sampler, sample_ghost, sample_red_cell
+from histofuse.data.simulate.brecahad.stains import CaseLook, develop, draw_case_look
+from histofuse.data.simulate.brecahad.tissue import (
+    Layout,
+    Points,
+    draw_layout,
+    place_points,
+    stain_tissue,
+)
+from histofuse.params.histology_simulation import HistologySimulationParams
+
+MARKER = "SIMULATED.json"
+NOTICE = "Simulated by histofuse. No tissue, no patient."
+
+_STREAM = "simulate_brecahad"
+_APOPTOSIS_FRACTION = 0.02
+_NEST_AREA_PX2 = 6200  # of nest for each nucleus in it, at usual size
+_JITTER_PX = (2.0, 5.0)  # how far an annotator's dot lies from the nucleus' centre
+_KEYS = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """What one frame shall hold.
+
+    Attributes:
+        frame_id: Such as ``Case_3-02``.
+        case: Number of the case.
+        counts: BreCaHAD key to number of nuclei.
+    """
+
+    frame_id: str
+    case: int
+    counts: Mapping[str, int]
+
+
+def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path) -> dict[str, int]:
+    """Write a simulated BreCaHAD in the place of `folder`.
+
+    Each frame has its own random streams, so the files are the same for any number of workers.
+
+    Returns:
+        Number of annotations a key.
+    """
+    plans = plan_frames(params, seed)
+    with replacing_folder(folder) as temporary:
+        (temporary / "images").mkdir()
+        (temporary / "groundTruth").mkdir()
+        write = partial(write_frame, params=params, seed=seed, folder=temporary)
+        with _mapper(params.workers) as run:
+            counts = list(track(run(write, plans), "simulating frames", total=len(plans)))
+        marker = {
+            "source": "simulated",
+            "notice": NOTICE,
+            "seed": seed,
+            "params": params.model_dump(exclude={"workers"}),
+        }
+        (temporary / MARKER).write_text(to_json(marker), encoding="utf-8")
+    return {key: sum(c[key] for c in counts) for key in _KEYS}
+
+
+def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]:
+    """Share out nuclei over cases and frames.
+
+    Cases differ in how dense they are and how often their cells divide, yet each has its part of
+    the mitoses, so that a fold of a split by case holds its part as well.
+    """
+    rng = make_rng(seed, _STREAM, "plan")
+    density = _around_one(rng, params.cases, 0.25)
+    mitotic = _around_one(rng, params.cases, 0.35)
+    plans = []
+    for case in range(1, params.cases + 1):
+        nuclei = params.nuclei_per_frame * density[case - 1]
+        expected = params.frames_per_case * params.nuclei_per_frame * params.mitosis_fraction
+        mitoses = rng.multinomial(
+            round(expected * mitotic[case - 1]),
+            np.full(params.frames_per_case, 1 / params.frames_per_case),
+        )
+        for frame, mitosis in enumerate(mitoses, start=1):
+            non_tumour = rng.poisson(nuclei * params.non_tumour_fraction)
+            tumour = max(0, rng.poisson(nuclei) - mitosis - non_tumour)
+            counts = {
+                "mitosis": int(mitosis),
+                "apoptosis": int(rng.poisson(nuclei * _APOPTOSIS_FRACTION)),
+                "tumor": int(tumour),
+                "non_tumor": int(non_tumour),
+            }
+            plans.append(FramePlan(f"Case_{case}-{frame:02d}", case, counts))
+    return plans
+
+
+def write_frame(
+    plan: FramePlan, params: HistologySimulationParams, seed: int, folder: Path
+) -> dict[str, int]:
+    """Render a frame and write its TIFF and JSON; return the number of annotations a key."""
+    import tifffile
+
+    look = draw_case_look(make_rng(seed, _STREAM, "look", plan.case))
+    rng = make_rng(seed, _STREAM, "frame", plan.frame_id)
+    frame, centres = render_frame(plan, look, (params.height_px, params.width_px), rng)
+    tifffile.imwrite(
+        folder / "images" / f"{plan.frame_id}.tif",
+        frame,
+        photometric="rgb",
+        description=NOTICE,
+        metadata=None,
+        software="histofuse",
+    )
+    annotation = _annotate(centres, (params.height_px, params.width_px), rng)
+    path = folder / "groundTruth" / f"{plan.frame_id}.json"
+    path.write_text(to_json(annotation), encoding="utf-8")
+    return {key: len(points) for key, points in annotation.items()}
+
+
+def render_frame(
+    plan: FramePlan, look: CaseLook, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], dict[str, Points]]:
+    """Render one frame.
+
+    Returns:
+        The frame, (height, width, 3) RGB, and for each BreCaHAD key the true centres, (n, 2) x and
+        y in pixels.
+    """
+    layout = draw_layout(rng, shape, _nest_share(plan, look, shape), look)
+    centres = _place_cells(plan, look, layout, rng)
+    in_nests = np.concatenate([centres[key] for key in ("tumor", "mitosis", "apoptosis")])
+    ghosts = _place_ghosts(in_nests, look, layout, rng)
+
+    textures = Textures(smooth_noise(rng, shape, 1.8), smooth_noise(rng, shape, 4.2))
+    cells = np.concatenate((in_nests, ghosts))
+    dyes = stain_tissue(rng, layout, cells, textures.fine)
+
+    def draw(points: Points, sampler: Sampler) -> None:
+        for (x, y), direction in zip(points, layout.fibre_direction(points), strict=True):
+            for blob in sampler(rng, look, x, y, direction):
+                draw_blob(blob, dyes, textures, rng)
+
+    draw(_place_red_cells(layout, rng), sample_red_cell)
+    draw(ghosts, sample_ghost)
+    for key in ("non_tumor", "tumor", "apoptosis", "mitosis"):
+        draw(centres[key], SAMPLERS[key])
+    return develop(dyes[0], dyes[1], look, rng), {**centres, "lumen": layout.lumens}
+
+
+def _nest_share(plan: FramePlan, look: CaseLook, shape: tuple[int, int]) -> float:
+    cells = plan.counts["tumor"] + plan.counts["mitosis"] + plan.counts["apoptosis"]
+    area = cells * _NEST_AREA_PX2 * look.nuclear_scale**2
+    return float(np.clip(area / (shape[0] * shape[1]), 0.12, 0.8))
+
+
+def _place_cells(
+    plan: FramePlan, look: CaseLook, layout: Layout, rng: np.random.Generator
+) -> dict[str, Points]:
+    """Put dividing, dying and tumour cells into the nests and the others into the stroma."""
+    tissue = layout.hole_px < -10
+    nest = (layout.depth_px > 8) & tissue
+    # A few lymphocytes have entered the nests.
+    elsewhere = np.where(rng.random() < 0.5, layout.depth_px < -10, layout.depth_px < 25) & tissue
+    centres: dict[str, Points] = {}
+    taken = np.zeros((0, 2))
+    for key, allowed, spacing in (
+        ("mitosis", nest, 62),
+        ("apoptosis", nest, 48),
+        ("tumor", nest, 48),
+        ("non_tumor", elsewhere, 28),
+    ):
+        spacing_px = spacing * look.nuclear_scale
+        count = plan.counts[key]
+        points = place_points(rng, layout, allowed, count, spacing_px=spacing_px, taken=taken)
+        centres[key] = points
+        taken = np.concatenate((taken, points))
+    return centres
+
+
+def _place_ghosts(
+    cells: Points, look: CaseLook, layout: Layout, rng: np.random.Generator
+) -> Points:
+    nest = (layout.depth_px > 8) & (layout.hole_px < -10)
+    spacing = 30 * look.nuclear_scale
+    return place_points(rng, layout, nest, len(cells) // 2, spacing_px=spacing, taken=cells)
+
+
+def _place_red_cells(layout: Layout, rng: np.random.Generator) -> Points:
+    """Clusters of erythrocytes in the stroma."""
+    stroma = (layout.depth_px < -15) & (layout.hole_px < 0)
+    none = np.zeros((0, 2))
+    clusters = int(rng.poisson(1.2))
+    centres = place_points(rng, layout, stroma, clusters, spacing_px=100.0, taken=none)
+    cells = [centre + rng.normal(0, 16, (rng.integers(2, 9), 2)) for centre in centres]
+    return np.concatenate([none, *cells])
+
+
+def _annotate(
+    centres: Mapping[str, Points], shape: tuple[int, int], rng: np.random.Generator
+) -> dict[str, list[dict[str, float]]]:
+    """Dots as an annotator sets them: near the centres, as fractions of width and height."""
+    annotation: dict[str, list[dict[str, float]]] = {key: [] for key in _KEYS}
+    for key, points in centres.items():
+        distance = rng.uniform(*_JITTER_PX, len(points))
+        angle = rng.uniform(0, 2 * np.pi, len(points))
+        dots = points + distance[:, None] * np.column_stack((np.cos(angle), np.sin(angle)))
+        fractions = np.clip(dots / (shape[1], shape[0]), 0, 1).round(6)
+        annotation[key] = [{"x": float(x), "y": float(y)} for x, y in fractions]
+    return annotation
+
+
+def _around_one(rng: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:
+    weights = rng.uniform(1 - spread, 1 + spread, count)
+    return weights / weights.mean()
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[dict[str, int]]]]:
+    """Yield a `map` that runs in this process, or in several and in order."""
+    if workers == 1:
+        yield map
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        yield pool.map
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent is killed; it would wait for work for ever."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""Simulated tables in MIMIC-IV's format."""

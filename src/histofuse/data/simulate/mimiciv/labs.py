@@ -1,0 +1,224 @@
+"""``labevents`` of the simulated hospital: when blood is drawn, what it shows, how it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from histofuse.data.mimic import TABLES
+from histofuse.data.simulate.mimiciv.catalogue import LABS, TEXT_LABS, Lab
+from histofuse.data.simulate.mimiciv.cells import Clock, draw_providers, null_if_empty
+from histofuse.data.simulate.mimiciv.patients import DAY, Fates, Patients, Stays
+
+OUTPATIENT_DRAWS: Final = 1.3  # a patient, mean
+MOST_DRAWS: Final = 3
+PANEL_FIRST: Final = {"blood_count": 0.97, "chemistry": 0.97, "minerals": 0.7, "liver": 0.95}
+PANEL_LATER: Final = {"blood_count": 0.85, "chemistry": 0.88, "minerals": 0.65, "liver": 0.3}
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Blood draws: patient, the stay whose levels they show, minute, and whether it is noted."""
+
+    patient: NDArray[np.int64]
+    stay: NDArray[np.int64]
+    minute: NDArray[np.int64]
+    noted: NDArray[np.bool_]
+    first: NDArray[np.bool_]
+
+
+def _draw_draws(rng: Generator, stays: Stays, fates: Fates) -> _Draws:
+    days = (stays.discharged - stays.admitted) / DAY
+    count = (1 + np.floor(days)).clip(1, MOST_DRAWS).astype(np.int64)
+    stay = np.repeat(np.arange(len(stays)), count)
+    number = np.arange(len(stay)) - np.repeat(np.cumsum(count) - count, count)
+    span = (stays.discharged - stays.admitted)[stay]
+    part = (number + rng.random(len(stay)) * 0.5) / count[stay]
+    inside = stays.admitted[stay] + (span * part).astype(np.int64)
+
+    before = np.flatnonzero(rng.random(len(stays)) < 0.45)  # in the emergency room
+    early = stays.admitted[before] - rng.integers(30, 240, len(before))
+    away, when = _draw_outpatient_times(rng, stays, fates)
+
+    stay_all = np.concatenate([stay, before, away])
+    minute = np.concatenate([inside, early, when])
+    noted = np.zeros(len(stay_all), dtype=bool)
+    noted[: len(stay)] = rng.random(len(stay)) < 0.96
+    first = np.zeros(len(stay_all), dtype=bool)
+    first[: len(stay)] = number == 0
+    return _Draws(stays.patient[stay_all], stay_all, minute, noted, first)
+
+
+def _draw_outpatient_times(
+    rng: Generator, stays: Stays, fates: Fates
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draws in the year around a stay, outside all stays and before death."""
+    per_stay = OUTPATIENT_DRAWS * len(np.unique(stays.patient)) / len(stays)
+    stay = np.repeat(np.arange(len(stays)), rng.poisson(per_stay, len(stays)))
+    before = rng.random(len(stay)) < 0.5
+    delay = rng.integers(2 * DAY, 200 * DAY, len(stay))
+    when = np.where(before, stays.admitted[stay] - delay, stays.discharged[stay] + delay)
+    free = when < fates.death[stays.patient[stay]]
+    for step in (-2, -1, 0, 1, 2):
+        other = np.clip(stay + step, 0, len(stays) - 1)
+        same = stays.patient[other] == stays.patient[stay]
+        free &= ~(same & (when >= stays.admitted[other] - DAY) & (when <= stays.discharged[other]))
+    return stay[free], when[free]
+
+
+def record_labs(
+    rng: Generator,
+    patients: Patients,
+    stays: Stays,
+    fates: Fates,
+    *,
+    hadm_id: NDArray,
+    clock: Clock,
+) -> pl.DataFrame:
+    """Draw every result of every patient; outpatient ones have no ``hadm_id``."""
+    draws = _draw_draws(rng, stays, fates)
+    drawn = _draw_panels(rng, patients, draws)
+    parts = [
+        _measure(rng, lab, np.flatnonzero(drawn[lab.panel]), draws.stay, stays.labs[:, column])
+        for column, lab in enumerate(LABS)
+    ]
+    for text in TEXT_LABS:
+        which = np.flatnonzero(drawn["urine" if text.fluid == "Urine" else "text"])
+        comments = pl.Series(
+            np.array(text.comments)[rng.integers(0, len(text.comments), len(which))]
+        )
+        parts.append(pl.DataFrame({"draw": which, "comments": comments, "itemid": text.itemid}))
+    results = pl.concat(parts, how="diagonal_relaxed")
+
+    n = len(draws.minute)
+    specimen = pl.DataFrame(
+        {
+            "draw": np.arange(n),
+            "subject_id": patients.subject_id[draws.patient],
+            "hadm_id": hadm_id[draws.stay],
+            "noted": draws.noted,
+            "specimen_id": rng.choice(90_000_000, n, replace=False) + 1_000_000,
+            "charttime": clock.shift(draws.minute, draws.patient),
+            "storetime": clock.shift(draws.minute + rng.integers(35, 150, n), draws.patient),
+            "order_provider_id": np.where(
+                draws.first | (rng.random(n) < 0.9), "", draw_providers(rng, n)
+            ),
+            "priority": np.array(["STAT", "ROUTINE", ""])[rng.choice(3, n, p=[0.5, 0.42, 0.08])],
+        }
+    ).with_columns(
+        null_if_empty("order_provider_id"),
+        null_if_empty("priority"),
+        hadm_id=pl.when("noted").then("hadm_id"),
+    )
+    joined = results.join(specimen, on="draw", how="left", maintain_order="left")
+    joined = joined.sort("subject_id", "charttime", "draw", "itemid")
+    return joined.with_columns(labevent_id=pl.int_range(1, pl.len() + 1))
+
+
+def _draw_panels(rng: Generator, patients: Patients, draws: _Draws) -> dict[str, NDArray]:
+    n = len(draws.minute)
+    drawn: dict[str, NDArray] = {}
+    for panel, chance in PANEL_FIRST.items():
+        drawn[panel] = rng.random(n) < np.where(draws.first, chance, PANEL_LATER[panel])
+    drawn["coagulation"] = rng.random(n) < np.where(draws.first, 0.6, 0.25)
+    known = patients.breast_cancer[draws.patient]
+    drawn["marker"] = rng.random(n) < np.where(known, 0.06, 0.002)
+    drawn["text"] = rng.random(n) < 0.7
+    drawn["urine"] = rng.random(n) < np.where(draws.first, 0.45, 0.2)
+    return drawn
+
+
+def _measure(
+    rng: Generator, lab: Lab, which: NDArray, shown: NDArray, levels: NDArray
+) -> pl.DataFrame:
+    """Draw the results of one test, with the quirks of the release.
+
+    Args:
+        rng: Its stream.
+        lab: The test.
+        which: Positions of the draws it was part of.
+        shown: Position of the stay a draw shows, for all draws.
+        levels: The test's level at each stay.
+    """
+    n = len(which)
+    level = levels[shown[which]] + rng.normal(0, lab.noise, n)
+    value = np.exp(level) if lab.skewed else level
+    value = np.maximum(value, 10.0**-lab.decimals)
+    unit, decimals = np.full(n, lab.unit, dtype=object), np.full(n, lab.decimals)
+    low, high = np.full(n, lab.low), np.full(n, lab.high)
+
+    if lab.other_unit is not None:
+        other = rng.random(n) < 0.003
+        name, factor = lab.other_unit
+        value, unit[other] = np.where(other, value * factor, value), name
+        low, high = (np.where(other, end * factor, end) for end in (low, high))
+        decimals[other] = 0 if factor >= 10 else max(lab.decimals, 1)
+    wild = rng.random(n) < 0.001
+    value[wild] = rng.choice([0.0, -1.0, 9999.0, 999999.0], int(wild.sum()))
+    value = np.round(value * 10.0**decimals) / 10.0**decimals
+    table = pl.DataFrame(
+        {
+            "draw": which,
+            "valuenum": value,
+            "decimals": decimals,
+            "valueuom": unit.astype(str),
+            "ref_range_lower": low.round(2),
+            "ref_range_upper": high.round(2),
+            "hidden": rng.random(n) < 0.03,
+            "lost": rng.random(n) < 0.004,
+            "unstated": rng.random(n) < 0.002,
+        }
+    )
+    return _print_results(table, lab)
+
+
+def _print_results(table: pl.DataFrame, lab: Lab) -> pl.DataFrame:
+    """Print values as the release does: some hidden by ``___``, some lost to a comment."""
+    printed = (
+        pl.when(pl.col("decimals") == 0)
+        .then(pl.col("valuenum").cast(pl.Int64).cast(pl.String))
+        .otherwise(pl.col("valuenum").cast(pl.String))
+    )
+    below = pl.lit(lab.itemid == 50885) & (pl.col("valuenum") < 0.2)
+    absent = pl.col("lost") | below
+    outside = (pl.col("valuenum") < pl.col("ref_range_lower")) | (
+        pl.col("valuenum") > pl.col("ref_range_upper")
+    )
+    comment = (
+        pl.when(below)
+        .then(pl.lit("<0.2."))
+        .when("lost")
+        .then(pl.lit("UNABLE TO REPORT."))
+        .when("hidden")
+        .then(pl.lit("New reference range as of ___."))
+    )
+    return table.select(
+        "draw",
+        value=pl.when(absent).then(None).when("hidden").then(pl.lit("___")).otherwise(printed),
+        valuenum=pl.when(~absent).then(_print_number("valuenum")),
+        valueuom=pl.when("unstated").then(pl.lit(" ")).otherwise(null_if_empty("valueuom")),
+        ref_range_lower=_print_number("ref_range_lower"),
+        ref_range_upper=_print_number("ref_range_upper"),
+        flag=pl.when(outside & ~absent).then(pl.lit("abnormal")),
+        comments=comment,
+        itemid=pl.lit(lab.itemid),
+    )
+
+
+def _print_number(name: str) -> pl.Expr:
+    """Print whole numbers without a decimal point, as the release does."""
+    return pl.col(name).cast(pl.String).str.strip_suffix(".0")
+
+
+def list_labs() -> pl.DataFrame:
+    """List ``d_labitems``."""
+    rows = [(lab.itemid, lab.label, "Blood", lab.category) for lab in LABS]
+    rows += [(lab.itemid, lab.label, lab.fluid, lab.category) for lab in TEXT_LABS]
+    return pl.DataFrame(rows, schema=list(TABLES["d_labitems"].columns), orient="row").sort(
+        "itemid"
+    )

@@ -1,0 +1,310 @@
+"""Simulated patients, their admissions and their fates, as arrays; times are real, not yet shifted.
+
+Time is counted in minutes since 1970 on the hospital's own calendar, where ICD-10 replaces ICD-9 on
+1 October 2015. The shift into the 22nd century comes when the tables are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, LABS
+from histofuse.data.simulate.mimiciv.risk import (
+    IN_HOSPITAL_INTERCEPT,
+    IN_HOSPITAL_SLOPE,
+    compute_logit,
+    to_probability,
+)
+
+DAY: Final = 1440  # minutes
+HORIZON_DAYS: Final = 365
+FIRST_DAY: Final = 13_879  # 2008-01-01
+ICD10_DAY: Final = 16_709  # 2015-10-01
+LAST_INDEX_DAY: Final = 18_077  # 2019-06-30
+LAST_DAY: Final = 18_261  # 2019-12-31
+MOST_PRIOR, MOST_LATER = 2, 5
+NEVER: Final = np.iinfo(np.int64).max
+
+CONDITION_NAMES: Final = [condition.name for condition in CONDITIONS]
+ITEMIDS: Final = [lab.itemid for lab in LABS]
+
+# Laboratory levels that conditions move: condition -> itemid -> shift (of the logarithm if skewed).
+LAB_EFFECTS: Final[dict[str, dict[int, float]]] = {
+    "renal_failure": {50912: 0.5, 51006: 0.4, 51222: -0.4, 50971: 0.15},
+    "kidney_injury": {50912: 0.45, 51006: 0.35, 50882: -1.0},
+    "diabetes": {50931: 0.25},
+    "diabetes_complicated": {50931: 0.35, 50912: 0.25},
+    "liver_disease": {50885: 0.6, 51237: 0.12, 51274: 0.12, 51265: -0.35, 50862: -0.15},
+    "infection": {51301: 0.3},
+    "hyponatraemia": {50983: -4.0, 50902: -3.0},
+    "acute_bleeding": {51222: -0.8, 51221: -2.4},
+    "deficiency_anaemia": {51222: -0.6, 51221: -1.8, 51250: -5.0, 51277: 1.2},
+    "coagulopathy": {51265: -0.6},
+    "weight_loss": {50862: -0.25},
+    "dehydration": {51006: 0.2, 50983: 1.5},
+}
+
+
+@dataclass(frozen=True)
+class Patients:
+    """One entry a patient.
+
+    Attributes:
+        subject_id: Eight digits, ascending.
+        male: Sex.
+        breast_cancer: Whether the index admission carries the code.
+        other_cancer: Whether another solid tumour is coded.
+        age_years: At the index admission.
+        frailty: Latent, standard normal.
+        conditions: (patients, conditions) lasting conditions; acute columns are all False.
+        spread_from: Order of the first admission with metastases; `NEVER` if none.
+        metastasis_site: Index into ``METASTASES``.
+        hormone_receptor: Whether endocrine therapy is an option.
+        her2: Whether the tumour overexpresses HER2.
+    """
+
+    subject_id: NDArray[np.int64]
+    male: NDArray[np.bool_]
+    breast_cancer: NDArray[np.bool_]
+    other_cancer: NDArray[np.bool_]
+    age_years: NDArray[np.float64]
+    frailty: NDArray[np.float64]
+    conditions: NDArray[np.bool_]
+    spread_from: NDArray[np.int64]
+    metastasis_site: NDArray[np.int64]
+    hormone_receptor: NDArray[np.bool_]
+    her2: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.subject_id)
+
+
+@dataclass(frozen=True)
+class Stays:
+    """One entry an admission, by patient and time.
+
+    Attributes:
+        patient: Position of the patient.
+        order: 0 at the index admission, negative before, positive after.
+        admitted: Minute.
+        discharged: Minute; that of death where `died`.
+        died: Whether it ended in death.
+        metastatic: Whether the cancer has spread by now.
+        conditions: (stays, conditions) lasting and acute.
+        labs: (stays, labs) the admission's level, of the logarithm where skewed.
+    """
+
+    patient: NDArray[np.int64]
+    order: NDArray[np.int64]
+    admitted: NDArray[np.int64]
+    discharged: NDArray[np.int64]
+    died: NDArray[np.bool_]
+    metastatic: NDArray[np.bool_]
+    conditions: NDArray[np.bool_]
+    labs: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What becomes of each patient.
+
+    Attributes:
+        probability: True probability of death within a year after leaving the index admission.
+        death: Minute of death as far as the release would know it; `NEVER` if not.
+    """
+
+    probability: NDArray[np.float64]
+    death: NDArray[np.int64]
+
+
+def draw_patients(rng: Generator, patients: int, breast_cancer_fraction: float) -> Patients:
+    """Draw patients; the share with breast cancer is exact."""
+    breast = np.zeros(patients, dtype=bool)
+    breast[: round(patients * breast_cancer_fraction)] = True
+    rng.shuffle(breast)
+    male = rng.random(patients) < np.where(breast, 0.01, 0.48)
+    frailty = rng.normal(size=patients)
+    age = np.where(
+        breast, rng.normal(62, 13, patients).clip(24, 91), rng.normal(58, 18, patients).clip(18, 91)
+    )
+    other = ~breast & (rng.random(patients) < 0.1)
+    return Patients(
+        subject_id=10_000_000 + np.sort(rng.choice(9_999_999, patients, replace=False)),
+        male=male,
+        breast_cancer=breast,
+        other_cancer=other,
+        age_years=age.round(1),
+        frailty=frailty,
+        conditions=_draw_conditions(rng, age, frailty, acute=False),
+        spread_from=_draw_spread(rng, breast, other, frailty),
+        metastasis_site=rng.choice(5, patients, p=[0.35, 0.2, 0.2, 0.1, 0.15]),
+        hormone_receptor=rng.random(patients) < 0.7,
+        her2=rng.random(patients) < 0.15,
+    )
+
+
+def draw_stays(rng: Generator, patients: Patients) -> Stays:
+    """Draw the admissions each patient would have if never dying."""
+    patient, order, admitted, discharged = _draw_timeline(rng, patients)
+    age, frailty = patients.age_years[patient], patients.frailty[patient]
+    conditions = patients.conditions[patient] | _draw_conditions(rng, age, frailty, acute=True)
+    metastatic = order >= patients.spread_from[patient]
+    return Stays(
+        patient=patient,
+        order=order,
+        admitted=admitted,
+        discharged=discharged,
+        died=np.zeros(len(patient), dtype=bool),
+        metastatic=metastatic,
+        conditions=conditions,
+        labs=_draw_lab_levels(rng, patients, patient, metastatic, conditions),
+    )
+
+
+def draw_fates(rng: Generator, patients: Patients, stays: Stays) -> tuple[Fates, Stays]:
+    """Draw who dies when, and cut the admissions accordingly."""
+    index = np.flatnonzero(stays.order == 0)
+    logit = compute_logit(_risk_values(patients, stays, index))
+    probability = to_probability(logit)
+    in_hospital = rng.random(len(patients)) < to_probability(
+        IN_HOSPITAL_INTERCEPT + IN_HOSPITAL_SLOPE * logit
+    )
+    within_a_year = ~in_hospital & (rng.random(len(patients)) < probability)
+
+    left = stays.discharged[index]
+    days = 1 + np.floor((HORIZON_DAYS - 2) * rng.random(len(patients)) ** 1.5).astype(np.int64)
+    death = np.full(len(patients), NEVER)
+    death[in_hospital] = left[in_hospital]
+    death[within_a_year] = (left + days * DAY)[within_a_year]
+    death, stays = _cut(stays, _draw_late_deaths(rng, stays, death, left))
+    return Fates(probability, death), stays
+
+
+def _draw_conditions(
+    rng: Generator, age: NDArray, frailty: NDArray, *, acute: bool
+) -> NDArray[np.bool_]:
+    drawn = np.zeros((len(age), len(CONDITIONS)), dtype=bool)
+    for column, condition in enumerate(CONDITIONS):
+        if condition.acute == acute:
+            decades = condition.per_decade * (age - 60.0) / 10.0
+            chance = to_probability(condition.logit + decades + condition.frailty * frailty)
+            drawn[:, column] = rng.random(len(age)) < chance
+    return drawn
+
+
+def _draw_spread(
+    rng: Generator, breast: NDArray[np.bool_], other: NDArray[np.bool_], frailty: NDArray
+) -> NDArray[np.int64]:
+    """Metastatic at the index admission, at a later one, or never."""
+    logit = np.where(breast, -0.9, -1.2) + 0.25 * frailty
+    at_index = rng.random(len(breast)) < to_probability(logit)
+    later = np.where(rng.random(len(breast)) < 0.2, rng.integers(1, 4, len(breast)), NEVER)
+    return np.where(breast | other, np.where(at_index, 0, later), NEVER)
+
+
+def _draw_timeline(rng: Generator, patients: Patients) -> tuple[NDArray[np.int64], ...]:
+    """Patient, order, admission and discharge of each stay, by patient and order."""
+    n = len(patients)
+    orders = np.arange(-MOST_PRIOR, MOST_LATER + 1)
+    prior = np.where(patients.breast_cancer, rng.poisson(0.4, n).clip(max=MOST_PRIOR), 0)
+    later = rng.poisson(1.0 * np.exp(0.25 * patients.frailty)).clip(max=MOST_LATER)
+    hours = np.exp(rng.normal(4.5 + 0.12 * patients.frailty[:, None], 0.85, (n, len(orders))))
+    length = (hours.clip(3, 1200) * 60).astype(np.int64)
+    # Some come back within weeks, some after years.
+    soon = rng.random((n, len(orders))) < np.where(orders > 0, 0.55, 0.2)
+    days = rng.exponential(1.0, (n, len(orders))) * np.where(soon, 50.0, 600.0)
+    gap = (days * DAY).astype(np.int64) + 2 * DAY
+
+    # Only ICD-10's C50 covers men; 174 is the female breast.
+    earliest = np.where(patients.breast_cancer & patients.male, ICD10_DAY, FIRST_DAY)
+    admitted = np.zeros((n, len(orders)), dtype=np.int64)
+    admitted[:, MOST_PRIOR] = rng.integers(earliest * DAY, LAST_INDEX_DAY * DAY)
+    for column in range(MOST_PRIOR + 1, len(orders)):
+        previous = admitted[:, column - 1] + length[:, column - 1]
+        admitted[:, column] = previous + gap[:, column]
+    for column in range(MOST_PRIOR - 1, -1, -1):
+        admitted[:, column] = admitted[:, column + 1] - gap[:, column] - length[:, column]
+
+    exists = (orders >= -prior[:, None]) & (orders <= later[:, None])
+    exists &= (admitted >= FIRST_DAY * DAY) & (admitted < LAST_DAY * DAY)
+    patient, column = np.nonzero(exists)
+    start = admitted[patient, column]
+    return patient, orders[column], start, start + length[patient, column]
+
+
+def _draw_lab_levels(
+    rng: Generator,
+    patients: Patients,
+    patient: NDArray[np.int64],
+    metastatic: NDArray[np.bool_],
+    conditions: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """The level of each test at each stay; most of its spread is the patient's own."""
+    spread = np.array([lab.spread for lab in LABS])
+    own = rng.normal(size=(len(patients), len(LABS))) * spread * 0.8
+    passing = rng.normal(size=(len(patient), len(LABS))) * spread * 0.6
+    levels = np.array([np.log(lab.centre) if lab.skewed else lab.centre for lab in LABS])
+    levels = levels + own[patient] + passing
+    levels += patients.frailty[patient, None] * np.array([lab.frailty for lab in LABS])
+    levels += metastatic[:, None] * np.array([lab.metastatic for lab in LABS])
+    for name, effects in LAB_EFFECTS.items():
+        present = conditions[:, CONDITION_NAMES.index(name)]
+        for itemid, shift in effects.items():
+            levels[:, ITEMIDS.index(itemid)] += shift * present
+    return levels
+
+
+def _risk_values(patients: Patients, stays: Stays, index: NDArray[np.int64]) -> dict[str, NDArray]:
+    names = ("weight_loss", "heart_failure")
+    return {
+        "age_years": patients.age_years,
+        "metastatic_cancer": stays.metastatic[index],
+        "albumin": stays.labs[index, ITEMIDS.index(50862)],
+        "log_lactate_dehydrogenase": stays.labs[index, ITEMIDS.index(50954)],
+        **{name: patients.conditions[:, CONDITION_NAMES.index(name)] for name in names},
+    }
+
+
+def _draw_late_deaths(
+    rng: Generator, stays: Stays, death: NDArray[np.int64], left: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Add deaths beyond the first year: in a later admission, or in the year after the last one.
+
+    One more year than that is what the release keeps, so nobody dies later than it.
+    """
+    death = death.copy()
+    beyond = (left // DAY + HORIZON_DAYS + 1) * DAY
+    fatal = rng.random(len(stays)) < 0.06
+    fatal &= (stays.discharged > beyond[stays.patient]) & (death[stays.patient] == NEVER)
+    for stay in np.flatnonzero(fatal)[::-1]:  # backwards: the earliest is the one that counts
+        death[stays.patient[stay]] = stays.discharged[stay]
+
+    last = np.zeros(len(death), dtype=np.int64)
+    np.maximum.at(last, stays.patient, stays.discharged)
+    after = last + rng.integers(1, HORIZON_DAYS, len(death)) * DAY
+    dies = (rng.random(len(death)) < 0.12) & (death == NEVER) & (after > beyond)
+    return np.where(dies, after, death)
+
+
+def _cut(stays: Stays, death: NDArray[np.int64]) -> tuple[NDArray[np.int64], Stays]:
+    """Drop admissions after death, and end in death the one it falls into."""
+    kept = select(stays, stays.admitted < death[stays.patient])
+    died = kept.discharged >= death[kept.patient]
+    discharged = np.minimum(kept.discharged, death[kept.patient])
+    return death, replace(kept, died=died, discharged=discharged)
+
+
+Rows = TypeVar("Rows", Patients, Stays)
+
+
+def select(rows: Rows, which: NDArray) -> Rows:
+    """Keep the entries of a mask or a list of positions."""
+    return type(rows)(**{f.name: getattr(rows, f.name)[which] for f in fields(rows)})

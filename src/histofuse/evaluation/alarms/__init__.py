@@ -1,0 +1,1 @@
+"""Checks that must not fail before a model is believed."""

@@ -1,0 +1,251 @@
+"""Alarms of the data: what splits share, features that tell the target, what an encoder saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.evaluation.alarms.checks import (
+    IMAGES,
+    RECORDS,
+    AlarmCheck,
+    make_check,
+    skip_check,
+)
+from histofuse.features.encoding import ENCODED, Encoder, encode_table, fit_encoder
+from histofuse.features.specs import FeatureSpec
+from histofuse.params.alarms import AlarmParams
+from histofuse.params.encoding import EncodingParams
+from histofuse.training.scores import compute_auroc
+
+_FOLDS: Final = 5
+_SHOWN: Final = 5
+
+# --- splits -------------------------------------------------------------------------------------
+
+
+def check_image_split(
+    audit: Mapping[str, Any] | None, split_units: Sequence[str]
+) -> Iterator[AlarmCheck]:
+    """Look at what the splits of the images share, and at the unit they were made by."""
+    if audit is None:
+        yield skip_check("shared[images]", None, IMAGES, "the split has no audit; dvc repro")
+        return
+    shared = _find_forbidden(audit)
+    detail = _show_shared(shared) or "no case, frame or pixel is in two splits that may not share"
+    yield make_check("shared[images]", None, IMAGES, bool(shared), detail, {"shared": shared})
+    units = {audit["unit"], audit["validation_unit"]}
+    leaky = bool(audit["leaky"]) or not units <= set(split_units)
+    overlapping = {
+        pair: counts.get("overlapping_patches", 0) for pair, counts in audit["shared"].items()
+    }
+    detail = f"split by {audit['unit']}, validation by {audit['validation_unit']}"
+    if leaky:
+        between = ", ".join(f"{n:,} {pair}" for pair, n in overlapping.items())
+        detail += f": patches that overlap between splits: {between}"
+    numbers = {"units": sorted(units), "overlapping_patches": overlapping}
+    yield make_check("split_unit", None, IMAGES, leaky, detail, numbers)
+
+
+def check_patient_split(audit: Mapping[str, Any] | None) -> AlarmCheck:
+    """Look at what the splits of the patients share."""
+    if audit is None:
+        return skip_check("shared[patients]", None, RECORDS, "the split has no audit; dvc repro")
+    shared = _find_forbidden(audit)
+    detail = _show_shared(shared) or "no patient is in two splits"
+    return make_check("shared[patients]", None, RECORDS, bool(shared), detail, {"shared": shared})
+
+
+def _find_forbidden(audit: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    found = {
+        pair: {what: counts[what] for what in audit["forbidden"][pair] if counts.get(what)}
+        for pair, counts in audit["shared"].items()
+    }
+    return {pair: counts for pair, counts in found.items() if counts}
+
+
+def _show_shared(shared: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(
+        f"{pair} share {count:,} {what.replace('_', ' ')}"
+        for pair, counts in shared.items()
+        for what, count in counts.items()
+    )
+
+
+# --- features -----------------------------------------------------------------------------------
+
+
+def check_features(joined: pd.DataFrame, encoded: pd.DataFrame, params: AlarmParams) -> AlarmCheck:
+    """Look for a feature that tells the target alone, by its values or by being missing.
+
+    Args:
+        joined: Raw features with split and target, as from `features.encoding.join_splits`.
+        encoded: The encoded table in which missing values are NaN.
+        params: Bar, and the rows a feature must have.
+    """
+    found = score_features(joined, encoded, params.feature_fewest_rows)
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    loud = {name: value for name, value in ranked if value >= params.feature_auroc}
+    numbers = {"highest": dict(ranked[:_SHOWN]), "judged": len(found), "at": params.feature_auroc}
+    if loud:
+        named = ", ".join(f"{name} (AUROC {value:.3f})" for name, value in loud.items())
+        detail = f"tells the target alone on training rows: {named}; the bar is "
+        detail += f"{params.feature_auroc:g}. Does it hold the target, or come after it?"
+    elif ranked:
+        name, value = ranked[0]
+        detail = f"of {len(found)} features the one that tells most of the target alone is {name}, "
+        detail += f"AUROC {value:.3f}, below {params.feature_auroc:g}"
+    else:
+        detail = f"no feature has {params.feature_fewest_rows} training rows of each target"
+    return make_check("feature", None, RECORDS, bool(loud), detail, numbers, "suspicion")
+
+
+def score_features(joined: pd.DataFrame, encoded: pd.DataFrame, fewest: int) -> dict[str, float]:
+    """Compute the AUROC of each feature alone on training rows, the better of both directions.
+
+    A raw text is scored by the target's rate in its category, learnt on the other folds.
+
+    Returns:
+        Feature, ``<feature> (missing)`` or ``<feature> (categories)`` to AUROC; what has fewer
+        rows than `fewest` of either target is left out.
+    """
+    found: dict[str, float] = {}
+
+    def note(name: str, values: np.ndarray, target: np.ndarray) -> None:
+        known = ~np.isnan(values)
+        if min(int((target[known] == c).sum()) for c in (0, 1)) >= fewest:
+            auroc = compute_auroc(values[known], target[known])
+            found[name] = max(found.get(name, 0.0), auroc, 1 - auroc)
+
+    rows = encoded[encoded["split"] == "train"]
+    target = rows["target"].to_numpy()
+    for name in (str(c) for c in rows if c not in ENCODED.columns):
+        note(name, rows[name].to_numpy(dtype=np.float64), target)
+    rows = joined[joined["split"] == "train"]
+    target = rows["target"].to_numpy()
+    for name in (str(c) for c in rows if c not in ENCODED.columns):
+        missing = rows[name].isna()
+        note(f"{name} (missing)", missing.to_numpy(dtype=np.float64), target)
+        if pd.api.types.is_numeric_dtype(rows[name]):
+            note(name, rows[name].to_numpy(dtype=np.float64, na_value=np.nan), target)
+        else:
+            note(f"{name} (categories)", _rate_categories(rows[name], target), target)
+    return found
+
+
+def _rate_categories(values: pd.Series, target: np.ndarray) -> np.ndarray:
+    """Put the target's rate on the other folds for each category; NaN where it is not there."""
+    fold = np.arange(len(values)) % _FOLDS
+    rates = np.full(len(values), np.nan)
+    texts = values.astype("str").where(values.notna())
+    for number in range(_FOLDS):
+        known = pd.Series(target[fold != number]).groupby(texts[fold != number].to_numpy()).mean()
+        rates[fold == number] = texts[fold == number].map(known).to_numpy(dtype=np.float64)
+    return rates
+
+
+# --- encoder ------------------------------------------------------------------------------------
+
+
+def check_encoder(  # noqa: PLR0917
+    stored: Mapping[str, Any],
+    joined: pd.DataFrame,
+    specs: Sequence[FeatureSpec],
+    params: EncodingParams,
+    tolerance: float,
+    model: str | None = None,
+) -> AlarmCheck:
+    """Fit the encoder anew on training rows, and hold what is stored against it.
+
+    Args:
+        stored: ``encoder.json``.
+        joined: Raw features with split and target.
+        specs: Of the features.
+        params: Section ``encoding``.
+        tolerance: Of a learnt number.
+        model: Whose encoder it is; None for that of the encoded tables.
+    """
+    apart = _compare_encoders(_fit(joined, ("train",), specs, params), stored, tolerance)
+    name, rows = "encoder", int((joined["split"] == "train").sum())
+    numbers: dict[str, Any] = {"rows": stored["rows"], "train_rows": rows, "different": apart}
+    if not apart:
+        detail = f"means, spreads, medians and categories are those of the {rows:,} training rows"
+        return make_check(name, model, RECORDS, False, detail, numbers)
+    fits = {
+        "every row": ("train", "validation", "test"),
+        "training and validation rows": ("train", "validation"),
+        "training and test rows": ("train", "test"),
+        "test rows": ("test",),
+    }
+    like = [
+        what
+        for what, splits in fits.items()
+        if not _compare_encoders(_fit(joined, splits, specs, params), stored, tolerance)
+    ]
+    numbers["matches"] = like[0] if like else None
+    matches = f"matches a fit on {like[0]}" if like else "matches no fit on rows of today"
+    detail = f"{apart} of its numbers are not those of the {rows:,} training rows; it {matches}"
+    return make_check(name, model, RECORDS, True, f"{detail} ({stored['rows']:,} rows)", numbers)
+
+
+def check_encoded(
+    stored: Mapping[str, Any], joined: pd.DataFrame, encoded: pd.DataFrame, tolerance: float
+) -> AlarmCheck:
+    """Encode anew, and hold the table that models learn from against it."""
+    keys = ["subject_id", "hadm_id"]
+    again = encode_table(Encoder.from_dict(dict(stored)), joined, impute=False)
+    name, numbers = "encoded_table", {"rows": len(again)}
+    columns = [c for c in again.columns if c not in ENCODED.columns]
+    if list(encoded.columns) != list(again.columns) or len(encoded) != len(again):
+        return make_check(name, None, RECORDS, True, "has other rows or columns", numbers)
+    both = (t.sort_values(keys)[columns].to_numpy(dtype=np.float64) for t in (again, encoded))
+    far = ~np.isclose(*both, rtol=tolerance, atol=tolerance, equal_nan=True)
+    names = [columns[i] for i in np.flatnonzero(far.any(axis=0))][:_SHOWN]
+    detail = (
+        f"does not come out of its encoder in {', '.join(names)}"
+        if names
+        else f"{len(again):,} rows come out of the encoder as they stand there"
+    )
+    return make_check(name, None, RECORDS, bool(names), detail, numbers)
+
+
+def _fit(
+    joined: pd.DataFrame,
+    splits: Sequence[str],
+    specs: Sequence[FeatureSpec],
+    params: EncodingParams,
+) -> dict[str, Any]:
+    rows = joined[joined["split"].isin(splits)]
+    return fit_encoder(rows, specs, params).to_dict() if len(rows) else {}
+
+
+def _compare_encoders(
+    fitted: Mapping[str, Any], stored: Mapping[str, Any], tolerance: float
+) -> int:
+    """Count the learnt values that differ; the number of rows and shares dropped are none."""
+    facts = [{k: e.get(k) for k in ("features", "indicators", "strata")} for e in (fitted, stored)]
+    ours, theirs = (dict(_flatten(f, "")) for f in facts)
+    return sum(
+        not _is_close(ours.get(key), theirs.get(key), tolerance) for key in ours.keys() | theirs
+    )
+
+
+def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{path}/{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            key = item.get("name", number) if isinstance(item, Mapping) else number
+            yield from _flatten(item, f"{path}/{key}")
+    else:
+        yield path, value
+
+
+def _is_close(one: Any, other: Any, tolerance: float) -> bool:
+    if isinstance(one, float) and isinstance(other, float | int):
+        return bool(np.isclose(one, other, rtol=tolerance, atol=1e-9))
+    return one == other

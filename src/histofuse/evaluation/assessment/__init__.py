@@ -1,0 +1,1 @@
+"""Whether probabilities can be used: calibration, decisions, prediction sets, subgroups."""

@@ -1,0 +1,181 @@
+"""How far probabilities can be taken at their word, before and after calibration.
+
+The Brier score falls apart, over bins of equal width, into
+
+    reliability - resolution + uncertainty + within-bin variance - within-bin covariance
+
+The first three are Murphy's and add up alone only where all rows of a bin have one probability; the
+last two (the covariance counted twice) make the sum exact.
+
+Sources: Murphy 1973, A New Vector Partition of the Probability Score; Stephenson, Coelho & Jolliffe
+2008, Two Extra Components in the Brier Score Decomposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.classification import ECE_BINS
+from histofuse.evaluation.metrics.clustered import (
+    ClusterBootstrap,
+    Clusters,
+    render_intervals,
+)
+
+ALL: Final = "all"
+COMPONENTS: Final = (
+    "reliability",
+    "resolution",
+    "uncertainty",
+    "within_bin_variance",
+    "within_bin_covariance",
+)
+QUALITIES: Final = ("brier", "ece", *COMPONENTS)
+_TERMS: Final = 5  # a bin: rows, and sums of p, o, p squared, p times o
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Calibration of one class against the rest, or of all.
+
+    Attributes:
+        before: `QUALITIES` of the softmax of the logits.
+        after: Likewise, calibrated.
+        change: After less before, of ``brier`` and ``ece``, on the same resamples.
+    """
+
+    before: Mapping[str, Interval]
+    after: Mapping[str, Interval]
+    change: Mapping[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON."""
+        return {
+            "before": render_intervals(self.before),
+            "after": render_intervals(self.after),
+            "change": render_intervals(self.change),
+        }
+
+
+def measure_quality(
+    before: Float[np.ndarray, "n k"],
+    after: Float[np.ndarray, "n k"],
+    labels: np.ndarray,
+    classes: list[str],
+    bootstrap: ClusterBootstrap,
+) -> dict[str, Quality]:
+    """Measure calibration before and after, with intervals over cases or patients.
+
+    Returns:
+        Of two classes the positive one. Of more each class against the rest, and `ALL`: there the
+        Brier score and its parts are sums over the classes, and the calibration error is about the
+        largest probability.
+    """
+    scopes = _scope(len(classes), classes)
+    return {
+        name: _measure_scope(before, after, labels, columns, bootstrap)
+        for name, columns in scopes.items()
+    }
+
+
+def _scope(k: int, classes: list[str]) -> dict[str, list[int]]:
+    if k == 2:
+        return {classes[1]: [1]}
+    return {name: [c] for c, name in enumerate(classes)} | {ALL: list(range(k))}
+
+
+def _measure_scope(
+    before: Float[np.ndarray, "n k"],
+    after: Float[np.ndarray, "n k"],
+    labels: np.ndarray,
+    columns: list[int],
+    bootstrap: ClusterBootstrap,
+) -> Quality:
+    parts = [_sum_events(p, labels, columns, bootstrap.clusters) for p in (before, after)]
+    sums = np.column_stack(parts)
+    width = parts[0].shape[1]
+
+    def measure(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
+        first = compute_quality(totals[:, :width], len(columns))
+        second = compute_quality(totals[:, width:], len(columns))
+        named = {f"before/{n}": v for n, v in first.items()}
+        return named | {f"after/{n}": v for n, v in second.items()}
+
+    def measure_change(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
+        found = measure(totals)
+        return {n: found[f"after/{n}"] - found[f"before/{n}"] for n in ("brier", "ece")}
+
+    found = bootstrap.estimate(sums, measure)
+    return Quality(
+        before={n: found[f"before/{n}"] for n in QUALITIES},
+        after={n: found[f"after/{n}"] for n in QUALITIES},
+        change=bootstrap.estimate(sums, measure_change, paired=True),
+    )
+
+
+def _sum_events(
+    probabilities: Float[np.ndarray, "n k"],
+    labels: np.ndarray,
+    columns: list[int],
+    clusters: Clusters,
+) -> Float[np.ndarray, "g s"]:
+    """Add up the terms of each class and, of several, of the class held most likely."""
+    events = [(probabilities[:, c], labels == c) for c in columns]
+    if len(columns) > 1:
+        events.append((probabilities.max(axis=1), probabilities.argmax(axis=1) == labels))
+    return np.column_stack([sum_bins(p, o, clusters) for p, o in events])
+
+
+def sum_bins(
+    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"], clusters: Clusters
+) -> Float[np.ndarray, "g s"]:
+    """Add up over each group and bin: rows, p, o, p squared, p times o; bins by bins."""
+    p, o = probability, happened.astype(np.float64)
+    place = place_in_bins(p)
+    terms = (np.ones_like(p), p, o, p * p, p * o)
+    return np.column_stack([clusters.count_cells(place, ECE_BINS, t) for t in terms])
+
+
+def place_in_bins(probability: Float[np.ndarray, " n"]) -> np.ndarray:
+    """Find the bin of each probability, of `ECE_BINS` of equal width."""
+    return np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
+
+
+def compute_quality(
+    totals: Float[np.ndarray, "w s"], classes: int
+) -> dict[str, Float[np.ndarray, " w"]]:
+    """Compute `QUALITIES` from weighted sums of `sum_bins`, an event after the other.
+
+    Args:
+        totals: A row a weighting.
+        classes: How many of the events are classes; of several one more follows, which only the
+            calibration error is about.
+    """
+    events = totals.reshape(len(totals), -1, _TERMS, ECE_BINS)
+    each = [_decompose(events[:, e]) for e in range(classes)]
+    found = {name: np.sum([e[name] for e in each], axis=0) for name in ("brier", *COMPONENTS)}
+    return found | {"ece": _decompose(events[:, -1])["ece"]}
+
+
+def _decompose(terms: Float[np.ndarray, "w 5 bins"]) -> dict[str, Float[np.ndarray, " w"]]:
+    rows, p, o, pp, po = (terms[:, t] for t in range(_TERMS))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = rows.sum(axis=1)
+        held = np.maximum(rows, 1.0)
+        rate = o.sum(axis=1) / total
+        gap = p - o
+        return {
+            "brier": (pp - 2 * po + o).sum(axis=1) / total,
+            "ece": np.abs(gap).sum(axis=1) / total,
+            "reliability": (gap**2 / held).sum(axis=1) / total,
+            "resolution": (rows * (o / held - rate[:, None]) ** 2).sum(axis=1) / total,
+            "uncertainty": rate * (1 - rate),
+            "within_bin_variance": (pp - p * p / held).sum(axis=1) / total,
+            "within_bin_covariance": 2 * (po - p * o / held).sum(axis=1) / total,
+        }

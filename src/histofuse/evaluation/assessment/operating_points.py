@@ -1,0 +1,139 @@
+"""Operating points: thresholds chosen on validation rows, and what they do on the split reported.
+
+Source: as asked of diagnostic tests, STARD 2015, items 12 and 24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.classification import count_cuts
+from histofuse.evaluation.metrics.clustered import (
+    ClusterBootstrap,
+    render_intervals,
+    round_number,
+)
+from histofuse.params.assessment import AssessmentParams
+
+Aim = Literal["specificity", "sensitivity"]
+RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "flagged")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold and what comes of it.
+
+    Attributes:
+        aim: What was to be held.
+        target: At which value.
+        threshold: Probability from which a row is flagged; None where none can be chosen.
+        chosen_on: `RATES` on validation, where it was chosen; None where not defined.
+        found: `RATES` on the split reported, with intervals for the threshold as it is.
+        note: Why there is no threshold; empty where there is one.
+    """
+
+    aim: Aim
+    target: float
+    threshold: float | None
+    chosen_on: Mapping[str, float | None]
+    found: Mapping[str, Interval]
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON."""
+        return {
+            "aim": self.aim,
+            "target": self.target,
+            "threshold": round_number(self.threshold),
+            "validation": dict(self.chosen_on),
+            "found": render_intervals(self.found),
+        } | ({"note": self.note} if self.note else {})
+
+
+def choose_threshold(
+    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], aim: Aim, target: float
+) -> float | None:
+    """Choose the threshold that holds the aim and gives most of the other rate.
+
+    It lies half-way between two neighbouring scores, or beyond the outermost.
+
+    Returns:
+        None where there are no positives or no negatives to choose by.
+    """
+    if not positive.any() or positive.all():
+        return None
+    cuts = count_cuts(scores, positive)
+    levels = np.unique(scores)[::-1]
+    # What is flagged when the threshold stands above all scores, then below each in turn.
+    flagged_tp = np.append(0, cuts.tp)
+    flagged_fp = np.append(0, cuts.fp)
+    between = np.concatenate([[levels[0] + 1], (levels[:-1] + levels[1:]) / 2, [levels[-1]]])
+    between[0] = (1 + levels[0]) / 2 if levels[0] < 1 else np.nextafter(1.0, 2.0)
+    if aim == "specificity":
+        held = 1 - flagged_fp / flagged_fp[-1] >= target - 1e-12
+        return float(between[np.flatnonzero(held)[-1]])
+    held = flagged_tp / flagged_tp[-1] >= target - 1e-12
+    return float(between[np.flatnonzero(held)[0]])
+
+
+def measure_operating_points(
+    chosen_by: tuple[Float[np.ndarray, " v"], Bool[np.ndarray, " v"]],
+    rows: tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]],
+    params: AssessmentParams,
+    bootstrap: ClusterBootstrap,
+) -> list[OperatingPoint]:
+    """Choose each threshold on validation and measure it on the split reported.
+
+    Args:
+        chosen_by: Probabilities of validation rows, and which are positive.
+        rows: Likewise, of the split reported.
+        params: The points asked for.
+        bootstrap: Of the groups of `rows`.
+    """
+    points = []
+    for aim, target in _list_aims(params):
+        threshold = choose_threshold(*chosen_by, aim, target)
+        if threshold is None:
+            note = "validation holds no positives, or no negatives, to choose by"
+            points.append(OperatingPoint(aim, target, None, {}, {}, note))
+            continue
+        sums = bootstrap.clusters.add_up(_count_outcomes(*rows, threshold))
+        found = bootstrap.estimate(sums, _compute_rates)
+        validation = _compute_rates(_count_outcomes(*chosen_by, threshold).sum(axis=0)[None])
+        chosen_on = {name: round_number(value[0]) for name, value in validation.items()}
+        points.append(OperatingPoint(aim, target, threshold, chosen_on, found, ""))
+    return points
+
+
+def _list_aims(params: AssessmentParams) -> Iterator[tuple[Aim, float]]:
+    for target in params.specificities:
+        yield "specificity", target
+    for target in params.sensitivities:
+        yield "sensitivity", target
+
+
+def _count_outcomes(
+    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], threshold: float
+) -> Float[np.ndarray, "n 4"]:
+    """Mark hits, misses, false alarms and correct rejections."""
+    flagged = scores >= threshold
+    cells = (flagged & positive, ~flagged & positive, flagged & ~positive, ~flagged & ~positive)
+    return np.column_stack(cells).astype(np.float64)
+
+
+def _compute_rates(sums: Float[np.ndarray, "w 4"]) -> dict[str, Float[np.ndarray, " w"]]:
+    tp, fn, fp, tn = sums.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "flagged": (tp + fp) / (tp + fn + fp + tn),
+        }

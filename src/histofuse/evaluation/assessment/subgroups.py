@@ -1,0 +1,355 @@
+"""How a model does in subgroups of patients, and where it does worst.
+
+Values and gaps are fairlearn's (`MetricFrame`). Its own bootstrap draws rows; here patients, or
+cases, are drawn with all their rows, so the intervals come from `clustered`.
+
+With restricted data no number rests on fewer than `FEWEST_SHOWN` patients with or without the
+target, and where that hides one subgroup alone the next smallest is hidden too, for the first could
+be had by subtraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+
+from histofuse.evaluation.assessment.reliability import FEWEST_SHOWN
+from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.clustered import (
+    ClusterBootstrap,
+    render_interval,
+    render_intervals,
+)
+from histofuse.evaluation.metrics.weighted import rank_rows
+from histofuse.evaluation.predictions import name_admissions
+from histofuse.params.assessment import AssessmentParams
+from histofuse.training.scores import compute_auroc
+
+# Attribute to its column in the feature table.
+ATTRIBUTES: Final = {
+    "age_band": "age_years",
+    "race": "race_group",
+    "insurance": "insurance",
+    "sex": "sex",
+}
+METRICS: Final = ("auroc", "recall", "false_positive_rate", "predicted", "observed", "excess")
+COMPARED: Final = ("auroc", "recall", "false_positive_rate", "excess")
+NOT_RECORDED: Final = "not recorded"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to be split into subgroups.
+
+    Attributes:
+        probability: Calibrated, of the class in question.
+        flagged: Whether the model calls the row of the class, at its saved threshold.
+        positive: Whether it is.
+        patients: Patient of each row.
+    """
+
+    probability: Float[np.ndarray, " n"]
+    flagged: Bool[np.ndarray, " n"]
+    positive: Bool[np.ndarray, " n"]
+    patients: Shaped[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """One subgroup.
+
+    Attributes:
+        name: Such as ``medicare``.
+        rows: How many; None where withheld.
+        positives: Likewise.
+        patients: Likewise.
+        found: `METRICS` with intervals; empty where it is not measured. ``excess`` is the mean
+            predicted probability less the observed share.
+        note: Why it is not measured; empty where it is.
+    """
+
+    name: str
+    rows: int | None
+    positives: int | None
+    patients: int | None
+    found: Mapping[str, Interval]
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON."""
+        counts = {"rows": self.rows, "positives": self.positives, "patients": self.patients}
+        values = render_intervals(self.found)
+        return {"name": self.name, **counts, **values} | ({"note": self.note} if self.note else {})
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The largest difference of a metric between two subgroups.
+
+    Attributes:
+        high: The subgroup with the higher value.
+        low: That with the lower.
+        interval: Of the difference between these two.
+    """
+
+    high: str
+    low: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """All subgroups by one attribute, and the largest gap of each metric that is compared."""
+
+    subgroups: tuple[Subgroup, ...]
+    gaps: Mapping[str, Gap]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON."""
+        gaps = {
+            metric: {"high_in": gap.high, "low_in": gap.low, **render_interval(gap.interval)}
+            for metric, gap in self.gaps.items()
+        }
+        return {"subgroups": [s.to_dict() for s in self.subgroups], "largest_gaps": gaps}
+
+
+# --- membership ---------------------------------------------------------------------------------
+
+
+def name_subgroups(
+    features: pd.DataFrame, admissions: np.ndarray, bands: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Name the subgroup of each row by each attribute.
+
+    Args:
+        features: The feature table, a row an admission, with at least its key.
+        admissions: Admission of each row, ``subject_id/hadm_id``.
+        bands: Where one age band ends and the next begins, in years.
+
+    Returns:
+        Attribute to names; `NOT_RECORDED` where the value or the whole column is missing.
+    """
+    keys = name_admissions(features["subject_id"].to_numpy(), features["hadm_id"].to_numpy())
+    found = {}
+    for attribute, column in ATTRIBUTES.items():
+        if column not in features:
+            found[attribute] = np.full(len(admissions), NOT_RECORDED, dtype=object)
+            continue
+        values = features[column]
+        names = _name_bands(values, bands) if attribute == "age_band" else values
+        known = pd.Series(names.to_numpy(dtype=object), index=keys).reindex(admissions)
+        found[attribute] = known.where(known.notna(), NOT_RECORDED).to_numpy(dtype=object)
+    return found
+
+
+def _name_bands(age_years: pd.Series, bands: Sequence[int]) -> pd.Series:
+    names = [f"below {bands[0]}"]
+    names += [f"{a} to {b - 1}" for a, b in pairwise(bands)]
+    names.append(f"{bands[-1]} and above")
+    edges = [-np.inf, *bands, np.inf]
+    return pd.cut(age_years, edges, right=False, labels=names).astype(object)
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+def measure_subgroups(
+    rows: Rows,
+    membership: Mapping[str, np.ndarray],
+    params: AssessmentParams,
+    bootstrap: ClusterBootstrap,
+    *,
+    restricted: bool,
+) -> dict[str, Attribute]:
+    """Measure every subgroup of every attribute.
+
+    Args:
+        rows: Of the split reported.
+        membership: Attribute to the subgroup of each row.
+        params: The fewest patients of a subgroup that is measured.
+        bootstrap: Of the groups of the rows.
+        restricted: Whether the data are restricted.
+    """
+    return {
+        attribute: _measure_attribute(rows, of, params, bootstrap, restricted=restricted)
+        for attribute, of in membership.items()
+    }
+
+
+def _measure_attribute(
+    rows: Rows,
+    of: np.ndarray,
+    params: AssessmentParams,
+    bootstrap: ClusterBootstrap,
+    *,
+    restricted: bool,
+) -> Attribute:
+    counted = [_count(rows, of, name) for name in _order(of)]
+    hidden = _find_hidden(rows, of, counted) if restricted else set()
+    kept = [
+        s.name
+        for s in counted
+        if s.name not in hidden and (s.patients or 0) >= params.fewest_in_subgroup
+    ]
+    if not kept:
+        return Attribute(tuple(_explain(s, hidden, params, {}) for s in counted), {})
+    frame = compute_frame(rows, of, kept)
+    found = {
+        name: _put_intervals(rows, of == name, bootstrap, frame.by_group.loc[name]) for name in kept
+    }
+    return Attribute(
+        tuple(_explain(s, hidden, params, found) for s in counted),
+        _find_gaps(rows, of, frame, bootstrap) if len(kept) > 1 else {},
+    )
+
+
+def _order(of: np.ndarray) -> list[str]:
+    """Order by name, age bands by age, what is not recorded last."""
+    first = {"below": 0}
+    return sorted(
+        set(of.tolist()), key=lambda n: (n == NOT_RECORDED, first.get(n.split(" ")[0], 1), n)
+    )
+
+
+def _count(rows: Rows, of: np.ndarray, name: str) -> Subgroup:
+    here = of == name
+    patients = len(np.unique(rows.patients[here]))
+    return Subgroup(name, int(here.sum()), int(rows.positive[here].sum()), patients, {}, "")
+
+
+def _find_hidden(rows: Rows, of: np.ndarray, counted: Sequence[Subgroup]) -> set[str]:
+    """Find the subgroups that would tell of fewer than `FEWEST_SHOWN` patients."""
+
+    def count_smallest(name: str) -> int:
+        sides = ((of == name) & rows.positive, (of == name) & ~rows.positive)
+        return min(len(np.unique(rows.patients[side])) for side in sides)
+
+    hidden = {s.name for s in counted if count_smallest(s.name) < FEWEST_SHOWN}
+    shown = [s for s in counted if s.name not in hidden]
+    if len(hidden) == 1 and shown:
+        hidden.add(min(shown, key=lambda s: s.patients or 0).name)
+    return hidden
+
+
+def _explain(
+    subgroup: Subgroup,
+    hidden: set[str],
+    params: AssessmentParams,
+    found: Mapping[str, Mapping[str, Interval]],
+) -> Subgroup:
+    if subgroup.name in hidden:
+        note = f"withheld: fewer than {FEWEST_SHOWN} patients could be told apart"
+        return replace(subgroup, rows=None, positives=None, patients=None, note=note)
+    if subgroup.name in found:
+        return replace(subgroup, found=found[subgroup.name])
+    note = f"too few: fewer than {params.fewest_in_subgroup} patients"
+    return replace(subgroup, note=note)
+
+
+def compute_frame(rows: Rows, of: np.ndarray, kept: Sequence[str]) -> Any:
+    """Let fairlearn measure each subgroup that is kept; NaN where not defined.
+
+    Returns:
+        A `MetricFrame` of `METRICS`.
+    """
+    from fairlearn.metrics import MetricFrame
+
+    here = np.isin(of, list(kept))
+    probability = {"probability": rows.probability[here]}
+    return MetricFrame(
+        metrics=_METRIC_FUNCTIONS,
+        y_true=rows.positive[here],
+        y_pred=rows.flagged[here],
+        sensitive_features=pd.Series(of[here], name="subgroup"),
+        sample_params=dict.fromkeys(METRICS, probability),
+    )
+
+
+def _share_flagged(flagged: np.ndarray, among: np.ndarray) -> float:
+    return float(flagged[among].mean()) if among.any() else float("nan")
+
+
+# In the form that fairlearn calls: truth, decision, probability.
+_METRIC_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "auroc": lambda truth, _, probability: compute_auroc(
+        np.asarray(probability), np.asarray(truth, dtype=bool)
+    ),
+    "recall": lambda truth, flagged, probability: _share_flagged(
+        np.asarray(flagged), np.asarray(truth, dtype=bool)
+    ),
+    "false_positive_rate": lambda truth, flagged, probability: _share_flagged(
+        np.asarray(flagged), ~np.asarray(truth, dtype=bool)
+    ),
+    "predicted": lambda truth, _, probability: float(np.mean(probability)),
+    "observed": lambda truth, _, probability: float(np.mean(truth)),
+    "excess": lambda truth, _, probability: float(np.mean(probability) - np.mean(truth)),
+}
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+Weighted = Callable[[Int[np.ndarray, "w g"]], dict[str, Float[np.ndarray, " w"]]]
+
+
+def _put_intervals(
+    rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstrap, values: pd.Series
+) -> dict[str, Interval]:
+    """Put intervals on fairlearn's values."""
+    found = bootstrap.estimate_weighted(_prepare(rows, here, bootstrap))
+    return {
+        name: replace(found[name], value=None if np.isnan(values[name]) else float(values[name]))
+        for name in METRICS
+    }
+
+
+def _prepare(rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstrap) -> Weighted:
+    """Make `METRICS` of one subgroup ready for weightings of all groups."""
+    inside = here.astype(np.float64)
+    positive, flagged = rows.positive, rows.flagged
+    columns = (
+        inside,
+        inside * positive,
+        inside * rows.probability,
+        inside * (flagged & positive),
+        inside * (flagged & ~positive),
+    )
+    sums = bootstrap.clusters.add_up(np.column_stack(columns))
+    ranking = rank_rows(rows.probability[here], positive[here], bootstrap.clusters.number[here])
+
+    def measure(weights: Int[np.ndarray, "w g"]) -> dict[str, Float[np.ndarray, " w"]]:
+        n, events, probability, hits, alarms = (weights.astype(np.float64) @ sums).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "auroc": ranking.measure(weights)[0],
+                "recall": hits / events,
+                "false_positive_rate": alarms / (n - events),
+                "predicted": probability / n,
+                "observed": events / n,
+                "excess": (probability - events) / n,
+            }
+
+    return measure
+
+
+def _find_gaps(
+    rows: Rows, of: np.ndarray, frame: Any, bootstrap: ClusterBootstrap
+) -> dict[str, Gap]:
+    """Find the two subgroups furthest apart in each metric, and how sure their difference is."""
+    gaps = {}
+    for metric in COMPARED:
+        values = frame.by_group[metric].dropna()
+        if len(values) < 2 or values.max() == values.min():
+            continue
+        high, low = str(values.idxmax()), str(values.idxmin())
+        of_high, of_low = (_prepare(rows, of == name, bootstrap) for name in (high, low))
+        found = bootstrap.estimate_weighted(
+            lambda w, m=metric, a=of_high, b=of_low: {m: a(w)[m] - b(w)[m]}
+        )
+        gaps[metric] = Gap(high, low, found[metric])
+    return gaps

@@ -1,0 +1,212 @@
+"""Tables of the assessment: calibration, operating points, prediction sets, subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from histofuse.evaluation.assessment.assess import (
+    CHOSEN_PAIR,
+    NO_PATIENTS,
+    NOT_EXCHANGEABLE,
+    STRANGERS,
+    Assessment,
+    has_strangers,
+)
+from histofuse.evaluation.assessment.calibration import ALL
+from histofuse.evaluation.assessment.subgroups import Attribute
+from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.performance.results import Facts, show_name
+from histofuse.evaluation.performance.tables import Cell, Table
+from histofuse.params.assessment import AssessmentParams
+from histofuse.params.intervals import IntervalParams
+
+Row = dict[str, Cell]
+
+
+def make_assessment_tables(
+    assessments: Sequence[Assessment],
+    facts: Facts,
+    params: AssessmentParams,
+    how: IntervalParams,
+) -> list[Table]:
+    """Make all four tables; one without rows is left out."""
+    simulated = any(a.result.simulated for a in assessments)
+    marked = " Simulated data: no patients, no claim." if simulated else ""
+    tables = [
+        _make_calibration_table(assessments),
+        _make_operating_table(assessments),
+        _make_conformal_table(assessments, params),
+        _make_subgroup_table(assessments, facts),
+    ]
+    return [
+        replace(
+            table,
+            caption=f"{table.caption}, {facts.split} split.{marked}",
+            notes=[*table.notes, explain_resampling(how)],
+        )
+        for table in tables
+        if table.rows
+    ]
+
+
+def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
+    headings = {
+        "model": "Model",
+        "class": "Class",
+        "brier_before": "Brier before",
+        "brier_after": "Brier after",
+        "brier_change": "Change",
+        "ece_before": "ECE before",
+        "ece_after": "ECE after",
+        "ece_change": "Change",
+        "reliability": "Reliability",
+        "resolution": "Resolution",
+        "uncertainty": "Uncertainty",
+        "within_bins": "Within bins",
+    }
+    rows: list[Row] = []
+    for a in assessments:
+        for name, quality in a.quality.items():
+            before, after, change = quality.before, quality.after, quality.change
+            variance = after["within_bin_variance"].value or 0.0
+            within = variance - (after["within_bin_covariance"].value or 0.0)
+            rows.append(
+                {
+                    "model": a.result.title,
+                    "class": "all" if name == ALL else show_name(name),
+                    "brier_before": before["brier"],
+                    "brier_after": after["brier"],
+                    "brier_change": change["brier"],
+                    "ece_before": before["ece"],
+                    "ece_after": after["ece"],
+                    "ece_change": change["ece"],
+                    "reliability": after["reliability"],
+                    "resolution": after["resolution"],
+                    "uncertainty": after["uncertainty"],
+                    "within_bins": within,
+                }
+            )
+    notes = [
+        "Before: the softmax of the logits. After: calibrated on validation rows. Lower is better, "
+        "but for resolution.",
+        "Brier = reliability − resolution + uncertainty + within bins, exactly, of the calibrated "
+        "probabilities over ten bins of equal width.",
+        "A class is held against the rest. All: the Brier score is the sum over the classes, ECE "
+        "is about the largest probability.",
+    ]
+    return Table("calibration", "Calibration before and after", headings, rows, notes)
+
+
+def _make_operating_table(assessments: Sequence[Assessment]) -> Table:
+    headings = {
+        "model": "Model",
+        "class": "Class",
+        "aim": "Aim on validation",
+        "threshold": "Threshold",
+        "sensitivity": "Sensitivity",
+        "specificity": "Specificity",
+        "ppv": "PPV",
+        "npv": "NPV",
+        "flagged": "Flagged",
+    }
+    rows: list[Row] = []
+    for a in assessments:
+        for p in a.operating_points:
+            found: Row = {n: p.found.get(n) for n in list(headings)[4:]}
+            aim = f"{p.aim} {p.target:.0%}"
+            row: Row = {"model": a.result.title, "class": show_name(a.focus), "aim": aim}
+            rows.append(row | {"threshold": p.threshold} | found)
+    notes = [
+        "Each threshold was chosen on validation rows and then applied: what was aimed at and what "
+        "was reached differ. Intervals are for the threshold as it is.",
+        "PPV and NPV are those of the share of the class in these rows; PPV is not defined where "
+        "nothing is flagged.",
+    ]
+    return Table("operating_points", "Operating points", headings, rows, notes)
+
+
+def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentParams) -> Table:
+    headings = {
+        "model": "Model",
+        "score": "Score",
+        "class": "Class",
+        "quantile": "Quantile",
+        "coverage": "Coverage",
+        "mean_size": "Mean size",
+        "empty": "Empty",
+        "single": "One class",
+        "full": "All classes",
+    }
+    rows: list[Row] = []
+    for a in assessments:
+        classes = a.assessed.model.classes
+        for score, coverage in a.coverage.items():
+            start: Row = {"model": a.result.title, "score": score}
+            sizes: Row = {n: coverage.found[n] for n in list(headings)[5:]}
+            whole: Row = {
+                "class": "all",
+                "quantile": "",
+                "coverage": coverage.found["coverage/all"],
+            }
+            rows.append(start | whole | sizes)
+            for name, quantile in zip(classes, coverage.rule.quantiles, strict=True):
+                one: Row = {"class": show_name(name), "quantile": quantile}
+                one["coverage"] = coverage.found[f"coverage/{name}"]
+                rows.append(start | one | dict.fromkeys(sizes, ""))
+    notes = [
+        f"Asked for: the true class in {params.coverage:.0%} of the sets, over all rows (lac, aps) "
+        "or in each class (lac_by_class).",
+        NOT_EXCHANGEABLE,
+        "A class without a quantile under lac_by_class had too few validation rows and is in every "
+        "set; sizes are of the sets of all rows.",
+    ]
+    return Table("conformal", "Prediction sets", headings, rows, notes)
+
+
+def _make_subgroup_table(assessments: Sequence[Assessment], facts: Facts) -> Table:
+    headings = {
+        "model": "Model",
+        "attribute": "By",
+        "subgroup": "Subgroup",
+        "rows": "Rows",
+        "patients": "Patients",
+        "positives": "Positives",
+        "auroc": "AUROC",
+        "recall": "Recall",
+        "false_positive_rate": "FPR",
+        "predicted": "Predicted",
+        "observed": "Observed",
+        "note": "Note",
+    }
+    rows: list[Row] = []
+    for a in assessments:
+        for attribute, found in (a.subgroups or {}).items():
+            start: Row = {"model": a.result.title, "attribute": show_name(attribute)}
+            rows += [start | row for row in _list_subgroups(found)]
+    notes = [
+        "Recall and false positive rate are at the saved threshold; predicted is the mean "
+        "calibrated probability, observed the share that is of the class.",
+        CHOSEN_PAIR,
+        f"Image models: {NO_PATIENTS}.",
+    ]
+    if any(has_strangers(a, facts) for a in assessments):
+        notes.append(f"Fusion: {STRANGERS}")
+    return Table("subgroups", "Subgroups of patients", headings, rows, notes)
+
+
+def _list_subgroups(attribute: Attribute) -> list[Row]:
+    metrics = ("auroc", "recall", "false_positive_rate", "predicted", "observed")
+    rows: list[Row] = []
+    for s in attribute.subgroups:
+        counts: Row = {"rows": s.rows, "patients": s.patients, "positives": s.positives}
+        values: Row = {m: s.found.get(m) for m in metrics}
+        rows.append({"subgroup": s.name} | counts | values | {"note": s.note})
+    gaps: dict[str, Cell] = {m: g.interval for m, g in attribute.gaps.items() if m in metrics}
+    if gaps:
+        between = "; ".join(
+            f"{show_name(m)}: {g.high} − {g.low}" for m, g in attribute.gaps.items() if m in metrics
+        )
+        empty: Row = dict.fromkeys(("rows", "patients", "positives", *metrics), "")
+        rows.append({"subgroup": "largest gap"} | empty | gaps | {"note": between})
+    return rows

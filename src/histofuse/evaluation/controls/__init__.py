@@ -1,0 +1,1 @@
+"""Negative controls: pairing arms, shuffled labels and images, and their verdicts."""

@@ -1,0 +1,189 @@
+"""Controls in numbers: arms of pairing beside each other, and what shuffles leave of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from histofuse.core.seeding import make_rng
+from histofuse.evaluation.metrics.bootstrap import (
+    Difference,
+    Interval,
+    Resampled,
+    bootstrap_metrics,
+    paired_differences,
+    resample_metrics,
+)
+from histofuse.evaluation.predictions import Predictions
+from histofuse.params.intervals import IntervalParams
+from histofuse.training.controls import Answers
+
+IMAGE: Final = "image"
+BLIND, PERMUTED, ALIGNED = "label_blind", "permuted", "label_aligned"
+# New less old.
+PAIRS: Final = (
+    (BLIND, IMAGE),
+    (PERMUTED, IMAGE),
+    (BLIND, PERMUTED),
+    (ALIGNED, IMAGE),
+    (ALIGNED, BLIND),
+)
+_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """What shuffles leave of one metric.
+
+    Attributes:
+        interval: Mean over the shuffles; resamples draw both shuffles and cases (or patients), for
+            which patients a test case met by chance moves all shuffles alike. `groups` is the
+            smaller of the two counts.
+        values: Of each shuffle.
+        chance: What knowing nothing scores; None where that hangs on the threshold.
+    """
+
+    interval: Interval
+    values: tuple[float, ...]
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """All arms.
+
+    Attributes:
+        metrics: What is compared, the one that counts most first.
+        arms: ``image`` and each rule there is, to metric to interval over cases.
+        differences: Such pairs of arms, new less old, to metric to difference.
+        shuffled: Such as ``shuffled_images[label_blind]``, to metric to what is left.
+        sizes: Such as ``n = 1,020 patches of 3 cases``, by ``patches`` and ``admissions``.
+    """
+
+    metrics: tuple[str, ...]
+    arms: Mapping[str, Mapping[str, Interval]]
+    differences: Mapping[tuple[str, str], Mapping[str, Difference]]
+    shuffled: Mapping[str, Mapping[str, Shuffled]]
+    sizes: Mapping[str, str]
+
+
+def compare_arms(
+    arms: Mapping[str, Predictions], metrics: Sequence[str], how: IntervalParams, seed: int
+) -> tuple[dict[str, dict[str, Interval]], dict[tuple[str, str], dict[str, Difference]]]:
+    """Put an interval over cases on each arm, and on the paired differences of arms."""
+    settings: dict[str, Any] = {"resamples": how.resamples, "seed": seed}
+    settings |= {"confidence": how.confidence, "method": how.method}
+    intervals = {name: bootstrap_metrics(rows, metrics, **settings) for name, rows in arms.items()}
+    differences = {
+        (new, old): paired_differences(arms[new], arms[old], metrics, **settings)
+        for new, old in PAIRS
+        if new in arms and old in arms
+    }
+    return intervals, differences
+
+
+def measure_shuffles(
+    test: Predictions,
+    answers: Sequence[Answers],
+    metrics: Sequence[str],
+    how: IntervalParams,
+    seed: int,
+) -> dict[str, Shuffled]:
+    """Measure what each shuffle says of the test rows, and average; see `Shuffled`.
+
+    Args:
+        test: Test rows, whose labels are the true ones; `answers` are in their order.
+        answers: One a shuffle.
+        metrics: Names without a split.
+        how: Resamples and confidence; the intervals are percentile ones.
+        seed: Of the bootstrap, the same for each shuffle.
+    """
+    found = [
+        resample_metrics(
+            replace(test, probabilities=a.probabilities, predictions=a.predictions),
+            metrics,
+            resamples=how.resamples,
+            seed=seed,
+        )
+        for a in answers
+    ]
+    chance, pooled = _find_chance(test), _pool(found, seed)
+    values = np.stack([f.values for f in found])  # (shuffles, metrics)
+    return {
+        m: Shuffled(
+            pooled.interval(m, how.confidence, "percentile"),
+            tuple(values[~np.isnan(values[:, k]), k].tolist()),
+            chance.get(m),
+        )
+        for k, m in enumerate(metrics)
+    }
+
+
+def _pool(found: Sequence[Resampled], seed: int) -> Resampled:
+    """Average over shuffles; a resample draws the shuffles anew, as it draws the groups."""
+    first, many = found[0], len(found)
+    draws = np.stack([f.draws for f in found])  # (shuffles, resamples, metrics)
+    size = draws.shape[1]
+    chosen = make_rng(seed, "controls", "bootstrap").integers(0, many, (many, size))
+    return replace(
+        first,
+        values=np.mean([f.values for f in found], axis=0),
+        draws=draws[chosen, np.arange(size)].mean(axis=0),
+        groups=min(first.groups, many),
+        paired=True,
+    )
+
+
+def _find_chance(rows: Predictions) -> dict[str, float]:
+    """Find what knowing nothing scores: AUROC 0.5, and the share of the class for AUPRC."""
+    counts, n = rows.count_classes(), max(len(rows), 1)
+    found = {f"auroc/{of}": 0.5 for of in ("macro", *rows.classes)}
+    found |= {f"auprc/{name}": count / n for name, count in counts.items()}
+    return found | {"auprc/macro": 1 / len(rows.classes)}
+
+
+def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, Any]:
+    """Render ``controls.json``.
+
+    Returns:
+        ``metrics`` (in order), ``sizes``, ``arms`` (arm to metric to ``value``, ``low``, ``high``,
+        ``groups`` (cases), ``note``), ``differences`` (``"label_blind - image"`` to metric to the
+        same and ``probability_above``), ``shuffled`` (control to metric to the same, of the
+        mean over shuffles, with ``values`` and ``chance``) and ``verdicts`` (``question``,
+        ``answer``: yes, no or undecided, ``sentence``). What is not defined is None.
+    """
+    return {
+        "metrics": list(controls.metrics),
+        "sizes": dict(controls.sizes),
+        "arms": {
+            arm: {m: _render(i) for m, i in found.items()} for arm, found in controls.arms.items()
+        },
+        "differences": {
+            f"{new} - {old}": {
+                m: _render(d.interval) | {"probability_above": _round(d.probability_above)}
+                for m, d in found.items()
+            }
+            for (new, old), found in controls.differences.items()
+        },
+        "shuffled": {
+            name: {
+                m: _render(s.interval)
+                | {"values": [_round(v) for v in s.values], "chance": _round(s.chance)}
+                for m, s in found.items()
+            }
+            for name, found in controls.shuffled.items()
+        },
+        "verdicts": [vars(verdict) for verdict in verdicts],
+    }
+
+
+def _render(interval: Interval) -> dict[str, Any]:
+    ends = {k: _round(getattr(interval, k)) for k in ("value", "low", "high")}
+    return ends | {"groups": interval.groups, "note": interval.note}
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, _DECIMALS)

@@ -1,0 +1,1 @@
+"""Cross-validation by case, and the comparison with the paper's protocol."""

@@ -1,0 +1,286 @@
+"""The paper's numbers, ours by its protocol, and ours by an honest split of the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.tables import read_table
+from histofuse.data.brecahad import FRAMES
+from histofuse.data.leakage import audit_patches
+from histofuse.data.patches import load_index, load_meta
+from histofuse.data.splits import PATCH_SPLITS
+from histofuse.evaluation.drawing import BLUE, GREY, VERMILION, make_row, save_drawing
+from histofuse.evaluation.metrics.bootstrap import Interval, bootstrap_metrics
+from histofuse.evaluation.performance.results import name_model, show_name
+from histofuse.evaluation.performance.tables import Cell, Table, write_tables
+from histofuse.evaluation.predictions import Predictions, load_predictions
+from histofuse.params.intervals import IntervalParams
+from histofuse.training.protocol import SPLITS, make_paper_params
+
+# Source: paper, Table 3.
+PAPER: Final[Mapping[str, Mapping[str, float]]] = {
+    "simple_cnn": {
+        "auroc/mitosis": 1.0,
+        "f1/macro": 0.999,
+        "auroc/macro": 0.999,
+        "accuracy": 0.9999,
+    },
+    "resnet18": {"auroc/mitosis": 0.927, "f1/macro": 1.0, "auroc/macro": 1.0, "accuracy": 1.0},
+}
+COLUMNS: Final = {
+    "auprc/mitosis": "Mitosis AUPRC",
+    "recall/mitosis": "Mitosis recall",
+    "f1/mitosis": "Mitosis F1",
+    "auroc/mitosis": "Mitosis AUC",
+    "f1/macro": "Macro F1",
+    "auroc/macro": "Macro AUC",
+    "accuracy": "Accuracy",
+}
+ARMS: Final = {
+    "paper": "the paper",
+    "paper_protocol": "ours, its protocol",
+    "honest": "ours, split by {unit}",
+}
+_COLOURS: Final = {"paper": GREY, "paper_protocol": VERMILION, "honest": BLUE}
+_MARKERS: Final = {"paper": "x", "paper_protocol": "s", "honest": "o"}
+_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model under one protocol.
+
+    Attributes:
+        rows: Those it is judged on.
+        intervals: Metric to value and interval.
+        shared: Side of the window in px to the share of these rows whose window shares pixels with
+            a training patch.
+        leaky: Why its numbers flatter it; empty where nothing is declared leaky.
+    """
+
+    rows: Predictions
+    intervals: Mapping[str, Interval]
+    shared: Mapping[int, float]
+    leaky: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A model under both protocols.
+
+    Attributes:
+        name: Of the model.
+        paper: Ours by the paper's protocol.
+        honest: Ours by the split of the pipeline.
+        unit: What that keeps whole.
+        simulated: Whether the images are.
+    """
+
+    name: str
+    paper: Arm
+    honest: Arm
+    unit: str
+    simulated: bool
+
+
+def compare_protocols(  # noqa: PLR0917
+    leaky: Path,
+    honest: Path,
+    patches: Path,
+    frames: Path,
+    splits: Path,
+    params: IntervalParams,
+    seed: int,
+    folds: int,
+) -> Protocol:
+    """Measure a model under both protocols.
+
+    Args:
+        leaky: Bundle by the paper's protocol, beside its table of splits.
+        honest: Bundle of the pipeline.
+        patches: Folder of the patches.
+        frames: Table of the frames.
+        splits: Folder of the pipeline's splits, with their audit.
+        params: How intervals are made.
+        seed: The run's seed.
+        folds: One of as many parts is the paper's validation.
+    """
+    audit = load_json(splits / "patches_audit.json")
+    by_paper = read_table(leaky.parent / SPLITS, PATCH_SPLITS)
+    by_case = read_table(splits / "patches.parquet", PATCH_SPLITS)
+    declared = "patches split by patch" if audit["leaky"] else ""
+
+    def judge(bundle: Path, table: pd.DataFrame, split: str, why: str) -> Arm:
+        rows = load_predictions(bundle).of(split)
+        shared = measure_shared(table, split, patches, frames, folds)
+        return Arm(rows, _estimate(rows, params, seed), shared, why)
+
+    why = "patches split by patch, judged on the rows that epoch and thresholds were chosen on"
+    return Protocol(
+        name=honest.name,
+        paper=judge(leaky, by_paper, "validation", why),
+        honest=judge(honest, by_case, "test", declared),
+        unit=audit["unit"],
+        simulated=load_meta(patches).source == "simulated",
+    )
+
+
+def _estimate(rows: Predictions, params: IntervalParams, seed: int) -> dict[str, Interval]:
+    return bootstrap_metrics(
+        rows,
+        None,
+        resamples=params.resamples,
+        seed=seed,
+        confidence=params.confidence,
+        method=params.method,
+    )
+
+
+def measure_shared(
+    splits: pd.DataFrame, judged: str, patches: Path, frames: Path, folds: int
+) -> dict[int, float]:
+    """Measure the share of judged patches that share pixels with a training patch.
+
+    Returns:
+        By side of the window in px: that of the patch, and that of the patch with its margin.
+    """
+    index, meta = load_index(patches), load_meta(patches)
+    table = read_table(frames, FRAMES)
+    count = int((splits["split"] == judged).sum())
+    found = {}
+    for side in sorted({meta.patch_px, meta.stored_px}):
+        audit = audit_patches(splits, index, table, side, make_paper_params(folds))
+        found[side] = audit["shared"][f"train-{judged}"]["overlapping_patches"] / count
+    return found
+
+
+# --- outputs ------------------------------------------------------------------------------------
+
+
+def write_protocols(found: Sequence[Protocol], params: IntervalParams, folder: Path) -> None:
+    """Write ``protocol.json``, the table and the figure."""
+    write_json(describe_protocols(found, params), folder / "protocol.json")
+    write_tables([make_protocol_table(found, params)], folder / "tables")
+    footer = "SIMULATED DATA" if found[0].simulated else "data: brecahad"
+    footer += f"  ·  {found[0].honest.rows.describe_size()} by {found[0].unit}"
+    footer += "\nLEAKY: ours, its protocol (patches split by patch)"
+    save_drawing(draw_protocols, (found, params), footer, folder / "figures" / "protocol.png")
+
+
+def describe_protocols(found: Sequence[Protocol], params: IntervalParams) -> dict[str, Any]:
+    """Render ``protocol.json``.
+
+    Returns:
+        ``models``: name to ``paper`` (metric to what Table 3 prints), ``paper_protocol`` and
+        ``honest``; these hold ``split`` (of the rows judged on), ``unit``, ``leaky``, ``rows``,
+        ``groups``, ``classes`` (counts), ``shares_pixels_with_training`` (window px to share) and
+        ``metrics`` (name to ``value``, ``low``, ``high``, ``groups``, ``note``); ``intervals``
+        (confidence, method, resamples); ``simulated``. None is not defined.
+    """
+    return {
+        "models": {
+            p.name: {
+                "paper": dict(PAPER[p.name]),
+                "paper_protocol": _describe(p.paper, "validation", "patch"),
+                "honest": _describe(p.honest, "test", p.unit),
+            }
+            for p in found
+        },
+        "intervals": params.model_dump(),
+        "simulated": any(p.simulated for p in found),
+    }
+
+
+def _describe(arm: Arm, split: str, unit: str) -> dict[str, Any]:
+    return {
+        "split": split,
+        "unit": unit,
+        "leaky": arm.leaky,
+        "rows": len(arm.rows),
+        "groups": arm.rows.count_groups(),
+        "classes": arm.rows.count_classes(),
+        "shares_pixels_with_training": {
+            str(px): round(share, _DECIMALS) for px, share in arm.shared.items()
+        },
+        "metrics": {name: _describe_interval(i) for name, i in arm.intervals.items()},
+    }
+
+
+def _describe_interval(interval: Interval) -> dict[str, Any]:
+    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
+    rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
+    return {**rounded, "groups": interval.groups, "note": interval.note}
+
+
+def make_protocol_table(found: Sequence[Protocol], params: IntervalParams) -> Table:
+    """Make the table: three rows a model."""
+    rows: list[dict[str, Cell]] = []
+    for p in found:
+        printed = {m: PAPER[p.name].get(m, "not reported") for m in COLUMNS}
+        said = {"shared": "not reported", "n": "not reported", "leaky": "not declared"}
+        rows.append({"model": name_model(p.name), "protocol": ARMS["paper"], **printed, **said})
+        for key, arm in (("paper_protocol", p.paper), ("honest", p.honest)):
+            values: dict[str, Cell] = {m: arm.intervals.get(m) for m in COLUMNS}
+            shares = ", ".join(f"{share:.0%} at {px} px" for px, share in arm.shared.items())
+            counts = arm.rows.count_classes().items()
+            size = f"{len(arm.rows):,} ({', '.join(f'{show_name(c)} {n:,}' for c, n in counts)})"
+            rows.append(
+                {"model": name_model(p.name), "protocol": ARMS[key].format(unit=p.unit)}
+                | values
+                | {"shared": shares, "n": size, "leaky": arm.leaky or "no"}
+            )
+    headings = {"model": "Model", "protocol": "Protocol", **COLUMNS}
+    headings |= {"shared": "Share pixels with training", "n": "Judged on", "leaky": "Leaky"}
+    marked = " Simulated data: no patients, no claim." if any(p.simulated for p in found) else ""
+    notes = [
+        f"In brackets {params.confidence:.0%} intervals: {params.method.replace('bca', 'BCa')} "
+        f"bootstrap, {params.resamples:,} resamples of whole cases.",
+        "The paper deals patches to training and validation by chance and reports on validation, "
+        "on which its epochs were chosen too. Rows by its protocol are there to show how much that "
+        "is worth; they are no results.",
+        "An interval by the paper's protocol tells how the number varies over cases the model has "
+        "been trained on, not over new ones.",
+    ]
+    caption = f"One model under two protocols, beside the paper's Table 3.{marked}"
+    return Table("protocol", caption, headings, rows, notes)
+
+
+def draw_protocols(found: Sequence[Protocol], params: IntervalParams) -> Figure:
+    """Draw a panel a model: the paper's number and both of ours for each metric."""
+    share = f"{params.confidence:.0%}"
+    title = f"The same model by the paper's protocol and by an honest split ({share} intervals)"
+    figure, panels = make_row(title, (10.5, 4.6), len(found), left=1.3, bottom=1.15)
+    figure.subplots_adjust(top=1 - 0.65 / 4.6)  # room for the panels' own titles
+    names = list(COLUMNS)
+    for axes, p in zip(panels, found, strict=True):
+        for shift, (key, arm) in enumerate((("paper_protocol", p.paper), ("honest", p.honest))):
+            label = ARMS[key].format(unit=p.unit)
+            for row, metric in enumerate(names):
+                _draw_interval(axes, arm.intervals[metric], row + 0.18 * (shift + 0.2), key, label)
+                label = "_"
+        printed = [(v, names.index(m) - 0.2) for m, v in PAPER[p.name].items()]
+        x, y = zip(*printed, strict=True)
+        axes.scatter(x, y, marker="x", color=GREY, s=30, label=ARMS["paper"], zorder=3)
+        axes.set_title(name_model(p.name))
+        axes.set_xlim(-0.02, 1.04)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_yticks(range(len(names)), list(COLUMNS.values()) if axes is panels[0] else [])
+    handles, labels = panels[0].get_legend_handles_labels()
+    place = {"loc": "lower right", "bbox_to_anchor": (0.985, 0.05), "ncols": 3}
+    figure.legend(handles, labels, **place)
+    return figure
+
+
+def _draw_interval(axes: Any, interval: Interval, row: float, key: str, label: str) -> None:
+    style = {"color": _COLOURS[key]}
+    if interval.low is not None and interval.high is not None:
+        axes.plot([interval.low, interval.high], [row, row], linewidth=1.4, **style)
+    if interval.value is not None:
+        axes.scatter([interval.value], [row], marker=_MARKERS[key], s=22, label=label, **style)

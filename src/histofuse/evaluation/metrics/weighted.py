@@ -1,0 +1,218 @@
+"""The metrics of `metrics` under many weightings of the rows at once.
+
+A bootstrap of cases draws each case some number of times; every row of a case then counts that
+often. Counts, squared errors and calibration bins are sums over cases, so a matrix product gives
+them for all weightings. Ranks need each row: rows are sorted once a class, and the weights of a
+weighting run along them as whole numbers, so ties and absent cases are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from histofuse.evaluation.metrics.classification import ECE_BINS
+from histofuse.evaluation.predictions import Predictions
+
+COUNTED: Final = ("precision", "recall", "f1")
+RANKED: Final = ("auroc", "auprc")
+_CELLS: Final = 1 << 19  # of a weightings x rows block: a few MiB, so that it stays in the cache
+
+
+def name_metrics(classes: Sequence[str]) -> tuple[str, ...]:
+    """Name every metric of a classifier, without a split before it: "auroc/mitosis"."""
+    each = [f"{name}/{of}" for name in (*COUNTED, *RANKED) for of in ("macro", *classes)]
+    return ("accuracy", *each, "brier", "ece")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The rows by one class's probability, highest first, for metrics of rank.
+
+    Only scores that some row of the class has are looked at: no other adds to either area.
+
+    Attributes:
+        group: Group number of each row.
+        hit: Group number of each row of the class.
+        starts: Where in `hit` each distinct score begins.
+        above: Rows with a higher score, for each of these scores.
+        reached: Rows with this score or a higher one.
+    """
+
+    group: Int[np.ndarray, " n"]
+    hit: Int[np.ndarray, " hits"]
+    starts: Int[np.ndarray, " levels"]
+    above: Int[np.ndarray, " levels"]
+    reached: Int[np.ndarray, " levels"]
+
+    def measure(
+        self, weights: Int[np.ndarray, "w g"]
+    ) -> tuple[Float[np.ndarray, " w"], Float[np.ndarray, " w"]]:
+        """Compute AUROC and average precision for each weighting; NaN where not defined."""
+        running = np.zeros((len(weights), len(self.group) + 1), dtype=weights.dtype)
+        np.cumsum(np.take(weights, self.group, axis=1), axis=1, out=running[:, 1:])
+        above = np.take(running, self.above, axis=1)
+        reached = np.take(running, self.reached, axis=1)
+        hits = np.take(weights, self.hit, axis=1)
+        if len(self.starts) < len(self.hit):
+            hits = np.add.reduceat(hits, self.starts, axis=1, dtype=weights.dtype)
+        hits_reached = np.cumsum(hits, axis=1, dtype=weights.dtype)
+
+        positives = hits.sum(axis=1, dtype=np.float64)
+        negatives = running[:, -1] - positives
+        # Negatives above a score, and half of those at it, twice over to stay whole.
+        beaten_by = above + reached - 2 * hits_reached + hits
+        hits = hits.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            auroc = 1 - _dot(hits, beaten_by) / (2 * positives * negatives)
+            auprc = _dot(hits, hits_reached / np.maximum(reached, 1)) / positives
+        return auroc, auprc
+
+
+def _dot(
+    left: Shaped[np.ndarray, "w levels"], right: Shaped[np.ndarray, "w levels"]
+) -> Float[np.ndarray, " w"]:
+    return (left * right).sum(axis=1, dtype=np.float64)
+
+
+def rank_rows(
+    scores: Float[np.ndarray, " n"],
+    positive: Shaped[np.ndarray, " n"],
+    group: Int[np.ndarray, " n"],
+) -> Ranking:
+    """Sort rows by score, highest first, and find where each distinct score begins and ends."""
+    order = np.argsort(-scores, kind="stable")
+    ordered, group = scores[order], group[order]
+    hit = np.flatnonzero(positive[order])
+    starts = np.flatnonzero(np.diff(ordered[hit], prepend=np.inf))
+    levels = ordered[hit][starts]
+    ascending = ordered[::-1]
+    reached = len(ordered) - np.searchsorted(ascending, levels, side="left")
+    above = len(ordered) - np.searchsorted(ascending, levels, side="right")
+    return Ranking(group, group[hit], starts, above, reached)
+
+
+@dataclass(frozen=True)
+class WeightedMetrics:
+    """One model's rows, made ready to be measured under any number of weightings of its groups.
+
+    Attributes:
+        rows: The predictions, of one split.
+        metrics: Which to measure, of `name_metrics`.
+        group: Group number of each row, from 0.
+        groups: How many there are.
+    """
+
+    rows: Predictions
+    metrics: tuple[str, ...]
+    group: Int[np.ndarray, " n"]
+    groups: int
+
+    def measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
+        """Compute the metrics for each weighting.
+
+        Args:
+            weights: How often each group counts; whole numbers, 0 and above.
+
+        Returns:
+            One row a weighting, one column a metric; NaN where a metric is not defined, by the
+            rule of `metrics`.
+        """
+        weights = np.ascontiguousarray(weights, dtype=np.int32)
+        step = max(1, _CELLS // max(len(self.rows), self.groups, 1))
+        parts = [self._measure(weights[i : i + step]) for i in range(0, len(weights), step)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.metrics)))
+
+    def _measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
+        classes = self.rows.classes
+        found = self._measure_sums(weights)
+        for column, ranking in self._rankings.items():
+            name = classes[column]
+            found[f"auroc/{name}"], found[f"auprc/{name}"] = ranking.measure(weights)
+        for name in (*COUNTED, *RANKED):
+            if f"{name}/macro" in self.metrics:
+                found[f"{name}/macro"] = np.mean([found[f"{name}/{c}"] for c in classes], axis=0)
+        return np.column_stack([found[name] for name in self.metrics])
+
+    def _measure_sums(self, weights: Int[np.ndarray, "w g"]) -> dict[str, np.ndarray]:
+        k = len(self.rows.classes)
+        sums = weights.astype(np.float64) @ self._sums
+        counts = sums[:, : k * k].reshape(-1, k, k)
+        support, called = counts.sum(axis=2), counts.sum(axis=1)
+        hits = np.diagonal(counts, axis1=1, axis2=2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total = counts.sum(axis=(1, 2))
+            recall = hits / support
+            # A class that is there but never called has precision 0; one that is not there, none.
+            precision = np.where(support > 0, hits / np.maximum(called, 1), np.nan)
+            f1 = np.where(support > 0, 2 * hits / (support + called), np.nan)
+            found = {
+                "accuracy": hits.sum(axis=1) / total,
+                "brier": sums[:, k * k] / total,
+                "ece": np.abs(sums[:, k * k + 1 :]).sum(axis=1) / total,
+            }
+        for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+            found |= {f"{name}/{c}": values[:, i] for i, c in enumerate(self.rows.classes)}
+        return found
+
+    @cached_property
+    def _sums(self) -> Float[np.ndarray, "g sums"]:
+        """Sums over each group's rows: confusion counts, squared error, gap of each ECE bin."""
+        k, rows = len(self.rows.classes), self.rows
+        cells = _add_by(self.group, rows.labels * k + rows.predictions, self.groups, k * k)
+        squared = np.bincount(self.group, _square_errors(rows), self.groups)
+        probability, happened = _name_event(rows)
+        place = np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
+        gaps = _add_by(self.group, place, self.groups, ECE_BINS, probability - happened)
+        return np.column_stack([cells, squared, gaps])
+
+    @cached_property
+    def _rankings(self) -> dict[int, Ranking]:
+        """The rankings that the metrics asked for need, by the column of their class."""
+        rows = self.rows
+        asked = {of for name, _, of in (m.partition("/") for m in self.metrics) if name in RANKED}
+        return {
+            column: rank_rows(rows.probabilities[:, column], rows.labels == column, self.group)
+            for column, name in enumerate(rows.classes)
+            if asked & {name, "macro"}
+        }
+
+
+def prepare_metrics(rows: Predictions, metrics: Sequence[str]) -> WeightedMetrics:
+    """Number the groups of a split in order of their names.
+
+    Raises:
+        ValueError: If a metric is none of `name_metrics`.
+    """
+    if unknown := sorted(set(metrics) - set(name_metrics(rows.classes))):
+        raise ValueError(f"{rows.name} has no metrics {unknown}")
+    names, group = np.unique(rows.groups, return_inverse=True)
+    return WeightedMetrics(rows, tuple(metrics), group.astype(np.int64), len(names))
+
+
+def _add_by(
+    group: Int[np.ndarray, " n"],
+    cell: Int[np.ndarray, " n"],
+    groups: int,
+    cells: int,
+    values: Float[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, "groups cells"]:
+    flat = np.bincount(group * cells + cell, values, groups * cells)
+    return flat.reshape(groups, cells).astype(np.float64)
+
+
+def _square_errors(rows: Predictions) -> Float[np.ndarray, " n"]:
+    squared = (rows.probabilities - np.eye(len(rows.classes))[rows.labels]) ** 2
+    return squared[:, 1] if len(rows.classes) == 2 else squared.sum(axis=1)
+
+
+def _name_event(rows: Predictions) -> tuple[Float[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
+    """Find what calibration is about: the positive class, or of more the one held most likely."""
+    if len(rows.classes) == 2:
+        return rows.probabilities[:, 1], rows.labels == 1
+    return rows.probabilities.max(axis=1), rows.probabilities.argmax(axis=1) == rows.labels

@@ -1,0 +1,1 @@
+"""How each model does: results by split, comparison, tables and figures."""

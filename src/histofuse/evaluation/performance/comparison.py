@@ -1,0 +1,87 @@
+"""Fusion against the image model it is built on.
+
+The image encoder is frozen, so whatever the fusion model does better or worse comes from the health
+record, from another head on the same embedding, or from leakage. The pairing rule says which of
+these are possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histofuse.evaluation.metrics.classification import Metrics
+from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, Result, is_primary
+
+# Source: paper, Figure 7 (five standard metrics side by side), the one that says least put last.
+HEADLINE = {
+    "auroc/macro": "ROC-AUC",
+    "f1/macro": "F1-Score",
+    "recall/macro": "Recall",
+    "precision/macro": "Precision",
+    "accuracy": "Accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An image model and the fusion models on its embedding.
+
+    Attributes:
+        image: The image model.
+        fused: The fusion models, that of the primary rule first.
+    """
+
+    image: Result
+    fused: tuple[Result, ...]
+
+
+def compare_fusion(results: Sequence[Result], facts: Facts) -> Comparison | None:
+    """Put fusion models beside their image encoder; None where either is not there."""
+    fused = sorted(
+        (r for r in results if r.model.kind == "fusion"), key=lambda r: not is_primary(r, facts)
+    )
+    if not fused:
+        return None
+    encoder = fused[0].model.config["encoders"]["image"]["name"]
+    image = next((r for r in results if r.name == encoder), None)
+    return Comparison(image, tuple(fused)) if image else None
+
+
+def subtract_metrics(fusion: Metrics, image: Metrics, split: str) -> Metrics:
+    """Subtract the image model's metrics on one split; None where either is not defined."""
+    difference: Metrics = {}
+    for name, value in fusion.items():
+        other = image.get(name)
+        if name.startswith(f"{split}/"):
+            difference[name] = None if value is None or other is None else value - other
+    return difference
+
+
+def describe_pairs(comparison: Comparison | None, facts: Facts) -> dict[str, Any]:
+    """Render each fusion model's pairing and its difference from the image model."""
+    if comparison is None:
+        return {}
+    return {
+        result.name: {
+            "rule": facts.rules[result.name.removeprefix(FUSION_PREFIX)],
+            "leaky": bool(result.leaky),
+            "image_model": comparison.image.name,
+            "patients": _count_patients(result),
+            "minus_image_model": subtract_metrics(
+                result.metrics, comparison.image.metrics, facts.split
+            ),
+        }
+        for result in comparison.fused
+    }
+
+
+def _count_patients(result: Result) -> dict[str, int]:
+    subjects = result.model.subjects
+    if subjects is None:
+        return {}
+    split = result.model.split
+    return {s: len(np.unique(subjects[split == s])) for s in result.model.splits}

@@ -1,0 +1,255 @@
+"""Figures: confusion matrix, ROC, precision-recall, reliability, training curves, comparison."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from histofuse.evaluation.drawing import (
+    BELOW,
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SQUARE,
+    VERMILION,
+    YELLOW,
+    choose_classes,
+    describe_footer,
+    frame_unit_square,
+    make_axes,
+    make_row,
+    save_drawing,
+)
+from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.classification import bin_reliability, count_confusion, count_cuts
+from histofuse.evaluation.performance.comparison import HEADLINE, Comparison
+from histofuse.evaluation.performance.intervals import Intervals
+from histofuse.evaluation.performance.results import Result, show_name
+from histofuse.evaluation.predictions import Predictions
+
+Known = Mapping[str, Interval]
+
+
+def draw_model_figures(result: Result, split: str, intervals: Intervals, folder: Path) -> None:
+    """Draw and save all figures of one model on one split."""
+    rows, known = result.model.of(split), intervals.of[result.name]
+    footer = describe_footer(result, split, rows)
+    for name, draw, arguments in (
+        ("confusion", draw_confusion, (rows, result.title)),
+        ("roc", draw_roc, (rows, result.title, known)),
+        ("precision_recall", draw_precision_recall, (rows, result.title, known)),
+        ("reliability", draw_reliability, (rows, result.title)),
+    ):
+        save_drawing(draw, arguments, footer, folder / f"{name}.png")
+    history = (result.model.history, result.title)
+    save_drawing(
+        draw_training,
+        history,
+        describe_footer(result, "train and validation"),
+        folder / "training.png",
+    )
+
+
+def draw_comparison_figure(
+    comparison: Comparison, split: str, intervals: Intervals, path: Path
+) -> None:
+    """Draw and save fusion beside the image model it is built on."""
+    widest = comparison.fused[0]
+    footer = describe_footer(widest, split, widest.model.of(split))
+    save_drawing(draw_comparison, (comparison, intervals), footer, path)
+
+
+# --- one model ----------------------------------------------------------------------------------
+
+
+def draw_confusion(rows: Predictions, title: str) -> Figure:
+    """Draw counts, shaded by their share of the true class."""
+    classes = [textwrap.fill(show_name(c), 12) for c in rows.classes]
+    counts = count_confusion(rows.labels, rows.predictions, len(classes))
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = make_axes(f"{title}: confusion matrix", (4.6, 4.7), left=1.2, bottom=1.15)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), count in np.ndenumerate(counts):
+        text = f"{count:,}\n{share[i, j]:.1%}" if counts[i].sum() else "none"
+        colour = "white" if share[i, j] > 0.55 else "black"
+        axes.text(j, i, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="true class (shares sum to 100 % in a row)")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def draw_roc(rows: Predictions, title: str, known: Known) -> Figure:
+    """Draw one-against-rest ROC curves, their areas with the intervals known of ``auroc/…``."""
+    figure, axes = make_axes(f"{title}: ROC, one class against the rest", SQUARE, bottom=BELOW)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="chance")
+    for k, name, colour in choose_classes(rows):
+        positive = rows.labels == k
+        if not positive.any() or positive.all():
+            axes.plot([], [], color=colour, label=f"{name}: not defined")
+            continue
+        cuts = count_cuts(rows.probabilities[:, k], positive)
+        x = np.append(0.0, cuts.false_positive_rate)
+        y = np.append(0.0, cuts.recall)
+        area = f"{np.trapezoid(y, x):.3f}{_show_ends(known, f'auroc/{rows.classes[k]}')}"
+        axes.plot(x, y, color=colour, label=f"{name}: AUC {area}")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)")
+    frame_unit_square(axes)
+    return figure
+
+
+def _show_ends(known: Known, metric: str) -> str:
+    found = known.get(metric)
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f" [{found.low:.3f}, {found.high:.3f}]"
+
+
+def draw_precision_recall(rows: Predictions, title: str, known: Known) -> Figure:
+    """Draw precision-recall curves, with each class's share as the level of chance."""
+    figure, axes = make_axes(f"{title}: precision and recall", SQUARE, bottom=BELOW)
+    for k, name, colour in choose_classes(rows):
+        positive = rows.labels == k
+        if not positive.any():
+            axes.plot([], [], color=colour, label=f"{name}: not defined")
+            continue
+        cuts = count_cuts(rows.probabilities[:, k], positive)
+        area = (np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum()
+        ends = _show_ends(known, f"auprc/{rows.classes[k]}")
+        axes.step(
+            np.append(0.0, cuts.recall),
+            np.append(cuts.precision[:1], cuts.precision),
+            where="pre",
+            color=colour,
+            label=f"{name}: AP {area:.3f}{ends} (chance {positive.mean():.3f})",
+        )
+        axes.axhline(float(positive.mean()), linestyle=":", color=colour, linewidth=1)
+    axes.set(xlabel="recall", ylabel="precision")
+    frame_unit_square(axes)
+    return figure
+
+
+def draw_reliability(rows: Predictions, title: str) -> Figure:
+    """Draw predicted probability against what happened, points sized by their rows."""
+    figure, axes = make_axes(f"{title}: reliability", SQUARE, bottom=BELOW)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
+    for k, name, colour in choose_classes(rows):
+        if not len(rows):
+            continue
+        bins = bin_reliability(rows.probabilities[:, k], rows.labels == k)
+        size = 8 + 90 * np.sqrt(bins.count / len(rows))
+        axes.plot(bins.predicted, bins.observed, color=colour, linewidth=1)
+        axes.scatter(
+            bins.predicted, bins.observed, s=size, color=colour, label=name, edgecolor="white"
+        )
+    axes.set(xlabel="calibrated probability", ylabel="share that is of the class")
+    frame_unit_square(axes)
+    return figure
+
+
+# --- training -----------------------------------------------------------------------------------
+
+TRAIN_COLOUR, VALIDATION_COLOUR = SKY, VERMILION
+SCORES = {"accuracy": "-", "macro_f1": "--", "auroc": ":"}
+
+
+def draw_training(history: pd.DataFrame, title: str) -> Figure:
+    """Draw loss on the left and scores on the right, by epoch or round."""
+    row = make_row(f"{title}: training", (7.6, 4.4), 2, left=0.75, bottom=1.6)
+    figure, (left, right) = row
+    step = str(history.columns[0])
+    for part, colour in (("train", TRAIN_COLOUR), ("validation", VALIDATION_COLOUR)):
+        _draw_history(left, history, {f"{part}_loss": (part, "-")}, colour)
+        scores = {f"{part}_{s}": (f"{part} {show_name(s)}", line) for s, line in SCORES.items()}
+        _draw_history(right, history, scores, colour)
+    left.set_ylabel("loss")
+    right.set_ylabel("score")
+    for axes in (left, right):
+        axes.set_xlabel(show_name(step))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(history) == 1:
+            axes.set_xlim(history[step].iloc[0] - 1, history[step].iloc[0] + 1)
+        if axes.has_data():
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, ncols=2)
+    return figure
+
+
+def _draw_history(
+    axes: Axes, history: pd.DataFrame, columns: dict[str, tuple[str, str]], colour: str
+) -> None:
+    """Draw the columns that are there; two points or fewer get markers."""
+    x = history[history.columns[0]].to_numpy(dtype=np.float64)
+    marker = "o" if len(x) < 3 else None
+    for column, (label, line) in columns.items():
+        if column in history:
+            y = history[column].to_numpy(dtype=np.float64)
+            axes.plot(x, y, line, color=colour, label=label, marker=marker)
+
+
+# --- fusion against the image model -------------------------------------------------------------
+
+
+def draw_comparison(comparison: Comparison, intervals: Intervals) -> Figure:
+    """Draw five metrics side by side with their intervals; leaky models are hatched.
+
+    Source: paper, Figure 7.
+    """
+    models = [comparison.image, *comparison.fused]
+    title = f"{comparison.image.title} and fusion on its embedding"
+    figure, axes = make_axes(title, (8.6, 4.7), left=0.5, bottom=1.4)
+    width = 0.82 / len(models)
+    places = np.arange(len(HEADLINE))
+    for n, (result, colour) in enumerate(
+        zip(models, (SKY, BLUE, GREEN, ORANGE, PURPLE, YELLOW, BLACK), strict=False)
+    ):
+        found = [intervals.of[result.name].get(m) for m in HEADLINE]
+        offset = places + (n - (len(models) - 1) / 2) * width
+        _draw_bars(axes, (offset, width), found, colour, result)
+    axes.set_xticks(places, list(HEADLINE.values()))
+    axes.set_ylim(0, 1.08)
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, borderaxespad=0)
+    return figure
+
+
+def _draw_bars(
+    axes: Axes,
+    where: tuple[np.ndarray, float],
+    found: Sequence[Interval | None],
+    colour: str,
+    result: Result,
+) -> None:
+    places, width = where
+    values = [None if i is None else i.value for i in found]
+    axes.bar(
+        places,
+        [v or 0.0 for v in values],
+        width * 0.94,
+        color="white" if result.leaky else colour,
+        edgecolor=colour,
+        hatch="////" if result.leaky else None,
+        label=f"{result.title} (leaky)" if result.leaky else result.title,
+    )
+    for x, value, interval in zip(places, values, found, strict=True):
+        text = "–" if value is None else f"{value:.2f}"
+        top = value or 0.0
+        if interval is not None and interval.low is not None and interval.high is not None:
+            axes.vlines(x, interval.low, interval.high, color=BLACK, linewidth=1.1)
+            top = max(top, interval.high)
+        axes.text(x, top + 0.012, text, ha="center", va="bottom", fontsize=7)

@@ -1,0 +1,167 @@
+"""One model's results on every split, and what must be said with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
+from histofuse.evaluation.predictions import Predictions
+from histofuse.params.pairing import LEAKY_RULES
+
+TITLES = {
+    "simple_cnn": "Simple CNN",
+    "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50",
+    "logistic_regression": "Logistic regression",
+    "gradient_boosting": "Gradient boosting",
+    "mlp": "MLP",
+    "xgboost": "XGBoost",
+}
+FUSION_PREFIX = "fusion_"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the data beside the predictions.
+
+    Attributes:
+        image_source: ``simulated`` or ``brecahad``.
+        patient_source: ``simulated``, ``mimic-iv-demo`` or ``restricted``.
+        patch_audit: ``patches_audit.json``.
+        rules: Pairing name to rule.
+        split: The split tables and figures are about.
+        primary: Name of the pairing that stands for fusion.
+    """
+
+    image_source: str
+    patient_source: str
+    patch_audit: Mapping[str, Any]
+    rules: Mapping[str, str]
+    split: str
+    primary: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model's results.
+
+    Attributes:
+        model: Its predictions.
+        metrics: On every split there are predictions for.
+        title: Its name for readers.
+        data: Where the rows come from, such as ``simulated``.
+        leaky: Why its numbers flatter it; empty where nothing is known to.
+    """
+
+    model: Predictions
+    metrics: Metrics
+    title: str
+    data: str
+    leaky: str
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.name
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any part of the data is simulated."""
+        return "simulated" in self.data
+
+
+def evaluate_model(model: Predictions, facts: Facts) -> Result:
+    """Measure a model on each of its splits and declare where its numbers come from."""
+    metrics: Metrics = {}
+    for split in model.splits:
+        rows = model.of(split)
+        metrics |= classification_metrics(
+            rows.labels, rows.probabilities, rows.predictions, rows.classes, split
+        )
+    return Result(
+        model, metrics, _make_title(model), name_data(model, facts), find_leaks(model, facts)
+    )
+
+
+def name_model(name: str) -> str:
+    """Name a model for readers."""
+    return TITLES.get(name, name)
+
+
+def show_name(name: str) -> str:
+    """Spell a class, target or column for readers: "non_tumour" -> "non-tumour"."""
+    return name.replace("non_", "non-").replace("_", " ")
+
+
+def _make_title(model: Predictions) -> str:
+    if model.kind != "fusion":
+        return name_model(model.name)
+    encoders = model.config["encoders"]
+    parts = " + ".join(name_model(encoders[side]["name"]) for side in ("image", "patient"))
+    return f"Fusion ({parts}), {_name_pairing(model).replace('_', '-')}"
+
+
+def _name_pairing(model: Predictions) -> str:
+    return model.name.removeprefix(FUSION_PREFIX)
+
+
+def name_data(model: Predictions, facts: Facts) -> str:
+    """Name where a model's rows come from."""
+    if model.kind == "fusion":
+        return " + ".join(dict.fromkeys((facts.image_source, facts.patient_source)))
+    return facts.image_source if model.on_patches else facts.patient_source
+
+
+def find_leaks(model: Predictions, facts: Facts) -> str:
+    """Say why a model's numbers flatter it; empty where nothing is declared leaky."""
+    if not model.on_patches:
+        return ""
+    reasons = []
+    if facts.patch_audit["leaky"]:
+        reasons.append("patches split by patch")
+    if model.kind == "fusion" and facts.rules[_name_pairing(model)] in LEAKY_RULES:
+        reasons.append("pairing follows the label")
+    return "; ".join(reasons)
+
+
+def is_primary(result: Result, facts: Facts) -> bool:
+    """Tell the fusion model that stands for fusion."""
+    return result.name == f"{FUSION_PREFIX}{facts.primary}"
+
+
+def find_minority(results: Sequence[Result]) -> str | None:
+    """Find the class that counts most: mitosis, or where there is none the rarest in training."""
+    for result in results:
+        if result.model.on_patches:
+            classes = result.model.classes
+            if "mitosis" in classes:
+                return "mitosis"
+            counts = result.model.count_classes()
+            return min(counts, key=counts.__getitem__)
+    return None
+
+
+def _count(rows: Predictions) -> dict[str, Any]:
+    return {"n": len(rows), rows.group_unit: rows.count_groups(), "classes": rows.count_classes()}
+
+
+def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str, Any]:
+    """Render ``metrics.json``.
+
+    Returns:
+        ``models`` (name to metrics, None where not defined), ``split_sizes`` (of patches and of
+        admissions), ``declared`` (name to data and leaks), ``paired`` (as given).
+    """
+    sizes: dict[str, Any] = {}
+    for result in results:
+        model = result.model
+        sizes.setdefault(model.unit, {s: _count(model.of(s)) for s in model.splits})
+    return {
+        "models": {r.name: r.metrics for r in results},
+        "declared": {r.name: {"data": r.data, "leaky": r.leaky or "no"} for r in results},
+        "split_sizes": sizes,
+        "paired": dict(paired),
+    }

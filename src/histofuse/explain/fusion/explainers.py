@@ -1,0 +1,186 @@
+"""Explaining one answer: the patient behind it against a typical one, and the patch through fusion.
+
+A served model has no training rows to average over, and must not have: they are patients. What is
+explained is the distance to the *typical patient*, the one with the medians and modes that stand
+for missing values. DeepSHAP with one reference row is DeepLIFT by the rescale rule, which takes a
+whole batch at once and is additive: base and values add up to the logit.
+
+Source: Shrikumar et al., ICML 2017 (rescale rule); Lundberg and Lee, NeurIPS 2017 (DeepSHAP).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+
+from histofuse.explain.maps.gradcam import compute_maps
+from histofuse.explain.maps.mappers import ImageSide
+from histofuse.explain.shap_values.attributions import compute_attributions
+from histofuse.explain.shap_values.variables import sum_columns
+from histofuse.features.encoding import Encoder, encode
+from histofuse.models.backbones import ImageModel
+from histofuse.models.fusion import FusionHead
+from histofuse.models.mlp import Mlp
+from histofuse.models.tabular import AnyTabularModel, MlpModel, select_features
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each column of encoded rows adds to a logit.
+
+    Attributes:
+        values: By encoded column, in the model's order.
+        base: The logit of the typical patient, one a row.
+    """
+
+    values: Float[np.ndarray, "n features"]
+    base: Float[np.ndarray, " n"]
+
+
+def encode_typical(encoder: Encoder) -> pd.DataFrame:
+    """Encode the patient with the medians and modes of training, nothing missing; one row."""
+    unknown = pd.DataFrame({name: [None] for name in encoder.inputs}, dtype=object)
+    numbers = [name for name, kind in encoder.inputs.items() if kind != "categorical"]
+    encoded = encode(encoder, unknown.astype(dict.fromkeys(numbers, "float64")))
+    encoded[[indicator.column for indicator in encoder.indicators]] = np.float32(0)
+    return encoded
+
+
+def name_sources(encoder: Encoder) -> dict[str, str]:
+    """Name the raw feature behind each encoded column; an indicator of absence is its own."""
+    names = {column: feature.name for feature in encoder.features for column in feature.columns}
+    return names | {indicator.column: indicator.column for indicator in encoder.indicators}
+
+
+def sum_by_source(
+    contributions: Contributions, columns: list[str], sources: dict[str, str]
+) -> pd.DataFrame:
+    """Add up the columns of one raw feature, such as the categories of the insurance."""
+    return sum_columns(contributions.values, columns, sources)
+
+
+def explain_record(
+    model: AnyTabularModel, rows: pd.DataFrame, typical: pd.DataFrame
+) -> Contributions:
+    """Explain the log-odds of the positive class.
+
+    Raises:
+        InputError: If the model is of a kind that has no SHAP values.
+    """
+    if isinstance(model, MlpModel):
+        x, reference = (_to_tensor(model.features, part) for part in (rows, typical))
+        return explain_network(_LogOdds(model.network), x, reference, None, ())
+    found = compute_attributions(model, rows, typical)
+    return Contributions(found.values, np.full(len(rows), found.base))
+
+
+def explain_fused_record(
+    parts: FusedParts,
+    rows: pd.DataFrame,
+    typical: pd.DataFrame,
+    image_embeddings: Float32[np.ndarray, "n image"],
+    target_classes: Int[np.ndarray, " n"],
+) -> Contributions:
+    """Explain what the record adds to the fused logit of a class, the patch being what it is."""
+    x, reference = (_to_tensor(parts.patient.features, part) for part in (rows, typical))
+    network = _PatientSide(parts.patient.network, parts.head)
+    beside = (torch.from_numpy(image_embeddings),)
+    return explain_network(network, x, reference, torch.from_numpy(target_classes), beside)
+
+
+@dataclass(frozen=True)
+class FusedParts:
+    """The networks behind a fused logit.
+
+    Attributes:
+        image: Patches -> embedding.
+        patient: Encoded rows -> embedding.
+        head: Both -> logits.
+    """
+
+    image: ImageModel
+    patient: MlpModel
+    head: FusionHead
+
+
+def compute_fused_gradcam(
+    parts: FusedParts,
+    images: Float[Tensor, "n 3 side side"],
+    patient_embeddings: Float32[np.ndarray, "n patient"],
+    target_classes: Int[Tensor, " n"],
+    layer: str,
+) -> Float32[np.ndarray, "n height width"]:
+    """Compute where in each patch the evidence lies for the fused logit of a class."""
+    device = images.device
+    head = parts.head.to(device)
+    network = ImageSide(parts.image, head)
+    beside = torch.from_numpy(patient_embeddings).to(device)
+    maps = compute_maps(
+        network, parts.image.get_submodule(layer), images, target_classes, (beside,)
+    )
+    head.cpu()
+    return maps
+
+
+class _PatientSide(nn.Module):
+    def __init__(self, patient: Mlp, head: FusionHead) -> None:
+        super().__init__()
+        self.patient, self.head = patient, head
+
+    def forward(self, rows: Tensor, image_embeddings: Tensor) -> Tensor:
+        return self.head(image_embeddings, self.patient.embed(rows))
+
+
+class _LogOdds(nn.Module):
+    def __init__(self, network: Mlp) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.network.compute_logit(rows)
+
+
+_ROWS_AT_ONCE: Final = 1024
+
+
+def explain_network(
+    network: nn.Module,
+    x: Float[Tensor, "n features"],
+    reference: Float[Tensor, "1 features"],
+    targets: Int[Tensor, " n"] | None,
+    beside: tuple[Tensor, ...],
+) -> Contributions:
+    """Explain the target's output, or the only one, against one reference row, by DeepLIFT."""
+    from captum.attr import DeepLift
+
+    # The explainer hooks into the layers, so it gets a copy of its own.
+    own = copy.deepcopy(network).eval().requires_grad_(True)
+    values, base = [], []
+    for part in torch.arange(len(x)).split(_ROWS_AT_ONCE):
+        rows, others = x[part], tuple(other[part] for other in beside)
+        references = reference.expand_as(rows)
+        chosen = None if targets is None else targets[part]
+        with torch.enable_grad(), warnings.catch_warnings():
+            # That it hooks into the layers, at each call.
+            warnings.simplefilter("ignore", UserWarning)
+            found = DeepLift(own).attribute(
+                rows.requires_grad_(), references, target=chosen, additional_forward_args=others
+            )
+        with torch.inference_mode():
+            logits = own(references, *others)
+            logit = logits if chosen is None else logits.gather(1, chosen[:, None])[:, 0]
+        values.append(found.detach())
+        base.append(logit)
+    return Contributions(torch.cat(values).double().numpy(), torch.cat(base).double().numpy())
+
+
+def _to_tensor(features: list[str], rows: pd.DataFrame) -> Tensor:
+    return torch.from_numpy(select_features(rows, features))

@@ -1,0 +1,141 @@
+"""How much of a fused decision is the patch's, and how much the record's.
+
+What is taken apart is the *margin*: the log-odds, before calibration, of the class decided on
+against the likeliest other class. Patch and record are two players: unknown, a patch is the mean
+image embedding of the training patches, a record the typical patient with the medians and modes of
+training. The Shapley value of each is the mean of what it adds when it comes first and when it
+comes second. The record's is taken further apart by DeepLIFT in both of these situations, so base,
+patch and columns add up to the margin.
+
+Source: Shapley 1953; Shrikumar et al., ICML 2017 (rescale rule), as in `fused`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+
+from histofuse.explain.fusion.explainers import FusedParts, explain_network
+from histofuse.models.fusion import FusionHead
+from histofuse.models.mlp import Mlp, one_thread
+from histofuse.models.tabular import select_features
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Margins, taken apart.
+
+    Attributes:
+        base: Margin of the mean patch with the typical patient.
+        image: What the patch adds.
+        record: What each encoded column adds, in the patient encoder's order.
+        margin: The model's own.
+        rivals: The class each decision is held against.
+    """
+
+    base: Float[np.ndarray, " n"]
+    image: Float[np.ndarray, " n"]
+    record: Float[np.ndarray, "n features"]
+    margin: Float[np.ndarray, " n"]
+    rivals: Int[np.ndarray, " n"]
+
+    @property
+    def image_share(self) -> Float[np.ndarray, " n"]:
+        """The patch's part of |patch| + |record|; NaN where neither adds anything."""
+        image, record = np.abs(self.image), np.abs(self.record.sum(axis=1))
+        total = image + record
+        return np.divide(image, total, out=np.full(len(total), np.nan), where=total > 0)
+
+    @property
+    def additivity_error(self) -> float:
+        """The largest difference between a margin and what base and parts add up to."""
+        total = self.base + self.image + self.record.sum(axis=1)
+        return float(np.abs(total - self.margin).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Typical:
+    """What stands for "not known".
+
+    Attributes:
+        image: Mean image embedding of the training patches.
+        patient: Encoded, one row.
+    """
+
+    image: Float32[np.ndarray, " image"]
+    patient: pd.DataFrame
+
+
+def decompose(
+    parts: FusedParts,
+    typical: Typical,
+    image: Float32[np.ndarray, "n image"],
+    rows: pd.DataFrame,
+    decided: Int[np.ndarray, " n"],
+) -> Decomposed:
+    """Take the margins of some decisions apart.
+
+    Args:
+        parts: The networks.
+        typical: What stands for "not known".
+        image: Embeddings of the patches.
+        rows: Encoded records, a row a patch.
+        decided: The classes.
+    """
+    x, reference = (
+        torch.from_numpy(select_features(part, parts.patient.features))
+        for part in (rows, typical.patient)
+    )
+    own, mean = torch.from_numpy(image), torch.from_numpy(typical.image).expand(len(image), -1)
+    network = _Margin(parts.patient.network, parts.head).eval()
+    with one_thread():
+        weights, rivals = _weigh(network, x, own, decided)
+        value = {
+            (seen, known): network.measure(x if known else reference.expand_as(x), patch, weights)
+            for known in (False, True)
+            for seen, patch in ((False, mean), (True, own))
+        }
+        record = [
+            explain_network(network, x.clone(), reference, None, (patch, weights)).values
+            for patch in (own, mean)
+        ]
+    adds = [value[True, known] - value[False, known] for known in (False, True)]
+    return Decomposed(
+        base=value[False, False],
+        image=(adds[0] + adds[1]) / 2,
+        record=(record[0] + record[1]) / 2,
+        margin=value[True, True],
+        rivals=rivals,
+    )
+
+
+class _Margin(nn.Module):
+    """Encoded rows -> weighted sum of the fused logits, the patches being what they are."""
+
+    def __init__(self, patient: Mlp, head: FusionHead) -> None:
+        super().__init__()
+        self.patient, self.head = patient, head
+
+    def forward(self, rows: Tensor, image: Tensor, weights: Tensor) -> Tensor:
+        return (self.head(image, self.patient.embed(rows)) * weights).sum(dim=1)
+
+    @torch.inference_mode()
+    def measure(self, rows: Tensor, image: Tensor, weights: Tensor) -> np.ndarray:
+        return self(rows, image, weights).double().numpy()
+
+
+@torch.inference_mode()
+def _weigh(
+    network: _Margin, rows: Tensor, image: Tensor, decided: Int[np.ndarray, " n"]
+) -> tuple[Tensor, np.ndarray]:
+    """Weigh the logits so that they sum to the margin; name the rival of each decision."""
+    logits = network.head(image, network.patient.embed(rows))
+    chosen = torch.from_numpy(decided)[:, None]
+    rivals = logits.scatter(1, chosen, -torch.inf).argmax(dim=1)
+    weights = torch.zeros_like(logits).scatter_(1, chosen, 1.0).scatter_(1, rivals[:, None], -1.0)
+    return weights.clone(), rivals.numpy()

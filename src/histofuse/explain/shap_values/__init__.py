@@ -1,0 +1,1 @@
+"""SHAP values of models of the health record, and tests of them."""

@@ -1,0 +1,134 @@
+"""Whether SHAP values can be relied on: do they add up, does their ranking hold, are they right?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from histofuse.core.seeding import derive_seed
+from histofuse.evaluation.metrics.bootstrap import draw_weights
+from histofuse.explain.estimates import Estimate, Measure, estimate_means
+from histofuse.params.intervals import IntervalParams
+
+TOP: Final = 10
+MEASURES: Final = MappingProxyType(
+    {
+        "additivity_error": Measure(
+            "Largest difference between a row's logit and what base and SHAP values add up to",
+            "lower",
+            1e-3,
+            "the SHAP values do not add up to the logit",
+        ),
+        "rank_stability": Measure(
+            "Mean rank correlation of the variables' mean |SHAP| over resampled rows with that of"
+            " all rows; low and high hold the resamples",
+            "higher",
+            0.8,
+            "with other patients the variables would rank otherwise",
+        ),
+        "top_10_overlap": Measure(
+            "Mean share of the first ten variables that stay among the first ten over resampled"
+            " rows; low and high hold the resamples",
+            "higher",
+            0.7,
+            "with other patients other variables would lead",
+        ),
+        "kernel_shap_max_abs_difference": Measure(
+            "Largest difference, in log-odds, between DeepSHAP and KernelSHAP of a variable on the"
+            " same background",
+            "lower",
+        ),
+        "kernel_shap_rank_correlation": Measure(
+            "Mean over rows of the rank correlation between DeepSHAP and KernelSHAP of the"
+            " variables",
+            "higher",
+            0.8,
+            "DeepSHAP and KernelSHAP rank the variables otherwise",
+        ),
+    }
+)
+Values = Float[np.ndarray, "n variables"]
+
+
+def measure_stability(values: Values, how: IntervalParams, seed: int) -> dict[str, Estimate]:
+    """Measure how far the ranking by mean |SHAP| holds when the rows are drawn anew.
+
+    Args:
+        values: SHAP values by variable, a row a patient.
+        how: Resamples and confidence.
+        seed: The run's.
+    """
+    n, variables = values.shape
+    if n < 2 or variables < 2:
+        note = "fewer than two rows or variables: nothing to rank"
+        nothing = Estimate(None, None, None, n, n, note)
+        return {"rank_stability": nothing, "top_10_overlap": nothing}
+    weights = np.concatenate(list(draw_weights(n, how.resamples, seed)))
+    whole = np.abs(values).mean(axis=0)
+    drawn = weights @ np.abs(values) / n
+    top = min(TOP, variables)
+    leaders = np.argsort(-whole, kind="stable")[:top]
+    first = np.argsort(-drawn, axis=1, kind="stable")[:, :top]
+    overlap = np.isin(first, leaders).mean(axis=1)
+    correlation = correlate_ranks(drawn, np.broadcast_to(whole, drawn.shape))
+    return {
+        "rank_stability": _hold(correlation, how.confidence, n),
+        "top_10_overlap": _hold(overlap, how.confidence, n),
+    }
+
+
+def _hold(found: Float[np.ndarray, " b"], confidence: float, n: int) -> Estimate:
+    """Tell the mean over resamples, and the range that holds this share of them."""
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Estimate(float(found.mean()), low, high, n, n)
+
+
+def correlate_ranks(values: Values, others: Values) -> Float[np.ndarray, " n"]:
+    """Compute Spearman's rank correlation row by row; NaN where a row is constant."""
+    a, b = (rankdata(v, axis=1) for v in (values, others))
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    out = np.full(len(a), np.nan)
+    return np.divide((a * b).sum(axis=1), spread, out=out, where=spread > 0)
+
+
+def explain_by_kernel(
+    logits: Callable[[np.ndarray], np.ndarray],
+    rows: Float[np.ndarray, "n features"],
+    background: Float[np.ndarray, "m features"],
+    seed: int,
+) -> Float[np.ndarray, "n features"]:
+    """Explain rows by KernelSHAP, which asks nothing of the model but its answers.
+
+    Source: Lundberg and Lee, NeurIPS 2017 (KernelSHAP), by the package shap, without selecting
+    features by a lasso.
+    """
+    import shap
+
+    state = np.random.get_state()  # what shap draws its coalitions from
+    np.random.seed(derive_seed(seed, "explain", "kernel"))
+    try:
+        explainer = shap.KernelExplainer(logits, background)
+        return np.asarray(explainer.shap_values(rows, l1_reg=0, silent=True))
+    finally:
+        np.random.set_state(state)
+
+
+def compare_with_kernel(
+    values: Values, kernel: Values, how: IntervalParams, seed: int
+) -> dict[str, Estimate]:
+    """Compare a fast explainer with KernelSHAP, row by row, by variable."""
+    n = len(values)
+    largest = float(np.abs(values - kernel).max())
+    correlation = {"kernel_shap_rank_correlation": correlate_ranks(values, kernel)}
+    return {
+        "kernel_shap_max_abs_difference": Estimate(
+            largest, None, None, n, n, "a maximum has no interval"
+        ),
+        **estimate_means(correlation, np.arange(n), how, seed, "patients"),
+    }

@@ -1,0 +1,125 @@
+"""Encoded columns, summed back to the variable that a clinician knows.
+
+The categories of an insurance are one variable; so are the mean, the lowest and the highest of a
+laboratory value and the column that says that it was not measured. Contributions add up, so those
+of a variable are the sum over its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from histofuse.explain.shap_values.feature_labels import FeatureLabel, label_features, to_words
+from histofuse.features.encoding import Categorical, Encoder
+from histofuse.features.specs import FeatureSpec
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable and the encoded columns that stand for it.
+
+    Attributes:
+        name: As in ``features.json``.
+        text: In few words.
+        meaning: In full, as in ``features.json``.
+        unit: Of a continuous variable; empty for others.
+        group: Where it comes from.
+        columns: Its columns, the one whose value is shown first; of a category all.
+        categories: Column to category; empty where it has none.
+        indicator: The column that says that it is missing; empty where there is none.
+    """
+
+    name: str
+    text: str
+    meaning: str
+    unit: str
+    group: str
+    columns: tuple[FeatureLabel, ...]
+    categories: Mapping[str, str]
+    indicator: str
+
+    def read_natural(self, natural: pd.DataFrame) -> Float[np.ndarray, " n"]:
+        """Read its value in natural units; NaN where not known, and of categories, which have none.
+
+        Args:
+            natural: In natural units, a column a column.
+        """
+        if self.categories:
+            return np.full(len(natural), np.nan)
+        return natural[self.columns[0].column].to_numpy(dtype=np.float64)
+
+    def describe_value(self, natural: pd.Series, encoded: pd.Series) -> str:
+        """Write a row's value with its unit, or its category."""
+        if not self.categories:
+            first = self.columns[0]
+            return first.describe_value(float(natural[first.column]), float(encoded[first.column]))
+        known = not any(np.isnan(float(natural[column])) for column in self.categories)
+        row = natural if known else encoded
+        held = [name for column, name in self.categories.items() if float(row[column]) >= 0.5]
+        read = held[0] if held else "none of those known"
+        if known:
+            return read
+        return f"not known, read as {read}" if held else "not known"
+
+
+def name_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, str]:
+    """Name the variable behind each encoded column."""
+    of_feature = {spec.name: spec.variable for spec in specs}
+    names = {c: of_feature[f.name] for f in encoder.features for c in f.columns}
+    return names | {indicator.column: indicator.variable for indicator in encoder.indicators}
+
+
+def sum_columns(
+    values: Float[np.ndarray, "n columns"], columns: Sequence[str], sources: Mapping[str, str]
+) -> pd.DataFrame:
+    """Add up the columns that have one source, in the order in which the sources first appear."""
+    table = pd.DataFrame(values, columns=[sources[column] for column in columns])
+    return table.T.groupby(level=0, sort=False).sum().T
+
+
+def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, Variable]:
+    """Describe all variables of an encoder.
+
+    Raises:
+        InputError: With every feature of the encoder that has no spec.
+    """
+    labels = label_features(encoder, specs)
+    known = {spec.name: spec for spec in specs}
+    of: dict[str, list[str]] = {}
+    for column, name in name_variables(encoder, specs).items():
+        of.setdefault(name, []).append(column)
+    features = {column: f for f in encoder.features for column in f.columns}
+    indicators = {indicator.variable: indicator.column for indicator in encoder.indicators}
+    found = {}
+    for name, columns in of.items():
+        own = list(dict.fromkeys(features[c].name for c in columns if c in features))
+        first = known[own[0]]
+        feature = features[columns[0]]
+        one_hot = isinstance(feature, Categorical) and len(own) == 1
+        found[name] = Variable(
+            name=name,
+            text=to_words(name if len(own) > 1 else first.name, first.unit),
+            meaning=_find_meaning([known[feature].description for feature in own]),
+            unit=first.unit,
+            group=first.group,
+            columns=tuple(labels[column] for column in columns),
+            categories=dict(zip(feature.columns, feature.categories, strict=True))
+            if one_hot and isinstance(feature, Categorical)
+            else {},
+            indicator=indicators.get(name, ""),
+        )
+    return found
+
+
+def _find_meaning(descriptions: Sequence[str]) -> str:
+    """Find what descriptions of one variable share: "Albumin, mean value ..." -> "Albumin"."""
+    if len(descriptions) == 1:
+        return descriptions[0]
+    parts = [description.split(", ") for description in descriptions]
+    shared = [each[0] for each in zip(*parts, strict=False) if len(set(each)) == 1]
+    return ", ".join(shared) or descriptions[0]

@@ -1,0 +1,1 @@
+"""Versions into production and back: limits, gate, evidence, decision, log."""

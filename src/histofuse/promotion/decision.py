@@ -1,0 +1,445 @@
+"""Versions into production and back, each step on record.
+
+A promotion touches several things: the alias ``production``, the stages while MLflow has them, the
+chain of versions that were in production, tags, an audit record beside the run, and the log under
+git. No store changes them all at once. So the whole decision is first written in one piece, as the
+tag `INTENT_TAG` of the version; then it is carried out, each step of which may be done twice; then
+the tag goes. Whatever is killed on the way is carried out by the next to come: a promotion, a
+rollback or ``publish``. Until then a reader may see alias and stage apart.
+
+Whoever moves the alias by hand in MLflow is taken at their word: the version it points to is in
+production, and a rollback returns to the one that was promoted before it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from uuid import uuid4
+
+from histofuse.core.artifacts import digest_file, to_json
+from histofuse.core.bundle import open_bundle
+from histofuse.core.errors import BundleError, RegistryError
+from histofuse.core.progress import report
+from histofuse.promotion.log import LOG, Entry, Event, append_entry, read_log, replay
+from histofuse.tracking.lease import Confirm, holding
+from histofuse.tracking.names import (
+    BUNDLE_FOLDER,
+    CHAIN_TAG,
+    INTENT_TAG,
+    PRODUCTION,
+    PRODUCTION_STAGE,
+    PROMOTION,
+    Standing,
+    Version,
+)
+from histofuse.tracking.provenance import LOCK, read_revision
+from histofuse.tracking.store import Store
+
+RECORDS: Final = "promotion"  # folder of a run's artifacts
+LONGEST_CHAIN: Final = 200  # so that the tag stays within the 5,000 characters MLflow takes
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """Why a version goes into production.
+
+    Attributes:
+        reason: In words; empty where none was given.
+        forced: Whether the gate was overridden.
+        checks: The gate's: ``name``, ``passed`` and ``detail`` of each.
+        metrics: On the test split: ``value``, ``low`` and ``high`` of each, None where undefined.
+        digests: Of the data the gate looked at.
+    """
+
+    reason: str = ""
+    forced: bool = False
+    checks: Sequence[Mapping[str, Any]] = ()
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gate(self) -> str:
+        """``passed``, or the names of the checks that failed; empty where none was made."""
+        failed = ", ".join(str(check["name"]) for check in self.checks if not check["passed"])
+        return failed or ("passed" if self.checks else "")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The audit record of one decision, in full.
+
+    Attributes:
+        entry: What the log under git holds.
+        version: The version in production from then on.
+        from_version: The one before; None for the first.
+        chain: The versions in production one after another, as they are from then on.
+        run_id: The run behind the version.
+        grounds: What the decision rests on.
+        dvc_lock: Digest of ``dvc.lock``; None where there is none.
+        git_dirty: Whether the sources differed from the commit.
+    """
+
+    entry: Entry
+    version: int
+    from_version: int | None
+    chain: list[int]
+    run_id: str
+    grounds: Grounds
+    dvc_lock: str | None
+    git_dirty: bool
+
+    def to_json(self) -> str:
+        """Render for the tag and the artifact."""
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Read what `to_json` rendered."""
+        values = json.loads(text)
+        entry, grounds = Entry(**values.pop("entry")), Grounds(**values.pop("grounds"))
+        return cls(entry=entry, grounds=grounds, **values)
+
+    @property
+    def artifact(self) -> str:
+        """Where it lies among the artifacts of the run: a file of its own for each decision."""
+        moment = re.sub(r"[-:.]", "", self.entry.when)
+        return f"{RECORDS}/{moment}-{self.entry.event}.json"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of the chain.
+
+    Attributes:
+        event: What is done.
+        target: The version that is to be in production.
+        chain: The versions in production one after another, as they are to be.
+        before: Where the versions stand before.
+    """
+
+    event: Event
+    target: Version
+    chain: Sequence[int]
+    before: Standing
+
+
+# --- the decisions ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Production:
+    """What is in production in one registry.
+
+    Attributes:
+        store: The registry.
+        log: The log under git.
+    """
+
+    store: Store
+    log: Path = LOG
+
+    def promote(self, target: Version, seen: int | None, grounds: Grounds) -> Record | None:
+        """Put a version into production.
+
+        Args:
+            target: The version.
+            seen: The version that was in production when the decision was made.
+            grounds: What the decision rests on.
+
+        Returns:
+            The record; None where the version is in production already.
+
+        Raises:
+            RegistryError: If another version came into production since the decision was made, or
+                the store fails; what was begun is then completed by the next call.
+        """
+        with holding(self.store, target.name) as confirm:
+            before = self._mend(target.name)
+            if before.production == target.number:
+                return None
+            if before.production != seen:
+                raise RegistryError(
+                    f"{target.name}: {_show(before.production)} came into production while "
+                    f"{_show(seen)} was being compared with; nothing was changed. Run it again."
+                )
+            chain = [*read_chain(before), target.number]
+            return self._decide(_Step("promote", target, chain, before), grounds, confirm)
+
+    def rollback(self, name: str, reason: str = "") -> Record:
+        """Put the version back into production that was there before.
+
+        Raises:
+            RegistryError: If there was none before, or it is lost or altered.
+        """
+        with holding(self.store, name) as confirm:
+            before = self._mend(name)
+            chain = read_chain(before)
+            earlier = chain[:-1] if before.production is not None else chain
+            if not earlier:
+                raise RegistryError(_explain_no_earlier(name, before.production))
+            target = _require_whole(self.store, name, earlier[-1])
+            step = _Step("rollback", target, earlier, before)
+            return self._decide(step, Grounds(reason=reason), confirm)
+
+    def read(self, name: str) -> Standing:
+        """Read where the versions of a model stand, once what was cut short is carried out."""
+        standing = self.store.read_standing(name)
+        if not standing.cut_short:
+            return standing
+        with holding(self.store, name):
+            return self._mend(name)
+
+    def mend_all(self) -> None:
+        """Carry out what was cut short, and give a new registry what was decided before it.
+
+        Reads a local store without MLflow, and does nothing where there is nothing to do.
+
+        Raises:
+            InputError: If the log cannot be read.
+            RegistryError: If the store cannot be reached or refuses.
+        """
+        entries = read_log(self.log)
+        standings = {standing.name: standing for standing in self.store.read_standings()}
+        for name, standing in standings.items():
+            if standing.cut_short:
+                self.read(name)
+        for name in sorted({entry.model for entry in entries} & standings.keys()):
+            if not standings[name].decided:
+                with holding(self.store, name):
+                    _restore(self.store, name, replay(entries, name))
+
+    def _decide(self, step: _Step, grounds: Grounds, confirm: Confirm) -> Record:
+        record, target = _write_record(step, grounds, self.store), step.target
+        confirm()
+        # The decision: what follows only carries it out.
+        self.store.tag_version(target.name, target.number, {INTENT_TAG: record.to_json()})
+        self._carry_out(record)
+        return record
+
+    def _carry_out(self, record: Record) -> None:
+        """Do what was decided; each step may be done twice."""
+        store, name, number = self.store, record.entry.model, record.version
+        store.set_alias(name, PRODUCTION, number)
+        staged = store.put_in_production_stage(name, number)
+        store.tag_model(name, CHAIN_TAG, _join(record.chain))
+        store.tag_version(name, number, _describe(record))
+        if record.from_version not in (None, number):
+            ended = {"until": record.entry.when, "replaced_by": _show_version(record, number)}
+            store.tag_version(name, record.from_version, _prefixed(ended))
+        store.log_text(record.run_id, record.to_json(), record.artifact)
+        append_entry(record.entry, self.log)
+        store.untag_version(name, number, INTENT_TAG)
+        _verify(store, record, staged=staged)
+
+    def _mend(self, name: str) -> Standing:
+        """Carry out what a killed process had decided; the right to do so must be held.
+
+        Returns:
+            Where the versions stand then.
+        """
+        standing = self.store.read_standing(name)
+        texts = [tags[INTENT_TAG] for tags in standing.version_tags.values() if INTENT_TAG in tags]
+        records = sorted((Record.from_json(text) for text in texts), key=lambda r: r.entry.when)
+        for record in records:
+            report(f"{name}: completing the {record.entry.event} of version {record.version}")
+            self._carry_out(record)
+        return self.store.read_standing(name) if records else standing
+
+
+def _explain_no_earlier(name: str, current: int | None) -> str:
+    if current is None:
+        return f"{name}: no version was ever in production. Put one there: histofuse promote {name}"
+    return (
+        f"{name}: version {current} is the first in production, there is none before it to return "
+        f"to. Choose one: histofuse registry lists them, histofuse promote {name} --version N."
+    )
+
+
+def _require_whole(store: Store, name: str, number: int) -> Version:
+    """Find a version whose files are there as they were.
+
+    Raises:
+        RegistryError: If they are not.
+    """
+    found = [v for v in store.list_versions() if v.name == name and v.number == number]
+    remedy = f"Choose another: histofuse promote {name} --version N."
+    if not found:
+        raise RegistryError(
+            f"{name}: version {number}, which was in production before, or its files are no longer "
+            f"in the registry. {remedy}"
+        )
+    with TemporaryDirectory(prefix="histofuse-") as scratch:
+        store.fetch(found[0], BUNDLE_FOLDER, Path(scratch) / "bundle")
+        try:
+            open_bundle(Path(scratch) / "bundle", digest=found[0].digest, row_level=False)
+        except BundleError as error:
+            problem = str(error).partition("manifest: ")[2].partition(". Restore")[0]
+            raise RegistryError(
+                f"{name}: version {number}, which was in production before, is altered in the "
+                f"registry: {problem or error}. {remedy}"
+            ) from None
+    return found[0]
+
+
+def read_chain(standing: Standing) -> list[int]:
+    """Read the versions that were in production one after another; the last one is, if any is."""
+    chain = [int(number) for number in standing.tags.get(CHAIN_TAG, "").split(",") if number]
+    current = standing.production
+    # Moved by hand, or before there was a chain.
+    return chain if current is None or chain[-1:] == [current] else [*chain, current]
+
+
+def _write_record(step: _Step, grounds: Grounds, store: Store) -> Record:
+    revision, target, current = read_revision(), step.target, step.before.production
+    digests = {v.number: v.digest for v in store.list_versions() if v.name == target.name}
+    entry = Entry(
+        id=uuid4().hex,
+        when=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        event=step.event,
+        model=target.name,
+        digest=target.digest,
+        from_digest=None if current is None else digests.get(current),
+        by=name_user(),
+        forced=grounds.forced,
+        reason=grounds.reason,
+        gate=grounds.gate,
+        git_commit=revision.commit,
+    )
+    return Record(
+        entry=entry,
+        version=target.number,
+        from_version=current,
+        chain=list(step.chain[-LONGEST_CHAIN:]),
+        run_id=target.run_id,
+        grounds=grounds,
+        dvc_lock=digest_file(LOCK) if LOCK.is_file() else None,
+        git_dirty=revision.dirty,
+    )
+
+
+def name_user() -> str:
+    """Name who decides: the user's name, and no name of a machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"
+
+
+def _show(number: int | None) -> str:
+    return "nothing" if number is None else f"version {number}"
+
+
+def _join(chain: Sequence[int]) -> str:
+    return ",".join(map(str, chain[-LONGEST_CHAIN:]))
+
+
+# --- tags ---------------------------------------------------------------------------------------
+
+
+def _show_version(record: Record, number: int) -> str:
+    digest = record.entry.digest if number == record.version else record.entry.from_digest
+    return f"version {number}, {(digest or 'unknown')[:12]}"
+
+
+def _describe(record: Record) -> dict[str, str]:
+    """Describe a decision as tags of the version it brought into production."""
+    entry, grounds = record.entry, record.grounds
+    before = record.from_version
+    return _describe_entry(entry) | _prefixed(
+        {
+            "from": "nothing" if before is None else _show_version(record, before),
+            "metrics": _show_metrics(grounds.metrics),
+            "record": record.artifact,
+            "dvc_lock": record.dvc_lock or "",
+            **{f"digest.{name}": digest for name, digest in grounds.digests.items()},
+        }
+    )
+
+
+def _describe_entry(entry: Entry) -> dict[str, str]:
+    return _prefixed(
+        {
+            "event": entry.event,
+            "when": entry.when,
+            "until": "",
+            "replaced_by": "",
+            "by": entry.by,
+            "reason": entry.reason,
+            "forced": str(entry.forced).lower(),
+            "gate": entry.gate,
+            "git_commit": entry.git_commit or "",
+        }
+    )
+
+
+def _show_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Show what is a mean over the classes, with its interval; the artifact has the rest."""
+    shown = {name: m for name, m in metrics.items() if name.endswith("/macro")}
+    return "; ".join(f"{name} {_show_interval(m)}" for name, m in shown.items())
+
+
+def _show_interval(metric: Mapping[str, float | None]) -> str:
+    value, low, high = (metric[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _prefixed(tags: Mapping[str, str]) -> dict[str, str]:
+    return {f"{PROMOTION}{key}": value for key, value in tags.items()}
+
+
+def _verify(store: Store, record: Record, *, staged: bool) -> None:
+    """Look whether the registry is as it was left.
+
+    Raises:
+        RegistryError: If somebody else has changed it meanwhile.
+    """
+    standing = store.read_standing(record.entry.model)
+    in_stage = [n for n, stage in standing.stages.items() if stage == PRODUCTION_STAGE]
+    if standing.production != record.version or (staged and in_stage != [record.version]):
+        raise RegistryError(
+            f"{record.entry.model}: version {record.version} was put into production, and now the "
+            f"alias says {_show(standing.production)} and the stage {in_stage}: somebody changes "
+            "it by hand at this moment. See histofuse registry, then run it again."
+        )
+
+
+# --- a registry made anew -----------------------------------------------------------------------
+
+
+def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
+    """Bring back alias, stage, chain and tags as the log has them, less what is not here."""
+    standing = store.read_standing(name)
+    if not chain or standing.decided:
+        return
+    held: dict[str, int] = {}
+    for version in store.list_versions():
+        if version.name == name:
+            held.setdefault(version.digest, version.number)
+    last = chain[-1]
+    if last.digest not in held:
+        where = f" of commit {last.git_commit[:12]}" if last.git_commit else ""
+        report(
+            f"{name}: {last.digest[:12]}, in production since {last.when[:10]}, is not in the "
+            f"registry. dvc pull{where} and histofuse publish bring it back; nothing is in "
+            "production until then."
+        )
+        return
+    numbers = [held[entry.digest] for entry in chain if entry.digest in held]
+    number = held[last.digest]
+    store.set_alias(name, PRODUCTION, number)
+    store.put_in_production_stage(name, number)
+    store.tag_version(name, number, _describe_entry(last))
+    # Last: it says that all of the above is there.
+    store.tag_model(name, CHAIN_TAG, _join(numbers))
+    report(f"{name}: version {number} is in production again, as {last.by} decided {last.when}")

@@ -1,0 +1,195 @@
+"""What a registered model says of today's test split, by the way it is served.
+
+Two versions of a model are only comparable on the same rows, and the predictions in their bundles
+are of the rows of their day. So each is asked anew: raw features and stored patches go through the
+predictor that answers a clinic, a few hundred rows at a time. Rows come in the order of their keys,
+whatever the model, so that the predictions of two versions lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import Bundle
+from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.progress import track
+from histofuse.core.tables import read_table
+from histofuse.data.cohort import COHORT
+from histofuse.data.patches import ShardReader, load_index, open_shards
+from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
+from histofuse.evaluation.performance.results import FUSION_PREFIX
+from histofuse.evaluation.predictions import HISTORY, Predictions, name_admissions
+from histofuse.features.encoding import join_splits
+from histofuse.features.pairing import PAIRS
+from histofuse.features.specs import FEATURES, KEY
+from histofuse.serving.predict import open_predictor
+
+SPLIT: Final = "test"
+ROWS_AT_ONCE: Final = 256
+PATCH_KEY: Final = ["patch_id"]
+
+
+@dataclass(frozen=True)
+class TestData:
+    """Where the test split of today lies.
+
+    Attributes:
+        root: The folder of all data.
+    """
+
+    __test__ = False  # no test case, for all its name
+    root: Path = Path("data")
+
+    @property
+    def patches(self) -> Path:
+        """Shards of patches and their index."""
+        return self.root / "patches"
+
+    def read_patches(self) -> pd.DataFrame:
+        """Read the test patches: `PATCH_SPLITS` with shard and row, by key."""
+        splits = read_table(self.root / "splits" / "patches.parquet", PATCH_SPLITS)
+        return self._locate(splits)
+
+    def read_pairs(self, pairing: str) -> pd.DataFrame:
+        """Read the test pairs of a rule: `PAIRS` with shard and row, by key."""
+        path = self.root / "pairs" / f"{pairing}.parquet"
+        return self._locate(read_table(path, PAIRS))
+
+    def _locate(self, table: pd.DataFrame) -> pd.DataFrame:
+        index = load_index(self.patches)[[*PATCH_KEY, "shard", "row"]]
+        rows = table[table["split"] == SPLIT].merge(
+            index, on=PATCH_KEY, how="left", validate="1:1", indicator="found"
+        )
+        lost = rows["found"] != "both"
+        if lost.any():
+            problem = f"{int(lost.sum())} test patches are not in the index"
+            fault = Fault(self.patches, problem, "all of them", "Run dvc repro.")
+            raise InputError([fault])
+        return rows.drop(columns="found").sort_values(PATCH_KEY, ignore_index=True)
+
+    def read_features(self) -> pd.DataFrame:
+        """Read raw features of all admissions."""
+        return read_table(self.root / "ehr" / "features.parquet", FEATURES)
+
+    def read_admissions(self) -> pd.DataFrame:
+        """Read the test admissions: key, split, target and raw features, by key."""
+        splits = read_table(self.root / "splits" / "patients.parquet", PATIENT_SPLITS)
+        cohort = read_table(self.root / "cohort" / "cohort.parquet", COHORT)
+        joined = join_splits(self.read_features(), splits, cohort)
+        return joined[joined["split"] == SPLIT].reset_index(drop=True)
+
+    def read_target(self) -> str:
+        """Read what the cohort's target is."""
+        return load_json(self.root / "cohort" / "meta.json")["target"]
+
+
+def score_test_split(
+    bundle: Bundle, encoders: Path | None = None, data: TestData | None = None
+) -> Predictions:
+    """Predict the test split of today.
+
+    Args:
+        bundle: The model.
+        encoders: A fusion model's frozen encoders, ``image`` and ``patient``; None to pull them
+            from the registry.
+        data: Where the split lies.
+
+    Returns:
+        The test rows alone, in the order of their keys.
+
+    Raises:
+        InputError: If the model cannot be asked about these data: other classes, another target,
+            patches of another size, features that are not there.
+    """
+    predictor, data = open_predictor(bundle.path, encoders), data or TestData()
+    match bundle.config["kind"]:
+        case "tabular":
+            return _score_admissions(bundle, predictor, data)
+        case "fusion":
+            rows = data.read_pairs(bundle.config["name"].removeprefix(FUSION_PREFIX))
+            inputs = _read_pairs(rows, data)
+        case _:
+            rows = data.read_patches()
+            inputs = _read_patches(rows, data)
+    _require_classes(bundle, set(rows["label"]))
+    total = -(-len(rows) // ROWS_AT_ONCE)
+    parts = [predictor.predict(part) for part in track(inputs, f"scoring {bundle.name}", total)]
+    facts = rows.assign(key=rows["patch_id"].astype(object), group=rows["case_id"].astype(object))
+    return _assemble(bundle, facts, pd.concat(parts, ignore_index=True))
+
+
+def _read_patches(rows: pd.DataFrame, data: TestData) -> Iterator[np.ndarray]:
+    reader = open_shards(data.patches)
+    for part in _split(rows):
+        yield _read_part(reader, part)
+
+
+def _read_pairs(rows: pd.DataFrame, data: TestData) -> Iterator[dict[str, Any]]:
+    reader, features = open_shards(data.patches), data.read_features()
+    _require_records(rows, features)
+    for part in _split(rows):
+        records = part[list(KEY)].merge(features, on=list(KEY), how="left", validate="m:1")
+        yield {"image": _read_part(reader, part), "patient": records.drop(columns=list(KEY))}
+
+
+def _split(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    return (rows.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(rows), ROWS_AT_ONCE))
+
+
+def _read_part(reader: ShardReader, part: pd.DataFrame) -> np.ndarray:
+    return reader.read(part["shard"], part["row"])
+
+
+def _require_records(rows: pd.DataFrame, features: pd.DataFrame) -> None:
+    wanted = pd.MultiIndex.from_frame(rows[list(KEY)].drop_duplicates())
+    missing = len(wanted.difference(pd.MultiIndex.from_frame(features[list(KEY)])))
+    if missing:
+        problem = f"{missing} of {len(wanted)} paired admissions have no features"
+        raise InputError([Fault("data/ehr/features.parquet", problem, "all", "Run dvc repro.")])
+
+
+def _require_classes(bundle: Bundle, labels: set[str]) -> None:
+    with collect_faults() as faults:
+        known = bundle.config["classes"]
+        if unknown := sorted(labels - set(known)):
+            problem = f"tells apart {known}, and the test patches hold {unknown}"
+            remedy = "Train it anew on the classes of params.yaml."
+            faults.add(bundle.name, problem, "a model of the same classes", remedy)
+
+
+def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predictions:
+    target, classes = data.read_target(), bundle.config["classes"]
+    if classes != [f"no_{target}", target]:
+        problem = f"predicts {classes[-1]}, and the cohort's target is {target}"
+        fault = Fault(bundle.name, problem, "a model of the same target", "Train it anew.")
+        raise InputError([fault])
+    rows = data.read_admissions()
+    table = predictor.predict(rows.drop(columns=[*KEY, "split", "target"]))
+    keys = name_admissions(*(rows[column].to_numpy() for column in KEY))
+    label = np.array(classes, dtype=object)[rows["target"].to_numpy(dtype=np.int64)]
+    facts = rows.assign(key=keys, group=rows["subject_id"], label=label)
+    return _assemble(bundle, facts, table)
+
+
+def _assemble(bundle: Bundle, rows: pd.DataFrame, table: pd.DataFrame) -> Predictions:
+    classes = bundle.config["classes"]
+    number = pd.Index(classes)
+    return Predictions(
+        name=bundle.name,
+        config=bundle.config,
+        history=pd.read_csv(bundle.path / HISTORY),
+        keys=rows["key"].to_numpy(dtype=object),
+        split=rows["split"].to_numpy(dtype=object),
+        labels=number.get_indexer(rows["label"].to_numpy(dtype=object)).astype(np.int64),
+        probabilities=table[[f"probability_{c}" for c in classes]].to_numpy(dtype=np.float64),
+        predictions=number.get_indexer(table["prediction"].to_numpy(dtype=object)).astype(np.int64),
+        groups=rows["group"].to_numpy(),
+        subjects=rows["subject_id"].to_numpy() if "subject_id" in rows else None,
+    )

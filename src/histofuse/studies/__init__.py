@@ -1,0 +1,1 @@
+"""Optuna studies: the search, its objectives, results and figures."""

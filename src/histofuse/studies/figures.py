@@ -1,0 +1,317 @@
+"""Figures of a study: how it went, what mattered, and where good values lie."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from histofuse.core.artifacts import replacing_file
+from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
+from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
+
+COLOURS = "viridis"
+WIDTH = 7.2  # inches
+FEWEST_FOR_IMPORTANCE = 5
+LONGEST_LABEL = 12
+
+
+def draw_study(facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path) -> None:
+    """Draw history, importances, parallel coordinates and slices as PNG files of a folder."""
+    for name, draw in (
+        ("history", draw_history),
+        ("importance", draw_importance),
+        ("parallel_coordinates", draw_parallel),
+        ("slices", draw_slices),
+    ):
+        with rc_context(STYLE):
+            figure = draw(facts, trials)
+        with replacing_file(folder / f"{name}.png") as path:
+            # Without the date and version that matplotlib would add: same trials, same bytes.
+            figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def draw_history(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+    """Draw the value of each trial and the best so far."""
+    figure, axes = _make_figure(facts, trials, height=3.9)
+    complete = _complete(trials)
+    numbers = [t.number for t in complete]
+    values = [_value(t) for t in complete]
+    best = np.maximum.accumulate(values) if _up(facts) else np.minimum.accumulate(values)
+    axes.step(numbers, best, where="post", color=BLUE, label="best so far")
+    axes.scatter(numbers, values, s=18, color=GREY, zorder=3, label="trial")
+    _mark_unfinished(axes, trials)
+    axes.set(xlabel="trial", ylabel=facts.metric, title=f"Study {facts.name}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(-0.5, max(len(trials), 2) - 0.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=4)
+    return figure
+
+
+def _mark_unfinished(axes: Axes, trials: Sequence[TrialRecord]) -> None:
+    """Mark pruned and failed trials at the foot of the axes."""
+    foot: Any = axes.get_xaxis_transform()
+    for state, marker, colour in (("PRUNED", "v", VERMILION), ("FAIL", "x", VERMILION)):
+        found = [t.number for t in trials if t.state == state]
+        label = f"{'pruned' if state == 'PRUNED' else 'failed'} ({len(found)})"
+        if found:
+            ys = [0.02] * len(found)
+            axes.scatter(found, ys, s=20, marker=marker, color=colour, transform=foot,
+                         clip_on=False, label=label)  # fmt: skip
+
+
+def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+    """Draw the share of the value's variance that each param explains."""
+    shares = measure_importance(facts, trials)
+    height = 1.6 + 0.32 * max(len(facts.space), 3)
+    left = 0.05 + 0.078 * max(map(len, facts.space)) / WIDTH
+    figure, axes = _make_figure(facts, trials, height=height, left=left)
+    axes.set(title=f"Study {facts.name}: which params matter for {facts.metric}")
+    if not shares:
+        _say(axes, f"fewer than {FEWEST_FOR_IMPORTANCE} complete trials that differ")
+        return figure
+    names = sorted(shares, key=lambda name: shares[name])
+    axes.barh(names, [shares[n] for n in names], color=BLUE, height=0.6)
+    for row, name in enumerate(names):
+        axes.text(shares[name] + 0.01, row, f"{shares[name]:.2f}", va="center", color=GREY)
+    axes.set(xlim=(0, 1.08), xlabel="share of the variance (fANOVA over complete trials)")
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Measure the params' importance by fANOVA; nothing where too few trials differ."""
+    import optuna
+
+    complete = _complete(trials)
+    varied = [k for k in facts.space if len({_label(t.params[k]) for t in complete}) > 1]
+    if len(complete) < FEWEST_FOR_IMPORTANCE or len({_value(t) for t in complete}) < 2:
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction=facts.direction, sampler=optuna.samplers.RandomSampler(0))
+    for trial in complete:
+        params = {k: _to_storable(facts.space[k], trial.params[k]) for k in varied}
+        distributions = {k: _to_distribution(facts.space[k]) for k in varied}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params, distributions=distributions, value=_value(trial)
+            )
+        )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+    return {**dict.fromkeys(facts.space, 0.0), **found}
+
+
+def _to_distribution(found: dict[str, Any]) -> Any:
+    from optuna import distributions
+
+    match found["type"]:
+        case "int":
+            return distributions.IntDistribution(found["low"], found["high"], log=found["log"])
+        case "float":
+            return distributions.FloatDistribution(found["low"], found["high"], log=found["log"])
+        case _:
+            return distributions.CategoricalDistribution([_label(v) for v in found["of"]])
+
+
+def _to_storable(found: dict[str, Any], value: Any) -> Any:
+    return _label(value) if found["type"] == "choice" else value
+
+
+def draw_parallel(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+    """Draw each complete trial as a line over all params, coloured by its value."""
+    complete = sorted(_complete(trials), key=_value, reverse=not _up(facts))
+    names = list(facts.space)
+    longest = 0.05 * max(map(len, names))  # inches down, and left of the first, at 40 degrees
+    height, foot, left = 3.6 + longest, 0.5 + longest, 0.07 + 0.05 * len(names[0]) / WIDTH
+    edges = {"left": left, "right": 0.86, "bottom": foot / height}
+    figure, axes = _make_figure(facts, trials, height=height, **edges)
+    lines = [
+        [(i, _place(facts.space[name], t.params[name])) for i, name in enumerate(names)]
+        for t in complete
+    ]
+    collection = LineCollection(lines, cmap=COLOURS, linewidths=1.4, alpha=0.85)
+    collection.set_array(np.array([_value(t) for t in complete]))
+    axes.add_collection(collection)
+    for i, name in enumerate(names):
+        axes.axvline(i, color=FAINT, zorder=0)
+        _label_ends(axes, i, facts.space[name])
+    axes.set(xlim=(-0.3, len(names) - 0.7), ylim=(-0.02, 1.02), yticks=[])
+    turned = {"rotation": 40, "rotation_mode": "anchor", "ha": "right"}
+    axes.set_xticks(range(len(names)), names, fontsize=8, **turned)
+    axes.tick_params(axis="x", length=0, pad=14)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.grid(visible=False)
+    axes.set_title(f"Study {facts.name}: {len(complete)} complete trials", pad=22)
+    bar = figure.add_axes((0.885, foot / height, 0.018, 0.8 - foot / height))
+    figure.colorbar(collection, cax=bar).set_label(facts.metric)
+    return figure
+
+
+def _label_ends(axes: Axes, x: int, found: dict[str, Any]) -> None:
+    """Write the ends of a range below and above its axis; of a choice, each value beside it."""
+    if found["type"] != "choice":
+        low, high = _show_number(found["low"]), _show_number(found["high"])
+        axes.text(x, -0.03, low, ha="center", va="top", fontsize=7.5, color=GREY)
+        axes.text(x, 1.03, high, ha="center", va="bottom", fontsize=7.5, color=GREY)
+        return
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+    for value in found["of"]:
+        axes.text(x, _place(found, value), _shorten(_label(value)), ha="center", va="center",
+                  fontsize=7, color=GREY, bbox=ground)  # fmt: skip
+
+
+def draw_slices(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+    """Draw the value of each complete trial against each param, and where others were pruned."""
+    names = list(facts.space)
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.1 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    best = find_best(facts, trials)
+    for axes, name in zip(grid.flat, names, strict=False):
+        _draw_slice(axes, facts.space[name], name, trials, best)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for row in grid:
+        row[0].set_ylabel(facts.metric)
+    marks = "darker later, best in red, pruned below" if _pruned(trials) else "best trial in red"
+    figure.suptitle(f"Study {facts.name}: {facts.metric} by param ({marks})", fontsize=10)
+    top, foot = 1 - 0.45 / figure.get_figheight(), 0.75 / figure.get_figheight()
+    figure.subplots_adjust(left=0.1, right=0.97, top=top, bottom=foot, hspace=0.55, wspace=0.18)
+    _write_footer(figure, facts, trials)
+    return figure
+
+
+def _draw_slice(
+    axes: Axes,
+    found: dict[str, Any],
+    name: str,
+    trials: Sequence[TrialRecord],
+    best: TrialRecord | None,
+) -> None:
+    def place(trial: TrialRecord) -> Any:
+        value = trial.params[name]
+        return found["of"].index(value) if found["type"] == "choice" else value
+
+    complete = _complete(trials)
+    numbers = [t.number for t in complete]
+    xs, ys = [place(t) for t in complete], [_value(t) for t in complete]
+    axes.scatter(xs, ys, c=numbers, cmap="Blues", vmin=-len(trials), s=16, edgecolors="none")
+    pruned = [place(t) for t in _pruned(trials)]
+    foot: Any = axes.get_xaxis_transform()
+    axes.scatter(pruned, [0.04] * len(pruned), s=18, marker="|", linewidths=0.8, color=VERMILION,
+                 transform=foot)  # fmt: skip
+    if best is not None:
+        axes.scatter([place(best)], [_value(best)], s=30, color=VERMILION, zorder=3)
+    if found["type"] == "choice":
+        labels = [_shorten(_label(v)) for v in found["of"]]
+        axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=15)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+    else:
+        _scale(axes, found)
+    axes.set_xlabel(name, labelpad=2, fontsize=8)
+
+
+def _scale(axes: Axes, found: dict[str, Any]) -> None:
+    """Show the whole range, with plain numbers at the ticks."""
+    low, high = found["low"], found["high"]
+    if found["log"]:
+        axes.set_xscale("log")
+        pad = (high / low) ** 0.04
+        axes.set_xlim(low / pad, high * pad)
+        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        pad = 0.04 * (high - low)
+        axes.set_xlim(low - pad, high + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=found["type"] == "int"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _show_number(value)))
+    axes.tick_params(axis="x", labelsize=8)
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def _make_figure(
+    facts: StudyFacts,
+    trials: Sequence[TrialRecord],
+    *,
+    height: float,
+    left: float = 0.1,
+    right: float = 0.97,
+    bottom: float | None = None,
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots()
+    foot = 0.95 / height if bottom is None else bottom
+    figure.subplots_adjust(left=left, right=right, top=1 - 0.4 / height, bottom=foot)
+    if bottom is not None:
+        figure.subplots_adjust(top=0.8)
+    _write_footer(figure, facts, trials)
+    return figure, axes
+
+
+def _write_footer(figure: Figure, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
+    simulated = "SIMULATED DATA  ·  " if facts.source == "simulated" else ""
+    states = [t.state for t in trials]
+    text = (
+        f"{simulated}{facts.metric} on {facts.measured_on}  ·  {len(trials)} trials, "
+        f"{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
+    )
+    figure.text(0.02, 0.1 / figure.get_figheight(), text, fontsize=7.5, color=GREY)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set(xticks=[], yticks=[])
+
+
+def _complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [t for t in trials if t.state == "COMPLETE" and t.value is not None]
+
+
+def _value(trial: TrialRecord) -> float:
+    assert trial.value is not None
+    return trial.value
+
+
+def _up(facts: StudyFacts) -> bool:
+    return facts.direction == "maximize"
+
+
+def _label(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _place(found: dict[str, Any], value: Any) -> float:
+    """Place a value between the ends of its range, 0 to 1."""
+    if found["type"] == "choice":
+        return found["of"].index(value) / (len(found["of"]) - 1)
+    low, high = found["low"], found["high"]
+    if found["log"]:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)
+
+
+def _pruned(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [t for t in trials if t.state == "PRUNED"]
+
+
+def _show_number(value: int | float) -> str:
+    return f"{value:g}".replace("e-0", "e-")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"

@@ -1,0 +1,148 @@
+"""The folder of a study: best params, the table of its trials, and what it was about.
+
+``best_params.json`` holds dotted key -> value, what training puts into the model's section;
+``study.json`` the facts; ``trials.csv`` one row a trial with its state, value, ``params.<key>``,
+``scores.<metric>`` and ``steps.<metric>`` (the values of folds or epochs, separated by spaces).
+Neither times nor workers are in it: the same trials give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
+from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
+
+BEST_PARAMS: Final = "best_params.json"
+FACTS: Final = "study.json"
+TRIALS: Final = "trials.csv"
+FIGURES: Final = "figures"
+
+_FIXED: Final = ("number", "state", "value", "reason")
+_STATES: Final = ("COMPLETE", "PRUNED", "FAIL")
+
+
+def write_study(
+    facts: StudyFacts,
+    trials: Sequence[TrialRecord],
+    folder: Path,
+    draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
+) -> None:
+    """Write a study to `folder`, in place of what was there.
+
+    Args:
+        facts: What it is about.
+        trials: All that finished.
+        folder: To replace.
+        draw: Draws figures into the folder it is given.
+
+    Raises:
+        HistofuseError: If no trial is complete, so that there are no best params.
+    """
+    best = find_best(facts, trials)
+    if best is None:
+        reasons = sorted({t.reason for t in trials if t.reason})
+        said = f": {reasons[0]}" if reasons else ""
+        raise HistofuseError(f"study {facts.name}: none of {len(trials)} trials completed{said}")
+    with replacing_folder(folder) as temporary:
+        write_json(best.params, temporary / BEST_PARAMS)
+        facts_and_best = {**asdict(facts), "best": {"number": best.number, "value": best.value}}
+        write_json(facts_and_best, temporary / FACTS)
+        write_text(format_trials(trials), temporary / TRIALS)
+        (temporary / FIGURES).mkdir()
+        draw(facts, trials, temporary / FIGURES)
+
+
+def read_study(folder: Path) -> tuple[StudyFacts, list[TrialRecord]]:
+    """Read what `write_study` wrote.
+
+    Raises:
+        InputError: If a file is missing or is not what was written.
+    """
+    values: Any = load_json(folder / FACTS)
+    try:
+        facts = StudyFacts(**{key: value for key, value in values.items() if key != "best"})
+        return facts, parse_trials((folder / TRIALS).read_text(encoding="utf-8"))
+    except (AttributeError, TypeError, KeyError, ValueError, OSError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        remedy = "Run the study again: histofuse tune, or dvc repro."
+        raise InputError([Fault(folder, problem, "a study's folder", remedy)]) from None
+
+
+def read_best_params(path: Path) -> dict[str, Any]:
+    """Read ``best_params.json``.
+
+    Raises:
+        InputError: If it is missing or holds no mapping.
+    """
+    values = load_json(path)
+    if not isinstance(values, dict):
+        raise InputError([Fault(path, f"holds {values!r}", "dotted keys and their values")])
+    return values
+
+
+def format_trials(trials: Sequence[TrialRecord]) -> str:
+    """Format trials as CSV; what a trial has not is left empty."""
+    groups = ("params", "scores", "steps")
+    columns = [
+        f"{group}.{key}"
+        for group in groups
+        for key in sorted({key for t in trials for key in getattr(t, group)})
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_FIXED, *columns], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_to_row, trials))
+    return text.getvalue()
+
+
+def _to_row(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "value": "" if trial.value is None else repr(trial.value),
+        "reason": trial.reason,
+        **{f"params.{key}": json.dumps(value) for key, value in trial.params.items()},
+        **{f"scores.{key}": repr(value) for key, value in trial.scores.items()},
+        **{f"steps.{key}": " ".join(map(repr, values)) for key, values in trial.steps.items()},
+    }
+
+
+def parse_trials(text: str) -> list[TrialRecord]:
+    """Parse what `format_trials` made.
+
+    Raises:
+        KeyError: If a column is missing.
+        ValueError: If a value is none.
+    """
+    return [_to_trial(row) for row in csv.DictReader(io.StringIO(text))]
+
+
+def _to_trial(row: dict[str, str]) -> TrialRecord:
+    if row["state"] not in _STATES:
+        raise ValueError(f"{TRIALS}: state {row['state']!r}, expected one of {_STATES}")
+    state: Any = row["state"]
+    return TrialRecord(
+        number=int(row["number"]),
+        state=state,
+        value=float(row["value"]) if row["value"] else None,
+        params={k: json.loads(v) for k, v in _select(row, "params.")},
+        scores={k: float(v) for k, v in _select(row, "scores.")},
+        steps={k: [*map(float, v.split())] for k, v in _select(row, "steps.")},
+        reason=row["reason"],
+    )
+
+
+def _select(row: dict[str, str], prefix: str) -> list[tuple[str, str]]:
+    return [
+        (name.removeprefix(prefix), text)
+        for name, text in row.items()
+        if name.startswith(prefix) and text
+    ]

@@ -1,0 +1,314 @@
+"""Running a study to its end: alone, or with worker processes that are looked after."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
+from tqdm import tqdm
+
+from histofuse.core.errors import HistofuseError
+from histofuse.core.progress import report
+from histofuse.params.tune import StudyParams, check_space
+from histofuse.studies.results import write_study
+from histofuse.studies.search import (
+    MOST_RETRIES,
+    Study,
+    describe_storage,
+    make_facts,
+    name_study,
+    reaching,
+)
+from histofuse.studies.trials import (
+    Objective,
+    StudyFacts,
+    StudyObserver,
+    TrialRecord,
+    find_best,
+)
+from histofuse.training.code import digest_code
+
+STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # an address that may hold a password
+POLL_SECONDS: Final = 0.5
+OBSERVE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """A study that is to be run.
+
+    Attributes:
+        name: Of the study, and of the folder of its results.
+        model: The model's section of params.yaml, such as ``tabular.xgboost``.
+        base: What that section holds.
+        params: Section ``tune.<name>``.
+        seed: The run's.
+        inputs: SHA-256 of each input.
+        source: Of the data.
+        measured_on: How the objective measures.
+        make_objective: Loads what a trial needs; called in processes that run trials.
+    """
+
+    name: str
+    model: str
+    base: BaseModel
+    params: StudyParams
+    seed: int
+    inputs: dict[str, str]
+    source: str
+    measured_on: str
+    make_objective: Callable[[], Objective]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a study is run, none of which changes what a trial finds.
+
+    Attributes:
+        workers: Processes on this machine; 1 is this one.
+        storage: Journal file or URL.
+        trials: Finished trials; None takes the params'.
+        worker_of: Id of the study that this process only runs trials for, while another looks
+            after it; None where it is the other.
+    """
+
+    workers: int
+    storage: str
+    trials: int | None
+    worker_of: str | None
+
+
+def parse_options(words: Sequence[str], storage: str) -> Options:
+    """Parse the words after a study's name on the command line of its stage."""
+    parser = argparse.ArgumentParser(prog="tune")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--storage", default=os.environ.get(STORAGE_VARIABLE, storage))
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--worker-of", help=argparse.SUPPRESS)
+    found = parser.parse_args(list(words))
+    return Options(found.workers, found.storage, found.trials, found.worker_of)
+
+
+def run_study(
+    job: StudyJob,
+    options: Options,
+    folder: Path,
+    observer: StudyObserver,
+    draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
+) -> None:
+    """Run a study until it has its trials, and write its folder.
+
+    Args:
+        job: The study.
+        options: How.
+        folder: Of the results; a worker writes none.
+        observer: Told of finished trials now and then, and at the end.
+        draw: Draws figures into a folder.
+
+    Raises:
+        InputError: If the space does not fit the model, or the storage cannot be opened.
+        HistofuseError: If trial after trial fails, or none completes.
+    """
+    check_space(job.params, job.base, f"tune.{job.name}", job.model)
+    params = job.params.model_copy(update={"trials": options.trials or job.params.trials})
+    facts = make_facts(
+        job.name,
+        job.base,
+        params,
+        job.seed,
+        inputs=job.inputs,
+        source=job.source,
+        measured_on=job.measured_on,
+        code=digest_code(),
+    )
+    study = Study(facts, params, options.storage)
+    with reaching(options.storage):
+        if options.worker_of is not None:
+            _work(study, job, options.worker_of)
+            return
+        _Coordinator(study, job, options, observer).run()
+        trials = study.read_trials()
+    write_study(facts, trials, folder, draw)
+    for line in describe_study(facts, trials, folder, options.storage):
+        report(line)
+
+
+def _work(study: Study, job: StudyJob, study_id: str) -> None:
+    """Run trials until there are enough, or whoever looks after this process is gone."""
+    if study.facts.study_id != study_id:
+        raise HistofuseError(
+            f"study {job.name}: code, params or inputs are no longer those it was begun with. "
+            "Run the same command: it begins a study of what is there now."
+        )
+    parent, objective = os.getppid(), job.make_objective()
+    while os.getppid() == parent and study.try_next(objective, job.base):
+        pass
+
+
+class _Coordinator:
+    """Sees a study through: runs trials itself or has workers do so, and tells the observer."""
+
+    def __init__(
+        self, study: Study, job: StudyJob, options: Options, observer: StudyObserver
+    ) -> None:
+        self.study, self.job, self.options, self.observer = study, job, options, observer
+        self.workers: list[subprocess.Popen[bytes]] = []
+        # At once: what an observer imports then loads beside the trials.
+        self._observe_at = time.monotonic()
+        self._deaths = 0
+
+    def run(self) -> None:
+        total = self.study.params.trials
+        begun = self.study.count_finished()
+        if begun:
+            report(f"study {self.job.name}: {min(begun, total)} of {total} trials were there")
+        with tqdm(total=total, initial=begun, desc=f"  study {self.job.name}", leave=False,
+                  disable=None) as bar:  # fmt: skip
+            self._bar = bar
+            try:
+                run = self._run_here if self.options.workers == 1 else self._supervise
+                if begun < total:
+                    run()
+                self._wait_for_others()
+            except KeyboardInterrupt:
+                self._tell()
+                raise HistofuseError(
+                    f"study {self.job.name}: stopped after {self.study.count_finished()} of "
+                    f"{total} trials. The same command goes on from there."
+                ) from None
+            finally:
+                self._end_workers()
+        self._tell()
+
+    def _run_here(self) -> None:
+        objective = self.job.make_objective()
+        while self.study.try_next(objective, self.job.base):
+            self._look()
+
+    def _supervise(self) -> None:
+        left = self.study.params.trials - self.study.count_finished()
+        workers = min(self.options.workers, left)
+        self.workers = [self._start_worker() for _ in range(workers)]
+        while self.workers:
+            time.sleep(POLL_SECONDS)
+            self._reap()
+            self._look()
+
+    def _wait_for_others(self) -> None:
+        """Wait for trials that run elsewhere, and take over those whose workers are lost."""
+        said = False
+        while self.study.count_finished() < self.study.params.trials:
+            self._look()
+            if self.study.has_room():
+                self._supervise_one() if self.options.workers > 1 else self._run_here()
+                continue
+            if not said:
+                report(f"study {self.job.name}: waiting for the last trials of other workers")
+                said = True
+            time.sleep(POLL_SECONDS)
+
+    def _supervise_one(self) -> None:
+        self.workers = [self._start_worker()]
+        while self.workers:
+            time.sleep(POLL_SECONDS)
+            self._reap()
+            self._look()
+
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, sys.argv[0], self.job.name]
+        command += ["--trials", str(self.study.params.trials)]
+        command += ["--worker-of", self.study.facts.study_id]
+        # Side by side, threads that fight for cores cost more than they bring.
+        threads = {"OMP_NUM_THREADS": "1"} if self.options.workers > 1 else {}
+        environment = {**os.environ, **threads, STORAGE_VARIABLE: self.options.storage}
+        # Ctrl-C goes to all processes of a terminal; this one ends its workers itself.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    def _reap(self) -> None:
+        """Let go of workers that are done, and replace those that died."""
+        ended = [w for w in self.workers if w.poll() is not None]
+        for worker in ended:
+            self.workers.remove(worker)
+            if worker.returncode:
+                self._deaths += 1
+                self._replace(worker.returncode)
+
+    def _replace(self, status: int) -> None:
+        self.study.require_success()
+        if status > 0:
+            raise HistofuseError(
+                f"study {self.job.name}: a worker ended with exit status {status}. What it printed "
+                "says why; finished trials are kept."
+            )
+        cause = f"signal {-status}"
+        if self._deaths > (MOST_RETRIES + 1) * self.options.workers:
+            raise HistofuseError(
+                f"study {self.job.name}: {self._deaths} workers died before they finished a trial, "
+                f"the last of {cause}; is memory too small for so many? Finished trials are kept."
+            )
+        report(f"study {self.job.name}: a worker died of {cause}; another takes over")
+        self.workers.append(self._start_worker())
+
+    def _look(self) -> None:
+        self.study.recover_lost()
+        self.study.require_success()
+        finished = min(self.study.count_finished(), self.study.params.trials)
+        if finished > self._bar.n:
+            self._deaths = 0
+            self._bar.set_postfix_str(self._describe_state(), refresh=False)
+        self._bar.n = finished
+        self._bar.refresh()
+        if time.monotonic() >= self._observe_at:
+            self._tell()
+
+    def _describe_state(self) -> str:
+        trials = self.study.read_trials()
+        states = [t.state for t in trials]
+        best = find_best(self.study.facts, trials)
+        value = "" if best is None else f"best {self.study.facts.metric} {best.value:.4f}, "
+        return f"{value}{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
+
+    def _tell(self) -> None:
+        self.observer.observe(self.study.facts, self.study.read_trials())
+        self._observe_at = time.monotonic() + OBSERVE_SECONDS
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            worker.terminate()
+        for worker in self.workers:
+            worker.wait()
+
+
+def describe_study(
+    facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path, storage: str
+) -> list[str]:
+    """Say how a study ended and how to look at it, in a few lines."""
+    best, first = find_best(facts, trials), trials[0]
+    assert best is not None
+    states = [t.state for t in trials]
+    value, first_value = best.value or 0.0, first.value
+    gain = "" if first_value is None else f", with the values of params.yaml {first_value:.4f}"
+    params = ", ".join(f"{key} {_show(v)}" for key, v in best.params.items())
+    return [
+        f"wrote {folder}: best {facts.metric} {value:.4f} on {facts.measured_on}{gain}",
+        f"{len(trials)} trials, {states.count('PRUNED')} pruned, {states.count('FAIL')} failed;"
+        f" best is trial {best.number}: {params}",
+        f"optuna trials --study-name {name_study(facts)} {describe_storage(storage)}",
+    ]
+
+
+def _show(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

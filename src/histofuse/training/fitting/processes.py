@@ -1,0 +1,136 @@
+"""One training in several processes: who they are, what each takes, and batch norm across them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from histofuse.training.fitting.cpu.overrides import overriding_forward
+
+
+def read_launch() -> tuple[int, int] | None:
+    """Read what torchrun has started: processes on this node, and nodes; None if it has not."""
+    if not torch.distributed.is_torchelastic_launched():
+        return None
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return here, int(os.environ["WORLD_SIZE"]) // here
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of rows: every `of`-th from `first` on.
+
+    Attributes:
+        first: Number of the process, from 0.
+        of: Processes in all.
+    """
+
+    first: int = 0
+    of: int = 1
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Take this process's rows."""
+        return rows[self.first :: self.of]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for those rows of some batches that are this process's.
+
+    Those of all rows are drawn in every process, so a row's do not depend on their number.
+
+    Attributes:
+        generator: On the CPU, in the same state in every process.
+        sizes: Rows of each whole batch.
+        share: This process's.
+    """
+
+    generator: torch.Generator
+    sizes: Sequence[int]
+    share: Share = Share()
+
+    def uniform(self, columns: int) -> Tensor:
+        """Draw (rows, columns) numbers between 0 and 1."""
+        drawn = (torch.rand(size, columns, generator=self.generator) for size in self.sizes)
+        return torch.cat([self.share.take(of_batch) for of_batch in drawn])
+
+
+# --- batch norm ---------------------------------------------------------------------------------
+
+
+def sharing_batch_norm(network: nn.Module) -> AbstractContextManager[None]:
+    """Let batch norms in training take mean and variance over all processes.
+
+    PyTorch's own way exists on GPUs alone.
+    """
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    return overriding_forward(layers, _normalise)
+
+
+def _normalise(layer: _BatchNorm, input: Tensor) -> Tensor:
+    values = input
+    if not layer.training:
+        return type(layer).forward(layer, values)
+    mean, variance, count = _measure(values)
+    _track(layer, mean.detach(), variance.detach(), count)
+    shape = [1, -1] + [1] * (values.ndim - 2)
+    scale = torch.rsqrt(variance + layer.eps)
+    if layer.affine:
+        scale = scale * layer.weight
+    centred = (values - mean.reshape(shape)) * scale.reshape(shape)
+    shifted = centred + layer.bias.reshape(shape) if layer.affine else centred
+    return shifted.to(values.dtype)
+
+
+def _measure(values: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Measure each channel's mean and variance over all processes, and count its values."""
+    values = values.float()
+    others = [axis for axis in range(values.ndim) if axis != 1]
+    mine = values.new_tensor([values.numel() / values.shape[1]])
+    sums = _add_up(torch.cat((values.sum(dim=others), mine)))
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    centred = values - mean.reshape([1, -1] + [1] * (values.ndim - 2))
+    variance = _add_up(centred.square().sum(dim=others)) / count
+    return mean, variance, float(count)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, for each of them has a part of the loss."""
+
+    @staticmethod
+    def forward(_: object, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: object, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def _add_up(values: Tensor) -> Tensor:
+    total = _Sum.apply(values)
+    assert isinstance(total, Tensor)
+    return total
+
+
+@torch.no_grad()
+def _track(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: float) -> None:
+    """Update the running statistics as the layer itself does."""
+    if layer.running_mean is None or layer.running_var is None:
+        return
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked.add_(1)
+    momentum = layer.momentum
+    weight = 1 / float(layer.num_batches_tracked) if momentum is None else momentum
+    layer.running_mean.lerp_(mean, weight)
+    layer.running_var.lerp_(variance * count / max(count - 1, 1), weight)

@@ -1,1 +1,0 @@
-"""What studies measure, one file a kind of model."""

@@ -1,0 +1,271 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from histofuse.evaluation.controls.measure import (
+    Controls,
+    Shuffled,
+    compare_arms,
+    describe_controls,
+    measure_shuffles,
+)
+from histofuse.evaluation.controls.report import draw_controls, make_control_tables, name_metric
+from histofuse.evaluation.controls.verdicts import (
+    judge,
+    judge_aligned,
+    judge_chance,
+    judge_gain,
+    judge_leakage,
+    judge_null,
+)
+from histofuse.evaluation.metrics.bootstrap import Difference, Interval
+from histofuse.evaluation.performance.tables import render_markdown
+from histofuse.evaluation.predictions import Predictions
+from histofuse.params.intervals import IntervalParams
+from histofuse.training.controls import Answers
+
+CLASSES = ["mitosis", "tumour"]
+HOW = IntervalParams(resamples=400, confidence=0.95, method="bca")
+METRICS = ("auprc/mitosis", "auroc/macro")
+
+
+def at(value, low=None, high=None):
+    return Interval(value, low, high, 12, 1.0, "" if low is not None else "too few")
+
+
+def make(arms=None, differences=None, shuffled=None, metrics=("auroc/macro",)):
+    def each(found):
+        return dict(zip(metrics, found if isinstance(found, list) else [found], strict=True))
+
+    return Controls(
+        metrics=metrics,
+        arms={name: each(found) for name, found in (arms or {}).items()},
+        differences={
+            pair: {m: Difference(i, 0.5) for m, i in each(found).items()}
+            for pair, found in (differences or {}).items()
+        },
+        shuffled={
+            name: {m: Shuffled(i, (0.5,), 0.5) for m, i in each(found).items()}
+            for name, found in (shuffled or {}).items()
+        },
+        sizes={"patches": "n = 10 patches of 2 cases", "admissions": "n = 5"},
+    )
+
+
+UP, DOWN, ZERO, NONE = at(0.1, 0.02, 0.2), at(-0.1, -0.2, -0.02), at(0.01, -0.1, 0.1), at(0.1)
+OVER_IMAGE, OVER_NULL = ("label_blind", "image"), ("label_blind", "permuted")
+GAIN, LEAK = ("label_aligned", "image"), ("label_aligned", "label_blind")
+
+
+# --- verdicts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("over_image", "over_null", "answer", "says"),
+    [
+        (UP, UP, "yes", "+0.100 [+0.020, +0.200] over the image"),
+        (UP, ZERO, "undecided", "another head"),
+        (UP, NONE, "undecided", "another head"),
+        (ZERO, UP, "no", "No metric gains"),
+        (DOWN, ZERO, "no", "-0.100 [-0.200, -0.020]"),
+        (NONE, UP, "undecided", "No difference"),
+    ],
+)
+def test_gain_under_label_blind_pairing(over_image, over_null, answer, says):
+    found = judge_gain(make(differences={OVER_IMAGE: over_image, OVER_NULL: over_null}))
+    assert found.answer == answer
+    assert says in found.sentence
+
+
+def test_gain_must_be_of_the_same_metric():
+    apart = {OVER_IMAGE: [UP, ZERO], OVER_NULL: [ZERO, UP]}
+    assert judge_gain(make(differences=apart, metrics=METRICS)).answer == "undecided"
+    both = {OVER_IMAGE: [ZERO, UP], OVER_NULL: [ZERO, UP]}
+    found = judge_gain(make(differences=both, metrics=METRICS))
+    assert found.answer == "yes"
+    assert "auprc" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("blind", "permuted", "answer"),
+    [
+        (at(0.7, 0.6, 0.8), at(0.75, 0.65, 0.85), "yes"),
+        (at(0.7, 0.6, 0.8), at(0.75, 0.72, 0.85), "no"),
+        (at(0.7, 0.6, 0.74), at(0.75, 0.65, 0.85), "no"),
+        (at(0.7), at(0.75, 0.65, 0.85), "undecided"),
+    ],
+)
+def test_label_blind_and_permuted_must_hold_each_other(blind, permuted, answer):
+    assert judge_null(make({"label_blind": blind, "permuted": permuted})).answer == answer
+
+
+def test_metric_without_an_interval_leaves_the_null_undecided_and_one_outside_decides_it():
+    whole, none, far = at(0.7, 0.6, 0.8), at(0.7), at(0.9, 0.85, 0.95)
+    part = make({"label_blind": [whole, none], "permuted": [whole, whole]}, metrics=METRICS)
+    assert judge_null(part).answer == "undecided"
+    one = make({"label_blind": [whole, whole], "permuted": [whole, far]}, metrics=METRICS)
+    assert judge_null(one).answer == "no"
+    assert "auprc" not in judge_null(one).sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "answer"), [(UP, "yes"), (DOWN, "no"), (ZERO, "undecided"), (NONE, "undecided")]
+)
+def test_label_aligned_above_label_blind(found, answer):
+    assert judge_aligned(make(differences={LEAK: found})).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("gain", "leak", "answer", "says"),
+    [
+        (at(0.2, 0.1, 0.3), at(0.15, 0.05, 0.2), "yes", "+0.150 of +0.200, 75%"),
+        (at(0.2, 0.1, 0.3), at(-0.1, -0.2, 0.0), "no", "None of it"),
+        (at(0.2, 0.1, 0.3), at(0.05, -0.1, 0.2), "undecided", "25%"),
+        (ZERO, UP, "undecided", "in no metric"),
+        (NONE, UP, "undecided", "in no metric"),
+    ],
+)
+def test_share_of_the_aligned_gain_that_is_leakage(gain, leak, answer, says):
+    alone = {"shuffled_images[label_aligned]": at(0.8, 0.7, 0.9)}
+    found = judge_leakage(make(differences={GAIN: gain, LEAK: leak}, shuffled=alone))
+    assert found.answer == answer
+    assert says in found.sentence
+    assert ("alone scores auroc/macro 0.800" in found.sentence) == (says != "in no metric")
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "says"),
+    [
+        (at(0.52, 0.4, 0.6), "yes", "chance is 0.5"),
+        (at(0.7, 0.6, 0.8), "no", "above chance"),
+        (at(0.3, 0.2, 0.4), "no", "below chance"),
+        (at(0.5), "undecided", "No interval"),
+    ],
+)
+def test_chance_is_in_the_interval_or_not(found, answer, says):
+    verdict = judge_chance("?", {"auroc/macro": Shuffled(found, (0.5,), 0.5)})
+    assert verdict.answer == answer
+    assert says in verdict.sentence
+
+
+def test_questions_without_arms_are_not_asked():
+    assert [v.answer for v in judge(make())] == ["undecided", "undecided"]
+    asked = judge(make(differences={LEAK: UP, GAIN: UP}, shuffled={"shuffled_labels": ZERO}))
+    assert [v.answer for v in asked] == ["undecided", "undecided", "yes", "yes", "no"]
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def predict(skill, seed=0, n=300, groups=15):
+    labels = np.random.default_rng(7).integers(0, 2, n)
+    p = np.random.default_rng(seed).random(n) + skill * labels
+    p /= p.max()
+    return Predictions(
+        name="m",
+        config={"kind": "fusion", "classes": CLASSES},
+        history=pd.DataFrame(),
+        keys=np.array([f"p{i}" for i in range(n)], dtype=object),
+        split=np.full(n, "test", dtype=object),
+        labels=labels,
+        probabilities=np.column_stack([1 - p, p]),
+        predictions=(p > 0.5).astype(np.int64),
+        groups=np.array([f"g{i * groups // n}" for i in range(n)], dtype=object),
+        subjects=None,
+    )
+
+
+def answer(seed, skill=0.0):
+    rows = predict(skill, seed)
+    return Answers(rows.probabilities, rows.predictions)
+
+
+def test_arms_that_are_not_there_have_no_difference():
+    arms = {"image": predict(0.5), "label_blind": predict(0.6), "linked": predict(0.5)}
+    intervals, differences = compare_arms(arms, METRICS, HOW, 1)
+    assert set(intervals) == set(arms)
+    assert set(differences) == {("label_blind", "image")}
+    value = differences["label_blind", "image"]["auroc/macro"].interval.value
+    expected = (intervals[a]["auroc/macro"].value for a in ("label_blind", "image"))
+    assert value == pytest.approx(np.subtract(*expected))
+
+
+def test_shuffles_are_averaged():
+    answers = [answer(seed) for seed in range(6)]
+    found = measure_shuffles(predict(0.0), answers, METRICS, HOW, 1)
+    labels = predict(0.0).labels
+
+    each = [roc_auc_score(labels, a.probabilities[:, 1]) for a in answers]
+    assert found["auroc/macro"].values == pytest.approx(each)
+    assert found["auroc/macro"].interval.value == pytest.approx(np.mean(each))
+    assert found["auroc/macro"].chance == 0.5
+    assert found["auprc/mitosis"].chance == pytest.approx((labels == 0).mean())
+    low, high = found["auroc/macro"].interval.low, found["auroc/macro"].interval.high
+    assert low < 0.5 < high
+    told = measure_shuffles(predict(0), [answer(s, 1.0) for s in range(6)], METRICS, HOW, 1)
+    assert told["auroc/macro"].interval.low > 0.7
+
+
+def test_interval_of_shuffles_holds_chance_nearly_as_often_as_it_claims():
+    """Random answers that each shuffle gives a whole case, as a case-level patient would."""
+    held, runs = 0, 40
+    how = HOW.model_copy(update={"resamples": 200})
+    test = predict(0.0)
+    for run in range(runs):
+        rng = np.random.default_rng(run)
+        rows = replace(test, labels=rng.integers(0, 2, len(test)))
+        answers = []
+        for _ in range(5):
+            offset = dict(zip(np.unique(rows.groups), rng.normal(size=15), strict=True))
+            logit = np.array([offset[g] for g in rows.groups]) + rng.normal(size=len(rows))
+            p = 1 / (1 + np.exp(-logit))
+            answers.append(Answers(np.column_stack([1 - p, p]), (p > 0.5).astype(np.int64)))
+        interval = measure_shuffles(rows, answers, ("auroc/macro",), how, run)["auroc/macro"]
+        held += interval.interval.low <= 0.5 <= interval.interval.high
+    assert held >= 0.9 * runs
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def controls():
+    arms = {"image": predict(0.5), "label_blind": predict(0.6), "label_aligned": predict(2.0)}
+    shuffled = {
+        "shuffled_images[label_aligned]": measure_shuffles(
+            predict(0.0), [answer(s) for s in range(3)], METRICS, HOW, 1
+        )
+    }
+    sizes = {"patches": "n = 300 patches of 15 cases", "admissions": "n = 5"}
+    return Controls(METRICS, *compare_arms(arms, METRICS, HOW, 1), shuffled, sizes)
+
+
+def test_json_has_all_arms_and_verdicts(controls):
+    found = describe_controls(controls, judge(controls))
+    assert list(found["arms"]) == ["image", "label_blind", "label_aligned"]
+    assert set(found["differences"]["label_aligned - label_blind"]["auroc/macro"]) == {
+        "value", "low", "high", "groups", "note", "probability_above"
+    }  # fmt: skip
+    assert len(found["shuffled"]["shuffled_images[label_aligned]"]["auroc/macro"]["values"]) == 3
+    assert {v["answer"] for v in found["verdicts"]} <= {"yes", "no", "undecided"}
+
+
+def test_tables_mark_simulated_data_and_say_what_chance_is(controls):
+    for simulated in (True, False):
+        tables = make_control_tables(controls, judge(controls), HOW, simulated=simulated)
+        texts = {t.name: render_markdown(t) for t in tables}
+        assert set(texts) == {"arms", "differences", "shuffled", "verdicts"}
+        assert all(("Simulated data" in text) == simulated for text in texts.values())
+    assert "Macro AUROC 0.500" in texts["shuffled"]
+    assert "Fusion, label-aligned (leaky)" in texts["arms"]
+
+
+def test_figure_has_a_panel_a_metric_and_a_row_an_arm(controls):
+    figure = draw_controls(controls)
+    assert [axes.get_xlabel() for axes in figure.axes] == [name_metric(m) for m in METRICS]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[-1] == "Label-aligned (leaky), shuffled images"
+    assert len(labels) == 4

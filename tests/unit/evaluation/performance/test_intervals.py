@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, paired_differences
+from histofuse.evaluation.performance.intervals import describe_intervals, explain_intervals
+
+HOW = {"resamples": 200, "seed": 1, "confidence": 0.9, "method": "percentile"}
+
+
+@pytest.fixture
+def evaluated(models, facts, measured):
+    def evaluate(*chosen):
+        known = facts()
+        results, _, intervals = measured(list(chosen) or models, known)
+        return results, intervals, known
+
+    return evaluate
+
+
+def test_every_metric_of_the_split_has_an_interval_under_its_name(evaluated):
+    results, intervals, _ = evaluated()
+    described = json.loads(json.dumps(describe_intervals(intervals, "test"), allow_nan=False))
+
+    assert described["confidence"] == 0.9
+    for result in results:
+        names = {name for name in result.metrics if name.startswith("test/")}
+        assert set(described["models"][result.name]) == names
+
+
+def test_intervals_are_those_of_the_bootstrap(evaluated):
+    results, intervals, _ = evaluated()
+    expected = bootstrap_metrics(results[1].model.of("test"), None, **HOW)
+
+    assert intervals.of["mlp"] == expected
+    found = describe_intervals(intervals, "test")["models"]["mlp"]["test/auroc/death"]
+    assert found["low"] == pytest.approx(expected["auroc/death"].low, abs=1e-6)
+    assert found["groups"] == 8
+    assert "note" not in found or found["low"] is None
+
+
+def test_fusion_less_image_is_paired(evaluated, models):
+    _, intervals, _ = evaluated()
+    image, aligned = models[0].of("test"), models[2].of("test")
+
+    assert set(intervals.minus_image) == {"fusion_aligned", "fusion_label_blind"}
+    expected = paired_differences(aligned, image, None, **HOW)
+    found = intervals.minus_image["fusion_aligned"]
+    assert found == {name: d.interval for name, d in expected.items()}
+    assert found["accuracy"].value == pytest.approx(0.3)
+
+
+def test_fusion_of_linked_patches_is_held_against_the_image_model_on_these(evaluated, models):
+    image, linked = models[0], models[2]
+    linked = linked.take(np.flatnonzero(np.arange(len(linked)) % 10 > 1))  # mitoses are not linked
+    _, intervals, _ = evaluated(image, linked)
+
+    found = intervals.minus_image["fusion_aligned"]["accuracy"]
+    assert found.value == pytest.approx(1 / 8)  # the image model errs on one of these eight
+
+
+def test_it_is_said_how_intervals_were_made_and_of_how_few_cases(evaluated):
+    notes = explain_intervals(*evaluated())
+
+    assert notes[0] == (
+        "In brackets 90% intervals: percentile bootstrap, 200 resamples of whole cases or patients."
+    )
+    assert "Of 2 cases and 8 patients an interval says little" in notes[1]

@@ -1,0 +1,109 @@
+import pytest
+
+from histofuse.evaluation.performance.comparison import (
+    compare_fusion,
+    describe_pairs,
+    subtract_metrics,
+)
+from histofuse.evaluation.performance.results import evaluate_model, find_minority, summarise
+
+
+def evaluate(models, facts):
+    return [evaluate_model(model, facts) for model in models]
+
+
+def test_every_split_is_measured(models, facts):
+    image, tabular, *_ = evaluate(models, facts())
+    assert image.metrics["test/accuracy"] == 0.7
+    assert image.metrics["test/recall/mitosis"] == 0.0
+    assert image.metrics["validation/accuracy"] == 0.7
+    assert tabular.metrics["test/recall/death"] == 1.0
+    assert tabular.metrics["test/precision/death"] == pytest.approx(2 / 3)
+    assert "validation/accuracy" not in tabular.metrics
+
+
+def test_titles_are_for_readers(models, facts):
+    assert [r.title for r in evaluate(models, facts())] == [
+        "ResNet-18",
+        "MLP",
+        "Fusion (ResNet-18 + MLP), aligned",
+        "Fusion (ResNet-18 + MLP), label-blind",
+    ]
+
+
+def test_leaks_are_declared_by_the_rule_not_the_name(models, facts):
+    assert [r.leaky for r in evaluate(models, facts())] == [
+        "",
+        "",
+        "pairing follows the label",
+        "",
+    ]
+    by_patch = evaluate(models, facts(patch_audit={"leaky": True}))
+    assert [r.leaky for r in by_patch] == [
+        "patches split by patch",
+        "",
+        "patches split by patch; pairing follows the label",
+        "patches split by patch",
+    ]
+
+
+def test_data_are_named_by_modality(models, facts):
+    real = facts(image_source="brecahad", patient_source="mimic-iv-demo")
+    results = evaluate(models, real)
+    assert [r.data for r in results[:3]] == [
+        "brecahad",
+        "mimic-iv-demo",
+        "brecahad + mimic-iv-demo",
+    ]
+    assert not any(r.simulated for r in results)
+    half = evaluate(models, facts(image_source="brecahad"))
+    assert [r.simulated for r in half] == [False, True, True, True]
+
+
+def test_comparison_puts_the_primary_rule_first(models, facts):
+    comparison = compare_fusion(evaluate(models, facts()), facts())
+    assert comparison is not None
+    assert comparison.image.name == "resnet18"
+    assert [r.name for r in comparison.fused] == ["fusion_label_blind", "fusion_aligned"]
+    assert compare_fusion(evaluate(models[:2], facts()), facts()) is None
+    assert compare_fusion(evaluate(models[1:], facts()), facts()) is None
+
+
+def test_differences_need_both_sides():
+    fusion = {"test/a": 0.5, "test/b": None, "test/c": 0.1, "validation/a": 0.3}
+    image = {"test/a": 0.75, "test/b": 0.5, "test/c": None}
+    assert subtract_metrics(fusion, image, "test") == {
+        "test/a": -0.25,
+        "test/b": None,
+        "test/c": None,
+    }
+
+
+def test_summary_holds_metrics_sizes_and_pairs(models, facts):
+    results = evaluate(models, facts())
+    paired = describe_pairs(compare_fusion(results, facts()), facts())
+    summary = summarise(results, paired)
+
+    assert list(summary["models"]) == ["resnet18", "mlp", "fusion_aligned", "fusion_label_blind"]
+    assert summary["split_sizes"]["patches"]["test"] == {
+        "n": 10,
+        "cases": 2,
+        "classes": {"mitosis": 2, "tumour": 6, "non_tumour": 2},
+    }
+    assert summary["split_sizes"]["admissions"]["train"]["patients"] == 32
+    assert summary["declared"]["fusion_aligned"]["leaky"] == "pairing follows the label"
+    aligned = summary["paired"]["fusion_aligned"]
+    assert aligned["leaky"] is True
+    assert aligned["rule"] == "label_aligned"
+    assert aligned["patients"] == {"train": 2, "validation": 2, "test": 2}
+    assert aligned["minus_image_model"]["test/accuracy"] == pytest.approx(0.3)
+
+
+def test_minority_is_mitosis_or_the_rarest_class(models, facts):
+    results = evaluate(models, facts())
+    assert find_minority(results) == "mitosis"
+    assert find_minority(results[1:2]) is None
+    renamed = models[0].config
+    renamed["classes"][0] = "apoptosis"
+    object.__setattr__(models[0], "config", renamed)
+    assert find_minority(results) == "apoptosis"

@@ -1,0 +1,132 @@
+"""Galleries: what is chosen, what is written, and that it is the same twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import softmax
+
+from histofuse.core.artifacts import to_json
+from histofuse.core.tables import write_table
+from histofuse.data.patches import PATCH_INDEX
+from histofuse.explain.maps.figures import blend
+from histofuse.explain.maps.gallery import (
+    Patches,
+    choose_examples,
+    choose_sample,
+    find_nothing,
+    write_gradcam_gallery,
+)
+from histofuse.explain.maps.mappers import map_image_network
+from histofuse.models.backbones import ImageSpec, build_model
+from histofuse.params.base import load_section
+from histofuse.params.explain import ExplainParams
+from histofuse.params.intervals import IntervalParams
+
+CLASSES = ["mitosis", "tumour"]
+ROOT = Path(__file__).parents[4]
+SMALL = {"gradcam_per_class": 2, "faithfulness_per_class": 2, "faithfulness_steps": 2}
+PARAMS = load_section(ExplainParams, "explain", ROOT / "params.yaml").model_copy(update=SMALL)
+HOW = IntervalParams(resamples=100, confidence=0.95, method="percentile")
+
+
+def test_where_the_map_is_zero_the_patch_shows_through():
+    patch = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(blend(patch, np.zeros((2, 2), np.float32)), patch)
+    assert (blend(patch, np.ones((2, 2), np.float32)) != patch).any()
+
+
+def make_predictions(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["label", "prediction", "probability_mitosis"])
+    ids = [f"Case_1-01/{n:04d}" for n in range(len(rows))]
+    return table.assign(patch_id=ids, probability_tumour=1 - table["probability_mitosis"])
+
+
+def test_hits_and_misses_are_chosen_by_confidence():
+    hits = [("mitosis", "mitosis", p) for p in (0.6, 0.9, 0.7, 0.8)]
+    misses = [("mitosis", "tumour", p) for p in (0.4, 0.1, 0.3)]
+    chosen = choose_examples(make_predictions(hits + misses), CLASSES, 4)
+    assert chosen["probability_mitosis"].tolist() == [0.9, 0.8, 0.1, 0.3]
+
+
+@pytest.mark.parametrize(("hits", "misses", "expected"), [(5, 1, 4), (1, 5, 4), (2, 0, 2)])
+def test_where_one_kind_is_too_few_the_other_fills_up(hits, misses, expected):
+    rows = [("mitosis", "mitosis", 0.9)] * hits + [("mitosis", "tumour", 0.2)] * misses
+    chosen = choose_examples(make_predictions(rows), CLASSES, 4)
+    assert len(chosen) == expected
+    assert (chosen["prediction"] == "tumour").sum() == min(misses, max(2, 4 - hits))
+
+
+def test_samples_run_over_all_cases_of_a_class():
+    rows = make_predictions([("mitosis", "mitosis", 0.9)] * 30 + [("tumour", "tumour", 0.1)] * 3)
+    chosen = choose_sample(rows, CLASSES, 4)
+    of_mitosis = chosen.loc[chosen["label"] == "mitosis", "patch_id"]
+    assert [int(name[-4:]) for name in of_mitosis] == [0, 10, 19, 29]
+    assert (chosen["label"] == "tumour").sum() == 3
+
+
+def write_inputs(folder: Path, count: int = 6) -> Patches:
+    torch.manual_seed(0)
+    model = build_model(ImageSpec("simple_cnn", CLASSES, 64, 64, 4, "unit", 0.0), "none")
+    rows = [(CLASSES[n % 2], CLASSES[n % 3 % 2], 0.5) for n in range(count)]
+    predictions = make_predictions(rows)
+    predictions["case_id"] = [f"Case_{n // 2}" for n in range(count)]
+    index = predictions[["patch_id", "label", "case_id"]].assign(
+        frame_id="Case_1-01", x_px=1.0, y_px=1.0, shard=0, row=range(count)
+    )
+    folder.mkdir(exist_ok=True)
+    write_table(index, folder / "index.parquet", PATCH_INDEX)
+    patches = np.random.default_rng(0).integers(0, 256, (count, 72, 72, 3), dtype=np.uint8)
+    np.save(folder / "shard-00000.npy", patches)
+    meta = {"patch_px": 64, "margin_px": 4, "stored_px": 72, "classes": CLASSES}
+    meta |= {"source": "simulated", "stain_normalisation": "none"}
+    (folder / "meta.json").write_text(to_json(meta))
+    mapper = map_image_network("m", model, 7)
+    return Patches(mapper, folder, predictions, find_nothing, lambda z: softmax(z, axis=1))
+
+
+def test_the_gallery_lies_in_class_named_folders_and_is_the_same_twice(tmp_path):
+    patches = write_inputs(tmp_path / "patches")
+    files = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        write_gradcam_gallery(patches, out, PARAMS, HOW, 1)
+        found = {f.relative_to(out).as_posix(): f.read_bytes() for f in sorted(out.rglob("*.*"))}
+        files.append(found)
+    assert files[0] == files[1]
+    names = set(files[0])
+    assert {n.rpartition("/")[0] for n in names} == {"", "mitosis", "tumour"}
+    assert sum(n.startswith("mitosis/") for n in names) == 2
+    sheets = {f"contact_sheet_{name}.png" for name in CLASSES}
+    assert {*sheets, "summary.json", "faithfulness.json"} <= names
+    assert not any(b"matplotlib" in content.lower() for content in files[0].values())
+
+
+def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_drawn(tmp_path):
+    patches = write_inputs(tmp_path / "patches")
+    network = patches.mapper.image
+    with torch.no_grad():  # everything speaks for the first class, nothing for the second
+        network.head[1].weight.abs_()
+        network.head[1].weight[1] *= -1
+        network.backbone.hidden[1].weight.abs_()
+    found = write_gradcam_gallery(patches, tmp_path / "a", PARAMS, HOW, 1)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    _, inputs = patches.read(patches.predictions)
+    maps = patches.mapper.compute_maps(inputs)
+    expected = np.mean([m.max() == 0 for m in maps])
+    assert 0 < expected < 1
+    assert summary["empty_share"] == pytest.approx(expected, abs=1e-4)
+    assert (summary["empty_patches"], summary["patches"]) == (6, 4)
+    assert found["empty_share"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert (summary["layer"], summary["map_px"]) == ("features.2", 8)
+
+
+def test_a_split_without_patches_leaves_empty_reports(tmp_path):
+    patches = write_inputs(tmp_path / "patches")
+    empty = Patches(
+        patches.mapper, patches.folder, patches.predictions[:0], find_nothing, lambda z: z
+    )
+    assert write_gradcam_gallery(empty, tmp_path / "a", PARAMS, HOW, 1) == {}
+    assert {f.name for f in (tmp_path / "a").iterdir()} == {"summary.json", "faithfulness.json"}

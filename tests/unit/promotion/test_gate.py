@@ -1,0 +1,637 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histofuse.evaluation.alarms.checks import make_check, skip_check
+from histofuse.evaluation.focus import find_minority_class
+from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.predictions import Predictions
+from histofuse.params.base import load_section
+from histofuse.params.promotion import Bars, PromotionParams
+from histofuse.promotion.gate import FILES, Evidence, Scored, decide
+
+CLASSES = ["mitosis", "tumour", "non_tumour"]
+PARAMS = PromotionParams(
+    resamples=300,
+    confidence=0.95,
+    interval="bca",
+    fewest_groups=10,
+    few_groups="leave_one_out",
+    tolerance=1e-4,
+    split_units=["case"],
+    alarm_at=0.98,
+    alarm_metrics=["auroc/macro", "f1/macro"],
+    faithfulness_minimums={},
+    margins=Bars(
+        patches={"auroc/macro": 0.02, "recall/minority": 0.05},
+        admissions={"auroc/minority": 0.02, "brier": 0.02},
+    ),
+    minimums=Bars(
+        patches={"auroc/macro": 0.5, "recall/minority": 0.0},
+        admissions={"auroc/minority": 0.5, "brier": 0.25},
+    ),
+)
+PAIRS = ("train-test", "train-validation", "validation-test")
+
+
+def predict(kind="image", seed=0, skill=0.4, groups=20, n=600, names="g") -> Predictions:
+    """What a model says of three splits; labels and keys are the same whatever the seed."""
+    classes = ["no_death", "death"] if kind == "tabular" else CLASSES
+    k = len(classes)
+    labels = np.random.default_rng(7).permutation(np.arange(3 * n) % k)
+    raw = np.random.default_rng(seed).random((3 * n, k)) + skill * np.eye(k)[labels]
+    p = raw / raw.sum(axis=1, keepdims=True)
+    split = np.repeat(["train", "validation", "test"], n)
+    group = [
+        f"{s}-{names}{i * groups // n}" for s in ("train", "validation", "test") for i in range(n)
+    ]
+    config = {"kind": kind, "classes": classes, "inputs": {"splits": "aa", "encoded": "aa"}}
+    if kind == "fusion":
+        config |= {"pairing": {"rule": "label_blind"}, "leaky": False}
+    return Predictions(
+        name="m",
+        config=config,
+        history=pd.DataFrame(),
+        keys=np.array([f"p{i}" for i in range(3 * n)], dtype=object),
+        split=split.astype(object),
+        labels=labels,
+        probabilities=p,
+        predictions=p.argmax(axis=1),
+        groups=np.array(group, dtype=object),
+        subjects=np.array([f"{g}-patient" for g in group]) if kind == "fusion" else None,
+    )
+
+
+def register(rows: Predictions, version=2, **changes) -> Scored:
+    values = {
+        "version": version,
+        "digest": "0123456789abcdef" * 4,
+        "config": rows.config,
+        "bundle_fault": "",
+        "scored": rows.of("test"),
+        "scoring_fault": "",
+        "stored": rows,
+    }
+    return Scored(**(values | changes))
+
+
+def audit(unit="case", leaky=False, **shared):
+    counts = {"cases": 0, "frames": 0, "overlapping_patches": 0, **shared}
+    forbidden = {"case": list(counts), "frame": [c for c in counts if c != "cases"], "patch": []}
+    return {
+        "unit": unit,
+        "validation_unit": unit,
+        "leaky": leaky,
+        "shared": dict.fromkeys(PAIRS, counts),
+        "forbidden": dict.fromkeys(PAIRS, forbidden[unit]),
+    }
+
+
+def collect(kind="image", **changes) -> Evidence:
+    values = {
+        "registered": f"histofuse-{kind}",
+        "candidate": register(predict(kind)),
+        "production": None,
+        "files": frozenset(FILES[kind]),
+        "signature": True,
+        "card": True,
+        "patch_audit": audit(),
+        "patient_audit": {
+            "shared": {pair: {"patients": 0} for pair in PAIRS},
+            "forbidden": {pair: ["patients"] for pair in PAIRS},
+        },
+        "seed": 1,
+        "alarms": (make_check("calibrator", "m", (kind,), False, "is that of validation"),),
+    }
+    return Evidence(**(values | changes))
+
+
+def refuse(evidence: Evidence, **changes) -> dict[str, str]:
+    """Name the checks that refuse, with what they say."""
+    verdict = decide(evidence, PARAMS.model_copy(update=changes))
+    json.dumps(verdict.to_dict(), allow_nan=False)
+    assert verdict.passed == (not verdict.refusals) == verdict.to_dict()["passed"]
+    assert len(verdict.lines()) == len(verdict.checks)
+    return {check.name: check.detail for check in verdict.refusals}
+
+
+def test_params_of_the_project_are_read():
+    params = load_section(PromotionParams, "promotion")
+    assert "recall/minority" in params.margins.patches
+    assert params.split_units == ["case"]
+
+
+@pytest.mark.parametrize("kind", ["image", "tabular", "fusion"])
+def test_good_model_passes_with_nothing_in_production(kind):
+    assert refuse(collect(kind)) == {}
+
+
+@pytest.mark.parametrize("kind", ["image", "tabular", "fusion"])
+def test_model_passes_against_itself(kind):
+    rows = predict(kind)
+    assert refuse(collect(kind, production=register(rows, version=1))) == {}
+
+
+def test_checks_are_all_there_in_their_order():
+    evidence = collect("fusion", production=register(predict("fusion", seed=1), version=1))
+    names = [check.name for check in decide(evidence, PARAMS).checks]
+    assert names == [
+        "bundle", "files", "evaluated", "leakage[pairing]", "leakage[images]",
+        "leakage[patients]", "leakage[training_rows]", "alarm", "alarms", "minimum[auroc/macro]",
+        "minimum[recall/mitosis]", "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
+    ]  # fmt: skip
+
+
+def test_same_evidence_same_verdict():
+    evidence = collect(production=register(predict(seed=1), version=1))
+    assert decide(evidence, PARAMS) == decide(evidence, PARAMS)
+    reseeded = decide(replace(evidence, seed=2), PARAMS)
+    for one, other in zip(decide(evidence, PARAMS).checks, reseeded.checks, strict=True):
+        drawn = one.name.startswith(("minimum", "not_worse"))
+        assert (one.numbers.get("low") != other.numbers.get("low")) == drawn
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    rows = predict("fusion", skill=0.0)
+    rows.config["leaky"] = True
+    candidate = register(rows, bundle_fault="weights.safetensors has sha256 12…, expected 34…")
+    better = register(predict("fusion", seed=1), version=1)
+    evidence = collect(
+        "fusion", candidate=candidate, production=better, card=False, patch_audit=None
+    )
+
+    assert list(refuse(evidence)) == [
+        "bundle", "files", "leakage[pairing]", "leakage[images]", "minimum[auroc/macro]",
+        "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
+    ]  # fmt: skip
+
+
+# --- bundle and files ---------------------------------------------------------------------------
+
+
+def test_faulty_bundle_is_refused_and_needs_no_scores():
+    fault = "weights.safetensors is missing"
+    candidate = register(
+        predict(), bundle_fault=fault, scored=None, scoring_fault=fault, stored=None, config={}
+    )
+    production = register(predict(seed=1), version=1)
+    refused = refuse(collect(candidate=candidate, production=production))
+
+    assert refused["bundle"] == fault
+    assert fault in refused["evaluated"]
+    assert {"leakage[training_rows]", "alarm", "minimum", "not_worse"} <= set(refused)
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"), [(kind, name) for kind, names in FILES.items() for name in names]
+)
+def test_each_missing_file_is_named(kind, missing):
+    refused = refuse(collect(kind, files=frozenset(FILES[kind]) - {missing}))
+    assert refused == {"files": f"lacks {missing}"}
+
+
+def test_feature_order_is_asked_of_whatever_reads_records():
+    assert "bundle/feature_order.json" in FILES["tabular"]
+    assert "encoders/patient/feature_order.json" in FILES["fusion"]
+
+
+def test_missing_signature_and_card_are_named_together():
+    refused = refuse(collect(signature=False, card=False))
+    assert refused == {"files": "lacks signature, model card"}
+
+
+# --- evaluated ----------------------------------------------------------------------------------
+
+
+def test_scores_of_today_must_be_those_of_the_bundle():
+    rows = predict()
+    today = rows.of("test")
+    today.probabilities[:3] += [[0.01, -0.01, 0.0]]
+    refused = refuse(collect(candidate=register(rows, scored=today)))
+
+    assert list(refused) == ["evaluated"]
+    assert "3 of the 600 stored probabilities" in refused["evaluated"]
+    assert "by 0.01" in refused["evaluated"]
+
+
+def test_scores_are_compared_by_key():
+    rows = predict()
+    today = rows.of("test").take(np.random.default_rng(0).permutation(600))
+    assert refuse(collect(candidate=register(rows, scored=today))) == {}
+
+
+def test_another_patient_for_the_same_patch_is_another_row():
+    rows = predict("fusion")
+    today = rows.of("test")
+    today.probabilities[:] = predict("fusion", seed=5).of("test").probabilities
+    paired_anew = replace(today, subjects=np.array([f"new{i}" for i in range(600)]))
+
+    assert "evaluated" in refuse(collect("fusion", candidate=register(rows, scored=today)))
+    assert refuse(collect("fusion", candidate=register(rows, scored=paired_anew))) == {}
+
+
+def test_nothing_to_score_is_refused():
+    rows = predict()
+    none = rows.take(np.array([], dtype=np.int64))
+    refused = refuse(collect(candidate=register(rows, scored=none)))
+
+    assert "holds no rows" in refused["evaluated"]
+    assert "not defined" in refused["minimum[auroc/macro]"]
+
+
+# --- leakage ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"leaky": True}, {"pairing": {"rule": "label_aligned"}}])
+def test_pairs_chosen_by_the_label_are_refused(change):
+    rows = predict("fusion")
+    rows.config.update(change)
+    assert list(refuse(collect("fusion", candidate=register(rows)))) == ["leakage[pairing]"]
+
+
+def test_pairing_that_is_not_stated_is_refused():
+    rows = predict("fusion")
+    del rows.config["pairing"]
+    refused = refuse(collect("fusion", candidate=register(rows)))
+    assert refused == {"leakage[pairing]": "rule not stated"}
+
+
+@pytest.mark.parametrize("kind", ["image", "fusion"])
+@pytest.mark.parametrize("unit", ["frame", "patch"])
+def test_images_split_by_another_unit_than_the_case_are_refused(kind, unit):
+    refused = refuse(collect(kind, patch_audit=audit(unit, leaky=unit == "patch")))
+    assert list(refused) == ["leakage[images]"]
+    assert f"split by {unit}" in refused["leakage[images]"]
+
+
+def test_unit_may_be_allowed_but_not_what_it_forbids():
+    by_frame = collect(patch_audit=audit("frame", cases=3))
+    assert refuse(by_frame, split_units=["case", "frame"]) == {}
+
+    overlapping = collect(patch_audit=audit("frame", cases=3, overlapping_patches=9))
+    refused = refuse(overlapping, split_units=["case", "frame"])
+    assert "train-test share 9 overlapping patches" in refused["leakage[images]"]
+
+
+def test_shared_cases_are_counted():
+    refused = refuse(collect(patch_audit=audit(cases=2)))
+    assert "train-test share 2 cases" in refused["leakage[images]"]
+    assert "train-validation" not in refused["leakage[images]"]
+
+
+def test_shared_patients_are_refused_where_records_are_read():
+    shared = {
+        "shared": {pair: {"patients": 4} for pair in PAIRS},
+        "forbidden": {pair: ["patients"] for pair in PAIRS},
+    }
+    assert refuse(collect("image", patient_audit=shared)) == {}
+    for kind in ("tabular", "fusion"):
+        refused = refuse(collect(kind, patient_audit=shared))
+        assert "train-test share 4 patients" in refused["leakage[patients]"]
+
+
+def test_split_without_an_audit_is_refused():
+    refused = refuse(collect("fusion", patch_audit=None, patient_audit=None))
+    assert set(refused) == {"leakage[images]", "leakage[patients]"}
+
+
+def move_cases(rows: Predictions, count: int) -> Predictions:
+    """Rename test cases to cases that were training in the model's own day."""
+    names = {f"test-g{i}": f"train-g{i}" for i in range(count)}
+    groups = np.array([names.get(g, g) for g in rows.groups], dtype=object)
+    return replace(rows, groups=groups)
+
+
+def test_model_that_was_trained_on_what_is_test_today_is_refused():
+    rows = predict()
+    refused = refuse(collect(candidate=register(rows, scored=move_cases(rows.of("test"), 2))))
+
+    assert list(refused) == ["leakage[training_rows]"]
+    assert "2 of 20 test cases were in its training" in refused["leakage[training_rows]"]
+
+
+def test_frames_count_where_a_split_by_frame_is_allowed():
+    rows = predict()
+    frames = np.array([f"{split}-{i // 30}/{i:04d}" for i, split in enumerate(rows.split)])
+    rows = replace(rows, keys=frames.astype(object))
+    today = move_cases(rows.of("test"), 20)  # every case is known, no frame is
+    evidence = collect(candidate=register(rows, scored=today), patch_audit=audit("frame"))
+    assert refuse(evidence, split_units=["case", "frame"]) == {}
+
+    moved = today.keys.copy()
+    moved[:30] = [f"train-0/{i:04d}" for i in range(30)]
+    known = register(rows, scored=replace(today, keys=moved))
+    evidence = collect(candidate=known, patch_audit=audit("frame"))
+    refused = refuse(evidence, split_units=["case", "frame"])
+    assert "1 of 20 test frames" in refused["leakage[training_rows]"]
+
+    # The comparison, too, leaves out frames and not cases.
+    production = replace(known, version=1)
+    evidence = collect(candidate=known, production=production, patch_audit=audit("frame"))
+    check = decide(evidence, PARAMS.model_copy(update={"split_units": ["frame"]})).checks[-1]
+    assert check.numbers["groups"] == 19
+
+
+def test_patient_of_a_pair_counts_as_seen_too():
+    rows = predict("fusion")
+    today = rows.of("test")
+    subjects = today.subjects.copy()
+    subjects[:40] = "train-g0-patient"
+    today = replace(today, subjects=subjects)
+    refused = refuse(collect("fusion", candidate=register(rows, scored=today)))
+
+    assert "1 of 20 test patients" in refused["leakage[training_rows]"]
+
+
+def test_without_stored_rows_the_digest_of_the_split_decides():
+    candidate = register(predict(), stored=None)
+
+    assert refuse(collect(candidate=candidate, inputs={"splits": "aa"})) == {}
+    other = refuse(collect(candidate=candidate, inputs={"splits": "bb"}))
+    unknown = refuse(collect(candidate=candidate))
+    assert "another split" in other["leakage[training_rows]"]
+    assert "is not known" in unknown["leakage[training_rows]"]
+
+
+def test_too_good_a_score_is_an_alarm():
+    refused = refuse(collect(candidate=register(predict(skill=5.0))))
+    assert list(refused) == ["alarm"]
+    assert "auroc/macro 1.000, f1/macro 1.000" in refused["alarm"]
+
+
+def test_alarms_that_were_not_computed_are_refused():
+    for none in (None, ()):
+        refused = refuse(collect(alarms=none))
+        assert list(refused) == ["alarms"]
+        assert "dvc repro alarms" in refused["alarms"]
+    assert "cannot be read" in refuse(collect(alarms=None, alarms_fault="cannot be read"))["alarms"]
+
+
+def test_each_alarm_is_refused_by_its_name_with_its_words():
+    loud = make_check("feature", None, ("tabular",), True, "told tells the target", {"a": 1.0})
+    unmade = skip_check("scaler", "m", ("tabular",), "no embeddings")
+    quiet = make_check("encoder", "m", ("tabular",), False, "is that of training rows")
+    refused = refuse(collect("tabular", alarms=(loud, unmade, quiet)))
+    assert refused == {
+        "alarm[feature]": "told tells the target",
+        "alarm[scaler]": "not checked: no embeddings",
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "passes"),
+    [
+        ({"value": 0.3, "low": 0.1, "high": 0.4, "n": 32}, True),
+        ({"value": 0.3, "low": -0.1, "high": 0.4, "n": 32}, False),
+        ({"value": 0.3, "low": None, "high": None, "n": 3}, True),
+        ({"value": None, "low": None, "high": None, "n": 0}, False),
+        (None, False),
+    ],
+)
+def test_faithfulness_is_held_against_its_bar_by_the_lower_end(found, passes):
+    evidence = collect(faithfulness=None if found is None else {"mass": found})
+    refused = refuse(evidence, faithfulness_minimums={"image": {"mass": 0.0}, "fusion": {"x": 1.0}})
+    assert list(refused) == ([] if passes else ["faithfulness[mass]"])
+    assert refuse(evidence) == {}
+
+
+# --- minimums -----------------------------------------------------------------------------------
+
+
+def test_chance_is_not_enough():
+    refused = refuse(collect(candidate=register(predict(skill=0.0))))
+    assert list(refused) == ["minimum[auroc/macro]"]
+    assert "over 20 cases; must be above 0.5" in refused["minimum[auroc/macro]"]
+
+
+def test_minority_that_is_never_found_is_refused():
+    rows = predict()
+    rows = replace(rows, predictions=np.maximum(rows.predictions, 1))
+    assert list(refuse(collect(candidate=register(rows)))) == ["minimum[recall/mitosis]"]
+
+
+def test_error_must_lie_below_its_bar():
+    good = refuse(collect("tabular", candidate=register(predict("tabular", skill=0.4))))
+    bad = refuse(collect("tabular", candidate=register(predict("tabular", skill=0.0))))
+    assert good == {}
+    assert set(bad) == {"minimum[auroc/death]", "minimum[brier]"}
+    assert "must be below 0.25" in bad["minimum[brier]"]
+
+
+def test_minority_is_mitosis_or_the_target_or_the_rarest():
+    rows = predict()
+    common = replace(rows, labels=np.array([0, 0, 1, 2, 2] * 360))
+    assert find_minority_class(common) == "mitosis"
+    assert find_minority_class(predict("tabular")) == "death"
+    renamed = replace(common, config={**rows.config, "classes": ["a", "b", "c"]})
+    assert find_minority_class(renamed) == "b"
+
+
+# --- against production -------------------------------------------------------------------------
+
+
+def test_worse_than_production_is_refused_with_the_numbers():
+    new, old = predict(skill=0.2), predict(seed=1, skill=0.5)
+    refused = refuse(collect(candidate=register(new), production=register(old, version=7)))
+
+    def measure(rows):
+        rows = rows.of("test")
+        return classification_metrics(
+            rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
+        )["test/auroc/macro"]
+
+    assert set(refused) == {"not_worse[auroc/macro]", "not_worse[recall/mitosis]"}
+    expected = f"{measure(new):.3f} against {measure(old):.3f} of version 7"
+    assert refused["not_worse[auroc/macro]"].startswith(expected)
+    assert "over 20 cases; margin 0.02" in refused["not_worse[auroc/macro]"]
+
+
+def test_better_than_production_passes():
+    new, old = predict(skill=0.5), predict(seed=1, skill=0.2)
+    assert refuse(collect(candidate=register(new), production=register(old, version=1))) == {}
+
+
+def test_margin_is_held_against_the_cautious_end():
+    new, old = predict(seed=1), predict()
+    evidence = collect(candidate=register(new), production=register(old, version=1))
+    (check,) = (c for c in decide(evidence, PARAMS).checks if c.name == "not_worse[auroc/macro]")
+    low = check.numbers["low"]
+    assert check.numbers["cautious"] == low < check.numbers["value"] < check.numbers["high"]
+
+    def with_margin(margin):
+        bars = PARAMS.margins.model_copy(update={"patches": {"auroc/macro": margin}})
+        return refuse(evidence, margins=bars)
+
+    assert with_margin(-low + 1e-6) == {}
+    assert list(with_margin(max(0.0, -low - 1e-6))) == ["not_worse[auroc/macro]"]
+
+
+def test_larger_error_than_production_is_refused():
+    new, old = predict("tabular", skill=0.1), predict("tabular", seed=1, skill=0.4)
+    production = register(old, version=1)
+    refused = refuse(collect("tabular", candidate=register(new), production=production))
+    assert "not_worse[brier]" in refused
+    verdict = decide(collect("tabular", candidate=register(new), production=production), PARAMS)
+    numbers = verdict.checks[-1].numbers
+    assert numbers["value"] < numbers["cautious"] == numbers["high"]
+
+    production = register(new, version=1)
+    assert refuse(collect("tabular", candidate=register(old), production=production)) == {}
+
+
+def few(kind="image", **changes):
+    return predict(kind, groups=3, **changes)
+
+
+def test_three_cases_are_held_by_leaving_each_out():
+    new, old = register(few(seed=1)), register(few(), version=1)
+    evidence = collect(candidate=new, production=old)
+    check = next(c for c in decide(evidence, PARAMS).checks if c.name.startswith("not_worse"))
+    rows = (new.scored, old.scored)
+
+    def difference(kept):
+        values = [
+            classification_metrics(
+                r.labels[kept], r.probabilities[kept], r.predictions[kept], r.classes, "t"
+            )["t/auroc/macro"]
+            for r in rows
+        ]
+        return values[0] - values[1]
+
+    groups = rows[0].groups
+    worst = min(difference(groups != g) for g in np.unique(groups))
+    assert check.numbers["cautious"] == pytest.approx(worst)
+    assert check.numbers["rule"] == "leave_one_out"
+    assert "3 cases, too few for an interval" in check.detail
+
+
+def test_rule_for_few_cases_is_a_choice():
+    evidence = collect(candidate=register(few()), production=register(few(), version=1))
+
+    assert refuse(evidence, few_groups="leave_one_out") == {}
+    assert refuse(evidence, few_groups="point") == {}
+    assert set(refuse(evidence, few_groups="refuse")) == {
+        "minimum[auroc/macro]", "minimum[recall/mitosis]",
+        "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
+    }  # fmt: skip
+    assert refuse(evidence, few_groups="refuse", fewest_groups=3) == {}
+
+
+def test_better_by_the_point_but_not_without_one_case_is_refused():
+    """The gain comes from one case alone; in the others the model has become worse."""
+    old, new = few(skill=0.3), few(seed=1, skill=0.2)
+    gain = new.groups == "test-g0"
+    new.probabilities[gain] = few(seed=1, skill=0.6).probabilities[gain]
+    new = replace(new, predictions=new.probabilities.argmax(axis=1))
+    evidence = collect(candidate=register(new), production=register(old, version=1))
+
+    assert refuse(evidence, few_groups="point") == {}
+    assert "not_worse[auroc/macro]" in refuse(evidence)
+
+
+def test_one_case_cannot_be_left_out():
+    evidence = collect(candidate=register(predict(groups=1)))
+    refused = refuse(evidence)
+    assert set(refused) == {"minimum[auroc/macro]", "minimum[recall/mitosis]"}
+    assert "not defined without 1 of them" in refused["minimum[auroc/macro]"]
+    assert refuse(evidence, few_groups="point") == {}
+
+
+def test_class_of_few_cases_has_no_interval_however_many_cases_there_are():
+    rows = predict(groups=20)
+    held = np.isin(rows.groups, ["test-g0", "test-g1"]) | (rows.split != "test")
+    rows = replace(rows, labels=np.where(held, rows.labels, np.maximum(rows.labels, 1)))
+    evidence = collect(candidate=register(rows))
+    check = next(c for c in decide(evidence, PARAMS).checks if "recall" in c.name)
+
+    assert check.numbers["rule"] == "leave_one_out"
+    assert check.numbers["low"] is None
+    assert "of the resamples" in check.detail
+    assert "minimum[recall/mitosis]" in refuse(evidence, few_groups="refuse")
+
+
+def test_class_of_one_case_alone_is_no_evidence():
+    rows = predict(groups=20)
+    held = (rows.groups == "test-g0") | (rows.split != "test")
+    rows = replace(rows, labels=np.where(held, rows.labels, np.maximum(rows.labels, 1)))
+    evidence = collect(candidate=register(rows), production=register(rows, version=1))
+    refused = refuse(evidence)
+
+    assert "not_worse[recall/mitosis]" in refused
+    assert "without 1 of them, on which all of it rests" in refused["minimum[recall/mitosis]"]
+    assert refuse(evidence, few_groups="point") == {}
+
+
+def test_production_that_cannot_be_scored_refuses():
+    production = register(
+        predict(), version=3, scored=None, scoring_fault="predicts death, not readmission"
+    )
+    refused = refuse(collect(production=production))
+    assert refused == {
+        "not_worse": "version 3 in production could not be scored: predicts death, not readmission"
+    }
+
+
+def test_production_of_other_classes_refuses():
+    old = predict()
+    old.config["classes"] = CLASSES[::-1]
+    refused = refuse(collect(production=register(old, version=3)))
+    assert "cannot be compared with version 3" in refused["not_worse"]
+
+
+def test_cases_production_was_trained_on_are_left_out_of_the_comparison():
+    """It knows those by heart, and would win on them."""
+    old = predict(seed=1, skill=0.3)
+    today = old.of("test")
+    by_heart = np.isin(today.groups, [f"test-g{i}" for i in range(8)])
+    today.probabilities[by_heart] = np.eye(3)[today.labels[by_heart]]
+    today = replace(today, predictions=today.probabilities.argmax(axis=1))
+    new = predict(skill=0.5)
+
+    fooled = register(old, version=1, scored=today)
+    assert "not_worse[auroc/macro]" in refuse(collect(production=fooled, candidate=register(new)))
+    # In its own day the first eight of today's test cases were training.
+    day = replace(
+        old, split=np.where(np.isin(old.groups, today.groups[by_heart]), "train", old.split)
+    )
+    fair = register(old, version=1, scored=today, stored=day)
+    verdict = decide(collect(production=fair, candidate=register(new)), PARAMS)
+    check = next(c for c in verdict.checks if c.name == "not_worse[auroc/macro]")
+    assert check.numbers["groups"] == 12
+    assert check.passed
+    assert "trained on 8 of the 20 test cases, which are left out" in check.detail
+
+
+def test_patients_production_was_trained_on_are_left_out_too():
+    old = predict("fusion", seed=1)
+    today = old.of("test")
+    known = np.isin(today.groups, ["test-g0", "test-g1"])
+    today = replace(today, subjects=np.where(known, "train-g0-patient", today.subjects))
+    # Its patients are known to production alone; the candidate has not met them.
+    candidate = register(predict("fusion"))
+    production = register(old, version=1, scored=today)
+    verdict = decide(collect("fusion", candidate=candidate, production=production), PARAMS)
+
+    assert verdict.checks[-1].numbers["groups"] == 18
+    assert "trained on 2 of the 20 test cases" in verdict.checks[-1].detail
+
+
+def test_production_that_was_trained_on_all_of_today_is_no_yardstick():
+    old = predict(seed=1, skill=0.6)
+    day = replace(old, split=np.full(len(old), "train", dtype=object))
+    evidence = collect(production=register(old, version=1, stored=day))
+    verdict = decide(evidence, PARAMS)
+
+    assert verdict.passed
+    assert "no yardstick" in verdict.checks[-1].detail
+
+
+def test_details_name_no_case_and_no_patient():
+    for kind in ("image", "tabular", "fusion"):
+        old = register(predict(kind, seed=1), version=1)
+        verdict = decide(collect(kind, production=old), PARAMS)
+        text = json.dumps(verdict.to_dict())
+        assert "test-g" not in text and "patient-" not in text and '"p12' not in text

@@ -1,0 +1,174 @@
+"""Figures of studies: all of them drawn, for few trials and many, the same bytes each time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from histofuse.studies.figures import (
+    draw_history,
+    draw_importance,
+    draw_parallel,
+    draw_slices,
+    draw_study,
+    measure_importance,
+)
+from histofuse.studies.trials import StudyFacts, TrialRecord
+
+SPACE = {
+    "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True},
+    "batch_size": {"type": "int", "low": 16, "high": 512, "log": False},
+    "hidden": {"type": "choice", "of": [[256, 128], [128]]},
+}
+FACTS = StudyFacts(
+    "fusion", "ab" * 32, "macro_f1", "validation", "maximize", SPACE, {}, {"trials": 9}, 1, {},
+    "simulated",
+)  # fmt: skip
+
+
+def make_trials(count, seed=0):
+    rng = np.random.default_rng(seed)
+    trials = []
+    for n in range(count):
+        rate, width = 10 ** rng.uniform(-5, -1), int(rng.integers(16, 512))
+        params = {"learning_rate": float(rate), "batch_size": width}
+        params["hidden"] = SPACE["hidden"]["of"][int(rng.integers(2))]
+        state = "PRUNED" if n % 5 == 4 else "FAIL" if n % 11 == 10 else "COMPLETE"
+        value = -((np.log10(rate) + 3) ** 2) if state == "COMPLETE" else None
+        trials.append(TrialRecord(n, state, None if value is None else float(value), params))
+    return trials
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_all_figures_are_drawn_and_the_same_each_time(tmp_path, count):
+    trials = make_trials(count)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        draw_study(FACTS, trials, tmp_path / name)
+    first = {f.name: f.read_bytes() for f in (tmp_path / "a").iterdir()}
+    assert set(first) == {
+        "history.png", "importance.png", "parallel_coordinates.png", "slices.png",
+    }  # fmt: skip
+    assert first == {f.name: f.read_bytes() for f in (tmp_path / "b").iterdir()}
+    for name in first:
+        with Image.open(tmp_path / "a" / name) as image:
+            assert np.asarray(image.convert("L")).std() > 5, f"{name} is blank"
+
+
+def test_the_param_that_decides_is_the_most_important():
+    shares = measure_importance(FACTS, make_trials(60))
+    assert max(shares, key=shares.get) == "learning_rate"
+    assert shares["learning_rate"] > 0.6
+    assert sum(shares.values()) == pytest.approx(1)
+    assert measure_importance(FACTS, make_trials(3)) == {}
+
+
+def test_pruned_and_failed_trials_are_marked():
+    figure = draw_history(FACTS, make_trials(12))
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["best so far", "trial", "pruned (2)", "failed (1)"]
+    best = axes.lines[0].get_ydata()
+    assert (np.diff(best) >= 0).all()
+
+
+def test_simulated_data_are_marked():
+    texts = [text.get_text() for text in draw_history(FACTS, make_trials(4)).texts]
+    assert any("SIMULATED DATA" in text for text in texts)
+
+
+WIDE = {
+    "backbone_learning_rate": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+    "unfreeze_every_epochs": {"type": "int", "low": 1, "high": 3, "log": False},
+    "augmentation.rotation_degrees": {"type": "float", "low": 0.0, "high": 180.0, "log": False},
+    "augmentation.brightness": {"type": "float", "low": 0.0, "high": 0.3, "log": False},
+    "augmentation.flip": {"type": "choice", "of": [True, False]},
+    "loss": {"type": "choice", "of": ["weighted_cross_entropy", "focal", None]},
+}
+
+
+def make_wide_trials(count):
+    rng = np.random.default_rng(5)
+    trials = []
+    for n in range(count):
+        params = {}
+        for key, found in WIDE.items():
+            match found["type"]:
+                case "choice":
+                    params[key] = found["of"][int(rng.integers(len(found["of"])))]
+                case "int":
+                    params[key] = int(rng.integers(found["low"], found["high"] + 1))
+                case _:
+                    params[key] = float(rng.uniform(found["low"], found["high"]))
+        pruned = n % 3 == 2
+        value = None if pruned else float(rng.normal(0.7, 0.05))
+        trials.append(TrialRecord(n, "PRUNED" if pruned else "COMPLETE", value, params))
+    return trials
+
+
+@pytest.mark.parametrize("draw", [draw_history, draw_importance, draw_parallel, draw_slices])
+@pytest.mark.parametrize("wide", [False, True])
+def test_no_word_is_cut_off_at_the_edge(draw, wide):
+    facts = replace(FACTS, name="resnet18", space=WIDE) if wide else FACTS
+    figure = draw(facts, make_wide_trials(12) if wide else make_trials(12))
+    drawn = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    width, height = figure.get_size_inches()
+    assert drawn.width > 0.8 * width
+    ends = {"left": drawn.x0, "below": drawn.y0, "right": width - drawn.x1}
+    ends["above"] = height - drawn.y1
+    assert {side: room for side, room in ends.items() if room < 0} == {}
+
+
+def test_slices_show_the_whole_range_and_each_trial_once():
+    trials = make_trials(20)
+    figure = draw_slices(FACTS, trials)
+    complete, pruned = (sum(t.state == s for t in trials) for s in ("COMPLETE", "PRUNED"))
+    rate, batch, hidden = figure.axes[:3]
+    for axes in (rate, batch, hidden):
+        assert [len(c.get_offsets()) for c in axes.collections] == [complete, pruned, 1]
+    assert rate.get_xscale() == "log"
+    assert rate.get_xlim()[0] < 1e-5 < 1e-1 < rate.get_xlim()[1]
+    assert [t.get_text() for t in hidden.get_xticklabels()] == ["256-128", "128"]
+    best = max((t for t in trials if t.state == "COMPLETE"), key=lambda t: t.value)
+    assert rate.collections[2].get_offsets()[0].tolist() == [
+        best.params["learning_rate"], best.value,
+    ]  # fmt: skip
+
+
+def test_parallel_coordinates_stand_where_the_values_are():
+    low = {"learning_rate": 1e-5, "batch_size": 16, "hidden": [256, 128]}
+    high = {"learning_rate": 1e-3, "batch_size": 512, "hidden": [128]}
+    trials = [
+        TrialRecord(0, "COMPLETE", 0.9, low),
+        TrialRecord(1, "PRUNED", None, high),
+        TrialRecord(2, "COMPLETE", 0.5, high),
+    ]
+    lines = draw_parallel(FACTS, trials).axes[0].collections[0]
+    assert lines.get_array().tolist() == [0.5, 0.9], "the best is drawn last, on top"
+    heights = [path.vertices[:, 1].tolist() for path in lines.get_paths()]
+    assert heights[0] == pytest.approx([0.5, 1.0, 1.0])
+    assert heights[1] == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_where_less_is_better_the_best_so_far_falls():
+    figure = draw_history(replace(FACTS, direction="minimize"), make_trials(12))
+    assert (np.diff(figure.axes[0].lines[0].get_ydata()) <= 0).all()
+
+
+def test_too_few_trials_for_importance_are_said():
+    texts = [t.get_text() for t in draw_importance(FACTS, make_trials(3)).axes[0].texts]
+    assert texts == ["fewer than 5 complete trials that differ"]
+
+
+def test_equal_values_have_no_importance():
+    trials = [replace(t, value=0.7) for t in make_trials(9) if t.state == "COMPLETE"]
+    assert measure_importance(FACTS, trials) == {}
+
+
+def test_a_param_that_never_varied_has_none():
+    trials = [replace(t, params={**t.params, "batch_size": 64}) for t in make_trials(20)]
+    shares = measure_importance(FACTS, trials)
+    assert shares["batch_size"] == 0
+    assert sum(shares.values()) == pytest.approx(1)
