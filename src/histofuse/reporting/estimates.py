@@ -7,7 +7,7 @@ from typing import Any
 
 from histofuse.core.artifacts import load_json
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.paper_claims import AREA, FUSION, IMAGE, Estimate, Measured
+from histofuse.reporting.paper import AREA, FUSION, IMAGE, Estimate, Measured
 
 Key = tuple[str, str, str]
 

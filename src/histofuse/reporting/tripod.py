@@ -1,17 +1,23 @@
-"""The TRIPOD+AI checklist, filled from what a run left."""
+"""The TRIPOD+AI checklist, filled in from the artifacts of a run.
+
+Source: Collins et al., BMJ 2024;385:e078378: 27 items, 52 with their parts, paraphrased in
+`tripod.json`.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from histofuse.reporting.blocks import Chapter, Grid, Link, Mark, Note
 from histofuse.reporting.inputs import ARTIFACTS, Run
-from histofuse.reporting.tripod_items import ITEMS, Item
 
+ITEMS: Final = Path(__file__).parent / "tripod.json"
 NOT_ANSWERED: Final = "not answered"
-# Anchor to what is read of it.
+# Anchor to heading.
 SECTIONS: Final[Mapping[str, str]] = {
     "summary": "At a glance",
     "question": "The question",
@@ -25,11 +31,28 @@ SECTIONS: Final[Mapping[str, str]] = {
     "use-operating_points": "Operating points",
     "use-subgroups": "Subgroups",
     "crossval-results": "Cross-validation",
-    "paper": "Paper against measured",
+    "paper": "The paper's claims",
     "limitations": "Limitations",
     "provenance": "Provenance",
     "sheets": "Data sheets",
 }
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of the checklist.
+
+    Attributes:
+        number: As in the checklist.
+        asks: What it asks for, in short.
+        sections: Anchors of the page that answer it; empty if nothing in a run can.
+        needs: Artifacts that must all exist for it to be answered.
+    """
+
+    number: str
+    asks: str
+    sections: tuple[str, ...]
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -38,8 +61,8 @@ class Answer:
 
     Attributes:
         item: The item.
-        answered: Whether all it needs is there.
-        missing: Artifacts that it needs and that are not there.
+        answered: Whether everything it needs exists.
+        missing: Artifacts that it needs and that do not exist.
     """
 
     item: Item
@@ -47,10 +70,19 @@ class Answer:
     missing: tuple[str, ...]
 
 
+def list_items() -> list[Item]:
+    """List the items in the order of the checklist."""
+    entries = json.loads(ITEMS.read_text(encoding="utf-8"))
+    return [
+        Item(e["number"], e["asks"], tuple(e.get("sections", ())), tuple(e.get("needs", ())))
+        for e in entries
+    ]
+
+
 def answer_items(run: Run) -> list[Answer]:
-    """Answer every item from the artifacts that are there."""
+    """Answer every item from the artifacts that exist."""
     present = run.present | ({"models"} if run.digests else set())
-    return [_answer(item, present) for item in ITEMS]
+    return [_answer(item, present) for item in list_items()]
 
 
 def _answer(item: Item, present: frozenset[str] | set[str]) -> Answer:
@@ -76,8 +108,8 @@ def write_tripod_chapter(run: Run) -> Chapter:
         for a in answers
     ]
     text = (
-        "An item is answered where the artifacts that answer it were made in this run, and the "
-        "section it leads to shows them. What no run can know stays open: it is for the authors."
+        "An item is answered if this run made the artifacts that answer it; the linked section "
+        "shows them. Items that no run can answer stay open for the authors."
     )
     return Chapter(
         "tripod",
@@ -91,8 +123,8 @@ def write_tripod_chapter(run: Run) -> Chapter:
 
 def _explain(answer: Answer) -> str:
     if not answer.item.needs:
-        return "Nothing in a run answers it"
-    return "Not there: " + ", ".join(_locate(name) for name in answer.missing)
+        return "No run can answer it"
+    return "Missing: " + ", ".join(_locate(name) for name in answer.missing)
 
 
 def _locate(name: str) -> str:
@@ -104,7 +136,7 @@ def write_tripod(run: Run) -> str:
     answers = answer_items(run)
     lines = ["# TRIPOD+AI checklist", "", f"{count_answered(answers)}.", ""]
     if run.simulated:
-        lines += ["> Simulated data: nothing is said about patients.", ""]
+        lines += ["> Simulated data: no statement about patients.", ""]
     lines += ["| item | asks for | answered | where, or why not |", "|---|---|---|---|"]
     for a in answers:
         word = "answered" if a.answered else NOT_ANSWERED

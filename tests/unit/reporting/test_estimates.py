@@ -1,7 +1,7 @@
 from histofuse.core.artifacts import write_json
 from histofuse.reporting.estimates import collect_honest, collect_protocol
 from histofuse.reporting.inputs import ARTIFACTS, find_run
-from histofuse.reporting.paper_claims import AREA, Estimate
+from histofuse.reporting.paper import AREA, Estimate
 
 ENTRY = {"value": 0.5, "low": 0.25, "high": 0.75}
 AUPRC = ("fusion", "auprc/mitosis", "")

@@ -1,4 +1,4 @@
-"""Paper against measured: each claim, its figure, ours, and whether it holds."""
+"""Chapter on the paper: each claim, its figure, ours, and whether it holds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Final
 from histofuse.reporting.blocks import Block, Chapter, Grid, Heading, Mark, Note, Prose, Tone
 from histofuse.reporting.estimates import collect_honest, collect_protocol
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.paper_claims import Estimate, Judgement, judge_claims
-from histofuse.reporting.paper_contradictions import find_contradictions
+from histofuse.reporting.paper import Estimate, Judgement, judge_claims, list_contradictions
 
 _TONES: Final[Mapping[str, Tone]] = {
     "holds": "good",
@@ -21,13 +20,13 @@ _TONES: Final[Mapping[str, Tone]] = {
     "not measured": "calm",
 }
 
-_FEWER: Final[Mapping[str, str]] = {
+_SINGULAR: Final[Mapping[str, str]] = {
     "holds": "holds",
     "does not hold": "does not hold",
     "contradicts itself": "contradicts the paper itself",
     "not measured": "was not measured",
 }
-_MORE: Final[Mapping[str, str]] = {
+_PLURAL: Final[Mapping[str, str]] = {
     "holds": "hold",
     "does not hold": "do not hold",
     "contradicts itself": "contradict the paper itself",
@@ -41,10 +40,9 @@ def judge_run(run: Run) -> list[Judgement]:
 
 
 def summarise_claims(judgements: Sequence[Judgement]) -> str:
-    """Say how many claims hold, in words."""
-    count = Counter(j.verdict for j in judgements)
-    said = [(n, _FEWER if n == 1 else _MORE, verdict) for verdict, n in count.most_common()]
-    return ", ".join(f"{n} {words[verdict]}" for n, words, verdict in said)
+    """Count the claims by verdict, in words."""
+    counts = Counter(j.verdict for j in judgements).most_common()
+    return ", ".join(f"{n} {(_SINGULAR if n == 1 else _PLURAL)[verdict]}" for verdict, n in counts)
 
 
 def write_paper_chapter(run: Run) -> Chapter:
@@ -53,22 +51,22 @@ def write_paper_chapter(run: Run) -> Chapter:
     blocks: list[Block] = []
     if run.simulated:
         text = (
-            "What stands here as measured was measured on simulated data. It shows how the paper's "
-            "claims are tested, not whether they are true of patients; the contradictions below "
-            "are the paper's own and need no data."
+            "The measurements here are on simulated data. They show how the paper's claims are "
+            "tested, not whether they are true of patients. The contradictions below are the "
+            "paper's own and need no data."
         )
         blocks.append(Note("warn", "Measured on simulated data", [text]))
     blocks += [
-        Heading("What it claims, and what was measured", "paper-claims"),
+        Heading("Claims and measurements", "paper-claims"),
         _tabulate_claims(run, judgements),
         Heading("The paper against itself and its data", "paper-contradictions"),
         Prose(
-            "Recomputed from the confusion matrix and the tables that the paper prints. It does "
-            "not say where 9 of its errors went, so a range holds for all places they can have."
+            "Recomputed from the confusion matrix and the tables that the paper prints. The paper "
+            "does not say to which classes 9 of its errors went; a range covers all possibilities."
         ),
         _tabulate_contradictions(),
     ]
-    return Chapter("paper", "Paper against measured", blocks)
+    return Chapter("paper", "The paper's claims", blocks)
 
 
 def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
@@ -94,16 +92,16 @@ def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
     notes = [
         "–: not run, or no figure.",
         f"Honest: {honest}; fusion is {run.primary.removeprefix('fusion_').replace('_', '-')}. "
-        "A level holds where the interval reaches the printed figure, a gain where its interval "
-        "lies above zero.",
-        "By its protocol: image models on patches split by chance (make evidence), fusion on pairs "
-        "that follow the label. These measure leaks.",
-        "Of few cases an interval is wide, and a claim may hold for that reason alone.",
+        "A level holds if the interval reaches the printed figure, a gain if its interval lies "
+        "above zero.",
+        "Paper's protocol: image models on patches split at random (make evidence), fusion on "
+        "pairs that follow the label. These measure leaks.",
+        "With few cases an interval is wide, and a claim may hold for that reason alone.",
         f"The paper does not name the target of its health records; ours is "
         f"{run.cohort['description']}. A gain of XGBoost over the MLP has an interval from the "
         "ends of both, wider than a paired one.",
     ]
-    headings = ["Claim", "Where", "Paper", "By its protocol", "Honest", "Verdict", "Ground"]
+    headings = ["Claim", "Where", "Paper", "Paper's protocol", "Honest", "Verdict", "Reason"]
     return Grid("Claims of the paper", headings, rows, notes)
 
 
@@ -112,6 +110,6 @@ def _show(estimate: Estimate | None) -> str:
 
 
 def _tabulate_contradictions() -> Grid:
-    rows = [[f.says, f.follows, Mark(f.outcome, _TONES[f.outcome])] for f in find_contradictions()]
+    rows = [[c.says, c.follows, Mark(c.outcome, _TONES[c.outcome])] for c in list_contradictions()]
     headings = ["The paper says", "What follows", "Outcome"]
     return Grid("The paper's figures, recomputed", headings, rows)
