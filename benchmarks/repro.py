@@ -27,8 +27,7 @@ IMPORT = re.compile(r"^import time:\s+\d+ \|\s+(\d+) \| \S", re.MULTILINE)
 HEADER = "import time: self [us]"
 # A third of the frames, of cases that suffice for every split, and a third of the patients.
 SHORT = {
-    "simulation.brecahad.cases": 9,
-    "simulation.brecahad.frames_per_case": 2,
+    "simulation.brecahad.cases": 20,
     "splits.images.folds": 3,
     "simulation.mimiciv.patients": 1600,
 }

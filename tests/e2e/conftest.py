@@ -26,8 +26,8 @@ QUICK = {
 }
 # Small enough for minutes on two cores, large enough that every split holds every class.
 SMALL = QUICK | {
-    "simulation.brecahad.cases": 6,
-    "simulation.brecahad.frames_per_case": 2,
+    "simulation.brecahad.cases": 12,
+    "simulation.brecahad.frames_per_case": 1,
     "simulation.brecahad.width_px": 512,
     "simulation.brecahad.height_px": 384,
     "simulation.brecahad.nuclei_per_frame": 30,

@@ -38,6 +38,15 @@ def test_the_default_run_has_80_to_100_encoded_features(run):
     assert 80 <= len(run[2].feature_order) <= 100
 
 
+def test_laboratory_values_missing_as_in_mimic_get_indicators(run):
+    assert [indicator.column for indicator in run[2].indicators] == [
+        "calcium_missing",
+        "albumin_missing",
+        "alkaline_phosphatase_missing",
+        "lactate_dehydrogenase_missing",
+    ]
+
+
 def test_train_is_standardised_and_complete(run):
     _, joined, encoder = run
     with_missing = encode_table(encoder, joined, impute=False)

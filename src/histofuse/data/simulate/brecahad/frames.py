@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from histofuse.core.artifacts import replacing_folder, to_json
 from histofuse.core.progress import track
@@ -36,6 +37,9 @@ NOTICE = "Simulated by histofuse. No tissue, no patient."
 
 _STREAM = "simulate_brecahad"
 _APOPTOSIS_FRACTION = 0.02
+# Shape of the gamma distribution of mitoses over cases: 0.4 leaves 3 to 4 cases of 10 without any.
+_MITOTIC_SHAPE = 0.4
+_MOST_MITOTIC = 0.5  # of the nuclei of a frame
 _NEST_AREA_PX2 = 6200  # of nest for each nucleus in it, at usual size
 _JITTER_PX = (2.0, 5.0)  # how far an annotator's dot lies from the nucleus' centre
 _KEYS = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "non_lumen")
@@ -84,21 +88,19 @@ def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path
 def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]:
     """Share out nuclei over cases and frames.
 
-    Cases differ in how dense they are and how often their cells divide, yet each has its part of
-    the mitoses, so that a fold of a split by case holds its part as well.
+    Cases differ in density. Mitoses are uneven over them, as in BreCaHAD, where 7 of 17 cases have
+    none and one has 42 %: a case's share is a quantile of a gamma distribution. The quantiles are
+    evenly spaced and dealt out at random, so every seed has the same number of cases with many.
     """
     rng = make_rng(seed, _STREAM, "plan")
     density = _around_one(rng, params.cases, 0.25)
-    mitotic = _around_one(rng, params.cases, 0.35)
+    mitoses = rng.permutation(_count_mitoses(params))
     plans = []
     for case in range(1, params.cases + 1):
         nuclei = params.nuclei_per_frame * density[case - 1]
-        expected = params.frames_per_case * params.nuclei_per_frame * params.mitosis_fraction
-        mitoses = rng.multinomial(
-            round(expected * mitotic[case - 1]),
-            np.full(params.frames_per_case, 1 / params.frames_per_case),
-        )
-        for frame, mitosis in enumerate(mitoses, start=1):
+        even = np.full(params.frames_per_case, 1 / params.frames_per_case)
+        for frame, planned in enumerate(rng.multinomial(mitoses[case - 1], even), start=1):
+            mitosis = min(planned, int(nuclei * _MOST_MITOTIC))
             non_tumour = rng.poisson(nuclei * params.non_tumour_fraction)
             tumour = max(0, rng.poisson(nuclei) - mitosis - non_tumour)
             counts = {
@@ -109,6 +111,15 @@ def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]
             }
             plans.append(FramePlan(f"Case_{case}-{frame:02d}", case, counts))
     return plans
+
+
+def _count_mitoses(params: HistologySimulationParams) -> NDArray[np.int64]:
+    """Mitoses of each case, ascending."""
+    middles = (np.arange(params.cases) + 0.5) / params.cases
+    shares = gammaincinv(_MITOTIC_SHAPE, middles)
+    nuclei = params.cases * params.frames_per_case * params.nuclei_per_frame
+    total = nuclei * params.mitosis_fraction
+    return np.round(total * shares / shares.sum()).astype(np.int64)
 
 
 def write_frame(

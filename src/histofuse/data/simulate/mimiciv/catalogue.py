@@ -1,7 +1,8 @@
 """What the simulated hospital records: conditions with their codes, laboratory tests and drugs.
 
 Codes, titles, item numbers, labels and reference ranges are those in use (ICD-9-CM, ICD-10-CM and
-``d_labitems``); frequencies are plausible, not measured.
+``d_labitems``). How often a laboratory test is missing was measured on the MIMIC-IV demo (275
+admissions); other frequencies are plausible, not measured.
 """
 # ruff: noqa: E501 -- one line a code, test or drug reads as the table it is.
 
@@ -69,6 +70,8 @@ class Lab:
         noise: Standard deviation between draws of an admission, likewise.
         frailty: Added per standard deviation of frailty, likewise.
         metastatic: Added if the cancer has spread, likewise.
+        missing: Share of admissions at which it is never ordered; 0 for tumour markers, which are
+            ordered draw by draw.
         skewed: Log-normal rather than normal.
         other_unit: A unit some results come in instead, with the factor from `unit`.
     """
@@ -84,6 +87,7 @@ class Lab:
     centre: float
     spread: float
     noise: float
+    missing: float
     frailty: float = 0.0
     metastatic: float = 0.0
     skewed: bool = False
@@ -212,34 +216,34 @@ CONDITIONS: Final = (
 )  # fmt: skip
 
 LABS: Final = (
-    Lab(51222, "Hemoglobin", "Hematology", "blood_count", "g/dL", 12.0, 16.0, 1, 11.3, 1.35, 0.45, -0.55, -0.35, other_unit=("g/L", 10.0)),
-    Lab(51221, "Hematocrit", "Hematology", "blood_count", "%", 36.0, 48.0, 1, 34.0, 4.0, 1.4, -1.6, -1.0),
-    Lab(51265, "Platelet Count", "Hematology", "blood_count", "K/uL", 150.0, 440.0, 0, 235.0, 0.38, 0.12, 0.0, -0.05, skewed=True),
-    Lab(51301, "White Blood Cells", "Hematology", "blood_count", "K/uL", 4.0, 11.0, 1, 8.0, 0.38, 0.18, 0.08, 0.06, skewed=True, other_unit=("#/uL", 1000.0)),
-    Lab(51250, "MCV", "Hematology", "blood_count", "fL", 82.0, 98.0, 0, 90.0, 6.0, 1.0),
-    Lab(51277, "RDW", "Hematology", "blood_count", "%", 10.5, 15.5, 1, 14.6, 1.5, 0.2, 0.4, 0.4),
-    Lab(50912, "Creatinine", "Chemistry", "chemistry", "mg/dL", 0.4, 1.1, 1, 0.9, 0.35, 0.12, 0.1, skewed=True, other_unit=("umol/L", 88.4)),
-    Lab(51006, "Urea Nitrogen", "Chemistry", "chemistry", "mg/dL", 6.0, 20.0, 0, 16.0, 0.42, 0.15, 0.12, skewed=True),
-    Lab(50983, "Sodium", "Chemistry", "chemistry", "mEq/L", 133.0, 145.0, 0, 138.5, 3.0, 1.6, -0.6, -0.6, other_unit=("mmol/L", 1.0)),
-    Lab(50971, "Potassium", "Chemistry", "chemistry", "mEq/L", 3.3, 5.1, 1, 4.1, 0.32, 0.28),
-    Lab(50902, "Chloride", "Chemistry", "chemistry", "mEq/L", 96.0, 108.0, 0, 102.5, 3.6, 1.8, -0.3),
-    Lab(50882, "Bicarbonate", "Chemistry", "chemistry", "mEq/L", 22.0, 32.0, 0, 25.5, 2.7, 1.5, -0.3),
-    Lab(50868, "Anion Gap", "Chemistry", "chemistry", "mEq/L", 8.0, 20.0, 0, 13.5, 2.2, 1.5, 0.3),
-    Lab(50931, "Glucose", "Chemistry", "chemistry", "mg/dL", 70.0, 100.0, 0, 115.0, 0.24, 0.18, 0.03, skewed=True, other_unit=("mmol/L", 1 / 18.016)),
-    Lab(50893, "Calcium, Total", "Chemistry", "minerals", "mg/dL", 8.4, 10.3, 1, 8.8, 0.5, 0.22, -0.1, 0.1, other_unit=("mmol/L", 0.2495)),
-    Lab(50960, "Magnesium", "Chemistry", "minerals", "mg/dL", 1.6, 2.6, 1, 1.9, 0.22, 0.15),
-    Lab(50970, "Phosphate", "Chemistry", "minerals", "mg/dL", 2.7, 4.5, 1, 3.4, 0.6, 0.4),
-    Lab(50862, "Albumin", "Chemistry", "liver", "g/dL", 3.5, 5.2, 1, 3.75, 0.42, 0.07, -0.3, -0.25, other_unit=("g/L", 10.0)),
-    Lab(50885, "Bilirubin, Total", "Chemistry", "liver", "mg/dL", 0.0, 1.5, 1, 0.5, 0.5, 0.15, 0.06, 0.3, skewed=True, other_unit=("umol/L", 17.1)),
-    Lab(50863, "Alkaline Phosphatase", "Chemistry", "liver", "IU/L", 35.0, 105.0, 0, 85.0, 0.38, 0.08, 0.05, 0.45, skewed=True),
-    Lab(50861, "Alanine Aminotransferase (ALT)", "Chemistry", "liver", "IU/L", 0.0, 40.0, 0, 24.0, 0.6, 0.15, 0.0, 0.2, skewed=True),
-    Lab(50878, "Asparate Aminotransferase (AST)", "Chemistry", "liver", "IU/L", 0.0, 40.0, 0, 27.0, 0.55, 0.15, 0.04, 0.3, skewed=True),
-    Lab(50954, "Lactate Dehydrogenase (LD)", "Chemistry", "liver", "IU/L", 94.0, 250.0, 0, 205.0, 0.3, 0.08, 0.1, 0.35, skewed=True),
-    Lab(51237, "INR(PT)", "Hematology", "coagulation", "", 0.9, 1.1, 1, 1.15, 0.16, 0.06, 0.04, skewed=True),
-    Lab(51274, "PT", "Hematology", "coagulation", "sec", 9.4, 12.5, 1, 12.8, 0.15, 0.05, 0.04, skewed=True),
-    Lab(50900, "Carcinoembyronic Antigen (CEA)", "Chemistry", "marker", "ng/mL", 0.0, 4.0, 1, 3.0, 0.8, 0.1, 0.0, 1.4, skewed=True),
-    Lab(50898, "Cancer Antigen 27.29", "Chemistry", "marker", "U/mL", 0.0, 38.0, 0, 28.0, 0.7, 0.1, 0.0, 1.5, skewed=True),
-    Lab(50892, "CA-125", "Chemistry", "marker", "U/mL", 0.0, 35.0, 0, 18.0, 0.7, 0.1, 0.0, 0.9, skewed=True),
+    Lab(51222, "Hemoglobin", "Hematology", "blood_count", "g/dL", 12.0, 16.0, 1, 11.3, 1.35, 0.45, 0.02, -0.55, -0.35, other_unit=("g/L", 10.0)),
+    Lab(51221, "Hematocrit", "Hematology", "blood_count", "%", 36.0, 48.0, 1, 34.0, 4.0, 1.4, 0.02, -1.6, -1.0),
+    Lab(51265, "Platelet Count", "Hematology", "blood_count", "K/uL", 150.0, 440.0, 0, 235.0, 0.38, 0.12, 0.02, 0.0, -0.05, skewed=True),
+    Lab(51301, "White Blood Cells", "Hematology", "blood_count", "K/uL", 4.0, 11.0, 1, 8.0, 0.38, 0.18, 0.02, 0.08, 0.06, skewed=True, other_unit=("#/uL", 1000.0)),
+    Lab(51250, "MCV", "Hematology", "blood_count", "fL", 82.0, 98.0, 0, 90.0, 6.0, 1.0, 0.02),
+    Lab(51277, "RDW", "Hematology", "blood_count", "%", 10.5, 15.5, 1, 14.6, 1.5, 0.2, 0.02, 0.4, 0.4),
+    Lab(50912, "Creatinine", "Chemistry", "chemistry", "mg/dL", 0.4, 1.1, 1, 0.9, 0.35, 0.12, 0.02, 0.1, skewed=True, other_unit=("umol/L", 88.4)),
+    Lab(51006, "Urea Nitrogen", "Chemistry", "chemistry", "mg/dL", 6.0, 20.0, 0, 16.0, 0.42, 0.15, 0.02, 0.12, skewed=True),
+    Lab(50983, "Sodium", "Chemistry", "chemistry", "mEq/L", 133.0, 145.0, 0, 138.5, 3.0, 1.6, 0.02, -0.6, -0.6, other_unit=("mmol/L", 1.0)),
+    Lab(50971, "Potassium", "Chemistry", "chemistry", "mEq/L", 3.3, 5.1, 1, 4.1, 0.32, 0.28, 0.02),
+    Lab(50902, "Chloride", "Chemistry", "chemistry", "mEq/L", 96.0, 108.0, 0, 102.5, 3.6, 1.8, 0.02, -0.3),
+    Lab(50882, "Bicarbonate", "Chemistry", "chemistry", "mEq/L", 22.0, 32.0, 0, 25.5, 2.7, 1.5, 0.03, -0.3),
+    Lab(50868, "Anion Gap", "Chemistry", "chemistry", "mEq/L", 8.0, 20.0, 0, 13.5, 2.2, 1.5, 0.03, 0.3),
+    Lab(50931, "Glucose", "Chemistry", "chemistry", "mg/dL", 70.0, 100.0, 0, 115.0, 0.24, 0.18, 0.03, 0.03, skewed=True, other_unit=("mmol/L", 1 / 18.016)),
+    Lab(50893, "Calcium, Total", "Chemistry", "minerals", "mg/dL", 8.4, 10.3, 1, 8.8, 0.5, 0.22, 0.12, -0.1, 0.1, other_unit=("mmol/L", 0.2495)),
+    Lab(50960, "Magnesium", "Chemistry", "minerals", "mg/dL", 1.6, 2.6, 1, 1.9, 0.22, 0.15, 0.10),
+    Lab(50970, "Phosphate", "Chemistry", "minerals", "mg/dL", 2.7, 4.5, 1, 3.4, 0.6, 0.4, 0.12),
+    Lab(50862, "Albumin", "Chemistry", "liver", "g/dL", 3.5, 5.2, 1, 3.75, 0.42, 0.07, 0.45, -0.3, -0.25, other_unit=("g/L", 10.0)),
+    Lab(50885, "Bilirubin, Total", "Chemistry", "liver", "mg/dL", 0.0, 1.5, 1, 0.5, 0.5, 0.15, 0.39, 0.06, 0.3, skewed=True, other_unit=("umol/L", 17.1)),
+    Lab(50863, "Alkaline Phosphatase", "Chemistry", "liver", "IU/L", 35.0, 105.0, 0, 85.0, 0.38, 0.08, 0.40, 0.05, 0.45, skewed=True),
+    Lab(50861, "Alanine Aminotransferase (ALT)", "Chemistry", "liver", "IU/L", 0.0, 40.0, 0, 24.0, 0.6, 0.15, 0.39, 0.0, 0.2, skewed=True),
+    Lab(50878, "Asparate Aminotransferase (AST)", "Chemistry", "liver", "IU/L", 0.0, 40.0, 0, 27.0, 0.55, 0.15, 0.39, 0.04, 0.3, skewed=True),
+    Lab(50954, "Lactate Dehydrogenase (LD)", "Chemistry", "liver", "IU/L", 94.0, 250.0, 0, 205.0, 0.3, 0.08, 0.64, 0.1, 0.35, skewed=True),
+    Lab(51237, "INR(PT)", "Hematology", "coagulation", "", 0.9, 1.1, 1, 1.15, 0.16, 0.06, 0.17, 0.04, skewed=True),
+    Lab(51274, "PT", "Hematology", "coagulation", "sec", 9.4, 12.5, 1, 12.8, 0.15, 0.05, 0.17, 0.04, skewed=True),
+    Lab(50900, "Carcinoembyronic Antigen (CEA)", "Chemistry", "marker", "ng/mL", 0.0, 4.0, 1, 3.0, 0.8, 0.1, 0.00, 0.0, 1.4, skewed=True),
+    Lab(50898, "Cancer Antigen 27.29", "Chemistry", "marker", "U/mL", 0.0, 38.0, 0, 28.0, 0.7, 0.1, 0.00, 0.0, 1.5, skewed=True),
+    Lab(50892, "CA-125", "Chemistry", "marker", "U/mL", 0.0, 35.0, 0, 18.0, 0.7, 0.1, 0.00, 0.0, 0.9, skewed=True),
 )  # fmt: skip
 
 TEXT_LABS: Final = (

@@ -17,8 +17,14 @@ from histofuse.data.simulate.mimiciv.patients import DAY, Fates, Patients, Stays
 
 OUTPATIENT_DRAWS: Final = 1.3  # a patient, mean
 MOST_DRAWS: Final = 3
-PANEL_FIRST: Final = {"blood_count": 0.97, "chemistry": 0.97, "minerals": 0.7, "liver": 0.95}
-PANEL_LATER: Final = {"blood_count": 0.85, "chemistry": 0.88, "minerals": 0.65, "liver": 0.3}
+# An admission's first draw has every test ordered at it; each later draw a panel with this chance.
+PANEL_LATER: Final = {
+    "blood_count": 0.85,
+    "chemistry": 0.88,
+    "minerals": 0.65,
+    "liver": 0.5,
+    "coagulation": 0.25,
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,13 @@ def record_labs(
     draws = _draw_draws(rng, stays, fates)
     drawn = _draw_panels(rng, patients, draws)
     parts = [
-        _measure(rng, lab, np.flatnonzero(drawn[lab.panel]), draws.stay, stays.labs[:, column])
+        _measure(
+            rng,
+            lab,
+            np.flatnonzero(drawn[lab.panel] & stays.ordered[draws.stay, column]),
+            draws.stay,
+            stays.labs[:, column],
+        )
         for column, lab in enumerate(LABS)
     ]
     for text in TEXT_LABS:
@@ -123,9 +135,8 @@ def record_labs(
 def _draw_panels(rng: Generator, patients: Patients, draws: _Draws) -> dict[str, NDArray]:
     n = len(draws.minute)
     drawn: dict[str, NDArray] = {}
-    for panel, chance in PANEL_FIRST.items():
-        drawn[panel] = rng.random(n) < np.where(draws.first, chance, PANEL_LATER[panel])
-    drawn["coagulation"] = rng.random(n) < np.where(draws.first, 0.6, 0.25)
+    for panel, chance in PANEL_LATER.items():
+        drawn[panel] = draws.first | (rng.random(n) < chance)
     known = patients.breast_cancer[draws.patient]
     drawn["marker"] = rng.random(n) < np.where(known, 0.06, 0.002)
     drawn["text"] = rng.random(n) < 0.7

@@ -17,6 +17,7 @@ from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, LABS
 from histofuse.data.simulate.mimiciv.risk import (
     IN_HOSPITAL_INTERCEPT,
     IN_HOSPITAL_SLOPE,
+    TERMS,
     compute_logit,
     to_probability,
 )
@@ -97,6 +98,7 @@ class Stays:
         metastatic: Whether the cancer has spread by now.
         conditions: (stays, conditions) lasting and acute.
         labs: (stays, labs) the admission's level, of the logarithm where skewed.
+        ordered: (stays, labs) whether the test is ordered at all.
     """
 
     patient: NDArray[np.int64]
@@ -107,6 +109,7 @@ class Stays:
     metastatic: NDArray[np.bool_]
     conditions: NDArray[np.bool_]
     labs: NDArray[np.float64]
+    ordered: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -166,6 +169,7 @@ def draw_stays(rng: Generator, patients: Patients) -> Stays:
         metastatic=metastatic,
         conditions=conditions,
         labs=_draw_lab_levels(rng, patients, patient, metastatic, conditions),
+        ordered=_draw_orders(rng, len(patient)),
     )
 
 
@@ -262,15 +266,27 @@ def _draw_lab_levels(
     return levels
 
 
+def _draw_orders(rng: Generator, stays: int) -> NDArray[np.bool_]:
+    """Which tests are ordered at each stay.
+
+    Tests of a panel share one number: a rarer one is ordered only together with the commoner ones.
+    """
+    panels = sorted({lab.panel for lab in LABS})
+    eagerness = rng.random((stays, len(panels)))
+    missing = np.array([lab.missing for lab in LABS])
+    return eagerness[:, [panels.index(lab.panel) for lab in LABS]] >= missing
+
+
 def _risk_values(patients: Patients, stays: Stays, index: NDArray[np.int64]) -> dict[str, NDArray]:
-    names = ("weight_loss", "heart_failure")
-    return {
-        "age_years": patients.age_years,
-        "metastatic_cancer": stays.metastatic[index],
-        "albumin": stays.labs[index, ITEMIDS.index(50862)],
-        "log_lactate_dehydrogenase": stays.labs[index, ITEMIDS.index(50954)],
-        **{name: patients.conditions[:, CONDITION_NAMES.index(name)] for name in names},
-    }
+    """Values of the risk model's terms; a test that is not ordered has its term's centre."""
+    values = {"age_years": patients.age_years, "metastatic_cancer": stays.metastatic[index]}
+    for name in ("weight_loss", "heart_failure"):
+        values[name] = patients.conditions[:, CONDITION_NAMES.index(name)]
+    for name, itemid in (("albumin", 50862), ("log_lactate_dehydrogenase", 50954)):
+        column = ITEMIDS.index(itemid)
+        ordered, level = stays.ordered[index, column], stays.labs[index, column]
+        values[name] = np.where(ordered, level, TERMS[name].centre)
+    return values
 
 
 def _draw_late_deaths(

@@ -1,10 +1,11 @@
 """The simulated hospital's risk model: death within a year of leaving the index admission.
 
 The true probability is the logistic of `INTERCEPT` plus the terms below, all of which the tables
-record: age and codes exactly or nearly so, laboratory values with the noise of the draw. Whether a
-patient dies is one Bernoulli trial with that probability, and nothing else in the tables before
-the discharge depends on its outcome. So the AUROC of the true probability against the outcome is
-what the best conceivable model reaches, and its distance from 1 is chance.
+record: age and codes exactly or nearly so, laboratory values with the noise of the draw. A test
+that is not ordered adds nothing to the risk, so that no model lacks what the risk model knows.
+Whether a patient dies is one Bernoulli trial with that probability, and nothing else in the tables
+before the discharge depends on its outcome. So the AUROC of the true probability against the
+outcome is what the best conceivable model reaches, and its distance from 1 is chance.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ SATURATION: Final = 1.25
 # of `mimic_catalogue.LABS`; the logarithm of LDH, which is skewed.
 INTERCEPT: Final = -1.9
 TERMS: Final[Mapping[str, Term]] = {
-    "age_years": Term(0.5, 62.0, 10.0),
-    "metastatic_cancer": Term(1.35),
-    "albumin": Term(-0.95, 3.5, 0.4),
+    "age_years": Term(0.6, 62.0, 10.0),
+    "metastatic_cancer": Term(1.5),
+    "albumin": Term(-1.1, 3.5, 0.4),
     "log_lactate_dehydrogenase": Term(0.2, 5.4, 0.35),
     "weight_loss": Term(0.3),
     "heart_failure": Term(0.4),

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
@@ -23,8 +24,11 @@ from histofuse.data.simulate.brecahad.frames import (
     simulate_brecahad,
 )
 from histofuse.data.simulate.brecahad.stains import draw_case_look
+from histofuse.data.splits import split_patches
+from histofuse.params.base import load_section
 from histofuse.params.classes import ClassesParams
 from histofuse.params.histology_simulation import HistologySimulationParams
+from histofuse.params.splits import ImageSplitParams
 
 SMALL = {
     "cases": 2,
@@ -35,14 +39,6 @@ SMALL = {
     "mitosis_fraction": 0.2,
     "non_tumour_fraction": 0.2,
     "workers": 1,
-}
-DEFAULT = {
-    **SMALL,
-    "cases": 17,
-    "frames_per_case": 3,
-    "nuclei_per_frame": 110,
-    "mitosis_fraction": 0.04,
-    "non_tumour_fraction": 0.12,
 }
 CLASSES = ClassesParams.model_validate(
     {"mitosis": ["mitosis"], "tumour": ["tumor"], "non_tumour": ["non_tumor"]}
@@ -117,20 +113,44 @@ def test_an_older_result_is_replaced_whole(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("seed", [20260101, *range(1, 10)])
+def test_each_split_of_the_default_run_holds_twenty_mitoses(seed):
+    params = load_section(HistologySimulationParams, "simulation.brecahad")
+    patches = plan_patches(params, seed)
+    splits = split_patches(patches, load_section(ImageSplitParams, "splits.images"), seed)
+
+    mitoses = splits[splits["label"] == "mitosis"]["split"].value_counts()
+    assert mitoses.min() >= 20
+    assert set(mitoses.index) == {"train", "validation", "test"}
+    assert splits[splits["split"] == "test"]["case_id"].nunique() >= 10
+
+
 @pytest.mark.parametrize("seed", [20260101, 1, 2])
-def test_any_three_cases_of_the_default_run_hold_twenty_mitoses(seed):
-    params = HistologySimulationParams(**DEFAULT)
-    mitoses = Counter()
-    totals = Counter()
-    for plan in plan_frames(params, seed):
-        mitoses[plan.case] += plan.counts["mitosis"]
-        totals.update(plan.counts)
-    # Five folds of 17 cases hold three cases or more.
-    assert sum(sorted(mitoses.values())[:3]) >= 20
-    nuclei = totals["mitosis"] + totals["tumor"] + totals["non_tumor"]
-    assert nuclei == pytest.approx(51 * 110, rel=0.05)
-    assert totals["mitosis"] / nuclei == pytest.approx(0.04, rel=0.1)
-    assert totals["non_tumor"] / nuclei == pytest.approx(0.12, rel=0.15)
+def test_mitoses_are_uneven_over_cases_and_have_their_share(seed):
+    params = load_section(HistologySimulationParams, "simulation.brecahad")
+    patches = plan_patches(params, seed)
+
+    share = patches["label"].value_counts(normalize=True)
+    assert share["mitosis"] == pytest.approx(params.mitosis_fraction, rel=0.1)
+    assert share["non_tumour"] == pytest.approx(params.non_tumour_fraction, rel=0.15)
+    assert len(patches) == pytest.approx(
+        params.cases * params.frames_per_case * params.nuclei_per_frame, rel=0.05
+    )
+    mitoses = patches[patches["label"] == "mitosis"]["case_id"].value_counts()
+    assert 0.3 < 1 - len(mitoses) / params.cases < 0.45
+    assert mitoses.iloc[0] > 6 * mitoses.sum() / params.cases
+
+
+def plan_patches(params: HistologySimulationParams, seed: int) -> pd.DataFrame:
+    """The patches of the planned frames, without their pixels."""
+    rows = [
+        (plan.frame_id, f"Case_{plan.case}", label)
+        for plan in plan_frames(params, seed)
+        for label, (key,) in CLASSES.root.items()
+        for _ in range(plan.counts[key])
+    ]
+    table = pd.DataFrame(rows, columns=["frame_id", "case_id", "label"])
+    return table.assign(patch_id=table.index.astype("str"))
 
 
 def test_dots_lie_two_to_five_pixels_from_the_centres(folder):
@@ -202,7 +222,7 @@ if __name__ == "__main__":
 
 def test_a_killed_run_leaves_neither_output_nor_workers(tmp_path):
     out = tmp_path / "out" / "brecahad"
-    params = {**DEFAULT, "width_px": 1360, "height_px": 1024, "workers": 2}
+    params = {**SMALL, "cases": 50, "width_px": 1360, "height_px": 1024, "workers": 2}
     script = tmp_path / "run.py"
     script.write_text(KILLED.format(params=params, out=str(out)))
     process = subprocess.Popen([sys.executable, script], start_new_session=True)

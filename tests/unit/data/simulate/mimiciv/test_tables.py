@@ -99,6 +99,41 @@ def test_missingness_and_deaths_are_as_published(simulated):
     ) - len(died)
 
 
+def test_tests_are_missing_at_the_catalogues_share_of_admissions(simulated):
+    admissions = simulated.tables["admissions"].select("subject_id", "hadm_id", "admittime")
+    labs = simulated.tables["labevents"].drop_nulls("valuenum").drop("hadm_id")
+    stays = admissions.join(labs, on="subject_id").join(
+        simulated.tables["admissions"].select("hadm_id", "dischtime"), on="hadm_id"
+    )
+    during = stays.filter(
+        pl.col("charttime") >= pl.col("admittime") - pl.duration(days=1),
+        pl.col("charttime") <= pl.col("dischtime"),
+    )
+    measured = during.group_by("itemid").agg(pl.col("hadm_id").n_unique())
+    with_value = dict(measured.iter_rows())
+    for lab in LABS:
+        if lab.panel != "marker":
+            realised = 1 - with_value[lab.itemid] / admissions.height
+            assert realised == pytest.approx(lab.missing, abs=0.025), lab.label
+    missing = {lab.label: lab.missing for lab in LABS}
+    assert missing["Albumin"] == 0.45
+    assert missing["Alkaline Phosphatase"] == 0.40
+    assert missing["Lactate Dehydrogenase (LD)"] == 0.64
+
+
+@pytest.mark.real
+def test_the_catalogues_missing_shares_are_near_the_demos(real_data):
+    root = real_data / "mimic-iv-demo-2.2"
+    labs = read_rows(root, "labevents", ["hadm_id", "itemid", "valuenum"]).drop_nulls()
+    admissions = read_rows(root, "admissions", ["hadm_id"]).height
+    with_value = dict(labs.group_by("itemid").agg(pl.col("hadm_id").n_unique()).iter_rows())
+    for lab in LABS:
+        if lab.panel != "marker":
+            # Counted by hadm_id alone, which leaves out the emergency department.
+            missing = 1 - with_value[lab.itemid] / admissions
+            assert missing == pytest.approx(lab.missing, abs=0.11), lab.label
+
+
 def test_nothing_happens_after_death(simulated):
     dod = simulated.tables["patients"].drop_nulls("dod").select("subject_id", "dod")
     for table, when in (("admissions", "admittime"), ("labevents", "charttime")):
