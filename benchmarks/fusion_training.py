@@ -21,12 +21,15 @@ from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp, one_thread
 from histofuse.params.base import load_section
 from histofuse.params.fusion import FusionParams
-from histofuse.training.fitting.loop import FitResult, Rows, fit, split_batches
+from histofuse.training.fitting.batches import split_batches
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.history import FitResult
+from histofuse.training.fitting.recipe import Rows
 from histofuse.training.fusion import make_head, make_recipe
 
 PAIRS, VALIDATION, PATCH_PX, FEATURES = 22_000, 2_000, 64, 60
 CLASSES = ["mitosis", "tumour", "non_tumour"]
-TRAINER = "histofuse.training.fitting.lightning_fit"
+TRAINER = "histofuse.training.fitting.trainer"
 LEAST_TIMES, MOST_SECONDS = 100, 15
 
 

@@ -34,8 +34,9 @@ from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
 from histofuse.training.fitting.cpu.adam import make_adam
 from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
+from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.graphs import GraphedNetwork
-from histofuse.training.fitting.loop import Rows, fit, resolve_precision
+from histofuse.training.fitting.recipe import Rows, resolve_precision
 from histofuse.training.image import create_model, make_recipe
 from histofuse.training.recorder import NullRecorder
 

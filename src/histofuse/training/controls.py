@@ -20,7 +20,8 @@ from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.calibrate import fit_decision
-from histofuse.training.fitting.loop import compute_logits, fit
+from histofuse.training.fitting.batches import compute_logits
+from histofuse.training.fitting.fit import fit
 from histofuse.training.fusion import PairedEmbeddings, PairTensors, gather, make_head, make_recipe
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, fit_model, to_columns

@@ -24,18 +24,11 @@ from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
 from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
-from histofuse.training.fitting.loop import (
-    FitResult,
-    ParameterGroup,
-    Recipe,
-    Rows,
-    compute_class_weights,
-    compute_logits,
-    fit,
-    make_checkpoint_key,
-    resumable,
-    write_history,
-)
+from histofuse.training.fitting.batches import compute_logits
+from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.history import FitResult, write_history
+from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, compute_class_weights
 from histofuse.training.recorder import Recorder
 
 HISTORY = "history.csv"

@@ -45,21 +45,19 @@ from histofuse.models.backbones import (
 )
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
-from histofuse.training.fitting.loop import (
-    FitResult,
+from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.history import FitResult, write_history
+from histofuse.training.fitting.processes import Draws
+from histofuse.training.fitting.recipe import (
     Inputs,
     ParameterGroup,
     Recipe,
     Rows,
     compute_class_weights,
     compute_row_weights,
-    fit,
-    make_checkpoint_key,
-    make_schedule,
-    resumable,
-    write_history,
 )
-from histofuse.training.fitting.processes import Draws
+from histofuse.training.fitting.schedule import make_schedule
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(

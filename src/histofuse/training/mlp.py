@@ -11,16 +11,16 @@ from histofuse.core.progress import report
 from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import Mlp, one_thread
 from histofuse.params.tabular import MlpParams
-from histofuse.training.fitting.loop import (
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.recipe import (
     Monitor,
     ParameterGroup,
     Recipe,
     Rows,
     compute_class_weights,
     compute_row_weights,
-    fit,
-    make_schedule,
 )
+from histofuse.training.fitting.schedule import make_schedule
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
 

@@ -151,7 +151,7 @@ def _keep_checkpoints(
     if not isinstance(params, MlpParams):
         yield None
         return
-    from histofuse.training.fitting.loop import make_checkpoint_key, resumable
+    from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 
     with resumable(name, make_checkpoint_key(params.model_dump(), seed, table.digests)) as folder:
         yield folder

@@ -12,7 +12,9 @@ from histofuse.features.pairing import make_pairs
 from histofuse.models.fusion import load_fusion_model
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
-from histofuse.training.fitting.loop import Rows, compute_logits, fit
+from histofuse.training.fitting.batches import compute_logits
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.recipe import Rows
 from histofuse.training.fusion import (
     PairedEmbeddings,
     make_head,

@@ -20,7 +20,8 @@ from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.image import ImageParams
 from histofuse.studies.trials import Report, TrialResult
-from histofuse.training.fitting.loop import FitResult, fit
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.history import FitResult
 from histofuse.training.fusion import PairedEmbeddings, gather, make_head
 from histofuse.training.fusion import make_recipe as make_fusion_recipe
 from histofuse.training.image import PatchData, create_model

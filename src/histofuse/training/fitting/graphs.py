@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from histofuse.core.progress import report
-from histofuse.training.fitting.loop import Inputs
+from histofuse.training.fitting.recipe import Inputs
 
 
 class GraphedNetwork:

@@ -12,7 +12,7 @@ from histofuse.params.image import ImageParams
 from histofuse.params.pairing import PairingParams
 from histofuse.studies.objectives.epochs import FusionObjective, ImageObjective, to_result
 from histofuse.studies.trials import StopTrial
-from histofuse.training.fitting.loop import FitResult
+from histofuse.training.fitting.history import FitResult
 from histofuse.training.fusion import load_pairs, train_fusion
 from histofuse.training.image import load_patch_data
 from histofuse.training.recorder import NullRecorder

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from histofuse.training.fitting import lightning_fit
-from histofuse.training.fitting.loop import (
+from histofuse.training.fitting import module
+from histofuse.training.fitting.batches import select_rows
+from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.processes import Draws
+from histofuse.training.fitting.recipe import (
     Inputs,
     ParameterGroup,
     Recipe,
     Rows,
     compute_class_weights,
-    fit,
-    select_rows,
 )
-from histofuse.training.fitting.processes import Draws
 
 ROWS, BATCH = 37, 12  # batches of 10 and 9: shares differ within a batch
 
@@ -101,7 +101,7 @@ def note_rows(noted: list[list[int]]) -> None:
         noted.append(rows.tolist())
         return select_rows(inputs, rows, device)
 
-    lightning_fit.select_rows = select
+    module.select_rows = select
 
 
 if __name__ == "__main__":

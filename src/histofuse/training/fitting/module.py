@@ -1,164 +1,40 @@
-"""The one place that knows Lightning: runs a `Recipe` through its trainer."""
+"""A network, its data and its recipe as a Lightning module."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import os
-import sys
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
-from histofuse.training.fitting.cpu.adam import make_adam
-from histofuse.training.fitting.cpu.dropout import drawing_dropout_by_bits
-from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
-from histofuse.training.fitting.graphs import GraphedNetwork
-from histofuse.training.fitting.loop import (
-    LAST,
-    FitResult,
-    Inputs,
-    Recipe,
-    Rows,
+from histofuse.training.fitting.batches import (
     as_columns,
-    find_best,
-    is_finished,
     keep_resident,
-    measure,
     order_rows,
-    resolve_precision,
     select_rows,
     split_batches,
 )
-from histofuse.training.fitting.processes import Draws, Share, read_launch, sharing_batch_norm
+from histofuse.training.fitting.cpu.adam import make_adam
+from histofuse.training.fitting.graphs import GraphedNetwork
+from histofuse.training.fitting.history import find_best, is_finished, measure, name_metric
+from histofuse.training.fitting.processes import Draws, Share
+from histofuse.training.fitting.recipe import Inputs, Recipe, Rows
 from histofuse.training.recorder import Recorder
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 EVALUATION_BATCH = 256
 # On a GPU the rows of several small batches are augmented at once.
 AHEAD_ROWS = 1024
 STATE = "histofuse"
 GRAPHS_VARIABLE = "HISTOFUSE_CUDA_GRAPHS"
-# Of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
-
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-
-
-def run_fit(
-    network: nn.Module,
-    train: Rows,
-    validation: Rows,
-    recipe: Recipe,
-    *,
-    checkpoints: Path | None,
-    recorder: Recorder,
-) -> FitResult:
-    """Do what `loop.fit` promises."""
-    module = FitModule(network, train, validation, recipe, recorder)
-    trainer = _make_trainer(recipe, checkpoints)
-    last = checkpoints / LAST if checkpoints and (checkpoints / LAST).is_file() else None
-    if last:
-        state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-        module.on_load_checkpoint(state)
-        del state
-    if not is_finished(module.history, recipe):
-        with ExitStack() as stack:
-            if not torch.cuda.is_available():
-                stack.enter_context(multiplying_small_maps(network))
-                stack.enter_context(drawing_dropout_by_bits(network))
-                if trainer.world_size > 1:  # on GPUs Lightning has PyTorch do the same
-                    stack.enter_context(sharing_batch_norm(network))
-            stack.enter_context(warnings.catch_warnings())
-            # Hints on loader workers and on what logs where; batches here are row numbers.
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-            # Graphs are recorded on a stream of their own, replayed on another.
-            warnings.filterwarnings("ignore", message=r"The AccumulateGrad node's stream")
-            trainer.fit(module, ckpt_path=last, weights_only=True)
-    if trainer.global_rank != 0:
-        # Rank 0 alone writes the bundle.
-        sys.exit(0)
-    network.cpu().load_state_dict(module.best_state)
-    network.eval()
-    return FitResult(module.history, find_best(module.history, recipe.monitor) + 1)
-
-
-def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
-    gpus = torch.cuda.device_count()
-    # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
-    accelerator = "gpu" if gpus else "cpu"
-    devices, nodes = _choose_devices(recipe, gpus)
-    # With deterministic kernels torch would fill all new memory with NaN, lest one reads it.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    if not gpus:
-        _keep_freed_memory()
-        # Adam asks for a GPU at each step, and Lightning has each answer load NVML, lest a fork
-        # meet an initialised driver. Where there is no GPU torch's own answer is safe and cheap.
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    several = devices * nodes > 1
-    # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
-    strategy = "ddp_find_unused_parameters_true" if several else "auto"
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=strategy,
-        sync_batchnorm=several and bool(gpus),
-        use_distributed_sampler=False,  # batches are dealt out among ranks in training_step
-        precision=PRECISIONS[resolve_precision(recipe.precision)],  # pyright: ignore[reportArgumentType]
-        deterministic="warn" if gpus else True,
-        max_epochs=recipe.epochs,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=checkpoints is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=_save_each_epoch(checkpoints) if checkpoints else None,
-        default_root_dir=checkpoints or os.devnull,
-    )
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of handing it back to the system.
-
-    A step's activations are freed at its end and asked for again in the next, where each page of
-    them would be zeroed anew: on two cores that took a twentieth to a sixth of a step's time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
-        mallopt(_M_MMAP_MAX, 0)
-
-
-def _choose_devices(recipe: Recipe, gpus: int) -> tuple[int, int]:
-    """Say how many devices of this node to take, and how many nodes there are."""
-    if recipe.devices != "auto":
-        return recipe.devices, 1
-    return read_launch() or (max(1, gpus), 1)
-
-
-def _save_each_epoch(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(LAST).stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
 
 
 class EpochBatches:
@@ -362,21 +238,13 @@ class FitModule(pl.LightningModule):
         train = measure(logits, labels, weights, rank=False)
         collected, rows = (part.numpy() for part in self._gather(self._validation_outputs))
         validation = measure(collected, self.validation_rows.labels.numpy()[rows], weights)
-        rates = {
-            f"learning_rate_{planned.name}": float(group["lr"])
-            for group, planned in zip(self._optimizer.param_groups, self.recipe.groups, strict=True)
-        }
-        return {
-            "epoch": float(self.epoch + 1),
-            "train_loss": train.loss,
-            "validation_loss": validation.loss,
-            "train_accuracy": train.accuracy,
-            "validation_accuracy": validation.accuracy,
-            "train_macro_f1": train.macro_f1,
-            "validation_macro_f1": validation.macro_f1,
-            "validation_auroc": validation.auroc,
-            **rates,
-        }
+        row = {"epoch": float(self.epoch + 1)}
+        for name in ("loss", "accuracy", "macro_f1"):
+            row |= {f"train_{name}": train[name], f"validation_{name}": validation[name]}
+        row["validation_auroc"] = validation["auroc"]
+        for planned, group in zip(self.recipe.groups, self._optimizer.param_groups, strict=True):
+            row[f"learning_rate_{planned.name}"] = float(group["lr"])
+        return row
 
     def _gather(self, outputs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         mine = [torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)]
@@ -389,7 +257,7 @@ class FitModule(pl.LightningModule):
     def _record(self, row: dict[str, float]) -> None:
         if self.global_rank:
             return
-        metrics = {_metric_name(name): value for name, value in row.items() if name != "epoch"}
+        metrics = {name_metric(name): value for name, value in row.items() if name != "epoch"}
         known = {name: value for name, value in metrics.items() if not np.isnan(value)}
         self.recorder.log_metrics(known, step=int(row["epoch"]))
 
@@ -416,19 +284,3 @@ class FitModule(pl.LightningModule):
         self.best_state = {k: v.clone() for k, v in checkpoint[STATE]["best_state"].items()}
         for row in self.history:
             self._record(row)
-
-
-_METRICS = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "macro_f1": "f1/macro",
-    "auroc": "auroc/macro",
-}
-
-
-def _metric_name(column: str) -> str:
-    """Name a history column as a metric: "validation_macro_f1" -> "validation/f1/macro"."""
-    if column.startswith("learning_rate_"):
-        return column.replace("learning_rate_", "learning_rate/", 1)
-    split, metric = column.split("_", 1)
-    return f"{split}/{_METRICS[metric]}"

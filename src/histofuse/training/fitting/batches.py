@@ -1,0 +1,82 @@
+"""Batches of rows in memory, and the logits of a network on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from histofuse.core.devices import send
+from histofuse.training.fitting.processes import Draws
+from histofuse.training.fitting.recipe import Inputs, keep_inputs
+
+
+def split_batches(rows: Int[Tensor, " n"], batch_size: int) -> Sequence[Int[Tensor, " batch"]]:
+    """Split rows into batches of nearly equal size, none larger than `batch_size`."""
+    return torch.tensor_split(rows, max(1, math.ceil(len(rows) / batch_size)))
+
+
+def order_rows(
+    n: int, row_weights: Float[Tensor, " n"] | None, generator: torch.Generator
+) -> Int[Tensor, " n"]:
+    """Draw the order of an epoch: a permutation, or n draws with replacement by weight."""
+    if row_weights is None:
+        return torch.randperm(n, generator=generator)
+    return torch.multinomial(row_weights.double(), n, replacement=True, generator=generator)
+
+
+def select_rows(inputs: Inputs, rows: Int[Tensor, " batch"], device: torch.device) -> Inputs:
+    """Gather rows of each input on the input's own device, then move them to `device`."""
+    return tuple(send(t.index_select(0, send(rows, t.device)), device) for t in inputs)
+
+
+def keep_resident(inputs: Inputs, device: torch.device) -> Inputs:
+    """Move inputs to a GPU if they take at most half of its free memory.
+
+    Batches gathered there need no copying; the other half is for the network.
+    """
+    if device.type != "cuda":
+        return inputs
+    free, _ = torch.cuda.mem_get_info(device)
+    if 2 * sum(t.nbytes for t in inputs) > free:
+        return inputs
+    return tuple(t.to(device) for t in inputs)
+
+
+def as_columns(logits: Tensor) -> Float[Tensor, "batch k"]:
+    """Bring logits to float32 with one column per class; a single logit l becomes (0, l).
+
+    The softmax of (0, l) is the sigmoid of l, and its cross-entropy the binary one.
+    """
+    logits = logits.float()
+    if logits.ndim == 2 and logits.shape[1] > 1:
+        return logits
+    single = logits.reshape(-1)
+    return torch.stack((torch.zeros_like(single), single), dim=1)
+
+
+@torch.inference_mode()
+def compute_logits(
+    network: nn.Module,
+    inputs: Inputs,
+    *,
+    batch_size: int = 256,
+    prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs,
+) -> Float[np.ndarray, "n k"]:
+    """Compute logits in eval mode and fp32, on the network's device.
+
+    Returns:
+        float32, one column per class; a single logit l becomes (0, l).
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    batches = split_batches(torch.arange(len(inputs[0])), batch_size)
+    logits = [
+        as_columns(network(*prepare(select_rows(inputs, rows, device), None))).cpu()
+        for rows in batches
+    ]
+    return torch.cat(logits).numpy()

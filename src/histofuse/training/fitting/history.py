@@ -1,0 +1,132 @@
+"""The history of a fit: metrics per epoch, the best epoch, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from histofuse.core.artifacts import write_text
+from histofuse.training.fitting.recipe import Monitor, Recipe
+from histofuse.training.scores import compute_auroc
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit returns; the network itself ends with the weights of the best epoch.
+
+    Attributes:
+        history: One mapping per epoch: epoch (from 1), train_loss, validation_loss,
+            train_accuracy, validation_accuracy, train_macro_f1, validation_macro_f1,
+            validation_auroc, learning_rate_<group>.
+        best_epoch: The epoch (from 1) whose weights were kept.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+def measure(
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    class_weights: Float[np.ndarray, " k"] | None = None,
+    *,
+    rank: bool = True,
+) -> dict[str, float]:
+    """Measure weighted cross-entropy, accuracy, macro-F1 and macro one-vs-rest AUROC.
+
+    Macro means are over the classes that occur among the labels (or, for F1, the predictions).
+
+    Returns:
+        ``loss``, ``accuracy``, ``macro_f1`` and ``auroc``. AUROC, which needs all rows sorted, is
+        NaN without `rank` and where no class has both positives and negatives.
+    """
+    k = logits.shape[1]
+    predicted = logits.argmax(axis=1)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
+    losses = -log_p[np.arange(len(labels)), labels]
+    total = weights.sum()
+    return {
+        "loss": float((weights * losses).sum() / total) if total > 0 else math.nan,
+        "accuracy": float((predicted == labels).mean()),
+        "macro_f1": _macro_f1(predicted, labels, k),
+        "auroc": _macro_auroc(log_p, labels) if rank else math.nan,
+    }
+
+
+def _macro_f1(predicted: np.ndarray, labels: np.ndarray, k: int) -> float:
+    confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+    support = confusion.sum(axis=0) + confusion.sum(axis=1)
+    return float((2 * np.diag(confusion)[support > 0] / support[support > 0]).mean())
+
+
+def _macro_auroc(log_p: np.ndarray, labels: np.ndarray) -> float:
+    k = log_p.shape[1]
+    # Of two classes the second is the positive one.
+    areas = [compute_auroc(log_p[:, c], labels == c) for c in ((1,) if k == 2 else range(k))]
+    known = [a for a in areas if not math.isnan(a)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def score_epoch(row: Mapping[str, float], monitor: Monitor) -> float:
+    """Read the monitored validation metric from a row of the history; more is better.
+
+    NaN (diverged, or undefined on this split) ranks below every number.
+    """
+    value = row[f"validation_{monitor}"]
+    if math.isnan(value):
+        return -math.inf
+    return -value if monitor == "loss" else value
+
+
+def find_best(history: Sequence[Mapping[str, float]], monitor: Monitor) -> int:
+    """Find the index of the best epoch; ties go to the lower validation loss, then the first."""
+
+    def rank(index: int) -> tuple[float, float]:
+        row = history[index]
+        return score_epoch(row, monitor), score_epoch(row, "loss")
+
+    return max(range(len(history)), key=rank)
+
+
+def is_finished(history: Sequence[Mapping[str, float]], recipe: Recipe) -> bool:
+    """Say whether training is over: all epochs done, or out of patience."""
+    if len(history) >= recipe.epochs:
+        return True
+    if not history:
+        return False
+    return len(history) - 1 - find_best(history, recipe.monitor) >= recipe.patience
+
+
+_METRICS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "macro_f1": "f1/macro",
+    "auroc": "auroc/macro",
+}
+
+
+def name_metric(column: str) -> str:
+    """Name a history column as a metric: "validation_macro_f1" -> "validation/f1/macro"."""
+    if column.startswith("learning_rate_"):
+        return column.replace("learning_rate_", "learning_rate/", 1)
+    split, metric = column.split("_", 1)
+    return f"{split}/{_METRICS[metric]}"
+
+
+def write_history(result: FitResult, path: Path) -> None:
+    """Write ``history.csv``: one row per epoch, six significant digits, NaN left empty."""
+    columns = list(result.history[0])
+    lines = [",".join(columns)]
+    lines += [",".join(_render(row[c]) for c in columns) for row in result.history]
+    write_text("\n".join(lines) + "\n", path)
+
+
+def _render(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"

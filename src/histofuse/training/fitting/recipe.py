@@ -1,0 +1,138 @@
+"""What a training is made of: rows in memory, and a recipe of how to learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.training.fitting.processes import Draws
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Monitor = Literal["macro_f1", "auroc", "loss"]
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples in memory.
+
+    Attributes:
+        inputs: What the network takes, each with one row per example, in any dtype.
+        labels: (n,) int64 class numbers.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: As in the column ``learning_rate_<name>`` of the history.
+        parameters: The tensors; some may be frozen.
+        learning_rate: Rate where the schedule's factor is 1.
+    """
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    learning_rate: float
+
+
+def keep_inputs(inputs: Inputs, _: Draws | None) -> Inputs:
+    """Prepare nothing: the network takes the rows as they are."""
+    return inputs
+
+
+def train_everything(network: nn.Module, _: int) -> None:
+    """Train all parameters in every epoch."""
+    network.train()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the loss is cross-entropy (binary for one logit per row).
+
+    Attributes:
+        epochs: Maximum number of epochs.
+        batch_size: Rows per step, over all devices. The rows of an epoch are split evenly, so
+            batches may be a little smaller and none is left with a single row.
+        patience: Epochs without a better `monitor` after which training stops.
+        monitor: Validation metric that selects the best epoch; ties go to the lower loss.
+        seed: Seeds row order, augmentation and dropout of each epoch.
+        groups: Parameters and their learning rates, for Adam.
+        weight_decay: L2 penalty.
+        schedule: Epoch (from 0) -> factor on the learning rates.
+        class_weights: (k,) weights of the classes in the loss, in training and validation.
+        row_weights: (n_train,) probabilities of being drawn, with replacement; None visits each
+            row once.
+        prepare: Called on a batch on its device, in float32, before the network: with random
+            numbers in training (augmentation), with None in evaluation.
+        begin_epoch: Called with the network and the epoch (from 0); sets train and eval mode and
+            freezes or unfreezes.
+        precision: ``auto`` is bf16 where the hardware computes in it, else fp32.
+        devices: Number of devices, or ``auto`` for all.
+        show_progress: Whether a terminal shows a progress bar.
+    """
+
+    epochs: int
+    batch_size: int
+    patience: int
+    monitor: Monitor
+    seed: int
+    groups: tuple[ParameterGroup, ...]
+    weight_decay: float = 0.0
+    schedule: Callable[[int], float] = field(default=lambda _: 1.0)
+    class_weights: Float[Tensor, " k"] | None = None
+    row_weights: Float[Tensor, " n"] | None = None
+    prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs
+    begin_epoch: Callable[[nn.Module, int], None] = train_everything
+    precision: Precision = "fp32"
+    devices: int | Literal["auto"] = "auto"
+    show_progress: bool = True
+
+
+def compute_class_weights(labels: Int[Tensor, " n"], classes: int) -> Float[Tensor, " k"]:
+    """Compute inverse-frequency weights n / (k * n_class); 0 for a class without rows.
+
+    Source: paper 3.1.
+    """
+    counts = torch.bincount(labels, minlength=classes).float()
+    return torch.where(counts > 0, len(labels) / (classes * counts.clamp(min=1)), 0.0)
+
+
+def compute_row_weights(labels: Int[Tensor, " n"], classes: int) -> Float[Tensor, " n"]:
+    """Compute sampling weights that draw each class equally often."""
+    return compute_class_weights(labels, classes)[labels]
+
+
+def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
+    """Resolve ``auto``: bf16 on GPUs and processors that compute in it, else fp32.
+
+    Raises:
+        InputError: If fp16 is requested without a GPU.
+    """
+    cuda = torch.cuda.is_available()
+    if precision == "fp16" and not cuda:
+        fault = Fault("precision", "is fp16, but there is no GPU", "auto, bf16 or fp32 here")
+        raise InputError([fault])
+    if precision != "auto":
+        return precision
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_has_bf16()
+    return "bf16" if fast else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    # Private to torch, so its absence is tolerated: fp32 is then correct, only slower.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
