@@ -4,6 +4,7 @@ from pathlib import Path
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, run_stage
 from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
 from histofuse.evaluation.alarms.models import ModelFacts, read_model
@@ -29,8 +30,7 @@ def main() -> None:
         seed=load_seed(),
     )
     patient = MODELS / load_section(EncodersParams, "encoders").patient
-    fused = [f"fusion_{rule}" for rule in load_keys("pairing")]
-    names = [*load_keys("image"), *load_keys("tabular"), *fused]
+    names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, load_keys("pairing"))]
     models: list[ModelFacts] = [read_model(MODELS / name, patient) for name in names]
     report(f"read {len(models)} models")
 

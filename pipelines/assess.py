@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, run_stage, track
 from histofuse.core.tables import read_table
 from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
 from histofuse.evaluation.assessment.figures import draw_assessment
 from histofuse.evaluation.assessment.inputs import load_assessed
 from histofuse.evaluation.assessment.tables import make_assessment_tables
-from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, evaluate_model
+from histofuse.evaluation.performance.results import Facts, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
@@ -43,7 +44,7 @@ def main() -> None:
     )
     features = read_table(EHR_FEATURES, FEATURES)
     rules = sorted(pairings, key=lambda name: name != reported.primary_rule)
-    names = [*load_keys("image"), *load_keys("tabular"), *(FUSION_PREFIX + r for r in rules)]
+    names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
     assessments = []
     for name in track(names, "assessing", total=len(names)):
         result = evaluate_model(load_predictions(MODELS / name), facts)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import load_json, replacing_folder, to_json
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, run_stage
 from histofuse.evaluation.controls.measure import (
     IMAGE,
@@ -50,7 +51,7 @@ def main() -> None:
     encoder = load_section(EncodersParams, "encoders").image
     rows = {IMAGE: load_predictions(MODELS / encoder).of("test")}
     rows |= {
-        p.rule: load_predictions(MODELS / f"fusion_{name}").of("test")
+        p.rule: load_predictions(MODELS / name_fusion(name)).of("test")
         for name, p in pairings.items()
     }
     report(f"read predictions of {len(rows)} arms")

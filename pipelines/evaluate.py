@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, run_stage, track
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
 from histofuse.evaluation.performance.intervals import describe_intervals, estimate_intervals
-from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, evaluate_model, summarise
+from histofuse.evaluation.performance.results import Facts, evaluate_model, summarise
 from histofuse.evaluation.performance.tables import make_tables, write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.base import load_keys, load_section, load_seed
@@ -37,7 +38,7 @@ def main() -> None:
     )
     # By the names in params.yaml, so that a model left over from earlier params stays out.
     rules = sorted(pairings, key=lambda name: name != params.primary_rule)
-    names = [*load_keys("image"), *load_keys("tabular"), *(FUSION_PREFIX + r for r in rules)]
+    names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
     results = [evaluate_model(load_predictions(MODELS / name), facts) for name in names]
     report(f"read predictions of {len(results)} models")
 

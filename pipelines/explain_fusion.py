@@ -9,9 +9,9 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json, replacing_folder
 from histofuse.core.bundle import open_bundle
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import read_table
-from histofuse.evaluation.performance.results import FUSION_PREFIX
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.fusion.report import open_fused_cases, write_cards, write_modalities
 from histofuse.explain.maps.gallery import write_gallery
@@ -39,7 +39,7 @@ def main() -> None:
     params = load_section(ExplainParams, "explain")
     intervals, seed = load_section(IntervalParams, "intervals"), load_seed()
     rule = load_section(EvaluationParams, "evaluation").primary_rule
-    bundle = open_bundle(MODELS / f"{FUSION_PREFIX}{rule}")
+    bundle = open_bundle(MODELS / name_fusion(rule))
     encoders = {
         side: open_bundle(MODELS / facts["name"], digest=facts["digest"])
         for side, facts in bundle.config["encoders"].items()

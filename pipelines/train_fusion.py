@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, run_stage
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import FusionParams
@@ -24,7 +25,7 @@ def main(rule: str) -> None:
     data = load_pairs(PAIRS / f"{rule}.parquet", EMBEDDINGS, pairing)
     report(f"read {len(data.pairs):,} pairs by {pairing.root.rule}")
 
-    name = f"fusion_{rule}"
+    name = name_fusion(rule)
     with open_recorder(run_name=name) as recorder:
         result = train_fusion(data, params, load_seed(), recorder, MODELS / name)
     best = result.history[result.best_epoch - 1]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
+from histofuse.core.naming import name_fusion, show_value
 from histofuse.params.base import load_keys
 
 METRICS: Final = Path("reports/metrics.json")
@@ -34,8 +35,7 @@ def describe_results(metrics: Path = METRICS) -> list[str]:
 
 def _order(names: Iterable[str]) -> list[str]:
     """Put models in the order of params.yaml; JSON has them by name."""
-    rules = [f"fusion_{rule}" for rule in load_keys("pairing")]
-    known = [*load_keys("image"), *load_keys("tabular"), *rules]
+    known = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, load_keys("pairing"))]
     return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
 
 
@@ -45,14 +45,10 @@ def _tabulate(
     width = max(map(len, models), default=0)
     yield f"  {'on the test split':<{width}}  " + "  ".join(f"{c:>11}" for c in _COLUMNS)
     for name, values in models.items():
-        cells = "  ".join(f"{_show(values.get(f'test/{c}')):>11}" for c in _COLUMNS)
+        cells = "  ".join(f"{show_value(values.get(f'test/{c}')):>11}" for c in _COLUMNS)
         yield f"  {name:<{width}}  {cells}{_remark(declared.get(name, {}))}"
     if all(facts.get("data") == "simulated" for facts in declared.values()) and declared:
         yield "  Simulated data: the numbers say whether the code works, nothing about patients."
-
-
-def _show(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _remark(facts: Mapping[str, Any]) -> str:

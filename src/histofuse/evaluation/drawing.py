@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import replacing_file
-from histofuse.evaluation.performance.results import Result, show_name
+from histofuse.core.naming import show_name
+from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.predictions import Predictions
 
 # Source: Okabe and Ito 2008, palette for all kinds of colour vision.

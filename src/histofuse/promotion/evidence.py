@@ -16,11 +16,11 @@ from typing import Any, Final, TypeVar
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import CONFIG, MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import HistofuseError, RegistryError
+from histofuse.core.naming import name_pairing
 from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import AlarmCheck, read_alarms, select_checks
 from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, AlarmRules, find_alarms
-from histofuse.evaluation.performance.results import FUSION_PREFIX
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, load_predictions
 from histofuse.models.tabular import name_table
 from histofuse.promotion.gate import Evidence, Scored
@@ -143,17 +143,13 @@ def _digest_inputs(config: Mapping[str, Any], data: TestData) -> dict[str, str]:
     """Digest what a model of this kind would be trained on today, by its name in the config."""
     match config.get("kind"):
         case "fusion":
-            what, file = "pairs", data.root / "pairs" / f"{_name_pairing(config)}.parquet"
+            what, file = "pairs", data.root / "pairs" / f"{name_pairing(config['name'])}.parquet"
         case "tabular":
             table = name_table(config["architecture"]["kind"])
             what, file = "encoded", data.root / "encoded" / f"{table}.parquet"
         case _:
             what, file = "splits", data.root / "splits" / "patches.parquet"
     return {what: digest_file(file)} if file.is_file() else {}
-
-
-def _name_pairing(config: Mapping[str, Any]) -> str:
-    return str(config.get("name", "")).removeprefix(FUSION_PREFIX)
 
 
 def digest_test_data(config: Mapping[str, Any], data: TestData | None = None) -> dict[str, str]:
@@ -166,7 +162,7 @@ def digest_test_data(config: Mapping[str, Any], data: TestData | None = None) ->
     }
     match config.get("kind"):
         case "fusion":
-            pairs = root / "pairs" / f"{_name_pairing(config)}.parquet"
+            pairs = root / "pairs" / f"{name_pairing(config['name'])}.parquet"
             files = of_patches | of_patients | {"pairs": pairs}
         case "tabular":
             files = of_patients

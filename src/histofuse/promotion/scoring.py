@@ -19,12 +19,12 @@ import pandas as pd
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.naming import name_pairing
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.patches import ShardReader, load_index, open_shards
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
-from histofuse.evaluation.performance.results import FUSION_PREFIX
 from histofuse.evaluation.predictions import HISTORY, Predictions, name_admissions
 from histofuse.features.encoding import join_splits
 from histofuse.features.pairing import PAIRS
@@ -113,7 +113,7 @@ def score_test_split(
         case "tabular":
             return _score_admissions(bundle, predictor, data)
         case "fusion":
-            rows = data.read_pairs(bundle.config["name"].removeprefix(FUSION_PREFIX))
+            rows = data.read_pairs(name_pairing(bundle.name))
             inputs = _read_pairs(rows, data)
         case _:
             rows = data.read_patches()

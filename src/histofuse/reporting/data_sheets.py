@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from histofuse.core.naming import show_name
 from histofuse.reporting.blocks import Block, Chapter, Facts, Heading
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.words import show_name
 
 Side = Literal["images", "patients"]
 SIDES: Final[tuple[Side, ...]] = ("images", "patients")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from histofuse.core.artifacts import load_json
+from histofuse.core.naming import is_fusion
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.paper import AREA, FUSION, IMAGE, Estimate, Measured
 
@@ -42,7 +43,7 @@ def collect_protocol(run: Run) -> Measured:
 def _collect_split(run: Run) -> dict[Key, Estimate]:
     found: dict[Key, Estimate] = {}
     for name, facts in run.metrics["declared"].items():
-        if facts["leaky"] == "no" and (name == run.primary or not name.startswith("fusion_")):
+        if facts["leaky"] == "no" and (name == run.primary or not is_fusion(name)):
             found |= _collect_model(run, name, FUSION if name == run.primary else name)
     pair = run.metrics["paired"].get(run.primary)
     if pair and not pair["leaky"]:
@@ -77,7 +78,7 @@ def _collect_pair(run: Run, name: str, pair: Mapping[str, Any]) -> dict[Key, Est
 def _collect_crossval(run: Run, pooled: Mapping[str, Any]) -> dict[Key, Estimate]:
     found: dict[Key, Estimate] = {}
     for name, facts in pooled["models"].items():
-        if facts["leaky"] or (name.startswith("fusion_") and name != run.primary):
+        if facts["leaky"] or (is_fusion(name) and name != run.primary):
             continue
         for metric, entry in facts["pooled"].items():
             _put(found, (FUSION if name == run.primary else name, metric, ""), entry)

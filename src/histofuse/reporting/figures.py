@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from histofuse.core.naming import name_model, show_name
 from histofuse.reporting.blocks import Figure, Gallery
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_picture
-from histofuse.reporting.words import name_model, show_name
 from histofuse.tracking.row_level import shows_patients
 
 _SHOWS: Final[Mapping[str, str]] = {

@@ -12,6 +12,7 @@ from typing import Any, Final
 from histofuse.core.artifacts import digest_text, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import collect_faults
+from histofuse.core.naming import name_fusion
 from histofuse.reporting.blocks import Grid
 from histofuse.reporting.markdown_tables import read_grids
 from histofuse.tracking.row_level import may_show_patients
@@ -129,7 +130,7 @@ class Run:
     @property
     def primary(self) -> str:
         """The fusion model that stands for fusion."""
-        return f"fusion_{self.params['evaluation']['primary_rule']}"
+        return name_fusion(self.params["evaluation"]["primary_rule"])
 
     @property
     def sources(self) -> tuple[str, str]:

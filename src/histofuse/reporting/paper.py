@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from histofuse.core.naming import show_interval
+
 Outcome = Literal["consistent", "contradicts itself", "contradicts its data"]
 Verdict = Literal["holds", "does not hold", "contradicts itself", "not measured"]
 FUSION: Final = "fusion"  # stands for the fusion model of the primary pairing
@@ -38,9 +40,7 @@ class Estimate:
     high: float | None = None
 
     def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return show_interval(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
+from histofuse.core.naming import show_interval, show_value
 from histofuse.tracking.names import name_end
 
 _KINDS: Final = {
@@ -129,8 +130,8 @@ def _tabulate(metrics: Mapping[str, float | None], focus: str) -> str:
         return ""
     lines = ["| metric | validation | test |", "|---|---|---|"]
     lines += [
-        f"| {name} | {_show(first)} | {_show(second)}{_show_interval(f'test/{name}', metrics)} |"
-        for name, first, second in shown
+        f"| {name} | {show_value(first)} | {_show_interval(f'test/{name}', metrics)} |"
+        for name, first, _ in shown
     ]
     return "\n".join(lines)
 
@@ -140,20 +141,16 @@ def _tabulate_faithfulness(metrics: Mapping[str, float | None]) -> str:
     names = [_FAITHFULNESS + name for name in _TESTS]
     lines = [
         f"| {name.removeprefix(_FAITHFULNESS).replace('_', ' ')} | "
-        f"{_show(metrics[name])}{_show_interval(name, metrics)} |"
+        f"{_show_interval(name, metrics)} |"
         for name in names
         if metrics.get(name) is not None
     ]
     return "\n".join(["| explanations | tested |", "|---|---|", *lines]) if lines else ""
 
 
-def _show(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _show_interval(metric: str, metrics: Mapping[str, float | None]) -> str:
     low, high = (metrics.get(name_end(metric, end)) for end in ("low", "high"))
-    return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return show_interval(metrics.get(metric), low, high)
 
 
 def _describe_use(registered: str) -> str:

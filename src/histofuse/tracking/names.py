@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from histofuse.core.naming import name_fusion
+
 EXPERIMENT: Final = "histofuse"
 STUDIES_EXPERIMENT: Final = "histofuse-studies"  # apart: hundreds of trials would drown the models
 REGISTERED_PREFIX: Final = "histofuse-"
@@ -102,7 +104,7 @@ def name_registered(model: str, primary_rule: str | None = None) -> str:
 
     The fusion model of the primary pairing rule is ``histofuse-fusion``.
     """
-    if primary_rule is not None and model == f"fusion_{primary_rule}":
+    if primary_rule is not None and model == name_fusion(primary_rule):
         return f"{REGISTERED_PREFIX}fusion"
     return REGISTERED_PREFIX + model.replace("_", "-")
 

@@ -26,6 +26,7 @@ from histofuse.core.artifacts import (
     write_text,
 )
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.naming import name_fusion
 from histofuse.core.progress import track
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.evaluation import EvaluationParams
@@ -177,8 +178,8 @@ def publish_all(
 
 def list_models(models: Path) -> list[str]:
     """List the models of params.yaml that are trained; one left over from earlier params is not."""
-    rules = [f"fusion_{rule}" for rule in load_keys("pairing")]
-    names = [*load_keys("image"), *load_keys("tabular"), *rules]
+    fused = map(name_fusion, load_keys("pairing"))
+    names = [*load_keys("image"), *load_keys("tabular"), *fused]
     return [name for name in names if (models / name / MANIFEST).is_file()]
 
 
@@ -194,7 +195,7 @@ def collect(
     data are restricted.
     """
     row_level = not is_restricted(bundle)
-    primary = bundle.name == f"fusion_{primary_rule}"
+    primary = primary_rule is not None and bundle.name == name_fusion(primary_rule)
     folders = {bundle.name, COMPARISON} if primary else {bundle.name}
     return Publication(
         bundle=bundle,

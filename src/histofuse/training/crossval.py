@@ -21,6 +21,7 @@ import torch
 from histofuse.core.artifacts import digest_file, digest_folder, digest_text, to_json, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import collect_faults
+from histofuse.core.naming import name_fusion
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
@@ -118,7 +119,7 @@ class Chain:
     @property
     def names(self) -> list[str]:
         """The models of a fold: on patches, on health records, fused."""
-        return [*self.images, *self.tabulars, *(f"fusion_{rule}" for rule in self.pairings)]
+        return [*self.images, *self.tabulars, *map(name_fusion, self.pairings)]
 
     def to_dict(self) -> dict[str, Any]:
         """Render all that can change a fold."""
@@ -329,7 +330,7 @@ def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> 
     write_table(pairs, path, PAIRS)
     data = load_pairs(path, _SCRATCH / "embeddings", pairing)
     train_once(
-        MODELS / f"fusion_{rule}",
+        MODELS / name_fusion(rule),
         lambda p: train_fusion(data, chain.fusion, chain.seed, NullRecorder(), p),
     )
 

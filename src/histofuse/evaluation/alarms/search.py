@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
+from histofuse.core.naming import name_pairing
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.splits import PATIENT_SPLITS
@@ -46,7 +47,6 @@ DATA_FILES: Final = (
     "embeddings/meta.json",
     "embeddings/image.npy",
 )
-_PREFIX: Final = "fusion_"
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _check_stored_encoder(
 
 
 def _check_scaler(facts: ModelFacts, data: AlarmData, rules: AlarmRules) -> AlarmCheck:
-    found = data.embed_pairs(str(facts.config["name"]).removeprefix(_PREFIX))
+    found = data.embed_pairs(name_pairing(facts.config["name"]))
     if found is None:
         return skip_check("scaler", facts.name, ("fusion",), "pairs or embeddings are not there")
     parts, meta = found

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from histofuse.core.naming import name_pairing
 from histofuse.evaluation.assessment.calibration import Quality, measure_quality
 from histofuse.evaluation.assessment.conformal import (
     Coverage,
@@ -32,7 +33,7 @@ from histofuse.evaluation.assessment.subgroups import (
 from histofuse.evaluation.focus import find_minority_class
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, number_groups
-from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, Result
+from histofuse.evaluation.performance.results import Facts, Result
 from histofuse.params.assessment import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
@@ -278,7 +279,7 @@ def _describe_conformal(assessment: Assessment, params: AssessmentParams) -> dic
 def has_strangers(assessment: Assessment, facts: Facts) -> bool:
     """Tell whether a model's patients stand beside tissue that is not theirs."""
     model = assessment.assessed.model
-    rule = facts.rules.get(model.name.removeprefix(FUSION_PREFIX))
+    rule = facts.rules.get(name_pairing(model.name))
     return model.kind == "fusion" and rule != "linked"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.assess import Assessment
 from histofuse.evaluation.assessment.conformal import Coverage
 from histofuse.evaluation.assessment.decision_curves import DecisionCurve
@@ -25,7 +26,6 @@ from histofuse.evaluation.drawing import (
     save_drawing,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.performance.results import show_name
 
 
 def draw_assessment(

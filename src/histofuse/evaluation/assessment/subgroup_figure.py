@@ -8,10 +8,10 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.subgroups import Attribute, Subgroup
 from histofuse.evaluation.drawing import BLUE, GREY, make_row
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.performance.results import show_name
 
 PANELS: Final = {
     "auroc": "AUROC",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.assess import (
     CHOSEN_PAIR,
     NO_PATIENTS,
@@ -16,7 +17,7 @@ from histofuse.evaluation.assessment.assess import (
 from histofuse.evaluation.assessment.calibration import ALL
 from histofuse.evaluation.assessment.subgroups import Attribute
 from histofuse.evaluation.metrics.clustered import explain_resampling
-from histofuse.evaluation.performance.results import Facts, show_name
+from histofuse.evaluation.performance.results import Facts
 from histofuse.evaluation.performance.tables import Cell, Table
 from histofuse.params.assessment import AssessmentParams
 from histofuse.params.intervals import IntervalParams

@@ -8,6 +8,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histofuse.core.naming import name_metric
 from histofuse.evaluation.controls.measure import Controls
 from histofuse.evaluation.controls.verdicts import ControlVerdict
 from histofuse.evaluation.drawing import (
@@ -21,7 +22,6 @@ from histofuse.evaluation.drawing import (
     make_row,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.performance.results import show_name
 from histofuse.evaluation.performance.tables import Cell, Table
 from histofuse.params.intervals import IntervalParams
 
@@ -47,14 +47,6 @@ _COLOURS: Final = {
     "shuffled_images[permuted]": GREEN,
     "shuffled_images[label_aligned]": VERMILION,
 }
-_ABBREVIATIONS: Final = {"auprc": "AUPRC", "auroc": "AUROC", "f1": "F1", "ece": "ECE"}
-
-
-def name_metric(metric: str) -> str:
-    """Name a metric for readers: "auprc/mitosis" -> "Mitosis AUPRC"."""
-    what, _, of = metric.partition("/")
-    title = _ABBREVIATIONS.get(what, what)
-    return f"{show_name(of).capitalize()} {title}".strip()
 
 
 def make_control_tables(

@@ -17,6 +17,7 @@ import pandas as pd
 from histofuse.core.artifacts import digest_file
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import LeakageError
+from histofuse.core.naming import show_name
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches, audit_patients, require_clean
@@ -35,7 +36,6 @@ from histofuse.evaluation.performance.results import (
     Result,
     evaluate_model,
     find_minority,
-    show_name,
 )
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.crossval import CrossvalParams

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.naming import name_model, show_name
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches
@@ -18,7 +19,6 @@ from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.drawing import BLUE, GREY, VERMILION, make_row, save_drawing
 from histofuse.evaluation.metrics.bootstrap import Interval, bootstrap_metrics
-from histofuse.evaluation.performance.results import name_model, show_name
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from histofuse.core.naming import show_name
 from histofuse.evaluation.crossval.evaluate import (
     FEWEST_PATIENTS,
     RESTRICTED,
@@ -13,7 +14,7 @@ from histofuse.evaluation.crossval.evaluate import (
     explain_gaps,
     explain_pooling,
 )
-from histofuse.evaluation.performance.results import Result, find_minority, show_name
+from histofuse.evaluation.performance.results import Result, find_minority
 from histofuse.evaluation.performance.tables import (
     NOT_DEFINED,
     Cell,

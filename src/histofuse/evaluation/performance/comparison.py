@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from histofuse.core.naming import name_pairing
 from histofuse.evaluation.metrics.classification import Metrics
-from histofuse.evaluation.performance.results import FUSION_PREFIX, Facts, Result, is_primary
+from histofuse.evaluation.performance.results import Facts, Result, is_primary
 
 # Source: paper, Figure 7 (five standard metrics side by side), the one that says least put last.
 HEADLINE = {
@@ -67,7 +68,7 @@ def describe_pairs(comparison: Comparison | None, facts: Facts) -> dict[str, Any
         return {}
     return {
         result.name: {
-            "rule": facts.rules[result.name.removeprefix(FUSION_PREFIX)],
+            "rule": facts.rules[name_pairing(result.name)],
             "leaky": bool(result.leaky),
             "image_model": comparison.image.name,
             "patients": _count_patients(result),

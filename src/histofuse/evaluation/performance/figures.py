@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from histofuse.core.naming import show_ends, show_name
 from histofuse.evaluation.drawing import (
     BELOW,
     BLACK,
@@ -35,7 +36,7 @@ from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import bin_reliability, count_confusion, count_cuts
 from histofuse.evaluation.performance.comparison import HEADLINE, Comparison
 from histofuse.evaluation.performance.intervals import Intervals
-from histofuse.evaluation.performance.results import Result, show_name
+from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.predictions import Predictions
 
 Known = Mapping[str, Interval]
@@ -112,11 +113,9 @@ def draw_roc(rows: Predictions, title: str, known: Known) -> Figure:
     return figure
 
 
-def _show_ends(known: Known, metric: str) -> str:
-    found = known.get(metric)
-    if found is None or found.low is None or found.high is None:
-        return ""
-    return f" [{found.low:.3f}, {found.high:.3f}]"
+def _show_ends(intervals: Known, metric: str) -> str:
+    interval = intervals.get(metric)
+    return f" {show_ends(interval.low, interval.high)}".rstrip() if interval else ""
 
 
 def draw_precision_recall(rows: Predictions, title: str, known: Known) -> Figure:

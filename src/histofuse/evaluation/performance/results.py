@@ -6,21 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from histofuse.core.naming import name_fusion, name_model, name_pairing
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.pairing import LEAKY_RULES
-
-TITLES = {
-    "simple_cnn": "Simple CNN",
-    "resnet18": "ResNet-18",
-    "resnet34": "ResNet-34",
-    "resnet50": "ResNet-50",
-    "logistic_regression": "Logistic regression",
-    "gradient_boosting": "Gradient boosting",
-    "mlp": "MLP",
-    "xgboost": "XGBoost",
-}
-FUSION_PREFIX = "fusion_"
 
 
 @dataclass(frozen=True)
@@ -86,26 +75,12 @@ def evaluate_model(model: Predictions, facts: Facts) -> Result:
     )
 
 
-def name_model(name: str) -> str:
-    """Name a model for readers."""
-    return TITLES.get(name, name)
-
-
-def show_name(name: str) -> str:
-    """Spell a class, target or column for readers: "non_tumour" -> "non-tumour"."""
-    return name.replace("non_", "non-").replace("_", " ")
-
-
 def _make_title(model: Predictions) -> str:
     if model.kind != "fusion":
         return name_model(model.name)
     encoders = model.config["encoders"]
     parts = " + ".join(name_model(encoders[side]["name"]) for side in ("image", "patient"))
-    return f"Fusion ({parts}), {_name_pairing(model).replace('_', '-')}"
-
-
-def _name_pairing(model: Predictions) -> str:
-    return model.name.removeprefix(FUSION_PREFIX)
+    return f"Fusion ({parts}), {name_pairing(model.name).replace('_', '-')}"
 
 
 def name_data(model: Predictions, facts: Facts) -> str:
@@ -122,14 +97,14 @@ def find_leaks(model: Predictions, facts: Facts) -> str:
     reasons = []
     if facts.patch_audit["leaky"]:
         reasons.append("patches split by patch")
-    if model.kind == "fusion" and facts.rules[_name_pairing(model)] in LEAKY_RULES:
+    if model.kind == "fusion" and facts.rules[name_pairing(model.name)] in LEAKY_RULES:
         reasons.append("pairing follows the label")
     return "; ".join(reasons)
 
 
 def is_primary(result: Result, facts: Facts) -> bool:
     """Tell the fusion model that stands for fusion."""
-    return result.name == f"{FUSION_PREFIX}{facts.primary}"
+    return result.name == name_fusion(facts.primary)
 
 
 def find_minority(results: Sequence[Result]) -> str | None:

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofuse.core.artifacts import write_text
+from histofuse.core.naming import NOT_DEFINED, show_name
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.intervals import Intervals, explain_intervals
-from histofuse.evaluation.performance.results import Facts, Result, find_minority, show_name
+from histofuse.evaluation.performance.results import Facts, Result, find_minority
 from histofuse.evaluation.predictions import Predictions
 
 NOT_APPLICABLE = "NA"
-NOT_DEFINED = "–"
 # At or above this an honest result on these data is more likely a leak than a success.
 ALARM = 0.98
 Cell = Interval | float | int | str | None

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from histofuse.core.naming import show_name
 from histofuse.evaluation.drawing import FAINT, GREY
-from histofuse.evaluation.performance.results import show_name
 from histofuse.explain.maps.figures import (
     HIT,
     MISS,

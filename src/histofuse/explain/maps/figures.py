@@ -17,8 +17,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Circle
 
 from histofuse.core.artifacts import replacing_file
+from histofuse.core.naming import show_name
 from histofuse.evaluation.drawing import BLUE, GREY, VERMILION
-from histofuse.evaluation.performance.results import show_name
 from histofuse.explain.maps.gradcam import enlarge
 
 HIT, MISS = BLUE, VERMILION

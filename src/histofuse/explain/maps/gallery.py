@@ -17,8 +17,8 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.naming import show_name
 from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
-from histofuse.evaluation.performance.results import show_name
 from histofuse.explain.estimates import FAITHFULNESS, estimate_means, render_estimates
 from histofuse.explain.maps.faithfulness import MEASURES, ToProbabilities, score_maps
 from histofuse.explain.maps.figures import Explained, draw_example, draw_sheet, write_figure

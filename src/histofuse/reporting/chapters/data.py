@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from histofuse.core.naming import show_count, show_name, show_percent
 from histofuse.reporting.blocks import (
     Block,
     Cell,
@@ -22,7 +23,6 @@ from histofuse.reporting.blocks import (
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_strip
 from histofuse.reporting.small_cells import FEWEST, HIDDEN, hide_small, merge_small_steps
-from histofuse.reporting.words import show_count, show_name, show_percent
 
 if TYPE_CHECKING:
     import pyarrow as pa

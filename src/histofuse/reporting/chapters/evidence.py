@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
+from histofuse.core.naming import name_check, name_model, name_pairing, show_interval, show_name
 from histofuse.reporting.blocks import (
     Block,
     Cell,
@@ -24,7 +25,6 @@ from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.markdown_tables import read_grids
 from histofuse.reporting.small_cells import hide_small_rows
-from histofuse.reporting.words import name_check, name_model, show_interval, show_name
 
 _USE: Final = ("reliability", "decision_curve", "conformal", "subgroups")
 _USE_TITLES: Final[Mapping[str, str]] = {
@@ -174,7 +174,7 @@ def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
     said = (entry.get("meaning"), entry.get("concern"), entry.get("note"))
     return [
         show_name(metric).capitalize(),
-        show_interval(entry["value"], entry),
+        show_interval(entry["value"], entry.get("low"), entry.get("high")),
         entry.get("better") or "–",
         Mark("concern", "bad") if entry.get("concern") else Mark("none", "calm"),
         ". ".join(text for text in said if text),
@@ -184,7 +184,7 @@ def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
 def _shorten(run: Run, grid: Grid) -> list[Block]:
     """Show a long table's rows of the models that lead, and all of them on demand."""
     encoder = run.params["encoders"]["image"]
-    pairing = run.primary.removeprefix("fusion_").replace("_", "-")
+    pairing = name_pairing(run.primary).replace("_", "-")
     leaders = (name_model(encoder), "XGBoost", f", {pairing}")
     kept = [row for row in grid.rows if str(row[0]).endswith(leaders)]
     if len(grid.rows) <= _LONGEST or not kept:

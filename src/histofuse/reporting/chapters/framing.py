@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from histofuse.core.naming import (
+    name_check,
+    name_model,
+    show_ends,
+    show_interval,
+    show_name,
+    show_value,
+    spell_metrics,
+)
 from histofuse.core.stage_times import read_stage_times
 from histofuse.reporting.blocks import (
     Block,
@@ -23,14 +32,6 @@ from histofuse.reporting.chapters.paper import judge_run, summarise_claims
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.origin import Origin
 from histofuse.reporting.tripod import answer_items, count_answered
-from histofuse.reporting.words import (
-    name_check,
-    name_model,
-    show_interval,
-    show_name,
-    show_value,
-    spell_metrics,
-)
 
 _REMEDIES: Final[Mapping[str, str]] = {
     "leak": "Mend the data or the split and run dvc repro; until then its numbers are no results.",
@@ -105,7 +106,7 @@ def _list_numbers(run: Run) -> Iterator[Number]:
         metric = "auroc/macro" if tabular else f"auprc/{focus}"
         value = run.metrics["models"][name].get(f"{run.split}/{metric}")
         ends = run.metrics["intervals"]["models"].get(name, {}).get(f"{run.split}/{metric}", {})
-        interval = show_interval(value, ends).partition(" ")[2] or "no interval"
+        interval = show_ends(ends.get("low"), ends.get("high")) or "no interval"
         label = f"{name_model(name)}: " + ("AUROC" if tabular else f"AUPRC of {show_name(focus)}")
         against = "chance 0.5" if tabular else f"chance {chance:.3f}"
         yield Number(show_value(value), label, f"{interval}, {against}")
@@ -152,7 +153,7 @@ def _compare_fusion(run: Run) -> Iterator[str]:
         leak = ", and measures a leak" if pair["leaky"] else ""
         yield (
             f"{name_model(name)} less {name_model(pair['image_model'])}, AUPRC of "
-            f"{show_name(find_focus(run))}: {show_interval(value, ends)}: {word}{leak}."
+            f"{show_name(find_focus(run))}: {show_interval(value, low, high)}: {word}{leak}."
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from histofuse.core.naming import name_model
 from histofuse.reporting.blocks import Block, Chapter, Fold, Grid, Heading, Prose, not_run
 from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.markdown_tables import read_grids
 from histofuse.reporting.small_cells import hide_small_rows
-from histofuse.reporting.words import name_model
 
 _ORDER: Final = ("mitosis", "fusion_vs_image", "table1_image", "table2_tabular", "table3_all")
 _FIGURES: Final = ("precision_recall", "confusion", "roc")

@@ -1,0 +1,113 @@
+"""Names of models, classes, metrics and checks as people read them, and values with intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+NOT_DEFINED: Final = "–"
+
+_FUSION: Final = "fusion_"
+_MODELS: Final[Mapping[str, str]] = {
+    "simple_cnn": "Simple CNN",
+    "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50",
+    "logistic_regression": "Logistic regression",
+    "gradient_boosting": "Gradient boosting",
+    "mlp": "MLP",
+    "xgboost": "XGBoost",
+}
+_METRICS: Final[Mapping[str, str]] = {"auprc": "AUPRC", "auroc": "AUROC", "f1": "F1", "ece": "ECE"}
+_CHECKS: Final[Mapping[str, str]] = {"apart": "validation and test apart"}
+
+
+# --- fusion models ------------------------------------------------------------------------------
+
+
+def name_fusion(pairing: str) -> str:
+    """Name the fusion model of a pairing: "label_blind" -> "fusion_label_blind"."""
+    return _FUSION + pairing
+
+
+def is_fusion(model: str) -> bool:
+    """Whether a model is a fusion model, by its name."""
+    return model.startswith(_FUSION)
+
+
+def name_pairing(model: str) -> str:
+    """Name the pairing of a fusion model: "fusion_label_blind" -> "label_blind"."""
+    return model.removeprefix(_FUSION)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def name_model(name: str) -> str:
+    """Name a model: "resnet18" -> "ResNet-18", "fusion_label_blind" -> "Fusion, label-blind"."""
+    if is_fusion(name):
+        return f"Fusion, {name_pairing(name).replace('_', '-')}"
+    return _MODELS.get(name, name)
+
+
+def show_name(name: str) -> str:
+    """Spell a class, target or column: "non_tumour" -> "non-tumour"."""
+    return name.replace("non_", "non-").replace("_", " ")
+
+
+def name_metric(metric: str) -> str:
+    """Name a metric: "auprc/mitosis" -> "Mitosis AUPRC"."""
+    score, _, of = metric.partition("/")
+    return f"{show_name(of).capitalize()} {_METRICS.get(score, score)}".strip()
+
+
+def spell_metrics(text: str) -> str:
+    """Spell the metrics within a text: "auprc/mitosis +0.01" -> "mitosis AUPRC +0.01"."""
+    return re.sub(
+        r"\b(auprc|auroc|recall|precision|f1)/(\w+)",
+        lambda match: f"{show_name(match[2])} {_METRICS.get(match[1], match[1])}",
+        text,
+    )
+
+
+def name_check(name: str) -> str:
+    """Name an alarm check: "apart[auroc/macro]" -> "validation and test apart (macro AUROC)"."""
+    check, _, of = name.partition("[")
+    shown = _CHECKS.get(check, show_name(check))
+    return f"{shown} ({spell_metrics(of.rstrip(']'))})" if of else shown
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def show_count(number: int) -> str:
+    """Write a count with separators."""
+    return f"{number:,}"
+
+
+def show_percent(share: float) -> str:
+    """Write a share as a percentage with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def show_value(value: Any, decimals: int = 3, sign: str = "") -> str:
+    """Write a value; None is "–". With ``sign="+"`` a positive number shows its sign."""
+    if value is None:
+        return NOT_DEFINED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:{sign}.{decimals}f}" if isinstance(value, float) else str(value)
+
+
+def show_ends(low: float | None, high: float | None, sign: str = "") -> str:
+    """Write an interval: "[0.364, 0.761]"; empty where it is not defined."""
+    if low is None or high is None:
+        return ""
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def show_interval(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Write a value with its interval: "0.459 [0.364, 0.761]"."""
+    ends = "" if value is None else show_ends(low, high)
+    return f"{show_value(value)} {ends}".rstrip()
