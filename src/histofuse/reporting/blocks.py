@@ -1,6 +1,6 @@
-"""What a chapter is made of; the template knows how each looks.
+"""The blocks that chapters consist of; the template renders each kind.
 
-Text is plain: the template escapes it, so nothing that stands in the data can become markup.
+Text is plain: the template escapes it, so nothing in the data can become markup.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _SIGNS: Final[Mapping[str, str]] = {"good": "✓", "bad": "✗", "warn": "!", "c
 
 @dataclass(frozen=True)
 class Link:
-    """Text that leads to another place of the page.
+    """A link to another place on the page.
 
     Attributes:
-        text: What is read.
-        anchor: The id it leads to, without the ``#``.
+        text: The visible text.
+        anchor: The target id, without the ``#``.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Mark:
-    """A verdict: its word, with a sign so that colour is not needed to tell it."""
+    """A verdict, with a sign so that it does not depend on colour."""
 
     text: str
     tone: Tone
@@ -63,7 +63,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Note:
-    """A box that stands out."""
+    """A highlighted box."""
 
     tone: Tone
     title: str
@@ -73,13 +73,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; it scrolls in its own frame where it is wider than the page.
+    """A table; it scrolls in its own frame if it is wider than the page.
 
     Attributes:
         caption: What it shows.
         headings: Column headings.
-        rows: Cells, as many as headings.
-        notes: Sentences under it.
+        rows: One cell per heading.
+        notes: Sentences below it.
     """
 
     caption: str
@@ -90,7 +90,7 @@ class Grid:
 
     @cached_property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers, to be set flush right."""
+        """Which columns hold numbers, and are right-aligned."""
         return [_is_numeric([row[n] for row in self.rows]) for n in range(len(self.headings))]
 
 
@@ -103,14 +103,14 @@ def _is_numeric(cells: Sequence[Cell]) -> bool:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture that lies in the page itself.
+    """A picture embedded in the page.
 
     Attributes:
         source: A ``data:`` address.
         width: In pixels.
         height: In pixels.
-        alt: What it shows, for those who do not see it.
-        caption: The line under it.
+        alt: Text for readers who cannot see it.
+        caption: The line below it.
     """
 
     source: str
@@ -123,7 +123,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Figures side by side where there is room."""
+    """Figures side by side, if there is room."""
 
     figures: Sequence[Figure]
     kind: str = field(default="gallery", init=False)
@@ -136,7 +136,7 @@ class Number:
     Attributes:
         value: The number.
         label: What it is.
-        remark: Its interval, and against what to read it.
+        remark: Its interval and what to compare it with.
     """
 
     value: str
@@ -154,7 +154,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms and what is to be said of them."""
+    """Terms with their values."""
 
     rows: Sequence[tuple[str, str]]
     kind: str = field(default="facts", init=False)
@@ -165,8 +165,8 @@ class Heading:
     """A heading within a chapter.
 
     Attributes:
-        text: Its words.
-        anchor: The id others lead to; "" for none.
+        text: The heading.
+        anchor: Its id for links; "" for none.
     """
 
     text: str
@@ -176,7 +176,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Fold:
-    """Detail that is shown on demand, and always in print."""
+    """Detail shown on demand, and always in print."""
 
     title: str
     blocks: Sequence[Block]
@@ -193,7 +193,7 @@ class Chapter:
     Attributes:
         anchor: Its id.
         title: Its heading.
-        blocks: What it holds.
+        blocks: Its content.
     """
 
     anchor: str
@@ -202,5 +202,5 @@ class Chapter:
 
 
 def not_run(what: str, command: str) -> Note:
-    """Say that something was not run, and how to run it."""
+    """State that something was not run, and how to run it."""
     return Note("calm", f"{what}: not run", [f"Run it with: {command}"])

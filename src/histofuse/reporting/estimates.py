@@ -1,4 +1,4 @@
-"""The measurements that the paper's claims are held against."""
+"""Measurements for the paper's claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run left for the report: found, checked for completeness, and read."""
+"""The artifacts of a run that the report reads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from histofuse.tracking.row_level import may_show_patients
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something the report reads.
+    """A file or folder that the report reads.
 
     Attributes:
-        path: Where it lies, from the project's root.
-        command: What makes it.
-        mandatory: Whether there is no report without it.
+        path: Relative to the project's root.
+        command: The command that makes it.
+        mandatory: Whether the report needs it.
     """
 
     path: str
@@ -68,30 +68,30 @@ ARTIFACTS: Final[Mapping[str, Artifact]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left.
+    """The artifacts of one run.
 
     Attributes:
         root: The project's root.
-        present: Names of the artifacts that are there.
+        present: Names of the artifacts that exist.
     """
 
     root: Path
     present: frozenset[str]
 
     def locate(self, name: str) -> Path:
-        """Name the path of an artifact."""
+        """Return the path of an artifact."""
         return self.root / ARTIFACTS[name].path
 
     def command(self, name: str) -> str:
-        """Name the command that makes an artifact."""
+        """Return the command that makes an artifact."""
         return ARTIFACTS[name].command
 
     def read(self, name: str) -> Any:
-        """Read an artifact that is JSON; None where it is not there."""
+        """Read a JSON artifact; None if it does not exist."""
         return load_json(self.locate(name)) if name in self.present else None
 
     def read_rows(self, name: str) -> list[dict[str, str]]:
-        """Read an artifact that is CSV."""
+        """Read a CSV artifact."""
         with self.locate(name).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
@@ -117,24 +117,24 @@ class Run:
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """``params.yaml`` as it stands, for showing only."""
+        """``params.yaml``, unvalidated, for display only."""
         from ruamel.yaml import YAML
 
         return YAML(typ="safe").load(self.locate("params"))
 
     @property
     def split(self) -> str:
-        """The split that is reported."""
+        """The reported split."""
         return str(self.params["evaluation"]["split"])
 
     @property
     def primary(self) -> str:
-        """The fusion model that stands for fusion."""
+        """The fusion model of the primary pairing."""
         return name_fusion(self.params["evaluation"]["primary_rule"])
 
     @property
     def sources(self) -> tuple[str, str]:
-        """Where the images and the patients come from."""
+        """Sources of the images and the patients."""
         return self.patches["source"], self.cohort["source"]
 
     @property
@@ -149,7 +149,7 @@ class Run:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Each evaluated model's digest, that of its bundle's manifest; without those not there."""
+        """Model name to bundle digest, for the evaluated models whose bundle exists."""
         manifests = {n: self.root / "models" / n / MANIFEST for n in self.metrics["models"]}
         return {
             name: digest_text(path.read_text(encoding="utf-8"))
@@ -159,10 +159,10 @@ class Run:
 
 
 def find_run(root: Path = Path()) -> Run:
-    """Find what a run left.
+    """Find the artifacts of a run.
 
     Raises:
-        InputError: Listing everything that is missing and what makes it.
+        InputError: Listing every missing artifact and the command that makes it.
     """
     present = {name for name, a in ARTIFACTS.items() if (root / a.path).exists()}
     with collect_faults() as faults:

@@ -1,4 +1,4 @@
-"""Tables as the stages wrote them, in Markdown, read back for the page."""
+"""Markdown tables written by the stages, parsed for the page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from histofuse.reporting.blocks import Grid
 
 
 def read_grids(folder: Path) -> dict[str, Grid]:
-    """Read every Markdown table of a folder, by its file's stem; none where there is no folder."""
+    """Read every Markdown table of a folder, by file stem; empty if there is no folder."""
     files = sorted(folder.glob("*.md")) if folder.is_dir() else []
     return {file.stem: parse_grid(file.read_text(encoding="utf-8")) for file in files}
 
 
 def parse_grid(text: str) -> Grid:
-    """Parse a caption in bold, a table and notes as a list; each may be missing."""
+    """Parse a bold caption, a table and a list of notes; each may be missing."""
     lines = [line.strip() for line in text.splitlines()]
     caption = next((c.strip("* ") for c in lines if c.startswith("**")), "")
     table = [_split_row(line) for line in lines if line.startswith("|")]

@@ -1,4 +1,4 @@
-"""Where a page comes from: git, ``dvc.lock``, packages. None of it may enter a DVC output."""
+"""Provenance of the page: git, ``dvc.lock``, packages. None of it may enter a DVC output."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PACKAGES: Final = (
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a page comes from.
+    """Provenance of the page.
 
     Attributes:
-        commit: Checked out; None outside git.
+        commit: The commit checked out; None outside git.
         dirty: Whether files differ from it.
         lock_digest: SHA-256 of ``dvc.lock``.
         packages: Package to version.
@@ -47,7 +47,7 @@ class Origin:
 
 
 def find_origin(root: Path = Path()) -> Origin:
-    """Find where the page comes from."""
+    """Collect the provenance of the page."""
     revision = read_revision()
     digest = digest_file(root / LOCK)
     return Origin(revision.commit, revision.dirty, digest, dict(_list_versions()))

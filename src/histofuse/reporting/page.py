@@ -1,4 +1,4 @@
-"""Chapters -> one page of HTML that needs nothing beside itself."""
+"""Chapters -> one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from histofuse.reporting.blocks import Chapter
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TITLE = "histofuse: what was measured, and what it is worth"
+TITLE = "histofuse: results of a run and the evidence for them"
 
 
 def render_page(chapters: Sequence[Chapter], *, simulated: bool, footer: str) -> str:
     """Render the page.
 
     Args:
-        chapters: In their order.
-        simulated: Whether any data is simulated, which is then said wherever one looks.
+        chapters: In order.
+        simulated: Whether any data is simulated, which every chapter then states.
         footer: The line at the end.
     """
     template = _load_environment().get_template("page.html.j2")

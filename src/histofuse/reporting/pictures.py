@@ -1,4 +1,4 @@
-"""Pictures put into the page itself: as they are, or smaller where they are large."""
+"""Pictures embedded in the page, re-encoded if they are large."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CACHE: Final = Path(".histofuse/pictures")
-KEPT_BYTES: Final = 40_000  # a PNG up to this size goes in as it is
+KEPT_BYTES: Final = 40_000  # a PNG up to this size is embedded unchanged
 WIDEST_PX: Final = 1100
 _QUALITY: Final = 78
 _COLOURS: Final = 160
@@ -27,7 +27,7 @@ _MIME: Final[Mapping[str, str]] = {".png": "image/png", ".webp": "image/webp"}
 
 
 def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = False) -> Figure:
-    """Embed a PNG; one that is large is encoded anew, and made narrower where it is wide.
+    """Embed a PNG; a large file is re-encoded, a wide picture made narrower.
 
     Drawings keep sharp edges in a palette; photographs lose less as WebP.
     """
@@ -44,7 +44,7 @@ def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = Fa
 def embed_strip(
     patches: Sequence[UInt8[np.ndarray, "side side 3"]], alt: str, caption: str, gap_px: int = 4
 ) -> Figure:
-    """Embed patches side by side, all of one size, without loss."""
+    """Embed patches of one size side by side, losslessly."""
     from PIL import Image
 
     side = patches[0].shape[0]
@@ -59,7 +59,7 @@ def embed_strip(
 
 
 def _shrink_once(data: bytes, *, photographic: bool) -> tuple[bytes, str]:
-    """Shrink a picture, or take what came of it the last time: most reports change little."""
+    """Shrink a picture, or reuse the cached result: most reports change little."""
     suffix = ".webp" if photographic else ".png"
     settings = f"{WIDEST_PX} {_QUALITY} {_COLOURS}".encode()
     kept = CACHE / f"{hashlib.sha256(settings + data).hexdigest()}{suffix}"

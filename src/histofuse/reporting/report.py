@@ -1,4 +1,4 @@
-"""All chapters -> ``reports/index.html``, and the documents that travel with a model."""
+"""All chapters -> ``reports/index.html``, and the documents attached to a model."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PAGE: Final = Path("reports/index.html")
 
 
 def write_report(root: Path = Path(), out: Path = PAGE) -> Path:
-    """Write the page from what the last run left.
+    """Write the page from the artifacts of the last run.
 
     Raises:
-        InputError: Listing everything that is missing and what makes it.
+        InputError: Listing every missing artifact and the command that makes it.
     """
     run = find_run(root)
     origin = find_origin(root)
@@ -48,7 +48,7 @@ def write_report(root: Path = Path(), out: Path = PAGE) -> Path:
 
 
 def write_chapters(run: Run, origin: Origin) -> list[Chapter]:
-    """Write all chapters, in their order."""
+    """Write all chapters in order."""
     return [
         write_summary_chapter(run),
         write_question_chapter(run),
@@ -68,18 +68,18 @@ def write_chapters(run: Run, origin: Origin) -> list[Chapter]:
 
 
 def _sign(origin: Origin) -> str:
-    state = ", with changes" if origin.dirty else ""
+    state = ", with local changes" if origin.dirty else ""
     commit = f"Commit {origin.commit[:12]}{state}. " if origin.commit else ""
-    return f"{commit}For research. Not a medical device; not to be used for decisions on patients."
+    return f"{commit}For research. Not a medical device, not for decisions on patients."
 
 
 def write_documents(root: Path = Path()) -> dict[str, str]:
-    """Write what a registered version carries: file name to Markdown.
+    """Write the documents attached to a registered version: file name to Markdown.
 
-    The same text for the same data, artifacts and models: nothing of git is in it.
+    Deterministic for the same data, artifacts and models: contains nothing from git.
 
     Raises:
-        InputError: Listing everything that is missing and what makes it.
+        InputError: Listing every missing artifact and the command that makes it.
     """
     run = find_run(root)
     sheets = {f"data_sheet_{side}.md": write_data_sheet(run, side) for side in SIDES}
@@ -87,9 +87,9 @@ def write_documents(root: Path = Path()) -> dict[str, str]:
 
 
 def find_documents(root: Path = Path()) -> dict[str, str]:
-    """Write the documents of a whole run; of one that lacks something say what, and write none."""
+    """Write the documents of a complete run; if artifacts are missing, report them instead."""
     try:
         return write_documents(root)
     except InputError as error:
-        report(f"no data sheets and no checklist are published with the models: {error}")
+        report(f"models are published without data sheets and checklist: {error}")
         return {}

@@ -1,4 +1,4 @@
-"""Counts of few patients, hidden where the data are under a use agreement."""
+"""Counts of few patients, hidden if the data are under a data use agreement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COUNTS: Final = ("n", "patients", "positives", "events", "admissions", "rows")
 
 
 def hide_small(count: int, of: int, shown: bool) -> str:
-    """Write a count with its share, unless it or what it leaves is of few patients."""
+    """Format a count with its share, unless it or its complement is of few patients."""
     if not shown and (0 < count < FEWEST or 0 < of - count < FEWEST):
         return HIDDEN
     share = f" ({100 * count / of:.0f} %)" if of else ""
@@ -21,10 +21,10 @@ def hide_small(count: int, of: int, shown: bool) -> str:
 
 
 def merge_small_steps(steps: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Join each step of the attrition that removes few patients to the next.
+    """Merge each attrition step that removes few patients with the next.
 
-    A hidden number could be had again by subtracting its neighbours; a step that is not there
-    cannot. A last step that removes few is joined to the one before it.
+    A hidden number could be recovered by subtracting its neighbours; a merged step cannot. A last
+    step that removes few is merged with the one before it.
     """
     merged: list[dict[str, str]] = []
     for step in steps:
@@ -49,7 +49,7 @@ def _join(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
 
 
 def hide_small_rows(grid: Grid) -> Grid:
-    """Blank the rows of a table whose column of counts says they are of few patients."""
+    """Blank the rows of a table that count few patients."""
     counted = [n for n, h in enumerate(grid.headings) if h.lower() in _COUNTS]
     rows = [
         [row[0], *[HIDDEN] * (len(row) - 1)] if any(_is_small(row[n]) for n in counted) else row

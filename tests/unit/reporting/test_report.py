@@ -141,7 +141,7 @@ def test_alarms_stand_at_the_top_with_what_to_do(project):
     _, page = render(project)
     top = page.text.partition("What it comes to")[0]
     assert "1 alarm: no promotion" in top
-    assert "3 patients in two splits. Mend the data or the split" in top
+    assert "3 patients in two splits. Fix the data or the split" in top
     assert "No alarm" not in top
     assert "No other alarm" not in top
 

@@ -1,4 +1,4 @@
-"""The data: who and what is in it, what is missing, and how it was split."""
+"""Chapters on the data: cohort, tissue, missing values, and the split."""
 
 from __future__ import annotations
 
@@ -54,11 +54,15 @@ def write_split_chapter(run: Run) -> Chapter:
     leaky = [what for what, audit in audits.items() if audit["leaky"]]
     unit = audits["Patches"]["unit"]
     if leaky:
-        verdict = Note("bad", f"Leaky split: {', '.join(leaky)}", ["Its scores are no results."])
+        verdict = Note(
+            "bad",
+            f"Leaky split: {', '.join(leaky)}",
+            ["Scores on this split are not valid results."],
+        )
     else:
-        text = "Training, validation and test share no pixel, frame, case or patient."
-        verdict = Note("good", "The audit found nothing shared", [text])
-    caption = f"What the splits share. Patches are split by {unit}, records by patient."
+        text = "Training, validation and test share no pixels, frames, cases or patients."
+        verdict = Note("good", "Splits are disjoint", [text])
+    caption = f"Overlap between splits. Patches are split by {unit}, records by patient."
     headings = [
         "Shared",
         *(pair.replace("-", " and ") for pair in audits["Patches"]["shared"]),
@@ -68,7 +72,7 @@ def write_split_chapter(run: Run) -> Chapter:
 
 
 def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read columns of a table without pandas, whose import takes as long as the page."""
+    """Read columns of a table without pandas: importing it takes as long as the whole page."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
@@ -81,13 +85,13 @@ def _list_shared(what: str, audit: Mapping[str, Any]) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for kind in kinds:
         counts = [shared.get(kind, 0) for shared in pairs.values()]
-        barred = any(
+        forbidden = any(
             n and kind in audit["forbidden"][p] for n, p in zip(counts, pairs, strict=True)
         )
         if not any(counts):
             mark = Mark("nothing shared", "good")
         else:
-            mark = Mark("forbidden", "bad") if barred else Mark("allowed by its unit: leaks", "bad")
+            mark = Mark("forbidden", "bad") if forbidden else Mark("allowed, but leaks", "bad")
         rows.append([f"{what}: {show_name(kind)}", *map(show_count, counts), mark])
     return rows
 
@@ -110,8 +114,8 @@ def _tabulate_attrition(run: Run) -> Grid:
         f"Target: {target}; {cohort['positives']:,} of {cohort['admissions']:,} index admissions. "
         f"Predicted at: {show_name(cohort['prediction_time'])}.",
     ]
-    headings = ["Step", "Patients left", "Patients removed", "Admissions left"]
-    return Grid("Attrition: from the data set to the cohort", headings, rows, notes)
+    headings = ["Step", "Patients remaining", "Patients removed", "Admissions remaining"]
+    return Grid("Attrition from the data set to the cohort", headings, rows, notes)
 
 
 def _show_removed(run: Run, count: int) -> str:
@@ -156,7 +160,7 @@ def _count_row(
 def _explain_hiding(run: Run) -> str:
     if run.shows_patients:
         return "The six most common values of each column."
-    return "The six most common values of each column; fewer than 10 patients are not shown."
+    return "The six most common values of each column; counts below 10 patients are hidden."
 
 
 def _tabulate_missing(run: Run) -> list[Block]:
@@ -168,13 +172,13 @@ def _tabulate_missing(run: Run) -> list[Block]:
     encoder = run.read("encoder")
     notes = [
         f"{len(labels)} features before encoding, {len(encoder['feature_order'])} after; "
-        f"{len(encoder['dropped'])} left out because too much of them was missing. "
-        "Imputation and scaling are fitted on training patients alone."
+        f"{len(encoder['dropped'])} dropped because too many values were missing. "
+        "Imputation and scaling are fitted on training patients only."
     ]
-    caption = f"Missing values: {len(rows)} of {len(labels)} features have some"
+    caption = f"Missing values: {len(rows)} of {len(labels)} features"
     headings = ["Feature", "Group", "Missing"]
     blocks: list[Block] = [
-        Grid(f"{caption}; the most missing", headings, rows[:_MOST_MISSING], notes)
+        Grid(f"{caption}, most incomplete first", headings, rows[:_MOST_MISSING], notes)
     ]
     if len(rows) > _MOST_MISSING:
         blocks.append(Fold("All features with missing values", [Grid(caption, headings, rows)]))
@@ -189,7 +193,7 @@ def _describe_feature(spec: Mapping[str, Any]) -> str:
 def _tabulate_masked(run: Run) -> Fold:
     masked = run.read("masked")["masked"]
     rows = [[show_name(m["name"]), m["group"], m["reason"]] for m in masked]
-    caption = "Left out of the record, since it would give the target away"
+    caption = "Masked variables, which would give the target away"
     return Fold(
         f"{len(rows)} variables masked", [Grid(caption, ["Variable", "Kind", "Reason"], rows)]
     )
@@ -210,9 +214,7 @@ def _tabulate_classes(run: Run) -> Grid:
     ]
     headings = ["Split", *(show_name(c).capitalize() for c in classes), "Patches", "Cases"]
     side, norm = run.patches["patch_px"], run.patches["stain_normalisation"]
-    note = (
-        f"A patch is a window of {side} pixels a side about a nucleus; stain normalisation: {norm}."
-    )
+    note = f"A patch is {side} × {side} pixels around a nucleus; stain normalisation: {norm}."
     return Grid("Patches by class and split", headings, rows, [note])
 
 

@@ -1,4 +1,4 @@
-"""Controls with their verdicts, calibration and use, explanations and how they were tested."""
+"""Chapters on the evidence: alarms and controls, calibration and use, explanations."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _list_checks(run: Run) -> Iterator[Block]:
         for check in found["checks"]
     ]
     raised = [row for row, c in zip(rows, found["checks"], strict=True) if c["outcome"] != "passed"]
-    headings = ["Check", "Of", "Outcome", "In words"]
+    headings = ["Check", "Model", "Outcome", "Detail"]
     if raised:
-        yield Grid("Checks that raised an alarm, or could not be made", headings, raised)
+        yield Grid("Checks that raised an alarm or could not be run", headings, raised)
     caption = f"All {len(rows)} checks"
     yield Fold(caption, [Grid(caption, headings, rows)])
 
@@ -93,7 +93,7 @@ def write_use_chapter(run: Run) -> Chapter:
             Heading(_USE_TITLES.get(name, show_name(name).capitalize()), f"use-{name}"),
             *_shorten(run, _guard(run, tables[name])),
         ]
-    blocks.append(Heading("Reliability, decision curves and prediction sets, model by model"))
+    blocks.append(Heading("Reliability, decision curves and prediction sets by model"))
     shown = folder / "figures"
     for model in run.metrics["models"]:
         gallery = show_model(run, shown, model, _USE)
@@ -103,14 +103,14 @@ def write_use_chapter(run: Run) -> Chapter:
 
 
 def write_explanations_chapter(run: Run) -> Chapter:
-    """Write the chapter on explanations and how faithful they are."""
+    """Write the chapter on explanations and their faithfulness."""
     root = run.locate("explain")
     if "explain" not in run.present:
         return Chapter("explanations", "Explanations", [not_run("Explanations", "dvc repro")])
     blocks: list[Block] = [
         Prose(
-            "A map or a ranking is shown with what tested it: whether the decision hangs on what "
-            "it points at, and whether it changes when the network's weights are drawn anew."
+            "Each map or ranking is shown with its tests: whether the decision depends on what it "
+            "marks, and whether it changes when the network's weights are randomised."
         ),
     ]
     titles = {"gradcam": "Grad-CAM", "fusion": "Grad-CAM through the fusion head", "shap": "SHAP"}
@@ -121,7 +121,7 @@ def write_explanations_chapter(run: Run) -> Chapter:
         for folder in models:
             blocks += _show_explained(run, folder, kind)
     if not run.shows_patients:
-        text = "The records are under a data use agreement: no single patient is shown."
+        text = "The records are under a data use agreement: single patients are not shown."
         blocks.append(Note("calm", text))
     return Chapter("explanations", "Explanations", blocks)
 
@@ -158,11 +158,11 @@ def _describe_maps(summary: Mapping[str, Any]) -> str:
 
 
 def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Table the tests; what they are held against, which is neither good nor bad, on demand."""
+    """Tabulate the tests; their baselines, which are neither good nor bad, are folded."""
     headings = ["Test", "Value", "Better", "Concern", "Meaning"]
     tests = {m: e for m, e in metrics.items() if e.get("better") or e.get("concern")}
     rest = {m: e for m, e in metrics.items() if m not in tests}
-    caption = f"{name}: how faithful its explanations are"
+    caption = f"{name}: faithfulness of its explanations"
     blocks: list[Block] = [Grid(caption, headings, [_describe_test(*t) for t in tests.items()])]
     if rest:
         grid = Grid(f"{name}: baselines", headings, [_describe_test(*t) for t in rest.items()])
@@ -182,7 +182,7 @@ def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
 
 
 def _shorten(run: Run, grid: Grid) -> list[Block]:
-    """Show a long table's rows of the models that lead, and all of them on demand."""
+    """Show the rows of the leading models of a long table, and fold the rest."""
     encoder = run.params["encoders"]["image"]
     pairing = name_pairing(run.primary).replace("_", "-")
     leaders = (name_model(encoder), "XGBoost", f", {pairing}")
@@ -191,7 +191,7 @@ def _shorten(run: Run, grid: Grid) -> list[Block]:
         return [grid]
     short = Grid(grid.caption, grid.headings, kept, grid.notes)
     whole = Grid(grid.caption, grid.headings, grid.rows)
-    return [short, Fold(f"All {len(grid.rows)} rows, of all models", [whole])]
+    return [short, Fold(f"All {len(grid.rows)} rows", [whole])]
 
 
 def _guard(run: Run, grid: Grid) -> Grid:

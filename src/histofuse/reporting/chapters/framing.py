@@ -1,4 +1,4 @@
-"""What frames the evidence: the summary, the question, the limits, where it all comes from."""
+"""Chapters that frame the evidence: summary, question, limitations, provenance."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from histofuse.reporting.origin import Origin
 from histofuse.reporting.tripod import answer_items, count_answered
 
 _REMEDIES: Final[Mapping[str, str]] = {
-    "leak": "Mend the data or the split and run dvc repro; until then its numbers are no results.",
-    "suspicion": "Look for a leak before believing the number.",
+    "leak": "Fix the data or the split and run dvc repro; until then its scores are invalid.",
+    "suspicion": "Look for a leak before trusting the number.",
 }
 _FEW_CASES: Final = 10
 _VERDICTS: Final = 4
@@ -45,11 +45,11 @@ _VERDICTS: Final = 4
 
 
 def write_summary_chapter(run: Run) -> Chapter:
-    """Write the summary: alarms first, then what was found."""
+    """Write the summary: alarms first, then results."""
     blocks: list[Block] = [
         *_show_alarms(run),
         Numbers(list(_list_numbers(run))),
-        Heading("What it comes to"),
+        Heading("In short"),
         Bullets(list(_conclude(run))),
     ]
     return Chapter("summary", "At a glance", blocks)
@@ -67,13 +67,13 @@ def _show_alarms(run: Run) -> Iterator[Block]:
         lines = [f"{_describe_alarm(a)} {_REMEDIES[a['severity']]}" for a in raised]
         yield Note("bad", f"{_count(len(raised), 'alarm')}: no promotion", lines)
     if expected:
-        lines = [f"{_describe_alarm(a)} It is refused promotion." for a in expected]
-        title = f"{_count(len(expected), 'alarm')} of a control that leaks on purpose"
+        lines = [f"{_describe_alarm(a)} Its promotion is refused." for a in expected]
+        title = f"{_count(len(expected), 'alarm')} of a control that leaks by design"
         yield Note("bad", title, lines)
     summary = found["summary"]
     if summary["not_made"]:
         missing = [c for c in found["checks"] if c["outcome"] == "not_made"]
-        title = f"{_count(len(missing), 'check')} could not be made"
+        title = f"{_count(len(missing), 'check')} could not be run"
         yield Note("warn", title, [_describe_alarm(c) for c in missing])
     names = sorted({name_check(c["name"]) for c in found["checks"] if c["outcome"] == "passed"})
     title = "No alarm" if not found["alarms"] else "No other alarm"
@@ -83,7 +83,7 @@ def _show_alarms(run: Run) -> Iterator[Block]:
 
 
 def _is_declared(alarm: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
-    """Tell the alarm of an arm that is in the run to show what its leak is worth."""
+    """Tell whether an alarm concerns a control that leaks by design."""
     facts = declared.get(alarm["model"] or "", {})
     return alarm["name"] == "pairing" and facts.get("leaky", "no") != "no"
 
@@ -128,7 +128,7 @@ def _conclude(run: Run) -> Iterator[str]:
     for v in verdicts[:_VERDICTS]:
         yield spell_metrics(f"{v['question']} {v['answer'].capitalize()}. {v['sentence']}")
     if len(verdicts) > _VERDICTS:
-        yield f"{len(verdicts) - _VERDICTS} more controls: see Controls and alarms."
+        yield f"{len(verdicts) - _VERDICTS} more verdicts: see Controls and alarms."
     if not verdicts:
         yield from _compare_fusion(run)
     yield f"Of the paper's claims: {summarise_claims(judge_run(run))}."
@@ -147,12 +147,12 @@ def _compare_fusion(run: Run) -> Iterator[str]:
             continue
         low, high = ends.get("low"), ends.get("high")
         if low is None or high is None:
-            word = "no interval, so nothing can be said"
+            word = "no interval, inconclusive"
         else:
-            word = "a gain" if low > 0 else "a loss" if high < 0 else "no difference shown"
-        leak = ", and measures a leak" if pair["leaky"] else ""
+            word = "a gain" if low > 0 else "a loss" if high < 0 else "inconclusive"
+        leak = "; this measures a leak" if pair["leaky"] else ""
         yield (
-            f"{name_model(name)} less {name_model(pair['image_model'])}, AUPRC of "
+            f"{name_model(name)} − {name_model(pair['image_model'])}, AUPRC of "
             f"{show_name(find_focus(run))}: {show_interval(value, low, high)}: {word}{leak}."
         )
 
@@ -168,19 +168,19 @@ def write_question_chapter(run: Run) -> Chapter:
         "The question",
         [
             Prose(
-                "Pathologists grade breast cancer by what nuclei look like, mitoses above all; "
-                "clinicians know the patient's record. Does a model that reads both tell more than "
-                "one that reads either?"
+                "Pathologists grade breast cancer by the appearance of nuclei, mitoses above all; "
+                "clinicians know the patient's record. Does a model that uses both predict better "
+                "than a model that uses one of them?"
             ),
             Bullets(
                 [
-                    f"Images: a patch of H&E-stained breast tissue about one nucleus is given a "
+                    f"Images: a patch of H&E-stained breast tissue around one nucleus gets a "
                     f"probability for each class: {classes}.",
-                    f"Health record: an admission is given the probability of the target, "
+                    f"Health record: an admission gets the probability of the target, "
                     f"{run.cohort['description']}.",
-                    "Fusion: the embeddings of both, to the classes of the patch.",
-                    "Development and internal evaluation. For research on methods, used by "
-                    "researchers; no use in care is intended or supported.",
+                    "Fusion: from the embeddings of both to the classes of the patch.",
+                    "Development and internal evaluation, for research on methods. Not intended or "
+                    "supported for use in care.",
                 ]
             ),
         ],
@@ -194,52 +194,51 @@ def write_limits_chapter(run: Run) -> Chapter:
 
 def _list_limits(run: Run) -> Iterator[str]:
     if run.simulated:
-        yield "Data are simulated: the numbers say whether the code works, nothing about patients."
+        yield "Data are simulated: the numbers show whether the code works, nothing about patients."
     sizes = run.metrics["split_sizes"]["patches"]
     test, validation = sizes[run.split], sizes.get("validation", {"classes": {}})
     cases, focus = test.get("cases"), find_focus(run)
     if cases is not None and cases < _FEW_CASES:
         yield (
-            f"The {run.split} split holds {cases} cases. An interval of so few says little: it "
-            "holds the truth less often than it claims."
+            f"The {run.split} split contains {cases} cases. With so few, an interval covers the "
+            "true value less often than it claims."
         )
     yield (
         f"{test['classes'].get(focus, 0)} examples of {show_name(focus)} in {run.split} and "
         f"{validation['classes'].get(focus, 0)} in validation, on which calibration and "
-        "thresholds were fitted: they are coarse."
+        "thresholds were fitted: both are coarse."
     )
     yield (
-        "Images and records are of different people unless the pairing is linked. A fusion model "
-        "can then gain nothing from the record; what it gains is chance, another head, or a leak."
+        "Unless the pairing is linked, images and records belong to different people. A fusion "
+        "model cannot then gain from the record; any gain is chance, the extra head, or a leak."
     )
-    yield "One source of each kind of data, no external validation."
+    yield "One source per kind of data, no external validation."
     yield "Diagnoses are billing codes, assigned after discharge."
     if "crossval" not in run.present:
-        yield "One split: how much the numbers hang on it is not known without make crossval."
+        yield "One split: run make crossval to see how much the results depend on it."
 
 
 # --- provenance ---------------------------------------------------------------------------------
 
 
 def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
-    """Write where everything comes from."""
-    state = "files differ from it" if origin.dirty else "as committed"
+    """Write the provenance."""
+    state = "with local changes" if origin.dirty else "as committed"
     facts = [
-        ("Git commit", f"{origin.commit} ({state})" if origin.commit else "not known"),
+        ("Git commit", f"{origin.commit} ({state})" if origin.commit else "unknown"),
         ("SHA-256 of dvc.lock", origin.lock_digest),
         ("Seed", str(run.params.get("seed"))),
     ]
     models = [[name_model(name), digest] for name, digest in run.digests.items()]
     versions = [[name, version] for name, version in origin.packages.items()]
-    text = run.locate("params").read_text(encoding="utf-8")
     rows = [[key, value] for key, value in _flatten(run.params)]
     blocks: list[Block] = [
         Facts(facts),
-        Grid("Models, by the digest of their bundle", ["Model", "SHA-256 of the manifest"], models),
+        Grid("Bundle digests", ["Model", "SHA-256 of the manifest"], models),
         *_list_stage_times(run),
-        Fold("Versions of packages", [Grid("Versions", ["Package", "Version"], versions)]),
+        Fold("Package versions", [Grid("Versions", ["Package", "Version"], versions)]),
         Fold(
-            f"Params, {len(rows)} values, {len(text.splitlines())} lines of params.yaml",
+            f"Params: {len(rows)} values",
             [Grid("Params", ["Key", "Value"], rows)],
         ),
     ]
@@ -249,8 +248,8 @@ def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
 def _list_stage_times(run: Run) -> list[Block]:
     times = read_stage_times(run.root)
     rows = [[name, f"{t.total:.1f}", f"{t.start_up:.1f}"] for name, t in times.items()]
-    headings = ["Stage", "Seconds", "of them start-up"]
-    title = f"Seconds of {len(rows)} stages, each as it last ran here"
+    headings = ["Stage", "Seconds", "of which start-up"]
+    title = f"Seconds of {len(rows)} stages, from the last run of each on this machine"
     return [Fold(title, [Grid("Seconds by stage", headings, rows)])] if rows else []
 
 

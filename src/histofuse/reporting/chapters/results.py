@@ -1,4 +1,4 @@
-"""Results: the class that counts most first, accuracy last, every number with its interval."""
+"""Chapters on results: rare class first, accuracy last, each number with its interval."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def write_results_chapter(run: Run) -> Chapter:
     ordered = [*known, *(name for name in tables if name not in known)]
     first, rest = ordered[:3], ordered[3:]
     text = (
-        "Each table begins with what counts most, the average precision, recall and F1 of the "
-        "rarest class, and ends with accuracy, which a model that never finds it can have too."
+        "Each table starts with average precision, recall and F1 of the rarest class and ends with "
+        "accuracy, which can be high for a model that never finds that class."
     )
     blocks: list[Block] = [Prose(text), *(tables[name] for name in first)]
     figures = run.locate("figures")
     blocks.append(show_figures(run, [figures / "comparison" / "fusion_vs_resnet.png"], ""))
     blocks += [tables[name] for name in rest]
-    blocks.append(Heading("Curves, model by model"))
+    blocks.append(Heading("Curves by model"))
     blocks += [
         Fold(f"Figures of {name_model(name)}", [show_model(run, figures, name, _FIGURES)])
         for name in run.metrics["models"]
@@ -42,7 +42,7 @@ def write_crossval_chapter(run: Run) -> Chapter:
     blocks: list[Block] = []
     titles = {
         "crossval": "Cross-validation by case",
-        "protocol": "The paper's protocol beside ours",
+        "protocol": "The paper's protocol and ours",
     }
     for name, title in titles.items():
         if name not in run.present:
