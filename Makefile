@@ -1,12 +1,12 @@
-# `make repro` and `make test` set everything up first; nothing else is needed on a fresh clone.
+# `make repro` and `make test` set everything up first; a fresh clone needs nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 SYNCED := .venv/.synced
 PORT ?= 5000
-# Tests run side by side, a thread each: threads that fight for cores cost more than they bring.
+# Tests run in parallel with one thread each: oversubscribed cores are slower.
 WORKERS ?= 2
 
-# Every stage is a new process: without bytecode, imports alone would take minutes of a run.
+# Every stage is a new process: without bytecode, imports alone would take minutes.
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_PYTHON_REFRESH := quiet
 export DVC_NO_ANALYTICS := 1
@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-setup: $(SYNCED) ## make .venv with the pinned dependencies
+setup: $(SYNCED) ## create .venv with the pinned dependencies
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"histofuse needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=python3.12")'
@@ -31,18 +31,18 @@ $(SYNCED): $(BIN)/uv requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: $(SYNCED) ## run the whole pipeline and say what to open next
-	@test -e .git || (echo "histofuse is run from a git checkout: git init, or clone it" >&2; exit 1)
+repro: $(SYNCED) ## run the whole pipeline and show what to open next
+	@test -e .git || (echo "histofuse runs from a git checkout: clone it, or git init" >&2; exit 1)
 	@dvc repro
 	@histofuse next
 
-report: $(SYNCED) ## write reports/index.html: all that the last run left, on one page
+report: $(SYNCED) ## write reports/index.html, one page on the last run
 	@histofuse report
 
 crossval: $(SYNCED) ## cross-validate the whole chain by case (about ten minutes on two cores)
 	@dvc repro evidence/dvc.yaml:crossval
 
-evidence: $(SYNCED) ## cross-validation, and the paper's protocol beside an honest one
+evidence: $(SYNCED) ## cross-validation, and the paper's protocol compared with a split by case
 	@dvc repro evidence/dvc.yaml
 
 test: $(SYNCED) ## lint, then run all tests (HISTOFUSE_REAL_DATA=<folder> adds the ones on real data)
@@ -65,17 +65,17 @@ ui: $(SYNCED) ## browse runs and the model registry on http://127.0.0.1:5000
 server: $(SYNCED) ## serve MLflow to a team, on PostgreSQL and with users (docs/team.md)
 	@histofuse server --port $(PORT)
 
-doctor: $(SYNCED) ## check the set-up
+doctor: $(SYNCED) ## check the installation
 	@histofuse doctor
 
-lock: $(BIN)/uv ## resolve requirements.lock anew from pyproject.toml
+lock: $(BIN)/uv ## resolve requirements.lock again from pyproject.toml
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o requirements.lock
 
 clean: ## remove .venv and caches; data, models and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .histofuse/pictures benchmarks/.cache build src/*.egg-info
 
-screenshots: $(SYNCED) ## take the README's pictures of the MLflow UI anew (needs Chromium)
+screenshots: $(SYNCED) ## retake the README's pictures of the MLflow UI (needs Chromium)
 	@python docs/screenshots.py
 
 bench: $(SYNCED) ## measure speed against peers and write benchmarks/results.md (ten minutes)
