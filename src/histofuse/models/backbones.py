@@ -1,13 +1,13 @@
 """Image networks: a backbone by name, an embedding, and a new head.
 
-``simple_cnn`` is the paper's baseline; ``torchvision/<name>`` and ``timm/<name>`` are what those
-libraries call so, and a bare name is looked up in torchvision first. Both libraries take seconds to
-import, so neither is unless a model needs it.
+A backbone is one of `OWN`, or of torchvision (``torchvision/<name>``) or timm (``timm/<name>``); a
+bare name is looked up in that order. To add one, write a module that maps (batch, 3, side, side) to
+(batch, width) and enter it in `OWN`: training, freezing, Grad-CAM and serving then take it by name.
 """
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError, Fault, InputError
 from histofuse.features.augment import PatchGeometry, Stored, prepare_patches
+from histofuse.models.libraries import Backbone, build_library_backbone
 from histofuse.models.simple_cnn import SimpleCnnBackbone
-from histofuse.models.weights import State, download_state, load_state, load_weights
-from histofuse.params.image import SIMPLE_CNN, Normalisation
+from histofuse.models.weights import download_state, load_state, load_weights
+from histofuse.params.image import Normalisation
 
 WEIGHTS = "weights.safetensors"
 
-# Where torchvision's models keep their classifier.
-_HEADS = ("fc", "classifier", "heads", "head")
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# Name -> builder of the backbone for images of `input_px`.
+OWN: dict[str, Callable[[int], nn.Module]] = {"simple_cnn": SimpleCnnBackbone}
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """All that rebuilds an image network, beside its weights.
+    """All that rebuilds an image network, except its weights.
 
     Attributes:
         backbone: As in params.
@@ -55,31 +55,33 @@ class ImageSpec:
 
     @property
     def geometry(self) -> PatchGeometry:
-        """Its sides alone."""
+        """Its sides."""
         return PatchGeometry(self.patch_px, self.margin_px, self.input_px)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Modules of a backbone that are unfrozen together.
+class MapLayer:
+    """A layer with square feature maps.
 
     Attributes:
-        name: Dotted name of its last module.
-        modules: In the order of computation.
+        name: Dotted name of a module of the `ImageModel`.
+        map_px: Side of its maps.
     """
 
     name: str
-    modules: tuple[nn.Module, ...]
+    map_px: int
 
 
 class ImageModel(nn.Module):
     """Patches -> embedding -> logits.
 
     Attributes:
-        spec: What rebuilds it.
+        spec: Rebuilds it.
         backbone: Images -> embedding.
         head: Dropout and the last linear layer.
         embedding_dim: Width of the embedding.
+        gradcam_layer: The layer that Grad-CAM explains, chosen when the network is created for
+            training; None if no layer has maps that are fine enough.
     """
 
     def __init__(self, spec: ImageSpec, backbone: nn.Module, embedding_dim: int) -> None:
@@ -87,6 +89,7 @@ class ImageModel(nn.Module):
         self.spec = spec
         self.backbone = backbone
         self.embedding_dim = embedding_dim
+        self.gradcam_layer: MapLayer | None = None
         last = nn.Linear(embedding_dim, len(spec.classes))
         # Source: paper 3.1, He initialisation of the new head.
         nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
@@ -114,118 +117,36 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
         weights: ``none``, ``imagenet``, or the path of a safetensors file.
 
     Raises:
-        InputError: If there is no such backbone, it does not take such images, or the weights
-            cannot be had or do not fit.
+        InputError: If there is no such backbone, it does not take such images, or the weights are
+            not available or do not fit.
     """
-    backbone, library, dropped = _build_backbone(spec)
-    if weights == "imagenet":
-        state = download_state(lambda: _fetch_imagenet(spec, library), spec.backbone)
-        load_weights(backbone, state, dropped, f"ImageNet weights of {spec.backbone}")
-    elif weights != "none":
-        load_weights(backbone, load_state(Path(weights)), dropped, weights)
-    model = ImageModel(spec, backbone, _probe_width(backbone, spec))
+    backbone = _build_backbone(spec)
+    _load_initial_weights(backbone, spec.backbone, weights)
+    model = ImageModel(spec, backbone.network, _probe_width(backbone.network, spec))
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-# --- by library ---------------------------------------------------------------------------------
+def _build_backbone(spec: ImageSpec) -> Backbone:
+    if spec.backbone in OWN:
+        return Backbone(OWN[spec.backbone](spec.input_px), ("head.",), None)
+    return build_library_backbone(spec.backbone, spec.input_px, tuple(OWN))
 
 
-def _build_backbone(spec: ImageSpec) -> tuple[nn.Module, str, tuple[str, ...]]:
-    """Build a backbone without head; name its library and the keys it does without."""
-    library, name = _find_library(spec.backbone)
-    if library == SIMPLE_CNN:
-        return SimpleCnnBackbone(spec.input_px), library, ("head.",)
-    if library == "timm":
-        return _build_timm(name, spec.input_px)
-    return _build_torchvision(name)
-
-
-def _find_library(backbone: str) -> tuple[str, str]:
-    """Say which library has a backbone, and its name there.
-
-    Raises:
-        InputError: If none has; names what is near.
-    """
-    if backbone == SIMPLE_CNN:
-        return SIMPLE_CNN, backbone
-    library, _, name = backbone.rpartition("/")
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if library in ("", "torchvision") and name in known:
-        return "torchvision", name
-    if library in ("", "timm"):
-        import timm
-
-        if timm.is_model(name):
-            return "timm", name
-        known = [*known, *timm.list_models()] if not library else timm.list_models()
-    near = difflib.get_close_matches(name, known, n=5) or ["resnet18", "resnet34", "resnet50"]
-    expected = "simple_cnn, or a name of torchvision or timm such as " + ", ".join(near)
-    raise InputError([Fault("params.yaml, backbone", f"is {backbone!r}", expected)])
-
-
-def _build_torchvision(name: str) -> tuple[nn.Module, str, tuple[str, ...]]:
-    from torchvision import models
-
-    # These two would else spend a minute on drawing random numbers, and return tuples.
-    options = {"aux_logits": False, "init_weights": False}
-    network = models.get_model(
-        name, weights=None, **(options if name in ("inception_v3", "googlenet") else {})
-    )
-    path = _cut_head(network)
-    return network, "torchvision", (f"{path}.", *_AUXILIARY)
-
-
-def _cut_head(network: nn.Module) -> str:
-    """Replace the last layer, so that the network ends in its embedding; return the layer's path.
-
-    Of a head of several layers those before the last stay. SqueezeNet classifies by a convolution
-    and then pools: its embedding is the mean over the positions of its last features.
-    """
-    head = next(name for name in _HEADS if hasattr(network, name))
-    layers = [
-        (n, m)
-        for n, m in getattr(network, head).named_modules()
-        if next(m.parameters(recurse=False), None) is not None
-    ]
-    name, last = layers[-1]
-    path = f"{head}.{name}".rstrip(".")
-    if isinstance(last, nn.Conv2d):
-        setattr(network, head, nn.AdaptiveAvgPool2d(1))
-        return path
-    parent, _, attribute = path.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, nn.Identity())
-    return path
-
-
-def _build_timm(name: str, input_px: int) -> tuple[nn.Module, str, tuple[str, ...]]:
-    import timm
-
-    return timm.create_model(name, num_classes=0, **_timm_size(name, input_px)), "timm", ()
-
-
-def _timm_size(name: str, input_px: int) -> dict[str, Any]:
-    import timm
-
-    known = timm.models.get_pretrained_cfg(name)
-    return {"img_size": input_px} if known and known.fixed_input_size else {}
-
-
-def _fetch_imagenet(spec: ImageSpec, library: str) -> State:
-    name = spec.backbone.rpartition("/")[2]
-    if library == "timm":
-        import timm
-
-        size = _timm_size(name, spec.input_px)
-        return timm.create_model(name, pretrained=True, num_classes=0, **size).state_dict()
-    from torchvision import models
-
-    return models.get_model_weights(name)["DEFAULT"].get_state_dict(progress=False, check_hash=True)
+def _load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
+    if weights == "none":
+        return
+    if weights != "imagenet":
+        load_weights(backbone.network, load_state(Path(weights)), backbone.dropped, weights)
+        return
+    if backbone.fetch_imagenet is None:
+        fault = Fault(f"params.yaml, backbone {name}", "has no ImageNet weights", "weights: none")
+        raise InputError([fault])
+    state = download_state(backbone.fetch_imagenet, name)
+    load_weights(backbone.network, state, backbone.dropped, f"ImageNet weights of {name}")
 
 
 def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
-    """Measure the embedding by sending one black image through.
+    """Measure the width of the embedding on one black image.
 
     Raises:
         InputError: If the backbone does not take images of this size.
@@ -234,93 +155,15 @@ def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
     backbone.eval()
     try:
         with torch.inference_mode():
-            found = backbone(torch.zeros(1, 3, spec.input_px, spec.input_px))
+            embedding = backbone(torch.zeros(1, 3, spec.input_px, spec.input_px))
     except (RuntimeError, AssertionError, ValueError) as error:
         problem = f"does not take such images ({str(error).splitlines()[0]})"
         expected = "a size the backbone takes, often 224"
         raise InputError([Fault(where, problem, expected)]) from None
-    if not isinstance(found, Tensor) or found.ndim != 2:
+    if not isinstance(embedding, Tensor) or embedding.ndim != 2:
         fault = Fault(where, "gives no embedding", "a classification network, (batch, width)")
         raise InputError([fault])
-    return found.shape[1]
-
-
-# --- stages -------------------------------------------------------------------------------------
-
-_LEAST_STAGES = 3
-
-
-def list_stages(backbone: nn.Module) -> list[Stage]:
-    """List the stages of a backbone from shallow to deep; together they hold all parameters.
-
-    Children of the backbone are stages, but layers that stand alone join up to the next pooling
-    (ResNet's stem; VGG's blocks), and where that gives fewer than three, the largest container is
-    opened.
-    """
-    stages = _group(backbone, "")
-    while len(stages) < _LEAST_STAGES:
-        openable = [s for s in stages if _is_openable(s)]
-        if not openable:
-            break
-        largest = max(openable, key=lambda s: _count_parameters(s.modules))
-        at = stages.index(largest)
-        stages[at : at + 1] = _group(largest.modules[0], f"{largest.name}.")
-    return stages
-
-
-def _is_openable(stage: Stage) -> bool:
-    return len(stage.modules) == 1 and len(_group(stage.modules[0], "")) > 1
-
-
-def _group(module: nn.Module, prefix: str) -> list[Stage]:
-    stages: list[Stage] = []
-    layers: list[tuple[str, nn.Module]] = []
-
-    def close() -> None:
-        if any(_count_parameters([m]) for _, m in layers):
-            stages.append(Stage(prefix + layers[-1][0], tuple(m for _, m in layers)))
-            layers.clear()
-
-    for name, child in module.named_children():
-        if any(True for _ in child.children()):
-            close()
-            layers.append((name, child))
-            close()
-            continue
-        layers.append((name, child))
-        if "Pool" in type(child).__name__:
-            close()
-    close()
-    return stages
-
-
-def _count_parameters(modules: Any) -> int:
-    return sum(p.numel() for m in modules for p in m.parameters())
-
-
-def freeze_backbone(model: ImageModel, unfrozen: int) -> None:
-    """Set the whole network to train but the stages of its backbone above the deepest `unfrozen`.
-
-    A frozen stage has no gradients, and its batch norms keep their running statistics.
-    """
-    stages = list_stages(model.backbone)
-    first = max(0, len(stages) - unfrozen)
-    # What belongs to no stage, such as a class token, thaws last.
-    model.backbone.requires_grad_(first == 0)
-    model.train()
-    for number, stage in enumerate(stages):
-        for module in stage.modules:
-            module.requires_grad_(number >= first).train(number >= first)
-
-
-def count_unfrozen(epoch: int, frozen_epochs: int, every_epochs: int) -> int:
-    """Count the stages that learn in an epoch (from 0): none, then the deepest, one more at a time.
-
-    Source: paper 3.1 (two epochs of head alone, then from deeper to shallower blocks).
-    """
-    if epoch < frozen_epochs:
-        return 0
-    return 1 + (epoch - frozen_epochs) // every_epochs
+    return embedding.shape[1]
 
 
 # --- bundles ------------------------------------------------------------------------------------
@@ -333,9 +176,10 @@ def save_weights(model: ImageModel, path: Path) -> None:
 
 
 def describe_model(model: ImageModel) -> dict[str, Any]:
-    """Give what ``config.json`` keeps as ``architecture``."""
-    facts = {key: value for key, value in asdict(model.spec).items() if key != "classes"}
-    return {**facts, "embedding_dim": model.embedding_dim}
+    """Describe a network as ``architecture`` of its ``config.json``."""
+    spec = {key: value for key, value in asdict(model.spec).items() if key != "classes"}
+    layer = asdict(model.gradcam_layer) if model.gradcam_layer else None
+    return {**spec, "embedding_dim": model.embedding_dim, "gradcam_layer": layer}
 
 
 def load_image_model(bundle: Bundle) -> ImageModel:
@@ -348,8 +192,11 @@ def load_image_model(bundle: Bundle) -> ImageModel:
     if config.get("kind") != "image":
         kind = config.get("kind")
         raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected image")
-    facts = dict(config["architecture"])
-    facts.pop("embedding_dim")
-    model = build_model(ImageSpec(classes=config["classes"], **facts), "none")
+    architecture = dict(config["architecture"])
+    architecture.pop("embedding_dim")
+    # Bundles written before layers were saved have none: their maps are refused, not guessed.
+    layer = architecture.pop("gradcam_layer", None)
+    model = build_model(ImageSpec(classes=config["classes"], **architecture), "none")
+    model.gradcam_layer = MapLayer(**layer) if layer else None
     model.load_state_dict(load_file(bundle.path / WEIGHTS))
     return model.eval()

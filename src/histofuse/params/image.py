@@ -13,7 +13,6 @@ from histofuse.params.base import Section
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
 from histofuse.params.tune import StudyName
 
-SIMPLE_CNN = "simple_cnn"
 SAFETENSORS = ".safetensors"
 
 Count = Annotated[int, Field(ge=1)]
@@ -85,6 +84,8 @@ class ImageParams(Section):
         patience: Epochs without a better validation macro-F1 after which training stops.
         precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
         augmentation: Of training patches.
+        minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
+            such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
         normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
         calibration: Fitted on validation.
         threshold: Fitted on validation.
@@ -110,12 +111,7 @@ class ImageParams(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     augmentation: AugmentationParams
     normalisation: Normalisation
+    minimum_map_px: Count
     calibration: CalibrationMethod
     threshold: ThresholdRule
     study: StudyName
-
-    @model_validator(mode="after")
-    def _check(self) -> ImageParams:
-        if self.backbone == SIMPLE_CNN and self.weights == "imagenet":
-            raise ValueError("weights none for simple_cnn: nobody trained it on ImageNet")
-        return self

@@ -38,11 +38,10 @@ from histofuse.models.backbones import (
     ImageModel,
     ImageSpec,
     build_model,
-    count_unfrozen,
     describe_model,
-    freeze_backbone,
     save_weights,
 )
+from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze_backbone
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
@@ -209,7 +208,9 @@ def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> 
         dropout=params.dropout,
     )
     torch.manual_seed(derive_seed(seed, "image", name, "init"))
-    return build_model(spec, params.weights)
+    model = build_model(spec, params.weights)
+    model.gradcam_layer = choose_gradcam_layer(model, params.minimum_map_px)
+    return model
 
 
 def make_recipe(

@@ -9,17 +9,17 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle, writing_bundle
 from histofuse.core.errors import BundleError, InputError
 from histofuse.models.backbones import (
+    OWN,
     WEIGHTS,
     ImageModel,
     ImageSpec,
+    MapLayer,
     build_model,
-    count_unfrozen,
     describe_model,
-    freeze_backbone,
-    list_stages,
     load_image_model,
     save_weights,
 )
+from histofuse.models.stages import choose_gradcam_layer, freeze_backbone
 
 
 def make_spec(backbone: str, input_px: int = 64, dropout: float = 0.0) -> ImageSpec:
@@ -66,66 +66,32 @@ def test_the_head_is_he_initialised(resnet18):
     assert fresh.head[1].bias.abs().max() == 0
 
 
-def test_stages_run_from_shallow_to_deep(resnet18):
-    stages = list_stages(resnet18.backbone)
-    assert [s.name for s in stages] == ["maxpool", "layer1", "layer2", "layer3", "layer4"]
-    baseline = build_model(make_spec("simple_cnn"), "none").backbone
-    names = [s.name for s in list_stages(baseline)]
-    assert names == ["features.0", "features.1", "features.2", "hidden"]
+class TinyBackbone(nn.Sequential):
+    """A toy: one convolution, then means."""
+
+    def __init__(self, input_px: int) -> None:
+        block = nn.Sequential(nn.Conv2d(3, 5, 3, 2, padding=1), nn.ReLU())
+        super().__init__(block, nn.AvgPool2d(input_px // 2), nn.Flatten())
 
 
-def test_unfreezing_is_counted_from_the_frozen_epochs_on():
-    assert [count_unfrozen(e, 2, 1) for e in range(8)] == [0, 0, 1, 2, 3, 4, 5, 6]
-    assert [count_unfrozen(e, 1, 3) for e in range(8)] == [0, 1, 1, 1, 2, 2, 2, 3]
+def test_a_backbone_is_added_in_one_place(monkeypatch, tmp_path):
+    monkeypatch.setitem(OWN, "tiny", TinyBackbone)
+    torch.manual_seed(0)
+    model = build_model(make_spec("tiny", 16), "none")
+    model.gradcam_layer = choose_gradcam_layer(model, 7)
+    assert model.embedding_dim == 5
+    assert model.gradcam_layer == MapLayer("backbone.0", 8)
+    freeze_backbone(model, 0)
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    loaded = load_image_model(write_bundle(tmp_path / "m", model))
+    images = torch.rand(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), model.eval()(images))
 
 
-def list_frozen(model: ImageModel) -> list[str]:
-    return [
-        s.name
-        for s in list_stages(model.backbone)
-        if not any(p.requires_grad for m in s.modules for p in m.parameters())
-    ]
-
-
-@pytest.mark.parametrize(
-    ("epoch", "frozen"),
-    [
-        (0, ["maxpool", "layer1", "layer2", "layer3", "layer4"]),
-        (1, ["maxpool", "layer1", "layer2", "layer3", "layer4"]),
-        (2, ["maxpool", "layer1", "layer2", "layer3"]),
-        (4, ["maxpool", "layer1"]),
-        (6, []),
-        (9, []),
-    ],
-)
-def test_each_epoch_freezes_what_it_should(resnet18, epoch, frozen):
-    freeze_backbone(resnet18, count_unfrozen(epoch, 2, 1))
-    assert list_frozen(resnet18) == frozen
-    assert all(p.requires_grad for p in resnet18.head.parameters())
-    learning = [m.training for m in resnet18.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert learning.count(True) == {5: 0, 4: 5, 2: 15, 0: 20}[len(frozen)]
-
-
-def test_frozen_batch_norms_keep_their_statistics(resnet18):
-    freeze_backbone(resnet18, 1)
-    before = {k: v.clone() for k, v in resnet18.backbone.named_buffers()}
-    resnet18(torch.rand(4, 3, 32, 32))
-    changed = {k for k, v in resnet18.backbone.named_buffers() if not torch.equal(v, before[k])}
-    assert changed and all(k.startswith("layer4") for k in changed)
-
-
-def test_what_belongs_to_no_stage_thaws_last():
-    class WithToken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.token = nn.Parameter(torch.zeros(1))
-            self.a = nn.Sequential(nn.Linear(2, 2))
-            self.b = nn.Sequential(nn.Linear(2, 2))
-
-    model = ImageModel(make_spec("resnet18"), WithToken(), 2)
-    for unfrozen, thawed in ((0, False), (1, False), (2, True)):
-        freeze_backbone(model, unfrozen)
-        assert model.backbone.token.requires_grad is thawed
+def test_imagenet_weights_of_an_own_backbone_are_refused():
+    with pytest.raises(InputError, match="simple_cnn: has no ImageNet weights"):
+        build_model(make_spec("simple_cnn"), "imagenet")
 
 
 def test_an_unknown_backbone_is_named_with_its_neighbours():
@@ -204,10 +170,12 @@ def write_bundle(folder, model):
 def test_a_bundle_gives_the_same_network_back(tmp_path):
     torch.manual_seed(3)
     model = build_model(make_spec("simple_cnn", 16), "none").eval()
+    model.gradcam_layer = MapLayer("backbone.features.1", 4)
     bundle = write_bundle(tmp_path / "m", model)
     loaded = load_image_model(bundle)
     images = torch.rand(2, 3, 16, 16)
     assert loaded.spec == model.spec and not loaded.training
+    assert loaded.gradcam_layer == model.gradcam_layer
     with torch.inference_mode():
         assert torch.equal(loaded(images), model(images))
     assert "head.1.weight" in load_file(bundle.path / WEIGHTS)

@@ -26,7 +26,6 @@ def test_the_sections_of_the_project_are_good(name):
     ("change", "message"),
     [
         ({"weights": "image_net"}, "path of a .safetensors file"),
-        ({"backbone": "simple_cnn", "weights": "imagenet"}, "nobody trained it"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"batch_size": "64"}, "valid integer"),
         ({"head_learning_rate": 0.0}, "greater than 0"),

@@ -64,6 +64,7 @@ VALUES = {
         "hue": 0.01,
     },
     "normalisation": "unit",
+    "minimum_map_px": 4,
     "calibration": "temperature",
     "threshold": "argmax",
     "study": "none",
@@ -162,6 +163,8 @@ def test_the_bundle_holds_what_it_must(trained):
     assert config["classes"] == CLASSES
     assert set(config["inputs"]) == {"patches", "splits"}
     assert config["architecture"]["embedding_dim"] == 256
+    layer = {"name": "backbone.features.1", "map_px": 4}
+    assert config["architecture"]["gradcam_layer"] == layer
     history = pd.read_csv(trained / "history.csv")
     assert {"epoch", "train_loss", "validation_macro_f1", "learning_rate_head"} <= set(history)
 

@@ -14,7 +14,8 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.models.backbones import ImageModel, list_stages
+from histofuse.models.backbones import ImageModel
+from histofuse.models.stages import list_stages
 from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
 
 _BATCH = 64

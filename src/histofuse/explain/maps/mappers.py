@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from histofuse.core.seeding import derive_seed
 from histofuse.explain.maps.gradcam import choose_layer, compute_maps
-from histofuse.models.backbones import ImageModel, build_model, list_stages
+from histofuse.models.backbones import ImageModel, build_model
+from histofuse.models.stages import list_stages
 
 _ROWS_AT_ONCE = 256
 

@@ -1,0 +1,103 @@
+"""Stages of backbones: freezing, and the layer that Grad-CAM explains."""
+
+import pytest
+import torch
+from torch import nn
+
+from histofuse.models.backbones import ImageModel, ImageSpec, MapLayer, build_model
+from histofuse.models.stages import (
+    choose_gradcam_layer,
+    count_unfrozen,
+    freeze_backbone,
+    list_stages,
+    measure_maps,
+)
+
+
+def make_spec(backbone: str, input_px: int = 64) -> ImageSpec:
+    return ImageSpec(backbone, ["mitosis", "tumour", "non_tumour"], input_px, 64, 16, "unit", 0.0)
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> ImageModel:
+    return build_model(make_spec("resnet18", 32), "none")
+
+
+def test_stages_run_from_shallow_to_deep(resnet18):
+    stages = list_stages(resnet18.backbone)
+    assert [s.name for s in stages] == ["maxpool", "layer1", "layer2", "layer3", "layer4"]
+    baseline = build_model(make_spec("simple_cnn"), "none").backbone
+    names = [s.name for s in list_stages(baseline)]
+    assert names == ["features.0", "features.1", "features.2", "hidden"]
+
+
+def test_unfreezing_is_counted_from_the_frozen_epochs_on():
+    assert [count_unfrozen(e, 2, 1) for e in range(8)] == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert [count_unfrozen(e, 1, 3) for e in range(8)] == [0, 1, 1, 1, 2, 2, 2, 3]
+
+
+def list_frozen(model: ImageModel) -> list[str]:
+    return [
+        s.name
+        for s in list_stages(model.backbone)
+        if not any(p.requires_grad for m in s.modules for p in m.parameters())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "frozen"),
+    [
+        (0, ["maxpool", "layer1", "layer2", "layer3", "layer4"]),
+        (1, ["maxpool", "layer1", "layer2", "layer3", "layer4"]),
+        (2, ["maxpool", "layer1", "layer2", "layer3"]),
+        (4, ["maxpool", "layer1"]),
+        (6, []),
+        (9, []),
+    ],
+)
+def test_each_epoch_freezes_what_it_should(resnet18, epoch, frozen):
+    freeze_backbone(resnet18, count_unfrozen(epoch, 2, 1))
+    assert list_frozen(resnet18) == frozen
+    assert all(p.requires_grad for p in resnet18.head.parameters())
+    learning = [m.training for m in resnet18.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert learning.count(True) == {5: 0, 4: 5, 2: 15, 0: 20}[len(frozen)]
+
+
+def test_frozen_batch_norms_keep_their_statistics(resnet18):
+    freeze_backbone(resnet18, 1)
+    before = {k: v.clone() for k, v in resnet18.backbone.named_buffers()}
+    resnet18(torch.rand(4, 3, 32, 32))
+    changed = {k for k, v in resnet18.backbone.named_buffers() if not torch.equal(v, before[k])}
+    assert changed and all(k.startswith("layer4") for k in changed)
+
+
+def test_what_belongs_to_no_stage_thaws_last():
+    class WithToken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1))
+            self.a = nn.Sequential(nn.Linear(2, 2))
+            self.b = nn.Sequential(nn.Linear(2, 2))
+
+    model = ImageModel(make_spec("resnet18"), WithToken(), 2)
+    for unfrozen, thawed in ((0, False), (1, False), (2, True)):
+        freeze_backbone(model, unfrozen)
+        assert model.backbone.token.requires_grad is thawed
+
+
+@pytest.mark.parametrize(
+    ("backbone", "input_px", "layer"),
+    [
+        ("resnet18", 64, MapLayer("backbone.layer2", 8)),
+        ("resnet18", 224, MapLayer("backbone.layer4", 7)),
+        ("simple_cnn", 64, MapLayer("backbone.features.2", 8)),
+    ],
+)
+def test_the_deepest_layer_with_a_map_fine_enough_is_explained(backbone, input_px, layer):
+    assert choose_gradcam_layer(build_model(make_spec(backbone, input_px), "none"), 7) == layer
+
+
+def test_no_layer_is_chosen_where_all_maps_are_too_coarse():
+    model = build_model(make_spec("simple_cnn", 16), "none")
+    assert [layer.map_px for layer in measure_maps(model)] == [8, 4, 2]
+    assert choose_gradcam_layer(model, 9) is None
