@@ -26,13 +26,14 @@ def main() -> None:
     report(f"read {len(cohort):,} index admissions; predicting {target.name} at {prediction_time}")
 
     features = build_features(cohort, root, params, target, prediction_time)
+    labs = features.quality["laboratory"]
 
     with replacing_folder(OUTPUT) as folder:
         write_table(features.table, folder / "features.parquet", FEATURES)
         write_json(to_json_list(features.specs), folder / "features.json")
         write_json(features.masked, folder / "masked.json")
-        write_text(features.lab_quality.to_csv(index=False), folder / "lab_quality.csv")
-    counts = features.lab_quality.sum(numeric_only=True).astype(int)
+        write_text(labs.to_csv(index=False), folder / "lab_quality.csv")
+    counts = labs.sum(numeric_only=True).astype(int)
     report(
         f"wrote {len(features.specs)} features ({len(features.masked['masked'])} masked by the "
         f"target) from {counts['rows']:,} laboratory values: {counts['unit_converted']:,} in "

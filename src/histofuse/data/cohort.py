@@ -13,7 +13,7 @@ import polars as pl
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.tables import Contract
 from histofuse.data.mimic import Hospital
-from histofuse.data.targets import HOURS_AFTER_ADMISSION, TARGETS, Target, add_outcomes
+from histofuse.data.targets import HOURS_AFTER_ADMISSION, Target, add_outcomes, find_target
 from histofuse.params.base import PARAMS_FILE
 from histofuse.params.cohort import CohortParams, IndexAdmission, PredictionTime
 
@@ -122,10 +122,10 @@ def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -
         source: Where the tables lie, for messages.
 
     Raises:
-        InputError: If the prediction time does not suit the target, if nobody is left, or if only
-            one class is; the message holds the attrition table.
+        InputError: If there is no such target, if the prediction time does not suit it, or if the
+            cohort is empty or holds one class only; the message holds the attrition table.
     """
-    target = TARGETS[params.target]
+    target = find_target(params.target)
     prediction_time = choose_prediction_time(target, params)
     index_admission = choose_index_admission(target, params)
 

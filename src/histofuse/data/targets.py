@@ -14,14 +14,20 @@ that happened, and cannot be told apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
+from histofuse.core.errors import Fault, InputError
 from histofuse.data.mimic import Hospital
-from histofuse.params.cohort import PredictionTime, TargetName
+from histofuse.params.base import PARAMS_FILE
+from histofuse.params.cohort import PredictionTime
+
+# How the admission or the life ended; where the patient was discharged to; what is known only at
+# discharge; that there is a cancer, or that it has spread.
+Secret = Literal["ending", "destination", "discharge", "cancer"]
 
 HOURS_AFTER_ADMISSION: Final = 24
 MORTALITY_HORIZON_DAYS: Final = 365
@@ -53,84 +59,35 @@ class Condition:
 class Target:
     """What is predicted, and what must not be seen while predicting it.
 
-    The masks map a name to the reason it gives the target away: a comorbidity group (both
-    Elixhauser variants), a treatment group, a laboratory value, or a single feature.
-
     Attributes:
         name: Its name in params.
         description: The label in words.
         prediction_times: Those it can be predicted at; the first is its default.
         label: Boolean over the columns of stays.
         conditions: Stays it is defined for.
+        secrets: What no feature may give away; each group of features declares what it would.
         uses_diagnosis: Whether the cohort's ICD lists define the cases rather than the cohort.
     """
 
-    name: TargetName
+    name: str
     description: str
     prediction_times: tuple[PredictionTime, ...]
     label: pl.Expr
     conditions: tuple[Condition, ...]
+    secrets: tuple[Secret, ...]
     uses_diagnosis: bool = False
-    masked_comorbidities: Mapping[str, str] = field(default_factory=dict)
-    masked_treatments: Mapping[str, str] = field(default_factory=dict)
-    masked_labs: Mapping[str, str] = field(default_factory=dict)
-    masked_features: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def default_prediction_time(self) -> PredictionTime:
         """The prediction time of ``target_default``."""
         return self.prediction_times[0]
 
-    def diagnoses_prior_only(self, prediction_time: PredictionTime) -> bool:
-        """Tell whether only diagnoses of earlier admissions may be used.
-
-        Billing codes are assigned after discharge, so before it those of the index admission do
-        not exist yet.
-        """
-        return prediction_time != "discharge"
-
-    def masked_features_at(self, prediction_time: PredictionTime) -> Mapping[str, str]:
-        """The single features masked, with those unknown at that time added to its own."""
+    def secrets_at(self, prediction_time: PredictionTime) -> tuple[Secret, ...]:
+        """What must not be seen at that time: its own secrets, and what is known only later."""
         if prediction_time == "discharge":
-            return self.masked_features
-        return MappingProxyType({**_KNOWN_AT_DISCHARGE, **self.masked_features})
+            return self.secrets
+        return ("discharge", *self.secrets)
 
-
-def _because(reason: str, *names: str) -> Mapping[str, str]:
-    return MappingProxyType(dict.fromkeys(names, reason))
-
-
-_KNOWN_AT_DISCHARGE = _because(
-    "known only at discharge, after the prediction",
-    "length_of_stay_days",
-    "discharge_location",
-)
-_OUTCOME = _because(
-    "records how the admission, or the life, ended", "hospital_expire_flag", "deathtime", "dod"
-)
-_DESTINATION = _because("'DIED' and 'HOSPICE' are the outcome", "discharge_location")
-_CANCER_CODES = _because(
-    "holds C50/174 or C77-C80/196-199 themselves, or is emptied by them in the group hierarchy",
-    "metastatic_cancer",
-    "solid_tumour",
-    "lymphoma",
-)
-_CANCER_DRUGS = _because(
-    "given for the cancer or its spread",
-    "chemotherapy",
-    "endocrine",
-    "her2",
-    "g_csf",
-    "bisphosphonates",
-)
-_TUMOUR_MARKERS = _because(
-    "a tumour marker, measured in those known to have the cancer",
-    "cea",
-    "ca_125",
-    "ca_15_3",
-    "ca_19_9",
-    "ca_27_29",
-)
 
 _ALIVE = Condition(
     "alive_at_discharge",
@@ -164,7 +121,7 @@ _NO_METASTASIS_YET = Condition(
 
 _DAYS_TO_DEATH = (pl.col("dod") - pl.col("dischtime").dt.date()).dt.total_days()
 
-TARGETS: Final[Mapping[TargetName, Target]] = MappingProxyType(
+TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
         target.name: target
         for target in (
@@ -174,7 +131,7 @@ TARGETS: Final[Mapping[TargetName, Target]] = MappingProxyType(
                 prediction_times=("discharge",),
                 label=_DAYS_TO_DEATH.is_between(0, MORTALITY_HORIZON_DAYS).fill_null(False),
                 conditions=(_ALIVE,),
-                masked_features={**_OUTCOME, **_DESTINATION},
+                secrets=("ending", "destination"),
             ),
             Target(
                 name="in_hospital_mortality",
@@ -182,7 +139,7 @@ TARGETS: Final[Mapping[TargetName, Target]] = MappingProxyType(
                 prediction_times=("admission_plus_24h",),
                 label=pl.col("hospital_expire_flag") == 1,
                 conditions=(_STILL_THERE,),
-                masked_features={**_OUTCOME, **_DESTINATION},
+                secrets=("ending", "destination"),
             ),
             Target(
                 name="readmission_30d",
@@ -191,7 +148,7 @@ TARGETS: Final[Mapping[TargetName, Target]] = MappingProxyType(
                 prediction_times=("discharge",),
                 label=pl.col("days_to_unplanned").le(READMISSION_HORIZON_DAYS).fill_null(False),
                 conditions=(_ALIVE, _NO_TRANSFER),
-                masked_features=_OUTCOME,
+                secrets=("ending",),
             ),
             Target(
                 name="metastasis",
@@ -200,10 +157,7 @@ TARGETS: Final[Mapping[TargetName, Target]] = MappingProxyType(
                 prediction_times=("discharge", "admission_plus_24h"),
                 label=pl.col("metastasis_from_now_on"),
                 conditions=(_PRESENT, _NO_METASTASIS_YET),
-                masked_comorbidities=_CANCER_CODES,
-                masked_treatments=_CANCER_DRUGS,
-                masked_labs=_TUMOUR_MARKERS,
-                masked_features={**_OUTCOME, **_DESTINATION},
+                secrets=("ending", "destination", "cancer"),
             ),
             Target(
                 name="breast_cancer",
@@ -213,14 +167,23 @@ TARGETS: Final[Mapping[TargetName, Target]] = MappingProxyType(
                 label=pl.col("diagnosed_ever"),
                 conditions=(_PRESENT,),
                 uses_diagnosis=True,
-                masked_comorbidities=_CANCER_CODES,
-                masked_treatments=_CANCER_DRUGS,
-                masked_labs=_TUMOUR_MARKERS,
-                masked_features=_OUTCOME,
+                secrets=("ending", "cancer"),
             ),
         )
     }
 )
+
+
+def find_target(name: str) -> Target:
+    """Look up a target by its name in params.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
+    if name not in TARGETS:
+        where = f"{PARAMS_FILE}, cohort.target"
+        raise InputError([Fault(where, f"no target {name!r}", f"one of {', '.join(TARGETS)}")])
+    return TARGETS[name]
 
 
 def has_code(icd9: Sequence[str], icd10: Sequence[str]) -> pl.Expr:

@@ -18,12 +18,18 @@ from typing import Final
 import polars as pl
 
 from histofuse.core.errors import Fault, InputError
+from histofuse.data.mimic import read_rows
+from histofuse.features.groups import FeatureGroup, Giveaway, Request
+from histofuse.features.specs import FeatureSpec, describe
+from histofuse.params.cohort import PredictionTime
+from histofuse.params.ehr_features import DiagnosesFrom, EhrFeaturesParams
 
 GROUPINGS: Final[Mapping[str, str]] = {
     "elixhauser_ahrq": "elixhauser_ahrq.json",
     "elixhauser_quan": "elixhauser_quan.json",
 }
 COUNT: Final = "comorbidity_count"
+DIAGNOSIS_COLUMNS: Final = ("subject_id", "hadm_id", "icd_code", "icd_version")
 _VERSIONS: Final = {9: "icd9", 10: "icd10"}
 _LONGEST_CODE: Final = 7
 _ADMISSION: Final = ("subject_id", "hadm_id")
@@ -197,3 +203,48 @@ def unpack_mask(
     flagged = table.with_columns(flag.cast(pl.Int8).alias(g) for g, flag in flags.items())
     count = pl.sum_horizontal(pl.col(kept).cast(pl.Int64)).alias(COUNT)
     return flagged.with_columns(count).drop("mask")
+
+
+def choose_diagnoses(params: EhrFeaturesParams, prediction_time: PredictionTime) -> DiagnosesFrom:
+    """Say whose diagnoses are used.
+
+    Billing codes are assigned after discharge, so before it those of the index admission do not
+    exist yet.
+    """
+    return params.diagnoses_from if prediction_time == "discharge" else "prior"
+
+
+def _list_specs(request: Request) -> list[FeatureSpec]:
+    grouping = load_grouping(request.params.comorbidities)
+    kept = [group for group in grouping.groups if group not in request.masked]
+    flags = [describe("comorbidity", g, "binary", grouping.labels[g]) for g in kept]
+    present = f"Comorbidity groups present, out of {len(kept)}"
+    return [*flags, describe("comorbidity", COUNT, "continuous", present, "groups")]
+
+
+def _build(request: Request) -> tuple[pl.DataFrame, None]:
+    diagnoses = choose_diagnoses(request.params, request.prediction_time)
+    table = build_comorbidities(
+        request.index.select(*_ADMISSION, "admittime", "dischtime", "prediction_time"),
+        request.admissions.select(*_ADMISSION, "admittime", "dischtime"),
+        read_rows(request.root, "diagnoses_icd", DIAGNOSIS_COLUMNS, request.subjects),
+        load_grouping(request.params.comorbidities),
+        from_index=diagnoses == "prior_and_index",
+        exclude=request.masked,
+    )
+    return table, None
+
+
+COMORBIDITY: Final = FeatureGroup(
+    "comorbidity",
+    _list_specs,
+    _build,
+    gives_away=(
+        Giveaway(
+            "cancer",
+            "holds C50/174 or C77-C80/196-199 themselves, or is emptied by them in the group "
+            "hierarchy",
+            ("metastatic_cancer", "solid_tumour", "lymphoma"),
+        ),
+    ),
+)

@@ -1,22 +1,16 @@
-"""Who is admitted, how, and how often before: what is known at the prediction time."""
+"""Demographics and utilisation: who is admitted, how, and how often before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import polars as pl
 
-_KEY: Final = ("subject_id", "hadm_id")
-ADMISSION_COLUMNS: Final = (
-    "subject_id",
-    "hadm_id",
-    "admittime",
-    "dischtime",
-    "admission_location",
-    "language",
-    "edregtime",
-)
+from histofuse.features.groups import FeatureGroup, Giveaway
+from histofuse.features.specs import KEY, describe
+
 NIGHT_HOURS: Final = (20, 7)  # from 20:00 up to 06:59
 
 # MIMIC-IV writes 33 values; a group is the first whose word begins the value.
@@ -64,11 +58,35 @@ def group_admission(admission_type: pl.Expr) -> pl.Expr:
 
 
 def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
-    """Describe patient and admission.
+    """Describe the patients.
 
     Args:
-        index: The columns of ``COHORT`` (data/cohort.py); a row an index admission.
-        admissions: `ADMISSION_COLUMNS` of every admission of the same patients.
+        index: The columns of ``COHORT`` (data/cohort.py); one row per index admission.
+        admissions: `features.groups.ADMISSION_COLUMNS` of the same patients.
+
+    Returns:
+        ``subject_id``, ``hadm_id`` and the features, in the order of `index`.
+
+    Source: MIMIC-IV hosp/admissions, and hosp/patients by way of the cohort.
+    """
+    english = _lower(pl.col("language")).str.starts_with("english").fill_null(False)
+    return _join_own(index, admissions, "language").select(
+        *KEY,
+        "age_years",
+        sex=pl.col("sex"),
+        race_group=group_race(pl.col("race")),
+        insurance=_lower(pl.col("insurance")),
+        marital_status=_lower(pl.col("marital_status")),
+        language_english=english.cast(pl.Int8),
+    )
+
+
+def build_utilisation(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """Describe the index admissions and those before.
+
+    Args:
+        index: The columns of ``COHORT`` (data/cohort.py); one row per index admission.
+        admissions: `features.groups.ADMISSION_COLUMNS` of every admission of the same patients.
 
     Returns:
         ``subject_id``, ``hadm_id`` and the features, in the order of `index`:
@@ -76,25 +94,17 @@ def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.Data
         ``days_since_last_admission`` where there is no earlier admission. The day of the week is
         left out, since dates are shifted patient by patient.
 
-    Source: MIMIC-IV hosp/admissions, and hosp/patients by way of the cohort.
+    Source: MIMIC-IV hosp/admissions.
     """
-    own = admissions.select(*_KEY, "admission_location", "language", "edregtime")
-    table = index.join(own, on=_KEY, how="left", maintain_order="left")
+    table = _join_own(index, admissions, "admission_location", "edregtime")
     earlier = _count_earlier(index, admissions)
-    table = table.join(earlier, on=_KEY, how="left", maintain_order="left")
+    table = table.join(earlier, on=KEY, how="left", maintain_order="left")
     hour = pl.col("admittime").dt.hour()
     stay = (pl.col("dischtime") - pl.col("admittime")).dt.total_seconds() / 86_400
     location = pl.col("admission_location").fill_null("").str.to_uppercase()
-    english = _lower(pl.col("language")).str.starts_with("english").fill_null(False)
     return table.select(
-        *_KEY,
-        "age_years",
-        sex=pl.col("sex"),
-        race_group=group_race(pl.col("race")),
-        insurance=_lower(pl.col("insurance")),
-        marital_status=_lower(pl.col("marital_status")),
+        *KEY,
         admission_kind=group_admission(pl.col("admission_type")),
-        language_english=english.cast(pl.Int8),
         emergency_department=pl.col("edregtime").is_not_null().cast(pl.Int8),
         transferred_in=location.str.contains("TRANSFER FROM").cast(pl.Int8),
         admitted_at_night=((hour >= NIGHT_HOURS[0]) | (hour < NIGHT_HOURS[1])).cast(pl.Int8),
@@ -102,6 +112,11 @@ def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.Data
         days_since_last_admission=pl.col("days_since_last_admission"),
         length_of_stay_days=pl.when(pl.col("prediction_time") >= pl.col("dischtime")).then(stay),
     )
+
+
+def _join_own(index: pl.DataFrame, admissions: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    own = admissions.select(*KEY, *columns)
+    return index.join(own, on=KEY, how="left", maintain_order="left")
 
 
 def _lower(text: pl.Expr) -> pl.Expr:
@@ -117,7 +132,7 @@ def _count_earlier(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFram
         other_dischtime="dischtime",
     )
     earlier = (
-        index.select(*_KEY, "admittime")
+        index.select(*KEY, "admittime")
         .join(others, on="subject_id", how="inner")
         .filter(
             pl.col("other_id") != pl.col("hadm_id"),
@@ -125,8 +140,56 @@ def _count_earlier(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFram
         )
     )
     gap = pl.col("admittime").first() - pl.col("other_dischtime").max()
-    return earlier.group_by(_KEY).agg(
+    return earlier.group_by(KEY).agg(
         prior_admissions=pl.len(),
         # Records overlap by some minutes; a negative gap is none.
         days_since_last_admission=(gap.dt.total_seconds() / 86_400).clip(lower_bound=0.0),
     )
+
+
+_demographic = partial(describe, "demographics")
+_use = partial(describe, "utilisation")
+
+DEMOGRAPHICS: Final = FeatureGroup(
+    "demographics",
+    specs=lambda _: (
+        _demographic("age_years", "continuous", "Age at the admission", "years"),
+        _demographic("sex", "categorical", "Sex as recorded: F or M"),
+        _demographic("race_group", "categorical", "Recorded race, in six groups"),
+        _demographic("insurance", "categorical", "Insurance"),
+        _demographic("marital_status", "categorical", "Marital status"),
+        _demographic("language_english", "binary", "Speaks English"),
+    ),
+    build=lambda request: (build_demographics(request.index, request.admissions), None),
+)
+UTILISATION: Final = FeatureGroup(
+    "utilisation",
+    specs=lambda _: (
+        _use("admission_kind", "categorical", "Emergency, elective or observation"),
+        _use("emergency_department", "binary", "Came through the emergency department"),
+        _use("transferred_in", "binary", "Transferred from another institution"),
+        _use("admitted_at_night", "binary", "Admitted between 20:00 and 06:59"),
+        _use("prior_admissions", "continuous", "Admissions before this one", "admissions"),
+        _use(
+            "days_since_last_admission",
+            "continuous",
+            "Days since the end of the last admission before this one; missing for a first one",
+            "days",
+        ),
+        _use("length_of_stay_days", "continuous", "Days from admission to discharge", "days"),
+    ),
+    build=lambda request: (build_utilisation(request.index, request.admissions), None),
+    gives_away=(
+        Giveaway(
+            "discharge",
+            "known only at discharge, after the prediction",
+            ("length_of_stay_days", "discharge_location"),
+        ),
+        Giveaway(
+            "ending",
+            "records how the admission, or the life, ended",
+            ("hospital_expire_flag", "deathtime", "dod"),
+        ),
+        Giveaway("destination", "'DIED' and 'HOSPICE' are the outcome", ("discharge_location",)),
+    ),
+)

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import polars as pl
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.data.mimic import collect_rows, find_table, scan_rows
+from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
+from histofuse.features.specs import FeatureSpec
 
 DEFINITIONS: Final = Path(__file__).parent / "labs.json"
 STATISTICS: Final = ("mean", "min", "max")
@@ -92,12 +94,7 @@ def choose_labs(names: Sequence[str]) -> list[Lab]:
     Raises:
         InputError: With every name that is not defined.
     """
-    known = load_labs()
-    where, expected = "ehr_features.labs", f"names out of: {', '.join(known)}"
-    faults = [Fault(where, f"{name!r}", expected) for name in names if name not in known]
-    if faults:
-        raise InputError(faults)
-    return [known[name] for name in names]
+    return choose(names, load_labs(), "ehr_features.labs")
 
 
 def aggregate_labs(
@@ -246,3 +243,43 @@ def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
     joined = joined.with_columns(pl.col(FATES).fill_null(0))
     rows = pl.sum_horizontal(FATES).alias("rows")
     return joined.select("lab", "unit", "low", "high", rows, *FATES)
+
+
+def _list_specs(request: Request) -> list[FeatureSpec]:
+    return [
+        FeatureSpec(
+            name=f"{lab.name}_{statistic}",
+            variable=lab.name,
+            kind="continuous",
+            unit=lab.unit,
+            group="laboratory",
+            description=f"{lab.label}, {word} value up to the prediction time",
+            indicator=True,
+        )
+        for lab in choose_labs(request.params.labs)
+        for statistic, word in zip(STATISTICS, ("mean", "lowest", "highest"), strict=True)
+    ]
+
+
+def _build(request: Request) -> tuple[pl.DataFrame, pl.DataFrame]:
+    labs = [lab for lab in choose_labs(request.params.labs) if lab.name not in request.masked]
+    keep = {"itemid": [itemid for lab in labs for itemid in lab.itemids], **request.subjects}
+    rows = scan_rows(request.root, "labevents", LABEVENT_COLUMNS, keep)
+    lookback = request.params.lab_lookback_hours
+    aggregated = aggregate_labs(rows, request.index, labs, lookback_hours=lookback)
+    collected = collect_rows(aggregated, find_table(request.root, "labevents"))
+    return spread_labs(collected, request.index, labs), count_fates(collected, labs)
+
+
+LABORATORY: Final = FeatureGroup(
+    "laboratory",
+    _list_specs,
+    _build,
+    gives_away=(
+        Giveaway(
+            "cancer",
+            "a tumour marker, measured in those known to have the cancer",
+            ("cea", "ca_125", "ca_15_3", "ca_19_9", "ca_27_29"),
+        ),
+    ),
+)

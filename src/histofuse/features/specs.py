@@ -12,7 +12,6 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.tables import Contract
 
 Kind = Literal["continuous", "binary", "categorical"]
-Group = Literal["demographics", "utilisation", "comorbidity", "laboratory", "treatment"]
 KEY: Final = ("subject_id", "hadm_id")
 
 FEATURES: Final = Contract(
@@ -32,7 +31,7 @@ class FeatureSpec:
         variable: What it is a value of; features of one variable are missing together.
         kind: ``continuous``, ``binary`` (0/1) or ``categorical`` (text).
         unit: Of a continuous feature; empty for the others.
-        group: Where it comes from.
+        group: The `FeatureGroup` it belongs to.
         description: In words.
         indicator: Whether being missing tells something: a sparse clinical field.
     """
@@ -41,9 +40,14 @@ class FeatureSpec:
     variable: str
     kind: Kind
     unit: str
-    group: Group
+    group: str
     description: str
     indicator: bool = False
+
+
+def describe(group: str, name: str, kind: Kind, description: str, unit: str = "") -> FeatureSpec:
+    """Describe a feature that is a variable of its own."""
+    return FeatureSpec(name, name, kind, unit, group, description)
 
 
 def to_json_list(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:

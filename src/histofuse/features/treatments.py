@@ -12,7 +12,9 @@ from typing import Final
 
 import polars as pl
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.data.mimic import collect_rows, find_table, scan_rows
+from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
+from histofuse.features.specs import describe
 
 DEFINITIONS: Final = Path(__file__).parent / "treatments.json"
 PRESCRIPTION_COLUMNS: Final = ("subject_id", "starttime", "drug_type", "drug", "route")
@@ -76,12 +78,7 @@ def choose_treatments(names: Sequence[str]) -> list[Treatment]:
     Raises:
         InputError: With every name that is not defined.
     """
-    known = load_treatments()
-    where, expected = "ehr_features.treatments", f"names out of: {', '.join(known)}"
-    faults = [Fault(where, f"{name!r}", expected) for name in names if name not in known]
-    if faults:
-        raise InputError(faults)
-    return [known[name] for name in names]
+    return choose(names, load_treatments(), "ehr_features.treatments")
 
 
 def select_orders(
@@ -144,3 +141,30 @@ def flag_treatments(
     )
     joined = index.select(_ADMISSION).join(given, on=_ADMISSION, how="left", maintain_order="left")
     return joined.with_columns(pl.col(names).fill_null(0))
+
+
+def _build(request: Request) -> tuple[pl.DataFrame, None]:
+    chosen = choose_treatments(request.params.treatments)
+    treatments = [treatment for treatment in chosen if treatment.name not in request.masked]
+    rows = scan_rows(request.root, "prescriptions", PRESCRIPTION_COLUMNS, request.subjects)
+    lookback = request.params.treatment_lookback_days
+    orders = select_orders(rows, request.index, lookback_days=lookback)
+    collected = collect_rows(orders, find_table(request.root, "prescriptions"))
+    return flag_treatments(collected, request.index, treatments), None
+
+
+TREATMENT: Final = FeatureGroup(
+    "treatment",
+    specs=lambda request: [
+        describe("treatment", treatment.name, "binary", treatment.label)
+        for treatment in choose_treatments(request.params.treatments)
+    ],
+    build=_build,
+    gives_away=(
+        Giveaway(
+            "cancer",
+            "given for the cancer or its spread",
+            ("chemotherapy", "endocrine", "her2", "g_csf", "bisphosphonates"),
+        ),
+    ),
+)

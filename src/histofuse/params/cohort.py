@@ -8,9 +8,6 @@ from pydantic import Field
 
 from histofuse.params.base import Section
 
-TargetName = Literal[
-    "mortality_1y", "in_hospital_mortality", "readmission_30d", "metastasis", "breast_cancer"
-]
 IndexAdmission = Literal["first_with_diagnosis", "first", "last", "all"]
 PredictionTime = Literal["admission_plus_24h", "discharge"]
 IcdPrefix = Annotated[str, Field(pattern=r"^[A-Z0-9]{1,7}$")]
@@ -31,6 +28,6 @@ class CohortParams(Section):
     icd9: list[IcdPrefix]
     icd10: list[IcdPrefix]
     minimum_age_years: Annotated[int, Field(ge=0, le=120)]
-    target: TargetName
+    target: str
     index_admission: IndexAdmission
     prediction_time: Literal["target_default"] | PredictionTime

@@ -44,7 +44,7 @@ def test_every_cell_of_the_feature_table(features):
 
 
 def test_what_became_of_the_laboratory_rows(features):
-    counts = features.lab_quality.set_index("lab")
+    counts = features.quality["laboratory"].set_index("lab")
     fates = ["rows", "as_recorded", "unit_converted", "unit_corrected", "no_number"]
     fates += ["unknown_unit", "implausible"]
     assert counts.loc["haemoglobin", fates].tolist() == [6, 3, 1, 0, 1, 0, 1]

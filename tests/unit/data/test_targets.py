@@ -1,13 +1,14 @@
 """Each target against a table small enough to label by hand."""
 
-from typing import get_args
-
+import polars as pl
 import pytest
 
+from histofuse.core.errors import InputError
+from histofuse.data import targets
 from histofuse.data.cohort import build_cohort
 from histofuse.data.mimic import load_hospital
-from histofuse.data.targets import TARGETS
-from histofuse.params.cohort import CohortParams, TargetName
+from histofuse.data.targets import TARGETS, Target, find_target
+from histofuse.params.cohort import CohortParams
 
 EVERYONE = {
     "icd9": [],
@@ -28,8 +29,33 @@ def died(day, time="12:00:00"):
     return {"deathtime": f"{day} {time}", "hospital_expire_flag": 1, "discharge_location": "DIED"}
 
 
-def test_params_and_registry_name_the_same_targets():
-    assert set(get_args(TargetName)) == set(TARGETS)
+def test_an_unknown_target_is_refused_with_the_names_there_are():
+    with pytest.raises(InputError, match=r"no target 'mortality'.*mortality_1y"):
+        find_target("mortality")
+    assert all(find_target(name).name == name for name in TARGETS)
+
+
+def test_a_new_target_is_one_entry(write_tables, stay, monkeypatch):
+    """The recipe of docs/extending.md."""
+    days = (pl.col("dischtime") - pl.col("admittime")).dt.total_days()
+    toy = Target(
+        name="long_stay",
+        description="an admission of more than a week",
+        prediction_times=("admission_plus_24h",),
+        label=days > 7,
+        conditions=(TARGETS["in_hospital_mortality"].conditions),
+        secrets=("ending", "discharge"),
+    )
+    monkeypatch.setattr(targets, "TARGETS", {**TARGETS, toy.name: toy})
+    root = write_tables(
+        patients=[{"subject_id": n} for n in (1, 2, 3)],
+        admissions=[
+            stay(1, 10, "2150-01-01", "2150-01-05"),
+            stay(2, 20, "2150-01-01", "2150-01-09 13:00:00"),
+            stay(3, 30, "2150-01-01", "2150-01-02 12:00:00"),  # gone when it would be predicted
+        ],
+    )
+    assert label(root, "long_stay") == {10: 0, 20: 1}
 
 
 def test_mortality_1y(write_tables, stay):
@@ -140,26 +166,3 @@ def test_breast_cancer_takes_the_same_admissions_of_cases_and_controls(
     lists = {"icd9": ["174"], "icd10": ["C50"], "index_admission": index}
     expected = {n * 10 + k: int(n < 3) for n in (1, 2, 3) for k in taken}
     assert label(root, "breast_cancer", **lists) == expected
-
-
-def test_nothing_of_the_outcome_may_be_a_feature():
-    for target in TARGETS.values():
-        assert {"hospital_expire_flag", "deathtime", "dod"} <= set(target.masked_features)
-        assert all(target.masked_features_at(t) for t in target.prediction_times)
-
-
-@pytest.mark.parametrize("name", ["metastasis", "breast_cancer"])
-def test_cancer_targets_mask_what_encodes_the_cancer(name):
-    target = TARGETS[name]
-    assert {"metastatic_cancer", "solid_tumour", "lymphoma"} <= set(target.masked_comorbidities)
-    assert {"chemotherapy", "endocrine", "her2"} <= set(target.masked_treatments)
-    assert {"cea", "ca_27_29"} <= set(target.masked_labs)
-
-
-def test_before_discharge_neither_its_codes_nor_its_length_are_known():
-    target = TARGETS["in_hospital_mortality"]
-    assert target.diagnoses_prior_only("admission_plus_24h")
-    assert "length_of_stay_days" in target.masked_features_at("admission_plus_24h")
-    later = TARGETS["readmission_30d"]
-    assert not later.diagnoses_prior_only("discharge")
-    assert "length_of_stay_days" not in later.masked_features_at("discharge")

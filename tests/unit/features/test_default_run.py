@@ -59,7 +59,7 @@ def test_train_is_standardised_and_complete(run):
 
 
 def test_simulated_unit_mix_ups_are_found(run):
-    quality = run[0].lab_quality.set_index("lab")
+    quality = run[0].quality["laboratory"].set_index("lab")
     assert quality.loc["haemoglobin", "unit_converted"] > 0
     assert (quality["implausible"] > 0).any()
     assert quality["as_recorded"].sum() / quality["rows"].sum() > 0.95

@@ -3,7 +3,12 @@ from datetime import datetime
 import polars as pl
 import pytest
 
-from histofuse.features.demographics import build_demographics, group_admission, group_race
+from histofuse.features.demographics import (
+    build_demographics,
+    build_utilisation,
+    group_admission,
+    group_race,
+)
 
 
 def apply(function, value):
@@ -92,7 +97,7 @@ ADMISSIONS = pl.DataFrame(
 
 
 def test_earlier_admissions_are_counted_and_later_ones_are_not():
-    row = build_demographics(make_index(datetime(2150, 3, 13, 9)), ADMISSIONS).row(0, named=True)
+    row = build_utilisation(make_index(datetime(2150, 3, 13, 9)), ADMISSIONS).row(0, named=True)
     assert row["prior_admissions"] == 2
     assert row["days_since_last_admission"] == 2.5
     assert row["length_of_stay_days"] == 2.5
@@ -100,21 +105,19 @@ def test_earlier_admissions_are_counted_and_later_ones_are_not():
 
 
 def test_length_of_stay_is_unknown_before_discharge():
-    row = build_demographics(make_index(datetime(2150, 3, 11, 21)), ADMISSIONS).row(0, named=True)
+    row = build_utilisation(make_index(datetime(2150, 3, 11, 21)), ADMISSIONS).row(0, named=True)
     assert row["length_of_stay_days"] is None
 
 
 def test_a_first_admission_has_no_last_one():
-    row = build_demographics(make_index(datetime(2150, 3, 13, 9)), ADMISSIONS[2:]).row(
-        0, named=True
-    )
+    row = build_utilisation(make_index(datetime(2150, 3, 13, 9)), ADMISSIONS[2:]).row(0, named=True)
     assert (row["prior_admissions"], row["days_since_last_admission"]) == (0, None)
 
 
 def test_overlapping_records_give_no_negative_gap():
     before = make_admission(11, datetime(2150, 3, 9), datetime(2150, 3, 10, 23))
     admissions = pl.concat([pl.DataFrame([before], schema=ADMISSIONS.schema), ADMISSIONS[2:3]])
-    row = build_demographics(make_index(datetime(2150, 3, 13, 9)), admissions).row(0, named=True)
+    row = build_utilisation(make_index(datetime(2150, 3, 13, 9)), admissions).row(0, named=True)
     assert row["days_since_last_admission"] == 0
 
 

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pytest
 
 from histofuse.core.errors import InputError
+from histofuse.data.mimic import read_rows
 from histofuse.data.targets import TARGETS
-from histofuse.features.ehr import build_features, make_plan
+from histofuse.features.comorbidity import choose_diagnoses
+from histofuse.features.ehr import GROUPS, build_features, mask_groups
+from histofuse.features.groups import FeatureGroup, Giveaway
 from histofuse.features.labs import load_labs
+from histofuse.features.specs import describe
 from histofuse.features.treatments import load_treatments
 from histofuse.params.ehr_features import EhrFeaturesParams
 
@@ -47,17 +52,70 @@ def test_no_masked_feature_survives(name, prediction_time, grouping):
         target,
         prediction_time,
     )
-    masked = {
-        *target.masked_comorbidities,
-        *target.masked_labs,
-        *target.masked_treatments,
-        *target.masked_features_at(prediction_time),
-    }
+    masked = {name for mask in mask_groups(target, prediction_time).values() for name in mask}
     assert masked
     columns = {*features.table.columns, *(spec.variable for spec in features.specs)}
     assert not columns & masked
     assert {entry["name"] for entry in features.masked["masked"]} == masked
     assert all(entry["reason"] for entry in features.masked["masked"])
+
+
+@pytest.mark.parametrize(("name", "prediction_time"), CASES)
+def test_nothing_of_the_outcome_may_be_a_feature(name, prediction_time):
+    masks = mask_groups(TARGETS[name], prediction_time)
+    assert {"hospital_expire_flag", "deathtime", "dod"} <= set(masks["utilisation"])
+
+
+@pytest.mark.parametrize("name", ["metastasis", "breast_cancer"])
+def test_cancer_targets_mask_what_encodes_the_cancer(name):
+    masks = mask_groups(TARGETS[name], "discharge")
+    assert {"metastatic_cancer", "solid_tumour", "lymphoma"} <= set(masks["comorbidity"])
+    assert {"chemotherapy", "endocrine", "her2"} <= set(masks["treatment"])
+    assert {"cea", "ca_27_29"} <= set(masks["laboratory"])
+
+
+@pytest.mark.parametrize("diagnoses_from", ["prior", "prior_and_index"])
+def test_before_discharge_neither_its_codes_nor_its_length_are_known(diagnoses_from):
+    params = make_params(diagnoses_from=diagnoses_from)
+    target = TARGETS["in_hospital_mortality"]
+    assert choose_diagnoses(params, "admission_plus_24h") == "prior"
+    assert "length_of_stay_days" in mask_groups(target, "admission_plus_24h")["utilisation"]
+    later = TARGETS["readmission_30d"]
+    assert choose_diagnoses(params, "discharge") == diagnoses_from
+    assert "length_of_stay_days" not in mask_groups(later, "discharge")["utilisation"]
+
+
+def build_toy(request):
+    rows = read_rows(request.root, "prescriptions", ["subject_id"], request.subjects)
+    counts = rows.group_by("subject_id").agg(pl.len().cast(pl.Float64).alias("orders"))
+    index = request.index.select("subject_id", "hadm_id")
+    joined = index.join(counts, on="subject_id", how="left", maintain_order="left")
+    return joined.with_columns(cancer_orders=pl.col("orders")), None
+
+
+TOY = FeatureGroup(
+    "orders",
+    specs=lambda _: [
+        describe("orders", "orders", "continuous", "Prescriptions on record", "orders"),
+        describe("orders", "cancer_orders", "continuous", "Those for the cancer", "orders"),
+    ],
+    build=build_toy,
+    gives_away=(Giveaway("cancer", "given for the cancer", ("cancer_orders",)),),
+)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("mortality_1y", False), ("metastasis", True)])
+def test_a_new_group_is_one_entry(name, hidden):
+    """The recipe of docs/extending.md: built, described, masked where it tells the target."""
+    args = (load_cohort(), GOLDEN, make_params(), TARGETS[name], "discharge")
+    without, features = build_features(*args), build_features(*args, groups=(*GROUPS, TOY))
+
+    added = ["orders"] if hidden else ["orders", "cancer_orders"]
+    assert features.specs[len(without.specs) :] == list(TOY.specs(None))[: len(added)]
+    assert list(features.table.columns) == [*without.table.columns, *added]
+    assert features.table["orders"].notna().any()
+    told = {"group": "orders", "name": "cancer_orders", "reason": "given for the cancer"}
+    assert (told in features.masked["masked"]) == hidden
 
 
 @pytest.mark.parametrize("name", ["metastasis", "breast_cancer"])
@@ -110,7 +168,8 @@ def test_order_of_the_cohort_does_not_matter():
 
 def test_names_params_ask_for_must_be_defined():
     with pytest.raises(InputError, match="'hemoglobin'"):
-        make_plan(make_params(labs=["hemoglobin"]), TARGETS["mortality_1y"], "discharge")
+        params = make_params(labs=["hemoglobin"])
+        build_features(load_cohort(), GOLDEN, params, TARGETS["mortality_1y"], "discharge")
     with pytest.raises(ValueError, match="more than once"):
         make_params(labs=["albumin", "albumin"])
 

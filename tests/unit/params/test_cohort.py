@@ -20,7 +20,7 @@ DECLARATION = {
         {"icd9": [174]},  # a number would lose leading zeros
         {"icd10": ["C50.1"]},
         {"icd10": [""]},  # would match every code
-        {"target": "mortality"},
+        {"target": 1},
         {"index_admission": "second"},
         {"prediction_time": "noon"},
         {"minimum_age_years": -1},

@@ -1,0 +1,120 @@
+"""What a group of EHR features is. The groups themselves are listed in `features.ehr.GROUPS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, TypeVar
+
+import polars as pl
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.data.mimic import read_rows
+from histofuse.data.targets import Secret
+from histofuse.features.specs import FeatureSpec
+from histofuse.params.cohort import PredictionTime
+from histofuse.params.ehr_features import EhrFeaturesParams
+
+ADMISSION_COLUMNS: Final = (
+    "subject_id",
+    "hadm_id",
+    "admittime",
+    "dischtime",
+    "admission_location",
+    "language",
+    "edregtime",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a group is built from.
+
+    Attributes:
+        index: The columns of ``COHORT`` (data/cohort.py), one row per index admission, by key.
+        root: The folder that holds ``hosp/``.
+        params: Section ``ehr_features``.
+        prediction_time: Nothing later may be used.
+        masked: Names that would give the target away; no feature may be built from them.
+    """
+
+    index: pl.DataFrame
+    root: Path
+    params: EhrFeaturesParams
+    prediction_time: PredictionTime
+    masked: frozenset[str]
+
+    @cached_property
+    def subjects(self) -> dict[str, list[int]]:
+        """The rows to keep of a table: those of the cohort's patients."""
+        return {"subject_id": self.index["subject_id"].unique().to_list()}
+
+    @cached_property
+    def admissions(self) -> pl.DataFrame:
+        """`ADMISSION_COLUMNS` of every admission of the cohort's patients."""
+        return read_rows(self.root, "admissions", ADMISSION_COLUMNS, self.subjects)
+
+
+@dataclass(frozen=True)
+class Giveaway:
+    """Names in a group that would give something about the target away.
+
+    Attributes:
+        secret: What they give away; a target lists what must stay hidden.
+        reason: Why, for ``masked.json`` and the report.
+        names: Features, or what features are built from, such as a laboratory test.
+    """
+
+    secret: Secret
+    reason: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FeatureGroup:
+    """A group of features.
+
+    Attributes:
+        name: In ``features.json`` and the report.
+        specs: The features, in the order of their columns; masked ones are left out afterwards.
+        build: ``subject_id``, ``hadm_id`` and the columns of the features, one row per index
+            admission; and a table on the quality of the source, or None.
+        gives_away: What must be masked, depending on the target.
+    """
+
+    name: str
+    specs: Callable[[Request], Sequence[FeatureSpec]]
+    build: Callable[[Request], tuple[pl.DataFrame, pl.DataFrame | None]]
+    gives_away: tuple[Giveaway, ...] = ()
+
+    def mask(self, secrets: Collection[Secret]) -> dict[str, str]:
+        """Names that would give a secret away, with the reason."""
+        return {
+            name: giveaway.reason
+            for giveaway in self.gives_away
+            if giveaway.secret in secrets
+            for name in giveaway.names
+        }
+
+
+T = TypeVar("T")
+
+
+def choose(names: Sequence[str], known: Mapping[str, T], key: str) -> list[T]:
+    """Look up definitions by name.
+
+    Args:
+        names: What params ask for.
+        known: The definitions by name.
+        key: Of params, for the message.
+
+    Raises:
+        InputError: With every name that is not defined.
+    """
+    expected = f"names out of: {', '.join(known)}"
+    faults = [Fault(key, f"{name!r}", expected) for name in names if name not in known]
+    if faults:
+        raise InputError(faults)
+    return [known[name] for name in names]
