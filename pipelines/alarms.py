@@ -9,10 +9,10 @@ from histofuse.core.progress import report, run_stage
 from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
 from histofuse.evaluation.alarms.models import ModelFacts, read_model
 from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, AlarmRules, find_alarms
-from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_keys, load_section, load_seed
-from histofuse.params.encoders import EncodersParams
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.controls import AlarmParams
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.fusion import EncodersParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
 

@@ -7,8 +7,7 @@ from histofuse.core.progress import report, run_stage
 from histofuse.core.tables import write_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
 from histofuse.params.base import load_section
-from histofuse.params.classes import ClassesParams
-from histofuse.params.data import DataParams
+from histofuse.params.data import ClassesParams, DataParams
 
 OUT = Path("data/annotations")
 

@@ -14,9 +14,8 @@ from histofuse.evaluation.performance.results import Facts, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
-from histofuse.params.assessment import AssessmentParams
 from histofuse.params.base import load_keys, load_section, load_seed
-from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 

@@ -8,8 +8,8 @@ from histofuse.core.tables import write_table
 from histofuse.data.cohort import COHORT, build_cohort
 from histofuse.data.mimic import identify_source, load_hospital
 from histofuse.params.base import load_section
-from histofuse.params.cohort import CohortParams
 from histofuse.params.data import DataParams
+from histofuse.params.ehr import CohortParams
 
 OUTPUT = Path("data/cohort")
 

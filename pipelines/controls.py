@@ -23,12 +23,11 @@ from histofuse.evaluation.focus import find_minority_class
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions, name_admissions
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.controls import AllTabularParams, ControlParams
-from histofuse.params.encoders import EncodersParams
-from histofuse.params.fusion import FusionParams
+from histofuse.params.controls import ControlParams
+from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingParams, PairingsParams
-from histofuse.params.tabular import AnyTabularParams
+from histofuse.params.tabular import AllTabularParams, AnyTabularParams
 from histofuse.params.tune import apply_values
 from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.training.controls import Answers, run_fusion_control, run_tabular_control

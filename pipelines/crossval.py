@@ -22,9 +22,8 @@ from histofuse.evaluation.performance.tables import write_tables
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import CrossvalParams, ImageModelsParams, TabularModelsParams
 from histofuse.params.data import DataParams
-from histofuse.params.encoders import EncodersParams
-from histofuse.params.encoding import EncodingParams
-from histofuse.params.fusion import FusionParams
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.training.crossval import (

@@ -11,7 +11,7 @@ from histofuse.features.ehr import build_features
 from histofuse.features.specs import FEATURES, to_json_list
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams
-from histofuse.params.ehr_features import EhrFeaturesParams
+from histofuse.params.ehr import EhrFeaturesParams
 
 COHORT_FOLDER = Path("data/cohort")
 OUTPUT = Path("data/ehr")

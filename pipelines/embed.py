@@ -13,7 +13,7 @@ from histofuse.features.encoding import ENCODED
 from histofuse.models.backbones import load_image_model
 from histofuse.models.tabular import MlpModel, load_tabular_model
 from histofuse.params.base import load_section
-from histofuse.params.encoders import EncodersParams
+from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.names import name_registered
 from histofuse.tracking.registry import pull_bundle
 from histofuse.training.image import embed_patches

@@ -10,7 +10,7 @@ from histofuse.data.splits import PATIENT_SPLITS
 from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
 from histofuse.features.specs import FEATURES, load_specs
 from histofuse.params.base import load_section
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 
 COHORT_TABLE = Path("data/cohort/cohort.parquet")
 SPLITS = Path("data/splits/patients.parquet")

@@ -5,7 +5,7 @@ from pathlib import Path
 from histofuse.core.artifacts import write_json
 from histofuse.core.progress import report, run_stage
 from histofuse.params.base import load_section
-from histofuse.params.encoders import EncodersParams
+from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.registry import register_bundles
 
 MODELS = Path("models")

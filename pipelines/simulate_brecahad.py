@@ -5,7 +5,7 @@ from pathlib import Path
 from histofuse.core.progress import report, run_stage
 from histofuse.data.simulate.brecahad.frames import simulate_brecahad
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.histology_simulation import HistologySimulationParams
+from histofuse.params.simulation import HistologySimulationParams
 
 OUT = Path("data/simulated/brecahad")
 

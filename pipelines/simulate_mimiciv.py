@@ -8,7 +8,7 @@ from histofuse.core.tables import write_table
 from histofuse.data.mimic import SIMULATED_MARKER
 from histofuse.data.simulate.mimiciv.tables import RISK_MODEL, simulate_hospital, write_hospital
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.mimic_simulation import MimicSimulationParams
+from histofuse.params.simulation import MimicSimulationParams
 
 HOSPITAL = Path("data/simulated/mimiciv")
 RISKS = Path("data/simulated/risk_model.parquet")

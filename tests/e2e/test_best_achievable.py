@@ -15,7 +15,7 @@ from histofuse.data.simulate.mimiciv.tables import RISK_MODEL
 from histofuse.features.encoding import encode_table, fit_encoder
 from histofuse.features.specs import FEATURES, load_specs
 from histofuse.params.base import load_section
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 from histofuse.params.tabular import TabularParams
 from histofuse.training.boosting import cross_validate, fit_booster
 from histofuse.training.recorder import NullRecorder

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from histofuse.features.encoding import encode, fit_encoder, join_splits
 from histofuse.features.specs import FeatureSpec
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 
 SPECS = [
     FeatureSpec("age_years", "age_years", "continuous", "years", "demographics", ""),

@@ -211,7 +211,7 @@ def write_patients():
 
 
 def encode_patients():
-    from histofuse.params.encoding import EncodingParams
+    from histofuse.params.ehr import EncodingParams
 
     joined = join_splits(
         read_table(Path("data/ehr/features.parquet"), FEATURES),

@@ -19,7 +19,7 @@ from histofuse.core.ids import FrameId, case_of_frame
 from histofuse.core.progress import report, track
 from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, read_brecahad
 from histofuse.params.base import load_section
-from histofuse.params.classes import ClassesParams
+from histofuse.params.data import ClassesParams
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.store import open_store
 

@@ -10,9 +10,9 @@ from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
-from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.controls import AlarmParams
+from histofuse.params.ehr import EncodingParams
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams

@@ -24,7 +24,7 @@ from histofuse.core.progress import track
 from histofuse.core.tables import Contract
 from histofuse.core.workers import map_jobs
 from histofuse.data.tiff import read_rgb
-from histofuse.params.classes import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
+from histofuse.params.data import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
 
 IMAGES = "images"
 GROUND_TRUTH = "groundTruth"

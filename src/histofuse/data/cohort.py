@@ -15,7 +15,7 @@ from histofuse.core.tables import Contract
 from histofuse.data.mimic import Hospital
 from histofuse.data.targets import HOURS_AFTER_ADMISSION, Target, add_outcomes, find_target
 from histofuse.params.base import PARAMS_FILE
-from histofuse.params.cohort import CohortParams, IndexAdmission, PredictionTime
+from histofuse.params.ehr import CohortParams, IndexAdmission, PredictionTime
 
 COHORT: Final = Contract(
     name="index admissions",

@@ -23,7 +23,7 @@ import polars as pl
 from histofuse.core.errors import Fault, InputError
 from histofuse.data.mimic import Hospital
 from histofuse.params.base import PARAMS_FILE
-from histofuse.params.cohort import PredictionTime
+from histofuse.params.ehr import PredictionTime
 
 # How the admission or the life ended; where the patient was discharged to; what is known only at
 # discharge; that there is a cancer, or that it has spread.

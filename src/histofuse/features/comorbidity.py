@@ -21,8 +21,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.data.mimic import read_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request
 from histofuse.features.specs import FeatureSpec, describe
-from histofuse.params.cohort import PredictionTime
-from histofuse.params.ehr_features import DiagnosesFrom, EhrFeaturesParams
+from histofuse.params.ehr import DiagnosesFrom, EhrFeaturesParams, PredictionTime
 
 GROUPINGS: Final[Mapping[str, str]] = {
     "elixhauser_ahrq": "elixhauser_ahrq.json",

@@ -17,8 +17,7 @@ from histofuse.features.groups import FeatureGroup, Request
 from histofuse.features.labs import LABORATORY
 from histofuse.features.specs import KEY, FeatureSpec
 from histofuse.features.treatments import TREATMENT
-from histofuse.params.cohort import PredictionTime
-from histofuse.params.ehr_features import EhrFeaturesParams
+from histofuse.params.ehr import EhrFeaturesParams, PredictionTime
 
 # In the order of the columns. A new group is one entry (docs/extending.md).
 GROUPS: Final = (DEMOGRAPHICS, UTILISATION, COMORBIDITY, TREATMENT, LABORATORY)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.tables import Contract
 from histofuse.features.specs import KEY, FeatureSpec, Kind
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 
 ENCODED: Final = Contract(
     name="encoded features",

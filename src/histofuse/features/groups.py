@@ -14,8 +14,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.data.mimic import read_rows
 from histofuse.data.targets import Secret
 from histofuse.features.specs import FeatureSpec
-from histofuse.params.cohort import PredictionTime
-from histofuse.params.ehr_features import EhrFeaturesParams
+from histofuse.params.ehr import EhrFeaturesParams, PredictionTime
 
 ADMISSION_COLUMNS: Final = (
     "subject_id",

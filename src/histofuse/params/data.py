@@ -1,10 +1,13 @@
-"""Section ``data``: where the data lie."""
+"""Sections ``data`` and ``classes``: the folders of the data sets, and the classes of nuclei."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from histofuse.params.base import Section
 
@@ -24,3 +27,52 @@ class DataParams(Section):
     brecahad: Path
     mimiciv: Path
     crosswalk: Path
+
+
+# Source: the keys of the published JSON files.
+ANNOTATION_KEYS = (
+    "mitosis",
+    "non_mitosis",
+    "apoptosis",
+    "tumor",
+    "non_tumor",
+    "lumen",
+    "non_lumen",
+)
+# Source: the data set's README, which documents these in place of the keys the files have.
+KEY_ALIASES: Mapping[str, str] = MappingProxyType({"tubule": "lumen", "non_tubule": "non_lumen"})
+
+ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class ClassesParams(RootModel[dict[ClassName, list[str]]]):
+    """Class name to the keys folded into it, in the order of the model's outputs.
+
+    Keys that no class names are left out of the annotations.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    @property
+    def names(self) -> list[str]:
+        """The classes in order."""
+        return list(self.root)
+
+    @property
+    def class_of_key(self) -> dict[str, str]:
+        """BreCaHAD key, spelt as in the published files, to class."""
+        return {KEY_ALIASES.get(key, key): name for name, keys in self.root.items() for key in keys}
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> ClassesParams:
+        if len(self.root) < 2:
+            raise ValueError("at least two classes")
+        if empty := [name for name, keys in self.root.items() if not keys]:
+            raise ValueError(f"at least one key for {', '.join(empty)}")
+        keys = [KEY_ALIASES.get(key, key) for keys in self.root.values() for key in keys]
+        if unknown := [key for key in keys if key not in ANNOTATION_KEYS]:
+            known = ", ".join((*ANNOTATION_KEYS, *KEY_ALIASES))
+            raise ValueError(f"keys of the format, which {', '.join(unknown)} is not: {known}")
+        if repeated := [key for key, count in Counter(keys).items() if count > 1]:
+            raise ValueError(f"each key in one class only, but {', '.join(repeated)} is in several")
+        return self

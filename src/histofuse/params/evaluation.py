@@ -1,10 +1,10 @@
-"""Section ``evaluation``: what tables and figures show."""
+"""Sections ``evaluation`` and ``assessment``: what tables and figures show."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histofuse.core.ids import Split
 from histofuse.params.base import Section
@@ -21,3 +21,56 @@ class EvaluationParams(Section):
 
     split: Split
     primary_rule: Annotated[str, Field(min_length=1)]
+
+
+ConformalScore = Literal["lac", "lac_by_class"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ThresholdRange(Section):
+    """Threshold probabilities of the decision curve.
+
+    Attributes:
+        low: The first.
+        high: The last.
+        step: From one to the next.
+    """
+
+    low: Share
+    high: Share
+    step: Share
+
+    @model_validator(mode="after")
+    def _check_order(self) -> ThresholdRange:
+        if self.high < self.low + self.step:
+            raise ValueError("high at least one step above low")
+        return self
+
+
+class AssessmentParams(Section):
+    """What the assessment shows; resamples and confidence are those of ``intervals``.
+
+    Attributes:
+        thresholds: At what probability one would act, over the range of the decision curve.
+        specificities: Specificities at which sensitivity is read.
+        sensitivities: Sensitivities at which specificity is read.
+        coverage: Share of rows whose prediction set is to hold the true class.
+        conformal_score: The method whose sets are shown beside single predictions: ``lac``
+            promises the coverage over all rows, ``lac_by_class`` in each class.
+        age_bands_years: Where one age band ends and the next begins.
+        fewest_in_subgroup: Patients below which a subgroup is not measured.
+    """
+
+    thresholds: ThresholdRange
+    specificities: Annotated[list[Share], Field(min_length=1)]
+    sensitivities: Annotated[list[Share], Field(min_length=1)]
+    coverage: Share
+    conformal_score: ConformalScore
+    age_bands_years: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+    fewest_in_subgroup: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _check_bands(self) -> AssessmentParams:
+        if sorted(set(self.age_bands_years)) != self.age_bands_years:
+            raise ValueError("age_bands_years rising from one to the next")
+        return self

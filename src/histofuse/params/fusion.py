@@ -1,4 +1,4 @@
-"""Section ``fusion``: the head on joined embeddings.
+"""Sections ``encoders`` and ``fusion``: what is fused, and the head on joined embeddings.
 
 Source: paper 3.3 and Appendix B.
 """
@@ -39,3 +39,18 @@ class FusionParams(Section):
     calibration: CalibrationMethod
     threshold: ThresholdRule
     study: StudyName
+
+
+ModelName = Annotated[str, Field(min_length=1)]
+
+
+class EncodersParams(Section):
+    """Names of models, as in the sections ``image`` and ``tabular``.
+
+    Attributes:
+        image: Embeds patches.
+        patient: Embeds patients; of kind ``mlp``.
+    """
+
+    image: ModelName
+    patient: ModelName

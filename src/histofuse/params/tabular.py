@@ -89,3 +89,9 @@ AnyTabularParams = LogisticRegressionParams | GradientBoostingParams | MlpParams
 
 class TabularParams(SectionOf[Annotated[AnyTabularParams, Field(discriminator="kind")]]):
     """The section of one tabular model, whatever its kind."""
+
+
+class AllTabularParams(
+    SectionOf[dict[str, Annotated[AnyTabularParams, Field(discriminator="kind")]]]
+):
+    """Section ``tabular``: all models by name."""

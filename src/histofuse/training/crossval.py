@@ -40,9 +40,8 @@ from histofuse.features.specs import FEATURES, load_specs
 from histofuse.models.backbones import load_image_model
 from histofuse.models.tabular import MlpModel, load_tabular_model
 from histofuse.params.crossval import CrossvalParams
-from histofuse.params.encoders import EncodersParams
-from histofuse.params.encoding import EncodingParams
-from histofuse.params.fusion import FusionParams
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.params.pairing import AnyPairing, PairingParams
 from histofuse.params.splits import ImageSplitParams

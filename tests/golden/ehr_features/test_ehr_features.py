@@ -7,7 +7,7 @@ import pytest
 
 from histofuse.data.targets import TARGETS
 from histofuse.features.ehr import build_features
-from histofuse.params.ehr_features import EhrFeaturesParams
+from histofuse.params.ehr import EhrFeaturesParams
 
 HERE = Path(__file__).parent
 TIMES = ["admittime", "dischtime", "prediction_time"]

@@ -12,7 +12,7 @@ import tifffile
 from histofuse.core.errors import InputError
 from histofuse.core.tables import check_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
-from histofuse.params.classes import ClassesParams
+from histofuse.params.data import ClassesParams
 
 CLASSES = ClassesParams.model_validate(
     {"mitosis": ["mitosis"], "tumour": ["tumor"], "non_tumour": ["non_tumor"]}

@@ -6,7 +6,7 @@ from histofuse.core.errors import InputError
 from histofuse.core.tables import check_table
 from histofuse.data.cohort import COHORT, build_cohort
 from histofuse.data.mimic import load_hospital
-from histofuse.params.cohort import CohortParams
+from histofuse.params.ehr import CohortParams
 
 DECLARATION = {
     "icd9": ["174"],

@@ -8,7 +8,7 @@ from histofuse.data import targets
 from histofuse.data.cohort import build_cohort
 from histofuse.data.mimic import load_hospital
 from histofuse.data.targets import TARGETS, Target, find_target
-from histofuse.params.cohort import CohortParams
+from histofuse.params.ehr import CohortParams
 
 EVERYONE = {
     "icd9": [],

@@ -9,10 +9,8 @@ from histofuse.data.splits import split_patients
 from histofuse.features.ehr import build_features
 from histofuse.features.encoding import encode_table, fit_encoder, join_splits
 from histofuse.params.base import load_section
-from histofuse.params.cohort import CohortParams
-from histofuse.params.ehr_features import EhrFeaturesParams
-from histofuse.params.encoding import EncodingParams
-from histofuse.params.mimic_simulation import MimicSimulationParams
+from histofuse.params.ehr import CohortParams, EhrFeaturesParams, EncodingParams
+from histofuse.params.simulation import MimicSimulationParams
 from histofuse.params.splits import PatientSplitParams
 
 PATIENTS = MimicSimulationParams(patients=1500, breast_cancer_fraction=0.4)

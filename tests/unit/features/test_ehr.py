@@ -15,7 +15,7 @@ from histofuse.features.groups import FeatureGroup, Giveaway
 from histofuse.features.labs import load_labs
 from histofuse.features.specs import describe
 from histofuse.features.treatments import load_treatments
-from histofuse.params.ehr_features import EhrFeaturesParams
+from histofuse.params.ehr import EhrFeaturesParams
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ehr_features"
 CASES = [(t.name, time) for t in TARGETS.values() for time in t.prediction_times]
@@ -178,7 +178,7 @@ def test_names_params_ask_for_must_be_defined():
 def test_the_demo_gives_plausible_features(real_data):
     from histofuse.data.cohort import build_cohort
     from histofuse.data.mimic import load_hospital
-    from histofuse.params.cohort import CohortParams
+    from histofuse.params.ehr import CohortParams
 
     root = real_data / "mimic-iv-demo-2.2"
     cohort = build_cohort(

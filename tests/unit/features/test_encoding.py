@@ -14,7 +14,7 @@ from histofuse.features.encoding import (
     label_strata,
 )
 from histofuse.features.specs import FeatureSpec
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 
 PARAMS = EncodingParams(
     maximum_missing=0.8, strata=["sex", "age_band"], indicator_minimum_missing=0.05

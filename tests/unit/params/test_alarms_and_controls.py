@@ -4,9 +4,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from histofuse.core.errors import InputError
-from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_section
-from histofuse.params.controls import ControlParams
+from histofuse.params.controls import AlarmParams, ControlParams
 
 SECTIONS = YAML(typ="safe", pure=True).load(Path(__file__).parents[3] / "params.yaml")
 

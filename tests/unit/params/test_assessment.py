@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from histofuse.params.assessment import AssessmentParams
 from histofuse.params.base import load_section
+from histofuse.params.evaluation import AssessmentParams
 
 VALUES = {
     "thresholds": {"low": 0.1, "high": 0.5, "step": 0.1},

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from histofuse.params.cohort import CohortParams
-from histofuse.params.mimic_simulation import MimicSimulationParams
+from histofuse.params.ehr import CohortParams
+from histofuse.params.simulation import MimicSimulationParams
 
 DECLARATION = {
     "icd9": ["174"],

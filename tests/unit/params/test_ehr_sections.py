@@ -1,8 +1,7 @@
 import pytest
 
 from histofuse.params.base import load_section
-from histofuse.params.ehr_features import EhrFeaturesParams
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EhrFeaturesParams, EncodingParams
 
 FEATURES = {
     "comorbidities": "elixhauser_quan",

@@ -6,10 +6,9 @@ import pytest
 
 from histofuse.core.errors import InputError
 from histofuse.params.base import load_section
-from histofuse.params.classes import ClassesParams
-from histofuse.params.data import DataParams
-from histofuse.params.histology_simulation import HistologySimulationParams
+from histofuse.params.data import ClassesParams, DataParams
 from histofuse.params.patches import PatchParams
+from histofuse.params.simulation import HistologySimulationParams
 
 ROOT = Path(__file__).parents[3]
 

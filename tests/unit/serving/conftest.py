@@ -21,7 +21,7 @@ from histofuse.models.backbones import ImageSpec, build_model, describe_model, s
 from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, write_model
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 from histofuse.training.calibrate import fit_decision, write_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]

@@ -13,9 +13,8 @@ from histofuse.data.patches import load_index
 from histofuse.features.specs import FeatureSpec
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import CrossvalParams, ImageModelsParams, TabularModelsParams
-from histofuse.params.encoders import EncodersParams
-from histofuse.params.encoding import EncodingParams
-from histofuse.params.fusion import FusionParams
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.training import crossval
 from histofuse.training.crossval import (

@@ -19,7 +19,7 @@ from histofuse.evaluation.focus import find_minority_class, name_bars
 from histofuse.evaluation.metrics.bootstrap import Resampled, resample_metrics
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, load_predictions
-from histofuse.params.alarms import AlarmParams
+from histofuse.params.controls import AlarmParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import PromotionParams

@@ -29,8 +29,8 @@ from histofuse.features.embeddings import load_embeddings, select_pairs
 from histofuse.features.encoding import ENCODED, join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, FeatureSpec, load_specs
-from histofuse.params.alarms import AlarmParams
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.controls import AlarmParams
+from histofuse.params.ehr import EncodingParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
 

@@ -34,7 +34,7 @@ from histofuse.evaluation.focus import find_minority_class
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, number_groups
 from histofuse.evaluation.performance.results import Facts, Result
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
 RESTRICTED: Final = "restricted"

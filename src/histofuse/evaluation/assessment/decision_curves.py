@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters, round_all
-from histofuse.params.assessment import ThresholdRange
+from histofuse.params.evaluation import ThresholdRange
 
 Series = Float[np.ndarray, " t"]
 

@@ -19,7 +19,7 @@ from histofuse.evaluation.metrics.clustered import (
     render_intervals,
     round_number,
 )
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 
 Aim = Literal["specificity", "sensitivity"]
 RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "flagged")

@@ -28,7 +28,7 @@ from histofuse.evaluation.metrics.clustered import (
 )
 from histofuse.evaluation.metrics.weighted import rank_rows
 from histofuse.evaluation.predictions import name_admissions
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 from histofuse.training.scores import compute_auroc
 
 # Attribute to its column in the feature table.

@@ -19,7 +19,7 @@ from histofuse.evaluation.assessment.subgroups import Attribute
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.results import Facts
 from histofuse.evaluation.performance.tables import Cell, Table
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
 Row = dict[str, Cell]

@@ -32,9 +32,9 @@ from histofuse.evaluation.alarms.models import (
 from histofuse.evaluation.alarms.search import AlarmData, AlarmRules, find_alarms
 from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
 from histofuse.features.specs import FEATURES, load_specs, to_json_list
-from histofuse.params.alarms import AlarmParams
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.controls import AlarmParams
+from histofuse.params.ehr import EncodingParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
 from histofuse.params.splits import ImageSplitParams

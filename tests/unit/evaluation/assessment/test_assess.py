@@ -15,7 +15,7 @@ from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.performance.results import evaluate_model
 from histofuse.evaluation.performance.tables import render_csv, render_markdown
 from histofuse.evaluation.predictions import load_predictions
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.calibrate import fit_decision
 

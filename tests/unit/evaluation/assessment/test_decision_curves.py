@@ -3,7 +3,7 @@ import pytest
 
 from histofuse.evaluation.assessment.decision_curves import list_thresholds, measure_decision_curve
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
-from histofuse.params.assessment import ThresholdRange
+from histofuse.params.evaluation import ThresholdRange
 from histofuse.params.intervals import IntervalParams
 
 HOW = IntervalParams(resamples=300, confidence=0.9, method="bca")

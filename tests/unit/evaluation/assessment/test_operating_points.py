@@ -7,7 +7,7 @@ from histofuse.evaluation.assessment.operating_points import (
     measure_operating_points,
 )
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
 HOW = IntervalParams(resamples=200, confidence=0.9, method="percentile")

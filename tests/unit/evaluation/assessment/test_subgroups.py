@@ -6,7 +6,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 
 from histofuse.evaluation.assessment.subgroups import Rows, measure_subgroups, name_subgroups
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
-from histofuse.params.assessment import AssessmentParams
+from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
 HOW = IntervalParams(resamples=400, confidence=0.9, method="percentile")

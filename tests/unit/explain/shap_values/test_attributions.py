@@ -25,7 +25,7 @@ from histofuse.features.specs import FeatureSpec
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, TreesModel, XgboostModel
 from histofuse.models.trees import extract_trees, make_matrix
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.tabular import LogisticRegressionParams, XgboostParams
 from histofuse.training.recorder import NullRecorder

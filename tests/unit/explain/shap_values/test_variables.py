@@ -7,7 +7,7 @@ import pytest
 from histofuse.explain.shap_values.variables import describe_variables, name_variables, sum_columns
 from histofuse.features.encoding import fit_encoder
 from histofuse.features.specs import FeatureSpec
-from histofuse.params.encoding import EncodingParams
+from histofuse.params.ehr import EncodingParams
 
 LAB = ("haemoglobin", "continuous", "g/dL", "laboratory")
 SPECS = [

@@ -30,7 +30,7 @@ from histofuse.data.simulate.brecahad.tissue import (
     place_points,
     stain_tissue,
 )
-from histofuse.params.histology_simulation import HistologySimulationParams
+from histofuse.params.simulation import HistologySimulationParams
 
 MARKER = "SIMULATED.json"
 NOTICE = "Simulated by histofuse. No tissue, no patient."

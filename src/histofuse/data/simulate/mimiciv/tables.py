@@ -24,7 +24,7 @@ from histofuse.data.simulate.mimiciv.patients import (
 )
 from histofuse.data.simulate.mimiciv.records import record_hospital
 from histofuse.data.simulate.mimiciv.risk import INTERCEPT, TERMS, compute_auroc
-from histofuse.params.mimic_simulation import MimicSimulationParams
+from histofuse.params.simulation import MimicSimulationParams
 
 RISK_MODEL: Final = Contract(
     name="true risks of the simulated index admissions",

@@ -26,8 +26,8 @@ from histofuse.data.simulate.brecahad.frames import (
 from histofuse.data.simulate.brecahad.stains import draw_case_look
 from histofuse.data.splits import split_patches
 from histofuse.params.base import load_section
-from histofuse.params.classes import ClassesParams
-from histofuse.params.histology_simulation import HistologySimulationParams
+from histofuse.params.data import ClassesParams
+from histofuse.params.simulation import HistologySimulationParams
 from histofuse.params.splits import ImageSplitParams
 
 SMALL = {
@@ -214,7 +214,7 @@ def test_frames_of_any_size_and_density_are_rendered(shape, tumour):
 KILLED = """
 from pathlib import Path
 from histofuse.data.simulate.brecahad.frames import simulate_brecahad
-from histofuse.params.histology_simulation import HistologySimulationParams
+from histofuse.params.simulation import HistologySimulationParams
 if __name__ == "__main__":
     simulate_brecahad(HistologySimulationParams(**{params!r}), 1, Path({out!r}))
 """

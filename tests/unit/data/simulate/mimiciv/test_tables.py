@@ -11,8 +11,8 @@ from histofuse.data.mimic import TABLES, load_hospital, read_rows
 from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, DRUGS, LABS
 from histofuse.data.simulate.mimiciv.risk import TERMS, compute_auroc, compute_logit, to_probability
 from histofuse.data.simulate.mimiciv.tables import RISK_MODEL, simulate_hospital, write_hospital
-from histofuse.params.cohort import CohortParams
-from histofuse.params.mimic_simulation import MimicSimulationParams
+from histofuse.params.ehr import CohortParams
+from histofuse.params.simulation import MimicSimulationParams
 
 PARAMS = MimicSimulationParams(patients=1500, breast_cancer_fraction=0.42)
 DECLARATION = CohortParams(

@@ -1,4 +1,4 @@
-"""Section ``simulation.brecahad``: how many frames are simulated, and what they hold."""
+"""Section ``simulation``: the size and content of the simulated data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HistologySimulationParams(Section):
 
     Attributes:
         nuclei_per_frame: Mean number of tumour, non-tumour and mitotic nuclei in a frame.
-        mitosis_fraction: Share of mitoses among them; each case gets its part.
+        mitosis_fraction: Share of mitoses among them; uneven over cases, some have none.
         non_tumour_fraction: Share of non-tumour nuclei among them.
         workers: Processes that render; the result is the same for any number.
     """
@@ -35,3 +35,15 @@ class HistologySimulationParams(Section):
         if self.mitosis_fraction + self.non_tumour_fraction > 1:
             raise ValueError("mitosis_fraction + non_tumour_fraction of at most 1")
         return self
+
+
+class MimicSimulationParams(Section):
+    """How many patients are simulated, and which share of them has breast cancer.
+
+    Attributes:
+        patients: Patients in all.
+        breast_cancer_fraction: Share that carries 174.x or C50.x at an admission.
+    """
+
+    patients: Annotated[int, Field(ge=50, le=200_000)]
+    breast_cancer_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
