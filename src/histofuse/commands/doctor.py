@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-from histofuse.commands.team.postgres import find_installations
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError
@@ -70,7 +69,6 @@ def examine() -> Iterator[Check]:
         ("mlflow", check_store),
         ("git", check_git),
         ("dvc", check_dvc),
-        ("postgresql", check_postgres),
         ("browser", check_browser),
     )
     for name, check in checks:
@@ -288,16 +286,6 @@ def _ask_dvc() -> Check:
 
 
 # --- what only some work needs ------------------------------------------------------------------
-
-
-def check_postgres() -> Iterator[Check]:
-    """Look for PostgreSQL, which `histofuse server` and some tests run on."""
-    found = find_installations()
-    if found:
-        yield Check("postgresql", "ok", f"{found[0].major} in {found[0].folder}")
-    else:
-        remedy = "Only for make server and its tests: apt-get install postgresql, or brew"
-        yield Check("postgresql", "ok", "none found; make server then needs --database", remedy)
 
 
 def check_browser() -> Iterator[Check]:

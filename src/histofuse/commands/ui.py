@@ -1,4 +1,4 @@
-"""``histofuse ui``: MLflow's own server over the project's store, for this machine only."""
+"""``histofuse ui``: MLflow's server on the project's store, for this machine only."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ HOST: Final = "127.0.0.1"
 
 
 def serve(port: int) -> None:
-    """Put MLflow's server in the place of this process.
+    """Replace this process by MLflow's server.
 
     Raises:
-        RegistryError: If the port is taken, or the store is a server with a page of its own.
+        RegistryError: If the port is taken, or the store is itself an MLflow server.
     """
     store = open_store()
     if store.database is None:
-        raise RegistryError(f"the store is a server already: open {redact(store.uri)}")
+        raise RegistryError(f"runs are stored on a server: open {redact(store.uri)} in a browser")
     require_free(port, HOST)
     with store.locked():
         store.database.parent.mkdir(parents=True, exist_ok=True)
-    report(f"open http://{HOST}:{port} (Ctrl-C ends it)")
+    report(f"open http://{HOST}:{port} (Ctrl-C stops it)")
     # The server's background jobs are for language models; they would cost a second process.
     settings = {**SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
@@ -39,16 +39,18 @@ def serve(port: int) -> None:
 
 
 def require_free(port: int, host: str) -> None:
-    """Make sure that a port can be listened on.
+    """Make sure that a server can listen on a port.
 
     Raises:
         RegistryError: If it cannot.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise RegistryError(
-                f"port {port} cannot be used ({error.strerror}). Name another with --port."
-            ) from None
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise RegistryError(
+            f"port {port} cannot be used on {host} ({error.strerror}). Choose another one with "
+            "--port, or PORT=… for make."
+        ) from None

@@ -276,7 +276,7 @@ def test_two_commands_at_once_on_an_empty_postgresql(postgres, tmp_path):
     messages = [finish(stage) for stage in stages]
     assert read_all(toys[0].folder) == read_all(toys[1].folder)
     assert len(toys[0].read()) == TRIALS
-    assert postgres.access.password not in "".join(messages)
+    assert postgres.password not in "".join(messages)
 
 
 def test_on_postgresql_too_a_killed_worker_loses_nothing(postgres, tmp_path):
@@ -308,7 +308,7 @@ def test_database_that_goes_away_is_named_and_the_study_goes_on_later(postgres, 
     assert stage.returncode == 1
     assert "study storage: no longer answers" in messages
     assert "Traceback" not in messages
-    assert postgres.access.password not in messages
+    assert postgres.password not in messages
     toy.run(trials=6)
     assert len(toy.read()) == 6
 

@@ -1,7 +1,10 @@
-"""A PostgreSQL database named by an address: is it there, and may one make tables in it."""
+"""The team server's database: whether it answers, and what an older version left behind."""
 
 from __future__ import annotations
 
+import getpass
+import json
+from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.errors import HistofuseError
@@ -11,27 +14,27 @@ DRIVER: Final = "postgresql+psycopg"
 CONNECT_SECONDS: Final = 10
 EXAMPLE: Final = "postgresql://user@host:5432/database"
 
-# What PostgreSQL's client says -> what to do.
+# Part of the message of PostgreSQL's client -> what to do.
 _REMEDIES: Final = {
     "password authentication failed": (
-        "Correct the user or the password; without one in the address, PGPASSWORD and ~/.pgpass "
-        "are read."
+        "Correct the user or the password; if the URL holds none, PGPASSWORD and ~/.pgpass are "
+        "read."
     ),
     "no password supplied": "Set PGPASSWORD, or add a line to ~/.pgpass (mode 0600).",
-    "does not exist": "Make it: createdb NAME (and createuser NAME), on that server.",
-    "no pg_hba.conf entry": "Let this machine in, in that server's pg_hba.conf.",
+    "does not exist": "Create it on that server: createdb NAME (and createuser NAME).",
+    "no pg_hba.conf entry": "Allow this machine in that server's pg_hba.conf.",
 }
 _UNREACHABLE: Final = "Start PostgreSQL there, or correct host and port."
 
 
 def check_database(address: str) -> str:
-    """Make sure that a database answers and takes tables.
+    """Make sure that a PostgreSQL database answers and lets us create tables.
 
     Returns:
-        The address with the driver that is installed.
+        The URL with the driver that is installed.
 
     Raises:
-        HistofuseError: If it is no PostgreSQL, does not answer, or lets nobody make tables.
+        HistofuseError: If it is not PostgreSQL, does not answer, or tables cannot be created.
     """
     url = _parse(address)
     shown = redact(address)
@@ -48,7 +51,7 @@ def check_database(address: str) -> str:
         raise HistofuseError(_explain(shown, error)) from None
     if not may_create:
         raise HistofuseError(
-            f"{shown}: its user may not make tables in the schema {schema or 'public'}. As its "
+            f"{shown}: its user may not create tables in the schema {schema or 'public'}. As the "
             f"owner: GRANT CREATE ON SCHEMA {schema or 'public'} TO {url.username or 'that user'};"
         )
     return url.set(drivername=DRIVER).render_as_string(hide_password=False)
@@ -64,7 +67,7 @@ def _parse(address: str) -> Any:
         url = None
     if url is None or url.get_backend_name() not in {"postgresql", "postgres"} or not url.database:
         raise HistofuseError(
-            f"{redact(address)}: not the address of a PostgreSQL database; expected {EXAMPLE}"
+            f"{redact(address)}: not the URL of a PostgreSQL database; expected {EXAMPLE}"
         )
     return url
 
@@ -72,5 +75,52 @@ def _parse(address: str) -> Any:
 def _explain(shown: str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = redact(lines[0]) if lines else type(error).__name__
-    found = (remedy for said, remedy in _REMEDIES.items() if said in str(error))
-    return f"{shown}: {reason}. {next(found, _UNREACHABLE)}"
+    remedies = (remedy for part, remedy in _REMEDIES.items() if part in str(error))
+    return f"{shown}: {reason}. {next(remedies, _UNREACHABLE)}"
+
+
+# How to copy what an older version's server stored in its own PostgreSQL cluster.
+_OLD_CLUSTER: Final = """\
+{data} holds the runs and users of this server, in a PostgreSQL {major}
+cluster that an older version managed. Copy both databases to a PostgreSQL server of your own:
+  {as_owner}pg_ctl start --wait -D {data} -o "-p {port} -h 127.0.0.1 -k ''"
+  export PGPASSFILE={pgpass}
+  pg_dump --no-owner postgresql://histofuse@127.0.0.1:{port}/mlflow > mlflow.sql
+  pg_dump --no-owner postgresql://histofuse@127.0.0.1:{port}/studies > studies.sql
+  unset PGPASSFILE
+  {as_owner}pg_ctl stop -D {data}
+  psql --file mlflow.sql postgresql://user@host/mlflow
+  psql --file studies.sql postgresql://user@host/studies
+  histofuse server --database postgresql://user@host/mlflow
+pg_ctl and pg_dump must be those of PostgreSQL {major} (Debian: /usr/lib/postgresql/{major}/bin).
+To start without these runs and users, move {folder} away."""
+
+
+def refuse_old_cluster(folder: Path) -> None:
+    """Refuse to start next to the PostgreSQL cluster that an older version managed.
+
+    Raises:
+        HistofuseError: With the commands that copy its databases.
+    """
+    cluster = (folder / "postgres").resolve()
+    data = cluster / "data"
+    if not (data / "PG_VERSION").is_file():
+        return
+    owner = data.owner()
+    raise HistofuseError(
+        _OLD_CLUSTER.format(
+            data=data,
+            folder=cluster,
+            major=(data / "PG_VERSION").read_text().strip(),
+            as_owner="" if owner == getpass.getuser() else f"runuser -u {owner} -- ",
+            port=_read_port(cluster / "access.json"),
+            pgpass=(folder / "pgpass").resolve(),
+        )
+    )
+
+
+def _read_port(access: Path) -> str:
+    try:
+        return str(json.loads(access.read_text())["port"])
+    except (OSError, ValueError, KeyError):
+        return "PORT"

@@ -1,4 +1,4 @@
-"""Users of a team's MLflow server, added and removed through its own interface."""
+"""Users of a team's MLflow server, managed through its REST interface."""
 
 from __future__ import annotations
 
@@ -19,53 +19,38 @@ _ROLES: Final = "3.0/mlflow/roles"
 
 @dataclass(frozen=True)
 class Team:
-    """A running server, spoken to as its administrator.
+    """A running server and its administrator's login.
 
     Attributes:
-        address: Where it answers.
-        password: The administrator's.
-        secrets_file: Where that was read from, for messages.
+        address: Its URL.
+        password: The administrator's password.
+        secrets_file: The file the password was read from, for messages.
     """
 
     address: str
     password: str
     secrets_file: str
 
-    def prepare(self) -> None:
-        """Make the role that may write, if it is not there.
-
-        Raises:
-            HistofuseError: If the server has an administrator with another password.
-        """
-        roles = self._ask("GET", f"{_ROLES}/list", {"workspace": WORKSPACE})["roles"]
-        if all(role["name"] != MEMBERS for role in roles):
-            made = self._ask("POST", f"{_ROLES}/create", {"workspace": WORKSPACE, "name": MEMBERS})
-            for kind in WRITABLE:
-                grant = {"resource_type": kind, "resource_pattern": "*", "permission": "MANAGE"}
-                of_role = {"role_id": made["role"]["id"]}
-                self._ask("POST", f"{_ROLES}/permissions/add", of_role | grant)
-
     def add(self, name: str, *, may_write: bool) -> str:
         """Add a user.
 
         Returns:
-            The password made for it.
+            The user's new password.
 
         Raises:
-            HistofuseError: If there is such a user.
+            HistofuseError: If the name is taken or not usable.
         """
         if not name.strip() or ":" in name:
-            raise HistofuseError(f"{name!r}: no name for a user; expected letters without a colon")
+            raise HistofuseError(f"{name!r}: not a user name; expected some text without a colon")
         password = secrets.token_urlsafe(18)
         if self._exists(name):
             raise HistofuseError(
-                f"{name}: there is such a user at {self.address}. "
-                f"histofuse users password {name} gives it a new password."
+                f"{name}: this user exists already at {self.address}. For a new password: "
+                f"histofuse users password {name}"
             )
+        role = (self._find_role() or self._create_role()) if may_write else None
         self._ask("POST", f"{_USERS}/create", {"username": name, "password": password})
-        if may_write:
-            roles = self._ask("GET", f"{_ROLES}/list", {"workspace": WORKSPACE})["roles"]
-            role = next(role["id"] for role in roles if role["name"] == MEMBERS)
+        if role is not None:
             self._ask("POST", f"{_ROLES}/assign", {"username": name, "role_id": role})
         return password
 
@@ -77,7 +62,7 @@ class Team:
         return password
 
     def remove(self, name: str) -> None:
-        """Remove a user; what it has logged stays."""
+        """Remove a user; their runs stay."""
         self._require(name)
         if name == ADMIN:
             raise HistofuseError(f"{ADMIN}: the server needs its administrator")
@@ -87,13 +72,26 @@ class Team:
         """List the users."""
         return sorted(user["username"] for user in self._ask("GET", f"{_USERS}/list", {})["users"])
 
+    def _find_role(self) -> int | None:
+        roles = self._ask("GET", f"{_ROLES}/list", {"workspace": WORKSPACE})["roles"]
+        return next((role["id"] for role in roles if role["name"] == MEMBERS), None)
+
+    def _create_role(self) -> int:
+        """Create the role that may write."""
+        created = self._ask("POST", f"{_ROLES}/create", {"workspace": WORKSPACE, "name": MEMBERS})
+        role = created["role"]["id"]
+        for kind in WRITABLE:
+            grant = {"resource_type": kind, "resource_pattern": "*", "permission": "MANAGE"}
+            self._ask("POST", f"{_ROLES}/permissions/add", {"role_id": role, **grant})
+        return role
+
     def _exists(self, name: str) -> bool:
         return name in self.names()
 
     def _require(self, name: str) -> None:
         if not self._exists(name):
             known = ", ".join(self.names())
-            raise HistofuseError(f"{name}: no such user at {self.address}; there are {known}")
+            raise HistofuseError(f"{name}: no such user at {self.address}; known users: {known}")
 
     def _ask(self, method: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
         import requests
@@ -114,9 +112,9 @@ class Team:
         if answer.status_code == 401:
             raise HistofuseError(
                 f"{self.address}: refuses the administrator's password in {self.secrets_file}. The "
-                "database knows another: restore that file from where this server ran before."
+                "database holds another one: restore that file from the server's earlier folder."
             )
         if not answer.ok:
-            said = answer.text[:300]
-            raise HistofuseError(f"{self.address}: {path} answers {answer.status_code}: {said}")
+            text = answer.text[:300]
+            raise HistofuseError(f"{self.address}: {path} answers {answer.status_code}: {text}")
         return answer.json() if answer.content else {}

@@ -1,35 +1,28 @@
-"""``histofuse server``: MLflow for a team, on PostgreSQL, with users and proxied artifacts.
+"""``histofuse server``: MLflow for a team, with users and proxied artifacts.
 
-What it needs to come back lies in one folder: the cluster where none is named, the artifacts where
-they go nowhere else, and the passwords. This process starts PostgreSQL and MLflow, watches both,
-and ends both.
+One folder holds what a restart needs: the passwords, and the SQLite database and the artifacts
+unless they are stored elsewhere. MLflow's own server takes the place of this process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
 import secrets
-import signal
 import socket
-import subprocess
+import stat
 import sys
-import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from histofuse.commands.team.databases import check_database
+from histofuse.commands.team.databases import check_database, refuse_old_cluster
 from histofuse.commands.team.members import ADMIN, Team
-from histofuse.commands.team.postgres import STOP_SECONDS, Cluster, private_postgres, read_command
-from histofuse.commands.team.private_files import read_private, write_private
-from histofuse.core.artifacts import load_json, write_json
+from histofuse.commands.ui import require_free
+from histofuse.core.artifacts import load_json, replacing_file, write_json
 from histofuse.core.errors import HistofuseError
 from histofuse.core.progress import report
 from histofuse.tracking.names import redact
@@ -37,21 +30,19 @@ from histofuse.tracking.store import SETTINGS
 
 FOLDER: Final = Path("mlruns/server")
 SECRETS: Final = "secrets.json"
-STATE: Final = "server.json"  # where the running server answers
-LOG: Final = "mlflow.log"
+STATE: Final = "server.json"  # the address of the server that was started last
 AUTH_CONFIG: Final = "auth.ini"
-PGPASS: Final = "pgpass"
+DATABASE: Final = "mlflow.db"
 ARTIFACTS: Final = "artifacts"
-START_SECONDS: Final = 180.0
-LOG_LINES: Final = 8
-# A password is checked by a hash that takes a tenth of a second on purpose; with each of a
-# publishing's requests that would be minutes. So long may a changed one still be taken.
+OWNER_ONLY: Final = 0o600
+# MLflow takes a tenth of a second to check a password, and each request carries one. This many
+# seconds a checked password is remembered, even if it was changed meanwhile.
 CREDENTIALS_SECONDS: Final = 60
 
-UVICORN: Final = "--log-level warning --loop histofuse.commands.team.server_loop:PromptLoop"
+UVICORN: Final = "--log-level warning --loop histofuse.commands.team.server:PromptLoop"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")
-# Object stores that MLflow knows, and the package that each of them needs.
+# Object stores that MLflow supports, and the package that each of them needs.
 OBJECT_STORES: Final[Mapping[str, str]] = {
     "s3": "boto3",
     "gs": "google.cloud.storage",
@@ -76,10 +67,10 @@ class Settings:
     Attributes:
         host: Address to listen on.
         port: Port to listen on.
-        database: Address of a PostgreSQL database; None for a private cluster.
-        artifacts: Folder, or address of an object store; None for a folder beside the cluster.
-        allowed_hosts: Names by which others reach the server, a reverse proxy's among them.
-        workers: Processes that answer.
+        database: URL of a PostgreSQL database; None for an SQLite file in the server's folder.
+        artifacts: Folder or URL of an object store; None for a folder in the server's folder.
+        allowed_hosts: Names by which others reach the server, including a reverse proxy's.
+        workers: Number of processes that answer requests.
     """
 
     host: str
@@ -92,48 +83,40 @@ class Settings:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What must not be lost or seen; kept in one file, mode 0600."""
+    """The administrator's password and the key that signs sessions; one file, mode 0600."""
 
     admin_password: str
     secret_key: str
 
 
 def serve(settings: Settings, folder: Path = FOLDER) -> None:
-    """Run the server until it is told to stop.
+    """Replace this process by MLflow's server.
 
     Raises:
-        HistofuseError: If it cannot start, with what to do; or if MLflow or PostgreSQL ends.
+        HistofuseError: If the settings cannot work, the port is taken, the database does not
+            answer, or the folder holds the PostgreSQL cluster of an older version.
     """
     require_usable(settings)
-    _make_folder(folder)
-    stop = threading.Event()
-    with ExitStack() as stack:
-        stack.enter_context(_held(folder))
-        stack.enter_context(_on_signals(stop))
-        _end_orphan(folder)
-        _require_free(settings.host, settings.port)
-        kept = _open_secrets(folder)
-        cluster = None
-        if settings.database is None:
-            cluster = stack.enter_context(private_postgres(folder / "postgres"))
-            database = cluster.make_database("mlflow")
-        else:
-            database = check_database(settings.database)
-        log_before = _measure(folder / LOG)
-        process = stack.enter_context(_mlflow(settings, folder, database, kept))
-        if not _wait_until_ready(process, settings, folder, log_before, stop):
-            return
-        Team(_name_address(settings), kept.admin_password, str(folder / SECRETS)).prepare()
-        _describe(settings, folder, cluster)
-        _watch(process, cluster, stop, folder)
-        report("stopping")
+    require_free(settings.port, settings.host)
+    if settings.database is None:
+        refuse_old_cluster(folder)
+        database = f"sqlite:///{(folder / DATABASE).resolve()}"
+    else:
+        database = check_database(settings.database)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    environment = _build_environment(folder, database, _open_secrets(folder))
+    _write_auth_config(folder, database)
+    write_json({"address": _name_address(settings)}, folder / STATE)
+    _announce(settings, folder)
+    os.execve(sys.executable, _build_command(settings, folder), environment)
 
 
 def open_team(folder: Path = FOLDER) -> Team:
-    """Speak to the server that runs from `folder` as its administrator.
+    """Connect to the server that was started from `folder`, as its administrator.
 
     Raises:
-        HistofuseError: If none runs there.
+        HistofuseError: If none was.
     """
     if not (folder / STATE).is_file():
         raise HistofuseError(f"{folder}: no server runs here. Start histofuse server first.")
@@ -141,14 +124,14 @@ def open_team(folder: Path = FOLDER) -> Team:
     return Team(address, _read_secrets(folder).admin_password, str(folder / SECRETS))
 
 
-# --- what is asked for --------------------------------------------------------------------------
+# --- settings -----------------------------------------------------------------------------------
 
 
 def require_usable(settings: Settings) -> None:
-    """Refuse settings that cannot work or would leave the server open, all at once.
+    """Refuse settings that cannot work or would leave the server open to anyone.
 
     Raises:
-        HistofuseError: With one line a fault.
+        HistofuseError: Listing every fault, one per line.
     """
     faults = [*_check_hosts(settings), *_check_artifacts(settings.artifacts)]
     if faults:
@@ -158,15 +141,15 @@ def require_usable(settings: Settings) -> None:
 def _check_hosts(settings: Settings) -> Iterator[str]:
     if settings.host in ANY_ADDRESS and not settings.allowed_hosts:
         yield (
-            f"--host {settings.host} listens on every address: name those that others use, "
+            f"--host {settings.host} listens on every address: name the hosts that others use, "
             "such as --allowed-hosts mlflow.example.org,10.0.0.7"
         )
     for name in settings.allowed_hosts:
         if name.strip("*.") == "" or "/" in name or " " in name:
             yield (
                 f"--allowed-hosts {name or '(empty)'}: expected the name of a host, such as "
-                "mlflow.example.org or *.example.org, without http://; any host at all would let "
-                "web pages of strangers in"
+                "mlflow.example.org or *.example.org, without http://. Allowing any host would "
+                "let web pages of strangers reach the server"
             )
 
 
@@ -176,8 +159,8 @@ def _check_artifacts(artifacts: str | None) -> Iterator[str]:
     scheme = artifacts.split("://")[0]
     if scheme not in OBJECT_STORES:
         yield (
-            f"--artifacts {redact(artifacts)}: no object store is called {scheme}; expected a "
-            f"folder, or an address that begins with {', '.join(f'{s}://' for s in OBJECT_STORES)}"
+            f"--artifacts {redact(artifacts)}: unknown object store {scheme}; expected a folder, "
+            f"or a URL that starts with {', '.join(f'{s}://' for s in OBJECT_STORES)}"
         )
     elif not _is_installed(OBJECT_STORES[scheme]):
         package = OBJECT_STORES[scheme].replace(".", "-")
@@ -195,9 +178,9 @@ def _is_installed(module: str) -> bool:
 
 
 def list_allowed(settings: Settings) -> tuple[list[str], list[str]]:
-    """List the Host headers, and the origins of web pages, that the server answers.
+    """List the Host headers, and the origins of web pages, that the server accepts.
 
-    A page of MLflow's own sends its origin with each search, so that is allowed, with TLS (which a
+    MLflow's own pages send their origin with each search, so it is allowed both with TLS (which a
     reverse proxy adds) and without.
     """
     bound = () if settings.host in (*LOOPBACK, *ANY_ADDRESS) else (settings.host,)
@@ -223,49 +206,27 @@ def _bracket(host: str) -> str:
 
 
 def _name_address(settings: Settings) -> str:
-    """Name the address at which this machine reaches the server."""
+    """Name the URL at which this machine reaches the server."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     return f"http://{_bracket(host)}:{settings.port}"
 
 
-# --- files --------------------------------------------------------------------------------------
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        folder.chmod(0o711)  # whom root runs PostgreSQL as must pass through it
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        at = load_json(folder / STATE)["address"] if (folder / STATE).is_file() else "starting"
-        raise HistofuseError(f"{folder}: a server runs from it already ({at})") from None
-    try:
-        yield
-    finally:
-        lock.release()
+# --- files that only their owner may read -------------------------------------------------------
 
 
 def _open_secrets(folder: Path) -> Secrets:
-    """Read the passwords, or make them on the first start."""
+    """Read the passwords; the first start creates them."""
     if not (folder / SECRETS).is_file():
-        made = Secrets(secrets.token_urlsafe(24), secrets.token_hex(32))
-        write_private(json.dumps(asdict(made), indent=2) + "\n", folder / SECRETS)
+        created = Secrets(secrets.token_urlsafe(24), secrets.token_hex(32))
+        write_private(json.dumps(asdict(created), indent=2) + "\n", folder / SECRETS)
     return _read_secrets(folder)
 
 
 def _read_secrets(folder: Path) -> Secrets:
     path = folder / SECRETS
     try:
-        found = json.loads(read_private(path))
-        return Secrets(str(found["admin_password"]), str(found["secret_key"]))
+        values = json.loads(_read_private(path))
+        return Secrets(str(values["admin_password"]), str(values["secret_key"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = type(error).__name__
         raise HistofuseError(
@@ -273,66 +234,32 @@ def _read_secrets(folder: Path) -> Secrets:
         ) from None
 
 
-def _end_orphan(folder: Path) -> None:
-    """End an MLflow whose owner was killed: it would hold the port and the database."""
-    path = folder / STATE
-    if not path.is_file():
-        return
-    pid = int(load_json(path)["process"])
-    if "mlflow" in (read_command(pid) or ""):
-        report(f"ending the server that a killed one left behind (process {pid})")
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while read_command(pid) is not None and time.monotonic() < deadline:
-            time.sleep(0.1)
-    path.unlink()
+def write_private(text: str, path: Path) -> None:
+    """Write a file atomically, with mode 0600 from its first byte."""
+    with replacing_file(path) as temporary:
+        opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
+        with os.fdopen(opened, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
-def _require_free(host: str, port: int) -> None:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
+def _read_private(path: Path) -> str:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
         raise HistofuseError(
-            f"port {port} of {host} cannot be used ({error.strerror}). Name another: "
-            "histofuse server --port 5001, or make server PORT=5001."
-        ) from None
+            f"{path}: holds a password and has mode {mode:04o}; expected 0600. Change the "
+            f"password if others use this machine, and chmod 600 {path}."
+        )
+    return path.read_text(encoding="utf-8")
 
 
-# --- MLflow -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _mlflow(
-    settings: Settings, folder: Path, database: str, kept: Secrets
-) -> Iterator[subprocess.Popen[Any]]:
-    """Run MLflow's server; addresses with passwords go by its environment, which others cannot see.
-
-    It gets a process group of its own, for Ctrl-C is this process's to hear.
-    """
+def _write_auth_config(folder: Path, database: str) -> None:
     text = AUTH_TEMPLATE.format(
         database=database.replace("%", "%%"), admin=ADMIN, seconds=CREDENTIALS_SECONDS
     )
     write_private(text, folder / AUTH_CONFIG)
-    if not (folder / LOG).is_file():
-        write_private("", folder / LOG)
-    with (folder / LOG).open("ab") as log:
-        process = subprocess.Popen(
-            _build_command(settings, folder),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=_build_environment(settings, folder, database, kept),
-            start_new_session=True,
-        )
-    write_json({"address": _name_address(settings), "process": process.pid}, folder / STATE)
-    try:
-        yield process
-    finally:
-        _stop(process)
-        (folder / STATE).unlink(missing_ok=True)
+
+
+# --- MLflow -------------------------------------------------------------------------------------
 
 
 def _build_command(settings: Settings, folder: Path) -> list[str]:
@@ -347,10 +274,11 @@ def _build_command(settings: Settings, folder: Path) -> list[str]:
     return [*command, "--cors-allowed-origins", ",".join(origins)] if origins else command
 
 
-def _build_environment(
-    settings: Settings, folder: Path, database: str, kept: Secrets
-) -> dict[str, str]:
-    """The environment, less what would point MLflow's server at another server or weaken it."""
+def _build_environment(folder: Path, database: str, kept: Secrets) -> dict[str, str]:
+    """Build MLflow's environment, which holds the passwords: other users cannot see it.
+
+    Variables that would point MLflow at another server, or weaken this one, are left out.
+    """
     own = ("MLFLOW_SERVER_", "MLFLOW_TRACKING_", "MLFLOW_AUTH_", "MLFLOW_REGISTRY_", "_MLFLOW_")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     return {
@@ -362,118 +290,31 @@ def _build_environment(
         "MLFLOW_FLASK_SERVER_SECRET_KEY": kept.secret_key,
         # The server's background jobs are for language models; they would cost a second process.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PYTHONWARNINGS": "ignore",  # those of MLflow's own packages about each other
+        "PYTHONWARNINGS": "ignore",  # MLflow's packages warn about each other
     }
 
 
-def _wait_until_ready(
-    process: subprocess.Popen[Any],
-    settings: Settings,
-    folder: Path,
-    log_before: int,
-    stop: threading.Event,
-) -> bool:
-    """Wait until MLflow answers; False where it is told to stop before it does."""
-    deadline = time.monotonic() + START_SECONDS
-    while not stop.wait(0.2):
-        if process.poll() is not None:
-            raise HistofuseError(f"MLflow does not start. {_quote_log(folder, log_before)}")
-        if time.monotonic() > deadline:
-            raise HistofuseError(
-                f"MLflow gave no answer for {START_SECONDS:.0f} seconds. "
-                f"{_quote_log(folder, log_before)}"
-            )
-        if _answers(f"{_name_address(settings)}/health"):
-            return True
-    return False
-
-
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(address, timeout=5).close()
-    except (urllib.error.URLError, OSError):
-        return False
-    return True
-
-
-def _measure(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _quote_log(folder: Path, start: int = 0) -> str:
-    text = (folder / LOG).read_bytes()[start:].decode(errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()][-LOG_LINES:]
-    quoted = "\n".join(f"    {redact(line)}" for line in lines)
-    return f"{folder / LOG} ends with\n{quoted}"
-
-
-def _stop(process: subprocess.Popen[Any]) -> None:
-    """Let MLflow answer what it was asked and end; after that, end all of its processes."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            report("MLflow does not end by itself; it is broken off")
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-# --- while it runs ------------------------------------------------------------------------------
-
-
-@contextmanager
-def _on_signals(stop: threading.Event) -> Iterator[None]:
-    """Note a wish to stop instead of breaking off, so that both processes are ended in order."""
-    wanted: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before: dict[signal.Signals, Any] = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in wanted
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _describe(settings: Settings, folder: Path, cluster: Cluster | None) -> None:
-    report(f"the server runs at {_name_address(settings)} (Ctrl-C ends it)")
+def _announce(settings: Settings, folder: Path) -> None:
+    report(f"MLflow starts at {_name_address(settings)} (Ctrl-C stops it)")
     report(f"administrator: {ADMIN}, password in {folder / SECRETS}")
     report("add a user: histofuse users add NAME")
-    report(f"MLflow's log: {folder / LOG}")
-    if cluster is not None:
-        cluster.make_database("studies")
-        _write_pgpass(cluster, folder)
-        address = cluster.address("studies").replace(f":{cluster.access.password}@", "@")
-        report(f"studies on the same PostgreSQL: set study_storage to {address}")
-        report(f"and PGPASSFILE={(folder / PGPASS).resolve()}")
     if settings.host not in LOOPBACK:
         report(
             f"WARNING: {settings.host} is open to other machines, and passwords cross the network "
-            "in the clear. Put a reverse proxy with TLS in front of it and bind to 127.0.0.1."
+            "unencrypted. Put a reverse proxy with TLS in front of it and listen on 127.0.0.1."
         )
 
 
-def _write_pgpass(cluster: Cluster, folder: Path) -> None:
-    """Write the password where PostgreSQL's client looks for it, so that no address holds it."""
-    access = cluster.access
-    write_private(f"127.0.0.1:{access.port}:*:histofuse:{access.password}\n", folder / PGPASS)
+class PromptLoop(asyncio.SelectorEventLoop):
+    """The event loop MLflow's server runs in: it sends small answers without delay.
 
-
-def _watch(
-    process: subprocess.Popen[Any],
-    cluster: Cluster | None,
-    stop: threading.Event,
-    folder: Path,
-) -> None:
-    """Wait until told to stop.
-
-    Raises:
-        HistofuseError: If MLflow or PostgreSQL ends first.
+    With several workers uvicorn binds its socket without naming the protocol, so asyncio does not
+    set TCP_NODELAY. Each answer would then wait 40 ms for the acknowledgement of the one before.
     """
-    while not stop.wait(0.5):
-        if process.poll() is not None:
-            raise HistofuseError(f"MLflow ended. {_quote_log(folder)}")
-        if cluster is not None and cluster.process.poll() is not None:
-            raise HistofuseError(f"PostgreSQL ended; see {folder / 'postgres' / 'postgres.log'}")
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        """Start a server; accepted connections inherit the option from the bound socket."""
+        bound = options.get("sock")
+        if bound is not None and bound.family in {socket.AF_INET, socket.AF_INET6}:
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return await super().create_server(*args, **options)

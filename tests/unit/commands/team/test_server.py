@@ -1,19 +1,23 @@
 import asyncio
-import json
+import configparser
 import os
 import socket
 import stat
-import subprocess
-import time
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from histofuse.cli import app
 from histofuse.commands.team import server as module
-from histofuse.commands.team.private_files import read_private, write_private
-from histofuse.commands.team.server import Settings, list_allowed, require_usable, serve
-from histofuse.commands.team.server_loop import PromptLoop
+from histofuse.commands.team.server import (
+    PromptLoop,
+    Settings,
+    list_allowed,
+    require_usable,
+    serve,
+    write_private,
+)
 from histofuse.core.errors import HistofuseError
 
 
@@ -57,12 +61,12 @@ def test_names_others_use_are_added_with_and_without_port_and_tls():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"host": "0.0.0.0"}, "listens on every address: name those that others use"),
+        ({"host": "0.0.0.0"}, "listens on every address: name the hosts that others use"),
         ({"host": "::"}, "listens on every address"),
         ({"allowed_hosts": ("*",)}, r"--allowed-hosts \*: expected the name of a host"),
         ({"allowed_hosts": ("",)}, r"--allowed-hosts \(empty\)"),
         ({"allowed_hosts": ("https://x.org",)}, "without http://"),
-        ({"artifacts": "ftp://u:secret@host/x"}, r"ftp://…@host/x: no object store is called ftp"),
+        ({"artifacts": "ftp://u:secret@host/x"}, r"ftp://…@host/x: unknown object store ftp"),
         ({"artifacts": "s3://bucket"}, "needs the package boto3"),
         ({"artifacts": "gs://bucket"}, "needs the package google-cloud-storage"),
     ],
@@ -83,7 +87,7 @@ def test_no_password_stands_in_what_other_users_of_the_machine_can_see(tmp_path)
     kept = module.Secrets("admin-hidden", "key-hidden")
     url = "postgresql+psycopg://u:db-hidden@h/d"
     command = " ".join(module._build_command(settings(), tmp_path))
-    environment = module._build_environment(settings(), tmp_path, url, kept)
+    environment = module._build_environment(tmp_path, url, kept)
     assert "hidden" not in command
     assert environment["MLFLOW_BACKEND_STORE_URI"] == url
     assert environment["MLFLOW_AUTH_ADMIN_PASSWORD"] == "admin-hidden"
@@ -93,7 +97,7 @@ def test_servers_own_settings_win_over_the_users_environment(tmp_path, monkeypat
     monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_USERNAME", "someone")
-    made = module._build_environment(settings(), tmp_path, "url", module.Secrets("a", "b"))
+    made = module._build_environment(tmp_path, "url", module.Secrets("a", "b"))
     assert "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE" not in made
     assert "MLFLOW_TRACKING_URI" not in made
     assert "MLFLOW_AUTH_ADMIN_USERNAME" not in made
@@ -115,7 +119,7 @@ def test_private_file_is_its_owners_from_the_start(tmp_path, monkeypatch):
         os.umask(before)
     assert [stat.S_IMODE(mode) for mode in modes] == [0o600]
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
-    assert read_private(tmp_path / "file") == "secret"
+    assert module._read_private(tmp_path / "file") == "secret"
 
 
 def test_secrets_are_made_once_and_kept(tmp_path):
@@ -139,82 +143,71 @@ def test_secrets_that_others_can_read_are_refused(tmp_path):
         module._open_secrets(tmp_path)
 
 
-def test_percent_signs_of_an_address_survive_the_settings_file(tmp_path, monkeypatch):
-    import configparser
-
-    monkeypatch.setattr(module, "_build_command", lambda *_: ["true"])
+def test_percent_signs_of_a_url_survive_the_settings_file(tmp_path):
     url = "postgresql+psycopg://u:a%40b@h/d"
-    with module._mlflow(settings(), tmp_path, url, module.Secrets("a", "b")):
-        path = tmp_path / "auth.ini"
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        parser = configparser.ConfigParser()
-        parser.read(path)
+    module._write_auth_config(tmp_path, url)
+    path = tmp_path / "auth.ini"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    parser = configparser.ConfigParser()
+    parser.read(path)
     assert parser["mlflow"]["database_uri"] == url
     assert parser["mlflow"]["default_permission"] == "READ"
-    assert not (tmp_path / "server.json").exists()
 
 
-def test_quoted_log_hides_passwords(tmp_path):
-    (tmp_path / "mlflow.log").write_text("before\nOperationalError postgresql://u:hidden@h/d\n")
-    quoted = module._quote_log(tmp_path)
-    assert "OperationalError" in quoted
-    assert "hidden" not in quoted
+# --- starting -----------------------------------------------------------------------------------
 
 
-# --- what goes wrong ----------------------------------------------------------------------------
+@pytest.fixture
+def started(monkeypatch):
+    """What would have replaced this process: its command and environment."""
+    calls = []
+    monkeypatch.setattr(os, "execve", lambda _, *call: calls.append(call))
+    return calls
 
 
-def test_taken_port_is_said_before_anything_is_made(tmp_path):
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def test_without_a_database_it_keeps_all_in_an_sqlite_file_of_its_folder(
+    tmp_path, started, free_port
+):
+    folder = tmp_path / "server"
+    serve(settings(port=free_port), folder)
+    ((command, environment),) = started
+    assert command[:3] == [sys.executable, "-m", "mlflow"]
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{folder}/mlflow.db"
+    assert f"sqlite:///{folder}/mlflow.db" in (folder / "auth.ini").read_text()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert module.open_team(folder).address == f"http://127.0.0.1:{free_port}"
+
+
+def test_cluster_of_an_older_version_stops_it_unless_a_database_is_named(
+    tmp_path, started, free_port, monkeypatch
+):
+    (tmp_path / "postgres/data").mkdir(parents=True)
+    (tmp_path / "postgres/data/PG_VERSION").write_text("15\n")
+    with pytest.raises(HistofuseError, match="pg_dump"):
+        serve(settings(port=free_port), tmp_path)
+    assert not started
+    monkeypatch.setattr(module, "check_database", lambda url: url)
+    serve(settings(port=free_port, database="postgresql://u@h/d"), tmp_path)
+    assert started
+
+
+def test_taken_port_is_reported_before_anything_is_written(tmp_path, started):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(HistofuseError, match=rf"port {port} of 127\.0\.0\.1 cannot be used"):
+        with pytest.raises(HistofuseError, match=rf"port {port} .* 127\.0\.0\.1 .*--port"):
             serve(settings(port=port), tmp_path / "server")
-    assert not (tmp_path / "server/postgres").exists()
+    assert not (tmp_path / "server").exists()
 
 
-def test_address_that_is_not_of_this_machine_is_said(tmp_path):
-    with pytest.raises(HistofuseError, match=r"of 203\.0\.113\.9 cannot be used"):
+def test_address_of_another_machine_is_reported(tmp_path, started):
+    with pytest.raises(HistofuseError, match=r"on 203\.0\.113\.9 "):
         serve(settings(host="203.0.113.9"), tmp_path / "server")
-
-
-def test_second_server_of_one_folder_is_refused(tmp_path):
-    with module._held(tmp_path):
-        (tmp_path / "server.json").write_text(json.dumps({"address": "http://there", "process": 1}))
-        with pytest.raises(HistofuseError, match=r"runs from it already \(http://there\)"):
-            serve(settings(), tmp_path)
-
-
-def test_mlflow_that_does_not_start_is_quoted(tmp_path, monkeypatch):
-    broken = ["sh", "-c", "echo 'no such option postgresql://u:hidden@h/d' >&2; exit 2"]
-    monkeypatch.setattr(module, "_build_command", lambda *_: broken)
-    monkeypatch.setattr(module, "check_database", lambda url: url)
-    with pytest.raises(HistofuseError, match=r"MLflow does not start\. .*\n.*no such option") as e:
-        serve(settings(port=0, database="postgresql://u:hidden@h/d"), tmp_path)
-    assert "hidden" not in str(e.value)
-
-
-def wait_until_runs(process, name):
-    """Wait until a child has become its program: before that it bears our own command line."""
-    for _ in range(200):
-        command = ["ps", "-o", "args=", "-p", str(process.pid)]
-        if name in subprocess.run(command, capture_output=True, text=True, check=False).stdout:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{name} did not start")
-
-
-def test_mlflow_left_by_a_killed_owner_is_ended_and_strangers_are_not(tmp_path):
-    for name, ended in (("mlflow", True), ("stranger", False)):
-        with subprocess.Popen(["sh", "-c", "sleep 30; true", name]) as process:
-            wait_until_runs(process, name)
-            state = {"address": "http://there", "process": process.pid}
-            (tmp_path / "server.json").write_text(json.dumps(state))
-            module._end_orphan(tmp_path)
-            if ended:
-                process.wait(timeout=20)
-            assert (process.poll() is not None) == ended
-            process.kill()
-        assert not (tmp_path / "server.json").exists()
 
 
 def test_users_of_a_server_that_does_not_run(tmp_path, monkeypatch):
@@ -233,7 +226,7 @@ def test_server_with_a_wrong_database_says_so_on_the_command_line(tmp_path, monk
     arguments = ["server", "--port", "5999", "--database", "sqlite:///secret.db"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
-    assert "histofuse server: sqlite:///secret.db: not the address of a PostgreSQL" in result.output
+    assert "histofuse server: sqlite:///secret.db: not the URL of a PostgreSQL" in result.output
 
 
 # --- its loop -----------------------------------------------------------------------------------
