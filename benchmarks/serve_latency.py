@@ -24,7 +24,8 @@ from PIL import Image
 from histofuse.commands.predict import open_model
 from histofuse.data.patches import load_index, read_patches
 from histofuse.features.specs import KEY
-from histofuse.tracking.store import name_store, open_store
+from histofuse.tracking.connection import name_store
+from histofuse.tracking.store import open_store
 
 REQUESTS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
 MODEL = "histofuse-fusion"

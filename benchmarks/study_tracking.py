@@ -54,7 +54,7 @@ class CallByCall:
 
     def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
         if not self.parent:
-            self.parent = self.store.create_run(facts.name, {STUDY_TAG: facts.study_id})
+            self.parent = self.store.create_run(facts.name, {STUDY_TAG: facts.study_id}).info.run_id
         for trial in trials:
             if trial.number not in self.known:
                 self.known.add(trial.number)
@@ -62,7 +62,9 @@ class CallByCall:
 
     def _write(self, facts: StudyFacts, trial: TrialRecord) -> None:
         client = self.store.client
-        run_id = self.store.create_run(f"trial {trial.number}", {PARENT_TAG: self.parent})
+        run_id = self.store.create_run(
+            f"trial {trial.number}", {PARENT_TAG: self.parent}
+        ).info.run_id
         for key, text in ((STUDY_TAG, facts.study_id), (TRIAL_TAG, str(trial.number))):
             client.set_tag(run_id, key, text)
         for key, value in trial.params.items():
@@ -122,7 +124,7 @@ def run_apart(kind: str, store: Path, trials: int) -> tuple[Cost, list[TrialReco
         environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
         subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
         facts, found = read_study(folder / STUDY)
-        written = Store(uri, STUDIES_EXPERIMENT).find_tagged(STUDY_TAG, facts.study_id)
+        written = Store(uri, STUDIES_EXPERIMENT).find_runs(STUDY_TAG, facts.study_id)
         numbers = {int(r.data.tags[TRIAL_TAG]) for r in written if TRIAL_TAG in r.data.tags}
         assert numbers == (set() if kind == UNRECORDED else set(range(trials))), (kind, numbers)
         return Cost(**json.loads((folder / "cost.json").read_text())), found

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from histofuse.tracking.names import CONTENT_TAG
 from histofuse.tracking.store import Store
 
 pytestmark = pytest.mark.e2e
@@ -108,7 +109,7 @@ def read_count(page):
 def find_run(built, name):
     store = Store(f"sqlite:///{built.root / 'mlruns' / 'mlflow.db'}")
     with store.locked():
-        return next(r for r in store.find_published() if r.info.run_name == name)
+        return next(r for r in store.find_runs(CONTENT_TAG) if r.info.run_name == name)
 
 
 def test_runs_are_sorted_and_filtered_by_the_metric_and_tag_that_matter(page, address, built):

@@ -292,8 +292,8 @@ def small_project(small_template, tmp_path, monkeypatch):
 @pytest.fixture
 def published(published_template, tmp_path, monkeypatch):
     """The working directory of a copy of the small project, everything published."""
+    from histofuse.tracking.connection import DATABASE
     from histofuse.tracking.local import rehome
-    from histofuse.tracking.store import DATABASE
 
     # MLflow remembers by the run's id where its artifacts are; here one run is in many places.
     remembered = "mlflow.tracking._tracking_service.utils._artifact_repos_cache"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from histofuse.core.artifacts import to_json
+from histofuse.tracking.connection import name_store
 from histofuse.tracking.names import redact
 from histofuse.tracking.registry import Listed, list_models
-from histofuse.tracking.store import name_store
 
 _HEADER = ("", "model", "version", "digest", "aliases", "stage", "promoted (UTC)")
 

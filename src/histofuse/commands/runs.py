@@ -14,9 +14,9 @@ from rich.text import Text
 
 from histofuse.core.artifacts import to_json
 from histofuse.core.errors import Fault, InputError
+from histofuse.tracking.connection import name_store
 from histofuse.tracking.names import name_end, redact
 from histofuse.tracking.runs import RunRow, list_runs
-from histofuse.tracking.store import name_store
 
 Format = Literal["table", "json", "csv"]
 

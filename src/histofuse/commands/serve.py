@@ -9,8 +9,9 @@ from typing import Final
 from histofuse.commands.ui import require_free
 from histofuse.core.progress import report
 from histofuse.serving.app import MODEL_VARIABLE, MOST_BYTES
+from histofuse.tracking.connection import SETTINGS
 from histofuse.tracking.names import PRODUCTION, REGISTERED_PREFIX
-from histofuse.tracking.store import SETTINGS, open_store
+from histofuse.tracking.store import open_store
 
 APP: Final = "histofuse.serving.app:make_app"
 

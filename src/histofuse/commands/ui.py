@@ -9,9 +9,10 @@ from typing import Final
 
 from histofuse.core.errors import RegistryError
 from histofuse.core.progress import report
+from histofuse.tracking.connection import SETTINGS
 from histofuse.tracking.local import locate_artifacts
 from histofuse.tracking.names import redact
-from histofuse.tracking.store import SETTINGS, open_store
+from histofuse.tracking.store import open_store
 
 HOST: Final = "127.0.0.1"
 

@@ -309,7 +309,7 @@ def _write(p: Publication, store: Store, stages: Stages, whole: Set[str]) -> Non
         store.end_run(run_id, "FINISHED", name=renamed)
     # Last: it says that all of the above is there.
     tags |= {"mlflow.note.content": p.card, MODEL_TAG: p.model_content, CONTENT_TAG: p.content}
-    store.set_tags(run_id, tags)
+    store.log_batch(run_id, tags=tags)
 
 
 def _describe_provenance(
@@ -324,12 +324,12 @@ def _describe_provenance(
 
 def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
     """Find the run behind the registered version, else the one that training left, or make one."""
-    runs = store.find_runs(p.bundle.digest)
+    runs = store.find_runs(DIGEST_TAG, p.bundle.digest)
     behind = [run for run in runs if registered and run.info.run_id == registered.run_id]
     if behind or runs:
         return (behind or runs)[0]
     tags = {DIGEST_TAG: p.bundle.digest, "histofuse.kind": str(p.config.get("kind", ""))}
-    return store.begin_run(p.bundle.name, tags)
+    return store.create_run(p.bundle.name, tags)
 
 
 def _facts(p: Publication) -> dict[str, str]:

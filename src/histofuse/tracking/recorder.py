@@ -84,15 +84,15 @@ class MlflowRecorder:
             self._safely(lambda run_id: self.store.end_run(run_id, status))
 
     def _tie(self, run_id: str, digest: str) -> None:
-        if self.store.find_runs(digest):
+        if self.store.find_runs(DIGEST_TAG, digest):
             self.store.delete_run(run_id)
         else:
-            self.store.set_tags(run_id, {DIGEST_TAG: digest})
+            self.store.log_batch(run_id, tags={DIGEST_TAG: digest})
             self.store.end_run(run_id, "FINISHED")
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._safely(lambda run_id: self.store.log_metrics(run_id, waiting))
+        self._safely(lambda run_id: self.store.log_batch(run_id, rows=waiting))
         self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def _safely(self, write: Callable[[str], None]) -> None:
@@ -116,6 +116,6 @@ class MlflowRecorder:
     def _start(self) -> str:
         self.store.end_abandoned()
         tags = {PROCESS_TAG: describe_process(), **describe_revision(read_revision())}
-        run_id = self.store.create_run(self.run_name, tags)
-        self.store.log_params(run_id, self._params)
+        run_id = self.store.create_run(self.run_name, tags).info.run_id
+        self.store.log_batch(run_id, params=self._params)
         return run_id

@@ -66,7 +66,7 @@ def list_runs(models: Path = MODELS) -> list[RunRow]:
     """
     store = open_store()
     with store.locked():
-        runs = [run for run in store.find_published() if run.data.tags.get(CONTENT_TAG)]
+        runs = store.find_runs(CONTENT_TAG)
         production = {s.name: s.production for s in store.read_standings()}
     held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
     rows = []

@@ -158,12 +158,12 @@ class StudyWriter:
 
     def _take_over(self, facts: StudyFacts) -> Run:
         """Look at what is there, and say before the first change that this one writes now."""
-        runs = self.store.find_tagged(STUDY_TAG, facts.study_id)
+        runs = self.store.find_runs(STUDY_TAG, facts.study_id)
         parent = next((r for r in runs if TRIAL_TAG not in r.data.tags), None)
         if parent is None:
             parent = _begin(facts, self._token, self.store)
         else:
-            self.store.set_tags(parent.info.run_id, {WRITER_TAG: self._token})
+            self.store.log_batch(parent.info.run_id, tags={WRITER_TAG: self._token})
         self._written = _list_whole([r for r in runs if TRIAL_TAG in r.data.tags], self.store)
         self._parent_id = parent.info.run_id
         return parent
@@ -190,7 +190,7 @@ def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
         PROCESS_TAG: describe_process(),
         **describe_revision(read_revision()),
     }
-    run = store.begin_run(f"study {facts.name}", tags)
+    run = store.create_run(f"study {facts.name}", tags)
     params = {
         **flatten(facts.settings),
         "metric": facts.metric,
@@ -200,7 +200,7 @@ def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
     }
     # A longer study goes on under the same run, and MLflow never changes a param.
     params = {key: value for key, value in params.items() if key != "trials"}
-    store.log_batch(run.info.run_id, params=params, rows=[], tags={})
+    store.log_batch(run.info.run_id, params=params)
     store.log_inputs(run.info.run_id, facts.inputs)
     return run
 
@@ -251,13 +251,10 @@ def _write_trial(
         (step, {name: value}) for name, values in trial.steps.items()
         for step, value in enumerate(values)
     ]  # fmt: skip
-    return store.write_run(
-        f"{facts.name} trial {trial.number}",
-        tags=tags,
-        params=name_params(trial.params),
-        rows=rows,
-        status=STATUS[trial.state],
-    )
+    run_id = store.create_run(f"{facts.name} trial {trial.number}", tags).info.run_id
+    store.log_batch(run_id, params=name_params(trial.params), rows=rows)
+    store.end_run(run_id, STATUS[trial.state])
+    return run_id
 
 
 def _tell_reason(facts: StudyFacts, trial: TrialRecord) -> str:
@@ -276,7 +273,7 @@ def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, st
         chosen = {f"histofuse.best.{key}": str(value) for key, value in best.params.items()}
     run_id, known = parent.info.run_id, parent.data
     if not (metrics.items() <= known.metrics.items() and chosen.items() <= known.tags.items()):
-        store.log_batch(run_id, params={}, rows=[(len(trials), metrics)], tags=chosen)
+        store.log_batch(run_id, rows=[(len(trials), metrics)], tags=chosen)
     if len(trials) >= facts.settings["trials"] and parent.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED")
 
@@ -303,7 +300,7 @@ def publish_studies(folder: Path = STUDIES) -> tuple[list[str], list[str]]:
 def _publish_study(folder: Path, store: Store) -> bool:
     facts, trials = read_study(folder)
     content = digest_folder(folder)
-    runs = [r for r in store.find_tagged(CONTENT_TAG, content) if r.info.status == "FINISHED"]
+    runs = [r for r in store.find_runs(CONTENT_TAG, content) if r.info.status == "FINISHED"]
     if runs:
         return False
     run_id = write_study_runs(facts, trials, store)
@@ -312,5 +309,5 @@ def _publish_study(folder: Path, store: Store) -> bool:
         told = [replace(trial, reason=_tell_reason(facts, trial)) for trial in trials]
         write_text(format_trials(told), Path(scratch) / "study" / TRIALS)
         store.log_folder(run_id, Path(scratch), replaced=("study",))
-    store.set_tags(run_id, {CONTENT_TAG: content})
+    store.log_batch(run_id, tags={CONTENT_TAG: content})
     return True

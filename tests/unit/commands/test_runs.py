@@ -8,6 +8,7 @@ import pytest
 
 from histofuse.commands.runs import describe_runs
 from histofuse.core.errors import InputError
+from histofuse.tracking.names import CONTENT_TAG
 from histofuse.tracking.store import open_store
 
 
@@ -27,11 +28,11 @@ def values(text):
 def scored(published):
     """Final test scores, as `evaluate` would have left them."""
     store = open_store()
-    for run in store.find_published():
+    for run in store.find_runs(CONTENT_TAG):
         rank = sum(map(ord, run.info.run_name)) % 97 / 100
         focus = run.data.tags["histofuse.class_in_focus"]
         row = {f"test/auprc/{focus}": rank, f"test/auroc/{focus}": rank, "test/brier": rank}
-        store.log_metrics(run.info.run_id, [(0, {**row, "test/accuracy": 0.5})])
+        store.log_batch(run.info.run_id, rows=[(0, {**row, "test/accuracy": 0.5})])
     return published
 
 
@@ -51,10 +52,10 @@ def test_patches_and_admissions_are_compared_apart_best_first(scored):
 
 def test_an_interval_stands_under_its_value(scored):
     store = open_store()
-    (run,) = [r for r in store.find_published() if r.info.run_name == "mlp"]
+    (run,) = [r for r in store.find_runs(CONTENT_TAG) if r.info.run_name == "mlp"]
     ends = {"interval_low/test.brier": 0.111, "interval_high/test.brier": 0.222}
     assert "interval" not in describe_runs(columns=["test/brier"])
-    store.log_metrics(run.info.run_id, [(0, ends)])
+    store.log_batch(run.info.run_id, rows=[(0, ends)])
 
     lines = describe_runs(kind="tabular", columns=["test/brier"]).splitlines()
     at = next(n for n, line in enumerate(lines) if "mlp" in line)

@@ -18,11 +18,12 @@ from histofuse.core.processes import describe_process
 from histofuse.promotion.decision import Grounds, Production
 from histofuse.promotion.log import LOG, read_log
 from histofuse.tracking import publish
+from histofuse.tracking.connection import DATABASE
 from histofuse.tracking.lease import holding
 from histofuse.tracking.local import rehome
 from histofuse.tracking.names import CHAIN_TAG, INTENT_TAG, PROCESS_TAG, PROMOTION, WHEN_TAG
 from histofuse.tracking.registry import list_models
-from histofuse.tracking.store import DATABASE, Store, open_store
+from histofuse.tracking.store import Store, open_store
 
 MLP = "histofuse-mlp"
 GROUNDS = Grounds(
@@ -251,12 +252,12 @@ def test_promotion_killed_before_it_was_decided_never_was(three, monkeypatch):
 PROMOTER = """
 import sys, time
 from histofuse.core.errors import RegistryError
-from histofuse.tracking import lease, store
+from histofuse.tracking import connection, store
 from histofuse.promotion.decision import Grounds, Production
 if {server}:
     # A server as far as the registry goes: no file to lock, everything by MLflow's client.
-    store.find_database = lambda uri: None
-registry = store.Store(store.name_store())
+    connection.find_database = lambda uri: None
+registry = store.Store(connection.name_store())
 production, number = Production(registry), int(sys.argv[1])
 decided = 0
 while decided < 4:
@@ -312,7 +313,7 @@ def test_decision_on_a_state_that_has_changed_is_not_carried_out(three):
 @pytest.fixture
 def server(three, monkeypatch):
     """The same registry as a server's: no file to lock."""
-    monkeypatch.setattr("histofuse.tracking.store.find_database", lambda _: None)
+    monkeypatch.setattr("histofuse.tracking.connection.find_database", lambda _: None)
     return Store(three.uri)
 
 

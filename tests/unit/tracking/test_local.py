@@ -3,13 +3,13 @@ import sqlite3
 
 import pytest
 
+from histofuse.tracking.connection import DATABASE
 from histofuse.tracking.local import (
     find_database,
     find_foreign_root,
     rehome,
 )
 from histofuse.tracking.publish import publish_all
-from histofuse.tracking.store import DATABASE
 
 
 def addresses(database):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from histofuse.core.errors import BundleError
+from histofuse.tracking.connection import DATABASE
 from histofuse.tracking.names import CONTENT_TAG
 from histofuse.tracking.publish import publish_all, read_curves
-from histofuse.tracking.store import DATABASE, Store, open_store
+from histofuse.tracking.store import Store, open_store
 
 
 def count(store):

@@ -72,10 +72,10 @@ def test_run_of_a_killed_process_is_marked_by_the_next(project):
 
 
 def test_training_goes_on_where_the_store_fails_on_the_way(project, monkeypatch, capsys):
-    def fail(*_):
+    def fail(*_, **__):
         raise RegistryError("the server went away.")
 
-    monkeypatch.setattr(Store, "log_metrics", fail)
+    monkeypatch.setattr(Store, "log_batch", fail)
     train(project / "models/mlp")
     shown = capsys.readouterr().err
     assert shown.count("the server went away") == 1

@@ -6,7 +6,8 @@ from threading import Thread
 import pytest
 
 from histofuse.core.errors import RegistryError
-from histofuse.tracking.store import DATABASE, open_store
+from histofuse.tracking.connection import DATABASE
+from histofuse.tracking.store import open_store
 
 
 def test_server_that_is_down_is_said_so_within_seconds(project, monkeypatch):
@@ -33,7 +34,7 @@ def test_database_of_another_mlflow_is_explained(project):
     with sqlite3.connect(DATABASE) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'x'")
     with pytest.raises(RegistryError, match=r"remove .* and run histofuse publish"):
-        open_store().find_runs("0" * 64)
+        open_store().find_runs("histofuse.bundle_digest", "0" * 64)
 
 
 def test_folder_that_cannot_be_written_to_is_named(project, monkeypatch):

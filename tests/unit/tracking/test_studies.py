@@ -54,7 +54,7 @@ def store(tmp_path, monkeypatch):
 
 
 def read(store):
-    runs = store.find_tagged(STUDY_TAG, FACTS.study_id)
+    runs = store.find_runs(STUDY_TAG, FACTS.study_id)
     (parent,) = [r for r in runs if TRIAL_TAG not in r.data.tags]
     trials = {int(r.data.tags[TRIAL_TAG]): r for r in runs if TRIAL_TAG in r.data.tags}
     assert len(trials) == len(runs) - 1
@@ -107,7 +107,7 @@ def test_a_longer_study_goes_on_in_the_same_run(store):
 def test_a_trial_cut_off_half_way_is_written_anew(store):
     parent = write_study_runs(FACTS, TRIALS[:1], store)
     tags = {STUDY_TAG: FACTS.study_id, TRIAL_TAG: "1", PARENT_TAG: parent}
-    half = store.create_run("resnet18 trial 1", tags)
+    half = store.create_run("resnet18 trial 1", tags).info.run_id
     write_study_runs(FACTS, TRIALS, store)
     _, trials = read(store)
     assert len(trials) == 4
@@ -129,14 +129,14 @@ def test_a_trial_that_took_the_number_of_a_lost_one_is_put_right(store):
 
 
 def test_two_who_tell_a_server_of_one_study_write_it_once(store, monkeypatch):
-    write = Store.write_run
+    create = Store.create_run
 
     def write_slowly(*args, **kwargs):
         time.sleep(0.1)  # long enough for the other to look in between
-        return write(*args, **kwargs)
+        return create(*args, **kwargs)
 
     assert store.experiment_id
-    monkeypatch.setattr(Store, "write_run", write_slowly)
+    monkeypatch.setattr(Store, "create_run", write_slowly)
     servers = [open_store(STUDIES_EXPERIMENT) for _ in range(2)]
     for server in servers:
         server.database = None  # a server has no file to lock
@@ -213,7 +213,7 @@ def kill(*_, **__):
 def test_a_study_whose_run_was_deleted_meanwhile_is_written_anew(store):
     writer = StudyWriter(store)
     writer.write(FACTS, TRIALS[:2])
-    for run in store.find_tagged(STUDY_TAG, FACTS.study_id):
+    for run in store.find_runs(STUDY_TAG, FACTS.study_id):
         store.delete_run(run.info.run_id)
     writer.write(FACTS, TRIALS)
     assert len(read(store)[1]) == 4
@@ -321,4 +321,4 @@ def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
 
 def test_models_are_not_drowned_in_trials(store):
     write_study_runs(FACTS, TRIALS, store)
-    assert open_store().find_tagged(STUDY_TAG, FACTS.study_id) == []
+    assert open_store().find_runs(STUDY_TAG, FACTS.study_id) == []

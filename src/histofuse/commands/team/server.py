@@ -25,8 +25,8 @@ from histofuse.commands.ui import require_free
 from histofuse.core.artifacts import load_json, replacing_file, write_json
 from histofuse.core.errors import HistofuseError
 from histofuse.core.progress import report
+from histofuse.tracking.connection import SETTINGS
 from histofuse.tracking.names import redact
-from histofuse.tracking.store import SETTINGS
 
 FOLDER: Final = Path("mlruns/server")
 SECRETS: Final = "secrets.json"
