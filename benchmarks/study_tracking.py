@@ -80,7 +80,7 @@ class CallByCall:
 @contextmanager
 def observing(kind: str) -> Iterator[StudyObserver]:
     if kind == RECORDED:
-        with open_observer() as observer:
+        with open_observer(0.0) as observer:
             yield observer
     else:
         yield CallByCall() if kind == PEER else NullObserver()

@@ -1,4 +1,4 @@
-"""``histofuse tune``: the stage of a study, with as many workers as there are cores for."""
+"""``histofuse tune``: run the stage of a study, with one or more workers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from histofuse.params.base import PARAMS_FILE, load_keys, load_section
 from histofuse.params.tune import STUDY, StudyStorage
 from histofuse.studies.run import STORAGE_VARIABLE
 from histofuse.tracking.names import redact
+from histofuse.tracking.studies import STUDIES, publish_studies
 
 FUSION = "fusion"
 
@@ -23,21 +24,23 @@ def tune(name: str, workers: int, storage: str | None, trials: int | None) -> No
     Args:
         name: A key of the section ``tune``.
         workers: Processes on this machine.
-        storage: In place of ``study_storage``.
-        trials: In place of ``tune.<name>.trials``.
+        storage: Replaces ``study_storage``.
+        trials: Replaces ``tune.<name>.trials``.
 
     Raises:
         InputError: If there is no such study, or no model of its name.
-        HistofuseError: If the study failed; its stage has said why.
+        HistofuseError: If the study failed; its stage has printed the reason.
     """
     script, section = find_stage(name)
     command = [sys.executable, str(script), name, "--workers", str(workers)]
     command += [] if trials is None else ["--trials", str(trials)]
-    # Not on the command line, which others on this machine can read.
+    # Not on the command line, which other users of this machine can read.
     environment = os.environ | ({} if storage is None else {STORAGE_VARIABLE: storage})
-    if status := _wait(subprocess.Popen(command, env=environment)):
+    status = _wait(subprocess.Popen(command, env=environment))
+    if status:
         raise HistofuseError(f"study {name} ended with exit status {status}")
-    # What was given here only, dvc repro does not know.
+    publish_studies(STUDIES / name)
+    # dvc repro does not know the options of this command.
     wanted = {f"{section}.{STUDY}": name, f"tune.{name}.trials": trials, "study_storage": storage}
     settings = [f"{key}: {redact(str(value))}" for key, value in wanted.items() if value]
     report(f"to train with it: {', '.join(settings)} in {PARAMS_FILE}, then dvc repro")
@@ -46,7 +49,7 @@ def tune(name: str, workers: int, storage: str | None, trials: int | None) -> No
 
 
 def _wait(stage: subprocess.Popen[bytes]) -> int:
-    """Wait for a stage, which gets Ctrl-C too and then tells MLflow and ends its workers."""
+    """Wait for a stage, which handles Ctrl-C itself: it ends its workers."""
     while True:
         try:
             return stage.wait()

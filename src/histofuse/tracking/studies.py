@@ -1,8 +1,8 @@
-"""Studies in MLflow: one run a study, and nested in it one run a trial.
+"""Studies in MLflow: one run for each study, with a nested run for each trial.
 
-They are written from what a study's folder holds, so they can be rebuilt from DVC like everything
-else in MLflow; while a study runs they appear as its trials finish. A trial that is there already,
-by the study's id, its number and what it found, is not written again.
+They are written from what a study's folder holds, so MLflow can be rebuilt from DVC here as
+elsewhere. While a study runs, its trials appear as they finish. A trial that is there already
+(same study id, number and result) is not written again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,6 +39,7 @@ from histofuse.tracking.names import (
     name_params,
 )
 from histofuse.tracking.provenance import describe_revision, read_revision
+from histofuse.tracking.recorder import LIVE_AFTER_SECONDS
 from histofuse.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 STUDIES: Final = Path("studies")
 PARENT_TAG: Final = "mlflow.parentRunId"
-WRITER_TAG: Final = "histofuse.writer"  # of a study: who wrote to it last
+WRITER_TAG: Final = "histofuse.writer"  # on studies: which writer wrote last
 RESTRICTED: Final = "restricted"
 STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
@@ -54,13 +56,16 @@ STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
 @contextmanager
-def open_observer() -> Iterator[StudyRecorder]:
-    """Open what tells MLflow of a running study, and wait at the end until all is told.
+def open_observer(live_after_seconds: float = LIVE_AFTER_SECONDS) -> Iterator[StudyRecorder]:
+    """Record a running study in MLflow, and wait at the end until all is written.
+
+    A study that takes less than `live_after_seconds` is left to ``publish``, as a short training
+    is.
 
     Raises:
         RegistryError: If the store cannot be reached at the start.
     """
-    recorder = StudyRecorder(open_store(STUDIES_EXPERIMENT))
+    recorder = StudyRecorder(open_store(STUDIES_EXPERIMENT), live_after_seconds)
     try:
         yield recorder
     finally:
@@ -68,21 +73,24 @@ def open_observer() -> Iterator[StudyRecorder]:
 
 
 class StudyRecorder:
-    """Implements `training.search_types.StudyObserver`.
+    """Implements `studies.trials.StudyObserver`.
 
-    A thread of its own imports MLflow and writes, while the trials go on. If the store fails, the
-    study goes on unrecorded, and ``publish`` makes up for it.
+    A separate thread imports MLflow and writes while the trials go on. If the store fails, the
+    study goes on unrecorded, and ``publish`` writes what is missing.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, live_after_seconds: float) -> None:
         self._writer = StudyWriter(store)
+        self._live_at = time.monotonic() + live_after_seconds
         self._waiting: queue.SimpleQueue[tuple[StudyFacts, list[TrialRecord]] | None]
         self._waiting = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._failed = False
 
     def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
-        """Have the trials that MLflow does not know yet written."""
+        """Queue the trials; those that MLflow does not hold yet are written."""
+        if time.monotonic() < self._live_at:
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_all, daemon=True)
             self._thread.start()
@@ -102,34 +110,26 @@ class StudyRecorder:
             while not self._waiting.empty():
                 waiting.append(self._waiting.get())
             ended = None in waiting
-            told = [item for item in waiting if item is not None]
-            if told and not self._failed:
-                self._write(*told[-1])  # the last tells of all trials the others told of
+            observed = [item for item in waiting if item is not None]
+            if observed and not self._failed:
+                self._write(*observed[-1])  # the last holds all trials of the others
 
     def _write(self, facts: StudyFacts, trials: list[TrialRecord]) -> None:
         try:
             self._writer.write(facts, trials)
         except RegistryError as error:
             self._failed = True
-            report(f"study {facts.name} is no longer recorded, it goes on. {error}")
+            report(f"study {facts.name} is no longer recorded, but goes on. {error}")
 
 
 # --- writing ------------------------------------------------------------------------------------
 
 
-def write_study_runs(facts: StudyFacts, trials: Sequence[TrialRecord], store: Store) -> str:
-    """Write the runs of a study that are not there yet.
-
-    Returns:
-        The id of the study's own run.
-    """
-    return StudyWriter(store).write(facts, trials)
-
-
 class StudyWriter:
     """Writes the runs of one study, and remembers what is there instead of asking each time.
 
-    The study's own run names who wrote to it last: one who finds another name there looks again.
+    The study's own run names its last writer: one that finds another name there reads the runs
+    again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -139,8 +139,8 @@ class StudyWriter:
         self._written: dict[int, tuple[str, str]] = {}  # number -> run, digest
 
     def write(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> str:
-        """Write the runs that are not there yet; give the id of the study's own."""
-        # Several machines may look after one study and tell the same server of it.
+        """Write the runs that are not there yet; return the id of the study's own."""
+        # Several machines may run one study and record it on the same server.
         with holding(self.store, f"{STUDIES}.{facts.study_id[:12]}"):
             parent = self._find_own() or self._take_over(facts)
             for trial in trials:
@@ -149,7 +149,7 @@ class StudyWriter:
         return parent.info.run_id
 
     def _find_own(self) -> Run | None:
-        """Get the study's run if no one else has written to the study since this one did."""
+        """Get the study's run, unless another has written to the study since."""
         if self._parent_id is None:
             return None
         run = self.store.get_run(self._parent_id)
@@ -157,19 +157,19 @@ class StudyWriter:
         return run if is_own and run.info.lifecycle_stage == "active" else None
 
     def _take_over(self, facts: StudyFacts) -> Run:
-        """Look at what is there, and say before the first change that this one writes now."""
+        """Read what is there, after marking the study's run as written by this writer."""
         runs = self.store.find_runs(STUDY_TAG, facts.study_id)
         parent = next((r for r in runs if TRIAL_TAG not in r.data.tags), None)
         if parent is None:
             parent = _begin(facts, self._token, self.store)
         else:
             self.store.log_batch(parent.info.run_id, tags={WRITER_TAG: self._token})
-        self._written = _list_whole([r for r in runs if TRIAL_TAG in r.data.tags], self.store)
+        self._written = _list_complete([r for r in runs if TRIAL_TAG in r.data.tags], self.store)
         self._parent_id = parent.info.run_id
         return parent
 
     def _put(self, facts: StudyFacts, trial: TrialRecord, parent_id: str) -> None:
-        """Write a trial, unless it is there; another that had its number goes."""
+        """Write a trial unless it is there, in place of another of its number."""
         digest = _digest(trial)
         run_id, written = self._written.get(trial.number, (None, None))
         if written == digest:
@@ -191,43 +191,40 @@ def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
         **describe_revision(read_revision()),
     }
     run = store.create_run(f"study {facts.name}", tags)
+    # A longer study continues the same run, and MLflow never changes a param.
+    settings = {key: value for key, value in facts.settings.items() if key != "trials"}
     params = {
-        **flatten(facts.settings),
+        **settings,
         "metric": facts.metric,
         "measured_on": facts.measured_on,
-        "seed": str(facts.seed),
-        **flatten({"space": {k.replace(".", "/"): v for k, v in facts.space.items()}}),
+        "seed": facts.seed,
+        "space": {key.replace(".", "/"): value for key, value in facts.space.items()},
     }
-    # A longer study goes on under the same run, and MLflow never changes a param.
-    params = {key: value for key, value in params.items() if key != "trials"}
-    store.log_batch(run.info.run_id, params=params)
+    store.log_batch(run.info.run_id, params=flatten(params))
     store.log_inputs(run.info.run_id, facts.inputs)
     return run
 
 
 def _digest(trial: TrialRecord) -> str:
-    """Digest what a trial tried and found: its number is not its own while others are running.
+    """Digest a trial's params and result, but not its number.
 
-    A trial lost with its worker is not counted, and those after it move up. What is written while
-    a study runs and what is read from its folder have the same digest.
+    A trial that was lost with its worker is not counted, and those after it move up. A trial has
+    the same digest while the study runs and when it is read from the study's folder.
     """
-    found = [trial.state, trial.value, trial.params, trial.scores, trial.steps]
-    return digest_text(json.dumps(found, sort_keys=True))
+    content = [trial.state, trial.value, trial.params, trial.scores, trial.steps]
+    return digest_text(json.dumps(content, sort_keys=True))
 
 
-def _list_whole(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, str]]:
-    """Map the number of each trial that is there whole to its run and digest.
-
-    Those cut off half-way are dropped.
-    """
-    whole = {}
+def _list_complete(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, str]]:
+    """Map the number of each complete trial to its run and digest; delete the incomplete runs."""
+    complete = {}
     for run in runs:
         if run.info.status == "RUNNING":
             store.delete_run(run.info.run_id)
         else:
             digest = run.data.tags.get(TRIAL_DIGEST_TAG, "")
-            whole[int(run.data.tags[TRIAL_TAG])] = run.info.run_id, digest
-    return whole
+            complete[int(run.data.tags[TRIAL_TAG])] = run.info.run_id, digest
+    return complete
 
 
 def _write_trial(
@@ -243,7 +240,7 @@ def _write_trial(
         "histofuse.model": facts.name,
         "histofuse.source": facts.source,
     }
-    if reason := _tell_reason(facts, trial):
+    if reason := _show_reason(facts, trial):
         tags["histofuse.reason"] = reason
     final = {f"search/{facts.metric}": trial.value} if trial.value is not None else {}
     rows = [(0, {**trial.scores, **final})]
@@ -257,13 +254,13 @@ def _write_trial(
     return run_id
 
 
-def _tell_reason(facts: StudyFacts, trial: TrialRecord) -> str:
-    """Say why a trial failed; of restricted data only the kind of error: it may name a patient."""
+def _show_reason(facts: StudyFacts, trial: TrialRecord) -> str:
+    """Show why a trial failed; of restricted data only the error type, which names no patient."""
     return trial.reason.partition(":")[0] if facts.source == RESTRICTED else trial.reason
 
 
 def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, store: Store) -> None:
-    """Bring the study's own run in line with its trials."""
+    """Update the study's own run from its trials."""
     best = find_best(facts, trials)
     states = [t.state for t in trials]
     metrics = {f"trials/{state.lower()}": float(states.count(state)) for state in STATUS}
@@ -282,13 +279,16 @@ def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, st
 
 
 def publish_studies(folder: Path = STUDIES) -> tuple[list[str], list[str]]:
-    """Bring MLflow in line with the studies DVC holds; what is there is not written again.
+    """Write the studies that DVC holds and MLflow does not.
+
+    Args:
+        folder: The folder of studies, or of one.
 
     Returns:
-        Names of the studies written or completed, and of those that were there.
+        Names of the studies written or completed, and of those that were there already.
     """
     written, unchanged = [], []
-    folders = sorted(path.parent for path in folder.glob(f"*/{FACTS}"))
+    folders = sorted(path.parent for path in folder.rglob(FACTS))
     if not folders:
         return written, unchanged
     store = open_store(STUDIES_EXPERIMENT)
@@ -300,14 +300,13 @@ def publish_studies(folder: Path = STUDIES) -> tuple[list[str], list[str]]:
 def _publish_study(folder: Path, store: Store) -> bool:
     facts, trials = read_study(folder)
     content = digest_folder(folder)
-    runs = [r for r in store.find_runs(CONTENT_TAG, content) if r.info.status == "FINISHED"]
-    if runs:
+    if any(run.info.status == "FINISHED" for run in store.find_runs(CONTENT_TAG, content)):
         return False
-    run_id = write_study_runs(facts, trials, store)
+    run_id = StudyWriter(store).write(facts, trials)
     with TemporaryDirectory(prefix="histofuse-") as scratch:
         shutil.copytree(folder, Path(scratch) / "study")
-        told = [replace(trial, reason=_tell_reason(facts, trial)) for trial in trials]
-        write_text(format_trials(told), Path(scratch) / "study" / TRIALS)
+        shown = [replace(trial, reason=_show_reason(facts, trial)) for trial in trials]
+        write_text(format_trials(shown), Path(scratch) / "study" / TRIALS)
         store.log_folder(run_id, Path(scratch), replaced=("study",))
     store.log_batch(run_id, tags={CONTENT_TAG: content})
     return True

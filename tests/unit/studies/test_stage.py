@@ -21,6 +21,7 @@ from histofuse.params.tune import apply_values
 from histofuse.studies.objectives.folds import make_objective
 from histofuse.studies.results import BEST_PARAMS, read_best_params, read_study
 from histofuse.studies.trials import find_best
+from histofuse.tracking.studies import publish_studies
 from histofuse.training.tabular import load_table
 
 ROOT = Path(__file__).parents[3]
@@ -65,6 +66,7 @@ def test_two_workers_tune_xgboost_and_mlflow_shows_each_trial(project):
     assert again.steps == best.steps
     assert trials[0].value == objective(base, lambda step, value: None).value
 
+    publish_studies()
     client = mlflow.MlflowClient(f"sqlite:///{project / 'mlruns/mlflow.db'}")
     experiments = [e.experiment_id for e in client.search_experiments()]
     runs = client.search_runs(experiments)

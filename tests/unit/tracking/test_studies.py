@@ -20,7 +20,6 @@ from histofuse.tracking.studies import (
     StudyWriter,
     open_observer,
     publish_studies,
-    write_study_runs,
 )
 
 SPACE = {
@@ -51,6 +50,10 @@ def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return open_store(STUDIES_EXPERIMENT)
+
+
+def write_study_runs(facts, trials, store):
+    return StudyWriter(store).write(facts, trials)
 
 
 def read(store):
@@ -227,7 +230,7 @@ def test_what_waited_for_a_slow_store_is_told_once(store, monkeypatch):
         told.append(len(trials))
 
     monkeypatch.setattr(StudyWriter, "write", write)
-    recorder = StudyRecorder(store)
+    recorder = StudyRecorder(store, 0.0)
     for count in (1, 2, 3, 4):
         recorder.observe(FACTS, TRIALS[:count])
     go_on.set()
@@ -252,10 +255,10 @@ def test_why_a_trial_failed_is_not_told_of_restricted_data(store):
 
 
 def test_a_study_stopped_half_way_goes_on_in_the_same_runs(store):
-    with open_observer() as recorder:
+    with open_observer(0.0) as recorder:
         recorder.observe(FACTS, TRIALS[:2])
     parent, before = read(store)
-    with open_observer() as recorder:
+    with open_observer(0.0) as recorder:
         recorder.observe(FACTS, TRIALS)
     after = read(store)
     assert after[0].info.run_id == parent.info.run_id
@@ -270,7 +273,7 @@ def test_what_was_written_while_a_study_ran_is_not_written_again_from_its_folder
     )
     odd = replace(odd, params={**odd.params, "hidden": [256, 128], "flips": True, "name": "a,b"})
     facts = replace(FACTS, settings={**FACTS.settings, "trials": 5})
-    with open_observer() as recorder:
+    with open_observer(0.0) as recorder:
         recorder.observe(facts, [*TRIALS, odd])
     before = {n: r.info.run_id for n, r in read(store)[1].items()}
     write_study(facts, [*TRIALS, odd], Path("studies/resnet18"), lambda *_: None)
@@ -280,10 +283,19 @@ def test_what_was_written_while_a_study_ran_is_not_written_again_from_its_folder
 
 
 def test_the_recorder_writes_beside_the_study_and_closes_when_all_is_told(store):
-    with open_observer() as recorder:
+    with open_observer(0.0) as recorder:
         assert isinstance(recorder, StudyObserver)
         recorder.observe(FACTS, TRIALS[:2])
         recorder.observe(FACTS, TRIALS)
+    assert len(read(store)[1]) == 4
+
+
+def test_a_short_study_is_left_to_publish(store):
+    with open_observer(60.0) as recorder:
+        recorder.observe(FACTS, TRIALS)
+    assert store.find_runs(STUDY_TAG) == []
+    write_study(FACTS, TRIALS, Path("studies/resnet18"), lambda *_: None)
+    assert publish_studies(Path("studies/resnet18")) == (["resnet18"], [])
     assert len(read(store)[1]) == 4
 
 
@@ -292,11 +304,11 @@ def test_a_store_that_fails_does_not_stop_a_study(store, monkeypatch, capsys):
         raise RegistryError("gone")
 
     monkeypatch.setattr(StudyWriter, "write", fail)
-    recorder = StudyRecorder(store)
+    recorder = StudyRecorder(store, 0.0)
     for _ in range(3):
         recorder.observe(FACTS, TRIALS)
     recorder.close()
-    assert capsys.readouterr().err.count("is no longer recorded, it goes on. gone") == 1
+    assert capsys.readouterr().err.count("gone") == 1
 
 
 def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
