@@ -1,4 +1,4 @@
-"""The command line. Whatever a command needs is imported when it runs, so that help is instant."""
+"""The command line. Each command imports what it needs when it runs, so help is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histofuse.core.errors import HistofuseError
 
 
 class _Group(TyperGroup):
-    """Shows a fault the user can mend as one message, without a traceback."""
+    """Shows an error that the user can fix as one message, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -27,7 +27,7 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Fusing histopathology patches with electronic health records.",
+    help="Fusion of histopathology patches with electronic health records.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -36,7 +36,7 @@ app = typer.Typer(
 
 
 class OpenData(StrEnum):
-    """Data sets that anyone may download."""
+    """Data sets that can be downloaded without an account."""
 
     brecahad = "brecahad"
     mimic_demo = "mimic-demo"
@@ -51,16 +51,23 @@ class Kind(StrEnum):
 
 
 class Form(StrEnum):
-    """What a list is printed as."""
+    """Formats of a printed table."""
 
     table = "table"
     json = "json"
     csv = "csv"
 
 
+Model = Annotated[str, typer.Argument(help="Registered model, such as fusion.")]
+UserName = Annotated[str, typer.Argument(help="Name of the user.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of server processes.")]
+
+
 @app.command()
 def doctor() -> None:
-    """Check the set-up and say how to mend it."""
+    """Check the installation and suggest fixes."""
     from histofuse.commands.doctor import examine
 
     _enter_project()
@@ -75,10 +82,10 @@ def doctor() -> None:
 @app.command()
 def fetch(
     data_set: OpenData,
-    url: Annotated[str | None, typer.Option(help="Another server to list it from.")] = None,
-    into: Annotated[Path | None, typer.Option(help="Another folder to put it in.")] = None,
+    url: Annotated[str | None, typer.Option(help="URL of a mirror.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Target folder.")] = None,
 ) -> None:
-    """Download an open data set, verify and unpack it."""
+    """Download, verify and unpack an open data set."""
     from histofuse.commands.fetch import DATA_SETS
     from histofuse.commands.fetch import fetch as fetch_data_set
 
@@ -91,7 +98,7 @@ def fetch(
 
 @app.command()
 def publish() -> None:
-    """Bring MLflow in line with models/ and reports/."""
+    """Publish models/, reports/ and studies to MLflow."""
     from histofuse.promotion.decision import Production
     from histofuse.reporting.report import find_documents
     from histofuse.tracking.publish import publish_all
@@ -103,16 +110,16 @@ def publish() -> None:
     Production(open_store()).mend_all()
     for name in outcome.written:
         typer.echo(f"published {name}")
-    typer.echo(f"{len(outcome.written)} written, {len(outcome.unchanged)} were there")
+    typer.echo(f"{len(outcome.written)} written, {len(outcome.unchanged)} unchanged")
     written, unchanged = publish_studies()
     for name in written:
         typer.echo(f"published study {name}")
-    typer.echo(f"{len(written)} studies written, {len(unchanged)} were there")
+    typer.echo(f"{len(written)} studies written, {len(unchanged)} unchanged")
 
 
 @app.command("report")
 def write_page() -> None:
-    """Write one page on what the last run left."""
+    """Write the report of the last run, one HTML page."""
     from histofuse.reporting.report import write_report
 
     _enter_project()
@@ -122,9 +129,9 @@ def write_page() -> None:
 
 @app.command()
 def registry(
-    json: Annotated[bool, typer.Option("--json", help="As JSON, digests in full.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with full digests.")] = False,
 ) -> None:
-    """List the registered models, a star where models/ has it."""
+    """List registered models; * marks those in models/."""
     from histofuse.commands.registry import describe_registry
 
     _enter_project()
@@ -134,15 +141,15 @@ def registry(
 
 @app.command()
 def promote(
-    model: Annotated[str, typer.Argument(help="Such as histofuse-fusion, or fusion.")],
+    model: Model,
     *,
-    version: Annotated[int | None, typer.Option(min=1, help="Its number.")] = None,
-    digest: Annotated[str | None, typer.Option(help="First digits of its bundle's digest.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version number.")] = None,
+    digest: Annotated[str | None, typer.Option(help="First digits of its digest.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Override the gate, on record.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; needed with --force.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only ask the gate.")] = False,
+    reason: Annotated[str, typer.Option(help="Reason, required with --force.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only run the checks.")] = False,
 ) -> None:
-    """Put a version into production, if the gate lets it."""
+    """Promote a version to production if the gate accepts it."""
     from histofuse.commands.promote import Choice, Override
     from histofuse.commands.promote import promote as promote_version
 
@@ -156,10 +163,10 @@ def promote(
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(help="Such as histofuse-fusion, or fusion.")],
-    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    model: Model,
+    reason: Annotated[str, typer.Option(help="Reason, recorded with it.")] = "",
 ) -> None:
-    """Put the version back that was in production before."""
+    """Return to the previous production version."""
     from histofuse.commands.promote import rollback as roll_back
 
     _enter_project()
@@ -169,15 +176,13 @@ def rollback(
 
 @app.command("serve")
 def serve_model(
-    model: Annotated[str, typer.Argument(help="Such as fusion, or any models:/… address.")] = (
-        "fusion"
-    ),
+    model: Annotated[str, typer.Argument(help="Registered model or models:/… URI.")] = "fusion",
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    host: Host = "127.0.0.1",
+    port: Port = 5001,
+    workers: Workers = 1,
 ) -> None:
-    """Answer requests by the version of a model that is in production."""
+    """Serve the production version of a model over HTTP."""
     from histofuse.commands.serve import serve
 
     _enter_project()
@@ -185,8 +190,8 @@ def serve_model(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
-    """Browse runs and registered models."""
+def ui(port: Port = 5000) -> None:
+    """Open MLflow's web UI on runs and registered models."""
     from histofuse.commands.ui import serve
 
     _enter_project()
@@ -196,20 +201,20 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
 @app.command()
 def server(
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Host = "127.0.0.1",
+    port: Port = 5000,
     database: Annotated[
-        str | None, typer.Option(help="postgresql://user@host/name; else one of its own.")
+        str | None, typer.Option(help="postgresql://user@host/name. Default: SQLite.")
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="A folder or s3://…; else below mlruns/server.")
+        str | None, typer.Option(help="Folder or s3://… Default: mlruns/server.")
     ] = None,
     allowed_hosts: Annotated[
-        str, typer.Option(help="Names by which others reach it, with commas between.")
+        str, typer.Option(help="Host names that users enter, comma-separated.")
     ] = "",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 2,
+    workers: Workers = 2,
 ) -> None:
-    """Serve MLflow to a team, on PostgreSQL and with users."""
+    """Serve MLflow to a team, with users and passwords."""
     from histofuse.commands.team.server import Settings, serve
 
     _enter_project()
@@ -218,16 +223,16 @@ def server(
 
 
 users = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(users, name="users", help="Let people use the server that runs here.")
+app.add_typer(users, name="users", help="Manage the users of the server that runs here.")
 
 
 @users.command("add")
 def add_user(
-    name: str,
+    name: UserName,
     *,
-    read_only: Annotated[bool, typer.Option("--read-only", help="May look, not log.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Read-only access.")] = False,
 ) -> None:
-    """Add a user and show the password made for it."""
+    """Add a user and print the login."""
     from histofuse.commands.team.server import open_team
 
     _enter_project()
@@ -236,8 +241,8 @@ def add_user(
 
 
 @users.command("password")
-def set_password(name: str) -> None:
-    """Give a user a new password and show it."""
+def set_password(name: UserName) -> None:
+    """Set a new password and print the login."""
     from histofuse.commands.team.server import open_team
 
     _enter_project()
@@ -246,8 +251,8 @@ def set_password(name: str) -> None:
 
 
 @users.command("remove")
-def remove_user(name: str) -> None:
-    """Remove a user; what it has logged stays."""
+def remove_user(name: UserName) -> None:
+    """Remove a user; their runs stay."""
     from histofuse.commands.team.server import open_team
 
     _enter_project()
@@ -256,7 +261,7 @@ def remove_user(name: str) -> None:
 
 @users.command("list")
 def list_users() -> None:
-    """List the users."""
+    """List users."""
     from histofuse.commands.team.server import open_team
 
     _enter_project()
@@ -272,28 +277,28 @@ def _describe_login(address: str, name: str, password: str) -> str:
 @app.command()
 def predict(
     frames: Annotated[
-        Path | None, typer.Argument(help="Folder in BreCaHAD's layout, or of TIFF files.")
+        Path | None, typer.Argument(help="Folder in BreCaHAD's layout, or with TIFF files.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")],
+    out: Annotated[Path, typer.Option(help="Output file, .parquet or .csv.")],
     points: Annotated[
-        Path | None, typer.Option(help="CSV of frame_id,x_px,y_px, in place of groundTruth/.")
+        Path | None, typer.Option(help="CSV of frame_id,x_px,y_px; default: groundTruth/.")
     ] = None,
     patients: Annotated[
-        Path | None, typer.Option(help="Raw features by subject_id[,hadm_id]: .parquet or .csv.")
+        Path | None, typer.Option(help="Raw features by subject_id[,hadm_id], .parquet or .csv.")
     ] = None,
     crosswalk: Annotated[
         Path | None, typer.Option(help="CSV of case_id,subject_id[,hadm_id].")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="A registered model, models:/... address, or a bundle's folder.")
+        str, typer.Option(help="Registered model, models:/… URI, or bundle folder.")
     ] = "histofuse-fusion",
-    batch: Annotated[int, typer.Option(min=1, help="Patches the network gets at once.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, in patches.")] = 256,
 ) -> None:
-    """Predict the nuclei of frames, or a table of patients.
+    """Predict nuclei of frames, or rows of a patient table.
 
-    A case without a record is answered by the image alone. The answer names patients and frames as
-    the input does.
+    Cases without a health record are predicted from the image alone. The output keeps the input's
+    identifiers of patients and frames.
     """
     from histofuse.commands.predict import Request
     from histofuse.commands.predict import predict as run
@@ -307,15 +312,15 @@ def predict(
 @app.command()
 def runs(
     kind: Annotated[Kind | None, typer.Option(help="Only runs of this kind.")] = None,
-    sort: Annotated[str | None, typer.Option(help="Metric or param; best first.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Metric or parameter, best first.")] = None,
     columns: Annotated[
-        str, typer.Option(help="Metrics and params, by commas; {focus} is the class in focus.")
+        str, typer.Option(help="Comma-separated metrics; {focus} is the class in focus.")
     ] = "",
     *,
-    current: Annotated[bool, typer.Option("--current", help="Only models in models/.")] = False,
-    form: Annotated[Form, typer.Option("--format", help="table, json or csv.")] = Form.table,
+    current: Annotated[bool, typer.Option("--current", help="Only the models in models/.")] = False,
+    form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.table,
 ) -> None:
-    """Compare the published runs, mitosis first."""
+    """Compare published runs."""
     from histofuse.commands.runs import describe_runs
 
     _enter_project()
@@ -328,15 +333,15 @@ def runs(
 
 @app.command()
 def tune(
-    name: Annotated[str, typer.Argument(help="A study of params.yaml: a key below tune.")],
+    name: Annotated[str, typer.Argument(help="Study: a key under tune in params.yaml.")],
     *,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
     storage: Annotated[
-        str | None, typer.Option(help="A journal file or a URL; several machines may share one.")
+        str | None, typer.Option(help="Journal file or database URL that workers share.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials, in all.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials in total.")] = None,
 ) -> None:
-    """Run a hyperparameter study, or go on with it."""
+    """Run or resume a hyperparameter study."""
     from histofuse.commands.tune import tune as run
 
     _enter_project()
@@ -345,7 +350,7 @@ def tune(
 
 @app.command("next")
 def show_next() -> None:
-    """Show the headline results and what to open."""
+    """Print the main results and what to open next."""
     from histofuse.commands.headline import describe_results
 
     _enter_project()
@@ -355,10 +360,10 @@ def show_next() -> None:
 
 @app.command("export-imagefolder")
 def export_imagefolder(
-    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    splits: Annotated[bool, typer.Option(help="One folder a split above those of classes.")] = True,
+    out: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    splits: Annotated[bool, typer.Option(help="One folder per split above the classes.")] = True,
 ) -> None:
-    """Write patches as class folders, for ImageFolder."""
+    """Export patches as class folders for ImageFolder."""
     from histofuse.core.tables import read_table
     from histofuse.data.imagefolder import export_imagefolder as export
     from histofuse.data.splits import PATCH_SPLITS
@@ -371,14 +376,14 @@ def export_imagefolder(
 
 
 def _enter_project() -> Path:
-    """Go to the project's root, from anywhere inside it.
+    """Change to the project's root from any folder inside it.
 
     Raises:
-        HistofuseError: If there is no project here.
+        HistofuseError: If no folder here or above is a project.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file():
             os.chdir(folder)
             return folder
-    raise HistofuseError(f"{here}: no params.yaml here or above. Run it inside the project.")
+    raise HistofuseError(f"{here}: no params.yaml here or above. Run this inside the project.")

@@ -73,12 +73,14 @@ def test_taken_port_is_said(run, tmp_path):
 
     (tmp_path / "params.yaml").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = run("ui", "--port", str(taken.getsockname()[1]))
+        port = str(taken.getsockname()[1])
+        result = run("ui", "--port", port)
     assert result.exit_code == 1
-    assert "Name another with --port" in result.output
+    assert port in result.output
+    assert "--port" in result.output
 
 
 def test_team_server_has_its_own_page(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
     (tmp_path / "params.yaml").touch()
-    assert "is a server already: open databricks" in run("ui").output
+    assert "open databricks" in run("ui").output
