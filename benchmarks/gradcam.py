@@ -12,8 +12,9 @@ from captum.attr import LayerGradCam
 from torch import Tensor
 
 from claims import Claim, best_seconds, main
-from histofuse.explain.maps.gradcam import choose_layer, compute_gradcam
+from histofuse.explain.maps.gradcam import compute_maps
 from histofuse.models.backbones import ImageModel, ImageSpec, build_model
+from histofuse.models.stages import choose_gradcam_layer
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 PATCH_PX, MINIMUM_MAP_PX, BATCH, CHECKED = 64, 7, 64, 100
@@ -46,7 +47,7 @@ def pass_through(model: ImageModel, images: Tensor) -> None:
 def check_same_answer(model: ImageModel, images: Tensor, targets: Tensor, layer: str) -> float:
     """In float64, for a map of next to nothing is scaled to 1, and its rounding errors with it."""
     precise, images = copy.deepcopy(model).double(), images[:CHECKED].double()
-    ours = compute_gradcam(precise, images, targets[:CHECKED], layer)
+    ours = compute_maps(precise, precise.get_submodule(layer), images, targets[:CHECKED])
     theirs = explain_singly(precise, images, targets[:CHECKED], layer)
     difference = float(np.abs(ours - theirs).max())
     assert difference <= TOLERANCE, f"the maps differ by {difference:.2g}"
@@ -57,13 +58,15 @@ def measure(short: bool) -> list[Claim]:
     """Explain the same patches in all three ways."""
     count = 200 if short else 1000
     model = make_model()
-    layer, side = choose_layer(model, PATCH_PX, MINIMUM_MAP_PX)
+    chosen = choose_gradcam_layer(model, MINIMUM_MAP_PX)
+    assert chosen
+    layer, side = chosen.name, chosen.map_px
     generator = torch.Generator().manual_seed(1)
     shape = (count, PATCH_PX, PATCH_PX, 3)
     stored = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     images, targets = model.prepare(stored), torch.arange(count) % len(CLASSES)
     difference = check_same_answer(model, images, targets, layer)
-    ours = best_seconds(lambda: compute_gradcam(model, images, targets, layer), 2)
+    ours = best_seconds(lambda: compute_maps(model, model.get_submodule(layer), images, targets), 2)
     peer = best_seconds(lambda: explain_singly(model, images, targets, layer), 2)
     limit = best_seconds(lambda: pass_through(model, images), 2)
     return [

@@ -17,7 +17,7 @@ import torch
 from histofuse.commands.predict import open_model, read_points
 from histofuse.data.patches import cut_windows
 from histofuse.data.tiff import read_rgb
-from histofuse.serving.batch import FrameModel, embed_records, predict_frames
+from histofuse.serving.frames import FrameModel, embed_records, predict_frames
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 FRAMES = Path("data/simulated/brecahad")

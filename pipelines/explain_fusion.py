@@ -60,7 +60,7 @@ def main() -> None:
     report(f"read {bundle.name} and its predictions of {len(cases.predictions):,} test pairs")
 
     out = OUT / bundle.name
-    patches = cases.make_patches(PATCHES, params.minimum_map_px)
+    patches = cases.make_patches(PATCHES)
     with replacing_folder(out) as folder:
         found = write_gallery(patches, folder, params, intervals, seed)
         write_modalities(cases, folder, params, intervals, seed)

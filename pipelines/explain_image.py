@@ -28,7 +28,7 @@ def main(model: str) -> None:
     shown = predictions[predictions["split"] == "test"]
     report(f"read {model} and its predictions of {len(shown):,} test patches")
 
-    mapper = map_image_network(model, load_image_model(bundle), params.minimum_map_px)
+    mapper = map_image_network(model, load_image_model(bundle))
     calibrator, _ = load_decision(bundle.path)
     patches = Patches(mapper, PATCHES, shown, find_nothing, calibrator.probabilities)
     found = write_gradcam_gallery(patches, OUT / model, params, intervals, load_seed())

@@ -148,7 +148,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Request) -> str:
-    from histofuse.serving.batch import FrameModel, embed_records, predict_frames
+    from histofuse.serving.frames import FrameModel, embed_records, predict_frames
     from histofuse.serving.fusion import FusionPredictor
 
     if request.frames is None:

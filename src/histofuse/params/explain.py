@@ -18,7 +18,6 @@ class ExplainParams(Section):
     Attributes:
         shap_models: Models on health records to explain, by their names in section ``tabular``.
         gradcam_per_class: Overlays a class.
-        minimum_map_px: Coarsest map accepted; at 64 px the last block of a ResNet has 2 x 2.
         empty_patches: Test patches among which empty maps are counted; all where there are fewer.
         faithfulness_per_class: Test patches a class on which maps are tested.
         faithfulness_steps: Steps in which a patch is taken away, or brought back.
@@ -34,7 +33,6 @@ class ExplainParams(Section):
 
     shap_models: Annotated[list[str], Field(min_length=1)]
     gradcam_per_class: Count
-    minimum_map_px: Count
     empty_patches: Count
     faithfulness_per_class: Count
     faithfulness_steps: Count

@@ -1,16 +1,19 @@
-"""The edge towards MLflow: limits, faults as MLflow reports them, and one thread that computes."""
+"""The adapter to MLflow: row limits, faults as MLflow reports them, one thread that computes."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
 from histofuse.core.errors import Fault, HistofuseError, InputError
-from histofuse.serving.batches import Batches
+from histofuse.serving.batching import RequestQueue
 from histofuse.serving.predict import open_predictor
 
 MOST_ROWS: Final = 1024
@@ -19,10 +22,10 @@ ValueT = TypeVar("ValueT")
 
 
 class Endpoint:
-    """A predictor behind a server that answers several clients at once.
+    """A predictor for a server with several clients.
 
-    Requests are read in the threads they come in and computed in a single one, for networks that
-    compete for cores are slower than one after the other.
+    Requests are read in their own threads and computed in a single one: networks that compete for
+    cores are slower than networks that run one after the other.
     """
 
     def __init__(self, artifacts: Mapping[str, str]) -> None:
@@ -31,28 +34,28 @@ class Endpoint:
             Path(artifacts["bundle"]), Path(encoders) if encoders else None
         )
         self.predictor.load()
-        self._batches = Batches(self.predictor)
+        self._queue = RequestQueue(self.predictor)
 
     def answer(self, inputs: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Answer a request.
 
         Raises:
-            MlflowException: With the status 400 for faults of the request, 500 for those in here.
+            MlflowException: With status 400 if the request is at fault, 500 if the model is.
         """
         return _report_faults(lambda: self._answer(inputs, params or {}))
 
     def _answer(self, inputs: Any, params: Mapping[str, Any]) -> pd.DataFrame:
         rows = _count_rows(inputs)
         read = self.predictor.read(inputs)
-        asked = {name: True for name, wanted in params.items() if wanted}
-        return self._batches.answer(read, rows, asked)
+        options = {name: True for name, wanted in params.items() if wanted}
+        return self._queue.answer(read, rows, options)
 
 
 def _count_rows(inputs: Any) -> int:
     """Count the rows of a request.
 
     Raises:
-        InputError: If it has none, or too many, or is no table.
+        InputError: If it has no rows, too many rows, or is not a table.
     """
     if not isinstance(inputs, pd.DataFrame):
         raise InputError([Fault("input", f"is a {type(inputs).__name__}", "a data frame")])
@@ -66,11 +69,6 @@ def _count_rows(inputs: Any) -> int:
 
 
 def _report_faults(answer: Callable[[], ValueT]) -> ValueT:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
-
-    from histofuse.serving.refusal import Refusal
-
     try:
         return answer()
     except InputError as error:
@@ -78,5 +76,27 @@ def _report_faults(answer: Callable[[], ValueT]) -> ValueT:
     except Exception as error:
         _log.exception("a request failed")
         known = f": {error}" if isinstance(error, HistofuseError) else ""
-        problem = f"The model failed{known}. The server's log says where."
+        problem = f"The model failed{known}. See the server's log."
         raise MlflowException(problem, error_code=INTERNAL_ERROR) from error
+
+
+class Refusal(MlflowException):
+    """A refused request, as MLflow's server reports it: status 400, and a list of faults.
+
+    MLflow would put the request itself before the message, with all values of the patients.
+    """
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(str(error), error_code=INVALID_PARAMETER_VALUE)
+        self.faults = error.faults
+
+    def serialize_as_json(self) -> str:
+        """Give the body of the response."""
+        faults = [_describe(fault) for fault in self.faults]
+        body = {"error_code": self.error_code, "message": self.args[0], "faults": faults}
+        return json.dumps(body)
+
+
+def _describe(fault: Fault) -> dict[str, str]:
+    fields = {"where": str(fault.where), "problem": fault.problem, "expected": fault.expected}
+    return fields | ({"remedy": fault.remedy} if fault.remedy else {})

@@ -1,7 +1,8 @@
-"""Patches with their patients' records -> classes."""
+"""Predictions from patches and their patients' records."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,9 @@ from jaxtyping import Bool, Float32
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
-from histofuse.serving.answer import Decision
+from histofuse.serving.decision import Decision
 from histofuse.serving.image import ImagePredictor, Patches
+from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.records import find_recorded, make_unknown
 from histofuse.serving.tabular import TabularPredictor
 from histofuse.tracking.interface import (
@@ -28,6 +30,7 @@ from histofuse.tracking.interface import (
 )
 
 if TYPE_CHECKING:
+    from histofuse.explain.maps.mappers import Mapper
     from histofuse.models.fusion import FusionModel
 
 FUSION: Final = "fusion"
@@ -36,12 +39,12 @@ _DIGITS: Final = 12
 
 @dataclass(frozen=True)
 class Pairs:
-    """Patches beside records that were read.
+    """Patches and records that were read.
 
     Attributes:
-        patches: One a row.
-        recorded: Whether anything is known of the row's patient.
-        records: Of the rows for which that is so, in order.
+        patches: One for each row.
+        recorded: Whether anything is known about the row's patient.
+        records: Those of the rows for which that is so, in order.
     """
 
     patches: Patches
@@ -50,12 +53,29 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class FusionRows:
+    """Patches and the embeddings of both sides.
+
+    Attributes:
+        patches: One for each row.
+        recorded: Whether the row has a record.
+        image_embeddings: One for each row.
+        patient_embeddings: One for each row that has a record, in order.
+    """
+
+    patches: Patches
+    recorded: Bool[np.ndarray, " n"]
+    image_embeddings: Float32[np.ndarray, "n image"]
+    patient_embeddings: Float32[np.ndarray, "r patient"]
+
+
+@dataclass(frozen=True)
 class FusionPredictor:
     """Patches with their patients' records -> classes.
 
     Attributes:
-        bundle: The head.
-        image: The frozen encoder of patches, which answers alone where there is no record.
+        bundle: The fusion head.
+        image: The frozen encoder of patches; answers alone where there is no record.
         patient: The frozen encoder of records.
     """
 
@@ -65,18 +85,27 @@ class FusionPredictor:
 
     @cached_property
     def model(self) -> FusionModel:
-        """The head."""
+        """The fusion head."""
         from histofuse.models.fusion import load_fusion_model
 
         return load_fusion_model(self.bundle)
 
     @cached_property
     def decision(self) -> Decision:
-        """What follows from its logits."""
+        """Calibrator and thresholds."""
         return Decision.load(self.bundle)
 
+    @cached_property
+    def mapper(self) -> Mapper:
+        """What computes Grad-CAM maps through the fusion head."""
+        from histofuse.explain.maps.mappers import map_through_fusion
+
+        image = self.image.model
+        head = copy.deepcopy(self.model.network).to(next(image.parameters()).device)
+        return map_through_fusion(self.bundle.name, image, head)
+
     def load(self) -> None:
-        """Load all that an answer needs, and give one: the first takes longer than the others."""
+        """Load all that an answer needs and warm up: a first answer is slower than the others."""
         self.image.load()
         self.patient.load()
         patches = self.image.read(self.image.make_black())
@@ -102,8 +131,8 @@ class FusionPredictor:
         )
         n = len(patches.index)
         if records is None:
-            nobody = make_unknown(self.patient.encoder.inputs)[:0]
-            return Pairs(patches, np.zeros(n, dtype=bool), nobody)
+            empty = make_unknown(self.patient.encoder.inputs)[:0]
+            return Pairs(patches, np.zeros(n, dtype=bool), empty)
         if len(records) != n:
             problem = f"{n} patches and {len(records)} records"
             raise InputError([Fault("input", problem, "one record for each patch, or none at all")])
@@ -116,7 +145,7 @@ class FusionPredictor:
         return None if given is None else self.patient.read(given)
 
     def merge(self, parts: list[Pairs]) -> Pairs:
-        """Put what `read` returned of several inputs into one."""
+        """Merge what `read` returned for several inputs."""
         return Pairs(
             Patches.merge([part.patches for part in parts]),
             np.concatenate([part.recorded for part in parts]),
@@ -125,81 +154,73 @@ class FusionPredictor:
 
     def answer(self, pairs: Pairs, *, gradcam: bool = False, shap: bool = False) -> pd.DataFrame:
         """Predict what `read` returned."""
-        embeddings = self.image.embed_patches(pairs.patches)
+        encoded = self.patient.encode(pairs.records)
+        rows = FusionRows(
+            pairs.patches,
+            pairs.recorded,
+            self.image.embed_patches(pairs.patches),
+            self.patient.embed_encoded(encoded),
+        )
+        table = self.answer_embedded(rows)
+        if gradcam:
+            table[GRADCAM] = self._draw_maps(rows, table)
+        if shap:
+            table = table.assign(**self._explain_records(rows, encoded, table))
+        return table
+
+    def answer_embedded(self, rows: FusionRows) -> pd.DataFrame:
+        """Predict from embeddings: by fusion where there is a record, else by the image model."""
+        fused, alone = rows.recorded, ~rows.recorded
+        image, patient = (e.bundle.digest[:_DIGITS] for e in (self.image, self.patient))
         parts = []
-        if pairs.recorded.any():
-            rows = pairs.recorded
-            fused = self._fuse(pairs.patches.select(rows), embeddings[rows], pairs.records)
-            parts.append(self._answer_fused(fused, gradcam=gradcam, shap=shap))
-        if not pairs.recorded.all():
-            rows = ~pairs.recorded
-            patches = pairs.patches.select(rows)
-            parts.append(self._answer_alone(patches, embeddings[rows], gradcam=gradcam, shap=shap))
-        order = np.argsort(np.argsort(~pairs.recorded, kind="stable"))
+        if fused.any():
+            logits = compute_in_blocks(
+                self.model.logits, rows.image_embeddings[fused], rows.patient_embeddings
+            )
+            table = self.decision.tabulate(logits, rows.patches.index[fused])
+            source = {ANSWERED_BY: FUSION, EMBEDDING_VERSION: f"{image}+{patient}"}
+            parts.append(table.assign(**source))
+        if alone.any():
+            patches = rows.patches.select(alone)
+            table = self.image.answer_embedded(patches, rows.image_embeddings[alone])
+            parts.append(table.assign(**{ANSWERED_BY: IMAGE, EMBEDDING_VERSION: image}))
+        order = np.argsort(np.argsort(alone, kind="stable"))
         return pd.concat(parts).iloc[order]
 
-    def _fuse(
-        self, patches: Patches, embeddings: Float32[np.ndarray, "n width"], records: pd.DataFrame
-    ) -> FusedRows:
-        encoded = self.patient.encode(records)
-        return FusedRows(patches, embeddings, encoded, self.patient.embed_encoded(encoded))
+    def _draw_maps(self, rows: FusionRows, table: pd.DataFrame) -> np.ndarray:
+        from histofuse.serving.explanations import draw_maps
 
-    def _answer_fused(self, rows: FusedRows, *, gradcam: bool, shap: bool) -> pd.DataFrame:
-        from histofuse.serving.networks import compute_fused_logits
+        maps = np.empty(len(table), dtype=object)
+        fused, alone = rows.recorded, ~rows.recorded
+        if fused.any():
+            decided = self.decision.number_classes(table[fused])
+            stored = rows.patches.stored[fused]
+            maps[fused] = draw_maps(self.mapper, stored, decided, rows.patient_embeddings)
+        if alone.any():
+            maps[alone] = self.image.draw_maps(rows.patches.select(alone), table[alone])
+        return maps
 
-        logits = compute_fused_logits(self.model, rows.of_image, rows.of_patient)
-        table = self.decision.tabulate(logits, rows.patches.index)
-        table = table.assign(**{ANSWERED_BY: FUSION, EMBEDDING_VERSION: self.embedding_version})
-        decided = self.decision.number(table)
-        if gradcam:
-            from histofuse.serving.explanations import draw_fused_maps
+    def _explain_records(
+        self, rows: FusionRows, encoded: pd.DataFrame, table: pd.DataFrame
+    ) -> dict[str, np.ndarray]:
+        from histofuse.explain.fusion.explainers import FusionNetworks
+        from histofuse.models.tabular import MlpModel
+        from histofuse.serving.explanations import explain_fused_records
 
-            table[GRADCAM] = draw_fused_maps(self, rows, decided)
-        if shap:
-            from histofuse.serving.explanations import explain_fused_records
-
-            table = table.assign(**explain_fused_records(self, rows, decided))
-        return table
-
-    def _answer_alone(
-        self,
-        patches: Patches,
-        embeddings: Float32[np.ndarray, "n width"],
-        *,
-        gradcam: bool,
-        shap: bool,
-    ) -> pd.DataFrame:
-        table = self.image.answer_embedded(patches, embeddings)
-        table = table.assign(
-            **{ANSWERED_BY: IMAGE, EMBEDDING_VERSION: self.image.bundle.digest[:_DIGITS]}
+        columns = {name: np.full(len(table), None, dtype=object) for name in (SHAP, SHAP_BASE)}
+        if not (fused := rows.recorded).any():
+            return columns
+        assert isinstance(self.patient.model, MlpModel)
+        values = explain_fused_records(
+            FusionNetworks(self.patient.model, self.model.network),
+            self.patient.encoder,
+            encoded,
+            rows.image_embeddings[fused],
+            self.decision.number_classes(table[fused]),
         )
-        if gradcam:
-            table[GRADCAM] = self.image.draw_maps(patches, table)
-        if shap:
-            table[[SHAP, SHAP_BASE]] = None
-        return table
-
-    @property
-    def embedding_version(self) -> str:
-        """The encoders' bundles by the first digits of their digests."""
-        return "+".join(side.bundle.digest[:_DIGITS] for side in (self.image, self.patient))
-
-
-@dataclass(frozen=True)
-class FusedRows:
-    """Rows with both sides.
-
-    Attributes:
-        patches: As they came.
-        of_image: Their embeddings.
-        encoded: Records, as the patient encoder reads them.
-        of_patient: Their embeddings.
-    """
-
-    patches: Patches
-    of_image: Float32[np.ndarray, "n image"]
-    encoded: pd.DataFrame
-    of_patient: Float32[np.ndarray, "n patient"]
+        for name, column in columns.items():
+            column[fused] = values[name]
+        return columns
 
 
 def _split(inputs: Any) -> tuple[Any, pd.DataFrame | None]:
@@ -216,7 +237,7 @@ def _split(inputs: Any) -> tuple[Any, pd.DataFrame | None]:
 
 
 def _try_all(*reads: Callable[[], Any]) -> list[Any]:
-    """Do all, so that their faults are told together."""
+    """Try all reads and raise their faults together."""
     results, faults = [], []
     for read in reads:
         try:

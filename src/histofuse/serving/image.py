@@ -1,4 +1,4 @@
-"""Patches -> classes."""
+"""Predictions from patches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from jaxtyping import Bool, Float32, UInt8
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
-from histofuse.serving.answer import Decision
+from histofuse.serving.decision import Decision
 from histofuse.serving.decoding import read_patches
+from histofuse.serving.networks import compute_image_logits, embed_images
 from histofuse.tracking.interface import GRADCAM, IMAGE
 
 if TYPE_CHECKING:
+    from histofuse.explain.maps.mappers import Mapper
     from histofuse.models.backbones import ImageModel
 
 
@@ -27,19 +29,19 @@ class Patches:
 
     Attributes:
         stored: With margin.
-        index: Of the rows they came in.
+        index: The index of the input's rows.
     """
 
     stored: UInt8[np.ndarray, "n stored stored 3"]
     index: pd.Index
 
     def select(self, chosen: Bool[np.ndarray, " n"]) -> Patches:
-        """Select some of them."""
+        """Select some of the patches."""
         return Patches(self.stored[chosen], self.index[chosen])
 
     @classmethod
     def merge(cls, parts: Sequence[Patches]) -> Patches:
-        """Put several one after the other."""
+        """Concatenate patches."""
         index = parts[0].index.append([part.index for part in parts[1:]])
         return cls(np.concatenate([part.stored for part in parts]), index)
 
@@ -66,15 +68,22 @@ class ImagePredictor:
 
     @cached_property
     def decision(self) -> Decision:
-        """What follows from its logits."""
+        """Calibrator and thresholds."""
         return Decision.load(self.bundle)
 
+    @cached_property
+    def mapper(self) -> Mapper:
+        """What computes the network's Grad-CAM maps."""
+        from histofuse.explain.maps.mappers import map_image_network
+
+        return map_image_network(self.bundle.name, self.model)
+
     def load(self) -> None:
-        """Load all that an answer needs, and give one: the first takes longer than the others."""
+        """Load all that an answer needs and warm up: a first answer is slower than the others."""
         self.predict(self.make_black())
 
     def make_black(self) -> UInt8[np.ndarray, "1 side side 3"]:
-        """Make a patch of nothing."""
+        """Make a black patch."""
         side = self.model.spec.patch_px
         return np.zeros((1, side, side, 3), np.uint8)
 
@@ -99,7 +108,7 @@ class ImagePredictor:
         return Patches(stored, index)
 
     def merge(self, parts: list[Patches]) -> Patches:
-        """Put what `read` returned of several inputs into one."""
+        """Merge what `read` returned for several inputs."""
         return Patches.merge(parts)
 
     def answer(self, patches: Patches, *, gradcam: bool = False) -> pd.DataFrame:
@@ -110,16 +119,14 @@ class ImagePredictor:
     def answer_embedded(
         self, patches: Patches, embeddings: Float32[np.ndarray, "n width"]
     ) -> pd.DataFrame:
-        """Predict patches whose embeddings are known."""
-        from histofuse.serving.networks import compute_logits
-
-        return self.decision.tabulate(compute_logits(self.model, embeddings), patches.index)
+        """Predict patches from their embeddings."""
+        return self.decision.tabulate(compute_image_logits(self.model, embeddings), patches.index)
 
     def draw_maps(self, patches: Patches, table: pd.DataFrame) -> list[str]:
         """Draw where the evidence for the decided classes of an answer lies."""
         from histofuse.serving.explanations import draw_maps
 
-        return draw_maps(self.model, patches.stored, self.decision.number(table))
+        return draw_maps(self.mapper, patches.stored, self.decision.number_classes(table))
 
     def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
         """Compute embeddings.
@@ -131,8 +138,6 @@ class ImagePredictor:
 
     def embed_patches(self, patches: Patches) -> Float32[np.ndarray, "n width"]:
         """Compute embeddings of what `read` returned."""
-        from histofuse.serving.networks import embed_images
-
         return embed_images(self.model, patches.stored)
 
 

@@ -1,4 +1,4 @@
-"""Health records -> the target."""
+"""Predictions from health records."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jaxtyping import Float32
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError
-from histofuse.serving.answer import Decision
-from histofuse.serving.blocks import fill_blocks
+from histofuse.serving.decision import Decision
+from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.records import make_unknown, read_records
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TabularPredictor:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """What turns raw features into the model's input."""
+        """The encoder of raw features."""
         from histofuse.features.encoding import Encoder
         from histofuse.models.tabular import ENCODER
 
@@ -49,11 +49,11 @@ class TabularPredictor:
 
     @cached_property
     def decision(self) -> Decision:
-        """What follows from its logits."""
+        """Calibrator and thresholds."""
         return Decision.load(self.bundle)
 
     def load(self) -> None:
-        """Load all that an answer needs, and give one: the first takes longer than the others."""
+        """Load all that an answer needs and warm up: a first answer is slower than the others."""
         self.predict(make_unknown(self.encoder.inputs))
 
     def predict(self, inputs: Any, *, shap: bool = False) -> pd.DataFrame:
@@ -73,23 +73,23 @@ class TabularPredictor:
         return read_records(inputs, self.encoder.inputs)
 
     def merge(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
-        """Put what `read` returned of several inputs into one."""
+        """Merge what `read` returned for several inputs."""
         return pd.concat(parts)
 
     def answer(self, records: pd.DataFrame, *, shap: bool = False) -> pd.DataFrame:
         """Predict what `read` returned."""
         encoded = self.encode(records)
-        logits = fill_blocks(self.model.logits, self._select(encoded)).astype(np.float64)
+        logits = compute_in_blocks(self.model.logits, self._select(encoded)).astype(np.float64)
         columns = np.column_stack([np.zeros(len(logits)), logits])
         table = self.decision.tabulate(columns, records.index)
         if not shap:
             return table
         from histofuse.serving.explanations import explain_records
 
-        return table.assign(**explain_records(self, encoded))
+        return table.assign(**explain_records(self.model, self.encoder, encoded))
 
     def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
-        """Compute embeddings; multilayer perceptrons have them.
+        """Compute embeddings; only multilayer perceptrons have them.
 
         Raises:
             InputError: With all that is wrong with the input.
@@ -110,7 +110,7 @@ class TabularPredictor:
 
         if not isinstance(self.model, MlpModel):
             raise BundleError(f"{self.bundle.name}: has no embedding, expected a model of kind mlp")
-        return fill_blocks(self.model.embed, self._select(encoded))
+        return compute_in_blocks(self.model.embed, self._select(encoded))
 
     def _select(self, encoded: pd.DataFrame) -> Float32[np.ndarray, "n features"]:
         from histofuse.models.tabular import select_features

@@ -248,5 +248,5 @@ def test_a_bundle_that_does_not_say_its_stains_is_refused(frames):
     manifest = load_json(Path("models/simple_cnn/manifest.json"))
     manifest["files"]["config.json"] = digest_file(Path("models/simple_cnn/config.json"))
     write_json(manifest, Path("models/simple_cnn/manifest.json"))
-    with pytest.raises(BundleError, match="does not say how its stains were normalised"):
+    with pytest.raises(BundleError, match="stain_normalisation"):
         ask(frames)

@@ -17,7 +17,13 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import Bundle, open_bundle, writing_bundle
 from histofuse.features.encoding import Encoder, fit_encoder
 from histofuse.features.specs import FeatureSpec
-from histofuse.models.backbones import ImageSpec, build_model, describe_model, save_weights
+from histofuse.models.backbones import (
+    ImageSpec,
+    MapLayer,
+    build_model,
+    describe_model,
+    save_weights,
+)
 from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, write_model
@@ -106,6 +112,7 @@ def make_image(path):
     torch.manual_seed(0)
     spec = ImageSpec("simple_cnn", CLASSES, 64, 64, 16, "unit", 0.5)
     model = build_model(spec, "none").eval()
+    model.gradcam_layer = MapLayer("backbone.features.2", 8)
     with writing_bundle(path, path.name) as folder:
         save_weights(model, folder / "weights.safetensors")
         write_common(folder, 3, kind="image", classes=CLASSES, architecture=describe_model(model))

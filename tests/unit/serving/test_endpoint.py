@@ -152,7 +152,7 @@ def test_requests_that_wait_are_computed_together(served, patches, patients, mon
     assert started.wait(timeout=30)
     for thread in threads[1:]:
         thread.start()
-    while served._batches._waiting.qsize() < 3:
+    while served._queue._waiting.qsize() < 3:
         time.sleep(0.01)
     release.set()
     for thread in threads:

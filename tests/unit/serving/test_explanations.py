@@ -7,12 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from histofuse.core.errors import InputError
-from histofuse.explain.maps.gradcam import choose_layer, compute_gradcam, enlarge
+from histofuse.explain.maps.gradcam import compute_maps, enlarge
 from histofuse.features.encoding import encode
-from histofuse.serving.explanations import LEAST_MAP_PX
 from histofuse.serving.predict import open_predictor
 
+LAYER = "backbone.features.2"
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 
 
@@ -26,10 +25,10 @@ def test_maps_of_an_image_network_are_those_of_its_gallery(image, patches):
     table = open_predictor(image.path).predict(patches, gradcam=True)
 
     network = image.model
-    layer, _ = choose_layer(network, 64, LEAST_MAP_PX)
     stored = np.pad(patches, ((0, 0), (16, 16), (16, 16), (0, 0)), mode="reflect")
     targets = torch.tensor([CLASSES.index(name) for name in table["prediction"]])
-    maps = compute_gradcam(network, network.prepare(torch.from_numpy(stored)), targets, layer)
+    prepared = network.prepare(torch.from_numpy(stored))
+    maps = compute_maps(network, network.get_submodule(LAYER), prepared, targets)
     for text, heat in zip(table["gradcam"], maps, strict=True):
         np.testing.assert_allclose(read_map(text), enlarge(heat, 64), atol=0.003)
 
@@ -43,7 +42,7 @@ def test_maps_of_fusion_follow_the_fused_logit(fusion, patches, patients):
     assert table["gradcam"].iloc[3] == alone["gradcam"].iloc[3]
     # By hand: the gradient of the fused logit at the layer, averaged over it, weighs its channels.
     network, row = predictor.image.model, 0
-    layer = network.get_submodule(choose_layer(network, 64, LEAST_MAP_PX)[0])
+    layer = network.get_submodule(LAYER)
     kept = []
     hook = layer.register_forward_hook(lambda _, __, out: kept.append(out.requires_grad_()))
     stored = torch.from_numpy(predictor.image.read(patches).stored[row : row + 1])
@@ -120,12 +119,6 @@ def test_shap_values_of_fusion_add_up_to_the_fused_logit(fusion, patches, patien
     assert table["shap"].iloc[3]["age_years"] == pytest.approx(0, abs=1e-6)  # not known
 
 
-def test_a_network_whose_maps_locate_nothing_says_so(image, patches, monkeypatch):
-    monkeypatch.setattr("histofuse.serving.explanations.LEAST_MAP_PX", 1000)
-    with pytest.raises(InputError, match="Grad-CAM of simple_cnn at 64 px"):
-        open_predictor(image.path).predict(patches, gradcam=True)
-
-
 def test_the_typical_patient_lacks_nothing(mlp):
     typical = open_predictor(mlp.path).encoder
     from histofuse.explain.fusion.explainers import encode_typical
@@ -137,14 +130,18 @@ def test_the_typical_patient_lacks_nothing(mlp):
 
 
 def test_each_row_is_explained_for_its_own_class(fusion, patches, patients):
-    from histofuse.explain.fusion.explainers import FusedParts, encode_typical, explain_fused_record
+    from histofuse.explain.fusion.explainers import (
+        FusionNetworks,
+        encode_typical,
+        explain_fused_record,
+    )
 
-    network, patient = fusion.image.model, fusion.patient
-    parts = FusedParts(network, patient.model, fusion.model)
+    patient = fusion.patient
     rows, typical = encode(patient.encoder, patients), encode_typical(patient.encoder)
     embedded = open_predictor(fusion.image.path).embed(patches)
     targets = np.array([0, 1, 2, 1])
-    found = explain_fused_record(parts, rows, typical, embedded, targets)
+    networks = FusionNetworks(patient.model, fusion.model)
+    found = explain_fused_record(networks, rows, typical, embedded, targets)
     with torch.inference_mode():
         of_patient = torch.from_numpy(patient.model.embed(rows))
         logits = fusion.model(torch.from_numpy(embedded), of_patient).numpy()

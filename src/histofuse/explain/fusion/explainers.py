@@ -21,12 +21,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from histofuse.explain.maps.gradcam import compute_maps
-from histofuse.explain.maps.mappers import ImageSide
 from histofuse.explain.shap_values.attributions import compute_attributions
-from histofuse.explain.shap_values.variables import sum_columns
 from histofuse.features.encoding import Encoder, encode
-from histofuse.models.backbones import ImageModel
 from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import AnyTabularModel, MlpModel, select_features
@@ -60,13 +56,6 @@ def name_sources(encoder: Encoder) -> dict[str, str]:
     return names | {indicator.column: indicator.column for indicator in encoder.indicators}
 
 
-def sum_by_source(
-    contributions: Contributions, columns: list[str], sources: dict[str, str]
-) -> pd.DataFrame:
-    """Add up the columns of one raw feature, such as the categories of the insurance."""
-    return sum_columns(contributions.values, columns, sources)
-
-
 def explain_record(
     model: AnyTabularModel, rows: pd.DataFrame, typical: pd.DataFrame
 ) -> Contributions:
@@ -83,51 +72,30 @@ def explain_record(
 
 
 def explain_fused_record(
-    parts: FusedParts,
+    networks: FusionNetworks,
     rows: pd.DataFrame,
     typical: pd.DataFrame,
     image_embeddings: Float32[np.ndarray, "n image"],
     target_classes: Int[np.ndarray, " n"],
 ) -> Contributions:
     """Explain what the record adds to the fused logit of a class, the patch being what it is."""
-    x, reference = (_to_tensor(parts.patient.features, part) for part in (rows, typical))
-    network = _PatientSide(parts.patient.network, parts.head)
+    x, reference = (_to_tensor(networks.patient.features, part) for part in (rows, typical))
+    network = _PatientSide(networks.patient.network, networks.head)
     beside = (torch.from_numpy(image_embeddings),)
     return explain_network(network, x, reference, torch.from_numpy(target_classes), beside)
 
 
 @dataclass(frozen=True)
-class FusedParts:
-    """The networks behind a fused logit.
+class FusionNetworks:
+    """The networks behind a fused logit, after the image embedding.
 
     Attributes:
-        image: Patches -> embedding.
         patient: Encoded rows -> embedding.
-        head: Both -> logits.
+        head: Both embeddings -> logits.
     """
 
-    image: ImageModel
     patient: MlpModel
     head: FusionHead
-
-
-def compute_fused_gradcam(
-    parts: FusedParts,
-    images: Float[Tensor, "n 3 side side"],
-    patient_embeddings: Float32[np.ndarray, "n patient"],
-    target_classes: Int[Tensor, " n"],
-    layer: str,
-) -> Float32[np.ndarray, "n height width"]:
-    """Compute where in each patch the evidence lies for the fused logit of a class."""
-    device = images.device
-    head = parts.head.to(device)
-    network = ImageSide(parts.image, head)
-    beside = torch.from_numpy(patient_embeddings).to(device)
-    maps = compute_maps(
-        network, parts.image.get_submodule(layer), images, target_classes, (beside,)
-    )
-    head.cpu()
-    return maps
 
 
 class _PatientSide(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from histofuse.explain.fusion.explainers import FusedParts, explain_network
+from histofuse.explain.fusion.explainers import FusionNetworks, explain_network
 from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp, one_thread
 from histofuse.models.tabular import select_features
@@ -72,7 +72,7 @@ class Typical:
 
 
 def decompose(
-    parts: FusedParts,
+    networks: FusionNetworks,
     typical: Typical,
     image: Float32[np.ndarray, "n image"],
     rows: pd.DataFrame,
@@ -81,18 +81,18 @@ def decompose(
     """Take the margins of some decisions apart.
 
     Args:
-        parts: The networks.
+        networks: The networks.
         typical: What stands for "not known".
         image: Embeddings of the patches.
         rows: Encoded records, a row a patch.
         decided: The classes.
     """
     x, reference = (
-        torch.from_numpy(select_features(part, parts.patient.features))
+        torch.from_numpy(select_features(part, networks.patient.features))
         for part in (rows, typical.patient)
     )
     own, mean = torch.from_numpy(image), torch.from_numpy(typical.image).expand(len(image), -1)
-    network = _Margin(parts.patient.network, parts.head).eval()
+    network = _Margin(networks.patient.network, networks.head).eval()
     with one_thread():
         weights, rivals = _weigh(network, x, own, decided)
         value = {

@@ -18,18 +18,18 @@ from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.explain.estimates import Measure, estimate_means, render_estimates
 from histofuse.explain.fusion.card_figure import Card, draw_card
-from histofuse.explain.fusion.explainers import FusedParts, encode_typical
+from histofuse.explain.fusion.explainers import FusionNetworks, encode_typical
 from histofuse.explain.fusion.modalities import Decomposed, Typical, decompose
 from histofuse.explain.maps.figures import write_figure
 from histofuse.explain.maps.gallery import Patches, choose_sample, rank_by_confidence
-from histofuse.explain.maps.mappers import Mapper, map_through_fusion
+from histofuse.explain.maps.mappers import map_through_fusion
 from histofuse.explain.shap_values.attributions import TableName, name_in_figure, read_natural
 from histofuse.explain.shap_values.feature_labels import label_features
 from histofuse.explain.shap_values.variables import describe_variables, name_variables, sum_columns
 from histofuse.features.embeddings import Embeddings, select_pairs
 from histofuse.features.encoding import Encoder
 from histofuse.features.specs import FeatureSpec
-from histofuse.models.backbones import load_image_model
+from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.models.fusion import load_fusion_model
 from histofuse.models.tabular import ENCODER, MlpModel, load_tabular_model
 from histofuse.params.explain import ExplainParams
@@ -51,7 +51,8 @@ class FusedCases:
 
     Attributes:
         bundle: Of the fusion model.
-        parts: Its networks.
+        image: Its image encoder.
+        networks: Its patient encoder and head.
         encoder: Of the records.
         embeddings: What the networks made of patches and records.
         encoded: Both encoded tables.
@@ -61,7 +62,8 @@ class FusedCases:
     """
 
     bundle: Bundle
-    parts: FusedParts
+    image: ImageModel
+    networks: FusionNetworks
     encoder: Encoder
     embeddings: Embeddings
     encoded: Mapping[TableName, pd.DataFrame]
@@ -74,20 +76,16 @@ class FusedCases:
         """In the order of the logits."""
         return self.bundle.config["classes"]
 
-    def make_patches(self, folder: Path, minimum_map_px: int) -> Patches:
-        """Put the patches beside their patients, for maps through the fusion head."""
+    def make_patches(self, folder: Path) -> Patches:
+        """Join the patches with their patients, for maps through the fusion head."""
+        mapper = map_through_fusion(self.bundle.name, self.image, self.networks.head)
         calibrator, _ = load_decision(self.bundle.path)
         return Patches(
-            self._map(minimum_map_px),
+            mapper,
             folder,
             self.predictions,
             self._find_patients,
             calibrator.probabilities,
-        )
-
-    def _map(self, minimum_map_px: int) -> Mapper:
-        return map_through_fusion(
-            self.bundle.name, self.parts.image, self.parts.head, minimum_map_px
         )
 
     def _find_patients(self, rows: pd.DataFrame) -> tuple[Tensor, ...]:
@@ -99,7 +97,7 @@ class FusedCases:
         records = rows[_KEY].merge(encoded, on=_KEY, how="left", validate="m:1")
         image: Float32[np.ndarray, "n image"] = np.array(select_pairs(self.embeddings, rows)[0])
         decided = pd.Index(self.classes).get_indexer(rows["prediction"].to_numpy(dtype=object))
-        found = decompose(self.parts, self.typical, image, records, decided.astype(np.int64))
+        found = decompose(self.networks, self.typical, image, records, decided.astype(np.int64))
         return found, records
 
 
@@ -130,7 +128,8 @@ def open_fused_cases(
     mean = np.asarray(select_pairs(embeddings, train)[0], dtype=np.float64).mean(axis=0)
     return FusedCases(
         bundle=bundle,
-        parts=FusedParts(load_image_model(encoders["image"]), patient, head),
+        image=load_image_model(encoders["image"]),
+        networks=FusionNetworks(patient, head),
         encoder=encoder,
         embeddings=embeddings,
         encoded=encoded,
@@ -231,7 +230,7 @@ def make_cards(
 
     found, records = cases.decompose(rows)
     labels = label_features(cases.encoder, cases.specs)
-    columns = [labels[feature] for feature in cases.parts.patient.features]
+    columns = [labels[feature] for feature in cases.networks.patient.features]
     natural = pd.concat(
         [
             read_natural(records.iloc[[n]], cases.encoded["with_missing"], columns)
@@ -241,7 +240,7 @@ def make_cards(
     )
     variables = describe_variables(cases.encoder, cases.specs)
     sources = name_variables(cases.encoder, cases.specs)
-    summed = sum_columns(found.record, cases.parts.patient.features, sources)[[*variables]]
+    summed = sum_columns(found.record, cases.networks.patient.features, sources)[[*variables]]
     cards = []
     for n, example in enumerate(patches.explain(rows)):
         row = rows.iloc[n]

@@ -257,7 +257,7 @@ class Curves:
 
     def _predict(self, images: Float[Tensor, "n 3 side side"]) -> Float[np.ndarray, " n"]:
         images = images.contiguous(memory_format=torch.channels_last)
-        logits = self.mapper.compute_logits(images, self.inputs.beside)
+        logits = self.mapper.compute_logits(images, self.inputs.others)
         rows = np.arange(len(logits))
         return self.to_probabilities(logits)[rows, self.inputs.targets.numpy()]
 

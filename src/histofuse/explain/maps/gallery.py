@@ -30,7 +30,7 @@ from histofuse.params.intervals import IntervalParams
 SUMMARY: Final = "summary.json"
 SHEET: Final = "contact_sheet_{}.png"
 _ROWS_AT_ONCE: Final = 256
-FindBeside = Callable[[pd.DataFrame], tuple[Tensor, ...]]
+FindOthers = Callable[[pd.DataFrame], tuple[Tensor, ...]]
 
 
 def find_nothing(rows: pd.DataFrame) -> tuple[Tensor, ...]:
@@ -46,14 +46,14 @@ class Patches:
         mapper: The network.
         folder: Of the shards.
         predictions: Its rows of the split that is explained.
-        find_beside: Finds what the network takes beside the patches of some rows.
+        find_others: Finds what the network takes beside the patches of some rows.
         to_probabilities: Its raw logits to calibrated probabilities.
     """
 
     mapper: Mapper
     folder: Path
     predictions: pd.DataFrame
-    find_beside: FindBeside
+    find_others: FindOthers
     to_probabilities: ToProbabilities
 
     @property
@@ -70,9 +70,8 @@ class Patches:
         numbers = {name: number for number, name in enumerate(self.classes)}
         targets = torch.tensor([numbers[name] for name in rows["prediction"]])
         images = model.prepare(torch.from_numpy(stored))
-        return crop_margin(stored, model.spec.margin_px), Inputs(
-            images, self.find_beside(rows), targets
-        )
+        inputs = Inputs(images, self.find_others(rows), targets)
+        return crop_margin(stored, model.spec.margin_px), inputs
 
     def explain(self, rows: pd.DataFrame) -> list[Explained]:
         """Map the decided class of some rows."""
@@ -131,13 +130,13 @@ def write_gallery(
     for name in classes:
         if shown := [example for example in examples if example.label == name]:
             title = f"{mapper.name}: true class {show_name(name)}"
-            footer = _describe(mapper, shown[0].source, empty, counted)
+            footer = _describe(mapper, shown[0], empty, counted)
             sheet = draw_sheet(shown, title, footer, params.nucleus_radius_px)
             write_figure(sheet, folder / SHEET.format(name))
     summary = {
         "model": mapper.name,
         "layer": mapper.layer_name,
-        "map_px": mapper.map_px,
+        "map_px": len(examples[0].heat) if examples else None,
         "patches": len(examples),
         "empty_share": round(empty, 4),
         "empty_patches": counted,
@@ -156,9 +155,9 @@ def write_gradcam_gallery(
         return write_gallery(patches, folder, params, how, seed)
 
 
-def _describe(mapper: Mapper, source: str, empty: float, counted: int) -> str:
-    mark = "SIMULATED DATA  ·  " if source == "simulated" else ""
-    side = mapper.map_px
+def _describe(mapper: Mapper, example: Explained, empty: float, counted: int) -> str:
+    mark = "SIMULATED DATA  ·  " if example.source == "simulated" else ""
+    side = len(example.heat)
     return (
         f"{mark}test split  ·  patch, Grad-CAM of the predicted class ({mapper.layer_name},"
         f" {side} × {side}), overlay  ·  empty maps: {empty:.1%} of {counted:,}\n"

@@ -1,4 +1,4 @@
-"""Networks whose evidence is mapped: an image network by itself, or through a fusion head."""
+"""Networks that are explained by maps: an image network alone, or followed by a fusion head."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
+from histofuse.core.errors import Fault, InputError
 from histofuse.core.seeding import derive_seed
-from histofuse.explain.maps.gradcam import choose_layer, compute_maps
-from histofuse.models.backbones import ImageModel, build_model
+from histofuse.explain.maps.gradcam import compute_maps
+from histofuse.models.backbones import ImageModel, MapLayer, build_model
 from histofuse.models.stages import list_stages
 
 _ROWS_AT_ONCE = 256
 
 
 class ImageSide(nn.Module):
-    """Patches, and their patients' embeddings -> fused logits."""
+    """Patches and their patients' embeddings -> fused logits."""
 
     def __init__(self, image: ImageModel, head: nn.Module) -> None:
         super().__init__()
@@ -33,80 +34,84 @@ class ImageSide(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Patches as a network takes them.
+    """Inputs of a network.
 
     Attributes:
-        images: Prepared.
-        beside: Of each patch, what stands beside it: nothing, or its patient's embedding.
-        targets: The class each map explains.
+        images: Patches, prepared for the network.
+        others: The patients' embeddings, if the network takes them.
+        targets: The class that each map explains.
     """
 
     images: Float[Tensor, "n 3 side side"]
-    beside: tuple[Float[Tensor, "n width"], ...]
+    others: tuple[Float[Tensor, "n width"], ...]
     targets: Int[Tensor, " n"]
 
 
 @dataclass(frozen=True)
 class Mapper:
-    """A network, and the layer whose maps are made.
+    """A network and the layer that its maps are computed at.
 
     Attributes:
         name: The model's name.
         image: The image network, or the one in front of the fusion head.
-        network: Called with images, and what stands beside them; in eval mode.
-        layer: Dotted name of a module of it.
-        map_px: Side of a map.
-        parts: The network from its head down: what a part is called, and how the names of its
-            parameters begin.
+        network: Called with images and the other inputs; in eval mode.
+        layer: Dotted name of a module of the network.
+        parts: From the head to the first layers: the name of a part, and prefixes of the names of
+            its parameters.
     """
 
     name: str
     image: ImageModel
     network: nn.Module
     layer: str
-    map_px: int
     parts: tuple[tuple[str, tuple[str, ...]], ...]
 
     @property
     def layer_name(self) -> str:
-        """The layer, as it is called within the backbone."""
+        """The layer's name within the backbone."""
         return self.layer.rpartition("backbone.")[2]
 
     def compute_maps(self, inputs: Inputs) -> Float32[np.ndarray, "n height width"]:
         """Compute a map for each patch, scaled to a maximum of 1; see `gradcam.compute_maps`."""
-        return _map(self.network, self.layer, inputs)
+        return self._compute_maps_of(self.network, inputs)
 
     @torch.inference_mode()
     def compute_logits(
-        self, images: Float[Tensor, "n 3 side side"], beside: tuple[Tensor, ...]
+        self, images: Float[Tensor, "n 3 side side"], others: tuple[Tensor, ...]
     ) -> Float32[np.ndarray, "n classes"]:
         """Compute raw logits."""
         parts = [
             self.network(*batch)
-            for batch in zip(*(p.split(_ROWS_AT_ONCE) for p in (images, *beside)), strict=True)
+            for batch in zip(*(p.split(_ROWS_AT_ONCE) for p in (images, *others)), strict=True)
         ]
         return torch.cat(parts).float().numpy()
 
     def randomise(
         self, inputs: Inputs, seed: int
     ) -> Iterator[tuple[str, Float32[np.ndarray, "n height width"]]]:
-        """Unlearn the network from its head down, and map the same classes after each part.
+        """Randomise the weights layer by layer, from the head, and map the same classes each time.
 
-        A part gets the weights of a network that was never trained.
+        Each part gets the weights of an untrained network.
 
         Yields:
-            The part that was unlearnt last, and the maps.
+            The part that was randomised last, and the maps.
 
         Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (cascading
         randomisation).
         """
         network = copy.deepcopy(self.network)
-        fresh = self._build_untrained(seed).state_dict()
+        untrained = self._build_untrained(seed).state_dict()
         state = network.state_dict()
         for part, prefixes in self.parts:
-            state |= {name: fresh[name] for name in state if name.startswith(prefixes)}
+            state |= {name: untrained[name] for name in state if name.startswith(prefixes)}
             network.load_state_dict(state)
-            yield part, _map(network.eval(), self.layer, inputs)
+            yield part, self._compute_maps_of(network.eval(), inputs)
+
+    def _compute_maps_of(
+        self, network: nn.Module, inputs: Inputs
+    ) -> Float32[np.ndarray, "n height width"]:
+        layer = network.get_submodule(self.layer)
+        return compute_maps(network, layer, inputs.images, inputs.targets, inputs.others)
 
     def _build_untrained(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -121,37 +126,37 @@ class Mapper:
             return ImageSide(image, head)
 
 
-def map_image_network(name: str, model: ImageModel, minimum_map_px: int) -> Mapper:
-    """Map an image network by itself.
+def map_image_network(name: str, model: ImageModel) -> Mapper:
+    """Map an image network at the layer that its bundle names.
 
     Raises:
-        InputError: If no block gives a map fine enough.
+        InputError: If it names none.
     """
-    layer, map_px = choose_layer(model, model.spec.input_px, minimum_map_px)
     parts = (("head", ("head.",)), *_list_parts(model, ""))
-    return Mapper(name, model, model.eval(), layer, map_px, parts)
+    return Mapper(name, model, model.eval(), _get_layer(name, model).name, parts)
 
 
-def map_through_fusion(
-    name: str, image: ImageModel, head: nn.Module, minimum_map_px: int
-) -> Mapper:
-    """Map an image network through the fusion head that stands on its embedding.
+def map_through_fusion(name: str, image: ImageModel, head: nn.Module) -> Mapper:
+    """Map an image network at the layer that its bundle names, through a fusion head.
 
     Raises:
-        InputError: If no block gives a map fine enough.
+        InputError: If it names none.
     """
-    layer, map_px = choose_layer(image, image.spec.input_px, minimum_map_px)
     network = ImageSide(image, head).eval()
     parts = (("fusion head", ("head.",)), *_list_parts(image, "image."))
-    return Mapper(name, image, network, f"image.{layer}", map_px, parts)
+    return Mapper(name, image, network, f"image.{_get_layer(name, image).name}", parts)
+
+
+def _get_layer(name: str, model: ImageModel) -> MapLayer:
+    if model.gradcam_layer:
+        return model.gradcam_layer
+    expected = "a layer with a feature map fine enough to locate something"
+    remedy = "Lower minimum_map_px or raise input_px in params.yaml, and train again."
+    where = f"Grad-CAM of {name}, a {model.spec.backbone}"
+    raise InputError([Fault(where, "no gradcam_layer in its bundle", expected, remedy)])
 
 
 def _list_parts(model: ImageModel, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     names = {id(module): name for name, module in model.named_modules()}
     for stage in reversed(list_stages(model.backbone)):
         yield stage.name, tuple(f"{prefix}{names[id(m)]}." for m in stage.modules)
-
-
-def _map(network: nn.Module, layer: str, inputs: Inputs) -> Float32[np.ndarray, "n height width"]:
-    module = network.get_submodule(layer)
-    return compute_maps(network, module, inputs.images, inputs.targets, inputs.beside)

@@ -11,7 +11,7 @@ from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table
-from histofuse.explain.fusion.explainers import FusedParts
+from histofuse.explain.fusion.explainers import FusionNetworks
 from histofuse.explain.fusion.modalities import Typical, decompose
 from histofuse.explain.fusion.report import (
     load_conformal,
@@ -24,7 +24,6 @@ from histofuse.explain.maps.gallery import write_gradcam_gallery
 from histofuse.features.embeddings import load_embeddings
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import FeatureSpec
-from histofuse.models.backbones import ImageModel, ImageSpec
 from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import MlpModel
@@ -57,12 +56,11 @@ def fused():
     patient(torch.randn(64, 4))
     patient.eval().requires_grad_(False)
     head = FusionHead(6, 5, [8], 3, 0.0).eval().requires_grad_(False)
-    spec = ImageSpec("none", CLASSES, 8, 8, 0, "unit", 0.0)
     features = list("abcd")
-    parts = FusedParts(ImageModel(spec, torch.nn.Identity(), 6), MlpModel(features, patient), head)
+    networks = FusionNetworks(MlpModel(features, patient), head)
     rng = np.random.default_rng(0)
     return {
-        "parts": parts,
+        "networks": networks,
         "typical": Typical(
             rng.normal(size=6).astype(np.float32),
             pd.DataFrame(rng.normal(size=(1, 4)).astype(np.float32), columns=features),
@@ -75,12 +73,12 @@ def fused():
 
 def test_shares_are_the_shapley_values_of_two_players(fused):
     found = decompose(**fused)
-    parts, typical = fused["parts"], fused["typical"]
+    networks, typical = fused["networks"], fused["typical"]
 
     def margin(image, row, decided, rival):
         with torch.inference_mode():
-            embedded = parts.patient.network.embed(torch.tensor(row)[None])
-            logits = parts.head(torch.tensor(image)[None], embedded)[0].double().numpy()
+            embedded = networks.patient.network.embed(torch.tensor(row)[None])
+            logits = networks.head(torch.tensor(image)[None], embedded)[0].double().numpy()
         return logits[decided] - logits[rival], logits
 
     mean, usual = typical.image, typical.patient.to_numpy()[0]
@@ -129,7 +127,7 @@ def cases(small_project):
 @pytest.fixture
 def params(small_project):
     small = {"gradcam_per_class": 2, "faithfulness_per_class": 4, "faithfulness_steps": 2}
-    small |= {"nucleus_radius_px": 4.0, "minimum_map_px": 4}
+    small |= {"nucleus_radius_px": 4.0}
     return load_section(ExplainParams, "explain").model_copy(update=small)
 
 
@@ -144,7 +142,7 @@ def test_the_margin_is_that_of_the_predictions(cases):
 
 
 def test_cards_hold_what_the_model_said_and_add_up(cases, params, small_project):
-    patches = cases.make_patches(small_project.root / "data/patches", params.minimum_map_px)
+    patches = cases.make_patches(small_project.root / "data/patches")
     rows = cases.predictions.head(3).assign(number=1)
     for (_, card), (_, row) in zip(
         make_cards(cases, patches, rows, CONFORMAL), rows.iterrows(), strict=True
@@ -163,7 +161,7 @@ def test_cards_hold_what_the_model_said_and_add_up(cases, params, small_project)
 
 
 def test_cards_and_shares_are_written_and_the_same_twice(cases, params, small_project, tmp_path):
-    patches = cases.make_patches(small_project.root / "data/patches", params.minimum_map_px)
+    patches = cases.make_patches(small_project.root / "data/patches")
     assessment = tmp_path / "assessment.json"
     write_json({"models": {"fusion_label_blind": {"conformal": CONFORMAL}}}, assessment)
     files = []

@@ -24,11 +24,12 @@ from histofuse.explain.maps.faithfulness import (
     score_maps,
 )
 from histofuse.explain.maps.mappers import Inputs, Mapper, map_image_network, map_through_fusion
-from histofuse.models.backbones import ImageModel, ImageSpec
+from histofuse.models.backbones import ImageModel, ImageSpec, MapLayer
 from histofuse.models.fusion import FusionHead
 from histofuse.params.intervals import IntervalParams
 
 SIDE, CASES = 32, 12
+LAYER = MapLayer("backbone.second", 16)
 SIZES = SimpleNamespace(faithfulness_steps=8, nucleus_radius_px=8.0, blur_px=6.0)
 HOW = IntervalParams(resamples=500, confidence=0.95, method="percentile")
 SPEC = ImageSpec("tiny", ["pale", "dark"], SIDE, SIDE, 0, "unit", 0.0)
@@ -52,7 +53,9 @@ class TinyBackbone(nn.Module):
 
 
 def build_tiny(spec=SPEC, weights="none"):
-    return ImageModel(spec, TinyBackbone(), 16)
+    model = ImageModel(spec, TinyBackbone(), 16)
+    model.gradcam_layer = LAYER
+    return model
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +97,7 @@ def examine(model, *, corner):
     """Test the maps of the marked class: that is where there is something to point at."""
     images, labels = make_images(160, 7, corner=corner)
     images = images[labels == 1][:60]
-    mapper = map_image_network("toy", model, 7)
+    mapper = map_image_network("toy", model)
     inputs = Inputs(images, (), torch.ones(len(images), dtype=torch.long))
     scores = score_maps(mapper, inputs, to_probabilities, SIZES, 3)
     groups = np.arange(len(images)) % CASES
@@ -138,7 +141,7 @@ def test_unlearning_goes_from_the_head_down_and_leaves_the_network_alone(network
     model = networks.centre
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images, _ = make_images(4, 9, corner=False)
-    mapper = map_image_network("toy", model, 7)
+    mapper = map_image_network("toy", model)
     parts = dict(mapper.randomise(Inputs(images, (), torch.ones(4, dtype=torch.long)), 1))
     assert list(parts) == ["head", "second", "first"]
     covered = [n for n in before if any(n.startswith(prefixes) for _, prefixes in mapper.parts)]
@@ -150,14 +153,14 @@ def test_unlearning_goes_from_the_head_down_and_leaves_the_network_alone(network
 def test_a_fusion_head_is_unlearnt_with_the_network_under_it(networks):
     torch.manual_seed(1)
     head = FusionHead(16, 3, [8], 2, 0.0).eval()
-    mapper = map_through_fusion("fused", networks.centre, head, 7)
+    mapper = map_through_fusion("fused", networks.centre, head)
     images, _ = make_images(4, 9, corner=False)
     inputs = Inputs(images, (torch.randn(4, 3),), torch.zeros(4, dtype=torch.long))
     assert mapper.layer_name == "second"
     assert next(iter(dict(mapper.randomise(inputs, 1)))) == "fusion head"
-    logits = mapper.compute_logits(images, inputs.beside)
+    logits = mapper.compute_logits(images, inputs.others)
     with torch.inference_mode():
-        expected = head(networks.centre.embed(images), inputs.beside[0])
+        expected = head(networks.centre.embed(images), inputs.others[0])
     np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
@@ -203,7 +206,7 @@ def test_areas_are_those_of_a_slow_loop():
     inputs = Inputs(images, (), torch.ones(2, dtype=torch.long))
     spec = ImageSpec("none", ["a", "b"], 4, 4, 0, "unit", 0.0)
     image = ImageModel(spec, nn.Identity(), 1)
-    mapper = Mapper("toy", image, Brightness(), "", 2, ())
+    mapper = Mapper("toy", image, Brightness(), "", ())
     blurred = torch.zeros_like(images)
     curves = Curves(mapper, inputs, blurred, to_probabilities, 4)
     order = np.array([[0, 1, 2, 3], [3, 1, 0, 2]])  # cells of 2 x 2 pixels, row by row

@@ -21,7 +21,7 @@ from histofuse.explain.maps.gallery import (
     write_gradcam_gallery,
 )
 from histofuse.explain.maps.mappers import map_image_network
-from histofuse.models.backbones import ImageSpec, build_model
+from histofuse.models.backbones import ImageSpec, MapLayer, build_model
 from histofuse.params.base import load_section
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
@@ -71,6 +71,7 @@ def test_samples_run_over_all_cases_of_a_class():
 def write_inputs(folder: Path, count: int = 6) -> Patches:
     torch.manual_seed(0)
     model = build_model(ImageSpec("simple_cnn", CLASSES, 64, 64, 4, "unit", 0.0), "none")
+    model.gradcam_layer = MapLayer("backbone.features.2", 8)
     rows = [(CLASSES[n % 2], CLASSES[n % 3 % 2], 0.5) for n in range(count)]
     predictions = make_predictions(rows)
     predictions["case_id"] = [f"Case_{n // 2}" for n in range(count)]
@@ -84,7 +85,7 @@ def write_inputs(folder: Path, count: int = 6) -> Patches:
     meta = {"patch_px": 64, "margin_px": 4, "stored_px": 72, "classes": CLASSES}
     meta |= {"source": "simulated", "stain_normalisation": "none"}
     (folder / "meta.json").write_text(to_json(meta))
-    mapper = map_image_network("m", model, 7)
+    mapper = map_image_network("m", model)
     return Patches(mapper, folder, predictions, find_nothing, lambda z: softmax(z, axis=1))
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from histofuse.core.errors import InputError
-from histofuse.explain.maps.gradcam import choose_layer, compute_gradcam, enlarge, share_empty
-from histofuse.models.backbones import ImageModel, ImageSpec, build_model
+from histofuse.explain.maps.gradcam import compute_maps, enlarge
+from histofuse.explain.maps.mappers import map_image_network
+from histofuse.models.backbones import ImageModel, ImageSpec
 
 CLASSES = ["mitosis", "tumour"]
 
@@ -38,11 +39,15 @@ def red_is_mitosis() -> ImageModel:
     return model
 
 
+def explain(model, images, targets):
+    return compute_maps(model.eval(), model.backbone.features, images, targets)
+
+
 def test_the_map_is_bright_where_the_evidence_is_and_dark_elsewhere(red_is_mitosis):
     images = torch.zeros(2, 3, 8, 8)
     images[:, 0, 1:3, 1:3] = 1.0  # red, top left
     images[:, 1, 5:7, 4:6] = 0.5  # green, below
-    maps = compute_gradcam(red_is_mitosis, images, torch.tensor([0, 1]), "backbone.features")
+    maps = explain(red_is_mitosis, images, torch.tensor([0, 1]))
 
     expected = torch.zeros(2, 8, 8)
     expected[0, 1:3, 1:3] = 1
@@ -50,16 +55,15 @@ def test_the_map_is_bright_where_the_evidence_is_and_dark_elsewhere(red_is_mitos
     np.testing.assert_allclose(maps, expected, atol=1e-6)
 
 
-def test_evidence_against_the_class_gives_an_empty_map_that_is_counted(red_is_mitosis):
+def test_evidence_against_the_class_gives_an_empty_map(red_is_mitosis):
     with torch.no_grad():
         red_is_mitosis.head[1].weight.copy_(torch.tensor([[-1.0, 0.0], [0.0, 1.0]]))
     images = torch.zeros(2, 3, 8, 8)
     images[:, 0, 2, 2] = 1.0
     images[:, 1, 3, 3] = 1.0
-    maps = compute_gradcam(red_is_mitosis, images, torch.tensor([0, 1]), "backbone.features")
+    maps = explain(red_is_mitosis, images, torch.tensor([0, 1]))
     assert maps[0].max() == 0
     assert maps[1].max() == 1
-    assert share_empty(maps) == 0.5
 
 
 def test_evidence_against_the_class_is_left_out_of_a_map(red_is_mitosis):
@@ -68,36 +72,22 @@ def test_evidence_against_the_class_is_left_out_of_a_map(red_is_mitosis):
     images = torch.zeros(1, 3, 8, 8)
     images[:, 0, 2, 2] = 1.0
     images[:, 1, 3, 3] = 1.0
-    maps = compute_gradcam(red_is_mitosis, images, torch.tensor([0]), "backbone.features")
+    maps = explain(red_is_mitosis, images, torch.tensor([0]))
     assert maps[0, 2, 2] == 1
     assert maps[0, 3, 3] == 0
 
 
 def test_frozen_weights_are_explained_all_the_same(red_is_mitosis):
     images = torch.rand(1, 3, 8, 8)
-    before = compute_gradcam(red_is_mitosis, images, torch.tensor([0]), "backbone.features")
+    before = explain(red_is_mitosis, images, torch.tensor([0]))
     red_is_mitosis.requires_grad_(False)
-    after = compute_gradcam(red_is_mitosis, images, torch.tensor([0]), "backbone.features")
+    after = explain(red_is_mitosis, images, torch.tensor([0]))
     np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "input_px", "layer", "side"),
-    [
-        ("resnet18", 64, "backbone.layer2", 8),
-        ("resnet18", 224, "backbone.layer4", 7),
-        ("simple_cnn", 64, "backbone.features.2", 8),
-    ],
-)
-def test_the_deepest_block_that_is_fine_enough_is_chosen(backbone, input_px, layer, side):
-    model = build_model(make_spec(backbone, input_px), "none")
-    assert choose_layer(model, input_px, 7) == (layer, side)
-
-
-def test_without_a_map_fine_enough_it_is_said_what_there_is():
-    model = build_model(make_spec("simple_cnn", 16), "none")
-    with pytest.raises(InputError, match=r"features\.0 8 px.*features\.2 2 px.*at least 9 x 9"):
-        choose_layer(model, 16, 9)
+def test_a_network_without_a_layer_to_explain_is_refused(red_is_mitosis):
+    with pytest.raises(InputError, match="no gradcam_layer"):
+        map_image_network("model", red_is_mitosis)
 
 
 def test_an_enlarged_map_keeps_its_place():

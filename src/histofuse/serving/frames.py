@@ -1,11 +1,12 @@
-"""Whole folders of frames through a model: one frame in memory at a time, whatever their number.
+"""Predictions for whole folders of frames, with one frame in memory at a time.
 
-Patches are put together over frames, so that the network always gets full batches; a patient's
-record is encoded once, not once a patch. Frames are cut between batches, not beside them: it is 3 %
-of the work, and a thread for it takes a core away from a network that uses all of them.
+Batches span frames, so that the network always gets full ones; a patient's record is encoded once,
+not for every patch. Frames are cut between batches rather than in a thread of their own: cutting is
+3 % of the work, and a thread takes a core from a network that uses all of them.
 
-**Rules.** A fusion model answers a patch whose case has no record by the image encoder's own
-decision (``answered_by`` says so). Records without a frame are not answered: there is no nucleus.
+**Rules.** A fusion model answers a patch whose case has no record with the image encoder's own
+decision (see column ``answered_by``). Records without a frame are not answered: they have no
+nucleus.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -23,16 +23,14 @@ from histofuse.core.errors import BundleError
 from histofuse.data.patches import cut_windows
 from histofuse.data.tiff import read_rgb
 from histofuse.features.stain import find_normaliser
-from histofuse.serving.fusion import FUSION, FusionPredictor
+from histofuse.serving.fusion import FusionPredictor, FusionRows
 from histofuse.serving.image import ImagePredictor, Patches
-from histofuse.tracking.interface import ANSWERED_BY, EMBEDDING_VERSION, IMAGE
-
-POINTS: Final = ("case_id", "frame_id", "x_px", "y_px")
+from histofuse.serving.records import find_recorded
 
 
 @dataclass(frozen=True)
 class FrameModel:
-    """A model that takes patches, beside the records it may look up.
+    """A model that takes patches, and the records it may look up.
 
     Attributes:
         predictor: Image or fusion.
@@ -44,13 +42,13 @@ class FrameModel:
 
     @property
     def image(self) -> ImagePredictor:
-        """The network that sees the patches."""
+        """The predictor of patches."""
         p = self.predictor
         return p.image if isinstance(p, FusionPredictor) else p
 
     @property
     def stain_normalisation(self) -> str:
-        """What its frames were normalised by in training.
+        """How stains were normalised in training.
 
         Raises:
             BundleError: If the bundle, of an earlier version, does not say.
@@ -60,62 +58,39 @@ class FrameModel:
             return config["stain_normalisation"]
         except KeyError:
             raise BundleError(
-                f"{self.image.bundle.path}: does not say how its stains were normalised. "
-                "Train it anew with dvc repro."
+                f"{self.image.bundle.path}: config.json has no stain_normalisation. "
+                "Train the model again with dvc repro."
             ) from None
 
     def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
         """Predict patches, stored with their margin, of some cases."""
         patches = Patches(stored, pd.RangeIndex(len(stored)))
-        of_image = self.image.embed_patches(patches)
         if not isinstance(self.predictor, FusionPredictor):
-            return self.image.answer_embedded(patches, of_image)
-        known = np.array([case in self.embeddings for case in cases], dtype=bool)
-        parts = []
-        if known.any():
-            beside = np.stack([self.embeddings[case] for case in cases[known]])
-            parts.append(self._fuse(self.predictor, of_image[known], beside, patches.index[known]))
-        if not known.all():
-            parts.append(self._answer_alone(patches.select(~known), of_image[~known]))
-        return pd.concat(parts).sort_index()
-
-    def _fuse(
-        self,
-        predictor: FusionPredictor,
-        of_image: Float32[np.ndarray, "n image"],
-        of_patient: Float32[np.ndarray, "n patient"],
-        index: pd.Index,
-    ) -> pd.DataFrame:
-        from histofuse.serving.networks import compute_fused_logits
-
-        logits = compute_fused_logits(predictor.model, of_image, of_patient)
-        table = predictor.decision.tabulate(logits, index)
-        facts = {ANSWERED_BY: FUSION, EMBEDDING_VERSION: predictor.embedding_version}
-        return table.assign(**facts)
-
-    def _answer_alone(
-        self, patches: Patches, of_image: Float32[np.ndarray, "n image"]
-    ) -> pd.DataFrame:
-        version = self.image.bundle.digest[:12]
-        table = self.image.answer_embedded(patches, of_image)
-        return table.assign(**{ANSWERED_BY: IMAGE, EMBEDDING_VERSION: version})
+            return self.predictor.answer(patches)
+        recorded = np.array([case in self.embeddings for case in cases], dtype=bool)
+        patients = [self.embeddings[case] for case in cases[recorded]]
+        rows = FusionRows(
+            patches,
+            recorded,
+            self.image.embed_patches(patches),
+            np.stack(patients) if patients else np.empty((0, 0), np.float32),
+        )
+        return self.predictor.answer_embedded(rows)
 
 
 def embed_records(
     predictor: FusionPredictor, records: pd.DataFrame
 ) -> dict[str, Float32[np.ndarray, " width"]]:
-    """Embed each case's record once.
+    """Embed the record of each case.
 
     Args:
         predictor: A fusion model.
-        records: Raw features, one row a case, the case in the index. A row of which nothing is
-            known is left out.
+        records: Raw features, one row for each case, the case in the index. Rows of which nothing
+            is known are left out.
 
     Raises:
         InputError: With all that is wrong with the records.
     """
-    from histofuse.serving.records import find_recorded
-
     if not len(records):
         return {}
     read = predictor.patient.read(records)
@@ -133,9 +108,9 @@ def predict_frames(
 
     Args:
         model: The model.
-        points: ``case_id, frame_id, x_px, y_px``, those of a frame together.
+        points: ``case_id, frame_id, x_px, y_px``, sorted by frame.
         files: Frame to its TIFF file.
-        batch: Patches a table.
+        batch: Patches in each table.
 
     Yields:
         The points with the model's answer, `batch` rows at a time.
@@ -163,7 +138,7 @@ def predict_frames(
 def _rebatch(
     parts: Iterable[tuple[pd.DataFrame, np.ndarray]], size: int
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Put the rows of frames together to batches of one size; the last may be smaller."""
+    """Join the rows of frames into batches of one size; the last may be smaller."""
     tables: list[pd.DataFrame] = []
     arrays: list[np.ndarray] = []
     held = 0
@@ -180,7 +155,7 @@ def _rebatch(
 
 
 def _join(tables: list[pd.DataFrame], arrays: list[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
-    # A frame of many batches is cut up as it is: joining would copy its rest for each of them.
+    # A frame of many batches is sliced: concatenating would copy its remainder for each batch.
     if len(tables) == 1:
         return tables[0], arrays[0]
     return pd.concat(tables), np.concatenate(arrays)

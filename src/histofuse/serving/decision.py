@@ -1,4 +1,4 @@
-"""The answer of a model: its columns, and how logits become one."""
+"""From logits to an answer: calibrated probabilities and the class the thresholds decide on."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class Decision:
         decided = np.array(self.classes, dtype=object)[self.thresholds.decide(probabilities)]
         return table.assign(**{PREDICTION: decided})
 
-    def number(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
-        """Number the decided classes of a table."""
+    def number_classes(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
+        """Look up the indices of the decided classes of a table."""
         return pd.Index(self.classes).get_indexer(pd.Index(table[PREDICTION])).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Requests that wait for the one thread that computes are computed together.
+"""Requests that wait for the computing thread are computed together.
 
-Eight rows at once cost a network little more than one, and a row's answer does not hang on those
-beside it (`histofuse.serving.blocks`), so clients at the same moment are served in one go.
+Eight rows at once cost a network little more than one, and a row's answer does not depend on the
+other rows (`histofuse.serving.networks`), so simultaneous clients share one batch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MOST_ROWS_TOGETHER: Final = 256
 
 @runtime_checkable
 class Answering(Protocol):
-    """A predictor, after reading."""
+    """The part of a predictor that follows reading."""
 
-    def answer(self, read: Any, /, **asked: bool) -> pd.DataFrame:
+    def answer(self, read: Any, /, **options: bool) -> pd.DataFrame:
         """Answer what was read."""
         ...
 
     def merge(self, parts: list[Any], /) -> Any:
-        """Put what was read of several requests into one."""
+        """Merge what was read from several requests."""
         ...
 
 
@@ -34,34 +34,34 @@ class Answering(Protocol):
 class _Request:
     read: Any
     rows: int
-    asked: dict[str, bool]
+    options: dict[str, bool]
     answer: Future[pd.DataFrame] = field(default_factory=Future)
 
 
-class Batches:
-    """Answers requests in a thread of its own, which has all cores."""
+class RequestQueue:
+    """Answers requests in a single thread, which uses all cores."""
 
     def __init__(self, predictor: Answering) -> None:
         self._predictor = predictor
         self._waiting: SimpleQueue[_Request] = SimpleQueue()
         Thread(target=self._serve, name="histofuse", daemon=True).start()
 
-    def answer(self, read: Any, rows: int, asked: dict[str, bool]) -> pd.DataFrame:
+    def answer(self, read: Any, rows: int, options: dict[str, bool]) -> pd.DataFrame:
         """Wait for the answer to what was read."""
-        request = _Request(read, rows, asked)
+        request = _Request(read, rows, options)
         self._waiting.put(request)
         return request.answer.result()
 
     def _serve(self) -> None:
         while True:
-            together = self._take()
-            if len(together) > 1 and self._answer_together(together):
+            requests = self._take()
+            if len(requests) > 1 and self._answer_together(requests):
                 continue
-            for request in together:
+            for request in requests:
                 self._answer_alone(request)
 
     def _take(self) -> list[_Request]:
-        """Wait for a request, and take along those that wait already."""
+        """Wait for a request, and take those that are already waiting too."""
         taken = [self._waiting.get()]
         rows = taken[0].rows
         while rows < MOST_ROWS_TOGETHER:
@@ -73,13 +73,13 @@ class Batches:
         return taken
 
     def _answer_together(self, requests: list[_Request]) -> bool:
-        """Answer several at once; tell whether that was done."""
-        if any(request.asked for request in requests):
+        """Answer several at once; return whether that worked."""
+        if any(request.options for request in requests):
             return False
         try:
             merged = self._predictor.merge([request.read for request in requests])
             table = self._predictor.answer(merged)
-        # Whose fault it was shows when each is answered by itself.
+        # Answered one by one, only the request at fault fails.
         except Exception:
             return False
         start = 0
@@ -90,7 +90,7 @@ class Batches:
 
     def _answer_alone(self, request: _Request) -> None:
         try:
-            request.answer.set_result(self._predictor.answer(request.read, **request.asked))
-        # Whatever it is, the client waits for it.
+            request.answer.set_result(self._predictor.answer(request.read, **request.options))
+        # The client waits for the result, whatever it is.
         except Exception as error:
             request.answer.set_exception(error)
