@@ -12,7 +12,7 @@ from histofuse.models.backbones import load_image_model
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.calibrate import load_decision
+from histofuse.training.decision import load_decision
 from histofuse.training.image import IMAGE_PREDICTIONS, PREDICTIONS
 
 MODELS = Path("models")

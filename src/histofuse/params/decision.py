@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-CalibrationMethod = Literal["none", "temperature", "platt", "isotonic"]
+# none, temperature, or a name in training.calibrate.CURVE_FITS, against which training checks it.
+CalibrationMethod = Annotated[str, Field(min_length=1)]
 
 PRECISION_TARGET = "precision_target:"
 THRESHOLD_RULES = ("argmax", "youden_j", "max_f1", "balanced")

@@ -10,7 +10,9 @@ from jaxtyping import Float, Int64
 
 from histofuse.core.bundle import Bundle
 from histofuse.tracking.interface import PREDICTION, name_probability
-from histofuse.training.calibrate import Calibrator, Thresholds, load_decision
+from histofuse.training.calibrate import Calibrator
+from histofuse.training.decision import load_decision
+from histofuse.training.thresholds import Thresholds
 
 
 @dataclass(frozen=True)

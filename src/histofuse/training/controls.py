@@ -19,7 +19,7 @@ from histofuse.models.fusion import ROWS_AT_ONCE
 from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.tabular import AnyTabularParams
-from histofuse.training.calibrate import fit_decision
+from histofuse.training.decision import fit_decision
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fusion import PairedEmbeddings, PairTensors, gather, make_head, make_recipe
@@ -139,8 +139,5 @@ def _answer(
     of_test: np.ndarray,
     params: FusionParams | AnyTabularParams,
 ) -> Answers:
-    calibrator, thresholds = fit_decision(
-        of_validation, labels, params.calibration, params.threshold
-    )
-    probabilities = calibrator.probabilities(of_test)
-    return Answers(probabilities, thresholds.decide(probabilities))
+    decision = fit_decision(of_validation, labels, params.calibration, params.threshold)
+    return Answers(*decision.decide(of_test))

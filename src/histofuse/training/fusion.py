@@ -23,7 +23,8 @@ from histofuse.models.fusion import ROWS_AT_ONCE, WEIGHTS, FusionHead
 from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
-from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
+from histofuse.training.calibrate import check_method
+from histofuse.training.decision import Decision, fit_decision, write_decision
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
@@ -117,6 +118,7 @@ def train_fusion(
     Raises:
         InputError: If a pair has no embedding or an unknown label, or a split no rows.
     """
+    check_method(params.calibration)
     recorder.log_params({**params.model_dump(), "seed": seed, **_describe_pairing(data.pairing)})
     tensors, classes = gather(data), len(data.classes)
     train, validation = tensors.rows("train"), tensors.rows("validation")
@@ -130,9 +132,9 @@ def train_fusion(
         decision = _fit_decision(tensors, logits, params)
         with writing_bundle(path, path.name) as folder:
             save_file(network.state_dict(), folder / WEIGHTS)
-            write_decision(*decision, folder)
+            write_decision(decision, folder)
             write_history(result, folder / HISTORY)
-            predictions = make_predictions(data, logits, *decision)
+            predictions = make_predictions(data, logits, decision)
             write_table(predictions, folder / PREDICTIONS, FUSION_PREDICTIONS)
             config = _describe(path.name, data, params, seed, result.best_epoch)
             write_json(config, folder / CONFIG)
@@ -140,9 +142,7 @@ def train_fusion(
     return result
 
 
-def _fit_decision(
-    tensors: PairTensors, logits: np.ndarray, params: FusionParams
-) -> tuple[Calibrator, Thresholds]:
+def _fit_decision(tensors: PairTensors, logits: np.ndarray, params: FusionParams) -> Decision:
     rows = tensors.split == "validation"
     labels = tensors.labels.numpy()[rows]
     return fit_decision(logits[rows], labels, params.calibration, params.threshold)
@@ -204,12 +204,12 @@ def make_recipe(
 
 
 def make_predictions(
-    data: PairedEmbeddings, logits: np.ndarray, calibrator: Calibrator, thresholds: Thresholds
+    data: PairedEmbeddings, logits: np.ndarray, decision: Decision
 ) -> pd.DataFrame:
     """Table the predictions for all pairs, sorted by patch."""
     classes = data.classes
-    probabilities = calibrator.probabilities(logits)
-    called = np.array(classes, dtype=object)[thresholds.decide(probabilities)]
+    probabilities, decided = decision.decide(logits)
+    called = np.array(classes, dtype=object)[decided]
     keys = [c for c in FUSION_PREDICTIONS.columns if c != "prediction"]
     table = data.pairs[keys].assign(
         **{f"logit_{c}": logits[:, k] for k, c in enumerate(classes)},

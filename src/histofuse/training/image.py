@@ -43,7 +43,8 @@ from histofuse.models.backbones import (
 )
 from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze_backbone
 from histofuse.params.image import SAFETENSORS, ImageParams
-from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
+from histofuse.training.calibrate import check_method
+from histofuse.training.decision import Decision, fit_decision, write_decision
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult, write_history
@@ -167,6 +168,7 @@ def train_image(
     Raises:
         InputError: If the backbone, weights or precision cannot be had, or a split is empty.
     """
+    check_method(params.calibration)
     recorder.log_params({**params.model_dump(), "seed": seed})
     model = create_model(path.name, data.meta, params, seed)
     inputs = {**data.digests, **_digest_weights(params)}
@@ -175,21 +177,40 @@ def train_image(
         train, validation = data.load_rows("train"), data.load_rows("validation")
         recipe = make_recipe(path.name, model, train, params, seed)
         result = fit(model, train, validation, recipe, checkpoints, recorder)
-        config = {
-            "kind": "image",
-            "name": path.name,
-            "classes": data.meta.classes,
-            "params": params.model_dump(),
-            "seed": seed,
-            "inputs": inputs,
-            "architecture": describe_model(model),
-            "best_epoch": result.best_epoch,
-            "source": data.meta.source,
-            "stain_normalisation": data.meta.stain_normalisation,
-        }
-        _write_bundle(model, data, result, config, path)
+        logits = predict_patches(model, data.folder, data.table)
+        decision = _fit_decision(data, logits, params)
+        with writing_bundle(path, path.name) as folder:
+            save_weights(model, folder / WEIGHTS)
+            write_decision(decision, folder)
+            write_history(result, folder / HISTORY)
+            predictions = make_predictions(data, logits, decision)
+            write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
+            config = _describe(path.name, model, data, params, seed)
+            best = {"inputs": inputs, "best_epoch": result.best_epoch}
+            write_json({**config, **best}, folder / CONFIG)
     recorder.finish(path)
     return result
+
+
+def _fit_decision(data: PatchData, logits: np.ndarray, params: ImageParams) -> Decision:
+    rows = (data.table["split"] == "validation").to_numpy()
+    labels = data.number_labels(data.table)[rows]
+    return fit_decision(logits[rows], labels, params.calibration, params.threshold)
+
+
+def _describe(
+    name: str, model: ImageModel, data: PatchData, params: ImageParams, seed: int
+) -> dict[str, Any]:
+    return {
+        "kind": "image",
+        "name": name,
+        "classes": data.meta.classes,
+        "params": params.model_dump(),
+        "seed": seed,
+        "architecture": describe_model(model),
+        "source": data.meta.source,
+        "stain_normalisation": data.meta.stain_normalisation,
+    }
 
 
 def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> ImageModel:
@@ -282,48 +303,24 @@ def _digest_weights(params: ImageParams) -> dict[str, str]:
     return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
 
 
-def _write_bundle(
-    model: ImageModel, data: PatchData, result: FitResult, config: dict[str, Any], path: Path
-) -> None:
-    logits = predict_patches(model, data.folder, data.table)
-    validation = (data.table["split"] == "validation").to_numpy()
-    labels = data.number_labels(data.table)
-    params = config["params"]
-    calibrator, thresholds = fit_decision(
-        logits[validation], labels[validation], params["calibration"], params["threshold"]
-    )
-    predictions = make_predictions(data, logits, calibrator, thresholds)
-    with writing_bundle(path, config["name"]) as folder:
-        save_weights(model, folder / WEIGHTS)
-        write_json(config, folder / CONFIG)
-        write_decision(calibrator, thresholds, folder)
-        write_history(result, folder / HISTORY)
-        write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
-
-
 def make_predictions(
-    data: PatchData,
-    logits: Float32[np.ndarray, "n classes"],
-    calibrator: Calibrator,
-    thresholds: Thresholds,
+    data: PatchData, logits: Float32[np.ndarray, "n classes"], decision: Decision
 ) -> pd.DataFrame:
     """Make an `IMAGE_PREDICTIONS` table: raw logits, calibrated probabilities, decided classes.
 
     Args:
         data: Patches; the table has their rows in its order, by ``patch_id``.
         logits: Of each patch.
-        calibrator: Fitted on validation.
-        thresholds: Fitted on validation.
+        decision: Fitted on validation.
     """
     classes = data.meta.classes
-    probabilities = calibrator.probabilities(logits)
+    probabilities, decided = decision.decide(logits)
     table = data.table[["patch_id", "case_id", "frame_id", "split", "label"]].copy()
     for number, name in enumerate(classes):
         table[f"logit_{name}"] = logits[:, number]
     for number, name in enumerate(classes):
         table[f"probability_{name}"] = probabilities[:, number]
-    decided = np.array(classes)[thresholds.decide(probabilities)]
-    table["prediction"] = pd.array(decided, dtype="str")
+    table["prediction"] = pd.array(np.array(classes)[decided], dtype="str")
     return table
 
 

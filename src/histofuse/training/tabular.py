@@ -41,7 +41,8 @@ from histofuse.params.tabular import (
     MlpParams,
     XgboostParams,
 )
-from histofuse.training.calibrate import Calibrator, Thresholds, fit_decision, write_decision
+from histofuse.training.calibrate import check_method
+from histofuse.training.decision import Decision, fit_decision, write_decision
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows, check_trainable, select_rows
 from histofuse.training.scores import score_logits
@@ -133,6 +134,7 @@ def train_tabular(
     Raises:
         InputError: If the table cannot be trained on.
     """
+    check_method(params.calibration)
     check_trainable(table.rows, table.features, params.kind)
     recorder.log_params({**params.model_dump(), "seed": seed})
     with _keep_checkpoints(table, params, seed, path.name) as checkpoints:
@@ -161,12 +163,12 @@ def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabular
     logits = fit.model.logits(table.rows).astype(np.float32)
     validation = (table.rows["split"] == "validation").to_numpy()
     target = table.rows["target"].to_numpy(dtype=np.int64)
-    calibrator, thresholds = fit_decision(
+    decision = fit_decision(
         to_columns(logits[validation]), target[validation], params.calibration, params.threshold
     )
-    predictions = make_predictions(table, logits, calibrator, thresholds)
+    predictions = make_predictions(table, logits, decision)
     write_model(fit.model, folder)
-    write_decision(calibrator, thresholds, folder)
+    write_decision(decision, folder)
     write_table(predictions, folder / PREDICTIONS, TABULAR_PREDICTIONS)
     write_text(fit.history.to_csv(index=False, float_format="%.6g"), folder / HISTORY)
     write_json(table.features, folder / FEATURE_ORDER)
@@ -179,15 +181,12 @@ def to_columns(logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
 
 
 def make_predictions(
-    table: EncodedTable,
-    logits: Float[np.ndarray, " n"],
-    calibrator: Calibrator,
-    thresholds: Thresholds,
+    table: EncodedTable, logits: Float[np.ndarray, " n"], decision: Decision
 ) -> pd.DataFrame:
     """Table the predictions for all rows, sorted by key."""
-    probabilities = calibrator.probabilities(to_columns(logits))
+    probabilities, decided = decision.decide(to_columns(logits))
     predictions = table.rows[["subject_id", "hadm_id", "split", "target"]].assign(
-        logit=logits, probability=probabilities[:, 1], prediction=thresholds.decide(probabilities)
+        logit=logits, probability=probabilities[:, 1], prediction=decided
     )
     return predictions.sort_values(["subject_id", "hadm_id"], ignore_index=True)
 

@@ -28,7 +28,7 @@ from histofuse.models.fusion import FusionHead
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, write_model
 from histofuse.params.ehr import EncodingParams
-from histofuse.training.calibrate import fit_decision, write_decision
+from histofuse.training.decision import fit_decision, write_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 SPECS = [
@@ -83,7 +83,7 @@ def to_text(data):
 def write_common(folder, k, **config):
     labels = np.array([0, 1] * 20) if k == 2 else np.arange(42) % k
     logits = np.random.default_rng(1).normal(size=(len(labels), k))
-    write_decision(*fit_decision(logits, labels, "temperature", "max_f1"), folder)
+    write_decision(fit_decision(logits, labels, "temperature", "max_f1"), folder)
     write_json({"name": folder.name, "source": "simulated", **config}, folder / "config.json")
 
 

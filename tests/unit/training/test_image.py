@@ -19,7 +19,7 @@ from histofuse.features.augment import augment_patches
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.params.image import ImageParams
 from histofuse.training import image
-from histofuse.training.calibrate import load_decision
+from histofuse.training.decision import load_decision
 from histofuse.training.fitting import module
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.recipe import Rows

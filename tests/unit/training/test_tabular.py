@@ -20,7 +20,7 @@ from histofuse.params.tabular import (
     MlpParams,
     XgboostParams,
 )
-from histofuse.training.calibrate import load_decision
+from histofuse.training.decision import load_decision
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.scores import score_logits
 from histofuse.training.tabular import TABULAR_PREDICTIONS, to_columns, train_tabular

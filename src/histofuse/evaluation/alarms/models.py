@@ -23,13 +23,9 @@ from histofuse.params.controls import AlarmParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import PromotionParams
-from histofuse.training.calibrate import (
-    Calibrator,
-    Thresholds,
-    fit_calibrator,
-    fit_thresholds,
-    load_decision,
-)
+from histofuse.training.calibrate import Calibrator, fit_calibrator
+from histofuse.training.decision import load_decision
+from histofuse.training.thresholds import Thresholds, fit_thresholds
 
 WEIGHTS: Final = "weights.safetensors"
 ENCODER: Final = "encoder.json"

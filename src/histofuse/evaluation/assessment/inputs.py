@@ -16,7 +16,8 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, name_admissions
-from histofuse.training.calibrate import CALIBRATOR, Calibrator
+from histofuse.training.calibrate import Calibrator
+from histofuse.training.decision import CALIBRATOR
 
 # Bundles keep logits and probabilities as 32-bit numbers.
 _TOLERANCE: Final = 1e-4

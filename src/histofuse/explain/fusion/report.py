@@ -34,7 +34,7 @@ from histofuse.models.fusion import load_fusion_model
 from histofuse.models.tabular import ENCODER, MlpModel, load_tabular_model
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.calibrate import load_decision
+from histofuse.training.decision import load_decision
 
 MODALITIES: Final = "modalities.json"
 CARD: Final = "case_card_{}_{}_{}.png"

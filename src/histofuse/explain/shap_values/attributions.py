@@ -48,7 +48,7 @@ from histofuse.models.tabular import (
     select_features,
 )
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.calibrate import load_decision
+from histofuse.training.decision import load_decision
 from histofuse.training.tabular import to_columns
 
 SPLIT = "test"

@@ -39,7 +39,8 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.promotion.gate import FILES, Evidence, Scored, decide
-from histofuse.training.calibrate import fit_calibrator, fit_thresholds
+from histofuse.training.calibrate import fit_calibrator
+from histofuse.training.thresholds import fit_thresholds
 
 DATA = Path("data")
 ALL = ("train", "validation", "test")

@@ -17,7 +17,7 @@ from histofuse.evaluation.performance.tables import render_csv, render_markdown
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.calibrate import fit_decision
+from histofuse.training.decision import fit_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 HOW = IntervalParams(resamples=100, confidence=0.9, method="bca")

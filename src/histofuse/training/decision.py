@@ -1,0 +1,62 @@
+"""A decision: logits -> calibrated probabilities -> classes, both steps fitted on validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.progress import report
+from histofuse.params.decision import CalibrationMethod, ThresholdRule
+from histofuse.training.calibrate import Calibrator, fit_calibrator
+from histofuse.training.thresholds import Thresholds, fit_thresholds
+
+CALIBRATOR = "calibrator.json"
+THRESHOLD = "threshold.json"
+
+
+class Decision(NamedTuple):
+    """Calibrator and thresholds of one model."""
+
+    calibrator: Calibrator
+    thresholds: Thresholds
+
+    def decide(
+        self, logits: Float[np.ndarray, "n k"]
+    ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
+        """Compute calibrated probabilities, and the class decided on for each row."""
+        probabilities = self.calibrator.probabilities(logits)
+        return probabilities, self.thresholds.decide(probabilities)
+
+
+def fit_decision(
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    method: CalibrationMethod,
+    rule: ThresholdRule,
+) -> Decision:
+    """Fit calibrator and thresholds on validation rows; warn where the rows were too few."""
+    calibrator = fit_calibrator(logits, labels, method)
+    thresholds = fit_thresholds(calibrator.probabilities(logits), labels, rule)
+    for name, fitted_on in (
+        ("calibrator", calibrator.fitted_on),
+        ("threshold", thresholds.fitted_on),
+    ):
+        for note in fitted_on.notes:
+            report(f"warning: {name}, {sum(fitted_on.per_class)} validation rows: {note}")
+    return Decision(calibrator, thresholds)
+
+
+def write_decision(decision: Decision, folder: Path) -> None:
+    """Write ``calibrator.json`` and ``threshold.json`` into a bundle's folder."""
+    write_json(decision.calibrator.to_dict(), folder / CALIBRATOR)
+    write_json(decision.thresholds.to_dict(), folder / THRESHOLD)
+
+
+def load_decision(folder: Path) -> Decision:
+    """Read what `write_decision` wrote."""
+    calibrator = Calibrator.from_dict(load_json(folder / CALIBRATOR))
+    return Decision(calibrator, Thresholds.from_dict(load_json(folder / THRESHOLD)))
