@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from claims import Claim, best_seconds, main
-from histofuse.core.stage_times import read_stage_times
+from histofuse.core.stage import read_stage_times
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/e2e"))

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import name_fusion
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
 from histofuse.evaluation.alarms.models import ModelFacts, read_model
 from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, AlarmRules, find_alarms

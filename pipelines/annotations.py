@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import write_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
 from histofuse.params.base import load_section

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.naming import name_fusion
-from histofuse.core.progress import report, run_stage, track
+from histofuse.core.progress import report, track
 from histofuse.core.tables import read_table
 from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
 from histofuse.evaluation.assessment.figures import draw_assessment

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json, write_text
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import write_table
 from histofuse.data.cohort import COHORT, build_cohort
 from histofuse.data.mimic import identify_source, load_hospital

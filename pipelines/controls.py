@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, to_json
 from histofuse.core.naming import name_fusion
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.evaluation.controls.measure import (
     IMAGE,
     Controls,

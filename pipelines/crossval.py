@@ -7,8 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.evaluation.crossval.evaluate import (
     cross_validate,
     describe_fold,

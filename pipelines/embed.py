@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.patches import load_index
 from histofuse.features.embeddings import Embedded, Embeddings, number_rows, write_embeddings

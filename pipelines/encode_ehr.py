@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.splits import PATIENT_SPLITS

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.naming import name_fusion
-from histofuse.core.progress import report, run_stage, track
+from histofuse.core.progress import report, track
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
 from histofuse.evaluation.performance.intervals import describe_intervals, estimate_intervals

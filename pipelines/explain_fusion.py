@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import name_fusion
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.fusion.report import open_fused_cases, write_cards, write_modalities

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.bundle import open_bundle
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.maps.gallery import Patches, find_nothing, write_gradcam_gallery

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.explain.shap_values.attributions import TableName, write_shap_report
 from histofuse.features.encoding import ENCODED

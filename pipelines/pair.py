@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from histofuse.core.progress import report, run_stage
+from _stage import run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import load_json
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.patches import PatchMeta, write_patches

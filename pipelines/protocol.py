@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import open_bundle
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.evaluation.crossval.protocol import compare_protocols, write_protocols
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import ProtocolParams

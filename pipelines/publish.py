@@ -1,6 +1,7 @@
 """Stage ``publish``: bundles and reports -> MLflow runs and registered models, where new."""
 
-from histofuse.core.progress import report, run_stage
+from _stage import run_stage
+from histofuse.core.progress import report
 from histofuse.promotion.decision import Production
 from histofuse.reporting.report import find_documents
 from histofuse.tracking.publish import publish_all

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.artifacts import write_json
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.params.base import load_section
 from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.registry import register_bundles

@@ -1,6 +1,7 @@
 """Stage ``report``: all that a run left -> one page for a person."""
 
-from histofuse.core.progress import report, run_stage
+from _stage import run_stage
+from histofuse.core.progress import report
 from histofuse.reporting.report import write_report
 
 

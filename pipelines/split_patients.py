@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from _stage import run_stage
 from histofuse.core.artifacts import write_json
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk

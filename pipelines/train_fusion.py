@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from _stage import run_stage
 from histofuse.core.naming import name_fusion
-from histofuse.core.progress import report, run_stage
+from histofuse.core.progress import report
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from histofuse.core.progress import report, run_stage
+from _stage import run_stage
+from histofuse.core.progress import report
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.image import ImageParams
 from histofuse.params.tune import apply_values

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from histofuse.core.progress import run_stage
+from _stage import run_stage
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.image import ImageParams
 from histofuse.params.tune import StudyParams, StudyStorage

@@ -31,7 +31,7 @@ def _load_environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("histofuse.reporting"),
+        loader=PackageLoader("histofuse.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

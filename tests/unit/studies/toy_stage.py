@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histofuse.core.errors import HistofuseError
-from histofuse.core.progress import run_stage
+from histofuse.core.stage import run_stage
 from histofuse.params.base import Section
 from histofuse.params.tune import StudyParams
 from histofuse.studies.run import StudyJob, parse_options, run_study

@@ -14,7 +14,7 @@ from histofuse.core.naming import (
     show_value,
     spell_metrics,
 )
-from histofuse.core.stage_times import read_stage_times
+from histofuse.core.stage import read_stage_times
 from histofuse.reporting.blocks import (
     Block,
     Bullets,

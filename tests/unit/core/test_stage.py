@@ -2,10 +2,10 @@ import sys
 import time
 
 import pytest
+from histofuse.core.stage_times import StageTime, Stopwatch, read_stage_times
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import run_stage
-from histofuse.core.stage_times import StageTime, Stopwatch, read_stage_times
 
 
 def nap(*_: str) -> None:

@@ -1,0 +1,91 @@
+"""Running a stage: its arguments, its errors, the check of its code, and how long it took."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from histofuse.core.artifacts import load_json, to_json, write_text
+from histofuse.core.code import CodeList
+from histofuse.core.errors import Fault, HistofuseError, InputError
+
+SECONDS: Final = Path(".histofuse/seconds")
+# A stage imports this first, before anything that takes long to import.
+_STARTED: Final = time.perf_counter()
+
+
+def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool = True) -> None:
+    """Run a stage with the arguments of the command line.
+
+    An error that the user can fix ends the process with its message and exit status 1; any other
+    exception is a bug and keeps its traceback.
+
+    Args:
+        main: The stage.
+        shared: Whether several processes started by torchrun share the stage's work. Otherwise
+            each would do all of it and overwrite the others' outputs, so this is refused.
+        listed: Whether the code is compared with the stage's list when DVC runs it.
+    """
+    began = time.perf_counter()
+    stage = os.environ.get("DVC_STAGE")
+    script = Path(main.__globals__["__file__"])
+    try:
+        if not shared:
+            _require_one_process()
+        code = CodeList(script) if stage and listed else None
+        if code:
+            code.check_sources()
+            code.check_imports()
+        main(*sys.argv[1:])
+        if code:
+            code.check_imports()  # with those on first use
+    except HistofuseError as error:
+        sys.exit(f"{script}: {error}")
+    if stage:
+        _write_seconds(stage, began)
+
+
+def _require_one_process() -> None:
+    launched, processes = "TORCHELASTIC_RUN_ID" in os.environ, os.environ.get("WORLD_SIZE", "1")
+    if launched and int(processes) > 1:
+        remedy = "Run it with python; only train_image can be shared."
+        raise InputError(
+            [Fault("torchrun", f"{processes} processes for this stage", "one", remedy)]
+        )
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds of one stage, without DVC's own before and after.
+
+    Attributes:
+        start_up: From the first import of this package to the stage's own code.
+        work: From there to its end, with the modules imported on first use.
+    """
+
+    start_up: float
+    work: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.start_up + self.work
+
+
+def _write_seconds(stage: str, began: float) -> None:
+    """Note how long a stage took: next to the run, never in an output."""
+    spent = StageTime(began - _STARTED, time.perf_counter() - began)
+    rounded = {key: round(value, 3) for key, value in asdict(spent).items()}
+    write_text(to_json(rounded), SECONDS / f"{stage}.json")
+
+
+def read_stage_times(root: Path = Path()) -> dict[str, StageTime]:
+    """Read the seconds of all stages that were timed here, the longest first."""
+    files = sorted((root / SECONDS).glob("*.json"))
+    times = {file.stem: StageTime(**load_json(file)) for file in files}
+    return dict(sorted(times.items(), key=lambda item: -item[1].total))
