@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint format ui server lock clean doctor deps screenshots report crossval evidence bench bench-full
+.PHONY: help setup repro test lint format ui server lock clean doctor screenshots report crossval evidence bench bench-full
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -83,6 +83,3 @@ bench: $(SYNCED) ## measure speed against peers and write benchmarks/results.md 
 
 bench-full: $(SYNCED) ## the same at full size: 118 million laboratory rows, hours and 10 GB of disk
 	@python benchmarks/run.py
-
-deps: $(SYNCED) ## bring the code deps of the DVC files in line with the imports
-	@python tests/contract/stages.py

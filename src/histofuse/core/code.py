@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from histofuse.core.artifacts import write_text
 from histofuse.core.errors import Fault, HistofuseError, InputError
@@ -28,6 +28,7 @@ SRC: Final = Path(__file__).parents[2]
 LISTS: Final = "code_digests"
 # In place of a digest: the folder's modules are left out of the list.
 IGNORED: Final = "ignored"
+REMEDY: Final = "Run `dvc repro code` first."
 _DIGITS: Final = 16
 
 # The context of a name follows from its position; the others hold nothing that is run.
@@ -138,10 +139,12 @@ def _drop_what_never_runs(nodes: list[Any]) -> Iterator[Any]:
 
 
 def _join_texts(values: list[ast.expr]) -> list[ast.expr]:
-    """Join neighbouring texts of an f-string, which Python 3.12 leaves in pieces."""
+    """Join the texts between the values of an f-string; Python 3.12 leaves pieces, some empty."""
     joined: list[ast.expr] = []
     for value in values:
         match joined, value:
+            case _, ast.Constant(value=""):
+                continue
             case [*_, ast.Constant(value=str(before))], ast.Constant(value=str(after)):
                 joined[-1] = ast.Constant(before + after)
             case _:
@@ -218,8 +221,8 @@ def digest_code(*modules: str) -> str:
     Tracking, which only shows what ran, does not count.
     """
     files = [Path(file) for name in modules if (file := sys.modules[name].__file__)]
-    digests = find_code(files, ignored=[SRC / "histofuse" / "tracking"]).values()
-    return _digest("\n".join(sorted(digests)).encode("ascii"))
+    code = find_code(files, ignored=[SRC / "histofuse" / "tracking"])
+    return _digest("\n".join(sorted(f"{d} {file.name}" for file, d in code.items())).encode())
 
 
 # --- the list of a stage ------------------------------------------------------------------------
@@ -274,7 +277,8 @@ class CodeList:
         """
         for file, digest in self.digests.items():
             if not file.is_file() or read_source(file).digest != digest:
-                self._refuse(file)
+                name = file.relative_to(self.root)
+                raise HistofuseError(f"{name} is not as in {self.path}. {REMEDY}")
 
     def check_imports(self) -> None:
         """Compare the files with the modules imported so far.
@@ -287,13 +291,11 @@ class CodeList:
         # What only an ignored module imports is not listed either.
         also = find_code(shown, self.root / "src", known=self.digests)
         for file in sorted(imported - {*self.digests, *also}):
-            self._refuse(file)
-
-    def _refuse(self, file: Path) -> NoReturn:
-        if not file.is_relative_to(self.root):
-            raise HistofuseError(f"imports {file}, which is not in {self.root / 'src'}")
-        name = file.relative_to(self.root)
-        raise HistofuseError(f"{name} is not as listed in {self.path}. Run `dvc repro code` first.")
+            if not file.is_relative_to(self.root):
+                raise HistofuseError(f"imports {file}, which is not in {self.root / 'src'}")
+            name = file.relative_to(self.root)
+            remedy = f"{REMEDY} If that does not list it, import it with an import statement."
+            raise HistofuseError(f"imports {name}, which is not in {self.path}. {remedy}")
 
 
 def _find_root(script: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import Final
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from histofuse.core.code import digest_code
 from histofuse.core.errors import HistofuseError
 from histofuse.core.progress import report
 from histofuse.params.tune import StudyParams, check_space
@@ -35,7 +36,6 @@ from histofuse.studies.trials import (
     TrialRecord,
     find_best,
 )
-from histofuse.training.code import digest_code
 
 STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # an address that may hold a password
 POLL_SECONDS: Final = 0.5
@@ -128,7 +128,7 @@ def run_study(
         inputs=job.inputs,
         source=job.source,
         measured_on=job.measured_on,
-        code=digest_code(),
+        code=digest_code(__name__, job.make_objective.__module__),
     )
     study = Study(facts, params, options.storage)
     with reaching(options.storage):

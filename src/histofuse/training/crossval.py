@@ -20,6 +20,7 @@ import torch
 
 from histofuse.core.artifacts import digest_file, digest_folder, digest_text, to_json, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.code import digest_code
 from histofuse.core.errors import collect_faults
 from histofuse.core.naming import name_fusion
 from histofuse.core.tables import read_table, write_table
@@ -46,7 +47,6 @@ from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.params.pairing import AnyPairing, PairingParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.params.tabular import AnyTabularParams
-from histofuse.training.code import digest_code
 from histofuse.training.fusion import load_pairs, train_fusion
 from histofuse.training.image import embed_patches, load_patch_data, train_image
 from histofuse.training.recorder import NullRecorder
@@ -174,7 +174,7 @@ def name_run(chain: Chain, sources: Sources) -> str:
     """Name a run by all that can change its folds: params, inputs and code."""
     weights = {n: digest_file(Path(p.weights)) for n, p in chain.images.items() if _is_file(p)}
     parts = {"params": chain.to_dict(), "inputs": sources.digest(), "weights": weights}
-    code = {"code": digest_code(), "torch": torch.__version__}
+    code = {"code": digest_code(__name__), "torch": torch.__version__}
     return digest_text(to_json({**parts, **code}))[:16]
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from histofuse.core.artifacts import digest_file, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.code import digest_code
 from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
@@ -125,7 +126,8 @@ def train_fusion(
     torch.manual_seed(derive_seed(seed, "fusion", "init"))
     network = make_head(data.embeddings, train, classes, params)
     recipe = make_recipe(network, train, classes, params, seed)
-    key = make_checkpoint_key(params.model_dump(), seed, data.digests)
+    code = digest_code(__name__)
+    key = make_checkpoint_key(params.model_dump(), seed, data.digests, code)
     with resumable(path.name, key) as checkpoints, one_thread():
         result = fit(network, train, validation, recipe, checkpoints, recorder)
         logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)

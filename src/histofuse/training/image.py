@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from histofuse.core.artifacts import digest_file, digest_text, to_json, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.code import digest_code
 from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
@@ -172,7 +173,7 @@ def train_image(
     recorder.log_params({**params.model_dump(), "seed": seed})
     model = create_model(path.name, data.meta, params, seed)
     inputs = {**data.digests, **_digest_weights(params)}
-    key = make_checkpoint_key(params.model_dump(), seed, inputs)
+    key = make_checkpoint_key(params.model_dump(), seed, inputs, digest_code(__name__))
     with resumable(path.name, key) as checkpoints:
         train, validation = data.load_rows("train"), data.load_rows("validation")
         recipe = make_recipe(path.name, model, train, params, seed)

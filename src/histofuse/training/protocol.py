@@ -16,12 +16,12 @@ import torch
 
 from histofuse.core.artifacts import digest_text, to_json
 from histofuse.core.bundle import MANIFEST
+from histofuse.core.code import digest_code
 from histofuse.core.tables import write_table
 from histofuse.data.patches import load_index
 from histofuse.data.splits import PATCH_SPLITS, split_patches
 from histofuse.params.image import ImageParams
 from histofuse.params.splits import ImageSplitParams
-from histofuse.training.code import digest_code
 from histofuse.training.image import load_patch_data, train_image
 from histofuse.training.recorder import NullRecorder
 
@@ -67,7 +67,7 @@ def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path
     """
     params, seed = ImageParams.model_validate(honest["params"]), honest["seed"]
     parts = {"params": honest["params"], "seed": seed, "folds": folds, "inputs": honest["inputs"]}
-    code = {"code": digest_code(), "torch": torch.__version__}
+    code = {"code": digest_code(__name__), "torch": torch.__version__}
     folder = (work / honest["name"] / digest_text(to_json({**parts, **code}))[:16]).resolve()
     path = folder / honest["name"]
     if not (path / MANIFEST).is_file():

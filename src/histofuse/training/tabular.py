@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
 from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.code import digest_code
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
 from histofuse.features.encoding import ENCODED
@@ -155,7 +156,9 @@ def _keep_checkpoints(
         return
     from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 
-    with resumable(name, make_checkpoint_key(params.model_dump(), seed, table.digests)) as folder:
+    code = digest_code(__name__)
+    key = make_checkpoint_key(params.model_dump(), seed, table.digests, code)
+    with resumable(name, key) as folder:
         yield folder
 
 

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 from histofuse.core.artifacts import digest_text, to_json
-from histofuse.training.code import digest_code
 
 CHECKPOINTS = Path(".histofuse/checkpoints")
 LAST = "last.ckpt"
 
 
-def make_checkpoint_key(params: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> str:
+def make_checkpoint_key(
+    params: Mapping[str, Any], seed: int, inputs: Mapping[str, str], code: str
+) -> str:
     """Name a run's state by all it depends on: params, seed, digests of the inputs, and code."""
-    parts = {"params": params, "seed": seed, "inputs": inputs, "code": digest_code()}
+    parts = {"params": params, "seed": seed, "inputs": inputs, "code": code}
     return digest_text(to_json({**parts, "torch": torch.__version__}))[:16]
 
 

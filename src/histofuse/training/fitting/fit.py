@@ -12,7 +12,7 @@ Lightning, stops early and leaves the network with the weights of its best epoch
         schedule=make_schedule("step", 60, step_epochs=20, step_factor=0.5, warmup_epochs=3),
         class_weights=compute_class_weights(labels, 2),
     )
-    key = make_checkpoint_key(params.model_dump(), seed, {"encoded": digest})
+    key = make_checkpoint_key(params.model_dump(), seed, {"encoded": digest}, digest_code(__name__))
     with resumable("mlp", key) as checkpoints:
         result = fit(network, Rows((x,), y), Rows((x_val,), y_val), recipe, checkpoints, recorder)
         ...                                          # write the bundle inside the block
