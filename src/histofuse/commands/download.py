@@ -1,4 +1,4 @@
-"""Files from the network: resumed where they broke off, believed only with the right checksum."""
+"""Downloads that resume after an interruption and are verified by checksum."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNK: Final = 1 << 20
 
 
 class DownloadError(HistofuseError):
-    """The network, the server or the file it sent is at fault."""
+    """A download failed or its content is not the expected one."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Remote:
     """A file to download.
 
     Attributes:
-        path: Where it belongs, relative to the target folder.
-        url: Its address, http or https.
+        path: Path relative to the target folder.
+        url: An http or https URL.
         algorithm: ``md5`` or ``sha256``.
-        digest: Its checksum, in hex.
-        size: In bytes; None if not known.
+        digest: The checksum in hex.
+        size: The size in bytes, or None if unknown.
     """
 
     path: str
@@ -47,32 +47,32 @@ class Remote:
     digest: str
     size: int | None = None
 
-    def place(self, folder: Path) -> Path:
-        """Say where it goes.
+    def locate(self, folder: Path) -> Path:
+        """Return its path in the target folder.
 
         Raises:
-            DownloadError: If that is outside the folder.
+            DownloadError: If the path leads out of the folder.
         """
         return resolve_inside(folder, self.path)
 
 
 def resolve_inside(folder: Path, name: str) -> Path:
-    """Resolve a name that came from outside.
+    """Resolve a file name from a listing or an archive.
 
     Raises:
         DownloadError: If it leads out of the folder.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise DownloadError(f"{name!r} leads out of {folder}: the listing is not to be trusted")
+        raise DownloadError(f"{name!r} leads out of {folder}: the listing cannot be trusted")
     return folder / Path(*path.parts)
 
 
 def read_text(url: str) -> str:
-    """Read a small text.
+    """Read a small text file.
 
     Raises:
-        DownloadError: If the server cannot be reached or refuses.
+        DownloadError: If the server cannot be reached or refuses the request.
     """
     try:
         with _open(url, {}) as response:
@@ -82,17 +82,17 @@ def read_text(url: str) -> str:
 
 
 def download(remote: Remote, folder: Path) -> bool:
-    """Download a file unless it is there.
+    """Download a file unless it exists already.
 
-    What was cut short stays as ``<name>.part`` and is taken up again by the next call.
+    An interrupted download is kept as ``<name>.part``, and the next call resumes it.
 
     Returns:
-        Whether anything was downloaded.
+        True if anything was downloaded.
 
     Raises:
-        DownloadError: If the server cannot be reached, or sends another file than it says.
+        DownloadError: If the server cannot be reached, or the checksum does not match.
     """
-    target = remote.place(folder)
+    target = remote.locate(folder)
     if target.is_file() and matches(target, remote):
         return False
     part = target.with_name(f"{target.name}.part")
@@ -100,22 +100,23 @@ def download(remote: Remote, folder: Path) -> bool:
     resumed = part.is_file() and part.stat().st_size > 0
     _receive(remote, part)
     if resumed and not matches(part, remote):
-        report(f"{remote.path}: the part that was there belongs to another file; starting over")
+        report(f"{remote.path}: the partial download is of another file; starting again")
         part.unlink()
         _receive(remote, part)
     if not matches(part, remote):
-        found = digest(part, remote.algorithm)
+        actual = digest(part, remote.algorithm)
         part.unlink()
         raise DownloadError(
-            f"{remote.url}: {remote.algorithm} is {found}, expected {remote.digest}. The file was "
-            "removed; try again, and if it persists the server's copy is not the published one."
+            f"{remote.url}: {remote.algorithm} is {actual}, expected {remote.digest}. The file was "
+            "removed. Try again; if it happens again, the server's copy differs from the published "
+            "one."
         )
     part.replace(target)
     return True
 
 
 def matches(path: Path, remote: Remote) -> bool:
-    """Say whether a file is the one that was meant, by size and checksum."""
+    """Compare a file's size and checksum with the expected ones."""
     if remote.size is not None and path.stat().st_size != remote.size:
         return False
     return digest(path, remote.algorithm) == remote.digest.lower()
@@ -131,7 +132,7 @@ def digest(path: Path, algorithm: str) -> str:
 
 
 def _receive(remote: Remote, part: Path) -> None:
-    """Add to a partial file until the server has no more; try again where the line breaks."""
+    """Download the rest of a partial file, with retries after network errors."""
     for left in range(TRIES - 1, -1, -1):
         try:
             return _receive_once(remote, part)
@@ -171,36 +172,37 @@ def _append(response: HTTPResponse, part: Path, have: int, remote: Remote) -> No
             file.write(block)
             bar.update(len(block))
     if total is not None and part.stat().st_size < total:
-        raise ConnectionError(f"broke off at {part.stat().st_size:,} of {total:,} bytes")
+        raise ConnectionError(f"stopped at {part.stat().st_size:,} of {total:,} bytes")
 
 
 def _open(url: str, headers: dict[str, str]) -> HTTPResponse:
     if not url.startswith(("https://", "http://")):
-        raise DownloadError(f"{url}: expected an address that starts with https:// or http://")
+        raise DownloadError(f"{url}: expected a URL that starts with https:// or http://")
     request = urllib.request.Request(url, headers={"User-Agent": "histofuse", **headers})
     return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
 
 
 def explain(url: str, error: Exception) -> DownloadError:
-    """Say what is wrong with the line or the server, and what to do."""
+    """Turn a network or server error into a message that says what to do."""
     host = urllib.parse.urlsplit(url).hostname
     if isinstance(error, urllib.error.HTTPError):
         return DownloadError(f"{url}: {host} answers {error.code} {error.reason}.")
     reason = getattr(error, "reason", error)
     return DownloadError(
         f"{url}: cannot reach {host} ({reason}). Check the connection, or set HTTPS_PROXY if this "
-        "machine goes through a proxy. What has arrived is kept; the same command goes on from it."
+        "machine uses a proxy. Run the same command again to resume."
     )
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack a zip file into a new folder, all of it or nothing.
+    """Unpack a zip file into a new folder, completely or not at all.
 
     Returns:
-        Number of files.
+        The number of files.
 
     Raises:
-        DownloadError: If it is no zip file, leads out of the folder, or does not fit on the disk.
+        DownloadError: If it is not a zip file, leads out of the folder, or does not fit on the
+            disk.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -223,20 +225,20 @@ def _check_members(members: list[zipfile.ZipInfo], folder: Path) -> None:
     for member in members:
         resolve_inside(folder, member.filename)
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
-            raise DownloadError(f"{member.filename!r} is a link: the archive is not to be trusted")
+            raise DownloadError(f"{member.filename!r} is a link: the archive cannot be trusted")
     require_space(sum(m.file_size for m in members), folder)
 
 
 def require_space(size: int, folder: Path) -> None:
-    """Make sure that files of a total size fit.
+    """Make sure that files of a total size, in bytes, fit on the disk.
 
     Raises:
-        DownloadError: Saying how much is missing.
+        DownloadError: If they do not.
     """
     existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if size > free:
         raise DownloadError(
             f"{folder}: needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. "
-            "Make room, or name a folder on another disk with --into."
+            "Free some space, or choose a folder on another disk with --into."
         )

@@ -1,4 +1,4 @@
-"""``histofuse fetch``: the open data sets, downloaded, verified and unpacked."""
+"""``histofuse fetch``: downloads, verifies and unpacks open data sets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class DataSet:
 
     Attributes:
         name: Its name on the command line.
-        url: Where its listing begins.
-        list_files: Base address -> the files.
-        into: The usual folder.
-        layout: Folders by which it is known.
-        key: The path in params.yaml that names it.
-        page: Where a person downloads it.
+        url: Base URL of its file listing.
+        list_files: Lists the files, given the base URL.
+        into: The default target folder.
+        layout: Folders that its root contains.
+        key: The key in params.yaml that holds its path.
+        page: The web page for a manual download.
         terms: Licence and source.
     """
 
@@ -48,23 +48,23 @@ class DataSet:
 
 
 def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
-    """Download a data set unless it is there whole.
+    """Download a data set unless it is complete already.
 
     Args:
         name: A key of `DATA_SETS`.
-        url: Another address to list it from, such as a mirror.
-        into: Another folder to put it in.
+        url: The base URL of a mirror.
+        into: Another target folder.
 
     Returns:
-        The folder to name in params.yaml.
+        The folder to set in params.yaml.
 
     Raises:
-        DownloadError: Naming the host, and what to do by hand.
+        DownloadError: With the host, and how to download it manually.
     """
     data_set = DATA_SETS[name]
     folder = into or data_set.into
     if (known := _find_fetched(folder, data_set)) is not None:
-        report(f"{name} is in {known} already")
+        report(f"{name} is already in {known}")
         return known
     report(f"{name}: {data_set.terms}")
     try:
@@ -72,8 +72,8 @@ def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
         _download_all(files, folder)
     except DownloadError as error:
         raise DownloadError(
-            f"{error}\n  By hand: download it from {data_set.page} and unpack it so that "
-            f"{' and '.join(f'{folder}/{part}/' for part in data_set.layout)} are there."
+            f"{error}\n  Manually: download it from {data_set.page} and unpack it, so that "
+            f"{' and '.join(f'{folder}/{part}/' for part in data_set.layout)} exist."
         ) from None
     found = _find_layout(folder, data_set)
     digests = {f.path: f"{f.algorithm}:{f.digest}" for f in files}
@@ -83,17 +83,18 @@ def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
 
 def _download_all(files: list[Remote], folder: Path) -> None:
     require_space(sum(f.size or 0 for f in files), folder)
+    archives = []
     for number, remote in enumerate(files, start=1):
         new = download(remote, folder)
-        report(f"{number}/{len(files)} {remote.path}: {'downloaded' if new else 'was there'}")
+        report(f"{number}/{len(files)} {remote.path}: {'downloaded' if new else 'exists already'}")
         if remote.path.endswith(".zip"):
-            archive = remote.place(folder)
+            archive = remote.locate(folder)
             count = unpack(archive, archive.with_suffix(""))
             report(f"unpacked {count:,} files of {remote.path}")
-    # Kept until all is unpacked, so that a broken run need not download them again.
-    for remote in files:
-        if remote.path.endswith(".zip"):
-            remote.place(folder).unlink()
+            archives.append(archive)
+    # Archives are kept until all are unpacked, so that an interrupted run can resume.
+    for archive in archives:
+        archive.unlink()
 
 
 def _find_fetched(folder: Path, data_set: DataSet) -> Path | None:
@@ -106,12 +107,12 @@ def _find_fetched(folder: Path, data_set: DataSet) -> Path | None:
 
 
 def _find_layout(folder: Path, data_set: DataSet) -> Path:
-    """Find the folder that holds the data set's own folders: the target, or one inside it."""
+    """Find the folder with the data set's layout: the target folder or one inside it."""
     for candidate in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir())):
         if all((candidate / part).is_dir() for part in data_set.layout):
             return candidate
     expected = " and ".join(f"{part}/" for part in data_set.layout)
-    raise DownloadError(f"{folder}: what was downloaded holds no folder with {expected}")
+    raise DownloadError(f"{folder}: the download contains no folder with {expected}")
 
 
 # --- listings -----------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ FIGSHARE_ARTICLE: Final = 7379186
 
 
 def list_figshare(base: str) -> list[Remote]:
-    """List the files of BreCaHAD's figshare article with their MD5.
+    """List the files of BreCaHAD's figshare article, with MD5 checksums.
 
     Raises:
         DownloadError: If the listing cannot be read.
@@ -139,7 +140,7 @@ def _to_remote(entry: dict[str, Any]) -> Remote:
 
 
 def list_physionet(base: str) -> list[Remote]:
-    """List the files of a PhysioNet project by its SHA256SUMS.txt.
+    """List the files of a PhysioNet project from its SHA256SUMS.txt.
 
     Raises:
         DownloadError: If the listing cannot be read.

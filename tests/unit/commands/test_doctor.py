@@ -31,13 +31,13 @@ def write_lock(folder, missing=""):
 def test_other_versions_are_named_and_foreign_platforms_left_out(tmp_path):
     check = one(doctor.check_packages(write_lock(tmp_path)))
     assert check.status == "warn"
-    assert "(locked 0.0.1)" in check.found
-    assert "no-such-package" not in check.found
+    assert "(locked 0.0.1)" in check.message
+    assert "no-such-package" not in check.message
 
 
 def test_missing_package_fails(tmp_path):
     lock = write_lock(tmp_path, "no-such-package==2.0")
-    statuses = {c.status: c.found for c in doctor.check_packages(lock)}
+    statuses = {c.status: c.message for c in doctor.check_packages(lock)}
     assert "no-such-package" in statuses["fail"]
 
 
@@ -58,7 +58,7 @@ def test_frames_without_annotation_are_named(tmp_path):
         (tmp_path / name).touch()
     check = doctor.check_brecahad(tmp_path)
     assert check.status == "fail"
-    assert "Case_1-02" in check.found
+    assert "Case_1-02" in check.message
     (tmp_path / "groundTruth/Case_1-02.json").touch()
     assert doctor.check_brecahad(tmp_path).status == "ok"
 
@@ -68,7 +68,7 @@ def test_missing_tables_are_named(tmp_path):
     for table in ("patients", "admissions", "labevents", "prescriptions"):
         (tmp_path / f"hosp/{table}.csv.gz").touch()
     check = doctor.check_mimiciv(tmp_path)
-    assert check.found == f"{tmp_path}: no hosp/diagnoses_icd.csv.gz"
+    assert check.message == f"{tmp_path}: no hosp/diagnoses_icd.csv.gz"
     assert "data.mimiciv" in check.remedy
 
 
@@ -90,12 +90,12 @@ def test_model_that_is_not_registered_is_named(project):
         (folder / "config.json").write_text("{}")
     check = one(doctor.check_store())
     assert (check.status, check.remedy) == ("warn", "histofuse publish")
-    assert "mlp" in check.found
+    assert "mlp" in check.message
 
 
 def test_lock_that_the_registry_does_not_hold_is_named(project):
     Path("registry.lock.json").write_text(json.dumps({"histofuse-mlp": "0" * 64}))
-    assert "histofuse-mlp" in one(doctor.check_store()).found
+    assert "histofuse-mlp" in one(doctor.check_store()).message
 
 
 def test_lost_outputs_are_named(project):
@@ -105,7 +105,7 @@ def test_lost_outputs_are_named(project):
     Path("dvc.lock").write_text("stages: {a: {outs: [{path: models/mlp}]}}\n")
     check = one(doctor.check_dvc())
     assert check.status == "warn"
-    assert "models/mlp" in check.found
+    assert "models/mlp" in check.message
 
 
 def test_check_that_breaks_is_a_failed_check(project, monkeypatch):
@@ -113,7 +113,7 @@ def test_check_that_breaks_is_a_failed_check(project, monkeypatch):
     monkeypatch.setattr(doctor, "check_torch", lambda: iter(()))
     failed = [c for c in doctor.examine() if c.name == "data"]
     assert failed[0].status == "fail"
-    assert "params.yaml, data.mimiciv: missing" in failed[0].found
+    assert "params.yaml, data.mimiciv: missing" in failed[0].message
 
 
 def test_browser_that_only_some_tests_need_is_no_fault(monkeypatch):
