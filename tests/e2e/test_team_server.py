@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 # One model of each kind: a server treats the others alike.
 LEAN = {
-    "simulation.brecahad.cases": 4,
+    "simulation.brecahad.cases": 20,
     "image.resnet18.epochs": 1,
     "image.resnet18.frozen_epochs": 1,
     "image.resnet18.study": "none",

@@ -18,7 +18,6 @@ class HistologySimulationParams(Section):
         nuclei_per_frame: Mean number of tumour, non-tumour and mitotic nuclei in a frame.
         mitosis_fraction: Share of mitoses among them; uneven over cases, some have none.
         non_tumour_fraction: Share of non-tumour nuclei among them.
-        workers: Processes that render; the result is the same for any number.
     """
 
     cases: Annotated[int, Field(ge=1)]
@@ -28,7 +27,6 @@ class HistologySimulationParams(Section):
     nuclei_per_frame: Annotated[int, Field(ge=1, le=5_000)]
     mitosis_fraction: Share
     non_tumour_fraction: Share
-    workers: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
     def _leave_room_for_tumour(self) -> HistologySimulationParams:

@@ -83,7 +83,7 @@ def test_patch_params_out_of_range_are_refused(text, message, tmp_path):
 def test_shares_of_nuclei_cannot_exceed_one(tmp_path):
     text = (
         "simulation: {brecahad: {cases: 1, frames_per_case: 1, width_px: 64, height_px: 64, "
-        "nuclei_per_frame: 5, mitosis_fraction: 0.6, non_tumour_fraction: 0.5, workers: 1}}"
+        "nuclei_per_frame: 5, mitosis_fraction: 0.6, non_tumour_fraction: 0.5}}"
     )
     with pytest.raises(InputError, match="at most 1"):
         load(HistologySimulationParams, "simulation.brecahad", text, tmp_path)

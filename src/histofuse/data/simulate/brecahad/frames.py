@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +57,6 @@ class FramePlan:
 def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path) -> dict[str, int]:
     """Write a simulated BreCaHAD in the place of `folder`.
 
-    Each frame has its own random streams, so the files are the same for any number of workers.
-
     Returns:
         Number of annotations a key.
     """
@@ -72,14 +64,14 @@ def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path
     with replacing_folder(folder) as temporary:
         (temporary / "images").mkdir()
         (temporary / "groundTruth").mkdir()
-        write = partial(write_frame, params=params, seed=seed, folder=temporary)
-        with _mapper(params.workers) as run:
-            counts = list(track(run(write, plans), "simulating frames", total=len(plans)))
+        counts = [
+            write_frame(plan, params, seed, temporary) for plan in track(plans, "simulating frames")
+        ]
         marker = {
             "source": "simulated",
             "notice": NOTICE,
             "seed": seed,
-            "params": params.model_dump(exclude={"workers"}),
+            "params": params.model_dump(),
         }
         (temporary / MARKER).write_text(to_json(marker), encoding="utf-8")
     return {key: sum(c[key] for c in counts) for key in _KEYS}
@@ -240,27 +232,3 @@ def _annotate(
 def _around_one(rng: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:
     weights = rng.uniform(1 - spread, 1 + spread, count)
     return weights / weights.mean()
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., Iterator[dict[str, int]]]]:
-    """Yield a `map` that runs in this process, or in several and in order."""
-    if workers == 1:
-        yield map
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        yield pool.map
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed; it would wait for work for ever."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

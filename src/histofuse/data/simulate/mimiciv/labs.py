@@ -163,10 +163,10 @@ def _measure(
     unit, decimals = np.full(n, lab.unit, dtype=object), np.full(n, lab.decimals)
     low, high = np.full(n, lab.low), np.full(n, lab.high)
 
-    if lab.other_unit is not None:
+    if lab.other_unit:
         other = rng.random(n) < 0.003
-        name, factor = lab.other_unit
-        value, unit[other] = np.where(other, value * factor, value), name
+        factor = lab.other_factor
+        value, unit[other] = np.where(other, value * factor, value), lab.other_unit
         low, high = (np.where(other, end * factor, end) for end in (low, high))
         decimals[other] = 0 if factor >= 10 else max(lab.decimals, 1)
     wild = rng.random(n) < 0.001

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, LABS
 from histofuse.data.simulate.mimiciv.risk import (
@@ -19,7 +20,6 @@ from histofuse.data.simulate.mimiciv.risk import (
     IN_HOSPITAL_SLOPE,
     TERMS,
     compute_logit,
-    to_probability,
 )
 
 DAY: Final = 1440  # minutes
@@ -177,8 +177,8 @@ def draw_fates(rng: Generator, patients: Patients, stays: Stays) -> tuple[Fates,
     """Draw who dies when, and cut the admissions accordingly."""
     index = np.flatnonzero(stays.order == 0)
     logit = compute_logit(_risk_values(patients, stays, index))
-    probability = to_probability(logit)
-    in_hospital = rng.random(len(patients)) < to_probability(
+    probability = expit(logit)
+    in_hospital = rng.random(len(patients)) < expit(
         IN_HOSPITAL_INTERCEPT + IN_HOSPITAL_SLOPE * logit
     )
     within_a_year = ~in_hospital & (rng.random(len(patients)) < probability)
@@ -199,7 +199,7 @@ def _draw_conditions(
     for column, condition in enumerate(CONDITIONS):
         if condition.acute == acute:
             decades = condition.per_decade * (age - 60.0) / 10.0
-            chance = to_probability(condition.logit + decades + condition.frailty * frailty)
+            chance = expit(condition.logit + decades + condition.frailty * frailty)
             drawn[:, column] = rng.random(len(age)) < chance
     return drawn
 
@@ -209,7 +209,7 @@ def _draw_spread(
 ) -> NDArray[np.int64]:
     """Metastatic at the index admission, at a later one, or never."""
     logit = np.where(breast, -0.9, -1.2) + 0.25 * frailty
-    at_index = rng.random(len(breast)) < to_probability(logit)
+    at_index = rng.random(len(breast)) < expit(logit)
     later = np.where(rng.random(len(breast)) < 0.2, rng.integers(1, 4, len(breast)), NEVER)
     return np.where(breast | other, np.where(at_index, 0, later), NEVER)
 

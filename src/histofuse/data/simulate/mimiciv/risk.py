@@ -67,22 +67,3 @@ def compute_logit(values: Mapping[str, NDArray]) -> NDArray[np.float64]:
         steps = (np.asarray(values[name], dtype=np.float64) - term.centre) / term.scale
         logit += term.weight * np.clip(steps, -SATURATION, SATURATION)
     return logit
-
-
-def to_probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logistic function."""
-    return 1.0 / (1.0 + np.exp(-logit))
-
-
-def compute_auroc(probability: NDArray[np.float64], outcome: NDArray[np.bool_]) -> float:
-    """Chance that a patient who dies has the higher probability, ties counting half.
-
-    Raises:
-        ValueError: If only one outcome occurs.
-    """
-    cases, controls = probability[outcome], np.sort(probability[~outcome])
-    if not len(cases) or not len(controls):
-        raise ValueError("AUROC needs both outcomes")
-    below = np.searchsorted(controls, cases, side="left")
-    upto = np.searchsorted(controls, cases, side="right")
-    return float((below + upto).sum() / (2.0 * len(cases) * len(controls)))

@@ -23,7 +23,7 @@ from histofuse.data.simulate.mimiciv.patients import (
     draw_stays,
 )
 from histofuse.data.simulate.mimiciv.records import record_hospital
-from histofuse.data.simulate.mimiciv.risk import INTERCEPT, TERMS, compute_auroc
+from histofuse.data.simulate.mimiciv.risk import INTERCEPT, TERMS
 from histofuse.params.simulation import MimicSimulationParams
 
 RISK_MODEL: Final = Contract(
@@ -51,6 +51,8 @@ class SimulatedHospital:
 
 def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHospital:
     """Simulate the hospital; the same params and seed give the same bytes."""
+    from sklearn.metrics import roc_auc_score
+
     rng = make_rng(seed, "simulate_mimiciv", "patients")
     patients = draw_patients(rng, params.patients, params.breast_cancer_fraction)
     stays = draw_stays(make_rng(seed, "simulate_mimiciv", "stays"), patients)
@@ -78,7 +80,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
             "intercept": INTERCEPT,
             "terms": {name: vars(term) for name, term in TERMS.items()},
             "breast_cancer_auroc": round(
-                compute_auroc(fates.probability[survived], outcome[survived]), 6
+                float(roc_auc_score(outcome[survived], fates.probability[survived])), 6
             ),
             "breast_cancer_prevalence": round(float(np.mean(outcome[survived])), 6),
         },

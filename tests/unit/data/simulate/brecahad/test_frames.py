@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -38,7 +33,6 @@ SMALL = {
     "nuclei_per_frame": 14,
     "mitosis_fraction": 0.2,
     "non_tumour_fraction": 0.2,
-    "workers": 1,
 }
 CLASSES = ClassesParams.model_validate(
     {"mitosis": ["mitosis"], "tumour": ["tumor"], "non_tumour": ["non_tumor"]}
@@ -91,11 +85,6 @@ def test_files_have_the_published_form_and_say_that_they_are_simulated(folder):
         assert (page.shape, page.dtype) == ((242, 320, 3), np.uint8)
         assert "Simulated" in page.description
     assert json.loads((folder / "SIMULATED.json").read_text())["source"] == "simulated"
-
-
-def test_any_number_of_workers_writes_the_same_bytes(folder, tmp_path):
-    simulate_brecahad(make_params(workers=2), 1, tmp_path / "two")
-    assert digests(tmp_path / "two") == digests(folder)
 
 
 def test_another_seed_gives_other_frames(folder, tmp_path):
@@ -209,35 +198,3 @@ def test_frames_of_any_size_and_density_are_rendered(shape, tumour):
     assert {key: len(centres[key]) for key in counts} == counts
     for points in centres.values():
         assert ((points >= 0) & (points < (shape[1], shape[0]))).all()
-
-
-KILLED = """
-from pathlib import Path
-from histofuse.data.simulate.brecahad.frames import simulate_brecahad
-from histofuse.params.simulation import HistologySimulationParams
-if __name__ == "__main__":
-    simulate_brecahad(HistologySimulationParams(**{params!r}), 1, Path({out!r}))
-"""
-
-
-def test_a_killed_run_leaves_neither_output_nor_workers(tmp_path):
-    out = tmp_path / "out" / "brecahad"
-    params = {**SMALL, "cases": 50, "width_px": 1360, "height_px": 1024, "workers": 2}
-    script = tmp_path / "run.py"
-    script.write_text(KILLED.format(params=params, out=str(out)))
-    process = subprocess.Popen([sys.executable, script], start_new_session=True)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("out/.*/images/*.tif")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-    assert not out.exists()
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    pytest.fail("workers outlived their parent")

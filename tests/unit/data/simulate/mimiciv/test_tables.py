@@ -4,12 +4,13 @@ import hashlib
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from histofuse.core.tables import check_table
 from histofuse.data.cohort import build_cohort
 from histofuse.data.mimic import TABLES, load_hospital, read_rows
 from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, DRUGS, LABS
-from histofuse.data.simulate.mimiciv.risk import TERMS, compute_auroc, compute_logit, to_probability
+from histofuse.data.simulate.mimiciv.risk import TERMS, compute_logit
 from histofuse.data.simulate.mimiciv.tables import RISK_MODEL, simulate_hospital, write_hospital
 from histofuse.params.ehr import CohortParams
 from histofuse.params.simulation import MimicSimulationParams
@@ -67,7 +68,7 @@ def test_the_known_auroc_is_that_of_the_cohort(simulated, cohort):
     joined = cohort.merge(simulated.risks, on=["subject_id", "hadm_id"], validate="1:1")
     assert len(joined) == len(cohort)
     died = joined["target"].to_numpy() == 1
-    auroc = compute_auroc(joined["true_probability"].to_numpy(), died)
+    auroc = roc_auc_score(died, joined["true_probability"])
     assert auroc == pytest.approx(simulated.facts["risk_model"]["breast_cancer_auroc"], abs=0.01)
     assert 0.75 < auroc < 0.9
     assert joined["true_probability"].mean() == pytest.approx(died.mean(), abs=0.04)
@@ -183,20 +184,12 @@ def test_before_discharge_nothing_but_the_risk_tells_the_outcome(simulated, coho
         assert abs(correlation) < 3.5 / np.sqrt(len(joined)), name
 
 
-def test_auroc_by_hand():
-    probability = np.array([0.1, 0.4, 0.4, 0.8])
-    assert compute_auroc(probability, np.array([False, True, False, True])) == 0.875
-    with pytest.raises(ValueError, match="both outcomes"):
-        compute_auroc(probability, np.zeros(4, dtype=bool))
-
-
 def test_logit_by_hand():
     centre = {name: np.array([term.centre]) for name, term in TERMS.items()}
     low = compute_logit(centre | {"albumin": np.array([3.1])}) - compute_logit(centre)
     assert low == pytest.approx(-TERMS["albumin"].weight)
     lower = compute_logit(centre | {"albumin": np.array([1.0])}) - compute_logit(centre)
     assert lower == pytest.approx(-1.25 * TERMS["albumin"].weight)
-    assert to_probability(np.array([0.0])) == 0.5
 
 
 def test_the_catalogue_is_consistent():
