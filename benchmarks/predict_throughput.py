@@ -1,7 +1,7 @@
 """Patches a second of ``histofuse predict``'s engine, against a plain torch loop.
 
 The peer is the limit: the same fusion model over the same patches, already cut and in memory, with
-its patients' embeddings beside them, in batches of the same size, without decoding, cutting,
+its patients' embeddings, in batches of the same size, without decoding, cutting,
 joining or writing anything. Both must give the same probabilities.
 Run: python benchmarks/predict_throughput.py [rounds], in a project that has run.
 """
@@ -14,9 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histofuse.commands.predict import open_model, read_points
+from histofuse.commands.predict import open_model
 from histofuse.data.patches import cut_windows
+from histofuse.data.points import read_points
 from histofuse.data.tiff import read_rgb
+from histofuse.params.base import load_section
+from histofuse.params.data import ClassesParams
 from histofuse.serving.frames import FrameModel, embed_records, predict_frames
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
@@ -36,32 +39,32 @@ def cut_all(points: pd.DataFrame, files: dict[str, Path], side: int) -> np.ndarr
 
 
 @torch.inference_mode()
-def run_loop(model: FrameModel, stored: np.ndarray, beside: np.ndarray) -> np.ndarray:
+def run_loop(model: FrameModel, stored: np.ndarray, patients: np.ndarray) -> np.ndarray:
     predictor, network = model.predictor, model.image.model
     parts = []
     for start in range(0, len(stored), BATCH):
         batch = torch.from_numpy(stored[start : start + BATCH])
         embedded = network.embed(network.prepare(batch)).numpy()
-        logits = predictor.model.logits(embedded, beside[start : start + BATCH])
+        logits = predictor.model.logits(embedded, patients[start : start + BATCH])
         parts.append(predictor.decision.calibrator.probabilities(logits))
     return np.concatenate(parts)
 
 
 def main() -> None:
     predictor = open_model(MODEL)
-    points = read_points(FRAMES, None)
+    points = read_points(FRAMES, None, load_section(ClassesParams, "classes"))
     cases = sorted(set(points.table["case_id"]))
     records = pd.read_parquet("data/ehr/features.parquet").head(len(cases))
     records.index = pd.Index(cases)
     model = FrameModel(predictor, embed_records(predictor, records))
     spec = model.image.model.spec
     stored = cut_all(points.table, points.files, spec.patch_px + 2 * spec.margin_px)
-    beside = np.stack([model.embeddings[case] for case in points.table["case_id"]])
+    patients = np.stack([model.embeddings[case] for case in points.table["case_id"]])
 
     ours, peer = [], []
     for _ in range(ROUNDS + 1):  # the first is a warm-up
         start = time.perf_counter()
-        expected = run_loop(model, stored, beside)
+        expected = run_loop(model, stored, patients)
         peer.append(time.perf_counter() - start)
         start = time.perf_counter()
         table = pd.concat(predict_frames(model, points.table, points.files, BATCH))

@@ -1,0 +1,118 @@
+"""Tables of patients, and the record of each case of tissue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.progress import report
+from histofuse.features.specs import KEY
+
+CASE: Final = "case_id"
+
+
+def read_patients(path: Path) -> pd.DataFrame:
+    """Read a table of raw features, CSV or Parquet.
+
+    Raises:
+        InputError: If it cannot be read, or names no patients.
+    """
+    expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except FileNotFoundError:
+        raise InputError([Fault(path, "no such file", expected)]) from None
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        problem = f"cannot be read ({str(error).splitlines()[0]})"
+        raise InputError([Fault(path, problem, expected)]) from None
+    if KEY[0] not in table and CASE not in table:
+        raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # As text: the name of case 07 is not 7.
+    return pd.read_csv(path, dtype={CASE: "str"})
+
+
+def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataFrame:
+    """Read the record of each case: raw features, the case in the index.
+
+    Args:
+        patients: Table of raw features; None for no records.
+        crosswalk: CSV of ``case_id,subject_id[,hadm_id]``; None if `patients` has ``case_id``.
+
+    Raises:
+        InputError: With all that is wrong with one of the files.
+    """
+    if patients is None:
+        return pd.DataFrame()
+    table = read_patients(patients)
+    if crosswalk is not None:
+        table = _link(table, patients, crosswalk)
+    if CASE not in table:
+        expected = f"the case of each patient, or --crosswalk, a CSV of {CASE},{KEY[0]}[,{KEY[1]}]"
+        raise InputError([Fault(patients, f"no column {CASE!r}", expected)])
+    repeated = table[CASE][table[CASE].duplicated()].unique()
+    with collect_faults() as faults:
+        for case in sorted(map(str, repeated)):
+            faults.add(patients, f"several records for case {case!r}", "one a case")
+    return table.set_index(table[CASE].astype(str)).drop(columns=CASE)
+
+
+def _link(patients: pd.DataFrame, source: Path, path: Path) -> pd.DataFrame:
+    """Give each case of a crosswalk the record of its patient.
+
+    Raises:
+        InputError: With all that is wrong with the crosswalk.
+    """
+    crosswalk = _read_crosswalk(path)
+    by_admission = crosswalk["hadm_id"].notna()
+    with collect_faults() as faults:
+        for name in KEY if by_admission.any() else KEY[:1]:
+            if name not in patients:
+                faults.add(source, f"no column {name!r}", f"those of {path}")
+            elif not pd.api.types.is_numeric_dtype(patients[name]):
+                faults.add(f"{source}, {name}", "holds text", "whole numbers")
+    patients = patients.drop(columns=CASE, errors="ignore")
+    parts = [
+        crosswalk[by_admission].merge(patients, on=list(KEY)) if by_admission.any() else None,
+        crosswalk.loc[~by_admission, [CASE, KEY[0]]].merge(patients, on=KEY[0]),
+    ]
+    linked = pd.concat([part for part in parts if part is not None and len(part)] or parts[1:])
+    unknown = len(crosswalk) - linked[CASE].nunique()
+    if unknown:
+        report(f"{unknown} cases of {path.name} have no record in the table of patients")
+    return linked
+
+
+def _read_crosswalk(path: Path) -> pd.DataFrame:
+    """Read case_id, subject_id and hadm_id, the last null where it is not given."""
+    expected = f"a CSV of {CASE}, {KEY[0]}[, {KEY[1]}]"
+    try:
+        table = pd.read_csv(path, dtype="str")
+    except FileNotFoundError:
+        raise InputError([Fault(path, "no such file", expected)]) from None
+    except (ValueError, OSError) as error:
+        raise InputError([Fault(path, f"cannot be read ({error})", expected)]) from None
+    with collect_faults() as faults:
+        for name in (CASE, KEY[0]):
+            if name not in table:
+                faults.add(path, f"no column {name!r}", expected)
+        if not len(table):
+            faults.add(path, "no rows", "one a case", "Without --crosswalk no case has a record.")
+    table = table.reindex(columns=[CASE, *KEY]).astype("str")
+    with collect_faults() as faults:
+        for line in table.index[table[CASE].isna()]:
+            faults.add(f"{path}, line {line + 2}", f"no {CASE}", "the name of a case")
+        for line in table.index[table[CASE].duplicated() & table[CASE].notna()]:
+            faults.add(f"{path}, line {line + 2}", f"{CASE} {table[CASE][line]!r} again", "once")
+        for name in KEY:
+            bad = ~table[name].str.fullmatch(r"\d+(\.0)?", na=name == KEY[1]).astype(bool)
+            for line in table.index[bad]:
+                faults.add(f"{path}, line {line + 2}, {name}", "not a number", "a whole number")
+    numbers = {name: pd.to_numeric(table[name]).astype("Int64") for name in KEY}
+    return table.assign(**numbers)
