@@ -233,40 +233,35 @@ def add_user(
     read_only: Annotated[bool, typer.Option("--read-only", help="Read-only access.")] = False,
 ) -> None:
     """Add a user and print the login."""
-    from histofuse.commands.team.server import open_team
-
-    _enter_project()
-    team = open_team()
+    team = _open_team()
     typer.echo(_describe_login(team.address, name, team.add(name, may_write=not read_only)))
 
 
 @users.command("password")
 def set_password(name: UserName) -> None:
     """Set a new password and print the login."""
-    from histofuse.commands.team.server import open_team
-
-    _enter_project()
-    team = open_team()
+    team = _open_team()
     typer.echo(_describe_login(team.address, name, team.set_password(name)))
 
 
 @users.command("remove")
 def remove_user(name: UserName) -> None:
     """Remove a user; their runs stay."""
-    from histofuse.commands.team.server import open_team
-
-    _enter_project()
-    open_team().remove(name)
+    _open_team().remove(name)
 
 
 @users.command("list")
 def list_users() -> None:
     """List users."""
+    for name in _open_team().names():
+        typer.echo(name)
+
+
+def _open_team() -> Any:
     from histofuse.commands.team.server import open_team
 
     _enter_project()
-    for name in open_team().names():
-        typer.echo(name)
+    return open_team()
 
 
 def _describe_login(address: str, name: str, password: str) -> str:

@@ -60,22 +60,22 @@ class Check:
 
 def examine() -> Iterator[Check]:
     """Run all checks; a check that raises an error counts as failed."""
-    checks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
-        ("python", check_python),
-        ("packages", check_packages),
-        ("torch", check_torch),
-        ("data", check_data),
-        ("disk", check_disk),
-        ("mlflow", check_store),
-        ("git", check_git),
-        ("dvc", check_dvc),
-        ("browser", check_browser),
+    checks: tuple[Callable[[], Iterator[Check]], ...] = (
+        check_python,
+        check_packages,
+        check_torch,
+        check_data,
+        check_disk,
+        check_mlflow,
+        check_git,
+        check_dvc,
+        check_browser,
     )
-    for name, check in checks:
+    for check in checks:
         try:
             yield from check()
         except HistofuseError as error:
-            yield Check(name, "fail", str(error))
+            yield Check(check.__name__.removeprefix("check_"), "fail", str(error))
 
 
 # --- environment --------------------------------------------------------------------------------
@@ -157,12 +157,10 @@ def check_disk(folder: Path = Path()) -> Iterator[Check]:
     free = shutil.disk_usage(folder).free / 1e9
     message = f"{free:.1f} GB free"
     remedy = "Free some space: dvc gc --workspace removes outputs that the workspace does not use."
-    if free < DISK_FAIL_GB:
-        yield Check("disk", "fail", message, remedy)
-    elif free < DISK_WARN_GB:
-        yield Check("disk", "warn", message, remedy)
-    else:
+    if free >= DISK_WARN_GB:
         yield Check("disk", "ok", message)
+    else:
+        yield Check("disk", "fail" if free < DISK_FAIL_GB else "warn", message, remedy)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -219,7 +217,7 @@ def _check_simulated(name: str, folder: Path) -> Check | None:
 # --- MLflow, git, DVC ---------------------------------------------------------------------------
 
 
-def check_store() -> Iterator[Check]:
+def check_mlflow() -> Iterator[Check]:
     """Compare the MLflow store with models/ and registry.lock.json."""
     store = open_store()
     address = redact(store.uri)

@@ -47,14 +47,6 @@ class Remote:
     digest: str
     size: int | None = None
 
-    def locate(self, folder: Path) -> Path:
-        """Return its path in the target folder.
-
-        Raises:
-            DownloadError: If the path leads out of the folder.
-        """
-        return resolve_inside(folder, self.path)
-
 
 def resolve_inside(folder: Path, name: str) -> Path:
     """Resolve a file name from a listing or an archive.
@@ -92,7 +84,7 @@ def download(remote: Remote, folder: Path) -> bool:
     Raises:
         DownloadError: If the server cannot be reached, or the checksum does not match.
     """
-    target = remote.locate(folder)
+    target = resolve_inside(folder, remote.path)
     if target.is_file() and matches(target, remote):
         return False
     part = target.with_name(f"{target.name}.part")
@@ -125,10 +117,7 @@ def matches(path: Path, remote: Remote) -> bool:
 def digest(path: Path, algorithm: str) -> str:
     """Compute a checksum in hex."""
     with path.open("rb") as file:
-        new = hashlib.new(algorithm, usedforsecurity=False)
-        while block := file.read(CHUNK):
-            new.update(block)
-    return new.hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _receive(remote: Remote, part: Path) -> None:

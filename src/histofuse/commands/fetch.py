@@ -14,6 +14,7 @@ from histofuse.commands.download import (
     download,
     read_text,
     require_space,
+    resolve_inside,
     unpack,
 )
 from histofuse.core.artifacts import load_json, write_json
@@ -88,7 +89,7 @@ def _download_all(files: list[Remote], folder: Path) -> None:
         new = download(remote, folder)
         report(f"{number}/{len(files)} {remote.path}: {'downloaded' if new else 'exists already'}")
         if remote.path.endswith(".zip"):
-            archive = remote.locate(folder)
+            archive = resolve_inside(folder, remote.path)
             count = unpack(archive, archive.with_suffix(""))
             report(f"unpacked {count:,} files of {remote.path}")
             archives.append(archive)

@@ -15,6 +15,8 @@ from histofuse.tracking.names import redact
 from histofuse.tracking.store import open_store
 
 HOST: Final = "127.0.0.1"
+# MLflow's background jobs are for language models; they would cost a second process.
+SERVER_SETTINGS: Final = {**SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(port: int) -> None:
@@ -30,9 +32,7 @@ def serve(port: int) -> None:
     with store.locked():
         store.database.parent.mkdir(parents=True, exist_ok=True)
     report(f"open http://{HOST}:{port} (Ctrl-C stops it)")
-    # The server's background jobs are for language models; they would cost a second process.
-    settings = {**SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
+    os.environ.update({k: v for k, v in SERVER_SETTINGS.items() if k not in os.environ})
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", store.uri, "--workers", "1"]
     command += ["--default-artifact-root", str(locate_artifacts(store.database))]

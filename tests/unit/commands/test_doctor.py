@@ -85,17 +85,17 @@ def project(tmp_path, monkeypatch):
 
 
 def test_model_that_is_not_registered_is_named(project):
-    assert one(doctor.check_store()).status == "ok"
+    assert one(doctor.check_mlflow()).status == "ok"
     with writing_bundle(Path("models/mlp"), "mlp") as folder:
         (folder / "config.json").write_text("{}")
-    check = one(doctor.check_store())
+    check = one(doctor.check_mlflow())
     assert (check.status, check.remedy) == ("warn", "histofuse publish")
     assert "mlp" in check.message
 
 
 def test_lock_that_the_registry_does_not_hold_is_named(project):
     Path("registry.lock.json").write_text(json.dumps({"histofuse-mlp": "0" * 64}))
-    assert "histofuse-mlp" in one(doctor.check_store()).message
+    assert "histofuse-mlp" in one(doctor.check_mlflow()).message
 
 
 def test_lost_outputs_are_named(project):

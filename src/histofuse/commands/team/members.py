@@ -43,7 +43,7 @@ class Team:
         if not name.strip() or ":" in name:
             raise HistofuseError(f"{name!r}: not a user name; expected some text without a colon")
         password = secrets.token_urlsafe(18)
-        if self._exists(name):
+        if name in self.names():
             raise HistofuseError(
                 f"{name}: this user exists already at {self.address}. For a new password: "
                 f"histofuse users password {name}"
@@ -85,12 +85,10 @@ class Team:
             self._ask("POST", f"{_ROLES}/permissions/add", {"role_id": role, **grant})
         return role
 
-    def _exists(self, name: str) -> bool:
-        return name in self.names()
-
     def _require(self, name: str) -> None:
-        if not self._exists(name):
-            known = ", ".join(self.names())
+        names = self.names()
+        if name not in names:
+            known = ", ".join(names)
             raise HistofuseError(f"{name}: no such user at {self.address}; known users: {known}")
 
     def _ask(self, method: str, path: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -14,18 +14,17 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from histofuse.commands.team.databases import check_database, refuse_old_cluster
 from histofuse.commands.team.members import ADMIN, Team
-from histofuse.commands.ui import require_free
+from histofuse.commands.ui import SERVER_SETTINGS, require_free
 from histofuse.core.artifacts import load_json, replacing_file, write_json
 from histofuse.core.errors import HistofuseError
 from histofuse.core.progress import report
-from histofuse.tracking.connection import SETTINGS
 from histofuse.tracking.names import redact
 
 FOLDER: Final = Path("mlruns/server")
@@ -184,21 +183,19 @@ def list_allowed(settings: Settings) -> tuple[list[str], list[str]]:
     reverse proxy adds) and without.
     """
     bound = () if settings.host in (*LOOPBACK, *ANY_ADDRESS) else (settings.host,)
-    named = [_bracket(name) for name in (*bound, *settings.allowed_hosts)]
-    local = [_bracket(name) for name in LOOPBACK]
-    hosts = [form for name in (*local, *named) for form in _with_port(name, settings.port)]
-    origins = [
-        f"{scheme}://{form}"
-        for name in named
-        for form in _with_port(name, settings.port)
-        for scheme in ("http", "https")
-    ]
-    return hosts, origins
+    local = _with_ports(LOOPBACK, settings.port)
+    named = _with_ports((*bound, *settings.allowed_hosts), settings.port)
+    origins = [f"{scheme}://{host}" for host in named for scheme in ("http", "https")]
+    return [*local, *named], origins
 
 
-def _with_port(name: str, port: int) -> list[str]:
-    has_port = name.rpartition("]")[2].partition(":")[2].isdigit()
-    return [name] if has_port else [name, f"{name}:{port}"]
+def _with_ports(names: Iterable[str], port: int) -> list[str]:
+    """List each host as it is and, unless it names a port, with the server's."""
+    hosts = []
+    for name in map(_bracket, names):
+        has_port = name.rpartition("]")[2].partition(":")[2].isdigit()
+        hosts += [name] if has_port else [name, f"{name}:{port}"]
+    return hosts
 
 
 def _bracket(host: str) -> str:
@@ -283,13 +280,11 @@ def _build_environment(folder: Path, database: str, kept: Secrets) -> dict[str, 
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     return {
         **inherited,
-        **SETTINGS,
+        **SERVER_SETTINGS,
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_AUTH_CONFIG_PATH": str((folder / AUTH_CONFIG).resolve()),
         "MLFLOW_AUTH_ADMIN_PASSWORD": kept.admin_password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": kept.secret_key,
-        # The server's background jobs are for language models; they would cost a second process.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONWARNINGS": "ignore",  # MLflow's packages warn about each other
     }
 
