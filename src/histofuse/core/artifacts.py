@@ -1,4 +1,4 @@
-"""Files written under a temporary name and then renamed, so none is ever half-written."""
+"""Reading and writing files: atomic writes (a temporary name, then a rename), JSON, digests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from histofuse.core.errors import Fault, InputError
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` if the block succeeds."""
-    temporary = _temporary_beside(path)
+    temporary = _name_temporary(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -28,8 +28,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; put it in the place of `path` if the block succeeds."""
-    temporary = _temporary_beside(path)
+    """Yield an empty temporary folder; replace `path` with it if the block succeeds."""
+    temporary = _name_temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -39,8 +39,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary_beside(path: Path) -> Path:
-    """Name a temporary path beside `path`, after sweeping what killed processes left there."""
+def _name_temporary(path: Path) -> Path:
+    """Name a temporary path next to `path`; remove those that killed processes left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if not _is_alive(leftover.suffixes[-2]):
@@ -68,7 +68,7 @@ def write_json(value: Any, path: Path) -> None:
     """Write a value as JSON with sorted keys.
 
     Raises:
-        ValueError: If the value holds NaN or infinity; write None for "not defined".
+        ValueError: If the value holds NaN or infinity; write None for an undefined value.
     """
     write_text(to_json(value), path)
 

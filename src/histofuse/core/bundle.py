@@ -19,8 +19,8 @@ from histofuse.core.errors import BundleError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
-# Files that hold one row a patient or patch. They stay behind where patients' data may not travel;
-# the digest still names the whole bundle.
+# Files with one row per patient or patch. Copies leave them out where patient data may not be
+# shared; the digest still names the whole bundle.
 ROW_LEVEL = frozenset({"predictions.parquet"})
 
 
@@ -62,7 +62,7 @@ def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True
     Args:
         path: The bundle's folder.
         digest: The digest it must have, if known.
-        row_level: Whether row-level files must be there; False for a copy that left them behind.
+        row_level: Whether row-level files must exist; False for a copy without them.
 
     Raises:
         BundleError: Listing each file that is missing, altered or unknown, and a wrong digest.
@@ -78,7 +78,7 @@ def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True
     if faults:
         raise BundleError(
             f"{path}: the bundle does not match its manifest: {'; '.join(faults)}. "
-            "Restore it with dvc checkout --force, or train it anew with dvc repro."
+            "Restore it with dvc checkout --force, or train it again with dvc repro."
         )
     return Bundle(path, manifest["name"], actual, manifest["files"])
 

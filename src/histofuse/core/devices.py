@@ -1,4 +1,4 @@
-"""Moving tensors to a GPU without waiting for it."""
+"""Moving tensors to a GPU without waiting for the copy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device, behind what is queued there; on that device already, it stays as it is.
+    """Queue a copy to a device; a tensor that is already there is returned unchanged.
 
-    From memory that is not pinned the copy would wait until all before it is done.
+    A copy from memory that is not pinned would wait for all work queued before it.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()

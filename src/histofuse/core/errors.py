@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class HistofuseError(Exception):
-    """A fault the user can mend; shown without a traceback by every command."""
+    """An error that the user can fix; every command shows it without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Fault:
     Attributes:
         where: File, and the row or key in it.
         problem: What was found.
-        expected: What should stand there.
-        remedy: What to do about it; empty where `expected` says it all.
+        expected: What should be there.
+        remedy: What to do about it; empty if `expected` makes it clear.
     """
 
     where: str | Path
@@ -34,7 +34,7 @@ class Fault:
 
 
 class InputError(HistofuseError):
-    """All faults found in the input, listed at once."""
+    """All faults in the input, listed at once."""
 
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = list(faults)
@@ -47,11 +47,11 @@ class BundleError(HistofuseError):
 
 
 class RegistryError(HistofuseError):
-    """The MLflow store or registry cannot be reached, or does not hold what it should."""
+    """The MLflow store or registry cannot be reached, or lacks an entry that it should have."""
 
 
 class LeakageError(HistofuseError):
-    """A split that shares pixels, cases or patients where none may be shared."""
+    """A split whose parts share pixels, cases or patients."""
 
 
 class FaultList:
@@ -61,21 +61,21 @@ class FaultList:
         self.faults: list[Fault] = []
 
     def add(self, where: str | Path, problem: str, expected: str, remedy: str = "") -> None:
-        """Note one fault and go on."""
+        """Record one fault and continue."""
         self.faults.append(Fault(where, problem, expected, remedy))
 
     def raise_if_any(self) -> None:
-        """Raise `InputError` with everything noted so far."""
+        """Raise `InputError` with all faults recorded so far."""
         if self.faults:
             raise InputError(self.faults)
 
 
 @contextmanager
 def collect_faults() -> Iterator[FaultList]:
-    """Collect faults over a block and raise them together at its end.
+    """Collect faults over a block and raise them together when it ends.
 
     Raises:
-        InputError: If any fault was noted.
+        InputError: If any fault was recorded.
     """
     faults = FaultList()
     yield faults

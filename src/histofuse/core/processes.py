@@ -1,4 +1,4 @@
-"""Processes by name, so that one can tell later whether another still lives."""
+"""Descriptions of processes, from which another process can tell whether one has ended."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import socket
 
 
 def describe_process() -> str:
-    """Describe this process well enough to tell later whether it still lives."""
+    """Describe this process by host and process id."""
     return f"{_name_host()}:{os.getpid()}"
 
 
 def is_dead(process: str) -> bool:
     """Say whether a process described by `describe_process` is known to have ended.
 
-    A process of another machine is not.
+    Nothing is known of processes on other machines.
     """
     host, _, pid = process.rpartition(":")
     if host != _name_host() or not pid.isdigit():
@@ -30,5 +30,5 @@ def is_dead(process: str) -> bool:
 
 
 def _name_host() -> str:
-    """Name this machine by a hash: host names say more than a shared store should hold."""
+    """Name this machine by a hash: host names do not belong in a shared store."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]

@@ -13,8 +13,8 @@ MAX_SEED = 2**32
 def derive_seed(seed: int, *names: str | int) -> int:
     """Derive a seed for a named stream.
 
-    Streams of different names are independent, so adding a consumer of random numbers in one place
-    does not change the numbers in another.
+    Streams with different names are independent: random numbers drawn in one place do not change
+    those drawn elsewhere.
 
     Returns:
         An integer in [0, 2**32).

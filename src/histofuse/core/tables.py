@@ -1,4 +1,4 @@
-"""Parquet tables with a checked column contract: the form in which stages meet."""
+"""Parquet tables with a checked column contract, which stages exchange."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHECKS: Mapping[str, Callable[[pd.Series], bool]] = {
 
 @dataclass(frozen=True)
 class Contract:
-    """What a table promises.
+    """The columns and key of a table.
 
     Attributes:
         name: What the rows are, for error messages.
@@ -42,10 +42,10 @@ class Contract:
 
 
 def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> None:
-    """Hold a table against its contract.
+    """Check a table against its contract.
 
     Raises:
-        InputError: With every breach: missing, unknown or mistyped columns, nulls, duplicate keys.
+        InputError: With every missing, unknown or mistyped column, nulls and duplicate keys.
     """
     faults = FaultList()
     for name, kind in contract.columns.items():
@@ -79,7 +79,7 @@ def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
     """Check a table and write it as Parquet, atomically and the same bytes for the same table.
 
     Raises:
-        InputError: If the table breaks its contract; nothing is written then.
+        InputError: If the table violates its contract; then nothing is written.
     """
     check_table(table, contract, path)
     with replacing_file(path) as temporary:
@@ -87,15 +87,15 @@ def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
 
 
 def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -> None:
-    """Write a table as `write_table` does, a part at a time: never whole in memory.
+    """Write a table as `write_table` does, one part at a time, so it is never in memory as a whole.
 
     Args:
-        parts: At least one; keys are to be unique over all of them, and are checked within each.
+        parts: At least one. Keys must be unique over all parts, and are checked within each.
         path: File to replace.
         contract: Of the table.
 
     Raises:
-        InputError: If a part breaks the contract; nothing is written then.
+        InputError: If a part violates the contract; then nothing is written.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -109,7 +109,7 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
                 writer = parquet.ParquetWriter(temporary, table.schema, compression="zstd")
                 stack.enter_context(writer)
             writer.write_table(table)
-            # Arrow would keep what it compressed into: more than the part itself.
+            # Arrow would keep its compression buffers, which are larger than the part.
             pa.default_memory_pool().release_unused()
 
 
@@ -119,10 +119,10 @@ def read_table(path: Path, contract: Contract, *, categories: bool = False) -> p
     Args:
         path: The file.
         contract: Of the table.
-        categories: Give ``str`` columns as categories: a few bytes a row for words that recur.
+        categories: Read ``str`` columns as categories: a few bytes a row if values recur.
 
     Raises:
-        InputError: If the file is missing, is not Parquet, or breaks its contract.
+        InputError: If the file is missing, is not Parquet, or violates its contract.
     """
     words = [c for c, kind in contract.columns.items() if kind == "str"] if categories else []
     try:
@@ -140,6 +140,6 @@ def _read_parquet(path: Path, categories: list[str]) -> pd.DataFrame:
     import pyarrow as pa
 
     table = pd.read_parquet(path, read_dictionary=categories)
-    # Arrow would keep for its next read what it decompressed into: more than the table itself.
+    # Arrow would keep its decompression buffers, which are larger than the table.
     pa.default_memory_pool().release_unused()
     return table

@@ -18,18 +18,18 @@ Result = TypeVar("Result")
 _MOST_WORKERS: Final = 8
 _BACKENDS: Final = {"threads": "threading", "processes": "loky"}
 _CONNECT_SECONDS: Final = 10
-# Beyond the losses of workers, which the scheduler counts by itself: a job may fail for a disk or a
-# network that comes back.
+# In addition to lost workers, which the scheduler counts itself: a disk or network may fail for a
+# while.
 _RETRIES: Final = 2
 
 
 def count_workers(workers: int | Literal["auto"]) -> int:
-    """Count the jobs to run at a time here: one a processor, eight at most."""
+    """Count the jobs to run at once: one per processor, at most eight."""
     return min(_MOST_WORKERS, count_processors()) if workers == "auto" else workers
 
 
 def count_processors() -> int:
-    """Count the processors this process may use; a cluster's job may not use all of a node's."""
+    """Count the processors this process may use, which on a cluster may be fewer than there are."""
     from joblib import cpu_count
 
     return cpu_count()
@@ -48,12 +48,12 @@ def map_jobs(
         function: Picklable, as the jobs and results are, unless the engine is ``threads``.
         jobs: Taken as workers become free; all at once for a cluster.
         engine: ``threads``, ``processes``, or a Dask scheduler's address, ``tcp://host:8786``. A
-            job whose Dask worker dies is done again by another worker.
-        workers: Jobs at a time; a cluster has its own number.
+            job is run again by another worker if its Dask worker dies.
+        workers: Jobs at once; a cluster uses its own number.
 
     Raises:
-        InputError: If Dask is not installed, no scheduler answers at the address, or it or all of
-            its workers are lost.
+        InputError: If Dask is not installed, no scheduler answers at the address, or the
+            scheduler or all its workers are lost.
     """
     if engine in _BACKENDS:
         return _map_here(function, jobs, _BACKENDS[engine], count_workers(workers))
@@ -74,8 +74,8 @@ def _map_on_cluster(
 ) -> Iterator[Result]:
     with _connect(address) as client:
         if not client.scheduler_info()["workers"]:
-            report(f"{address} has no worker yet: waiting for one")
-        # From the last to the first: a result that is popped here, the cluster may forget.
+            report(f"{address} has no worker yet; waiting for one")
+        # Last job first, so that pop() takes the first; the cluster can then release its result.
         futures = client.map(function, list(jobs), pure=False, retries=_RETRIES)[::-1]
         while futures:
             yield _take(futures.pop(), address)
@@ -89,14 +89,16 @@ def _take(future: Future, address: str) -> Any:
         return future.result()
     except KilledWorker:
         problem = "a job killed one worker after another, or all were lost"
-        remedy = "See the log of the workers; most often they lack memory."
+        remedy = "See the workers' log; usually they ran out of memory."
         raise InputError(
-            [Fault(f"engine {address}", problem, "workers that stay", remedy)]
+            [Fault(f"engine {address}", problem, "workers that keep running", remedy)]
         ) from None
     except FutureCancelledError:
         problem = "the Dask scheduler was lost"
         remedy = "Start it again, and run this again."
-        raise InputError([Fault(f"engine {address}", problem, "it to stay", remedy)]) from None
+        raise InputError(
+            [Fault(f"engine {address}", problem, "a scheduler that keeps running", remedy)]
+        ) from None
 
 
 @contextmanager
@@ -105,13 +107,15 @@ def _connect(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError:
-        fault = Fault(where, "Dask is not installed", "it", "Run pip install 'histofuse[cluster]'.")
+        fault = Fault(
+            where, "Dask is not installed", "Dask", "Run pip install 'histofuse[cluster]'."
+        )
         raise InputError([fault]) from None
     try:
         client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
         problem = f"no Dask scheduler answers ({str(error) or type(error).__name__})"
         remedy = "Start dask scheduler there, or set engine: threads."
-        raise InputError([Fault(where, problem, "one that does", remedy)]) from None
+        raise InputError([Fault(where, problem, "a running scheduler", remedy)]) from None
     with client:
         yield client
