@@ -14,10 +14,11 @@ import pandas as pd
 from sklearn import metrics as peer
 
 from claims import peak_mib
-from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, draw_weights, resample_metrics
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import calibration_error
 from histofuse.evaluation.metrics.weighted import name_metrics
 from histofuse.evaluation.predictions import Predictions
+from histofuse.params.intervals import IntervalParams
 
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 22_000
 RESAMPLES = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000
@@ -45,10 +46,14 @@ def make_predictions(kind: str, share: tuple[float, ...], groups: int) -> Predic
     )
 
 
+def make_bootstrap(resamples: int) -> Bootstrap:
+    return Bootstrap(IntervalParams(resamples=resamples, confidence=0.95, method="bca"), SEED)
+
+
 def loop_over_resamples(rows: Predictions) -> Iterator[dict[str, float]]:
     names, group = np.unique(rows.groups, return_inverse=True)
     members = [np.flatnonzero(group == g) for g in range(len(names))]
-    weights = np.concatenate(list(draw_weights(len(names), PEER_RESAMPLES, SEED)))
+    weights = np.concatenate(list(make_bootstrap(PEER_RESAMPLES).draw_weights(len(names))))
     for times in weights:
         drawn = np.concatenate([np.tile(m, t) for m, t in zip(members, times, strict=True) if t])
         yield measure_by_sklearn(rows.take(drawn))
@@ -75,14 +80,14 @@ def measure_by_sklearn(rows: Predictions) -> dict[str, float]:
 def compare(title: str, rows: Predictions) -> None:
     names = name_metrics(rows.classes)
     start = time.perf_counter()
-    bootstrap_metrics(rows, None, resamples=RESAMPLES, seed=SEED, confidence=0.95, method="bca")
+    make_bootstrap(RESAMPLES).estimate_metrics(rows)
     seconds = time.perf_counter() - start
 
     start = time.perf_counter()
     loop = pd.DataFrame(loop_over_resamples(rows))[list(names)].to_numpy()
     peer_seconds = (time.perf_counter() - start) / len(loop) * RESAMPLES
 
-    found = resample_metrics(rows, names, resamples=RESAMPLES, seed=SEED)
+    found = make_bootstrap(RESAMPLES).resample_metrics(rows)
     np.testing.assert_allclose(found.draws[: len(loop)], loop, rtol=1e-9)
     print(f"{title}: {ROWS:,} rows, {RESAMPLES:,} resamples, {len(names)} metrics with BCa")
     print(f"  weights along rows  {seconds:8.2f} s")

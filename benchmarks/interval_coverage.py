@@ -2,7 +2,7 @@
 
 Each data set is drawn from a population of cases (or of patients) with effects of their own: on
 how many nuclei of a class they hold, and on how the model sees them. The truth is the metric over
-the population. Bootstrap intervals, percentile and BCa, are drawn over cases, DeLong's over rows.
+the population. Intervals, percentile and BCa, are drawn over cases.
 
 Run: python benchmarks/interval_coverage.py [data sets] [resamples]
 """
@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.seeding import make_rng
-from histofuse.evaluation.metrics.bootstrap import resample_metrics
-from histofuse.evaluation.metrics.delong import estimate_auroc
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.weighted import name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
+from histofuse.params.intervals import IntervalMethod, IntervalParams
 
 DATA_SETS = int(sys.argv[1]) if len(sys.argv) > 1 else 500
 RESAMPLES = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
 CONFIDENCE = 0.95
-METHODS = ("percentile", "bca", "delong", "delong, logit")
+METHODS: tuple[IntervalMethod, ...] = ("percentile", "bca")
 POPULATION_ROWS = 1_500_000
 
 
@@ -90,26 +90,20 @@ def find_truth(world: World) -> dict[str, float]:
     rows = world.draw(make_rng(0, world.name, "truth"), int(POPULATION_ROWS / world.rows))
     names = name_metrics(rows.classes)
     everyone = prepare_metrics(rows, names)
-    weights = np.ones((1, everyone.groups), dtype=np.int32)
+    weights = np.ones((1, everyone.clusters.count), dtype=np.int32)
     return dict(zip(names, everyone.measure(weights)[0].tolist(), strict=True))
 
 
 def cover(world: World, truth: dict[str, float], number: int) -> dict[tuple[str, str], float]:
     """1 where an interval holds the truth, 0 where not, NaN where there is none."""
     rows = world.draw(make_rng(1, world.name, number), world.cases)
-    found = resample_metrics(rows, world.shown, resamples=RESAMPLES, seed=number)
+    params = IntervalParams(resamples=RESAMPLES, confidence=CONFIDENCE, method="bca")
+    found = Bootstrap(params, number).resample_metrics(rows, world.shown)
     held = {}
     for metric in world.shown:
-        for method in ("percentile", "bca"):
-            interval = found.interval(metric, CONFIDENCE, method)
+        for method in METHODS:
+            interval = found.interval(metric, method)
             held[metric, method] = contains(interval.low, interval.high, truth[metric])
-        name, _, of = metric.partition("/")
-        if name == "auroc" and of in rows.classes:
-            column = rows.classes.index(of)
-            area = estimate_auroc(rows.probabilities[:, column], rows.labels == column)
-            held[metric, "delong"] = contains(*area.interval(CONFIDENCE), truth[metric])
-            logit = area.logit_interval(CONFIDENCE)
-            held[metric, "delong, logit"] = contains(*logit, truth[metric])
     return held
 
 
@@ -127,7 +121,7 @@ def main() -> None:
         held = pd.DataFrame([cover(world, truth, i) for i in range(DATA_SETS)])
         held.columns = pd.MultiIndex.from_tuples(list(held))
         table = (100 * held.mean()).unstack(0).round(1)
-        table = table.reindex([m for m in METHODS if m in table.index])
+        table = table.reindex(list(METHODS))
         print(f"\n{world.name} ({time.perf_counter() - start:.0f} s)")
         print(table[list(world.shown)].to_string(na_rep="-"))
         if (lost := held.isna().mean()).any():

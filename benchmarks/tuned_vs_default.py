@@ -17,10 +17,10 @@ from statistics import mean
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import CONFIG
-from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, paired_differences
-from histofuse.evaluation.metrics.delong import compare_aurocs
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.base import load_section, load_seed
+from histofuse.params.intervals import IntervalParams
 from histofuse.params.tabular import TabularParams, XgboostParams
 from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.objectives.folds import MEASURED_ON, make_objective
@@ -84,7 +84,7 @@ def load_case() -> Case:
 
 
 def compare(case: Case, folder: Path) -> float:
-    """Run one study and print what it brought; give the difference in test AUROC."""
+    """Run one study, print what it gained, and return the difference in test AUROC."""
     trials, best, seconds = case.tune(folder)
     pruned = sum(t.state == "PRUNED" for t in trials)
     print(
@@ -97,16 +97,16 @@ def compare(case: Case, folder: Path) -> float:
         f"{case.params.metric} in the study: default {trials[0].value:.4f}, best {best.value:.4f}"
     )
     print(f"auroc of training's own folds: default {default_cv:.4f}, tuned {tuned_cv:.4f}")
-    print_table(before, after)
-    return print_delong(before, after)
+    return print_table(before, after)
 
 
-def print_table(before: Predictions, after: Predictions) -> None:
+def print_table(before: Predictions, after: Predictions) -> float:
     positive = before.classes[1]
     names = {m: m if m == "brier" else f"{m}/{positive}" for m in METRICS}
-    settings = {"resamples": RESAMPLES, "seed": 1, "confidence": CONFIDENCE, "method": "bca"}
-    columns = [bootstrap_metrics(p, [*names.values()], **settings) for p in (before, after)]
-    differences = paired_differences(after, before, [*names.values()], **settings)
+    params = IntervalParams(resamples=RESAMPLES, confidence=CONFIDENCE, method="bca")
+    bootstrap = Bootstrap(params, seed=1)
+    columns = [bootstrap.estimate_metrics(p, [*names.values()]) for p in (before, after)]
+    differences = bootstrap.estimate_differences(after, before, [*names.values()])
     print(f"test, {before.describe_size()}, {int(before.labels.sum())} of them {positive}; 95 % CI")
     print(f"{'':8}{'default':>26}{'tuned':>26}{'tuned less default':>28}")
     for name, full in names.items():
@@ -115,16 +115,9 @@ def print_table(before: Predictions, after: Predictions) -> None:
         gain = cells[2]
         texts.append(f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
         print(f"{name:8}{texts[0]:>26}{texts[1]:>26}{texts[2]:>28}")
-
-
-def print_delong(before: Predictions, after: Predictions) -> float:
-    tuned, default = (p.probabilities[:, 1] for p in (after, before))
-    found = compare_aurocs(tuned, default, before.labels == 1)
-    low, high = found.interval(CONFIDENCE)
-    print(
-        f"auroc by DeLong: {found.value:+.3f} ({low:+.3f} to {high:+.3f}), p = {found.p_value:.2f}"
-    )
-    return found.value
+    gain = differences[names["auroc"]].interval.value
+    assert gain is not None, "the test split holds both classes"
+    return gain
 
 
 def main() -> None:

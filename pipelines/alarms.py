@@ -10,6 +10,7 @@ from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
 from histofuse.evaluation.alarms.models import ModelFacts, read_model
 from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
@@ -27,8 +28,7 @@ def main() -> None:
         alarms=load_section(AlarmParams, "alarms"),
         promotion=load_section(PromotionParams, "promotion"),
         encoding=load_section(EncodingParams, "encoding"),
-        intervals=load_section(IntervalParams, "intervals"),
-        seed=load_seed(),
+        bootstrap=Bootstrap(load_section(IntervalParams, "intervals"), load_seed()),
     )
     patient = MODELS / load_section(EncodersParams, "encoders").patient
     names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, load_keys("pairing"))]

@@ -11,6 +11,7 @@ from histofuse.evaluation.assessment.assess import assess_model, describe_assess
 from histofuse.evaluation.assessment.figures import draw_assessment
 from histofuse.evaluation.assessment.inputs import load_assessed
 from histofuse.evaluation.assessment.tables import make_assessment_tables
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Facts, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
@@ -31,8 +32,7 @@ OUTPUT = Path("reports/assessment")
 def main() -> None:
     reported = load_section(EvaluationParams, "evaluation")
     params = load_section(AssessmentParams, "assessment")
-    how = load_section(IntervalParams, "intervals")
-    seed = load_seed()
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     pairings = load_section(PairingsParams, "pairing").root
     facts = Facts(
         image_source=load_json(PATCH_FACTS)["source"],
@@ -49,18 +49,19 @@ def main() -> None:
     for name in track(names, "assessing", total=len(names)):
         result = evaluate_model(load_predictions(MODELS / name), facts)
         assessed = load_assessed(result, MODELS / name)
-        assessments.append(assess_model(assessed, features, facts, params, how=how, seed=seed))
+        assessments.append(assess_model(assessed, features, facts, params, bootstrap))
     report(f"assessed {len(assessments)} models on {facts.split}")
 
-    tables = make_assessment_tables(assessments, facts, params, how)
+    tables = make_assessment_tables(assessments, facts, params, bootstrap.params)
     with replacing_folder(OUTPUT) as folder:
         write_json(
-            describe_assessments(assessments, facts, params, how), folder / "assessment.json"
+            describe_assessments(assessments, facts, params, bootstrap.params),
+            folder / "assessment.json",
         )
         write_tables(tables, folder / "tables")
         for a in track(assessments, "drawing figures", total=len(assessments)):
             place = folder / "figures" / a.result.name
-            draw_assessment(a, facts.split, params.coverage, how.confidence, place)
+            draw_assessment(a, facts.split, params.coverage, bootstrap.params.confidence, place)
     report(f"wrote {len(tables)} tables and figures of {len(assessments)} models in {OUTPUT}")
 
 

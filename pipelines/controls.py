@@ -21,6 +21,7 @@ from histofuse.evaluation.controls.report import draw_controls, make_control_tab
 from histofuse.evaluation.controls.verdicts import judge
 from histofuse.evaluation.drawing import save_drawing
 from histofuse.evaluation.focus import find_minority_class
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions, name_admissions
 from histofuse.params.base import load_section, load_seed
@@ -46,8 +47,9 @@ OUT = Path("reports/controls")
 
 
 def main() -> None:
-    params, how = load_section(ControlParams, "controls"), load_section(IntervalParams, "intervals")
-    seed, pairings = load_seed(), load_section(PairingsParams, "pairing").root
+    params = load_section(ControlParams, "controls")
+    pairings = load_section(PairingsParams, "pairing").root
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     encoder = load_section(EncodersParams, "encoders").image
     rows = {IMAGE: load_predictions(MODELS / encoder).of("test")}
     rows |= {
@@ -60,9 +62,9 @@ def main() -> None:
     # A linked pairing holds the patches of linked patients alone.
     rows[IMAGE] = restrict(rows[IMAGE], list(rows.values()))
 
-    arms, differences = compare_arms(rows, metrics, how, seed)
-    shuffled = run_fusion_controls(pairings, params, metrics, how, seed)
-    left, admissions = run_record_control(params, how, seed)
+    arms, differences = compare_arms(rows, metrics, bootstrap)
+    shuffled = run_fusion_controls(pairings, params, metrics, bootstrap)
+    left, admissions = run_record_control(params, bootstrap)
     shuffled["shuffled_targets"] = left
     sizes = {"patches": rows[IMAGE].describe_size(), "admissions": admissions}
     controls = Controls(tuple(metrics), arms, differences, shuffled, sizes)
@@ -74,7 +76,7 @@ def main() -> None:
     footer += " shuffles"
     with replacing_folder(OUT) as folder:
         (folder / "controls.json").write_text(to_json(describe_controls(controls, verdicts)))
-        tables = make_control_tables(controls, verdicts, how, simulated=simulated)
+        tables = make_control_tables(controls, verdicts, bootstrap.params, simulated=simulated)
         write_tables(tables, folder / "tables")
         save_drawing(draw_controls, (controls,), footer, folder / "controls.png")
     for verdict in verdicts:
@@ -89,7 +91,7 @@ def restrict(image: Predictions, arms: list[Predictions]) -> Predictions:
 
 
 def run_fusion_controls(
-    pairings: dict, params: ControlParams, metrics: list[str], how: IntervalParams, seed: int
+    pairings: dict, params: ControlParams, metrics: list[str], bootstrap: Bootstrap
 ) -> dict[str, dict[str, Shuffled]]:
     """Train heads on shuffled images under each rule, and on shuffled labels under the first."""
     fusion = load_section(FusionParams, "fusion")
@@ -101,9 +103,9 @@ def run_fusion_controls(
         if not number:
             named = {"shuffled_labels": "shuffled_labels"} | named
         for control, title in named.items():
-            answers = run_fusion_control(data, fusion, control, params.repeats, seed)
+            answers = run_fusion_control(data, fusion, control, params.repeats, bootstrap.seed)
             test = take_test_pairs(data)
-            found[title] = measure_shuffles(test, answers, metrics, how, seed)
+            found[title] = measure_shuffles(test, answers, metrics, bootstrap)
             report(f"trained {len(answers)} heads: {title}")
     return found
 
@@ -117,20 +119,20 @@ def take_test_pairs(data: PairedEmbeddings) -> Predictions:
 
 
 def run_record_control(
-    params: ControlParams, how: IntervalParams, seed: int
+    params: ControlParams, bootstrap: Bootstrap
 ) -> tuple[dict[str, Shuffled], str]:
     """Train a model of the record on shuffled targets; describe the test split with it."""
     model: AnyTabularParams = load_section(AllTabularParams, "tabular").root[params.tabular]
     model = apply_values(model, read_best_params(STUDIES / model.study / BEST_PARAMS))
     table = load_table(ENCODED, COHORT_FACTS, model.kind)
-    answers: list[Answers] = run_tabular_control(table, model, params.repeats, seed)
+    answers: list[Answers] = run_tabular_control(table, model, params.repeats, bootstrap.seed)
     rows = table.rows[table.rows["split"] == "test"]
     keys = name_admissions(rows["subject_id"].to_numpy(), rows["hadm_id"].to_numpy())
     config = {"kind": "tabular", "classes": [f"no_{table.target}", table.target]}
     target = rows["target"].to_numpy(dtype=np.int64)
     test = make_rows(config, keys, target, rows["subject_id"].to_numpy())
     metrics = [m.replace("minority", table.target) for m in params.metrics]
-    return measure_shuffles(test, answers, metrics, how, seed), test.describe_size()
+    return measure_shuffles(test, answers, metrics, bootstrap), test.describe_size()
 
 
 def make_rows(config: dict, keys, labels: np.ndarray, groups: np.ndarray) -> Predictions:

@@ -18,6 +18,7 @@ from histofuse.evaluation.crossval.evaluate import (
 )
 from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.tables import make_crossval_tables
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Facts
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.params.base import load_section, load_seed
@@ -110,8 +111,8 @@ def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
         split="test",
         primary=chain.crossval.rules[0],
     )
-    how = load_section(IntervalParams, "intervals")
-    found = cross_validate(load_folds(folds, chain.names, sources), facts, how, chain.seed)
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), chain.seed)
+    found = cross_validate(load_folds(folds, chain.names, sources), facts, bootstrap)
     tables = make_crossval_tables(found)
     with replacing_folder(OUT) as folder:
         write_json(describe_run(found, chain.crossval), folder / "crossval.json")

@@ -6,6 +6,7 @@ from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, track
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
 from histofuse.evaluation.performance.intervals import describe_intervals, estimate_intervals
@@ -44,8 +45,8 @@ def main() -> None:
     report(f"read predictions of {len(results)} models")
 
     comparison = compare_fusion(results, facts)
-    how = load_section(IntervalParams, "intervals")
-    intervals = estimate_intervals(results, comparison, facts, how, load_seed())
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
+    intervals = estimate_intervals(results, comparison, facts, bootstrap)
     tables = make_tables(results, comparison, facts, intervals)
     with replacing_folder(TABLES) as folder:
         write_tables(tables, folder)

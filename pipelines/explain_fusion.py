@@ -13,6 +13,7 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.fusion.report import open_fused_cases, write_cards, write_modalities
 from histofuse.explain.maps.gallery import write_gallery
@@ -38,7 +39,7 @@ OUT = Path("reports/explain/fusion")
 
 def main() -> None:
     params = load_section(ExplainParams, "explain")
-    intervals, seed = load_section(IntervalParams, "intervals"), load_seed()
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     rule = load_section(EvaluationParams, "evaluation").primary_rule
     bundle = open_bundle(MODELS / name_fusion(rule))
     encoders = {
@@ -63,8 +64,8 @@ def main() -> None:
     out = OUT / bundle.name
     patches = cases.make_patches(PATCHES)
     with replacing_folder(out) as folder:
-        found = write_gallery(patches, folder, params, intervals, seed)
-        write_modalities(cases, folder, params, intervals, seed)
+        found = write_gallery(patches, folder, params, bootstrap)
+        write_modalities(cases, folder, params, bootstrap)
         cards = write_cards(cases, patches, ASSESSMENT, folder, params) if row_level else []
     for concern in list_concerns(found):
         report(f"concern: {concern}")

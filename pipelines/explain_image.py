@@ -6,6 +6,7 @@ from _stage import run_stage
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.maps.gallery import Patches, find_nothing, write_gradcam_gallery
 from histofuse.explain.maps.mappers import map_image_network
@@ -23,7 +24,7 @@ OUT = Path("reports/explain/gradcam")
 
 def main(model: str) -> None:
     params = load_section(ExplainParams, "explain")
-    intervals = load_section(IntervalParams, "intervals")
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     bundle = open_bundle(MODELS / model)
     predictions = read_table(bundle.path / PREDICTIONS, IMAGE_PREDICTIONS)
     shown = predictions[predictions["split"] == "test"]
@@ -32,7 +33,7 @@ def main(model: str) -> None:
     mapper = map_image_network(model, load_image_model(bundle))
     calibrator, _ = load_decision(bundle.path)
     patches = Patches(mapper, PATCHES, shown, find_nothing, calibrator.probabilities)
-    found = write_gradcam_gallery(patches, OUT / model, params, intervals, load_seed())
+    found = write_gradcam_gallery(patches, OUT / model, params, bootstrap)
     for concern in list_concerns(found):
         report(f"concern: {concern}")
     report(f"wrote {len(list((OUT / model).rglob('*.png')))} figures in {OUT / model}")

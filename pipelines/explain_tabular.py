@@ -12,6 +12,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.shap_values.attributions import TableName, write_shap_report
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import load_specs
@@ -28,7 +29,7 @@ OUT = Path("reports/explain/shap")
 
 def main(model: str) -> None:
     params = load_section(ExplainParams, "explain")
-    intervals = load_section(IntervalParams, "intervals")
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     bundle = open_bundle(MODELS / model)
     encoded: dict[TableName, pd.DataFrame] = {
         "imputed": read_table(ENCODED_FOLDER / "imputed.parquet", ENCODED),
@@ -43,8 +44,7 @@ def main(model: str) -> None:
         load_specs(SPECS),
         OUT / model,
         params,
-        how=intervals,
-        seed=load_seed(),
+        bootstrap=bootstrap,
         row_level=row_level,
     )
 

@@ -7,6 +7,7 @@ from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report
 from histofuse.evaluation.crossval.protocol import compare_protocols, write_protocols
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import ProtocolParams
 from histofuse.params.intervals import IntervalParams
@@ -22,17 +23,17 @@ OUT = Path("evidence/protocol")
 
 def main() -> None:
     folds = load_section(ProtocolParams, "protocol").folds
-    how, seed = load_section(IntervalParams, "intervals"), load_seed()
+    bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     found = []
     for honest in HONEST:
         config = open_bundle(honest).config
         report(f"read {honest}, to be trained with one patch in {folds} set apart by chance")
         leaky = train_as_paper(config, PATCHES, folds, WORK)
-        compared = compare_protocols(leaky, honest, PATCHES, FRAMES_TABLE, SPLITS, how, seed, folds)
+        compared = compare_protocols(leaky, honest, PATCHES, FRAMES_TABLE, SPLITS, bootstrap, folds)
         found.append(compared)
 
     with replacing_folder(OUT) as folder:
-        write_protocols(found, how, folder)
+        write_protocols(found, bootstrap.params, folder)
     report(f"wrote {OUT}: {', '.join(p.name for p in found)}")
 
 

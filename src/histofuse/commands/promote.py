@@ -188,6 +188,7 @@ def _find_held(name: str, models: Path) -> str | None:
 
 def _gather(store: Store, target: Version, standing: Standing) -> Evidence:
     from histofuse.evaluation.alarms.search import AlarmRules
+    from histofuse.evaluation.metrics.bootstrap import Bootstrap
     from histofuse.promotion.evidence import gather_evidence
 
     current = _find_current(store, standing)
@@ -197,8 +198,7 @@ def _gather(store: Store, target: Version, standing: Standing) -> Evidence:
         alarms=load_section(AlarmParams, "alarms"),
         promotion=load_section(PromotionParams, "promotion"),
         encoding=load_section(EncodingParams, "encoding"),
-        intervals=load_section(IntervalParams, "intervals"),
-        seed=load_seed(),
+        bootstrap=Bootstrap(load_section(IntervalParams, "intervals"), load_seed()),
     )
     return gather_evidence(store, target, current, rules)
 
@@ -230,19 +230,12 @@ def _ground(evidence: Evidence, verdict: Verdict, override: Override) -> Grounds
 
 def measure(evidence: Evidence, params: PromotionParams) -> dict[str, dict[str, float | None]]:
     """Measure the candidate on the test split, with intervals; nothing where it has no scores."""
-    from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics
+    from histofuse.evaluation.metrics.bootstrap import Bootstrap
 
     rows = evidence.candidate.scored
     if rows is None:
         return {}
-    found = bootstrap_metrics(
-        rows,
-        None,
-        resamples=params.resamples,
-        seed=evidence.seed,
-        confidence=params.confidence,
-        method=params.interval,
-    )
+    found = Bootstrap(params.intervals, evidence.seed).estimate_metrics(rows)
     return {
         f"test/{name}": {"value": i.value, "low": i.low, "high": i.high}
         for name, i in found.items()

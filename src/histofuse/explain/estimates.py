@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from histofuse.evaluation.metrics.bootstrap import Interval, Resampled, draw_weights, leave_out
-from histofuse.params.intervals import IntervalParams
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clusters import Clusters
 
 FAITHFULNESS: Final = "faithfulness.json"
 _DECIMALS: Final = 6  # beyond them two machines may differ
@@ -69,52 +69,33 @@ class Estimate:
 def estimate_means(
     scores: Scores,
     groups: Int[np.ndarray, " n"],
-    how: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
     unit: str = "cases",
 ) -> dict[str, Estimate]:
-    """Put an interval on the mean of each score, by a bootstrap of whole groups.
+    """Compute the mean of each score and its interval over groups.
 
     Args:
         scores: Name to the score of each row; NaN where it is not defined, which leaves the row out
             of that mean.
         groups: The group of each row, numbered from 0.
-        how: Resamples, confidence and method.
-        seed: The run's.
-        unit: What the groups are, in the plural.
+        bootstrap: Draws the groups.
+        unit: Unit of the groups in the plural.
     """
-    names = tuple(scores)
-    values = np.column_stack([scores[name] for name in names])
+    values = np.column_stack([*scores.values()])
     known = ~np.isnan(values)
-    count = int(groups.max(initial=-1)) + 1
-    totals, rows = np.zeros((2, count, len(names)))
-    np.add.at(totals, groups, np.where(known, values, 0.0))
-    np.add.at(rows, groups, known)
+    clusters = Clusters(groups, int(groups.max(initial=-1)) + 1, unit)
+    totals, rows = (clusters.add_up(c) for c in (np.where(known, values, 0.0), known))
 
-    def measure(blocks: Iterator[Int[np.ndarray, "w g"]]) -> Float[np.ndarray, "w m"]:
-        weights = np.concatenate([np.empty((0, count), np.int32), *blocks])
-        of = weights @ rows
-        return np.divide(weights @ totals, of, out=np.full(of.shape, np.nan), where=of > 0)
+    def measure(weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
+        n = weights @ rows
+        return np.divide(weights @ totals, n, out=np.full(n.shape, np.nan), where=n > 0)
 
-    found = Resampled(
-        metrics=names,
-        values=measure(iter([np.ones((1, count), np.int32)]))[0],
-        draws=measure(draw_weights(count, how.resamples, seed)),
-        left_out=measure(leave_out(count, seed)),
-        groups=count,
-        group_unit=unit,
-        paired=True,
-    )
+    intervals = bootstrap.resample(measure, tuple(scores), clusters, paired=True).intervals()
+    counts = known.sum(axis=0).tolist()
     return {
-        name: _to_estimate(
-            found.interval(name, how.confidence, how.method), int(known[:, column].sum())
-        )
-        for column, name in enumerate(names)
+        name: Estimate(i.value, i.low, i.high, n, i.groups, i.note)
+        for n, (name, i) in zip(counts, intervals.items(), strict=True)
     }
-
-
-def _to_estimate(interval: Interval, n: int) -> Estimate:
-    return Estimate(interval.value, interval.low, interval.high, n, interval.groups, interval.note)
 
 
 def render_estimates(

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from histofuse.params.base import Section
-from histofuse.params.intervals import Confidence, IntervalMethod, Resamples
+from histofuse.params.intervals import Confidence, IntervalMethod, IntervalParams, Resamples
 
 FewGroupsRule = Literal["leave_one_out", "point", "refuse"]
 
@@ -72,3 +72,10 @@ class PromotionParams(Section):
     faithfulness_minimums: dict[ModelKind, dict[str, float]]
     margins: Bars
     minimums: Bars
+
+    @property
+    def intervals(self) -> IntervalParams:
+        """Params of the bootstrap."""
+        return IntervalParams(
+            resamples=self.resamples, confidence=self.confidence, method=self.interval
+        )

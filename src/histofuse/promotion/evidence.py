@@ -104,7 +104,7 @@ def gather_evidence(
         card=bool(store.read_description(candidate.name, candidate.number).strip()),
         patch_audit=_load_if_there(data.root / "splits" / "patches_audit.json"),
         patient_audit=_load_if_there(data.root / "splits" / "patients_audit.json"),
-        seed=rules.seed,
+        seed=rules.bootstrap.seed,
         inputs=_attempt(lambda: _digest_inputs(scored.config, data))[0] or {},
         alarms=alarms,
         alarms_fault=_shorten(alarms_fault, copy),

@@ -11,11 +11,7 @@ import numpy as np
 from histofuse.core.errors import InputError
 from histofuse.evaluation.alarms.checks import AlarmCheck
 from histofuse.evaluation.focus import find_minority_class, name_bars
-from histofuse.evaluation.metrics.bootstrap import (
-    align_rows,
-    resample_differences,
-    resample_metrics,
-)
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.pairing import LEAKY_RULES
@@ -409,7 +405,7 @@ def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Che
         yield Check("minimum", False, "not scored on the test split of today")
         return
     bars = _choose(params.minimums, rows)
-    found = resample_metrics(rows, list(bars), resamples=params.resamples, seed=evidence.seed)
+    found = Bootstrap(params.intervals, evidence.seed).resample_metrics(rows, list(bars))
     for metric, bar in bars.items():
         reading = read_cautiously(found, metric, params)
         side = "below" if reading.lower_is_better else "above"
@@ -464,8 +460,8 @@ def _compare(
         faults = "; ".join(map(str, error.faults))
         yield Check("not_worse", False, f"cannot be compared with {version}: {faults}")
         return
-    names, size = list(margins), params.resamples
-    found = resample_differences(new, old, names, resamples=size, seed=seed)
+    bootstrap = Bootstrap(params.intervals, seed)
+    found = bootstrap.resample_differences(new, old, list(margins))
     before, after = (
         classification_metrics(m.labels, m.probabilities, m.predictions, m.classes, "test")
         for m in (old, new)

@@ -64,7 +64,7 @@ def is_error(metric: str) -> bool:
 
 def read_cautiously(found: Resampled, metric: str, params: PromotionParams) -> Reading:
     """Read a metric by its interval, or by the rule for few groups where no interval can be had."""
-    interval = found.interval(metric, params.confidence, params.interval)
+    interval = found.interval(metric)
     if interval.value is None:
         return Reading(metric, interval, None, interval.note, "refuse")
     if found.groups >= params.fewest_groups and interval.low is not None:

@@ -9,6 +9,7 @@ import pytest
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import writing_bundle
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
 from histofuse.evaluation.performance.results import Facts, Result, evaluate_model
@@ -100,7 +101,7 @@ def models(tmp_path) -> list[Predictions]:
     return [load_predictions(path) for path in paths]
 
 
-INTERVALS = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
 
 
 def measure(
@@ -109,7 +110,7 @@ def measure(
     """Evaluate models, compare fusion with its image model, and put intervals on all of it."""
     results = [evaluate_model(model, facts) for model in models]
     comparison = compare_fusion(results, facts)
-    return results, comparison, estimate_intervals(results, comparison, facts, INTERVALS, 1)
+    return results, comparison, estimate_intervals(results, comparison, facts, BOOTSTRAP)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Means with intervals over whole cases, and what is said of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from histofuse.core.seeding import make_rng
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Estimate, Measure, estimate_means, render_estimates
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=400, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=400, confidence=0.9, method="percentile"), seed=1)
 LOOKS = Measure("Mass", "higher", 0.0, "it looks elsewhere")
 
 
@@ -16,7 +19,7 @@ def test_the_interval_is_that_of_a_loop_over_resampled_cases():
     groups = rng.integers(0, 12, 80)
     values = rng.normal(0.2, 1, 80) + groups / 10
     values[::9] = np.nan
-    found = estimate_means({"a": values, "b": -values}, groups, HOW, 5)
+    found = estimate_means({"a": values, "b": -values}, groups, replace(BOOTSTRAP, seed=5))
 
     drawn, stream = [], make_rng(5, "bootstrap")
     for _ in range(400):
@@ -33,7 +36,7 @@ def test_the_interval_is_that_of_a_loop_over_resampled_cases():
 
 
 def test_what_is_defined_nowhere_has_no_value_and_says_so():
-    found = estimate_means({"a": np.full(4, np.nan)}, np.array([0, 0, 1, 1]), HOW, 1)["a"]
+    found = estimate_means({"a": np.full(4, np.nan)}, np.array([0, 0, 1, 1]), BOOTSTRAP)["a"]
     assert (found.value, found.low, found.n) == (None, None, 0)
     assert found.note == "not defined on these rows"
     assert render_estimates({"a": found}, {"a": LOOKS})["a"]["concern"] == ""

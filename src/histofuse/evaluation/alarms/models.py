@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +16,10 @@ from histofuse.core.bundle import CONFIG, open_bundle
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.alarms.checks import AlarmCheck, make_check, skip_check
 from histofuse.evaluation.focus import find_minority_class, name_bars
-from histofuse.evaluation.metrics.bootstrap import Resampled, resample_metrics
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, load_predictions
 from histofuse.params.controls import AlarmParams
-from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import PromotionParams
 from histofuse.training.calibrate import Calibrator, fit_calibrator
@@ -113,8 +112,7 @@ def check_model(
     facts: ModelFacts,
     params: AlarmParams,
     promotion: PromotionParams,
-    intervals: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Iterator[AlarmCheck]:
     """Ask of a model all that its own bundle can answer."""
     name, kinds = facts.name, (facts.kind,)
@@ -126,7 +124,7 @@ def check_model(
         return
     yield check_shared_rows(facts.rows, promotion.split_units)
     yield check_too_good(facts.rows, promotion)
-    yield from check_apart(facts.rows, params, intervals, seed)
+    yield from check_apart(facts.rows, params, bootstrap)
     yield check_calibrator(facts, params.fit_tolerance)
     yield check_thresholds(facts, params.fit_tolerance)
 
@@ -179,7 +177,7 @@ def check_too_good(rows: Predictions, promotion: PromotionParams) -> AlarmCheck:
 
 
 def check_apart(
-    rows: Predictions, params: AlarmParams, how: IntervalParams, seed: int
+    rows: Predictions, params: AlarmParams, bootstrap: Bootstrap
 ) -> Iterator[AlarmCheck]:
     """Hold test against validation: both unseen, so far apart one of them was seen, or is another.
 
@@ -189,23 +187,15 @@ def check_apart(
     bars = name_bars(params.apart.patches if rows.on_patches else params.apart.admissions, rows)
     metrics = list(bars)
     test, validation = (
-        resample_metrics(
-            rows.of(split), metrics, resamples=how.resamples, seed=derive_seed(seed, split)
+        replace(bootstrap, seed=derive_seed(bootstrap.seed, split)).resample_metrics(
+            rows.of(split), metrics
         )
         for split in ("test", "validation")
     )
-    difference = Resampled(
-        metrics=tuple(metrics),
-        values=test.values - validation.values,
-        draws=test.draws - validation.draws,
-        left_out=np.empty((0, len(metrics))),
-        groups=min(test.groups, validation.groups),
-        group_unit=test.group_unit,
-        paired=True,
-    )
+    difference = test.minus(validation)
     for column, (metric, margin) in enumerate(bars.items()):
         name = f"apart[{metric}]"
-        found = difference.interval(metric, how.confidence, "percentile")
+        found = difference.interval(metric, "percentile")
         if found.value is None:
             why = "not defined on validation or on test"
             yield skip_check(name, rows.name, (rows.kind,), why)

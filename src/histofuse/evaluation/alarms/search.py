@@ -25,13 +25,13 @@ from histofuse.evaluation.alarms.data import (
     check_patient_split,
 )
 from histofuse.evaluation.alarms.models import ModelFacts, check_model, check_scaler
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.features.embeddings import load_embeddings, select_pairs
 from histofuse.features.encoding import ENCODED, join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, FeatureSpec, load_specs
 from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
-from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import PromotionParams
 
 # Below the data's folder; what the checks of the data read.
@@ -51,13 +51,12 @@ DATA_FILES: Final = (
 
 @dataclass(frozen=True)
 class AlarmRules:
-    """The sections of params.yaml that alarms go by, and the seed."""
+    """The sections of params.yaml that alarms go by, and the bootstrap."""
 
     alarms: AlarmParams
     promotion: PromotionParams
     encoding: EncodingParams
-    intervals: IntervalParams
-    seed: int
+    bootstrap: Bootstrap
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def find_alarms(
     """
     checks = [*check_data(data, rules)]
     for facts in models:
-        checks += check_model(facts, rules.alarms, rules.promotion, rules.intervals, rules.seed)
+        checks += check_model(facts, rules.alarms, rules.promotion, rules.bootstrap)
         checks += _check_fits(facts, data, rules)
     return [c for c in checks if c.outcome == "alarm"], checks
 

@@ -31,8 +31,10 @@ from histofuse.evaluation.assessment.subgroups import (
     name_subgroups,
 )
 from histofuse.evaluation.focus import find_minority_class
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, number_groups
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import number_groups
 from histofuse.evaluation.performance.results import Facts, Result
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
@@ -91,9 +93,7 @@ def assess_model(
     features: pd.DataFrame,
     facts: Facts,
     params: AssessmentParams,
-    *,
-    how: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Assessment:
     """Assess a model on the split reported; what is chosen is chosen on validation."""
     model, split = assessed.model, facts.split
@@ -102,27 +102,27 @@ def assess_model(
     focus = find_minority_class(rows)
     column = rows.classes.index(focus)
     positive = rows.labels == column
-    bootstrap = ClusterBootstrap(number_groups(rows), how, seed)
+    drawn = ClusterBootstrap(bootstrap, number_groups(rows))
     probability = rows.probabilities[:, column]
     chosen_by = (validation.probabilities[:, column], validation.labels == column)
     return Assessment(
         assessed=assessed,
         focus=focus,
-        quality=measure_quality(before, rows.probabilities, rows.labels, rows.classes, bootstrap),
-        reliability=_measure_reliabilities(assessed, facts, how),
-        decision_curve=measure_decision_curve(probability, positive, params.thresholds, bootstrap),
+        quality=measure_quality(before, rows.probabilities, rows.labels, rows.classes, drawn),
+        reliability=_measure_reliabilities(assessed, facts, bootstrap.params.confidence),
+        decision_curve=measure_decision_curve(probability, positive, params.thresholds, drawn),
         operating_points=measure_operating_points(
-            chosen_by, (probability, positive), params, bootstrap
+            chosen_by, (probability, positive), params, drawn
         ),
-        coverage=_measure_coverages(assessed, facts, params, bootstrap),
+        coverage=_measure_coverages(assessed, facts, params, drawn),
         subgroups=_split_patients(
-            assessed, focus, features, facts=facts, params=params, bootstrap=bootstrap
+            assessed, focus, features, facts=facts, params=params, bootstrap=drawn
         ),
     )
 
 
 def _measure_reliabilities(
-    assessed: Assessed, facts: Facts, how: IntervalParams
+    assessed: Assessed, facts: Facts, confidence: float
 ) -> dict[str, dict[str, list[Bin]]]:
     rows = assessed.model.of(facts.split)
     group = number_groups(rows).number
@@ -132,7 +132,7 @@ def _measure_reliabilities(
     return {
         side: {
             rows.classes[c]: measure_reliability(
-                p[:, c], rows.labels == c, group, how.confidence, restricted=restricted
+                p[:, c], rows.labels == c, group, confidence, restricted=restricted
             )
             for c in columns
         }
@@ -149,7 +149,7 @@ def _measure_coverages(
     found = {}
     for score in list_scores(validation.labels):
         given = (validation.probabilities, validation.labels)
-        rule = fit_conformal(*given, score, params.coverage, bootstrap.seed)
+        rule = fit_conformal(*given, score, params.coverage, bootstrap.bootstrap.seed)
         found[score] = measure_coverage(
             rule, rows.probabilities, rows.labels, rows.classes, bootstrap
         )
@@ -185,7 +185,7 @@ def _split_patients(
 
 
 def describe_assessments(
-    assessments: list[Assessment], facts: Facts, params: AssessmentParams, how: IntervalParams
+    assessments: list[Assessment], facts: Facts, params: AssessmentParams, intervals: IntervalParams
 ) -> dict[str, Any]:
     """Render ``assessment.json``.
 
@@ -215,9 +215,9 @@ def describe_assessments(
     """
     return {
         "split": facts.split,
-        "confidence": how.confidence,
-        "method": how.method,
-        "resamples": how.resamples,
+        "confidence": intervals.confidence,
+        "method": intervals.method,
+        "resamples": intervals.resamples,
         "models": {a.result.name: _describe(a, facts, params) for a in assessments},
     }
 

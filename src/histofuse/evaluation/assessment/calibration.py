@@ -22,11 +22,8 @@ from jaxtyping import Bool, Float
 
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import ECE_BINS
-from histofuse.evaluation.metrics.clustered import (
-    ClusterBootstrap,
-    Clusters,
-    render_intervals,
-)
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.clusters import Clusters
 
 ALL: Final = "all"
 COMPONENTS: Final = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.assess import (
@@ -23,13 +24,14 @@ from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
 Row = dict[str, Cell]
+_FEW_CASES: Final = "With fewer than ten cases an interval says little."
 
 
 def make_assessment_tables(
     assessments: Sequence[Assessment],
     facts: Facts,
     params: AssessmentParams,
-    how: IntervalParams,
+    intervals: IntervalParams,
 ) -> list[Table]:
     """Make all four tables; one without rows is left out."""
     simulated = any(a.result.simulated for a in assessments)
@@ -44,7 +46,11 @@ def make_assessment_tables(
         replace(
             table,
             caption=f"{table.caption}, {facts.split} split.{marked}",
-            notes=[*table.notes, explain_resampling(how)],
+            notes=[
+                *table.notes,
+                explain_resampling(intervals, "cases (images, fusion) or patients (health record)"),
+                _FEW_CASES,
+            ],
         )
         for table in tables
         if table.rows

@@ -10,15 +10,12 @@ import numpy as np
 
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.bootstrap import (
+    Bootstrap,
     Difference,
     Interval,
     Resampled,
-    bootstrap_metrics,
-    paired_differences,
-    resample_metrics,
 )
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.intervals import IntervalParams
 from histofuse.training.controls import Answers
 
 IMAGE: Final = "image"
@@ -71,14 +68,12 @@ class Controls:
 
 
 def compare_arms(
-    arms: Mapping[str, Predictions], metrics: Sequence[str], how: IntervalParams, seed: int
+    arms: Mapping[str, Predictions], metrics: Sequence[str], bootstrap: Bootstrap
 ) -> tuple[dict[str, dict[str, Interval]], dict[tuple[str, str], dict[str, Difference]]]:
     """Put an interval over cases on each arm, and on the paired differences of arms."""
-    settings: dict[str, Any] = {"resamples": how.resamples, "seed": seed}
-    settings |= {"confidence": how.confidence, "method": how.method}
-    intervals = {name: bootstrap_metrics(rows, metrics, **settings) for name, rows in arms.items()}
+    intervals = {name: bootstrap.estimate_metrics(rows, metrics) for name, rows in arms.items()}
     differences = {
-        (new, old): paired_differences(arms[new], arms[old], metrics, **settings)
+        (new, old): bootstrap.estimate_differences(arms[new], arms[old], metrics)
         for new, old in PAIRS
         if new in arms and old in arms
     }
@@ -89,8 +84,7 @@ def measure_shuffles(
     test: Predictions,
     answers: Sequence[Answers],
     metrics: Sequence[str],
-    how: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> dict[str, Shuffled]:
     """Measure what each shuffle says of the test rows, and average; see `Shuffled`.
 
@@ -98,23 +92,19 @@ def measure_shuffles(
         test: Test rows, whose labels are the true ones; `answers` are in their order.
         answers: One a shuffle.
         metrics: Names without a split.
-        how: Resamples and confidence; the intervals are percentile ones.
-        seed: Of the bootstrap, the same for each shuffle.
+        bootstrap: Draws the same groups for each shuffle; the intervals are percentile ones.
     """
     found = [
-        resample_metrics(
-            replace(test, probabilities=a.probabilities, predictions=a.predictions),
-            metrics,
-            resamples=how.resamples,
-            seed=seed,
+        bootstrap.resample_metrics(
+            replace(test, probabilities=a.probabilities, predictions=a.predictions), metrics
         )
         for a in answers
     ]
-    chance, pooled = _find_chance(test), _pool(found, seed)
+    chance, pooled = _find_chance(test), _pool(found, bootstrap.seed)
     values = np.stack([f.values for f in found])  # (shuffles, metrics)
     return {
         m: Shuffled(
-            pooled.interval(m, how.confidence, "percentile"),
+            pooled.interval(m, "percentile"),
             tuple(values[~np.isnan(values[:, k]), k].tolist()),
             chance.get(m),
         )

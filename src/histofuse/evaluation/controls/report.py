@@ -22,6 +22,7 @@ from histofuse.evaluation.drawing import (
     make_row,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table
 from histofuse.params.intervals import IntervalParams
 
@@ -52,7 +53,7 @@ _COLOURS: Final = {
 def make_control_tables(
     controls: Controls,
     verdicts: Sequence[ControlVerdict],
-    how: IntervalParams,
+    intervals: IntervalParams,
     *,
     simulated: bool,
 ) -> list[Table]:
@@ -77,11 +78,14 @@ def make_control_tables(
         shuffled.append({"model": TITLES.get(name, name), **values})
     patches = controls.sizes["patches"]
     mark = ". Simulated data: no patients, no claim." if simulated else "."
-    cases = f"In brackets {how.confidence:.0%} intervals: {how.method.replace('bca', 'BCa')} "
-    cases += f"bootstrap, {how.resamples:,} resamples of whole cases. Of fewer than 10 cases an "
-    cases += "interval holds the truth less often than it claims."
-    shuffles = f"Means over shuffles; in brackets {how.confidence:.0%} percentile intervals over "
-    shuffles += "shuffles and whole cases (of the record: patients). –: another model's classes."
+    cases = explain_resampling(intervals, "cases")
+    cases += (
+        " With fewer than 10 cases an interval covers the true value less often than it claims."
+    )
+    shuffles = (
+        f"Means over shuffles; in brackets {intervals.confidence:.0%} percentile intervals over "
+        "shuffles and whole cases (of the record: patients). –: another model's classes."
+    )
     chance = ", ".join(f"{name_metric(m)} {c:.3f}" for m, c in _find_chance(controls).items())
     notes = [shuffles, f"Knowing nothing scores: {chance}."]
     tables = [

@@ -23,7 +23,7 @@ from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches, audit_patients, require_clean
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
-from histofuse.evaluation.metrics.bootstrap import Difference, paired_differences
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import (
@@ -39,7 +39,6 @@ from histofuse.evaluation.performance.results import (
 )
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.crossval import CrossvalParams
-from histofuse.params.intervals import IntervalParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.training.crossval import MODELS, PATCHES, PATIENTS, Sources
 
@@ -228,9 +227,7 @@ def find_spread(values: Sequence[float | None]) -> Spread:
     return Spread(float(known.mean()), sd, len(known))
 
 
-def cross_validate(
-    folds: Folds, facts: Facts, params: IntervalParams, seed: int
-) -> CrossValidation:
+def cross_validate(folds: Folds, facts: Facts, bootstrap: Bootstrap) -> CrossValidation:
     """Measure all models, fold by fold and pooled."""
     results = [evaluate_model(pool(tests), facts) for tests in folds.tests.values()]
     per_fold = {name: [measure_rows(rows) for rows in tests] for name, tests in folds.tests.items()}
@@ -240,27 +237,21 @@ def cross_validate(
         results=results,
         per_fold=per_fold,
         comparison=comparison,
-        intervals=estimate_intervals(results, comparison, facts, params, seed),
-        differences=_find_differences(comparison, params, seed),
+        intervals=estimate_intervals(results, comparison, facts, bootstrap),
+        differences=_find_differences(comparison, bootstrap),
         facts=facts,
     )
 
 
 def _find_differences(
-    comparison: Comparison | None, params: IntervalParams, seed: int
+    comparison: Comparison | None, bootstrap: Bootstrap
 ) -> dict[str, dict[str, Difference]]:
     if comparison is None:
         return {}
     image = comparison.image.model
     return {
-        fused.name: paired_differences(
-            fused.model,
-            image.take(np.flatnonzero(np.isin(image.keys, fused.model.keys))),
-            None,
-            resamples=params.resamples,
-            seed=seed,
-            confidence=params.confidence,
-            method=params.method,
+        fused.name: bootstrap.estimate_differences(
+            fused.model, image.take(np.flatnonzero(np.isin(image.keys, fused.model.keys)))
         )
         for fused in comparison.fused
     }

@@ -18,7 +18,8 @@ from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.drawing import BLUE, GREY, VERMILION, make_row, save_drawing
-from histofuse.evaluation.metrics.bootstrap import Interval, bootstrap_metrics
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams
@@ -96,8 +97,7 @@ def compare_protocols(  # noqa: PLR0917
     patches: Path,
     frames: Path,
     splits: Path,
-    params: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
     folds: int,
 ) -> Protocol:
     """Measure a model under both protocols.
@@ -108,8 +108,7 @@ def compare_protocols(  # noqa: PLR0917
         patches: Folder of the patches.
         frames: Table of the frames.
         splits: Folder of the pipeline's splits, with their audit.
-        params: How intervals are made.
-        seed: The run's seed.
+        bootstrap: Draws the cases of the intervals.
         folds: One of as many parts is the paper's validation.
     """
     audit = load_json(splits / "patches_audit.json")
@@ -120,7 +119,7 @@ def compare_protocols(  # noqa: PLR0917
     def judge(bundle: Path, table: pd.DataFrame, split: str, why: str) -> Arm:
         rows = load_predictions(bundle).of(split)
         shared = measure_shared(table, split, patches, frames, folds)
-        return Arm(rows, _estimate(rows, params, seed), shared, why)
+        return Arm(rows, bootstrap.estimate_metrics(rows), shared, why)
 
     why = "patches split by patch, judged on the rows that epoch and thresholds were chosen on"
     return Protocol(
@@ -129,17 +128,6 @@ def compare_protocols(  # noqa: PLR0917
         honest=judge(honest, by_case, "test", declared),
         unit=audit["unit"],
         simulated=load_meta(patches).source == "simulated",
-    )
-
-
-def _estimate(rows: Predictions, params: IntervalParams, seed: int) -> dict[str, Interval]:
-    return bootstrap_metrics(
-        rows,
-        None,
-        resamples=params.resamples,
-        seed=seed,
-        confidence=params.confidence,
-        method=params.method,
     )
 
 
@@ -240,8 +228,7 @@ def make_protocol_table(found: Sequence[Protocol], params: IntervalParams) -> Ta
     headings |= {"shared": "Share pixels with training", "n": "Judged on", "leaky": "Leaky"}
     marked = " Simulated data: no patients, no claim." if any(p.simulated for p in found) else ""
     notes = [
-        f"In brackets {params.confidence:.0%} intervals: {params.method.replace('bca', 'BCa')} "
-        f"bootstrap, {params.resamples:,} resamples of whole cases.",
+        explain_resampling(params, "cases"),
         "The paper deals patches to training and validation by chance and reports on validation, "
         "on which its epochs were chosen too. Rows by its protocol are there to show how much that "
         "is worth; they are no results.",

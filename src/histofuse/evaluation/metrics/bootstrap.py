@@ -1,18 +1,17 @@
-"""Intervals by a bootstrap of cases, or of patients, for every metric.
+"""Bootstrap intervals of metrics, drawn over cases or patients.
 
-Patches of one case resemble each other, so what is drawn anew is the case, with all its rows. An
-interval says how the number would vary over other cases like these; of three cases it can say
-little, and says how many there were. Both kinds of interval are widened for few groups, as
-Student's t is for few rows: 95 % intervals over 17 cases then hold the truth in 93 to 95 % of
-simulated data sets, and over 3 cases in no more than 75 %.
+Patches of one case are correlated, so the bootstrap draws whole cases, with all their rows. An
+interval says how the metric would vary over other cases like these. Both methods widen intervals of
+few groups, as Student's t does for few rows: over 17 cases, 95 % intervals cover the true value in
+93 to 95 % of simulated data sets; over 3 cases in at most 75 %.
 
-The expected calibration error of few rows is too high, and that of a resample twice so: its
-interval is the resamples mirrored at the value, which takes most of the bias away and may end below
-the value. It holds the truth in about 89 %.
+The calibration error of few rows is biased upwards, and twice as much on a resample. Its interval
+is the distribution of the resamples mirrored at the value, which removes most of the bias and may
+end below the value. It covers the true value in about 89 %.
 
-A metric that a resample leaves undefined, because it drew no case that holds the class, is left out
-of that metric's interval; the share that was defined is told, and below `FEWEST_DEFINED` of the
-resamples there is no interval at all.
+A metric is undefined on a resample that contains no example of the class. Such resamples are left
+out of its interval, and the share in which it was defined is reported. Below `FEWEST_DEFINED` there
+is no interval.
 
 Sources: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Field &
 Welsh, Bootstrapping clustered data, JRSS B 69 (2007), for drawing whole clusters; Hesterberg, What
@@ -21,8 +20,9 @@ Teachers Should Know About the Bootstrap, The American Statistician 69 (2015), f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -31,27 +31,32 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import make_rng
+from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.evaluation.metrics.weighted import WeightedMetrics, name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.intervals import IntervalMethod
+from histofuse.params.intervals import IntervalMethod, IntervalParams
 
 FEWEST_DEFINED: Final = 0.9
-# Groups are left out one by one up to here, and in this many equal blocks beyond it.
+# Groups are left out one by one up to this number, and in as many equal blocks beyond it.
 MOST_LEFT_OUT: Final = 500
-BIASED: Final = "ece"
+# Biased upwards on few rows, and twice as much on a resample.
+BIASED: Final = ("ece", "reliability", "resolution")
 _SAME: Final = 1e-12  # two sums of the same terms in another order
 _BLOCK: Final = 256  # weightings drawn at a time
+_MOST_KEPT: Final = 1 << 24  # weights of 4 bytes
+
+Measure = Callable[[Int[np.ndarray, "w g"]], Float[np.ndarray, "w m"]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric, or a difference of one, with its interval.
+    """A metric, or a difference of two, with its interval.
 
     Attributes:
         value: On the rows themselves; None where not defined.
         low: Lower end; None where there is no interval.
         high: Upper end.
-        groups: Cases, or patients, that were drawn from.
+        groups: Number of cases, or patients, drawn from.
         defined: Share of the resamples in which the metric was defined.
         note: Why there is no interval; empty where there is one.
     """
@@ -87,9 +92,10 @@ class Resampled:
         values: On the rows themselves; NaN where not defined, here and below.
         draws: On each resample.
         left_out: With each group, or each block of them, left out.
-        groups: How many there are.
-        group_unit: What they are, in the plural.
+        groups: Number of groups.
+        group_unit: Their unit in the plural, such as ``cases``.
         paired: Whether these are differences of two models.
+        params: Confidence and method of the intervals.
     """
 
     metrics: tuple[str, ...]
@@ -99,27 +105,28 @@ class Resampled:
     groups: int
     group_unit: str
     paired: bool
+    params: IntervalParams
 
-    def interval(self, metric: str, confidence: float, method: IntervalMethod) -> Interval:
-        """Read a two-sided interval from the resamples.
+    def interval(self, metric: str, method: IntervalMethod | None = None) -> Interval:
+        """Compute the two-sided interval of a metric from the resamples.
 
         Args:
             metric: Its name.
-            confidence: Share of such intervals that hold the true value, if all is well.
-            method: ``percentile``, or ``bca``, which corrects it for bias and skewness.
+            method: ``percentile``, or ``bca``, which corrects it for bias and skewness; None for
+                that of the params.
         """
         column = self.metrics.index(metric)
         value, draws = self.values[column], self._defined_draws(column)
         defined = len(draws) / len(self.draws)
         if note := self._find_obstacle(column, defined):
             return Interval(_or_none(value), None, None, self.groups, defined, note)
-        tail = find_tail(confidence, self.groups)
+        tail = find_tail(self.params.confidence, self.groups)
         ends = np.array([tail, 1 - tail])
-        if metric == BIASED:
+        if metric.rsplit("/", 1)[-1] in BIASED:
             high, low = (2 * value - np.quantile(draws, ends)).tolist()
             low = low if self.paired else max(low, 0.0)
             return Interval(float(value), low, high, self.groups, defined, "")
-        if method == "bca":
+        if (method or self.params.method) == "bca":
             left_out = self.left_out[:, column]
             if np.isnan(left_out).any():
                 note = f"not defined without some of the {self.group_unit}: no BCa interval"
@@ -128,13 +135,37 @@ class Resampled:
         low, high = np.quantile(draws, ends).tolist()
         return Interval(float(value), low, high, self.groups, defined, "")
 
-    def probability_above(self, metric: str, bar: float) -> float | None:
-        """Find the share of defined resamples above a bar, ties counted half."""
+    def intervals(self, method: IntervalMethod | None = None) -> dict[str, Interval]:
+        """Compute the interval of every metric; see `interval`."""
+        return {metric: self.interval(metric, method) for metric in self.metrics}
+
+    def differences(self) -> dict[str, Difference]:
+        """Compute interval and one-sided probability of every difference."""
+        return {
+            metric: Difference(self.interval(metric), self.probability_above(metric, 0.0))
+            for metric in self.metrics
+        }
+
+    def probability_above(self, metric: str, limit: float) -> float | None:
+        """Compute the share of defined resamples above a limit, ties counted half."""
         column = self.metrics.index(metric)
         draws = self._defined_draws(column)
         if self._find_obstacle(column, len(draws) / len(self.draws)):
             return None
-        return 1 - _share_below(draws, bar)
+        return 1 - _share_below(draws, limit)
+
+    def minus(self, other: Resampled) -> Resampled:
+        """Subtract the same metrics of other groups, resampled independently; no BCa intervals."""
+        return Resampled(
+            metrics=self.metrics,
+            values=self.values - other.values,
+            draws=self.draws - other.draws,
+            left_out=np.full((1, len(self.metrics)), np.nan),
+            groups=min(self.groups, other.groups),
+            group_unit=self.group_unit,
+            paired=True,
+            params=self.params,
+        )
 
     def _defined_draws(self, column: int) -> Float[np.ndarray, " d"]:
         draws = self.draws[:, column]
@@ -150,67 +181,99 @@ class Resampled:
         return ""
 
 
-def resample_metrics(
-    rows: Predictions, metrics: Sequence[str], *, resamples: int, seed: int
-) -> Resampled:
-    """Measure a model on resamples of its groups.
+@dataclass(frozen=True)
+class Bootstrap:
+    """Draws resamples of whole groups and computes intervals from them.
 
-    Args:
-        rows: Predictions on one split.
-        metrics: Names without a split, of `name_metrics`.
-        resamples: How many to draw.
-        seed: The same seed draws the same groups for every model on the same rows.
+    The same seed draws the same groups for every model on the same rows.
+
+    Attributes:
+        params: Number of resamples, confidence and method.
+        seed: Of the draws; the run's.
     """
-    return _resample([prepare_metrics(rows, metrics)], resamples, seed)
 
+    params: IntervalParams
+    seed: int
 
-def resample_differences(
-    new: Predictions, old: Predictions, metrics: Sequence[str], *, resamples: int, seed: int
-) -> Resampled:
-    """Measure two models on the same resamples and subtract: new less old.
+    def estimate_metrics(
+        self, rows: Predictions, metrics: Sequence[str] | None = None
+    ) -> dict[str, Interval]:
+        """Compute the interval of each metric of a model; of all metrics where None are named."""
+        return self.resample_metrics(rows, metrics).intervals()
 
-    Raises:
-        InputError: If the two do not hold the same rows, joined by key, with the same labels,
-            groups and classes.
-    """
-    old = align_rows(old, new)
-    return _resample([prepare_metrics(m, metrics) for m in (new, old)], resamples, seed)
+    def estimate_differences(
+        self, new: Predictions, old: Predictions, metrics: Sequence[str] | None = None
+    ) -> dict[str, Difference]:
+        """Compute the interval of each difference, new less old; see `resample_differences`."""
+        return self.resample_differences(new, old, metrics).differences()
 
+    def resample_metrics(
+        self, rows: Predictions, metrics: Sequence[str] | None = None
+    ) -> Resampled:
+        """Measure a model on resamples of its groups.
 
-def bootstrap_metrics(
-    rows: Predictions,
-    metrics: Sequence[str] | None,
-    *,
-    resamples: int,
-    seed: int,
-    confidence: float,
-    method: IntervalMethod,
-) -> dict[str, Interval]:
-    """Put an interval on each metric of a model (None: on all); see `resample_metrics`."""
-    names = name_metrics(rows.classes) if metrics is None else tuple(metrics)
-    found = resample_metrics(rows, names, resamples=resamples, seed=seed)
-    return {name: found.interval(name, confidence, method) for name in names}
+        Args:
+            rows: Predictions on one split.
+            metrics: Names without a split, of `name_metrics`; None for all.
+        """
+        model = _prepare(rows, metrics)
+        return self.resample(model.measure, model.metrics, model.clusters)
 
+    def resample_differences(
+        self, new: Predictions, old: Predictions, metrics: Sequence[str] | None = None
+    ) -> Resampled:
+        """Measure two models on the same resamples and subtract: new less old.
 
-def paired_differences(
-    new: Predictions,
-    old: Predictions,
-    metrics: Sequence[str] | None,
-    *,
-    resamples: int,
-    seed: int,
-    confidence: float,
-    method: IntervalMethod,
-) -> dict[str, Difference]:
-    """Put an interval on each difference, new less old; see `resample_differences`."""
-    names = name_metrics(new.classes) if metrics is None else tuple(metrics)
-    found = resample_differences(new, old, names, resamples=resamples, seed=seed)
-    return {
-        name: Difference(
-            found.interval(name, confidence, method), found.probability_above(name, 0.0)
+        Raises:
+            InputError: If the two do not hold the same rows, joined by key, with the same labels,
+                groups and classes.
+        """
+        first, second = (_prepare(rows, metrics) for rows in (new, align_rows(old, new)))
+        return self.resample(
+            lambda weights: first.measure(weights) - second.measure(weights),
+            first.metrics,
+            first.clusters,
+            paired=True,
         )
-        for name in names
-    }
+
+    def resample(
+        self, measure: Measure, metrics: Sequence[str], clusters: Clusters, *, paired: bool = False
+    ) -> Resampled:
+        """Measure anything that can be computed from weights of the groups.
+
+        Args:
+            measure: Weightings -> metrics, one row a weighting, NaN where not defined.
+            metrics: Their names, in the order of the columns.
+            clusters: The groups.
+            paired: Whether these are differences.
+        """
+
+        def run(blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "draws m"]:
+            parts = [measure(block) for block in blocks if len(block)]
+            return np.concatenate([np.empty((0, len(metrics))), *parts])
+
+        return Resampled(
+            metrics=tuple(metrics),
+            values=run([np.ones((1, clusters.count), dtype=np.int32)])[0],
+            draws=run(self.draw_weights(clusters.count)),
+            left_out=run(leave_out(clusters.count, self.seed)),
+            groups=clusters.count,
+            group_unit=clusters.unit,
+            paired=paired,
+            params=self.params,
+        )
+
+    def draw_weights(self, groups: int) -> Iterable[Int[np.ndarray, "_ g"]]:
+        """Draw as many groups as there are, with replacement: how often each was drawn.
+
+        The last small drawings are kept, as every model on the same rows uses them.
+        """
+        draw = _keep_weights if groups * self.params.resamples <= _MOST_KEPT else _draw_weights
+        return draw(groups, self.params.resamples, self.seed)
+
+
+def _prepare(rows: Predictions, metrics: Sequence[str] | None) -> WeightedMetrics:
+    return prepare_metrics(rows, name_metrics(rows.classes) if metrics is None else metrics)
 
 
 def align_rows(rows: Predictions, like: Predictions) -> Predictions:
@@ -225,48 +288,25 @@ def align_rows(rows: Predictions, like: Predictions) -> Predictions:
             faults.add(where, f"classes {rows.classes}", f"{like.classes}, in that order")
         missing, surplus = set(like.keys) - set(rows.keys), set(rows.keys) - set(like.keys)
         if missing or surplus:
-            problem = f"{len(missing)} of its {like.unit} are missing, {len(surplus)} are strangers"
+            problem = f"{len(missing)} of its {like.unit} are missing, {len(surplus)} are unknown"
             faults.add(where, problem, f"predictions on the same {like.unit}")
     place = {key: i for i, key in enumerate(rows.keys)}
     aligned = rows.take(np.array([place[key] for key in like.keys], dtype=np.int64))
     with collect_faults() as faults:
-        for what, mine, its in (
+        for column, mine, its in (
             ("label", aligned.labels, like.labels),
             ("group", aligned.groups, like.groups),
         ):
             if differing := int((mine != its).sum()):
-                problem = f"{differing} of {len(like):,} {like.unit} have another {what}"
-                faults.add(where, problem, f"the same {what} of the same {like.unit}")
+                problem = f"{differing} of {len(like):,} {like.unit} have another {column}"
+                faults.add(where, problem, f"the same {column} of the same {like.unit}")
     return aligned
 
 
 # --- weightings ---------------------------------------------------------------------------------
 
 
-def _resample(models: list[WeightedMetrics], resamples: int, seed: int) -> Resampled:
-    """Measure one model, or the first less the second, on the same weightings."""
-    first, groups = models[0], models[0].groups
-
-    def measure(blocks: Iterator[Int[np.ndarray, "w g"]]) -> Float[np.ndarray, "w m"]:
-        parts = []
-        for block in blocks:
-            found = [model.measure(block) for model in models]
-            parts.append(found[0] - found[1] if len(found) > 1 else found[0])
-        return np.concatenate(parts)
-
-    return Resampled(
-        metrics=first.metrics,
-        values=measure(iter([np.ones((1, groups), dtype=np.int32)]))[0],
-        draws=measure(draw_weights(groups, resamples, seed)),
-        left_out=measure(leave_out(groups, seed)),
-        groups=groups,
-        group_unit=first.rows.group_unit,
-        paired=len(models) > 1,
-    )
-
-
-def draw_weights(groups: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "w g"]]:
-    """Draw as many groups as there are, with replacement, and count how often each came."""
+def _draw_weights(groups: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "w g"]]:
     rng = make_rng(seed, "bootstrap")
     for start in range(0, resamples, _BLOCK):
         block = np.zeros((min(_BLOCK, resamples - start), groups), dtype=np.int32)
@@ -275,11 +315,18 @@ def draw_weights(groups: int, resamples: int, seed: int) -> Iterator[Int[np.ndar
         yield block
 
 
+@lru_cache(maxsize=2)
+def _keep_weights(groups: int, resamples: int, seed: int) -> tuple[Int[np.ndarray, "_ g"], ...]:
+    blocks = tuple(_draw_weights(groups, resamples, seed))
+    for block in blocks:
+        block.flags.writeable = False
+    return blocks
+
+
 def leave_out(groups: int, seed: int) -> Iterator[Int[np.ndarray, "w g"]]:
-    """Leave out each group, or each of `MOST_LEFT_OUT` equal blocks drawn by chance."""
+    """Leave out each group, or each of `MOST_LEFT_OUT` equal blocks drawn at random."""
     parts = min(groups, MOST_LEFT_OUT)
     part = make_rng(seed, "jackknife").permutation(np.arange(groups) % max(parts, 1))
-    yield np.empty((0, groups), dtype=np.int32)
     for start in range(0, parts, _BLOCK):
         these = np.arange(start, min(start + _BLOCK, parts))
         yield (part[None, :] != these[:, None]).astype(np.int32)
@@ -289,7 +336,7 @@ def leave_out(groups: int, seed: int) -> Iterator[Int[np.ndarray, "w g"]]:
 
 
 def find_tail(confidence: float, groups: int) -> float:
-    """Find the share of resamples beyond each end, smaller than plain for few groups."""
+    """Compute the share of resamples beyond each end, smaller than usual for few groups."""
     reach = stdtrit(groups - 1, (1 + confidence) / 2) * (groups / (groups - 1)) ** 0.5
     return float(ndtr(-reach))
 
@@ -300,21 +347,21 @@ def _correct_ends(
     draws: Float[np.ndarray, " d"],
     left_out: Float[np.ndarray, " j"],
 ) -> Float[np.ndarray, " 2"]:
-    """Move the ends of an interval, as shares of the resamples, for bias and skewness."""
+    """Correct the ends of an interval, as shares of the resamples, for bias and skewness."""
     half = 0.5 / len(draws)  # a value beyond all resamples would send the interval to infinity
     bias = ndtri(np.clip(_share_below(draws, value), half, 1 - half))
-    apart = left_out.mean() - left_out
-    spread = (apart**2).sum()
-    acceleration = (apart**3).sum() / (6 * spread**1.5) if spread > _SAME**2 else 0.0
+    deviation = left_out.mean() - left_out
+    spread = (deviation**2).sum()
+    acceleration = (deviation**3).sum() / (6 * spread**1.5) if spread > _SAME**2 else 0.0
     # From the lower end alone: of two groups the upper one is 1 to machine precision.
     reach = ndtri(ends[0])
     moved = bias + np.array([reach, -reach])
     return ndtr(bias + moved / np.maximum(1 - acceleration * moved, np.finfo(float).eps))
 
 
-def _share_below(draws: Float[np.ndarray, " d"], bar: float) -> float:
-    """Find the share of resamples below a bar, ties counted half."""
-    below, above = (draws < bar - _SAME).mean(), (draws > bar + _SAME).mean()
+def _share_below(draws: Float[np.ndarray, " d"], limit: float) -> float:
+    """Compute the share of resamples below a limit, ties counted half."""
+    below, above = (draws < limit - _SAME).mean(), (draws > limit + _SAME).mean()
     return float((below + 1 - above) / 2)
 
 

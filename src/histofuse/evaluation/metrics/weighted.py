@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from histofuse.evaluation.metrics.classification import ECE_BINS
+from histofuse.evaluation.metrics.clusters import Clusters, number_groups
 from histofuse.evaluation.predictions import Predictions
 
 COUNTED: Final = ("precision", "recall", "f1")
@@ -104,14 +105,12 @@ class WeightedMetrics:
     Attributes:
         rows: The predictions, of one split.
         metrics: Which to measure, of `name_metrics`.
-        group: Group number of each row, from 0.
-        groups: How many there are.
+        clusters: The groups of the rows.
     """
 
     rows: Predictions
     metrics: tuple[str, ...]
-    group: Int[np.ndarray, " n"]
-    groups: int
+    clusters: Clusters
 
     def measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
         """Compute the metrics for each weighting.
@@ -124,7 +123,7 @@ class WeightedMetrics:
             rule of `metrics`.
         """
         weights = np.ascontiguousarray(weights, dtype=np.int32)
-        step = max(1, _CELLS // max(len(self.rows), self.groups, 1))
+        step = max(1, _CELLS // max(len(self.rows), self.clusters.count, 1))
         parts = [self._measure(weights[i : i + step]) for i in range(0, len(weights), step)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.metrics)))
 
@@ -163,12 +162,12 @@ class WeightedMetrics:
     @cached_property
     def _sums(self) -> Float[np.ndarray, "g sums"]:
         """Sums over each group's rows: confusion counts, squared error, gap of each ECE bin."""
-        k, rows = len(self.rows.classes), self.rows
-        cells = _add_by(self.group, rows.labels * k + rows.predictions, self.groups, k * k)
-        squared = np.bincount(self.group, _square_errors(rows), self.groups)
+        k, rows, clusters = len(self.rows.classes), self.rows, self.clusters
+        cells = clusters.count_cells(rows.labels * k + rows.predictions, k * k)
+        squared = clusters.add_up(_square_errors(rows)[:, None])
         probability, happened = _name_event(rows)
         place = np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
-        gaps = _add_by(self.group, place, self.groups, ECE_BINS, probability - happened)
+        gaps = clusters.count_cells(place, ECE_BINS, probability - happened)
         return np.column_stack([cells, squared, gaps])
 
     @cached_property
@@ -177,7 +176,9 @@ class WeightedMetrics:
         rows = self.rows
         asked = {of for name, _, of in (m.partition("/") for m in self.metrics) if name in RANKED}
         return {
-            column: rank_rows(rows.probabilities[:, column], rows.labels == column, self.group)
+            column: rank_rows(
+                rows.probabilities[:, column], rows.labels == column, self.clusters.number
+            )
             for column, name in enumerate(rows.classes)
             if asked & {name, "macro"}
         }
@@ -191,19 +192,7 @@ def prepare_metrics(rows: Predictions, metrics: Sequence[str]) -> WeightedMetric
     """
     if unknown := sorted(set(metrics) - set(name_metrics(rows.classes))):
         raise ValueError(f"{rows.name} has no metrics {unknown}")
-    names, group = np.unique(rows.groups, return_inverse=True)
-    return WeightedMetrics(rows, tuple(metrics), group.astype(np.int64), len(names))
-
-
-def _add_by(
-    group: Int[np.ndarray, " n"],
-    cell: Int[np.ndarray, " n"],
-    groups: int,
-    cells: int,
-    values: Float[np.ndarray, " n"] | None = None,
-) -> Float[np.ndarray, "groups cells"]:
-    flat = np.bincount(group * cells + cell, values, groups * cells)
-    return flat.reshape(groups, cells).astype(np.float64)
+    return WeightedMetrics(rows, tuple(metrics), number_groups(rows))
 
 
 def _square_errors(rows: Predictions) -> Float[np.ndarray, " n"]:

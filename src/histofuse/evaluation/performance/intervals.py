@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from histofuse.evaluation.metrics.bootstrap import Interval, bootstrap_metrics, paired_differences
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Facts, Result
 from histofuse.params.intervals import IntervalParams
@@ -37,21 +38,14 @@ def estimate_intervals(
     results: Sequence[Result],
     comparison: Comparison | None,
     facts: Facts,
-    params: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Intervals:
     """Put an interval on every metric of every model, and on fusion less image.
 
     All models on the same rows are measured on the same resamples.
     """
-    how: dict[str, Any] = {
-        "resamples": params.resamples,
-        "seed": seed,
-        "confidence": params.confidence,
-        "method": params.method,
-    }
     split = facts.split
-    of = {r.name: bootstrap_metrics(r.model.of(split), None, **how) for r in results}
+    of = {r.name: bootstrap.estimate_metrics(r.model.of(split)) for r in results}
     minus_image: dict[str, dict[str, Interval]] = {}
     if comparison:
         image = comparison.image.model.of(split)
@@ -59,9 +53,9 @@ def estimate_intervals(
             rows = fused.model.of(split)
             # A linked pairing holds the patches of linked patients alone.
             same = image.take(np.flatnonzero(np.isin(image.keys, rows.keys)))
-            found = paired_differences(rows, same, None, **how)
+            found = bootstrap.estimate_differences(rows, same)
             minus_image[fused.name] = {name: d.interval for name, d in found.items()}
-    return Intervals(of, minus_image, params)
+    return Intervals(of, minus_image, bootstrap.params)
 
 
 def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
@@ -91,12 +85,7 @@ def _render_interval(interval: Interval) -> dict[str, Any]:
 
 def explain_intervals(results: Sequence[Result], intervals: Intervals, facts: Facts) -> list[str]:
     """Say under a table how its intervals were made, and of how few groups."""
-    how = intervals.params
-    method = how.method.replace("bca", "BCa")
-    notes = [
-        f"In brackets {how.confidence:.0%} intervals: {method} bootstrap, "
-        f"{how.resamples:,} resamples of whole {_name_units(results)}."
-    ]
+    notes = [explain_resampling(intervals.params, _name_units(results))]
     sizes = {_count_groups(r, facts) for r in results if _is_small(r, facts)}
     if sizes:
         notes.append(

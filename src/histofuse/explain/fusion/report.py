@@ -16,6 +16,7 @@ from torch import Tensor
 from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Measure, estimate_means, render_estimates
 from histofuse.explain.fusion.card_figure import Card, draw_card
 from histofuse.explain.fusion.explainers import FusionNetworks, encode_typical
@@ -33,7 +34,6 @@ from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.models.fusion import load_fusion_model
 from histofuse.models.tabular import ENCODER, MlpModel, load_tabular_model
 from histofuse.params.explain import ExplainParams
-from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import load_decision
 
 MODALITIES: Final = "modalities.json"
@@ -140,7 +140,7 @@ def open_fused_cases(
 
 
 def write_modalities(
-    cases: FusedCases, folder: Path, params: ExplainParams, how: IntervalParams, seed: int
+    cases: FusedCases, folder: Path, params: ExplainParams, bootstrap: Bootstrap
 ) -> None:
     """Write ``modalities.json``: the patch's share of decisions, over all and by class decided on.
 
@@ -158,7 +158,7 @@ def write_modalities(
     for name in cases.classes:
         scores[f"image_share/{name}"] = np.where(decided == name, share, np.nan)
     groups = np.unique(rows["case_id"].to_numpy(dtype=str), return_inverse=True)[1]
-    estimates = estimate_means(scores, groups, how, seed)
+    estimates = estimate_means(scores, groups, bootstrap)
     rendered: dict[str, Any] = dict(render_estimates(estimates, {"image_share": _SHARE}))
     rendered["additivity_error"] = round(found.additivity_error, 6)
     write_json(rendered, folder / MODALITIES)

@@ -19,13 +19,13 @@ from torch import Tensor
 from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.naming import show_name
 from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import FAITHFULNESS, estimate_means, render_estimates
 from histofuse.explain.maps.faithfulness import MEASURES, ToProbabilities, score_maps
 from histofuse.explain.maps.figures import Explained, draw_example, draw_sheet, write_figure
 from histofuse.explain.maps.mappers import Inputs, Mapper
 from histofuse.explain.rows import spread
 from histofuse.params.explain import ExplainParams
-from histofuse.params.intervals import IntervalParams
 
 SUMMARY: Final = "summary.json"
 SHEET: Final = "contact_sheet_{}.png"
@@ -97,8 +97,7 @@ def write_gallery(
     patches: Patches,
     folder: Path,
     params: ExplainParams,
-    how: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``.
 
@@ -111,8 +110,7 @@ def write_gallery(
         patches: The network and its rows.
         folder: To fill.
         params: Section ``explain``.
-        how: Of the intervals, over cases.
-        seed: The run's.
+        bootstrap: Draws cases, for the intervals.
 
     Returns:
         What ``faithfulness.json`` holds.
@@ -123,7 +121,7 @@ def write_gallery(
     )
     is_empty = find_empty(patches, params.empty_patches)
     empty, counted = float(is_empty["empty"].mean()) if len(is_empty) else 0.0, len(is_empty)
-    rendered = check_maps(patches, is_empty, params, how, seed)
+    rendered = check_maps(patches, is_empty, params, bootstrap)
     for example in examples:
         path = folder / example.label / f"{example.patch_id.replace('/', '_')}.png"
         write_figure(draw_example(example, params.nucleus_radius_px), path)
@@ -148,11 +146,11 @@ def write_gallery(
 
 
 def write_gradcam_gallery(
-    patches: Patches, out_dir: Path, params: ExplainParams, how: IntervalParams, seed: int
+    patches: Patches, out_dir: Path, params: ExplainParams, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Write the gallery of an image network in the place of a folder; see `write_gallery`."""
     with replacing_folder(out_dir) as folder:
-        return write_gallery(patches, folder, params, how, seed)
+        return write_gallery(patches, folder, params, bootstrap)
 
 
 def _describe(mapper: Mapper, example: Explained, empty: float, counted: int) -> str:
@@ -179,21 +177,21 @@ def find_empty(patches: Patches, most: int) -> pd.DataFrame:
 
 
 def check_maps(
-    patches: Patches, empty: pd.DataFrame, params: ExplainParams, how: IntervalParams, seed: int
+    patches: Patches, empty: pd.DataFrame, params: ExplainParams, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Test the maps of as many test patches of each class as asked for; see `faithfulness`."""
     rows = choose_sample(patches.predictions, patches.classes, params.faithfulness_per_class)
     if rows.empty:
         return {}
     _, inputs = patches.read(rows)
-    scores = score_maps(patches.mapper, inputs, patches.to_probabilities, params, seed)
+    scores = score_maps(patches.mapper, inputs, patches.to_probabilities, params, bootstrap.seed)
     found = {}
     for table, of in (
         (empty, {"empty_share": empty["empty"].to_numpy(dtype=np.float64)}),
         (rows, scores),
     ):
         groups = np.unique(table["case_id"].to_numpy(dtype=str), return_inverse=True)[1]
-        found |= estimate_means(of, groups, how, seed)
+        found |= estimate_means(of, groups, bootstrap)
     return render_estimates(found, MEASURES)
 
 

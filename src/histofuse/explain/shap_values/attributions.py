@@ -22,6 +22,7 @@ from histofuse.core.artifacts import load_json, replacing_folder, write_json, wr
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import FAITHFULNESS, Estimate, render_estimates
 from histofuse.explain.rows import spread
 from histofuse.explain.shap_values import figures as shap_figures
@@ -47,7 +48,6 @@ from histofuse.models.tabular import (
     name_table,
     select_features,
 )
-from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import load_decision
 from histofuse.training.tabular import to_columns
 
@@ -207,8 +207,7 @@ def write_shap_report(
     out_dir: Path,
     params: ShapSizes,
     *,
-    how: IntervalParams,
-    seed: int,
+    bootstrap: Bootstrap,
     row_level: bool,
 ) -> dict[str, Any]:
     """Explain a tabular model on test rows and write figures, tables and ``faithfulness.json``.
@@ -225,8 +224,7 @@ def write_shap_report(
         specs: Names, units and groups of the features before encoding.
         out_dir: Replaced as a whole.
         params: How many rows.
-        how: Of the intervals, over patients.
-        seed: The run's.
+        bootstrap: Draws patients, for the intervals.
         row_level: Whether single patients may be shown.
 
     Returns:
@@ -242,7 +240,7 @@ def write_shap_report(
     with replacing_folder(out_dir) as folder:
         write_text(summary.to_csv(index=False, float_format="%.6g"), folder / "mean_abs_shap.csv")
         write_json(facts, folder / "shap.json")
-        write_json(check_values(bundle, rows, params, how, seed), folder / FAITHFULNESS)
+        write_json(check_values(bundle, rows, params, bootstrap), folder / FAITHFULNESS)
         shap_figures.draw_importance(summary, subject, folder / "mean_abs_shap.png")
         shap_figures.draw_beeswarm(
             rows.by_variable,
@@ -281,12 +279,12 @@ def explain_rows(
 
 
 def check_values(
-    bundle: Bundle, rows: ExplainedRows, params: ShapSizes, how: IntervalParams, seed: int
+    bundle: Bundle, rows: ExplainedRows, params: ShapSizes, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Test SHAP values, those of a network also against KernelSHAP; see `shap_faithfulness`."""
     n, error = len(rows.encoded), rows.attributions.additivity_error
     found = {"additivity_error": Estimate(error, None, None, n, n, "a maximum has no interval")}
-    found |= measure_stability(rows.by_variable, how, seed)
+    found |= measure_stability(rows.by_variable, bootstrap)
     model = load_tabular_model(bundle)
     if isinstance(model, MlpModel):
         chosen = spread(n, params.kernel_shap_rows)
@@ -294,8 +292,9 @@ def check_values(
             select_features(part, model.features)
             for part in (rows.encoded.iloc[chosen], rows.background)
         )
-        kernel = rows.sum_to_variables(explain_by_kernel(model.logits, x, reference, seed))
-        found |= compare_with_kernel(rows.by_variable[chosen], kernel, how, seed)
+        kernel = explain_by_kernel(model.logits, x, reference, bootstrap.seed)
+        by_variable = rows.sum_to_variables(kernel)
+        found |= compare_with_kernel(rows.by_variable[chosen], by_variable, bootstrap)
     return render_estimates(found, MEASURES)
 
 

@@ -11,9 +11,8 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from histofuse.core.seeding import derive_seed
-from histofuse.evaluation.metrics.bootstrap import draw_weights
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Estimate, Measure, estimate_means
-from histofuse.params.intervals import IntervalParams
 
 TOP: Final = 10
 MEASURES: Final = MappingProxyType(
@@ -55,20 +54,19 @@ MEASURES: Final = MappingProxyType(
 Values = Float[np.ndarray, "n variables"]
 
 
-def measure_stability(values: Values, how: IntervalParams, seed: int) -> dict[str, Estimate]:
+def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Measure how far the ranking by mean |SHAP| holds when the rows are drawn anew.
 
     Args:
         values: SHAP values by variable, a row a patient.
-        how: Resamples and confidence.
-        seed: The run's.
+        bootstrap: Draws patients.
     """
     n, variables = values.shape
     if n < 2 or variables < 2:
         note = "fewer than two rows or variables: nothing to rank"
         nothing = Estimate(None, None, None, n, n, note)
         return {"rank_stability": nothing, "top_10_overlap": nothing}
-    weights = np.concatenate(list(draw_weights(n, how.resamples, seed)))
+    weights = np.concatenate(list(bootstrap.draw_weights(n)))
     whole = np.abs(values).mean(axis=0)
     drawn = weights @ np.abs(values) / n
     top = min(TOP, variables)
@@ -77,8 +75,8 @@ def measure_stability(values: Values, how: IntervalParams, seed: int) -> dict[st
     overlap = np.isin(first, leaders).mean(axis=1)
     correlation = correlate_ranks(drawn, np.broadcast_to(whole, drawn.shape))
     return {
-        "rank_stability": _hold(correlation, how.confidence, n),
-        "top_10_overlap": _hold(overlap, how.confidence, n),
+        "rank_stability": _hold(correlation, bootstrap.params.confidence, n),
+        "top_10_overlap": _hold(overlap, bootstrap.params.confidence, n),
     }
 
 
@@ -120,7 +118,7 @@ def explain_by_kernel(
 
 
 def compare_with_kernel(
-    values: Values, kernel: Values, how: IntervalParams, seed: int
+    values: Values, kernel: Values, bootstrap: Bootstrap
 ) -> dict[str, Estimate]:
     """Compare a fast explainer with KernelSHAP, row by row, by variable."""
     n = len(values)
@@ -130,5 +128,5 @@ def compare_with_kernel(
         "kernel_shap_max_abs_difference": Estimate(
             largest, None, None, n, n, "a maximum has no interval"
         ),
-        **estimate_means(correlation, np.arange(n), how, seed, "patients"),
+        **estimate_means(correlation, np.arange(n), bootstrap, "patients"),
     }

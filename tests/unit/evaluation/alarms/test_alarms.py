@@ -30,6 +30,7 @@ from histofuse.evaluation.alarms.models import (
     read_model,
 )
 from histofuse.evaluation.alarms.search import AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
 from histofuse.features.specs import FEATURES, load_specs, to_json_list
 from histofuse.params.base import load_section, load_seed
@@ -47,12 +48,12 @@ ALL = ("train", "validation", "test")
 
 
 def load_rules():
+    intervals = load_section(IntervalParams, "intervals")
     return AlarmRules(
         alarms=load_section(AlarmParams, "alarms"),
         promotion=load_section(PromotionParams, "promotion"),
         encoding=load_section(EncodingParams, "encoding"),
-        intervals=load_section(IntervalParams, "intervals").model_copy(update={"resamples": 200}),
-        seed=load_seed(),
+        bootstrap=Bootstrap(intervals.model_copy(update={"resamples": 200}), load_seed()),
     )
 
 
@@ -355,7 +356,7 @@ def test_validation_and_test_far_apart(small_project):
         rows = replace(facts.rows, probabilities=probabilities)
         apart = rules.alarms.apart.model_copy(update={"patches": {"auroc/macro": margin}})
         params = rules.alarms.model_copy(update={"apart": apart})
-        return next(check_apart(rows, params, rules.intervals, 1))
+        return next(check_apart(rows, params, rules.bootstrap))
 
     rng = np.random.default_rng(0)
     noise = rng.dirichlet(np.ones(3), len(facts.rows.labels))

@@ -12,6 +12,7 @@ from histofuse.evaluation.assessment.assess import assess_model, describe_assess
 from histofuse.evaluation.assessment.figures import draw_assessment
 from histofuse.evaluation.assessment.inputs import load_assessed
 from histofuse.evaluation.assessment.tables import make_assessment_tables
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import evaluate_model
 from histofuse.evaluation.performance.tables import render_csv, render_markdown
 from histofuse.evaluation.predictions import load_predictions
@@ -20,7 +21,8 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import fit_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
-HOW = IntervalParams(resamples=100, confidence=0.9, method="bca")
+INTERVALS = IntervalParams(resamples=100, confidence=0.9, method="bca")
+BOOTSTRAP = Bootstrap(INTERVALS, seed=1)
 PARAMS = AssessmentParams.model_validate(
     {
         "thresholds": {"low": 0.1, "high": 0.6, "step": 0.1},
@@ -125,7 +127,9 @@ def assess(paths, facts):
         for path in paths:
             result = evaluate_model(load_predictions(path), known)
             assessed = load_assessed(result, path)
-            found.append(assess_model(assessed, features, known, PARAMS, how=HOW, seed=1))
+            found.append(
+                assess_model(assessed, features, known, PARAMS, Bootstrap(INTERVALS, seed=1))
+            )
         return found, known
 
     return run
@@ -133,8 +137,8 @@ def assess(paths, facts):
 
 def test_json_holds_every_part_of_every_model_and_no_row(assess):
     found, known = assess()
-    text = to_json(describe_assessments(found, known, PARAMS, HOW))
-    again = describe_assessments(assess()[0], known, PARAMS, HOW)
+    text = to_json(describe_assessments(found, known, PARAMS, INTERVALS))
+    again = describe_assessments(assess()[0], known, PARAMS, INTERVALS)
     assert text == to_json(again)
 
     models = json.loads(text)["models"]
@@ -181,7 +185,7 @@ def test_a_bundle_whose_probabilities_are_not_its_logits_is_refused(paths, facts
 
 def test_tables_are_marked_and_explained(assess):
     found, known = assess()
-    tables = {t.name: t for t in make_assessment_tables(found, known, PARAMS, HOW)}
+    tables = {t.name: t for t in make_assessment_tables(found, known, PARAMS, INTERVALS)}
     assert list(tables) == ["calibration", "operating_points", "conformal", "subgroups"]
     for table in tables.values():
         assert "test split. Simulated data: no patients" in table.caption
@@ -203,7 +207,7 @@ def test_tables_are_marked_and_explained(assess):
 
 def test_restricted_records_show_no_small_cell(assess):
     found, known = assess(patient_source="restricted")
-    described = describe_assessments(found, known, PARAMS, HOW)["models"]["mlp"]
+    described = describe_assessments(found, known, PARAMS, INTERVALS)["models"]["mlp"]
     for attribute in described["subgroups"].values():
         for subgroup in attribute["subgroups"]:
             assert subgroup["rows"] is None or subgroup["patients"] >= 10

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 
 from histofuse.evaluation.assessment.calibration import COMPONENTS, measure_quality
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import brier_score, calibration_error
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
 
 
 @pytest.fixture
@@ -15,7 +17,12 @@ def drawn():
     after = rng.dirichlet([0.5, 2, 1], 400)
     labels = np.array([rng.choice(3, p=p) for p in after])
     before = after**2 / (after**2).sum(axis=1, keepdims=True)
-    return before, after, labels, ClusterBootstrap(Clusters(np.arange(400) // 10, 40, "c"), HOW, 1)
+    return (
+        before,
+        after,
+        labels,
+        ClusterBootstrap(BOOTSTRAP, Clusters(np.arange(400) // 10, 40, "c")),
+    )
 
 
 def add_up(found):

@@ -9,10 +9,12 @@ from histofuse.evaluation.assessment.conformal import (
     predict_set,
     predict_sets,
 )
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
 CLASSES = ["a", "b", "c"]
 
 
@@ -71,7 +73,7 @@ def test_of_two_classes_there_is_no_aps():
 
 def test_what_is_measured_is_what_the_sets_do():
     given, (p, labels) = draw(0, 400), draw(1, 300)
-    bootstrap = ClusterBootstrap(Clusters(np.arange(300) // 5, 60, "cases"), HOW, 1)
+    bootstrap = ClusterBootstrap(BOOTSTRAP, Clusters(np.arange(300) // 5, 60, "cases"))
     rule = fit_conformal(*given, "lac_by_class", 0.8, 1)
     coverage = measure_coverage(rule, p, labels, CLASSES, bootstrap)
     sets = predict_sets(p, rule.score, rule.quantiles)

@@ -2,17 +2,19 @@ import numpy as np
 import pytest
 
 from histofuse.evaluation.assessment.decision_curves import list_thresholds, measure_decision_curve
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.params.evaluation import ThresholdRange
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=300, confidence=0.9, method="bca")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="bca"), seed=1)
 SPAN = ThresholdRange(low=0.05, high=0.6, step=0.05)
 
 
 def measure(p, positive):
     n = len(p)
-    bootstrap = ClusterBootstrap(Clusters(np.arange(n), n, "patients"), HOW, 1)
+    bootstrap = ClusterBootstrap(BOOTSTRAP, Clusters(np.arange(n), n, "patients"))
     return measure_decision_curve(p, positive, SPAN, bootstrap)
 
 

@@ -6,11 +6,13 @@ from histofuse.evaluation.assessment.operating_points import (
     choose_threshold,
     measure_operating_points,
 )
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
 PARAMS = AssessmentParams.model_validate(
     {
         "thresholds": {"low": 0.1, "high": 0.5, "step": 0.1},
@@ -31,7 +33,7 @@ def draw(seed, n=300):
 
 
 def bootstrap(n):
-    return ClusterBootstrap(Clusters(np.arange(n) // 3, n // 3, "cases"), HOW, 1)
+    return ClusterBootstrap(BOOTSTRAP, Clusters(np.arange(n) // 3, n // 3, "cases"))
 
 
 @pytest.mark.parametrize("target", [0.5, 0.9, 0.95, 0.999])

@@ -5,11 +5,13 @@ from fairlearn.metrics import MetricFrame
 from sklearn.metrics import recall_score, roc_auc_score
 
 from histofuse.evaluation.assessment.subgroups import Rows, measure_subgroups, name_subgroups
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=400, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=400, confidence=0.9, method="percentile"), seed=1)
 
 
 def make_params(fewest):
@@ -33,7 +35,7 @@ def draw(n=400, seed=0):
 
 def measure(rows, of, fewest=20, restricted=False):
     n = len(rows.probability)
-    bootstrap = ClusterBootstrap(Clusters(np.arange(n), n, "patients"), HOW, 1)
+    bootstrap = ClusterBootstrap(BOOTSTRAP, Clusters(np.arange(n), n, "patients"))
     found = measure_subgroups(
         rows, {"by": of}, make_params(fewest), bootstrap, restricted=restricted
     )

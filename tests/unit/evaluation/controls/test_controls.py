@@ -21,14 +21,15 @@ from histofuse.evaluation.controls.verdicts import (
     judge_leakage,
     judge_null,
 )
-from histofuse.evaluation.metrics.bootstrap import Difference, Interval
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.controls import Answers
 
 CLASSES = ["mitosis", "tumour"]
-HOW = IntervalParams(resamples=400, confidence=0.95, method="bca")
+INTERVALS = IntervalParams(resamples=400, confidence=0.95, method="bca")
+BOOTSTRAP = Bootstrap(INTERVALS, seed=1)
 METRICS = ("auprc/mitosis", "auroc/macro")
 
 
@@ -185,7 +186,7 @@ def answer(seed, skill=0.0):
 
 def test_arms_that_are_not_there_have_no_difference():
     arms = {"image": predict(0.5), "label_blind": predict(0.6), "linked": predict(0.5)}
-    intervals, differences = compare_arms(arms, METRICS, HOW, 1)
+    intervals, differences = compare_arms(arms, METRICS, BOOTSTRAP)
     assert set(intervals) == set(arms)
     assert set(differences) == {("label_blind", "image")}
     value = differences["label_blind", "image"]["auroc/macro"].interval.value
@@ -195,7 +196,7 @@ def test_arms_that_are_not_there_have_no_difference():
 
 def test_shuffles_are_averaged():
     answers = [answer(seed) for seed in range(6)]
-    found = measure_shuffles(predict(0.0), answers, METRICS, HOW, 1)
+    found = measure_shuffles(predict(0.0), answers, METRICS, BOOTSTRAP)
     labels = predict(0.0).labels
 
     each = [roc_auc_score(labels, a.probabilities[:, 1]) for a in answers]
@@ -205,14 +206,14 @@ def test_shuffles_are_averaged():
     assert found["auprc/mitosis"].chance == pytest.approx((labels == 0).mean())
     low, high = found["auroc/macro"].interval.low, found["auroc/macro"].interval.high
     assert low < 0.5 < high
-    told = measure_shuffles(predict(0), [answer(s, 1.0) for s in range(6)], METRICS, HOW, 1)
+    told = measure_shuffles(predict(0), [answer(s, 1.0) for s in range(6)], METRICS, BOOTSTRAP)
     assert told["auroc/macro"].interval.low > 0.7
 
 
 def test_interval_of_shuffles_holds_chance_nearly_as_often_as_it_claims():
     """Random answers that each shuffle gives a whole case, as a case-level patient would."""
     held, runs = 0, 40
-    how = HOW.model_copy(update={"resamples": 200})
+    intervals = INTERVALS.model_copy(update={"resamples": 200})
     test = predict(0.0)
     for run in range(runs):
         rng = np.random.default_rng(run)
@@ -223,7 +224,8 @@ def test_interval_of_shuffles_holds_chance_nearly_as_often_as_it_claims():
             logit = np.array([offset[g] for g in rows.groups]) + rng.normal(size=len(rows))
             p = 1 / (1 + np.exp(-logit))
             answers.append(Answers(np.column_stack([1 - p, p]), (p > 0.5).astype(np.int64)))
-        interval = measure_shuffles(rows, answers, ("auroc/macro",), how, run)["auroc/macro"]
+        drawn = Bootstrap(intervals, run)
+        interval = measure_shuffles(rows, answers, ("auroc/macro",), drawn)["auroc/macro"]
         held += interval.interval.low <= 0.5 <= interval.interval.high
     assert held >= 0.9 * runs
 
@@ -236,11 +238,11 @@ def controls():
     arms = {"image": predict(0.5), "label_blind": predict(0.6), "label_aligned": predict(2.0)}
     shuffled = {
         "shuffled_images[label_aligned]": measure_shuffles(
-            predict(0.0), [answer(s) for s in range(3)], METRICS, HOW, 1
+            predict(0.0), [answer(s) for s in range(3)], METRICS, BOOTSTRAP
         )
     }
     sizes = {"patches": "n = 300 patches of 15 cases", "admissions": "n = 5"}
-    return Controls(METRICS, *compare_arms(arms, METRICS, HOW, 1), shuffled, sizes)
+    return Controls(METRICS, *compare_arms(arms, METRICS, BOOTSTRAP), shuffled, sizes)
 
 
 def test_json_has_all_arms_and_verdicts(controls):
@@ -255,7 +257,7 @@ def test_json_has_all_arms_and_verdicts(controls):
 
 def test_tables_mark_simulated_data_and_say_what_chance_is(controls):
     for simulated in (True, False):
-        tables = make_control_tables(controls, judge(controls), HOW, simulated=simulated)
+        tables = make_control_tables(controls, judge(controls), INTERVALS, simulated=simulated)
         texts = {t.name: render_markdown(t) for t in tables}
         assert set(texts) == {"arms", "differences", "shuffled", "verdicts"}
         assert all(("Simulated data" in text) == simulated for text in texts.values())

@@ -20,14 +20,14 @@ from histofuse.evaluation.crossval.evaluate import (
 )
 from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.tables import make_crossval_tables
-from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, paired_differences
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.crossval import CrossvalParams
 from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
-HOW = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
 PARAMS = CrossvalParams(
     folds=3,
     validation_unit="case",
@@ -83,7 +83,7 @@ def folds():
 
 @pytest.fixture
 def found(folds, facts):
-    return cross_validate(folds, facts(rules={"label_blind": "label_blind"}), HOW, 1)
+    return cross_validate(folds, facts(rules={"label_blind": "label_blind"}), BOOTSTRAP)
 
 
 def test_pooled_metrics_are_those_of_all_test_rows_together(found, folds):
@@ -97,11 +97,10 @@ def test_pooled_metrics_are_those_of_all_test_rows_together(found, folds):
 
 def test_pooled_intervals_draw_the_cases_of_all_folds(found, folds):
     pooled = pool(folds.tests["resnet18"])
-    how = {"resamples": 200, "seed": 1, "confidence": 0.9, "method": "percentile"}
-    assert found.intervals.of["resnet18"] == bootstrap_metrics(pooled, None, **how)
+    assert found.intervals.of["resnet18"] == BOOTSTRAP.estimate_metrics(pooled)
     assert found.intervals.of["resnet18"]["accuracy"].groups == 12
     fused = pool(folds.tests["fusion_label_blind"])
-    assert found.differences["fusion_label_blind"] == paired_differences(fused, pooled, None, **how)
+    assert found.differences["fusion_label_blind"] == BOOTSTRAP.estimate_differences(fused, pooled)
 
 
 def test_the_mean_over_folds_leaves_out_those_that_define_nothing(found, folds):
@@ -155,7 +154,7 @@ def test_json_holds_folds_and_pooled_numbers(found, folds):
 
 def test_few_restricted_patients_are_not_counted(folds, facts):
     known = facts(rules={"label_blind": "label_blind"}, patient_source="restricted")
-    described = describe_run(cross_validate(folds, known, HOW, 1), PARAMS)
+    described = describe_run(cross_validate(folds, known, BOOTSTRAP), PARAMS)
     assert described["folds"][0]["patients"] == {"train": 20, "validation": None, "test": 10}
 
 

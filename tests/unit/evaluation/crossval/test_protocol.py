@@ -17,12 +17,12 @@ from histofuse.evaluation.crossval.protocol import (
     measure_shared,
     write_protocols,
 )
-from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+INTERVALS = IntervalParams(resamples=200, confidence=0.9, method="percentile")
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 
 
@@ -43,8 +43,8 @@ def make_arm(skill, leaky):
         groups=np.array([f"Case_{n // 10}" for n in range(120)], dtype=object),
         subjects=None,
     )
-    how = {"resamples": 200, "seed": 1, "confidence": 0.9, "method": "percentile"}
-    return Arm(rows, bootstrap_metrics(rows, None, **how), {64: 0.87 if leaky else 0.0}, leaky)
+    intervals = Bootstrap(INTERVALS, seed=1).estimate_metrics(rows)
+    return Arm(rows, intervals, {64: 0.87 if leaky else 0.0}, leaky)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def found():
 
 
 def test_table_holds_the_paper_ours_by_its_protocol_and_ours_by_case(found):
-    table = make_protocol_table(found, HOW)
+    table = make_protocol_table(found, INTERVALS)
 
     rows = table.rows[3:]
     assert [r["protocol"] for r in rows] == [
@@ -75,7 +75,7 @@ def test_table_holds_the_paper_ours_by_its_protocol_and_ours_by_case(found):
 
 
 def test_json_holds_the_same(found):
-    described = json.loads(json.dumps(describe_protocols(found, HOW), allow_nan=False))
+    described = json.loads(json.dumps(describe_protocols(found, INTERVALS), allow_nan=False))
     model = described["models"]["simple_cnn"]
     assert model["paper"]["accuracy"] == 0.9999
     assert model["paper_protocol"]["leaky"]
@@ -87,7 +87,7 @@ def test_json_holds_the_same(found):
 
 def test_outputs_are_the_same_bytes_twice(found, tmp_path):
     for name in ("a", "b"):
-        write_protocols(found, HOW, tmp_path / name)
+        write_protocols(found, INTERVALS, tmp_path / name)
     files = sorted(f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*.*"))
     assert len(files) == 4
     for file in files:

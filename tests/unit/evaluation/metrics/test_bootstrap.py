@@ -8,19 +8,18 @@ from scipy import stats
 from histofuse.core.errors import InputError
 from histofuse.evaluation.metrics import bootstrap
 from histofuse.evaluation.metrics.bootstrap import (
+    Bootstrap,
     Resampled,
     align_rows,
-    bootstrap_metrics,
     find_tail,
-    paired_differences,
-    resample_differences,
-    resample_metrics,
 )
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.metrics.weighted import name_metrics
 from histofuse.evaluation.predictions import Predictions
+from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
+PARAMS = IntervalParams(resamples=400, confidence=0.95, method="percentile")
 
 
 def draw(seed=0, n=300, groups=20, classes=CLASSES, skill=0.3) -> Predictions:
@@ -42,10 +41,12 @@ def draw(seed=0, n=300, groups=20, classes=CLASSES, skill=0.3) -> Predictions:
     )
 
 
+def make_bootstrap(resamples=400, seed=1, method="percentile") -> Bootstrap:
+    return Bootstrap(IntervalParams(resamples=resamples, confidence=0.95, method=method), seed)
+
+
 def measure(rows, method="percentile", resamples=400, metrics=None, seed=1):
-    return bootstrap_metrics(
-        rows, metrics, resamples=resamples, seed=seed, confidence=0.95, method=method
-    )
+    return make_bootstrap(resamples, seed, method).estimate_metrics(rows, metrics)
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
@@ -65,7 +66,7 @@ def test_every_metric_has_its_value_and_an_interval_about_it(method):
 
 def test_a_resample_draws_as_many_groups_as_there_are_and_again_the_same_by_its_seed():
     first, again, other = (
-        np.concatenate(list(bootstrap.draw_weights(7, 600, seed))) for seed in (1, 1, 2)
+        np.concatenate(list(make_bootstrap(600, seed).draw_weights(7))) for seed in (1, 1, 2)
     )
 
     assert first.shape == (600, 7)
@@ -102,10 +103,11 @@ def test_bca_is_scipys_on_the_same_resamples(monkeypatch):
         groups=len(x),
         group_unit="patients",
         paired=False,
+        params=PARAMS,
     )
 
-    bca = found.interval("brier", 0.95, "bca")
-    plain = found.interval("brier", 0.95, "percentile")
+    bca = found.interval("brier", "bca")
+    plain = found.interval("brier", "percentile")
 
     assert (bca.low, bca.high) == pytest.approx(tuple(peer.confidence_interval), rel=1e-9)
     assert (plain.low, plain.high) == pytest.approx(
@@ -133,11 +135,11 @@ def test_calibration_error_is_mirrored_for_it_is_biased_upwards():
     rows = draw(n=60, groups=30, classes=["no", "yes"])
     happened = np.random.default_rng(0).random(60) < rows.probabilities[:, 1]  # well calibrated
     rows = replace(rows, labels=happened.astype(np.int64))
-    found = resample_metrics(rows, ["ece"], resamples=500, seed=1)
+    found = make_bootstrap(500).resample_metrics(rows, ["ece"])
     tail = find_tail(0.95, 30)
     low, high = np.quantile(found.draws[:, 0], [tail, 1 - tail])
 
-    ece = found.interval("ece", 0.95, "bca")
+    ece = found.interval("ece", "bca")
 
     assert found.draws.mean() > found.values[0]
     assert ece.low == pytest.approx(max(0.0, 2 * found.values[0] - high))
@@ -183,8 +185,8 @@ def test_undefined_resamples_stay_out_of_the_interval():
     rows = draw(groups=20)
     few = np.isin(rows.groups, ["g0", "g1", "g2"])
     rows = replace(rows, labels=np.where(few, rows.labels, np.maximum(rows.labels, 1)))
-    found = resample_metrics(rows, ["recall/mitosis"], resamples=3000, seed=1)
-    interval = found.interval("recall/mitosis", 0.95, "percentile")
+    found = make_bootstrap(3000).resample_metrics(rows, ["recall/mitosis"])
+    interval = found.interval("recall/mitosis", "percentile")
 
     tail = find_tail(0.95, 20)
     assert interval.defined == pytest.approx(1 - (17 / 20) ** 20, abs=0.02)
@@ -202,11 +204,12 @@ def test_no_bca_where_leaving_one_out_leaves_the_metric_undefined():
         groups=3,
         group_unit="cases",
         paired=False,
+        params=PARAMS,
     )
 
-    assert found.interval("brier", 0.95, "bca").low is None
-    assert "without some of the cases" in found.interval("brier", 0.95, "bca").note
-    assert found.interval("brier", 0.95, "percentile").low is not None
+    assert found.interval("brier", "bca").low is None
+    assert "without some of the cases" in found.interval("brier", "bca").note
+    assert found.interval("brier", "percentile").low is not None
 
 
 def test_no_rows_have_no_metrics():
@@ -230,7 +233,7 @@ def test_perfect_model_has_an_interval_of_no_width():
 
 def test_groups_are_left_out_one_by_one():
     rows = draw(groups=6)
-    found = resample_metrics(rows, ["accuracy"], resamples=100, seed=1)
+    found = make_bootstrap(100).resample_metrics(rows, ["accuracy"])
     right = rows.labels == rows.predictions
     slow = {round(float(right[rows.groups != g].mean()), 12) for g in set(rows.groups)}
 
@@ -261,16 +264,15 @@ def test_blocks_give_the_same_bca_interval(monkeypatch):
 
 
 def compare(new, old, metrics=None):
-    return paired_differences(
-        new, old, metrics, resamples=400, seed=1, confidence=0.95, method="percentile"
-    )
+    return make_bootstrap().estimate_differences(new, old, metrics)
 
 
 def test_both_models_are_measured_on_the_same_resamples():
     new, old = draw(1), draw(2)
     names = name_metrics(new.classes)
-    found = resample_differences(new, old, names, resamples=100, seed=3)
-    alone = [resample_metrics(m, names, resamples=100, seed=3) for m in (new, old)]
+    drawn = make_bootstrap(100, seed=3)
+    found = drawn.resample_differences(new, old, names)
+    alone = [drawn.resample_metrics(m, names) for m in (new, old)]
 
     np.testing.assert_allclose(found.draws, alone[0].draws - alone[1].draws)
     np.testing.assert_allclose(found.values, alone[0].values - alone[1].values)
@@ -306,15 +308,15 @@ def test_rows_are_joined_by_key():
 
 def test_other_rows_are_refused():
     new, old = draw(1), draw(2)
-    with pytest.raises(InputError, match="10 of its patches are missing, 0 are strangers"):
+    with pytest.raises(InputError, match="10 of its patches are missing, 0 are unknown"):
         compare(new, old.take(np.arange(10, len(old))))
 
-    with pytest.raises(InputError, match="0 of its patches are missing, 10 are strangers"):
+    with pytest.raises(InputError, match="0 of its patches are missing, 10 are unknown"):
         compare(new.take(np.arange(10, len(new))), old)
 
     renamed = old.keys.copy()
     renamed[:2] = ["x", "y"]
-    with pytest.raises(InputError, match="2 of its patches are missing, 2 are strangers"):
+    with pytest.raises(InputError, match="2 of its patches are missing, 2 are unknown"):
         compare(new, replace(old, keys=renamed))
 
 

@@ -1,22 +1,22 @@
 import numpy as np
 import pytest
 
-from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, find_tail
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, Clusters, number_groups
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, find_tail
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clusters import Clusters, number_groups
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=300, confidence=0.9, method="bca")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="bca"), seed=1)
 
 
 def test_intervals_are_those_of_the_bootstrap_of_metrics(models):
     rows = models[0].of("test")
-    bootstrap = ClusterBootstrap(number_groups(rows), HOW, 1)
+    bootstrap = ClusterBootstrap(BOOTSTRAP, number_groups(rows))
     squared = ((rows.probabilities - np.eye(3)[rows.labels]) ** 2).sum(axis=1)
     sums = bootstrap.clusters.add_up(np.column_stack([squared, np.ones(len(rows))]))
     found = bootstrap.estimate(sums, lambda s: {"brier": s[:, 0] / s[:, 1]})
 
-    how = {"resamples": 300, "seed": 1, "confidence": 0.9, "method": "bca"}
-    expected = bootstrap_metrics(rows, ["brier"], **how)["brier"]
+    expected = BOOTSTRAP.estimate_metrics(rows, ["brier"])["brier"]
     assert found["brier"].value == pytest.approx(expected.value)
     assert found["brier"].low == pytest.approx(expected.low)
     assert found["brier"].high == pytest.approx(expected.high)
@@ -35,7 +35,7 @@ def test_sums_are_by_group_and_cell():
 def test_what_few_rows_put_too_high_is_mirrored_and_not_below_zero():
     rng = np.random.default_rng(0)
     clusters = Clusters(np.arange(30), 30, "patients")
-    bootstrap = ClusterBootstrap(clusters, HOW, 1)
+    bootstrap = ClusterBootstrap(BOOTSTRAP, clusters)
     sums = np.column_stack([rng.normal(size=30), np.ones(30)])
 
     def measure(totals):
@@ -49,6 +49,6 @@ def test_what_few_rows_put_too_high_is_mirrored_and_not_below_zero():
 
 
 def test_no_group_gives_no_number():
-    bootstrap = ClusterBootstrap(Clusters(np.empty(0, dtype=np.int64), 0, "cases"), HOW, 1)
+    bootstrap = ClusterBootstrap(BOOTSTRAP, Clusters(np.empty(0, dtype=np.int64), 0, "cases"))
     found = bootstrap.estimate(np.empty((0, 1)), lambda s: {"share": s[:, 0] / s[:, 0]})
     assert found["share"].value is found["share"].low is None

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from histofuse.evaluation.metrics.bootstrap import bootstrap_metrics, paired_differences
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.intervals import describe_intervals, explain_intervals
+from histofuse.params.intervals import IntervalParams
 
-HOW = {"resamples": 200, "seed": 1, "confidence": 0.9, "method": "percentile"}
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_every_metric_of_the_split_has_an_interval_under_its_name(evaluated):
 
 def test_intervals_are_those_of_the_bootstrap(evaluated):
     results, intervals, _ = evaluated()
-    expected = bootstrap_metrics(results[1].model.of("test"), None, **HOW)
+    expected = BOOTSTRAP.estimate_metrics(results[1].model.of("test"))
 
     assert intervals.of["mlp"] == expected
     found = describe_intervals(intervals, "test")["models"]["mlp"]["test/auroc/death"]
@@ -45,7 +46,7 @@ def test_fusion_less_image_is_paired(evaluated, models):
     image, aligned = models[0].of("test"), models[2].of("test")
 
     assert set(intervals.minus_image) == {"fusion_aligned", "fusion_label_blind"}
-    expected = paired_differences(aligned, image, None, **HOW)
+    expected = BOOTSTRAP.estimate_differences(aligned, image)
     found = intervals.minus_image["fusion_aligned"]
     assert found == {name: d.interval for name, d in expected.items()}
     assert found["accuracy"].value == pytest.approx(0.3)

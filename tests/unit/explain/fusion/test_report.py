@@ -11,6 +11,7 @@ from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.fusion.explainers import FusionNetworks
 from histofuse.explain.fusion.modalities import Typical, decompose
 from histofuse.explain.fusion.report import (
@@ -32,7 +33,7 @@ from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.fusion import FUSION_PREDICTIONS
 
-HOW = IntervalParams(resamples=100, confidence=0.95, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=100, confidence=0.95, method="percentile"), seed=1)
 SPECS = [
     FeatureSpec("age_years", "age", "continuous", "years", "demographics", "Age"),
     FeatureSpec("metastatic", "metastatic", "binary", "", "comorbidity", "Metastases"),
@@ -166,8 +167,8 @@ def test_cards_and_shares_are_written_and_the_same_twice(cases, params, small_pr
     write_json({"models": {"fusion_label_blind": {"conformal": CONFORMAL}}}, assessment)
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):
-        write_gradcam_gallery(patches, out, params, HOW, 1)
-        write_modalities(cases, out, params, HOW, 1)
+        write_gradcam_gallery(patches, out, params, BOOTSTRAP)
+        write_modalities(cases, out, params, BOOTSTRAP)
         names = write_cards(cases, patches, assessment, out, params)
         files.append({f.name: f.read_bytes() for f in out.rglob("*.*")})
     assert files[0] == files[1]

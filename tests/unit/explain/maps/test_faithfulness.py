@@ -10,6 +10,7 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 from torch import nn
 
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import estimate_means, list_concerns, render_estimates
 from histofuse.explain.maps.faithfulness import (
     MEASURES,
@@ -31,7 +32,7 @@ from histofuse.params.intervals import IntervalParams
 SIDE, CASES = 32, 12
 LAYER = MapLayer("backbone.second", 16)
 SIZES = SimpleNamespace(faithfulness_steps=8, nucleus_radius_px=8.0, blur_px=6.0)
-HOW = IntervalParams(resamples=500, confidence=0.95, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=500, confidence=0.95, method="percentile"), seed=1)
 SPEC = ImageSpec("tiny", ["pale", "dark"], SIDE, SIDE, 0, "unit", 0.0)
 
 
@@ -101,7 +102,7 @@ def examine(model, *, corner):
     inputs = Inputs(images, (), torch.ones(len(images), dtype=torch.long))
     scores = score_maps(mapper, inputs, to_probabilities, SIZES, 3)
     groups = np.arange(len(images)) % CASES
-    return render_estimates(estimate_means(scores, groups, HOW, 3), MEASURES)
+    return render_estimates(estimate_means(scores, groups, BOOTSTRAP), MEASURES)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from histofuse.core.artifacts import to_json
 from histofuse.core.tables import write_table
 from histofuse.data.patches import PATCH_INDEX
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.maps.figures import blend
 from histofuse.explain.maps.gallery import (
     Patches,
@@ -30,7 +31,7 @@ CLASSES = ["mitosis", "tumour"]
 ROOT = Path(__file__).parents[4]
 SMALL = {"gradcam_per_class": 2, "faithfulness_per_class": 2, "faithfulness_steps": 2}
 PARAMS = load_section(ExplainParams, "explain", ROOT / "params.yaml").model_copy(update=SMALL)
-HOW = IntervalParams(resamples=100, confidence=0.95, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=100, confidence=0.95, method="percentile"), seed=1)
 
 
 def test_where_the_map_is_zero_the_patch_shows_through():
@@ -93,7 +94,7 @@ def test_the_gallery_lies_in_class_named_folders_and_is_the_same_twice(tmp_path)
     patches = write_inputs(tmp_path / "patches")
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):
-        write_gradcam_gallery(patches, out, PARAMS, HOW, 1)
+        write_gradcam_gallery(patches, out, PARAMS, BOOTSTRAP)
         found = {f.relative_to(out).as_posix(): f.read_bytes() for f in sorted(out.rglob("*.*"))}
         files.append(found)
     assert files[0] == files[1]
@@ -112,7 +113,7 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
         network.head[1].weight.abs_()
         network.head[1].weight[1] *= -1
         network.backbone.hidden[1].weight.abs_()
-    found = write_gradcam_gallery(patches, tmp_path / "a", PARAMS, HOW, 1)
+    found = write_gradcam_gallery(patches, tmp_path / "a", PARAMS, BOOTSTRAP)
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     _, inputs = patches.read(patches.predictions)
     maps = patches.mapper.compute_maps(inputs)
@@ -129,5 +130,5 @@ def test_a_split_without_patches_leaves_empty_reports(tmp_path):
     empty = Patches(
         patches.mapper, patches.folder, patches.predictions[:0], find_nothing, lambda z: z
     )
-    assert write_gradcam_gallery(empty, tmp_path / "a", PARAMS, HOW, 1) == {}
+    assert write_gradcam_gallery(empty, tmp_path / "a", PARAMS, BOOTSTRAP) == {}
     assert {f.name for f in (tmp_path / "a").iterdir()} == {"summary.json", "faithfulness.json"}

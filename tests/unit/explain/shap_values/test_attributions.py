@@ -12,6 +12,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.shap_values.attributions import (
     choose_rows,
     compute_attributions,
@@ -33,7 +34,7 @@ from histofuse.training.tabular import EncodedTable, train_tabular
 
 FEATURES = [f"f{i}" for i in range(5)]
 SIZES = SimpleNamespace(shap_background=40, shap_samples=30, kernel_shap_rows=4)
-HOW = IntervalParams(resamples=200, confidence=0.95, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.95, method="percentile"), seed=1)
 SPECS = [
     FeatureSpec("age_years", "age_years", "continuous", "years", "demographics", "Age"),
     FeatureSpec("sex", "sex", "categorical", "", "demographics", "Sex"),
@@ -302,8 +303,7 @@ def test_patients_are_drawn_only_where_that_is_allowed(case, tmp_path, row_level
         SPECS,
         out,
         SIZES,
-        how=HOW,
-        seed=1,
+        bootstrap=BOOTSTRAP,
         row_level=row_level,
     )
     written = {f.name for f in out.iterdir()}
@@ -326,7 +326,13 @@ def test_same_values_same_figures(case, tmp_path):
     for name in ("a", "b"):
         out = tmp_path / name
         write_shap_report(
-            case.bundles["xgboost"], case.tables, SPECS, out, SIZES, how=HOW, seed=1, row_level=True
+            case.bundles["xgboost"],
+            case.tables,
+            SPECS,
+            out,
+            SIZES,
+            bootstrap=BOOTSTRAP,
+            row_level=True,
         )
         files.append({f.name: f.read_bytes() for f in out.iterdir()})
     assert files[0] == files[1]

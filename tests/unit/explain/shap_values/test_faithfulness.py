@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.shap_values.attributions import compute_attributions
 from histofuse.explain.shap_values.faithfulness import (
     compare_with_kernel,
@@ -17,7 +18,7 @@ from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import MlpModel
 from histofuse.params.intervals import IntervalParams
 
-HOW = IntervalParams(resamples=300, confidence=0.9, method="percentile")
+BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="percentile"), seed=1)
 FEATURES = [f"f{i}" for i in range(6)]
 
 
@@ -41,13 +42,13 @@ def test_deepshap_of_a_small_network_agrees_with_kernelshap(model):
     fast = compute_attributions(model, rows, background)
     kernel = explain_by_kernel(model.logits, rows.to_numpy(), background.to_numpy(), 3)
     np.testing.assert_allclose(kernel.sum(axis=1) + fast.base, fast.logits, atol=1e-4)
-    found = compare_with_kernel(fast.values, kernel, HOW, 3)
+    found = compare_with_kernel(fast.values, kernel, BOOTSTRAP)
     difference = found["kernel_shap_max_abs_difference"].value
     assert difference == pytest.approx(np.abs(fast.values - kernel).max())
     assert difference < 0.35 * np.ptp(kernel)
     assert found["kernel_shap_rank_correlation"].value > 0.8
     # Values of another row are no explanation, and the measure says so.
-    wrong = compare_with_kernel(np.roll(fast.values, 3, axis=1), kernel, HOW, 3)
+    wrong = compare_with_kernel(np.roll(fast.values, 3, axis=1), kernel, BOOTSTRAP)
     assert wrong["kernel_shap_rank_correlation"].value < 0.5
 
 
@@ -71,7 +72,7 @@ def test_a_ranking_that_hangs_on_few_rows_is_less_stable():
     rng = np.random.default_rng(0)
     steady = rng.normal(size=(200, 20)) * np.linspace(1, 3, 20)
     fickle = np.where(rng.random((200, 20)) < 0.01, rng.normal(size=(200, 20)) * 50, 0.01)
-    sure, unsure = (measure_stability(v, HOW, 1) for v in (steady, fickle))
+    sure, unsure = (measure_stability(v, BOOTSTRAP) for v in (steady, fickle))
     assert sure["rank_stability"].value > 0.95
     assert unsure["rank_stability"].value < sure["rank_stability"].low
     assert unsure["top_10_overlap"].value < sure["top_10_overlap"].value
@@ -79,6 +80,6 @@ def test_a_ranking_that_hangs_on_few_rows_is_less_stable():
 
 
 def test_one_row_has_no_stability_and_says_so():
-    found = measure_stability(np.ones((1, 4)), HOW, 1)["rank_stability"]
+    found = measure_stability(np.ones((1, 4)), BOOTSTRAP)["rank_stability"]
     assert found.value is None
     assert "nothing to rank" in found.note
