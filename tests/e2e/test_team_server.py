@@ -121,8 +121,8 @@ def open_server(project: Project, log: Path, database: str | None = None) -> Ite
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     made = Server(project, port, log, database)
-    made.start()
     try:
+        made.start()
         yield made
     finally:
         made.stop()
@@ -303,7 +303,7 @@ def test_restart_keeps_everything_and_a_kill_loses_nothing(server, alice):
 
 
 def test_no_password_is_shown_or_logged(server, alice, postgres):
-    hidden = [*server.secrets, alice.settings["MLFLOW_TRACKING_PASSWORD"]]
+    hidden = [*server.secrets, alice.settings["MLFLOW_TRACKING_PASSWORD"], postgres.password]
     shown = server.log.read_text() + server.read_commands()
     assert len(shown) > 1000
     assert [word for word in hidden if word in shown] == []

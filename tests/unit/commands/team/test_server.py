@@ -33,10 +33,10 @@ def settings(**changes):
     return Settings(**(given | changes))
 
 
-# --- who may ask --------------------------------------------------------------------------------
+# --- allowed hosts ------------------------------------------------------------------------------
 
 
-def test_on_loopback_only_this_machine_is_answered():
+def test_on_loopback_only_this_machine_is_allowed():
     hosts, origins = list_allowed(settings())
     assert set(hosts) == {
         "127.0.0.1", "127.0.0.1:5000", "localhost", "localhost:5000", "[::1]", "[::1]:5000",
@@ -77,13 +77,13 @@ def test_settings_that_would_not_work_or_leave_it_open_are_refused(monkeypatch, 
         require_usable(settings(**changes))
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_listed_together():
     with pytest.raises(HistofuseError) as error:
         require_usable(settings(host="0.0.0.0", artifacts="ftp://x"))
     assert str(error.value).count("\n  - ") == 2
 
 
-def test_no_password_stands_in_what_other_users_of_the_machine_can_see(tmp_path):
+def test_the_command_line_which_other_users_can_see_holds_no_password(tmp_path):
     kept = module.Secrets("admin-hidden", "key-hidden")
     url = "postgresql+psycopg://u:db-hidden@h/d"
     command = " ".join(module._build_command(settings(), tmp_path))
@@ -122,7 +122,7 @@ def test_private_file_is_its_owners_from_the_start(tmp_path, monkeypatch):
     assert module._read_private(tmp_path / "file") == "secret"
 
 
-def test_secrets_are_made_once_and_kept(tmp_path):
+def test_secrets_are_created_once_and_kept(tmp_path):
     first = module._open_secrets(tmp_path)
     assert module._open_secrets(tmp_path) == first
     assert len(first.admin_password) >= 24
@@ -229,10 +229,10 @@ def test_server_with_a_wrong_database_says_so_on_the_command_line(tmp_path, monk
     assert "histofuse server: sqlite:///secret.db: not the URL of a PostgreSQL" in result.output
 
 
-# --- its loop -----------------------------------------------------------------------------------
+# --- event loop ---------------------------------------------------------------------------------
 
 
-def test_connections_of_a_socket_bound_before_send_at_once():
+def test_connections_of_a_socket_bound_earlier_send_without_delay():
     async def ask():
         seen = []
 
