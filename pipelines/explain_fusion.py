@@ -17,7 +17,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.fusion.report import open_fused_cases, write_cards, write_modalities
 from histofuse.explain.maps.gallery import write_gallery
-from histofuse.explain.shap_values.attributions import TableName
+from histofuse.explain.shap_values.report import TableName
 from histofuse.features.embeddings import load_embeddings
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import load_specs

@@ -13,7 +13,7 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.shap_values.attributions import TableName, write_shap_report
+from histofuse.explain.shap_values.report import TableName, write_shap_report
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import load_specs
 from histofuse.params.base import load_section, load_seed

@@ -12,15 +12,7 @@ from matplotlib.figure import Figure
 
 from histofuse.core.naming import show_name
 from histofuse.evaluation.drawing import FAINT, GREY
-from histofuse.explain.maps.figures import (
-    HIT,
-    MISS,
-    Explained,
-    blend,
-    mark_nucleus,
-    show_image,
-    show_map,
-)
+from histofuse.explain.maps.figures import HIT, MISS, Explained, show_views
 from histofuse.explain.shap_values.figures import INK, Patient, draw_steps
 
 IMAGE_COLOUR, RECORD_COLOUR = "#56B4E9", "#E69F00"
@@ -31,22 +23,22 @@ _TILE: Final = 1.5
 
 @dataclass(frozen=True)
 class Card:
-    """All that a card shows.
+    """What a card shows.
 
     Attributes:
-        example: Patch, map, classes.
+        example: Patch, map and classes.
         probabilities: Calibrated, by class.
         prediction_set: Classes that cannot be ruled out.
-        coverage: What the set promises.
+        coverage: Promised coverage of the set.
         rival: The likeliest other class.
         base: Margin of the mean patch with the typical patient.
         image: What the patch adds.
         image_share: The patch's part of |patch| + |record|.
         record: What each variable adds.
-        names: The variables, by their clinical meaning.
+        names: Names of the variables for people.
         texts: Their values, with units.
         model: The model's name.
-        pairing: The rule by which the record came to the patch.
+        pairing: The rule that paired patch and record.
         source: Of the data, such as ``simulated``.
     """
 
@@ -89,7 +81,7 @@ def _write_head(figure: Figure, card: Card) -> None:
     verdict = "hit" if example.is_hit else "miss"
     title = (
         f"{show_name(example.prediction).capitalize()}, {example.probability:.1%}"
-        f"  ·  truly {show_name(example.label)} ({verdict})"
+        f"  ·  true class: {show_name(example.label)} ({verdict})"
     )
     colour = HIT if example.is_hit else MISS
     left = 0.25 / across
@@ -108,19 +100,10 @@ def _write_head(figure: Figure, card: Card) -> None:
 
 
 def _draw_patch(figure: Figure, card: Card, radius: float) -> None:
-    example, side = card.example, len(card.example.patch)
-    height, width = example.heat.shape
-    names = ("patch", "empty map" if example.is_empty else f"map ({height} × {width})", "overlay")
-    for column, name in enumerate(names):
-        box = _place(0.25 + column * (_TILE + 0.08), _SIZE[1] - 1.05 - _TILE, _TILE, _TILE)
-        axes = figure.add_axes(box)
-        if column == 1:
-            show_map(axes, example.heat, side)
-        else:
-            show_image(axes, blend(example.patch, example.heat) if column else example.patch, "")
-        axes.set_title(name, fontsize=8.5, color=INK, loc="left", pad=3)
-        if column == 2:
-            mark_nucleus(axes, side, radius)
+    height, width = card.example.heat.shape
+    title = "empty map" if card.example.is_empty else f"map ({height} × {width})"
+    axes = figure.add_axes(_place(0.25, _SIZE[1] - 1.05 - _TILE, 3.09 * _TILE, _TILE))
+    show_views(axes, card.example, radius, title)
 
 
 def _draw_probabilities(figure: Figure, card: Card) -> None:

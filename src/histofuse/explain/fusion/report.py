@@ -24,8 +24,8 @@ from histofuse.explain.fusion.modalities import Decomposed, Typical, decompose
 from histofuse.explain.maps.figures import write_figure
 from histofuse.explain.maps.gallery import Patches, choose_sample, rank_by_confidence
 from histofuse.explain.maps.mappers import map_through_fusion
-from histofuse.explain.shap_values.attributions import TableName, name_in_figure, read_natural
 from histofuse.explain.shap_values.feature_labels import label_features
+from histofuse.explain.shap_values.report import TableName, name_in_figure, read_natural
 from histofuse.explain.shap_values.variables import describe_variables, name_variables, sum_columns
 from histofuse.features.embeddings import Embeddings, select_pairs
 from histofuse.features.encoding import Encoder

@@ -1,16 +1,15 @@
-"""Whether maps say what the network looks at: four tests of each, on the patches themselves.
+"""Tests of maps: do they show what the network uses?
 
-- **Mass inside**: the share of a map's mass that lies on the annotated nucleus, less the share of
-  the patch that the nucleus covers. A map of no preference has 0. BreCaHAD annotates a dot in the
-  nucleus and no outline, and patches are centred on the dot: a disc about the centre stands for the
-  nucleus.
-- **Deletion and insertion**: the cells of a patch are blurred one after another, or brought back
-  into the blurred patch, in the order of the map. The area under the curve of the class's
-  probability is held against the same cells in random order and from the centre outwards. An empty
-  map has no order and takes the random one.
-- **Unlearning**: rank correlation of a map with that of the same network whose weights were
-  replaced, from the head down, by those of an untrained one. A map that stays the same shows the
-  patch, not the network.
+- **Mass inside**: the share of a map's mass on the annotated nucleus, less the share of the patch
+  that the nucleus covers; 0 for a uniform map. BreCaHAD annotates a dot in the nucleus, not its
+  outline, and patches are centred on the dot: a disc around the centre stands for the nucleus.
+- **Deletion and insertion**: the cells of a patch are blurred one after another, or restored in the
+  blurred patch, in the order of the map. The area under the class's probability is compared with
+  that of a random order and of an order from the centre outwards. For an empty map, the random
+  order is used.
+- **Randomisation**: rank correlation of a map with that of the same network after its weights were
+  randomised layer by layer, from the head. A map that does not change shows the patch, not the
+  network.
 
 Sources: Petsiuk et al., RISE, BMVC 2018 (deletion, insertion); Adebayo et al., Sanity Checks for
 Saliency Maps, NeurIPS 2018 (cascading randomisation).
@@ -22,98 +21,82 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from histofuse.core.seeding import make_rng
 from histofuse.explain.estimates import Measure
+from histofuse.explain.maps.gradcam import enlarge_all
 from histofuse.explain.maps.mappers import Inputs, Mapper
+from histofuse.explain.ranks import correlate_ranks
+from histofuse.params.explain import ExplainParams
 
 Maps = Float32[np.ndarray, "n height width"]
 Orders = Int[np.ndarray, "n cells"]
 ToProbabilities = Callable[[Float[np.ndarray, "n k"]], Float[np.ndarray, "n k"]]
 
 _AREA = "Mean probability of the decided class while cells of the patch are"
+_GAIN = "How much {} the {} area is in the map's order than in {}"
+_RANDOM, _CENTRE = "random order", "order from the centre outwards"
 MEASURES: Final = MappingProxyType(
     {
         "empty_share": Measure(
-            "Share of empty maps: nothing in the patch speaks for the decided class",
+            "Share of empty maps: nothing in the patch supports the decided class",
             "lower",
             0.5,
             "most maps show nothing",
         ),
         "cam_mass_inside": Measure(
-            "Share of the map's mass on the annotated nucleus (a disc about the dot) less the share"
-            " of the patch that it covers",
+            "Share of the map's mass on the annotated nucleus (a disc around the dot) less the"
+            " share of the patch that it covers",
             "higher",
             0.0,
-            "the network looks beside the nucleus",
+            "the network looks outside the nucleus",
         ),
         "deletion_auc": Measure(f"{_AREA} blurred in the order of the map", "lower"),
-        "deletion_auc_random": Measure(f"{_AREA} blurred in random order"),
-        "deletion_auc_centre": Measure(f"{_AREA} blurred from the centre outwards"),
+        "deletion_auc_random": Measure(f"{_AREA} blurred in {_RANDOM}"),
+        "deletion_auc_centre": Measure(f"{_AREA} blurred in {_CENTRE}"),
         "deletion_gain_over_random": Measure(
-            "How much lower the deletion area is in the map's order than in random order",
+            _GAIN.format("lower", "deletion", _RANDOM),
             "higher",
             0.0,
-            "taking away what the map points at harms no more than chance",
+            "removing what the map points at changes no more than removing random cells",
         ),
-        "deletion_gain_over_centre": Measure(
-            "How much lower the deletion area is in the map's order than from the centre out",
-            "higher",
-        ),
-        "insertion_auc": Measure(f"{_AREA} brought back in the order of the map", "higher"),
-        "insertion_auc_random": Measure(f"{_AREA} brought back in random order"),
-        "insertion_auc_centre": Measure(f"{_AREA} brought back from the centre outwards"),
+        "deletion_gain_over_centre": Measure(_GAIN.format("lower", "deletion", _CENTRE), "higher"),
+        "insertion_auc": Measure(f"{_AREA} restored in the order of the map", "higher"),
+        "insertion_auc_random": Measure(f"{_AREA} restored in {_RANDOM}"),
+        "insertion_auc_centre": Measure(f"{_AREA} restored in {_CENTRE}"),
         "insertion_gain_over_random": Measure(
-            "How much higher the insertion area is in the map's order than in random order",
+            _GAIN.format("higher", "insertion", _RANDOM),
             "higher",
             0.0,
-            "bringing back what the map points at helps no more than chance",
+            "restoring what the map points at helps no more than restoring random cells",
         ),
         "insertion_gain_over_centre": Measure(
-            "How much higher the insertion area is in the map's order than from the centre out",
-            "higher",
+            _GAIN.format("higher", "insertion", _CENTRE), "higher"
         ),
         "randomisation_rank_correlation": Measure(
-            "Rank correlation of the map with that of the network with all weights unlearnt; after"
-            " a slash the part down to which they were",
+            "Rank correlation of the map with that of the network with random weights; after a"
+            " slash, the last part that was randomised",
             "lower",
             0.5,
-            "an untrained network gives nearly the same map",
+            "a network with random weights gives nearly the same map",
         ),
     }
 )
 
 
-@runtime_checkable
-class ScoreSizes(Protocol):
-    """What the tests take from section ``explain``."""
-
-    @property
-    def faithfulness_steps(self) -> int:
-        """Steps in which a patch is taken away."""
-        ...
-
-    @property
-    def nucleus_radius_px(self) -> float:
-        """Of the disc that stands for the nucleus, in pixels of the patch."""
-        ...
-
-    @property
-    def blur_px(self) -> float:
-        """Of the blur that stands for "taken away", in pixels of the patch."""
-        ...
-
-
 def score_maps(
-    mapper: Mapper, inputs: Inputs, to_probabilities: ToProbabilities, sizes: ScoreSizes, seed: int
+    mapper: Mapper,
+    inputs: Inputs,
+    to_probabilities: ToProbabilities,
+    params: ExplainParams,
+    seed: int,
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Test the maps of some patches.
 
@@ -121,30 +104,23 @@ def score_maps(
         mapper: The network.
         inputs: Patches, and the classes decided.
         to_probabilities: Raw logits to calibrated probabilities.
-        sizes: Section ``explain``.
+        params: Sizes of the tests.
         seed: The run's, for random orders and weights.
 
     Returns:
-        Name, as in `MEASURES`, to the score of each patch; NaN where it is not defined. Parts of
-        the unlearning are called ``randomisation_rank_correlation/<part>``.
+        Name, as in `MEASURES`, to the score of each patch; NaN where it is not defined. Those after
+        each randomised part are called ``randomisation_rank_correlation/<part>``.
     """
     maps = mapper.compute_maps(inputs)
     spec = mapper.image.spec
-    inside = measure_mass_inside(maps, draw_disc(spec.patch_px, sizes.nucleus_radius_px))
+    sigma_px = params.blur_px * spec.input_px / spec.patch_px
+    blurred = blur(inputs.images, sigma_px)
+    curves = Curves(mapper, inputs, blurred, to_probabilities, params.faithfulness_steps)
+    nucleus = draw_disc(spec.patch_px, params.nucleus_radius_px)
     return {
-        "cam_mass_inside": inside,
-        **_take_away(
-            Curves(
-                mapper,
-                inputs,
-                blur(inputs.images, sizes.blur_px * spec.input_px / spec.patch_px),
-                to_probabilities,
-                sizes.faithfulness_steps,
-            ),
-            maps,
-            seed,
-        ),
-        **_unlearn(mapper, inputs, maps, seed),
+        "cam_mass_inside": measure_mass_inside(maps, nucleus),
+        **_measure_areas(curves, maps, seed),
+        **_compare_with_randomised(mapper, inputs, maps, seed),
     }
 
 
@@ -161,9 +137,7 @@ def measure_mass_inside(
     maps: Maps, nucleus: Bool[np.ndarray, "side side"]
 ) -> Float[np.ndarray, " n"]:
     """Measure the share of each map's mass inside less the share of the area; NaN if empty."""
-    size = nucleus.shape
-    large = interpolate(torch.from_numpy(maps)[:, None], size, mode="bilinear", align_corners=False)
-    pixels = large[:, 0].double().numpy()
+    pixels = enlarge_all(maps, len(nucleus)).astype(np.float64)
     mass, within = pixels.sum(axis=(1, 2)), pixels[:, nucleus].sum(axis=1)
     share = np.divide(within, mass, out=np.full(len(maps), np.nan), where=mass > 0)
     return share - nucleus.mean()
@@ -172,7 +146,7 @@ def measure_mass_inside(
 # --- deletion and insertion ---------------------------------------------------------------------
 
 
-def _take_away(curves: Curves, maps: Maps, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
+def _measure_areas(curves: Curves, maps: Maps, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
     chance = order_randomly(maps, seed)
     orders = {"": order_by_map(maps, chance), "_random": chance, "_centre": order_from_centre(maps)}
     areas: dict[str, Float[np.ndarray, " n"]] = {}
@@ -197,13 +171,13 @@ def blur(images: Float[Tensor, "n 3 side side"], sigma_px: float) -> Float[Tenso
 
 
 def order_randomly(maps: Maps, seed: int) -> Orders:
-    """Put the cells of each map into an order by chance, first to last."""
+    """Put the cells of each map in random order."""
     cells = np.tile(np.arange(maps[0].size), (len(maps), 1))
     return make_rng(seed, "explain", "order").permuted(cells, axis=1)
 
 
 def order_by_map(maps: Maps, chance: Orders) -> Orders:
-    """Put the cells of each map in order, the strongest first; equal ones by chance."""
+    """Put the cells of each map in order, strongest first; ties are broken at random."""
     shuffled = np.take_along_axis(maps.reshape(len(maps), -1), chance, axis=1)
     return np.take_along_axis(chance, np.argsort(-shuffled, axis=1, kind="stable"), axis=1)
 
@@ -217,14 +191,14 @@ def order_from_centre(maps: Maps) -> Orders:
 
 @dataclass(frozen=True)
 class Curves:
-    """Patches that are taken away and brought back.
+    """Probability curves of patches whose cells are blurred or restored.
 
     Attributes:
         mapper: The network.
         inputs: Whole patches.
-        blurred: The same, nothing left of them.
+        blurred: The same patches, blurred.
         to_probabilities: Logits to probabilities.
-        steps: Between the whole and the blurred patch.
+        steps: Number of steps between the whole and the blurred patch.
     """
 
     mapper: Mapper
@@ -234,7 +208,7 @@ class Curves:
     steps: int
 
     def measure_area(self, order: Orders, *, inserting: bool) -> Float[np.ndarray, " n"]:
-        """Measure the area under the class's probability over the share of cells done."""
+        """Compute the area under the class's probability over the share of changed cells."""
         cells = order.shape[1]
         done = np.round(np.linspace(0, cells, self.steps + 1)).astype(int)
         place = np.argsort(order, axis=1)
@@ -252,7 +226,7 @@ class Curves:
 
     @cached_property
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predict the whole patches, and the blurred ones: every curve runs between them."""
+        """Predict the whole and the blurred patches, the ends of every curve."""
         return self._predict(self.inputs.images), self._predict(self.blurred)
 
     def _predict(self, images: Float[Tensor, "n 3 side side"]) -> Float[np.ndarray, " n"]:
@@ -262,24 +236,16 @@ class Curves:
         return self.to_probabilities(logits)[rows, self.inputs.targets.numpy()]
 
 
-# --- unlearning ---------------------------------------------------------------------------------
+# --- randomisation ------------------------------------------------------------------------------
 
 
-def _unlearn(
+def _compare_with_randomised(
     mapper: Mapper, inputs: Inputs, maps: Maps, seed: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
     name = "randomisation_rank_correlation"
-    found = {
-        f"{name}/{part}": correlate_maps(maps, others)
+    flat = maps.reshape(len(maps), -1)
+    scores = {
+        f"{name}/{part}": correlate_ranks(flat, others.reshape(len(others), -1))
         for part, others in mapper.randomise(inputs, seed)
     }
-    return {name: list(found.values())[-1], **found}
-
-
-def correlate_maps(maps: Maps, others: Maps) -> Float[np.ndarray, " n"]:
-    """Compute Spearman's rank correlation of each pair of maps; NaN where one is constant."""
-    ranks = [rankdata(m.reshape(len(m), -1), axis=1) for m in (maps, others)]
-    a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
-    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    joint = (a * b).sum(axis=1)
-    return np.divide(joint, spread, out=np.full(len(maps), np.nan), where=spread > 0)
+    return {name: list(scores.values())[-1], **scores}

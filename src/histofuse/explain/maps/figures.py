@@ -1,4 +1,4 @@
-"""Figures of maps: an overlay by itself, and contact sheets of a class, hits and misses apart."""
+"""Figures of maps: single overlays, and a contact sheet of each class with hits and misses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from jaxtyping import Float32, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Circle
 
 from histofuse.core.artifacts import replacing_file
@@ -22,6 +23,7 @@ from histofuse.evaluation.drawing import BLUE, GREY, VERMILION
 from histofuse.explain.maps.gradcam import enlarge
 
 HIT, MISS = BLUE, VERMILION
+_COLOURS = colormaps["inferno"]
 # Opacity of the map where it is strongest.
 _OPACITY = 0.55
 _DPI = 110
@@ -37,10 +39,10 @@ class Explained:
     """One patch with its map.
 
     Attributes:
-        patch_id: Of the patch.
+        patch_id: The patch.
         label: True class.
         prediction: Predicted class, which the map explains.
-        probability: Calibrated, of the predicted class.
+        probability: Calibrated probability of the predicted class.
         patch: (patch_px, patch_px, 3) RGB.
         heat: (height, width) between 0 and 1.
         source: Of the patch, such as ``simulated``.
@@ -65,28 +67,30 @@ class Explained:
         return bool(self.heat.max() <= 0)
 
 
+def colour(heat: Float32[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Colour a map with values from 0 to 1."""
+    return np.rint(np.asarray(_COLOURS(heat))[..., :3] * 255).astype(np.uint8)
+
+
 def blend(
     patch: UInt8[np.ndarray, "side side 3"], heat: Float32[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Lay a map over its patch, the more opaque the stronger it is."""
+    """Lay a map over its patch; the stronger the map, the more opaque."""
     large = enlarge(heat, len(patch))
-    colours = np.asarray(colormaps["inferno"](large))[..., :3] * 255
     opacity = (_OPACITY * large)[..., None]
-    return np.rint((1 - opacity) * patch + opacity * colours).astype(np.uint8)
+    return np.rint((1 - opacity) * patch + opacity * colour(large)).astype(np.uint8)
 
 
 def draw_example(example: Explained, nucleus_radius_px: float) -> Figure:
     """Draw patch, map and overlay side by side, with classes and probability above."""
-    figure = Figure(figsize=(6.6, 2.75), layout="constrained")
-    axes = figure.subplots(1, 3)
-    side = len(example.patch)
-    show_image(axes[0], example.patch, "patch")
-    image = show_map(axes[1], example.heat, side)
+    # Fixed places: a layout engine would draw each figure twice.
+    figure = Figure(figsize=(6.9, 2.75))
+    axes = figure.add_axes((0.012, 0.03, 0.92, 0.79))
     height, width = example.heat.shape
-    axes[1].set_title(f"Grad-CAM ({height} × {width})", fontsize=8)
-    figure.colorbar(image, ax=axes[1], fraction=0.046, ticks=[0, 0.5, 1])
-    show_image(axes[2], blend(example.patch, example.heat), "overlay")
-    mark_nucleus(axes[2], side, nucleus_radius_px)
+    show_views(axes, example, nucleus_radius_px, f"Grad-CAM ({height} × {width})")
+    scale = ScalarMappable(Normalize(0, 1), _COLOURS)
+    bar = figure.colorbar(scale, cax=figure.add_axes((0.94, 0.1, 0.013, 0.65)), ticks=[0, 0.5, 1])
+    bar.ax.tick_params(labelsize=8)
     figure.suptitle(
         f"{example.patch_id}: true {show_name(example.label)}, predicted"
         f" {show_name(example.prediction)} ({example.probability:.2f}),"
@@ -102,7 +106,7 @@ def draw_sheet(
 ) -> Figure:
     """Draw the examples of one true class: hits on the left, misses on the right.
 
-    Each is a row of patch, map and overlay, under what was predicted and how surely.
+    Each is a row of patch, map and overlay, below the predicted class and its probability.
     """
     sides = [[e for e in examples if e.is_hit], [e for e in examples if not e.is_hit]]
     rows = max(len(side) for side in sides)
@@ -114,16 +118,16 @@ def draw_sheet(
     for number, (side, head) in enumerate(zip(sides, ("Hits", "Misses"), strict=True)):
         left = 0.2 + number * (triple + 0.4)
         colour = MISS if number else HIT
-        text = f"{head}: {len(side)}, the surest first" if side else f"{head}: none among these"
+        text = f"{head}: {len(side)}, most confident first" if side else f"{head}: none among these"
         place = {"x": left / width, "y": 1 - 0.48 / height, "va": "top"}
         figure.text(s=text, fontsize=10, weight="bold", color=colour, **place)
         for row, example in enumerate(side):
             top = height - _HEAD - row * (_TILE + _CAPTION) - _CAPTION + 0.12
-            _draw_triple(figure, example, (left, top), nucleus_radius_px)
+            _draw_row(figure, example, (left, top), nucleus_radius_px)
     return figure
 
 
-def _draw_triple(
+def _draw_row(
     figure: Figure, example: Explained, corner: tuple[float, float], radius: float
 ) -> None:
     left, top = corner
@@ -134,45 +138,31 @@ def _draw_triple(
     figure.text(s=text, color=HIT if example.is_hit else MISS, weight="bold", **place)
     place |= {"x": (left + 3 * _TILE + 2 * _GAP) / width, "ha": "right", "fontsize": 6.5}
     figure.text(s=example.patch_id, color=GREY, **place)
-    side = len(example.patch)
-    for column in range(3):
-        x = left + column * (_TILE + _GAP)
-        box = (x / width, (top - _TILE) / height, _TILE / width, _TILE / height)
-        axes = figure.add_axes(box)
-        if column == 1:
-            show_map(axes, example.heat, side)
-        else:
-            show_image(axes, blend(example.patch, example.heat) if column else example.patch, "")
-        if column == 2:
-            mark_nucleus(axes, side, radius)
+    size = ((3 * _TILE + 2 * _GAP) / width, _TILE / height)
+    axes = figure.add_axes((left / width, (top - _TILE) / height, *size))
+    show_views(axes, example, radius)
 
 
-def show_image(axes: Axes, image: UInt8[np.ndarray, "side side 3"], title: str) -> None:
-    """Show an image without ticks."""
-    axes.imshow(image, interpolation="nearest")
-    axes.set_title(title, fontsize=8)
-    _bare(axes)
+def show_views(axes: Axes, example: Explained, radius_px: float, map_title: str = "") -> None:
+    """Show patch, map and overlay in one image; titles above them if the map has one.
 
-
-def show_map(axes: Axes, heat: Float32[np.ndarray, "height width"], side_px: int) -> AxesImage:
-    """Show a map at the size of its patch, from 0 to 1, without ticks."""
-    large = enlarge(heat, side_px)
-    image = axes.imshow(large, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
-    _bare(axes)
-    return image
-
-
-def mark_nucleus(axes: Axes, side_px: int, radius_px: float) -> None:
-    """Circle the disc that stands for the annotated nucleus."""
-    middle = (side_px - 1) / 2
+    A dashed circle in the overlay marks the disc that stands for the annotated nucleus.
+    """
+    patch, side = example.patch, len(example.patch)
+    heat = colour(enlarge(example.heat, side))
+    gap = np.full((side, round(side * _GAP / _TILE), 3), 255, np.uint8)
+    axes.imshow(
+        np.hstack([patch, gap, heat, gap, blend(patch, example.heat)]), interpolation="nearest"
+    )
+    axes.set_axis_off()
+    step = side + gap.shape[1]
+    centre = (2 * step + (side - 1) / 2, (side - 1) / 2)
     style = {"fill": False, "edgecolor": "white", "linewidth": 0.9, "linestyle": (0, (3, 2))}
-    axes.add_patch(Circle((middle, middle), radius_px, **style))
-
-
-def _bare(axes: Axes) -> None:
-    axes.grid(visible=False)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.add_patch(Circle(centre, radius_px, **style))
+    if map_title:
+        for column, title in enumerate(("patch", map_title, "overlay")):
+            middle = column * step + side / 2
+            axes.text(middle, -0.03 * side, title, fontsize=8, ha="center", va="bottom")
 
 
 def write_figure(figure: Figure, path: Path) -> None:

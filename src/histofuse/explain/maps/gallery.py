@@ -24,7 +24,7 @@ from histofuse.explain.estimates import FAITHFULNESS, estimate_means, render_est
 from histofuse.explain.maps.faithfulness import MEASURES, ToProbabilities, score_maps
 from histofuse.explain.maps.figures import Explained, draw_example, draw_sheet, write_figure
 from histofuse.explain.maps.mappers import Inputs, Mapper
-from histofuse.explain.rows import spread
+from histofuse.explain.ranks import spread
 from histofuse.params.explain import ExplainParams
 
 SUMMARY: Final = "summary.json"

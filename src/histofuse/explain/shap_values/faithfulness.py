@@ -1,4 +1,4 @@
-"""Whether SHAP values can be relied on: do they add up, does their ranking hold, are they right?"""
+"""Tests of SHAP values: do they add up, is their ranking stable, do two explainers agree?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Estimate, Measure, estimate_means
+from histofuse.explain.ranks import correlate_ranks
 
 TOP: Final = 10
 MEASURES: Final = MappingProxyType(
@@ -25,17 +25,17 @@ MEASURES: Final = MappingProxyType(
         ),
         "rank_stability": Measure(
             "Mean rank correlation of the variables' mean |SHAP| over resampled rows with that of"
-            " all rows; low and high hold the resamples",
+            " all rows; low and high are quantiles of the resamples",
             "higher",
             0.8,
-            "with other patients the variables would rank otherwise",
+            "with other patients the ranking of the variables changes",
         ),
         "top_10_overlap": Measure(
             "Mean share of the first ten variables that stay among the first ten over resampled"
-            " rows; low and high hold the resamples",
+            " rows; low and high are quantiles of the resamples",
             "higher",
             0.7,
-            "with other patients other variables would lead",
+            "with other patients other variables come first",
         ),
         "kernel_shap_max_abs_difference": Measure(
             "Largest difference, in log-odds, between DeepSHAP and KernelSHAP of a variable on the"
@@ -47,7 +47,7 @@ MEASURES: Final = MappingProxyType(
             " variables",
             "higher",
             0.8,
-            "DeepSHAP and KernelSHAP rank the variables otherwise",
+            "DeepSHAP and KernelSHAP rank the variables differently",
         ),
     }
 )
@@ -55,7 +55,7 @@ Values = Float[np.ndarray, "n variables"]
 
 
 def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Measure how far the ranking by mean |SHAP| holds when the rows are drawn anew.
+    """Measure how stable the ranking by mean |SHAP| is when rows are resampled.
 
     Args:
         values: SHAP values by variable, a row a patient.
@@ -75,24 +75,15 @@ def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimat
     overlap = np.isin(first, leaders).mean(axis=1)
     correlation = correlate_ranks(drawn, np.broadcast_to(whole, drawn.shape))
     return {
-        "rank_stability": _hold(correlation, bootstrap.params.confidence, n),
-        "top_10_overlap": _hold(overlap, bootstrap.params.confidence, n),
+        "rank_stability": _summarise(correlation, bootstrap.params.confidence, n),
+        "top_10_overlap": _summarise(overlap, bootstrap.params.confidence, n),
     }
 
 
-def _hold(found: Float[np.ndarray, " b"], confidence: float, n: int) -> Estimate:
-    """Tell the mean over resamples, and the range that holds this share of them."""
+def _summarise(found: Float[np.ndarray, " b"], confidence: float, n: int) -> Estimate:
+    """Compute the mean over resamples, and the central range that holds this share of them."""
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Estimate(float(found.mean()), low, high, n, n)
-
-
-def correlate_ranks(values: Values, others: Values) -> Float[np.ndarray, " n"]:
-    """Compute Spearman's rank correlation row by row; NaN where a row is constant."""
-    a, b = (rankdata(v, axis=1) for v in (values, others))
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    out = np.full(len(a), np.nan)
-    return np.divide((a * b).sum(axis=1), spread, out=out, where=spread > 0)
 
 
 def explain_by_kernel(
@@ -101,14 +92,14 @@ def explain_by_kernel(
     background: Float[np.ndarray, "m features"],
     seed: int,
 ) -> Float[np.ndarray, "n features"]:
-    """Explain rows by KernelSHAP, which asks nothing of the model but its answers.
+    """Explain rows by KernelSHAP, which only needs the model's answers.
 
     Source: Lundberg and Lee, NeurIPS 2017 (KernelSHAP), by the package shap, without selecting
     features by a lasso.
     """
     import shap
 
-    state = np.random.get_state()  # what shap draws its coalitions from
+    state = np.random.get_state()  # shap draws its coalitions from the global generator
     np.random.seed(derive_seed(seed, "explain", "kernel"))
     try:
         explainer = shap.KernelExplainer(logits, background)

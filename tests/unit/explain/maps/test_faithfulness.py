@@ -16,7 +16,6 @@ from histofuse.explain.maps.faithfulness import (
     MEASURES,
     Curves,
     blur,
-    correlate_maps,
     draw_disc,
     measure_mass_inside,
     order_by_map,
@@ -25,13 +24,15 @@ from histofuse.explain.maps.faithfulness import (
     score_maps,
 )
 from histofuse.explain.maps.mappers import Inputs, Mapper, map_image_network, map_through_fusion
+from histofuse.explain.ranks import correlate_ranks
 from histofuse.models.backbones import ImageModel, ImageSpec, MapLayer
 from histofuse.models.fusion import FusionHead
+from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 
 SIDE, CASES = 32, 12
 LAYER = MapLayer("backbone.second", 16)
-SIZES = SimpleNamespace(faithfulness_steps=8, nucleus_radius_px=8.0, blur_px=6.0)
+SIZES = ExplainParams.model_construct(faithfulness_steps=8, nucleus_radius_px=8.0, blur_px=6.0)
 BOOTSTRAP = Bootstrap(IntervalParams(resamples=500, confidence=0.95, method="percentile"), seed=1)
 SPEC = ImageSpec("tiny", ["pale", "dark"], SIDE, SIDE, 0, "unit", 0.0)
 
@@ -131,14 +132,14 @@ def test_a_trained_network_is_told_from_an_untrained_one(networks):
 def test_a_network_that_looks_at_a_marker_in_the_corner_is_caught(networks):
     found = examine(networks.corner, corner=True)
     assert found["cam_mass_inside"]["high"] < 0
-    assert found["cam_mass_inside"]["concern"] == "the network looks beside the nucleus"
-    assert any("beside the nucleus" in text for text in list_concerns(found))
+    assert found["cam_mass_inside"]["concern"]
+    assert any(text.startswith("cam_mass_inside") for text in list_concerns(found))
     # The map itself is faithful: what it points at is what the network uses.
     assert found["deletion_gain_over_random"]["low"] > 0
     assert found["deletion_gain_over_centre"]["low"] > 0
 
 
-def test_unlearning_goes_from_the_head_down_and_leaves_the_network_alone(networks):
+def test_weights_are_randomised_from_the_head_and_this_leaves_the_network_alone(networks):
     model = networks.centre
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images, _ = make_images(4, 9, corner=False)
@@ -151,7 +152,7 @@ def test_unlearning_goes_from_the_head_down_and_leaves_the_network_alone(network
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_a_fusion_head_is_unlearnt_with_the_network_under_it(networks):
+def test_a_fusion_head_is_randomised_before_its_network(networks):
     torch.manual_seed(1)
     head = FusionHead(16, 3, [8], 2, 0.0).eval()
     mapper = map_through_fusion("fused", networks.centre, head)
@@ -242,7 +243,7 @@ def test_maps_are_correlated_as_scipy_does_and_constant_ones_left_out():
     rng = np.random.default_rng(0)
     maps, others = (rng.integers(0, 5, (4, 3, 3)).astype(np.float32) for _ in range(2))
     maps[3] = 0
-    found = correlate_maps(maps, others)
+    found = correlate_ranks(*(m.reshape(len(m), -1) for m in (maps, others)))
     for n in range(3):
         assert found[n] == pytest.approx(spearmanr(maps[n].ravel(), others[n].ravel())[0])
     assert np.isnan(found[3])

@@ -13,27 +13,28 @@ from sklearn.ensemble import GradientBoostingClassifier
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.shap_values.attributions import (
+from histofuse.explain.shap_values.attributions import compute_attributions
+from histofuse.explain.shap_values.feature_labels import label_features
+from histofuse.explain.shap_values.report import (
     choose_rows,
-    compute_attributions,
     explain_rows,
     summarise,
     write_shap_report,
 )
-from histofuse.explain.shap_values.feature_labels import label_features
 from histofuse.features.encoding import encode_table, fit_encoder
 from histofuse.features.specs import FeatureSpec
 from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, TreesModel, XgboostModel
 from histofuse.models.trees import extract_trees, make_matrix
 from histofuse.params.ehr import EncodingParams
+from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.tabular import LogisticRegressionParams, XgboostParams
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, train_tabular
 
 FEATURES = [f"f{i}" for i in range(5)]
-SIZES = SimpleNamespace(shap_background=40, shap_samples=30, kernel_shap_rows=4)
+SIZES = ExplainParams.model_construct(shap_background=40, shap_samples=30, kernel_shap_rows=4)
 BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.95, method="percentile"), seed=1)
 SPECS = [
     FeatureSpec("age_years", "age_years", "continuous", "years", "demographics", "Age"),

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import spearmanr
 
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.explain.ranks import correlate_ranks
 from histofuse.explain.shap_values.attributions import compute_attributions
 from histofuse.explain.shap_values.faithfulness import (
     compare_with_kernel,
-    correlate_ranks,
     explain_by_kernel,
     measure_stability,
 )
