@@ -9,7 +9,13 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.patches import load_index
-from histofuse.features.embeddings import Embedded, Embeddings, number_rows, write_embeddings
+from histofuse.features.embeddings import (
+    Embedded,
+    Embeddings,
+    find_image_embeddings,
+    number_rows,
+    write_embeddings,
+)
 from histofuse.features.encoding import ENCODED
 from histofuse.models.backbones import load_image_model
 from histofuse.models.tabular import MlpModel, load_tabular_model
@@ -17,11 +23,12 @@ from histofuse.params.base import load_section
 from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.names import name_registered
 from histofuse.tracking.registry import pull_bundle
-from histofuse.training.image import embed_patches
+from histofuse.training.image import apply_network, digest_patches
 
 LOCK = Path("registry.lock.json")
 PATCHES = Path("data/patches")
 ENCODED_TABLE = Path("data/encoded/imputed.parquet")
+IMAGE_EMBEDDINGS = Path("data/image_embeddings")
 OUT = Path("data/embeddings")
 
 
@@ -60,10 +67,14 @@ def describe(bundle: Bundle) -> dict[str, str]:
 
 
 def embed_all_patches(bundle: Bundle) -> Embedded:
-    """Embed the patches of the index, in its order."""
+    """Take the embeddings that the encoder's training computed; else compute them."""
+    origin = {"encoder": bundle.digest, "patches": digest_patches(PATCHES)}
+    if kept := find_image_embeddings(origin, IMAGE_EMBEDDINGS / bundle.name):
+        return kept
+    report(f"{IMAGE_EMBEDDINGS / bundle.name}: not of this encoder and these patches; embedding")
     index = load_index(PATCHES)
-    values = embed_patches(load_image_model(bundle), PATCHES, index)
-    return number_rows(index[["patch_id"]], values)
+    outputs = apply_network(load_image_model(bundle), PATCHES, index)
+    return number_rows(index[["patch_id"]], outputs.embeddings)
 
 
 def embed_all_patients(bundle: Bundle) -> Embedded:

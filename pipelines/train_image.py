@@ -15,6 +15,7 @@ PATCHES = Path("data/patches")
 SPLITS = Path("data/splits/patches.parquet")
 STUDIES = Path("studies")
 MODELS = Path("models")
+EMBEDDINGS = Path("data/image_embeddings")
 
 
 def main(model: str) -> None:
@@ -25,7 +26,9 @@ def main(model: str) -> None:
     report(f"read {len(data.table):,} patches, {counts['train']:,} of them to train on")
 
     with open_recorder(run_name=model) as recorder:
-        result = train_image(data, params, load_seed(), recorder, MODELS / model)
+        result = train_image(
+            data, params, load_seed(), recorder, MODELS / model, embeddings=EMBEDDINGS / model
+        )
     best = result.history[result.best_epoch - 1]
     report(
         f"wrote {MODELS / model}: epoch {result.best_epoch} of {len(result.history)},"

@@ -75,11 +75,12 @@ class SmallProject:
         from histofuse.features.embeddings import Embeddings, number_rows, write_embeddings
         from histofuse.models.backbones import load_image_model
         from histofuse.models.tabular import load_tabular_model
-        from histofuse.training.image import embed_patches
+        from histofuse.training.image import apply_network
 
         of_image, of_patient = (open_bundle(Path("models") / n) for n in ("simple_cnn", "mlp"))
         index = load_index(Path("data/patches"))
-        patches = embed_patches(load_image_model(of_image), Path("data/patches"), index)
+        model = load_image_model(of_image)
+        patches = apply_network(model, Path("data/patches"), index).embeddings
         rows = read_table(Path("data/encoded/imputed.parquet"), ENCODED)
         patients = load_tabular_model(of_patient).embed(rows)
         encoders = {

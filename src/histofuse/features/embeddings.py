@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,15 +79,36 @@ def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Emb
 def write_embeddings(embeddings: Embeddings, folder: Path) -> None:
     """Write arrays, key tables and ``meta.json`` in the place of `folder`."""
     with replacing_folder(folder) as temporary:
-        for name, contract, part in (
-            ("image", IMAGE_ROWS, embeddings.image),
-            ("patient", PATIENT_ROWS, embeddings.patient),
-        ):
-            np.save(temporary / f"{name}.npy", part.values, allow_pickle=False)
-            write_table(part.rows, temporary / f"{name}.parquet", contract)
+        _write(embeddings.image, temporary, "image", IMAGE_ROWS)
+        _write(embeddings.patient, temporary, "patient", PATIENT_ROWS)
         dims = {"image": embeddings.image.dim, "patient": embeddings.patient.dim}
         text = to_json(embeddings.meta | {"dims": dims})
         (temporary / META).write_text(text, encoding="utf-8")
+
+
+def _write(part: Embedded, folder: Path, name: str, contract: Contract) -> None:
+    np.save(folder / f"{name}.npy", part.values, allow_pickle=False)
+    write_table(part.rows, folder / f"{name}.parquet", contract)
+
+
+def write_image_embeddings(image: Embedded, origin: Mapping[str, str], folder: Path) -> None:
+    """Write what one encoder made of patches in the place of `folder`, with where it is from.
+
+    Args:
+        image: Of patches.
+        origin: Digests of the encoder and of the patches.
+        folder: Array, key table and ``meta.json``.
+    """
+    with replacing_folder(folder) as temporary:
+        _write(image, temporary, "image", IMAGE_ROWS)
+        (temporary / META).write_text(to_json(dict(origin)), encoding="utf-8")
+
+
+def find_image_embeddings(origin: Mapping[str, str], folder: Path) -> Embedded | None:
+    """Load what `write_image_embeddings` wrote; None if there is none, or of another origin."""
+    if not (folder / META).is_file() or load_json(folder / META) != origin:
+        return None
+    return _load(folder, "image", IMAGE_ROWS)
 
 
 def load_embeddings(folder: Path) -> Embeddings:

@@ -48,7 +48,7 @@ from histofuse.params.pairing import AnyPairing, PairingParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.fusion import load_pairs, train_fusion
-from histofuse.training.image import embed_patches, load_patch_data, train_image
+from histofuse.training.image import apply_network, load_patch_data, train_image
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import load_table, train_tabular
 
@@ -307,7 +307,7 @@ def _embed(chain: Chain, sources: Sources) -> None:
         "sources": {side: bundle.config["source"] for side, bundle in sides.items()},
         "encoders": {side: _describe(bundle) for side, bundle in sides.items()},
     }
-    patches = embed_patches(load_image_model(image), sources.patches, index)
+    patches = apply_network(load_image_model(image), sources.patches, index).embeddings
     embeddings = Embeddings(
         number_rows(index[["patch_id"]], patches),
         number_rows(rows[["subject_id", "hadm_id"]], model.embed(rows)),

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, Int64, UInt8
-from torch import Tensor, nn
+from torch import nn
 
 from histofuse.core.artifacts import digest_file, digest_text, to_json, write_json
-from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.bundle import CONFIG, MANIFEST, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.core.progress import track
@@ -34,6 +34,7 @@ from histofuse.data.patches import (
 )
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import DRAWN, augment_patches
+from histofuse.features.embeddings import number_rows, write_image_embeddings
 from histofuse.models.backbones import (
     WEIGHTS,
     ImageModel,
@@ -141,19 +142,27 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
     faults.raise_if_any()
     table = joined.drop(columns="_merge").sort_values("patch_id", ignore_index=True)
     table = table.astype({"shard": "int64", "row": "int64"})
-    return PatchData(folder, table, meta, _digest_inputs(folder, splits))
+    digests = {"patches": digest_patches(folder), "splits": digest_file(splits)}
+    return PatchData(folder, table, meta, digests)
 
 
-def _digest_inputs(folder: Path, splits: Path) -> dict[str, str]:
+def digest_patches(folder: Path) -> str:
+    """Compute the digest of all files of a folder of patches."""
     files = {file.name: digest_file(file) for file in sorted(folder.iterdir()) if file.is_file()}
-    return {"patches": digest_text(to_json(files)), "splits": digest_file(splits)}
+    return digest_text(to_json(files))
 
 
 # --- training -----------------------------------------------------------------------------------
 
 
 def train_image(
-    data: PatchData, params: ImageParams, seed: int, recorder: Recorder, path: Path
+    data: PatchData,
+    params: ImageParams,
+    seed: int,
+    recorder: Recorder,
+    path: Path,
+    *,
+    embeddings: Path | None = None,
 ) -> FitResult:
     """Train one network, calibrate it on validation, and write its bundle.
 
@@ -165,6 +174,7 @@ def train_image(
         seed: The run's seed.
         recorder: Told of params, epochs and the bundle.
         path: Folder of the bundle; its last part is the model's name.
+        embeddings: Folder for the embeddings of all patches; None writes none.
 
     Raises:
         InputError: If the backbone, weights or precision cannot be had, or a split is empty.
@@ -178,17 +188,21 @@ def train_image(
         train, validation = data.load_rows("train"), data.load_rows("validation")
         recipe = make_recipe(path.name, model, train, params, seed)
         result = fit(model, train, validation, recipe, checkpoints, recorder)
-        logits = predict_patches(model, data.folder, data.table)
-        decision = _fit_decision(data, logits, params)
+        outputs = apply_network(model, data.folder, data.table)
+        decision = _fit_decision(data, outputs.logits, params)
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
             write_decision(decision, folder)
             write_history(result, folder / HISTORY)
-            predictions = make_predictions(data, logits, decision)
+            predictions = make_predictions(data, outputs.logits, decision)
             write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
             config = _describe(path.name, model, data, params, seed)
             best = {"inputs": inputs, "best_epoch": result.best_epoch}
             write_json({**config, **best}, folder / CONFIG)
+        if embeddings:
+            origin = {"encoder": digest_file(path / MANIFEST), "patches": data.digests["patches"]}
+            image = number_rows(data.table[["patch_id"]], outputs.embeddings)
+            write_image_embeddings(image, origin, embeddings)
     recorder.finish(path)
     return result
 
@@ -328,27 +342,41 @@ def make_predictions(
 # --- using a trained network --------------------------------------------------------------------
 
 
-def predict_patches(
-    model: ImageModel, folder: Path, index: pd.DataFrame
-) -> Float32[np.ndarray, "n classes"]:
-    """Compute the raw logits of stored patches, in fp32.
+class Outputs(NamedTuple):
+    """What a network makes of patches, in fp32."""
+
+    embeddings: Float32[np.ndarray, "n width"]
+    logits: Float32[np.ndarray, "n classes"]
+
+
+@torch.inference_mode()
+def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outputs:
+    """Compute the embeddings and raw logits of stored patches in one pass.
 
     Args:
-        model: A trained network; it moves to the GPU where there is one.
+        model: A trained network; computes on the GPU where there is one.
         folder: Of the shards, cut with the model's own patch and margin.
         index: Rows of the patch index, in the order wanted.
 
     Raises:
         InputError: If the patches are of another size than the model's.
     """
-    return _apply(model, model, folder, index)
-
-
-def embed_patches(
-    model: ImageModel, folder: Path, index: pd.DataFrame
-) -> Float32[np.ndarray, "n width"]:
-    """Compute the embeddings of stored patches, in fp32; as `predict_patches` otherwise."""
-    return _apply(model, model.embed, folder, index)
+    reader = open_shards(folder)
+    _check_sides(model.spec, reader.meta, folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    places = index[["shard", "row"]].to_numpy()
+    embeddings = [torch.empty(0, model.embedding_dim)]
+    logits = [torch.empty(0, len(model.spec.classes))]
+    starts = range(0, len(places), _BATCH)
+    for start in track(starts, "running the image network", total=len(starts)):
+        chunk = places[start : start + _BATCH]
+        stored = torch.from_numpy(reader.read(chunk[:, 0], chunk[:, 1])).to(device)
+        embedding = model.embed(model.prepare(stored))
+        embeddings.append(embedding.float().cpu())
+        logits.append(model.head(embedding).float().cpu())
+    model.cpu()
+    return Outputs(torch.cat(embeddings).numpy(), torch.cat(logits).numpy())
 
 
 @torch.inference_mode()
@@ -365,25 +393,6 @@ def predict_images(
     if not parts:
         return np.empty((0, len(model.spec.classes)), np.float32)
     return torch.cat(parts).numpy()
-
-
-@torch.inference_mode()
-def _apply(
-    model: ImageModel, function: Callable[[Tensor], Tensor], folder: Path, index: pd.DataFrame
-) -> np.ndarray:
-    reader = open_shards(folder)
-    _check_sides(model.spec, reader.meta, folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    places = index[["shard", "row"]].to_numpy()
-    starts = range(0, len(places), _BATCH)
-    parts = []
-    for start in track(starts, "running the image network", total=len(starts)):
-        chunk = places[start : start + _BATCH]
-        stored = torch.from_numpy(reader.read(chunk[:, 0], chunk[:, 1])).to(device)
-        parts.append(function(model.prepare(stored)).float().cpu())
-    model.cpu()
-    return torch.cat(parts).numpy() if parts else np.empty((0, 0), np.float32)
 
 
 def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:

@@ -16,6 +16,7 @@ from histofuse.core.tables import read_table, write_table
 from histofuse.data.patches import PATCH_INDEX, PatchMeta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import augment_patches
+from histofuse.features.embeddings import find_image_embeddings
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.params.image import ImageParams
 from histofuse.training import image
@@ -25,12 +26,12 @@ from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.recipe import Rows
 from histofuse.training.image import (
     IMAGE_PREDICTIONS,
+    apply_network,
     create_model,
-    embed_patches,
+    digest_patches,
     load_patch_data,
     make_recipe,
     predict_images,
-    predict_patches,
     train_image,
 )
 from histofuse.training.recorder import NullRecorder
@@ -124,7 +125,8 @@ def trained(project, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("root"))
         data = load_patch_data(project / "patches", project / "splits.parquet")
-        train_image(data, make_params(), 7, NullRecorder(), Path("models/tiny"))
+        kept = Path("embeddings/tiny")
+        train_image(data, make_params(), 7, NullRecorder(), Path("models/tiny"), embeddings=kept)
         assert not Path(".histofuse/checkpoints/tiny").exists()
         return Path("models/tiny").resolve()
 
@@ -183,7 +185,7 @@ def test_predictions_are_the_saved_models_on_each_patch_by_key(trained, project)
     model = load_image_model(open_bundle(trained))
     index = read_table(project / "patches" / "index.parquet", PATCH_INDEX).iloc[:7]
     found = predictions.set_index("patch_id").loc[index["patch_id"]]
-    logits = predict_patches(model, project / "patches", index)
+    logits = apply_network(model, project / "patches", index).logits
     expected = found[[f"logit_{c}" for c in CLASSES]].to_numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert expected.dtype == np.float32
@@ -197,13 +199,25 @@ def test_predictions_are_the_saved_models_on_each_patch_by_key(trained, project)
 def test_embeddings_lead_to_the_logits(trained, project):
     model = load_image_model(open_bundle(trained))
     index = read_table(project / "patches" / "index.parquet", PATCH_INDEX)
-    embedding = embed_patches(model, project / "patches", index)
+    embedding, expected = apply_network(model, project / "patches", index)
     assert embedding.shape == (90, 256) and embedding.dtype == np.float32
     with torch.inference_mode():
         logits = model.head(torch.from_numpy(embedding)).numpy()
-    expected = predict_patches(model, project / "patches", index)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert predict_images(model, np.empty((0, 24, 24, 3), np.uint8)).shape == (0, 3)
+
+
+def test_training_keeps_the_embeddings_of_its_own_encoder_and_patches(trained, project):
+    kept, patches = trained.parents[1] / "embeddings" / "tiny", project / "patches"
+    origin = {"encoder": open_bundle(trained).digest, "patches": digest_patches(patches)}
+    image = find_image_embeddings(origin, kept)
+    assert image is not None
+    index = read_table(patches / "index.parquet", PATCH_INDEX)
+    expected = apply_network(load_image_model(open_bundle(trained)), patches, index).embeddings
+    rows = image.rows.set_index("patch_id").loc[index["patch_id"], "row"]
+    np.testing.assert_allclose(image.values[rows], expected, atol=1e-5)
+    assert find_image_embeddings({**origin, "encoder": "another"}, kept) is None
+    assert find_image_embeddings(origin, kept / "missing") is None
 
 
 def test_patches_of_another_size_are_refused(trained, project, tmp_path):
@@ -212,7 +226,7 @@ def test_patches_of_another_size_are_refused(trained, project, tmp_path):
     meta.write_text(meta.read_text().replace('"margin_px": 4', '"margin_px": 2'))
     index = read_table(other / "patches" / "index.parquet", PATCH_INDEX)
     with pytest.raises(InputError, match="16 px with a margin of 2 px"):
-        predict_patches(load_image_model(open_bundle(trained)), other / "patches", index)
+        apply_network(load_image_model(open_bundle(trained)), other / "patches", index)
 
 
 def test_the_same_run_gives_the_same_bundle(trained, project, tmp_path, monkeypatch):
