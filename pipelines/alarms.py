@@ -4,7 +4,6 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import write_json
-from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
@@ -37,9 +36,7 @@ def main() -> None:
 
     alarms, checks = find_alarms(models, AlarmData(DATA), rules)
 
-    facts = {
-        m.name: {"digest": open_bundle(MODELS / m.name).digest, "kind": m.kind} for m in models
-    }
+    facts = {m.name: {"digest": m.digest, "kind": m.kind} for m in models}
     pairs = [f"pairs/{rule}.parquet" for rule in load_keys("pairing")]
     data = digest_data(DATA, [*DATA_FILES, *pairs])
     write_json(describe_alarms(checks, facts, data), OUT)

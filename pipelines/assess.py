@@ -9,7 +9,6 @@ from histofuse.core.progress import report, track
 from histofuse.core.tables import read_table
 from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
 from histofuse.evaluation.assessment.figures import draw_assessment
-from histofuse.evaluation.assessment.inputs import load_assessed
 from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Facts, evaluate_model
@@ -20,6 +19,7 @@ from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
+from histofuse.training.decision import load_decision
 
 MODELS = Path("models")
 PATCH_FACTS = Path("data/patches/meta.json")
@@ -48,8 +48,10 @@ def main() -> None:
     assessments = []
     for name in track(names, "assessing", total=len(names)):
         result = evaluate_model(load_predictions(MODELS / name), facts)
-        assessed = load_assessed(result, MODELS / name)
-        assessments.append(assess_model(assessed, features, facts, params, bootstrap))
+        calibrator = load_decision(MODELS / name).calibrator
+        assessments.append(
+            assess_model(result, calibrator, features, facts, params, bootstrap=bootstrap)
+        )
     report(f"assessed {len(assessments)} models on {facts.split}")
 
     tables = make_assessment_tables(assessments, facts, params, bootstrap.params)

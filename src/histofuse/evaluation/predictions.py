@@ -1,7 +1,8 @@
-"""Predictions as bundles hold them, brought to one form for every kind of model."""
+"""The predictions of a bundle, in one form for every kind of model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,21 +35,38 @@ _ADMISSIONS: Final = Contract(
 )
 
 
+# Fields of `Predictions` with an entry for each row.
+_BY_ROW: Final = (
+    "keys",
+    "split",
+    "labels",
+    "probabilities",
+    "predictions",
+    "groups",
+    "subjects",
+    "admissions",
+    "logits",
+)
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """What one model predicted.
+    """The predictions of one model.
 
     Attributes:
         name: The model's name.
         config: Its ``config.json``.
         history: Its ``history.csv``.
-        keys: What identifies a row, unique: the patch, or ``subject_id/hadm_id``.
+        keys: Identifier of each row, unique: the patch, or ``subject_id/hadm_id``.
         split: Split of each row.
         labels: Class numbers.
         probabilities: Calibrated; one column a class.
         predictions: Class numbers, by the model's thresholds.
         groups: Case of each patch, patient of each admission.
         subjects: Patient of each row; None for image models.
+        admissions: ``subject_id/hadm_id`` of each row; None for image models.
+        logits: Before calibration, one column a class; None where the bundle holds none.
+        digest: Of the bundle; empty for predictions that are not of a bundle.
     """
 
     name: str
@@ -61,6 +79,9 @@ class Predictions:
     predictions: Int[np.ndarray, " n"]
     groups: np.ndarray
     subjects: np.ndarray | None
+    admissions: np.ndarray | None = None
+    logits: Float[np.ndarray, "n k"] | None = None
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,7 +103,7 @@ class Predictions:
 
     @property
     def splits(self) -> list[str]:
-        """The splits there are predictions for."""
+        """The splits with predictions, in order."""
         present = set(self.split)
         return [s for s in SPLITS if s in present]
 
@@ -92,25 +113,17 @@ class Predictions:
 
     def take(self, rows: Int[np.ndarray, " m"]) -> Predictions:
         """Take rows by position, in the order given."""
-        return replace(
-            self,
-            keys=self.keys[rows],
-            split=self.split[rows],
-            labels=self.labels[rows],
-            probabilities=self.probabilities[rows],
-            predictions=self.predictions[rows],
-            groups=self.groups[rows],
-            subjects=None if self.subjects is None else self.subjects[rows],
-        )
+        columns = {name: getattr(self, name) for name in _BY_ROW}
+        return replace(self, **{n: None if c is None else c[rows] for n, c in columns.items()})
 
     @property
     def unit(self) -> str:
-        """What a row is, in the plural."""
+        """Unit of a row, in the plural."""
         return "patches" if self.on_patches else "admissions"
 
     @property
     def group_unit(self) -> str:
-        """What several rows may share, in the plural."""
+        """Unit of a group, in the plural."""
         return "cases" if self.on_patches else "patients"
 
     def count_classes(self) -> dict[str, int]:
@@ -135,40 +148,66 @@ def name_admissions(subjects: np.ndarray, admissions: np.ndarray) -> np.ndarray:
     return np.array([f"{subject}/{admission}" for subject, admission in pairs], dtype=object)
 
 
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Concatenate rows of the same kind; name, config, history and digest are the first part's."""
+
+    def join(name: str) -> np.ndarray | None:
+        columns = [getattr(part, name) for part in parts]
+        return None if any(c is None for c in columns) else np.concatenate(columns)
+
+    return replace(parts[0], **{name: join(name) for name in _BY_ROW})
+
+
 def load_predictions(path: Path) -> Predictions:
-    """Load the predictions of a bundle.
+    """Open a bundle and read its predictions.
 
     Raises:
         BundleError: If the bundle does not match its manifest.
         InputError: If its predictions lack a column or hold an unknown class.
     """
-    bundle = open_bundle(path)
+    return read_predictions(open_bundle(path))
+
+
+def read_predictions(bundle: Bundle) -> Predictions:
+    """Read the predictions of a bundle that is open.
+
+    Raises:
+        InputError: If they lack a column or hold an unknown class.
+    """
     config = bundle.config
-    history = pd.read_csv(bundle.path / HISTORY)
-    load = _load_admissions if config["kind"] == "tabular" else _load_patches
-    return load(bundle, config, history)
+    about = {
+        "name": bundle.name,
+        "config": config,
+        "history": pd.read_csv(bundle.path / HISTORY),
+        "digest": bundle.digest,
+    }
+    path = bundle.path / PREDICTIONS
+    if config["kind"] == "tabular":
+        return _read_admissions(path, about)
+    return _read_patches(path, about, config["classes"])
 
 
-def _load_admissions(bundle: Bundle, config: dict[str, Any], history: pd.DataFrame) -> Predictions:
-    table = read_table(bundle.path / PREDICTIONS, _ADMISSIONS)
+def _read_admissions(path: Path, about: dict[str, Any]) -> Predictions:
+    table = read_table(path, _ADMISSIONS)
     positive = table["probability"].to_numpy(dtype=np.float64)
     subjects = table["subject_id"].to_numpy()
+    admissions = name_admissions(subjects, table["hadm_id"].to_numpy())
+    logits = _read_logits(table, ["logit"])
     return Predictions(
-        name=bundle.name,
-        config=config,
-        history=history,
-        keys=name_admissions(subjects, table["hadm_id"].to_numpy()),
+        **about,
+        keys=admissions,
         split=table["split"].to_numpy(dtype=object),
         labels=table["target"].to_numpy(dtype=np.int64),
         probabilities=np.column_stack([1 - positive, positive]),
         predictions=table["prediction"].to_numpy(dtype=np.int64),
         groups=subjects,
         subjects=subjects,
+        admissions=admissions,
+        logits=None if logits is None else np.column_stack([np.zeros(len(logits)), logits]),
     )
 
 
-def _load_patches(bundle: Bundle, config: dict[str, Any], history: pd.DataFrame) -> Predictions:
-    path, classes = bundle.path / PREDICTIONS, config["classes"]
+def _read_patches(path: Path, about: dict[str, Any], classes: list[str]) -> Predictions:
     columns = [f"probability_{c}" for c in classes]
     contract = replace(_PATCHES, columns={**_PATCHES.columns, **dict.fromkeys(columns, "float")})
     table = read_table(path, contract)
@@ -177,15 +216,22 @@ def _load_patches(bundle: Bundle, config: dict[str, Any], history: pd.DataFrame)
             if unknown := sorted(set(table[column]) - set(classes)):
                 faults.add(f"{path}, {column}", f"unknown classes {unknown}", f"one of {classes}")
     numbers = {name: k for k, name in enumerate(classes)}
+    subjects = table["subject_id"].to_numpy() if "subject_id" in table else None
     return Predictions(
-        name=bundle.name,
-        config=config,
-        history=history,
+        **about,
         keys=table["patch_id"].to_numpy(dtype=object),
         split=table["split"].to_numpy(dtype=object),
         labels=table["label"].map(numbers).to_numpy(dtype=np.int64),
         probabilities=table[columns].to_numpy(dtype=np.float64),
         predictions=table["prediction"].map(numbers).to_numpy(dtype=np.int64),
         groups=table["case_id"].to_numpy(dtype=object),
-        subjects=table["subject_id"].to_numpy() if "subject_id" in table else None,
+        subjects=subjects,
+        admissions=name_admissions(subjects, table["hadm_id"].to_numpy())
+        if subjects is not None and "hadm_id" in table
+        else None,
+        logits=_read_logits(table, [f"logit_{c}" for c in classes]),
     )
+
+
+def _read_logits(table: pd.DataFrame, columns: list[str]) -> Float[np.ndarray, "n k"] | None:
+    return table[columns].to_numpy(dtype=np.float64) if set(columns) <= set(table) else None

@@ -21,7 +21,7 @@ from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import AlarmCheck, read_alarms, select_checks
 from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, AlarmRules, find_alarms
-from histofuse.evaluation.predictions import PREDICTIONS, Predictions, load_predictions
+from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from histofuse.models.tabular import name_table
 from histofuse.promotion.gate import Evidence, Scored
 from histofuse.promotion.scoring import TestData, score_test_split
@@ -228,7 +228,7 @@ def _open(store: Store, copy: _Registered) -> Bundle:
 
 
 def _load_stored(bundle: Bundle) -> Predictions | None:
-    return load_predictions(bundle.path) if (bundle.path / PREDICTIONS).is_file() else None
+    return read_predictions(bundle) if (bundle.path / PREDICTIONS).is_file() else None
 
 
 def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:

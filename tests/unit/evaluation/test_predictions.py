@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from histofuse.core.artifacts import write_json
-from histofuse.core.bundle import writing_bundle
+from histofuse.core.bundle import open_bundle, writing_bundle
 from histofuse.core.errors import BundleError, InputError
-from histofuse.evaluation.predictions import load_predictions
+from histofuse.evaluation.predictions import concatenate, load_predictions
 
 
 def test_patches_and_admissions_come_in_one_form(models):
@@ -37,6 +37,34 @@ def test_rows_have_unique_keys_and_are_taken_whole(models):
     assert taken.groups.tolist() == ["Case_train_0", "Case_train_0"]
     assert taken.subjects.tolist() == [0, 0]
     assert len(taken.split) == len(taken.labels) == len(taken.probabilities) == 2
+
+
+def test_logits_admissions_and_digest_are_of_the_bundle(tmp_path, models):
+    table = pd.read_parquet(tmp_path / "mlp" / "predictions.parquet")
+    config = {"name": "mlp", "kind": "tabular", "classes": ["no_death", "death"]}
+    with writing_bundle(tmp_path / "mlp", "mlp") as folder:
+        table.assign(logit=np.arange(40.0)).to_parquet(folder / "predictions.parquet")
+        (folder / "history.csv").write_text("epoch\n1\n")
+        write_json(config, folder / "config.json")
+    found = load_predictions(tmp_path / "mlp")
+
+    assert models[1].logits is None
+    assert found.logits[3].tolist() == [0.0, 3.0]
+    assert found.of("test").logits[4].tolist() == [0.0, 20.0]
+    assert found.admissions[3] == found.keys[3] == "3/3"
+    assert found.digest == open_bundle(tmp_path / "mlp").digest != models[1].digest
+    assert models[0].admissions is None
+    assert models[2].admissions[:6].tolist() == ["0/0"] * 5 + ["1/1"]
+
+
+def test_parts_are_concatenated_in_order(models):
+    image = models[2]
+    whole = concatenate([image.of("test"), image.of("train")])
+
+    assert whole.keys.tolist() == [*image.keys[20:], *image.keys[:10]]
+    assert whole.subjects.tolist() == [*image.subjects[20:], *image.subjects[:10]]
+    assert whole.logits is None
+    assert whole.name == image.name
 
 
 def rewrite(path, table):

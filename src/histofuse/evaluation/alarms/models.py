@@ -12,13 +12,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import CONFIG, open_bundle
+from histofuse.core.bundle import open_bundle
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.alarms.checks import AlarmCheck, make_check, skip_check
 from histofuse.evaluation.focus import find_minority_class, name_bars
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import classification_metrics
-from histofuse.evaluation.predictions import PREDICTIONS, Predictions, load_predictions
+from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from histofuse.params.controls import AlarmParams
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import PromotionParams
@@ -44,8 +44,8 @@ class ModelFacts:
     Attributes:
         name: The model's name.
         config: Its ``config.json``.
-        rows: Its predictions, of every split; None where they did not travel.
-        logits: Not calibrated, in the order of `rows`.
+        digest: Of the bundle.
+        rows: Its predictions, of every split; None for a copy without row-level files.
         calibrator: Of the bundle.
         thresholds: Of the bundle.
         encoder: ``encoder.json`` of the record it reads; None for image models.
@@ -54,8 +54,8 @@ class ModelFacts:
 
     name: str
     config: Mapping[str, Any]
+    digest: str
     rows: Predictions | None
-    logits: Float[np.ndarray, "n k"] | None
     calibrator: Calibrator
     thresholds: Thresholds
     encoder: Mapping[str, Any] | None
@@ -78,27 +78,18 @@ def read_model(path: Path, patient: Path | None = None) -> ModelFacts:
         BundleError: If it does not match its manifest.
     """
     bundle = open_bundle(path, row_level=False)
-    config = load_json(path / CONFIG)
-    there = (path / PREDICTIONS).is_file()
+    config = bundle.config
     record = path if config["kind"] == "tabular" else patient
     encoder = record / ENCODER if record else None
     return ModelFacts(
         bundle.name,
         config,
-        load_predictions(path) if there else None,
-        _read_logits(path, config) if there else None,
+        bundle.digest,
+        read_predictions(bundle) if (path / PREDICTIONS).is_file() else None,
         *load_decision(path),
         encoder=load_json(encoder) if encoder and encoder.is_file() else None,
         scaler=_read_scaler(path) if config["kind"] == "fusion" else None,
     )
-
-
-def _read_logits(path: Path, config: Mapping[str, Any]) -> np.ndarray:
-    table = pd.read_parquet(path / PREDICTIONS)
-    if config["kind"] == "tabular":
-        logit = table["logit"].to_numpy(dtype=np.float64)
-        return np.column_stack([np.zeros(len(logit)), logit])
-    return table[[f"logit_{c}" for c in config["classes"]]].to_numpy(dtype=np.float64)
 
 
 def _read_scaler(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +109,7 @@ def check_model(
     name, kinds = facts.name, (facts.kind,)
     if facts.kind == "fusion":
         yield _check_pairing(facts)
-    if facts.rows is None or facts.logits is None:
+    if facts.rows is None or facts.rows.logits is None:
         for what in ("shared_rows", "too_good", "apart", "calibrator", "threshold"):
             yield skip_check(what, name, kinds, "its predictions did not travel; dvc repro alarms")
         return
@@ -229,8 +220,8 @@ def _measure(rows: Predictions) -> dict[str, float | None]:
 
 def check_calibrator(facts: ModelFacts, tolerance: float) -> AlarmCheck:
     """Fit the calibrator anew on validation rows, and hold what is stored against it."""
-    assert facts.rows is not None and facts.logits is not None
-    logits, labels, stored = facts.logits, facts.rows.labels, facts.calibrator
+    assert facts.rows is not None and facts.rows.logits is not None
+    logits, labels, stored = facts.rows.logits, facts.rows.labels, facts.calibrator
 
     def find_gap(splits: Sequence[str]) -> float:
         mask = np.isin(facts.rows.split, splits) if facts.rows else np.zeros(0, dtype=bool)
@@ -242,8 +233,8 @@ def check_calibrator(facts: ModelFacts, tolerance: float) -> AlarmCheck:
 
 def check_thresholds(facts: ModelFacts, tolerance: float) -> AlarmCheck:
     """Fit the thresholds anew on validation rows, and hold what is stored against them."""
-    assert facts.rows is not None and facts.logits is not None
-    probabilities = facts.calibrator.probabilities(facts.logits)
+    assert facts.rows is not None and facts.rows.logits is not None
+    probabilities = facts.calibrator.probabilities(facts.rows.logits)
     labels, stored = facts.rows.labels, facts.thresholds
 
     def find_gap(splits: Sequence[str]) -> float:

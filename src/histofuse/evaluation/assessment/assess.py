@@ -8,7 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from scipy.special import softmax
 
+from histofuse.core.errors import Fault, InputError
 from histofuse.core.naming import name_pairing
 from histofuse.evaluation.assessment.calibration import Quality, measure_quality
 from histofuse.evaluation.assessment.conformal import (
@@ -18,7 +21,6 @@ from histofuse.evaluation.assessment.conformal import (
     measure_coverage,
 )
 from histofuse.evaluation.assessment.decision_curves import DecisionCurve, measure_decision_curve
-from histofuse.evaluation.assessment.inputs import Assessed
 from histofuse.evaluation.assessment.operating_points import (
     OperatingPoint,
     measure_operating_points,
@@ -36,10 +38,14 @@ from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.clusters import number_groups
 from histofuse.evaluation.performance.results import Facts, Result
+from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
+from histofuse.training.calibrate import Calibrator
 
 RESTRICTED: Final = "restricted"
+_TOLERANCE: Final = 1e-4  # bundles keep logits and probabilities as 32-bit numbers
+_RETRAIN: Final = "Train the model again with dvc repro."
 NO_PATIENTS: Final = "an image model knows no patients: there are no subgroups"
 STRANGERS: Final = (
     "The patients stand beside patches of other people: differences between subgroups are those of "
@@ -60,20 +66,22 @@ Reliabilities = Mapping[str, Mapping[str, list[Bin]]]
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was found of one model on the split reported.
+    """The assessment of one model on the split reported.
 
     Attributes:
-        assessed: The model.
+        result: Its predictions and their metrics.
+        calibrator: Computes its calibrated probabilities from its logits.
         focus: The class that counts most.
         quality: Class, or ``all``, to its calibration.
         reliability: ``before`` and ``after`` to class to bins.
         decision_curve: For `focus`.
-        operating_points: Likewise.
-        coverage: Conformal method to what its sets do; empty without validation rows.
+        operating_points: For `focus`.
+        coverage: Conformal method to the coverage of its sets; empty without validation rows.
         subgroups: Attribute to subgroups; None for image models.
     """
 
-    assessed: Assessed
+    result: Result
+    calibrator: Calibrator
     focus: str
     quality: Mapping[str, Quality]
     reliability: Reliabilities
@@ -82,103 +90,126 @@ class Assessment:
     coverage: Mapping[str, Coverage]
     subgroups: Mapping[str, Attribute] | None
 
-    @property
-    def result(self) -> Result:
-        """Its predictions, and what is known of them."""
-        return self.assessed.result
-
 
 def assess_model(
-    assessed: Assessed,
+    result: Result,
+    calibrator: Calibrator,
     features: pd.DataFrame,
     facts: Facts,
     params: AssessmentParams,
+    *,
     bootstrap: Bootstrap,
 ) -> Assessment:
-    """Assess a model on the split reported; what is chosen is chosen on validation."""
-    model, split = assessed.model, facts.split
-    rows, validation = model.of(split), model.of("validation")
-    before = assessed.before[assessed.find(split)]
+    """Assess a model on the split reported; thresholds and sets are fitted on validation.
+
+    Args:
+        result: Its predictions and their metrics.
+        calibrator: Of the same bundle.
+        features: The feature table, for subgroups.
+        facts: About the data.
+        params: Section ``assessment``.
+        bootstrap: Draws cases or patients.
+
+    Raises:
+        InputError: If the bundle lacks logits, or its calibrator does not lead from them to its
+            probabilities.
+    """
+    logits = require_logits(result.model, calibrator)
+    before = softmax(logits[result.model.split == facts.split], axis=1)
+    rows, validation = (result.model.of(split) for split in (facts.split, "validation"))
     focus = find_minority_class(rows)
     column = rows.classes.index(focus)
-    positive = rows.labels == column
     drawn = ClusterBootstrap(bootstrap, number_groups(rows))
-    probability = rows.probabilities[:, column]
-    chosen_by = (validation.probabilities[:, column], validation.labels == column)
+    scores, positive = rows.probabilities[:, column], rows.labels == column
+    chosen_on = (validation.probabilities[:, column], validation.labels == column)
+    restricted = facts.patient_source == RESTRICTED
     return Assessment(
-        assessed=assessed,
+        result=result,
+        calibrator=calibrator,
         focus=focus,
         quality=measure_quality(before, rows.probabilities, rows.labels, rows.classes, drawn),
-        reliability=_measure_reliabilities(assessed, facts, bootstrap.params.confidence),
-        decision_curve=measure_decision_curve(probability, positive, params.thresholds, drawn),
-        operating_points=measure_operating_points(
-            chosen_by, (probability, positive), params, drawn
-        ),
-        coverage=_measure_coverages(assessed, facts, params, drawn),
-        subgroups=_split_patients(
-            assessed, focus, features, facts=facts, params=params, bootstrap=drawn
-        ),
+        reliability={
+            "before": _measure_reliability(rows, before, drawn, restricted=restricted),
+            "after": _measure_reliability(rows, rows.probabilities, drawn, restricted=restricted),
+        },
+        decision_curve=measure_decision_curve(scores, positive, params.thresholds, drawn),
+        operating_points=measure_operating_points(chosen_on, (scores, positive), params, drawn),
+        coverage=_measure_coverages(validation, rows, params, drawn),
+        subgroups=_measure_subgroups(rows, column, features, params, drawn, restricted=restricted),
     )
 
 
-def _measure_reliabilities(
-    assessed: Assessed, facts: Facts, confidence: float
-) -> dict[str, dict[str, list[Bin]]]:
-    rows = assessed.model.of(facts.split)
-    group = number_groups(rows).number
-    restricted = not rows.on_patches and facts.patient_source == RESTRICTED
+def require_logits(model: Predictions, calibrator: Calibrator) -> Float[np.ndarray, "n k"]:
+    """Return the logits of a model if its probabilities are those the calibrator gives for them.
+
+    Raises:
+        InputError: If there are none, or the probabilities are others.
+    """
+    if model.logits is None:
+        problem, expected = "its predictions hold no logits", "the logits before calibration"
+        raise InputError([Fault(model.name, problem, expected, _RETRAIN)])
+    gap = np.abs(calibrator.probabilities(model.logits) - model.probabilities).max(initial=0.0)
+    if gap > _TOLERANCE:
+        problem = f"probabilities differ by up to {gap:.4f} from the calibrated logits"
+        raise InputError([Fault(model.name, problem, f"at most {_TOLERANCE}", _RETRAIN)])
+    return model.logits
+
+
+def _measure_reliability(
+    rows: Predictions,
+    probabilities: Float[np.ndarray, "n k"],
+    drawn: ClusterBootstrap,
+    *,
+    restricted: bool,
+) -> dict[str, list[Bin]]:
     columns = [1] if len(rows.classes) == 2 else range(len(rows.classes))
-    sides = {"before": assessed.before[assessed.find(facts.split)], "after": rows.probabilities}
     return {
-        side: {
-            rows.classes[c]: measure_reliability(
-                p[:, c], rows.labels == c, group, confidence, restricted=restricted
-            )
-            for c in columns
-        }
-        for side, p in sides.items()
+        rows.classes[c]: measure_reliability(
+            probabilities[:, c],
+            rows.labels == c,
+            drawn.clusters.number,
+            drawn.bootstrap.params.confidence,
+            restricted=restricted and not rows.on_patches,
+        )
+        for c in columns
     }
 
 
 def _measure_coverages(
-    assessed: Assessed, facts: Facts, params: AssessmentParams, bootstrap: ClusterBootstrap
+    validation: Predictions, rows: Predictions, params: AssessmentParams, drawn: ClusterBootstrap
 ) -> dict[str, Coverage]:
-    validation, rows = assessed.model.of("validation"), assessed.model.of(facts.split)
     if not len(validation):
         return {}
-    found = {}
-    for score in list_scores(validation.labels):
-        given = (validation.probabilities, validation.labels)
-        rule = fit_conformal(*given, score, params.coverage, bootstrap.bootstrap.seed)
-        found[score] = measure_coverage(
-            rule, rows.probabilities, rows.labels, rows.classes, bootstrap
-        )
-    return found
+    fitted_on, seed = (validation.probabilities, validation.labels), drawn.bootstrap.seed
+    rules = [
+        fit_conformal(*fitted_on, score, params.coverage, seed)
+        for score in list_scores(validation.labels)
+    ]
+    return {
+        rule.score: measure_coverage(rule, rows.probabilities, rows.labels, rows.classes, drawn)
+        for rule in rules
+    }
 
 
-def _split_patients(
-    assessed: Assessed,
-    focus: str,
+def _measure_subgroups(
+    rows: Predictions,
+    column: int,
     features: pd.DataFrame,
-    *,
-    facts: Facts,
     params: AssessmentParams,
-    bootstrap: ClusterBootstrap,
+    drawn: ClusterBootstrap,
+    *,
+    restricted: bool,
 ) -> dict[str, Attribute] | None:
-    here = assessed.find(facts.split)
-    rows = assessed.model.take(here)
-    if assessed.admissions is None or rows.subjects is None:
+    if rows.admissions is None or rows.subjects is None:
         return None
-    column = rows.classes.index(focus)
     split_rows = Rows(
         rows.probabilities[:, column],
         rows.predictions == column,
         rows.labels == column,
         rows.subjects,
     )
-    membership = name_subgroups(features, assessed.admissions[here], params.age_bands_years)
-    restricted = facts.patient_source == RESTRICTED
-    return measure_subgroups(split_rows, membership, params, bootstrap, restricted=restricted)
+    membership = name_subgroups(features, rows.admissions, params.age_bands_years)
+    return measure_subgroups(split_rows, membership, params, drawn, restricted=restricted)
 
 
 # --- rendering ----------------------------------------------------------------------------------
@@ -248,7 +279,7 @@ def _describe(assessment: Assessment, facts: Facts, params: AssessmentParams) ->
 
 
 def _describe_calibration(assessment: Assessment) -> dict[str, Any]:
-    calibrator = assessment.assessed.calibrator
+    calibrator = assessment.calibrator
     return {
         "method": calibrator.method,
         "fitted_on": calibrator.fitted_on.to_dict(),
@@ -264,7 +295,7 @@ def _describe_calibration(assessment: Assessment) -> dict[str, Any]:
 def _describe_conformal(assessment: Assessment, params: AssessmentParams) -> dict[str, Any] | None:
     if not assessment.coverage:
         return None
-    classes = assessment.assessed.model.classes
+    classes = assessment.result.model.classes
     methods = {name: c.to_dict(classes) for name, c in assessment.coverage.items()}
     return {
         "score": params.conformal_score,
@@ -278,7 +309,7 @@ def _describe_conformal(assessment: Assessment, params: AssessmentParams) -> dic
 
 def has_strangers(assessment: Assessment, facts: Facts) -> bool:
     """Tell whether a model's patients stand beside tissue that is not theirs."""
-    model = assessment.assessed.model
+    model = assessment.result.model
     rule = facts.rules.get(name_pairing(model.name))
     return model.kind == "fusion" and rule != "linked"
 
@@ -289,7 +320,7 @@ def explain_subgroups(assessment: Assessment, facts: Facts) -> str:
         return NO_PATIENTS
     if not has_strangers(assessment, facts):
         return CHOSEN_PAIR
-    model = assessment.assessed.model
+    model = assessment.result.model
     subjects = model.of(facts.split).subjects
     patients = 0 if subjects is None else len(np.unique(subjects))
     return f"{patients:,} patients stand beside the patches. {STRANGERS} {CHOSEN_PAIR}"

@@ -147,7 +147,7 @@ def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentP
     }
     rows: list[Row] = []
     for a in assessments:
-        classes = a.assessed.model.classes
+        classes = a.result.model.classes
         for score, coverage in a.coverage.items():
             start: Row = {"model": a.result.title, "score": score}
             sizes: Row = {n: coverage.found[n] for n in list(headings)[5:]}

@@ -7,15 +7,13 @@ patient. The pooled numbers stand on all of them; their intervals draw whole cas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from histofuse.core.artifacts import digest_file
-from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import LeakageError
 from histofuse.core.naming import show_name
 from histofuse.core.tables import read_table
@@ -37,7 +35,7 @@ from histofuse.evaluation.performance.results import (
     evaluate_model,
     find_minority,
 )
-from histofuse.evaluation.predictions import Predictions, load_predictions
+from histofuse.evaluation.predictions import Predictions, concatenate, load_predictions
 from histofuse.params.crossval import CrossvalParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.training.crossval import MODELS, PATCHES, PATIENTS, Sources
@@ -140,7 +138,7 @@ def load_folds(paths: Sequence[Path], names: Sequence[str], sources: Sources) ->
             model = load_predictions(path / MODELS / name)
             require_unseen(model, path)
             tests[name].append(model.of(TEST))
-            digests[name].append(digest_file(path / MODELS / name / MANIFEST))
+            digests[name].append(model.digest)
     return Folds(tests, digests, splits)
 
 
@@ -197,17 +195,7 @@ def pool(tests: Sequence[Predictions]) -> Predictions:
     keys = np.concatenate([rows.keys for rows in tests])
     if len(set(keys.tolist())) != len(keys):
         raise LeakageError(f"{tests[0].name}: rows are tested in more than one fold.")
-    subjects = [rows.subjects for rows in tests if rows.subjects is not None]
-    return replace(
-        tests[0],
-        keys=keys,
-        split=np.concatenate([rows.split for rows in tests]),
-        labels=np.concatenate([rows.labels for rows in tests]),
-        probabilities=np.concatenate([rows.probabilities for rows in tests]),
-        predictions=np.concatenate([rows.predictions for rows in tests]),
-        groups=np.concatenate([rows.groups for rows in tests]),
-        subjects=np.concatenate(subjects) if subjects else None,
-    )
+    return concatenate(tests)
 
 
 def measure_rows(rows: Predictions) -> Metrics:

@@ -291,7 +291,7 @@ def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
     facts = read(name)
     assert check_calibrator(facts, 1e-4).outcome == "passed"
     mask = np.isin(facts.rows.split, splits)
-    logits, labels = facts.logits[mask], facts.rows.labels[mask]
+    logits, labels = facts.rows.logits[mask], facts.rows.labels[mask]
     planted = fit_calibrator(logits, labels, facts.calibrator.method)
     found = check_calibrator(replace(facts, calibrator=planted), 1e-4)
     assert found.outcome == "alarm"
@@ -306,7 +306,7 @@ def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
 def test_calibrator_that_hides_what_it_was_fitted_on_is_found_by_its_values(small_project):
     facts = read("logistic_regression")
     test = facts.rows.split == "test"
-    planted = fit_calibrator(facts.logits[test], facts.rows.labels[test], "platt")
+    planted = fit_calibrator(facts.rows.logits[test], facts.rows.labels[test], "platt")
     planted = replace(planted, fitted_on=facts.calibrator.fitted_on)
     found = require_refused(replace(facts, calibrator=planted), "calibrator")
     assert "matches a fit on test rows" in found["calibrator"].detail
@@ -424,5 +424,5 @@ def test_what_cannot_be_looked_at_is_refused_not_passed(small_project):
     assert {c.outcome for c in found.values()} == {"not_made"}
     assert "alarm[encoder]" in ask_gate(facts, checks)
 
-    facts = replace(read("simple_cnn"), rows=None, logits=None)
+    facts = replace(read("simple_cnn"), rows=None)
     assert set(look(facts)[0]) == {"shared_rows", "too_good", "apart", "calibrator", "threshold"}

@@ -8,9 +8,12 @@ from scipy.special import softmax
 from histofuse.core.artifacts import to_json, write_json
 from histofuse.core.bundle import writing_bundle
 from histofuse.core.errors import InputError
-from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
+from histofuse.evaluation.assessment.assess import (
+    assess_model,
+    describe_assessments,
+    require_logits,
+)
 from histofuse.evaluation.assessment.figures import draw_assessment
-from histofuse.evaluation.assessment.inputs import load_assessed
 from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import evaluate_model
@@ -18,7 +21,7 @@ from histofuse.evaluation.performance.tables import render_csv, render_markdown
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.decision import fit_decision
+from histofuse.training.decision import fit_decision, load_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 INTERVALS = IntervalParams(resamples=100, confidence=0.9, method="bca")
@@ -126,9 +129,9 @@ def assess(paths, facts):
         found = []
         for path in paths:
             result = evaluate_model(load_predictions(path), known)
-            assessed = load_assessed(result, path)
+            calibrator = load_decision(path).calibrator
             found.append(
-                assess_model(assessed, features, known, PARAMS, Bootstrap(INTERVALS, seed=1))
+                assess_model(result, calibrator, features, known, PARAMS, bootstrap=BOOTSTRAP)
             )
         return found, known
 
@@ -159,18 +162,21 @@ def test_json_holds_every_part_of_every_model_and_no_row(assess):
 
 
 def test_logits_stand_for_what_was_before_calibration(assess, paths):
-    image = assess()[0][0].assessed
+    image = assess()[0][0]
+    rows = image.result.model.of("test")
     table = pd.read_parquet(paths[0] / "predictions.parquet")
-    logits = table[[f"logit_{c}" for c in CLASSES]].to_numpy()
-    np.testing.assert_allclose(image.before, softmax(logits, axis=1))
-    cooled = softmax(np.log(image.before) / image.calibrator.temperature, axis=1)
-    np.testing.assert_allclose(cooled, image.model.probabilities)
+    logits = table.loc[table["split"] == "test", [f"logit_{c}" for c in CLASSES]].to_numpy()
+    before = softmax(logits, axis=1)
+    squared = (before[:, 0] - (rows.labels == 0)) ** 2
+    assert image.quality["mitosis"].before["brier"].value == pytest.approx(squared.mean())
+    cooled = softmax(np.log(before) / image.calibrator.temperature, axis=1)
+    np.testing.assert_allclose(cooled, rows.probabilities)
 
 
 @pytest.mark.parametrize(
-    ("column", "message"), [("logit", "no column 'logit'"), ("probability", "differ by up to")]
+    ("column", "message"), [("logit", "no logits"), ("probability", "differ by up to")]
 )
-def test_a_bundle_whose_probabilities_are_not_its_logits_is_refused(paths, facts, column, message):
+def test_a_bundle_whose_probabilities_are_not_its_logits_is_refused(paths, column, message):
     table = pd.read_parquet(paths[1] / "predictions.parquet")
     changed = table.drop(columns="logit") if column == "logit" else table.assign(probability=0.5)
     texts = {f.name: f.read_text() for f in paths[1].glob("*.json") if f.name != "manifest.json"}
@@ -180,7 +186,7 @@ def test_a_bundle_whose_probabilities_are_not_its_logits_is_refused(paths, facts
         for name, text in texts.items():
             (folder / name).write_text(text)
     with pytest.raises(InputError, match=message):
-        load_assessed(evaluate_model(load_predictions(paths[1]), facts()), paths[1])
+        require_logits(load_predictions(paths[1]), load_decision(paths[1]).calibrator)
 
 
 def test_tables_are_marked_and_explained(assess):
