@@ -106,23 +106,38 @@ def append(file: Path, text: str) -> None:
         source.write(text)
 
 
+def test_edit_of_a_comment_or_docstring_reruns_code_alone(project):
+    append(project.root / "src/histofuse/core/errors.py", "\n# An edit that changes nothing.\n")
+    image = project.root / "src/histofuse/training/image.py"
+    image.write_text(image.read_text().replace('"""', '"""An edit that changes nothing. ', 1))
+    assert set(project.repro()) == {"code", *VIEWS}
+
+
 def test_edit_of_the_fusion_model_reruns_fusion_and_what_follows(project):
     model = project.root / "src/histofuse/models/fusion.py"
+    fusion = {"tune_fusion", "train_fusion", "controls", "explain_fusion"}
 
-    append(model, "\n# An edit that changes nothing.\n")
+    append(model, "\nUNUSED = 1\n")
     ran = {name.split("@")[0] for name in project.repro()}
-    due = {"tune_fusion", "train_fusion", "controls", "explain_fusion", *VIEWS}
-    assert ran == due, "same bytes: nothing that follows is due"
+    assert ran == {"code", *fusion, *VIEWS}, "same bytes: nothing that follows is due"
 
     model.write_text(model.read_text().replace("nn.ReLU()", "nn.Tanh()"))
     ran = {name.split("@")[0] for name in project.repro()}
-    assert ran == due | {"evaluate", "assess", "alarms"}
+    assert ran == {"code", *fusion, "evaluate", "assess", "alarms", *VIEWS}
 
 
 def test_edit_of_tracking_trains_nothing(project):
     for file in (project.root / "src/histofuse/tracking").glob("*.py"):
-        append(file, "\n# An edit that changes nothing.\n")
-    assert set(project.repro()) == VIEWS
+        append(file, "\nUNUSED = 1\n")
+    assert set(project.repro()) == {"code", "publish_encoders", *VIEWS}
+
+
+def test_new_import_needs_no_edit_of_the_pipeline(project):
+    module = project.root / "src/histofuse/data/new.py"
+    module.write_text("UNUSED = 1\n")
+    append(project.root / "pipelines/pair.py", "\nimport histofuse.data.new\n")
+    ran = {name.split("@")[0] for name in project.repro()}
+    assert ran == {"code", "pair", *VIEWS}
 
 
 def test_deleted_store_comes_back(project):
