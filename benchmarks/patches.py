@@ -21,7 +21,8 @@ from PIL import Image
 from claims import Claim, main, peak_mib
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
-from histofuse.data.patches import PatchMeta, load_index, read_patches, write_patches
+from histofuse.data.cutting import write_patches
+from histofuse.data.patches import PatchMeta, load_index, read_patches
 
 HERE = Path(__file__).parent
 PEER_FRAMES = 20

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from histofuse.commands.predict import open_model
-from histofuse.data.patches import cut_windows
+from histofuse.data.cutting import cut_windows
 from histofuse.data.points import read_points
 from histofuse.data.tiff import read_rgb
 from histofuse.params.base import load_section

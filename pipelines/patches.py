@@ -7,7 +7,8 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
-from histofuse.data.patches import PatchMeta, write_patches
+from histofuse.data.cutting import write_patches
+from histofuse.data.patches import PatchMeta
 from histofuse.features.stain import find_normaliser
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams

@@ -23,13 +23,13 @@ def main() -> None:
 
     with replacing_folder(HOSPITAL) as folder:
         write_hospital(hospital.tables, folder)
-        write_json(hospital.facts, folder / SIMULATED_MARKER)
+        write_json(hospital.metadata, folder / SIMULATED_MARKER)
     write_table(hospital.risks, RISKS, RISK_MODEL)
-    risk = hospital.facts["risk_model"]
+    risk = hospital.metadata["risk_model"]
     report(
-        f"wrote {HOSPITAL}: {hospital.facts['admissions']:,} admissions, "
+        f"wrote {HOSPITAL}: {hospital.metadata['admissions']:,} admissions, "
         f"{hospital.tables['labevents'].height:,} lab events; one-year mortality of the "
-        f"{hospital.facts['breast_cancer_patients']:,} breast-cancer patients "
+        f"{hospital.metadata['breast_cancer_patients']:,} breast-cancer patients "
         f"{risk['breast_cancer_prevalence']:.3f}, best achievable AUROC "
         f"{risk['breast_cancer_auroc']:.3f}"
     )

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofuse.data.brecahad import ANNOTATIONS
-from histofuse.data.patches import cut_windows, extract_window, index_shards, reflect
+from histofuse.data.cutting import cut_windows, extract_window, index_shards, reflect
 
 side = st.integers(1, 12)
 fraction = st.floats(0, 1, allow_subnormal=False)

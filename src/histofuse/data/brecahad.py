@@ -28,7 +28,7 @@ from histofuse.params.data import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
 
 IMAGES = "images"
 GROUND_TRUTH = "groundTruth"
-MARKER = "SIMULATED.json"  # left by the simulation beside the two folders
+MARKER = "SIMULATED.json"  # written by the simulation next to the two folders
 
 FRAMES = Contract(
     name="frames",
@@ -135,7 +135,7 @@ def _list_files(folder: Path) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]
 
 
 def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[FrameId, Path]:
-    found: dict[FrameId, Path] = {}
+    paths: dict[FrameId, Path] = {}
     for path in sorted(folder.iterdir()):
         # Names that start with a dot are the leavings of file managers and archives.
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
@@ -143,11 +143,11 @@ def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[Frame
         frame = FrameId(path.stem)
         if not _FRAME_NAME.fullmatch(frame):
             faults.add(path, "a name without case and number", f"Case_<case>-<nn>{path.suffix}")
-        elif frame in found:
-            faults.add(path, f"the same frame as {found[frame].name}", "one file a frame")
+        elif frame in paths:
+            faults.add(path, f"the same frame as {paths[frame].name}", "one file per frame")
         else:
-            found[frame] = path
-    return found
+            paths[frame] = path
+    return paths
 
 
 def _check_pairs(

@@ -1,4 +1,4 @@
-"""MIMIC-IV tables -> index admissions with prediction time and target, and who was left out."""
+"""MIMIC-IV tables -> index admissions with prediction time and target, and the attrition."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DEMOGRAPHICS: Final = ("sex", "race", "insurance", "marital_status", "admission_
 
 @dataclass
 class Attrition:
-    """How many patients and admissions are left after each step."""
+    """Number of patients and admissions left after each step."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,14 +78,14 @@ class Attrition:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cohort and how it came about.
+    """The cohort and how it was selected.
 
     Attributes:
         table: Rows by subject_id and hadm_id, as `COHORT` has them.
         attrition: The steps.
         target: What is predicted.
         prediction_time: When.
-        index_admission: Which admission stands for a patient.
+        index_admission: Which admission represents a patient.
     """
 
     table: pd.DataFrame
@@ -95,7 +95,7 @@ class Cohort:
     index_admission: IndexAdmission
 
     def describe(self) -> dict[str, Any]:
-        """Say what the rows are, for ``meta.json``."""
+        """Describe the rows, for ``meta.json``."""
         return {
             "target": self.target.name,
             "description": self.target.description,
@@ -108,7 +108,7 @@ class Cohort:
 
 
 def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -> Cohort:
-    """Select index admissions, one a patient (or all), and label them.
+    """Select index admissions, one per patient (or all), and label them.
 
     Demographics are the index admission's own; a null one is filled from the patient's earlier
     admissions, never from later ones. 'UNKNOWN' and the like are recorded answers and stay.
@@ -119,7 +119,7 @@ def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -
     Args:
         hospital: The checked tables.
         params: The declaration.
-        source: Where the tables lie, for messages.
+        source: Folder of the tables, for messages.
 
     Raises:
         InputError: If there is no such target, if the prediction time does not suit it, or if the
@@ -169,7 +169,7 @@ def choose_index_admission(target: Target, params: CohortParams) -> IndexAdmissi
     """Resolve the index admission.
 
     Where the diagnosis is the target, an index that depends on it would give it away (controls
-    have none), so ``first_with_diagnosis`` means the first admission, for cases and controls.
+    have none), so ``first_with_diagnosis`` means the first admission, for cases and controls alike.
 
     Raises:
         InputError: If the target needs ICD lists to tell cases from controls, and both are empty.
@@ -224,7 +224,7 @@ def _select_stays(
     stays: pl.DataFrame, params: CohortParams, target: Target, attrition: Attrition
 ) -> pl.DataFrame:
     after = pl.col("dischtime") > pl.col("admittime")
-    stays = attrition.keep(stays, "admitted", "at least one admission, ended after it began", after)
+    stays = attrition.keep(stays, "admitted", "an admission that ends after it begins", after)
     minimum = params.minimum_age_years
     adult = pl.col("age_years") >= minimum
     stays = attrition.keep(stays, "adult", f"admissions at {minimum} years or older", adult)
@@ -237,10 +237,10 @@ def _select_stays(
 
 
 _INDEX_DESCRIPTIONS: Final[dict[IndexAdmission, str]] = {
-    "first_with_diagnosis": "one index admission a patient: the first with the diagnosis",
-    "first": "one index admission a patient: the first",
-    "last": "one index admission a patient: the last",
-    "all": "every admission, from the first with the diagnosis on where one is asked for",
+    "first_with_diagnosis": "one index admission per patient: the first with the diagnosis",
+    "first": "one index admission per patient: the first",
+    "last": "one index admission per patient: the last",
+    "all": "every admission, from the first with the diagnosis where one is required",
 }
 
 
@@ -275,9 +275,8 @@ def _check_classes(
     if not classes:
         problem, expected = "the cohort is empty", "at least one admission"
     else:
-        state = "has" if classes[0] else "is free of"
-        problem = f"everyone of {stays.height} admissions {state} the target {target.name}"
-        expected = "admissions with and without it"
+        problem = f"all {stays.height} admissions have {target.name} = {classes[0]}"
+        expected = "admissions with target 0 and with target 1"
     remedy = f"Widen the section cohort of {PARAMS_FILE}. Attrition:\n{attrition}"
     raise InputError([Fault(source, problem, expected, remedy)])
 

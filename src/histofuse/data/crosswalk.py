@@ -1,4 +1,4 @@
-"""The crosswalk of a truly paired cohort: whose tissue a case is.
+"""The crosswalk of a truly paired cohort: the patient of each case.
 
 A CSV of ``case_id``, ``subject_id`` and, where a patient has several index admissions, ``hadm_id``.
 The file that comes with the project has no rows: its two data sets share no patient.
@@ -48,7 +48,7 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
             if case not in cases:
                 faults.add(where, f"unknown case_id {case!r}", f"one of {sorted(cases)}")
             elif case in links:
-                faults.add(where, f"case_id {case!r} again", "one row a case")
+                faults.add(where, f"case_id {case!r} again", "one row per case")
             admission = _find_admission(row, admissions, where, faults)
             links.setdefault(case, admission or (0, 0))
         for case in sorted(cases - links.keys()):

@@ -1,4 +1,4 @@
-"""The leakage audit: what do splits share that they must not?"""
+"""The leakage audit: cases, frames, patches and patients shared between splits."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _count_shared(table: pd.DataFrame, a: str, b: str, window_px: int) -> dict[s
 
 
 def _count_overlapping(left: pd.DataFrame, right: pd.DataFrame, window_px: int) -> int:
-    """Count the right-hand patches whose window shares a pixel with one on the left."""
+    """Count the patches on the right with a window that overlaps one on the left."""
     total = 0
     for picture, these in right.groupby("pixels_sha256"):
         those = left.loc[left["pixels_sha256"] == picture, ["x_px", "y_px"]]

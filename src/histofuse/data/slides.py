@@ -63,7 +63,7 @@ class TiffSlide:
         for page, level in zip(self._pages, levels, strict=True):
             require_accepted(page, path, pages=len(level.pages))
             if page.planarconfig == 2:
-                fault = Fault(path, "holds each channel apart", "tiles of RGB pixels")
+                fault = Fault(path, "stores each channel separately", "tiles of RGB pixels")
                 raise InputError([fault])
         self.shapes = tuple((page.imagelength, page.imagewidth) for page in self._pages)
         self.tile_px = _tile_of(self._pages[0])

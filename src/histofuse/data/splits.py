@@ -67,13 +67,13 @@ def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: i
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = table[f"{unit}_id"]
-    found = groups.nunique()
-    # Fewer groups than folds: one group a fold, as long as two are left to set against each other.
-    folds = min(folds, found)
+    count = groups.nunique()
+    # Fewer groups than folds: one group per fold, as long as there are two.
+    folds = min(folds, count)
     if folds < 2 or fold >= folds:
         fault = Fault(
             "params.yaml, splits.images",
-            f"fold {fold} of {folds} asked for, but the patches hold {found} {unit}s",
+            f"fold {fold} of {folds} requested, but there are {count} {unit}s",
             f"at least {max(2, fold + 1)} {unit}s",
             "Split by a finer unit (frame), or bring more data.",
         )
@@ -107,7 +107,7 @@ def _require_classes(table: pd.DataFrame, params: ImageSplitParams) -> None:
 
 
 def count_folds(index: pd.DataFrame, folds: int) -> int:
-    """Count the folds by case there can be: as many as asked for, or as there are cases."""
+    """Number of folds by case: as requested, but at most one per case."""
     return min(folds, index["case_id"].nunique())
 
 
@@ -120,10 +120,10 @@ def split_patients(
     """Split patients, stratified on whether any of their admissions has the outcome.
 
     Args:
-        cohort: The cohort (`data.cohort.COHORT`), one or several admissions a patient.
+        cohort: The cohort (`data.cohort.COHORT`), one or more admissions per patient.
         params: Section ``splits.patients``; shares of the patients that are not linked.
         seed: The run's seed.
-        linked: The split of each patient whose tissue is in a split already, by subject_id.
+        linked: The split of patients already assigned through their tissue, by subject_id.
 
     Returns:
         A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
@@ -141,7 +141,7 @@ def split_patients(
         patients = outcome.index[outcome == value].to_numpy()
         if len(patients) < len(SPLITS) and linked is None:
             problem = f"{len(patients)} patients with target {value}"
-            fault = Fault("the cohort", problem, "at least 3, one a split", "Widen the cohort.")
+            fault = Fault("the cohort", problem, "at least 3, one per split", "Widen the cohort.")
             raise InputError([fault])
         shuffled = rng.permutation(patients)
         n_validation = max(1, round(len(patients) * params.validation))
@@ -166,11 +166,11 @@ def fold_patients(
     folds of the rest.
 
     Args:
-        cohort: The cohort (`data.cohort.COHORT`), one or several admissions a patient.
+        cohort: The cohort (`data.cohort.COHORT`), one or more admissions per patient.
         folds: How many there are.
         test_fold: Which of them is the test split, from 0.
         seed: The run's seed; the folds are the same for every `test_fold`.
-        linked: The split of each patient whose tissue is in a split already, by subject_id.
+        linked: The split of patients already assigned through their tissue, by subject_id.
 
     Returns:
         A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
@@ -186,10 +186,10 @@ def fold_patients(
     dealt = 0
     for value in (0, 1):
         patients = outcome.index[outcome == value].to_numpy()
-        # Dealing goes on where the last outcome stopped, so that no fold gets every odd patient.
+        # Continue where the last outcome stopped, so that no fold gets every odd patient.
         fold = (np.arange(len(patients)) + dealt) % folds
         dealt += len(patients)
-        # A stream each: what is drawn for validation must not move the test folds.
+        # One random stream each: the draw for validation must not change the test folds.
         shuffled = make_rng(seed, "patient folds", value).permutation(patients)
         rest = make_rng(seed, "patient folds", value, "rest").permutation(
             shuffled[fold != test_fold]
@@ -205,7 +205,7 @@ def fold_patients(
 
 def _require_rest(count: int, value: int, test_fold: int) -> None:
     if count < 2:
-        problem = f"{count} patients with target {value} are left beside test"
+        problem = f"{count} patients with target {value} are left outside the test split"
         expected = "at least 2, for training and validation"
         fault = Fault(f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort.")
         raise InputError([fault])

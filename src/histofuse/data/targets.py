@@ -4,11 +4,11 @@ A target is a declaration over *stays*: one row an admission, with the columns t
 derives from the whole record. Cohort building reads its conditions and label; feature building
 reads what it masks.
 
-What v2.2 lets one observe: ``patients.dod`` is kept up to one year after a patient's last
+What can be observed in v2.2: ``patients.dod`` is kept up to one year after a patient's last
 discharge, so death within 365 days of any discharge is known for every patient, and a null ``dod``
 means "alive then". Dates are shifted patient by patient, so the end of data collection is not known
 for a patient: the discharges of the last 30 days of twelve years (under 1 %) may lack a readmission
-that happened, and cannot be told apart.
+that happened, and cannot be identified.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def find_target(name: str) -> Target:
 
 
 def has_code(icd9: Sequence[str], icd10: Sequence[str]) -> pl.Expr:
-    """Match diagnoses whose undotted code starts with a prefix of its own version."""
+    """Match diagnoses by the prefixes of their undotted code, in its own version."""
     return _starts_with(9, icd9) | _starts_with(10, icd10)
 
 
@@ -200,11 +200,11 @@ def _starts_with(version: int, prefixes: Sequence[str]) -> pl.Expr:
 def add_outcomes(
     stays: pl.DataFrame, hospital: Hospital, icd9: Sequence[str], icd10: Sequence[str]
 ) -> pl.DataFrame:
-    """Add what each target is told by, for all admissions of a patient in order of time.
+    """Add the columns that labels and conditions use, for all admissions in order of time.
 
     Args:
         stays: One row an admission of every patient, with ``dod``.
-        hospital: The tables it stems from.
+        hospital: The tables it comes from.
         icd9: Prefixes of the cohort's diagnosis.
         icd10: Prefixes of the cohort's diagnosis.
 

@@ -21,7 +21,7 @@ ACCEPTED = (
     "Deflate, JPEG, JPEG 2000 or Zstandard)"
 )
 _COLOUR = {"RGB", "YCBCR"}
-_MENDING = "Copy the file anew; it was cut short or damaged on its way."
+_MENDING = "Copy the file again: it is incomplete or damaged."
 
 
 class Decoded(NamedTuple):
@@ -77,7 +77,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def require_accepted(page: TiffPage, path: Path, *, pages: int) -> None:
-    """Refuse a page that is not `ACCEPTED`, has others beside it, or is cut short.
+    """Refuse a page that is not `ACCEPTED`, is not the only one, or is incomplete.
 
     Raises:
         InputError: Says what the page holds.

@@ -18,7 +18,7 @@ from typing import Final
 import polars as pl
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.data.mimic import read_rows
+from histofuse.data.mimic_tables import read_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request
 from histofuse.features.specs import FeatureSpec, describe
 from histofuse.params.ehr import DiagnosesFrom, EhrFeaturesParams, PredictionTime
@@ -100,9 +100,9 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
     """Compute the mask of each admission that has a diagnosis.
 
     Args:
-        diagnoses: ``subject_id``, ``hadm_id``, ``icd_code``, ``icd_version``; a row a diagnosis,
-            any order. Null codes match nothing.
-        grouping: Whose groups.
+        diagnoses: ``subject_id``, ``hadm_id``, ``icd_code``, ``icd_version``; one row per
+            diagnosis, any order. Null codes match nothing.
+        grouping: Defines the groups.
 
     Returns:
         ``subject_id``, ``hadm_id``, ``mask``, sorted by key.
@@ -149,18 +149,18 @@ def build_comorbidities(
     later.
 
     Args:
-        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``; a row an index
+        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``; one row per index
             admission.
         admissions: ``subject_id``, ``hadm_id``, ``admittime``, ``dischtime`` of the same patients.
         diagnoses: As in `mask_admissions`.
-        grouping: Whose groups.
+        grouping: Defines the groups.
         from_index: Whether the index admission's own codes may be used.
         exclude: Groups that must leave no trace: neither a flag, nor in the count, nor through the
             hierarchy.
         hierarchy: Whether a severe group switches its mild one off.
 
     Returns:
-        ``subject_id``, ``hadm_id``, a 0/1 column a group kept, and `COUNT`; in the order of
+        ``subject_id``, ``hadm_id``, one 0/1 column per group kept, and `COUNT`; in the order of
         `index`. A patient without a code has zeros.
     """
     masks = mask_admissions(diagnoses, grouping)
@@ -205,7 +205,7 @@ def unpack_mask(
 
 
 def choose_diagnoses(params: EhrFeaturesParams, prediction_time: PredictionTime) -> DiagnosesFrom:
-    """Say whose diagnoses are used.
+    """Choose the admissions that diagnoses are taken from.
 
     Billing codes are assigned after discharge, so before it those of the index admission do not
     exist yet.

@@ -13,7 +13,7 @@ from histofuse.features.specs import KEY, describe
 
 NIGHT_HOURS: Final = (20, 7)  # from 20:00 up to 06:59
 
-# MIMIC-IV writes 33 values; a group is the first whose word begins the value.
+# MIMIC-IV writes 33 values; the first group with a matching prefix is taken.
 RACE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "white": ("WHITE", "PORTUGUESE"),
     "black": ("BLACK",),

@@ -1,4 +1,4 @@
-"""What frozen encoders make of patches and patients, computed once and looked up by key."""
+"""Embeddings of patches and patients by frozen encoders, computed once and looked up by key."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Emb
         InputError: If there is not one finite embedding for each key.
     """
     if len(keys) != len(values) or not np.isfinite(values).all():
-        found = f"{len(values)} embeddings, {int((~np.isfinite(values)).sum())} values not finite"
-        fault = Fault(", ".join(keys.columns), found, f"{len(keys)} finite embeddings")
+        problem = f"{len(values)} embeddings, {int((~np.isfinite(values)).sum())} values not finite"
+        fault = Fault(", ".join(keys.columns), problem, f"{len(keys)} finite embeddings")
         raise InputError([fault])
     rows = keys.reset_index(drop=True).assign(row=np.arange(len(keys)))
     return Embedded(rows, np.ascontiguousarray(values, dtype=np.float32))
@@ -144,20 +144,20 @@ def select_pairs(
         InputError: Saying how many patches and patients have no embedding.
     """
     with collect_faults() as faults:
-        found = [
+        matches = [
             _find_rows(part.rows, pairs, list(contract.key))
             for part, contract in (
                 (embeddings.image, IMAGE_ROWS),
                 (embeddings.patient, PATIENT_ROWS),
             )
         ]
-        for rows, contract in zip(found, (IMAGE_ROWS, PATIENT_ROWS), strict=True):
+        for rows, contract in zip(matches, (IMAGE_ROWS, PATIENT_ROWS), strict=True):
             missing = rows.isna()
             if missing.any():
                 example = pairs.loc[missing.to_numpy(), list(contract.key)].iloc[0].to_dict()
                 problem = f"{int(missing.sum())} pairs without an embedding, such as {example}"
                 faults.add(contract.name, problem, "one for each pair", "Run dvc repro embed.")
-    image, patient = (rows.to_numpy(dtype=np.int64) for rows in found)
+    image, patient = (rows.to_numpy(dtype=np.int64) for rows in matches)
     return embeddings.image.values[image], embeddings.patient.values[patient]
 
 

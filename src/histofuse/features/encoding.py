@@ -128,7 +128,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Indicator:
-    """A 0/1 column that tells that a variable is missing.
+    """A 0/1 column: 1 where a variable is missing.
 
     Attributes:
         variable: The variable.
@@ -216,7 +216,7 @@ class Encoder:
         if values.get("format") != FORMAT or values["age_bands_years"] != list(AGE_BANDS_YEARS):
             problem = f"format {values.get('format')!r}, age bands {values.get('age_bands_years')}"
             expected = f"format {FORMAT} and age bands {list(AGE_BANDS_YEARS)}"
-            raise InputError([Fault("encoder.json", problem, expected, "Train the model anew.")])
+            raise InputError([Fault("encoder.json", problem, expected, "Train the model again.")])
         encoder = cls(
             strata=tuple(values["strata"]),
             features=tuple(_FEATURE_TYPES[f["kind"]](**_tupled(f)) for f in values["features"]),
@@ -247,7 +247,7 @@ def fit_encoder(
     """Learn the encoding.
 
     Args:
-        train: The train rows, a column a spec (further columns are ignored); nulls are missing.
+        train: The train rows, one column per spec (others are ignored); nulls are missing.
         specs: The features, in the order wanted.
         params: Shares and strata.
 
@@ -366,7 +366,7 @@ def _label_age(age_years: pd.Series) -> pd.Series:
 
 
 def check_features(features: pd.DataFrame, kinds: Mapping[str, Kind], where: str) -> None:
-    """Hold columns against their kinds.
+    """Check columns against their kinds.
 
     Raises:
         InputError: With every column that is missing, text in a number, an infinite number, a
@@ -430,18 +430,18 @@ def join_splits(features: pd.DataFrame, splits: pd.DataFrame, cohort: pd.DataFra
         ours = pd.MultiIndex.from_frame(features[keys])
         for name, table in (("splits", splits), ("cohort", cohort)):
             theirs = pd.MultiIndex.from_frame(table[keys])
-            apart = len(ours.symmetric_difference(theirs))
-            if apart:
-                problem = f"{apart} admissions are in one of features and {name} only"
+            unmatched = len(ours.symmetric_difference(theirs))
+            if unmatched:
+                problem = f"{unmatched} admissions are in only one of features and {name}"
                 faults.add(f"the {name}", problem, "the same admissions", "Run dvc repro.")
-    facts = splits[[*keys, "split"]].merge(
+    targets = splits[[*keys, "split"]].merge(
         cohort[[*keys, "target"]], on=keys, how="inner", validate="1:1"
     )
-    joined = facts.merge(features, on=keys, how="inner", validate="1:1")
+    joined = targets.merge(features, on=keys, how="inner", validate="1:1")
     return joined.sort_values(keys, ignore_index=True)
 
 
 def encode_table(encoder: Encoder, joined: pd.DataFrame, *, impute: bool) -> pd.DataFrame:
     """Encode what `join_splits` returns, keeping key, split and target as `ENCODED` has them."""
-    facts = joined[list(ENCODED.columns)]
-    return pd.concat([facts, encode(encoder, joined, impute=impute)], axis=1)
+    keys = joined[list(ENCODED.columns)]
+    return pd.concat([keys, encode(encoder, joined, impute=impute)], axis=1)

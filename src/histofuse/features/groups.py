@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import polars as pl
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.data.mimic import read_rows
+from histofuse.data.mimic_tables import read_rows
 from histofuse.data.targets import Secret
 from histofuse.features.specs import FeatureSpec
 from histofuse.params.ehr import EhrFeaturesParams, PredictionTime

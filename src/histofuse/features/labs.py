@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from histofuse.data.mimic import collect_rows, find_table, scan_rows
+from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
 from histofuse.features.specs import FeatureSpec
 
@@ -100,7 +100,7 @@ def choose_labs(names: Sequence[str]) -> list[Lab]:
 def aggregate_labs(
     labevents: pl.LazyFrame, index: pl.DataFrame, labs: Sequence[Lab], *, lookback_hours: float
 ) -> pl.LazyFrame:
-    """Aggregate laboratory values, one row an index admission and laboratory value.
+    """Aggregate laboratory values, one row per index admission and laboratory value.
 
     A row counts if it was drawn between `lookback_hours` before the admission and the prediction
     time, both included, and its result was stored by the prediction time; a null ``storetime`` is
@@ -230,10 +230,10 @@ def spread_labs(aggregated: pl.DataFrame, index: pl.DataFrame, labs: Sequence[La
 
 
 def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
-    """Count what became of the rows of each laboratory value within the windows.
+    """Count the rows of each laboratory value within the windows, by how they were judged.
 
     Returns:
-        ``lab``, ``unit``, ``low``, ``high``, ``rows``, and a count a name of `FATES`; one row a
+        ``lab``, ``unit``, ``low``, ``high``, ``rows``, and a count a name of `FATES`; one row per
         laboratory value in the order of `labs`, zeros where none was measured.
     """
     kinds = [(lab.name, lab.unit, lab.low, lab.high) for lab in labs]

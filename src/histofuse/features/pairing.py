@@ -7,7 +7,7 @@ what a gain from fusion can mean:
 - ``permuted``: the null of `label_blind`. The patients are the same, and as often, but no patient
   stands for a case any more.
 - ``label_aligned``: the patient is chosen by the patch's label. A gain is the pairing's own doing.
-- ``linked``: a crosswalk says whose tissue it is. Only here is a gain a finding.
+- ``linked``: a crosswalk gives the patient of each case. Only here does a gain mean something.
 
 Choices are made by hashing identifiers with the seed, so they hang neither on the order of rows nor
 on any state.
@@ -207,8 +207,8 @@ def _require_shares(labels: set[str], shares: dict[str, float]) -> None:
     with collect_faults() as faults:
         for label in sorted(labels - shares.keys()):
             unknown = sorted(shares.keys() - labels)
-            found = f"no share for class {label!r}" + (f", but for {unknown}" if unknown else "")
-            faults.add("params.yaml, pairing, positive_share", found, "one for each class")
+            problem = f"no share for class {label!r}" + (f", but for {unknown}" if unknown else "")
+            faults.add("params.yaml, pairing, positive_share", problem, "one for each class")
 
 
 # --- dealing ------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def _require_pool(pool: pd.DataFrame, needed: int, where: str) -> None:
 
 
 def _shuffle_patients(pool: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Order admissions by hash, one a patient first, then the second of each, and so on."""
+    """Order admissions by hash, one per patient first, then the second of each, and so on."""
     ids = pool["subject_id"].astype(str) + "/" + pool["hadm_id"].astype(str)
     shuffled = pool.iloc[np.argsort(_hash(ids, seed, "patient"), kind="stable")]
     number = shuffled.groupby("subject_id").cumcount().to_numpy()
@@ -249,7 +249,7 @@ def _shuffle_patients(pool: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _hash(ids: Iterable[str], seed: int, stream: str) -> np.ndarray:
-    """Hash identifiers to uint64, anew for each seed and stream."""
+    """Hash identifiers to uint64, differently for each seed and stream."""
     salt = f"{seed}/pairing/{stream}/"
     digests = (hashlib.blake2b(f"{salt}{i}".encode(), digest_size=8).digest() for i in ids)
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
@@ -271,10 +271,10 @@ def _link(patches: pd.DataFrame, patients: pd.DataFrame, path: Path) -> pd.DataF
 
 
 def _describe_crossing(wrong: pd.DataFrame, path: Path) -> str:
-    found = wrong.drop_duplicates(["case_id", "split"])
+    crossing = wrong.drop_duplicates(["case_id", "split"])
     lines = [
         f"{row.case_id} is in {row.split}, its patient {row.subject_id} in {row.patient_split}"
-        for row in found.itertuples()
+        for row in crossing.itertuples()
     ]
     return (
         f"{path} links cases and patients of different splits: {'; '.join(lines)}. Set "

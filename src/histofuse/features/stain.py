@@ -18,7 +18,7 @@ _LIGHT = 240.0  # transmitted light of an empty slide
 _LEAST_DENSITY = 0.15
 _PERCENTILE = 1.0  # of angles, for stains robust to outliers
 _LEAST_TISSUE = 500  # sampled pixels; fewer define no stains
-_LEAST_ANGLE = np.radians(3)  # between stains; closer ones cannot be told apart
+_LEAST_ANGLE = np.radians(3)  # between stains; closer ones cannot be separated
 _SAMPLES = 100_000
 
 
@@ -80,7 +80,7 @@ def normalise(rgb: NDArray[np.uint8], reference: StainFit = REFERENCE) -> NDArra
     fit = fit_stain_matrix(rgb)
     if fit is None:
         return rgb
-    # Unmixing, scaling and mixing anew are linear in optical density: one 3 x 3 matrix.
+    # Unmixing, scaling and remixing are linear in optical density: one 3 x 3 matrix.
     scale = np.diag(reference.amounts / fit.amounts)
     change = (np.linalg.pinv(fit.stains) @ scale @ reference.stains).astype(np.float32)
     density = _TABLE[rgb]

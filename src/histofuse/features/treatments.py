@@ -1,4 +1,4 @@
-"""Treatment groups ordered before the prediction time, told by the names of prescribed drugs."""
+"""Treatment groups ordered before the prediction time, by the names of prescribed drugs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 import polars as pl
 
-from histofuse.data.mimic import collect_rows, find_table, scan_rows
+from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
 from histofuse.features.specs import describe
 
@@ -25,13 +25,13 @@ _ORDER: Final = ("drug", "route")
 
 @dataclass(frozen=True)
 class Treatment:
-    """How a treatment group is told.
+    """How a treatment group is identified.
 
     Attributes:
         name: Its name in params.
         label: The group in words.
         words: Matches the names of its drugs.
-        not_words: Matches names it does not mean all the same; None if there are none.
+        not_words: Matches names to exclude; None if there are none.
         local_routes: Routes that do not count for it, upper case.
     """
 
@@ -124,8 +124,8 @@ def flag_treatments(
         treatments: The groups.
 
     Returns:
-        ``subject_id``, ``hadm_id`` and a 0/1 column a group, in the order of `index`. No order is
-        a zero: what was given elsewhere is not known.
+        ``subject_id``, ``hadm_id`` and one 0/1 column per group, in the order of `index`. No
+        order is a zero: what was given elsewhere is not known.
     """
     distinct = orders.select(_ORDER).unique()
     given_as = list(distinct.iter_rows())

@@ -21,7 +21,7 @@ class CohortParams(Section):
         icd10: Prefixes of undotted ICD-10-CM codes, such as "C50". Both lists empty: everyone.
         minimum_age_years: Age at the admission, from ``anchor_age`` and ``anchor_year``.
         target: A name of ``data.targets.TARGETS``.
-        index_admission: The admission predicted from; ``all`` gives a row an admission.
+        index_admission: The admission predicted from; ``all`` gives one row per admission.
         prediction_time: When the prediction is made; ``target_default`` leaves it to the target.
     """
 
@@ -42,8 +42,8 @@ class EhrFeaturesParams(Section):
 
     Attributes:
         comorbidities: ``elixhauser_ahrq`` (29 groups) or ``elixhauser_quan`` (31).
-        diagnoses_from: Whether the index admission's billing codes count besides earlier ones. A
-            prediction before discharge uses earlier ones alone, whatever stands here.
+        diagnoses_from: Whether the index admission's billing codes count, not only earlier ones.
+            A prediction before discharge uses only earlier ones, whatever is set here.
         labs: Names of ``features/labs.json``.
         lab_lookback_hours: How long before admission a laboratory value still counts; it covers
             the emergency department.

@@ -15,8 +15,7 @@ class EvaluationParams(Section):
 
     Attributes:
         split: The split tables and figures are about; ``metrics.json`` holds all.
-        primary_rule: The pairing whose fusion model stands for fusion; first among its kind in
-            tables and figures.
+        primary_rule: The pairing that represents fusion; listed first in tables and figures.
     """
 
     split: Split
@@ -54,8 +53,8 @@ class AssessmentParams(Section):
         thresholds: At what probability one would act, over the range of the decision curve.
         specificities: Specificities at which sensitivity is read.
         sensitivities: Sensitivities at which specificity is read.
-        coverage: Share of rows whose prediction set is to hold the true class.
-        conformal_score: The method whose sets are shown beside single predictions: ``lac``
+        coverage: Share of rows with a prediction set that should contain the true class.
+        conformal_score: The method of the sets shown next to single predictions: ``lac``
             promises the coverage over all rows, ``lac_by_class`` in each class.
         age_bands_years: Where one age band ends and the next begins.
         fewest_in_subgroup: Patients below which a subgroup is not measured.

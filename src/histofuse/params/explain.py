@@ -27,7 +27,7 @@ class ExplainParams(Section):
             patch.
         shap_background: Training rows that stand for "the feature is not known".
         shap_samples: Rows explained for the overview.
-        kernel_shap_rows: Rows on which DeepSHAP is held against KernelSHAP.
+        kernel_shap_rows: Rows on which DeepSHAP is compared with KernelSHAP.
         case_cards: Cards of hits, and as many of misses, a class.
     """
 

@@ -1,4 +1,4 @@
-"""Section ``intervals``: how sure a reported metric is."""
+"""Section ``intervals``: confidence intervals of reported metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Confidence = Annotated[float, Field(gt=0, lt=1)]
 
 
 class IntervalParams(Section):
-    """Intervals beside the metrics of the split that is reported.
+    """Confidence intervals of the metrics on the reported split.
 
     Attributes:
         resamples: Bootstrap resamples of cases, or of patients.

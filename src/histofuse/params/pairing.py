@@ -1,4 +1,4 @@
-"""Section ``pairing``: how patches and patients, who are strangers, are brought together.
+"""Section ``pairing``: how patches and unrelated patients are paired.
 
 Source: paper 3.3 ("batching was aligned by patient identifiers wherever possible") and 6 ("not
 paired at the patient level ... simulating rather than directly implementing").

@@ -22,8 +22,8 @@ class PatchParams(Section):
         stain_normalisation: ``macenko`` brings each frame to a reference stain.
         engine: ``threads``, ``processes``, or the address of a Dask scheduler. It and `workers`
             change no byte of the output.
-        workers: Frames at a time; ``auto`` is one a processor, eight at most. A Dask cluster has
-            its own number.
+        workers: Frames processed at a time; ``auto`` is one per processor, eight at most. A Dask
+            cluster has its own number.
     """
 
     patch_px: Annotated[int, Field(ge=8, le=2048)]

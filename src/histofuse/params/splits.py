@@ -19,7 +19,7 @@ class ImageSplitParams(Section):
         unit: What stays whole between test and the rest: ``case``, ``frame`` or ``patch``. Patches
             overlap, so ``patch`` shares pixels between splits and is declared leaky.
         validation_unit: What stays whole between validation and train. With few cases, ``frame``
-            leaves each split its mitoses; test stays apart by `unit` all the same.
+            leaves mitoses in each split; test is still separated by `unit`.
         folds: Number of folds; test is one of them, validation one of as many of what is left.
         test_fold: Which fold is the test split.
         validation_fold: Which fold of the rest is the validation split.

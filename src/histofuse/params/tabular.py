@@ -1,4 +1,4 @@
-"""Section ``tabular.<name>``: one model on encoded health records, told apart by its ``kind``.
+"""Section ``tabular.<name>``: one model on encoded health records; ``kind`` says which.
 
 Source: paper 3.2 and Appendix B.
 """

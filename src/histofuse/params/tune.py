@@ -1,4 +1,4 @@
-"""Section ``tune.<study>``: what a study tries; and how tuned values get into a model's section."""
+"""Section ``tune.<study>``: a study's search space, and how tuned values reach a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histofuse.params.base import PARAMS_FILE, Section, SectionOf
 STUDY = "study"  # the key of a model's section that names the study whose values it takes
 NO_STUDY = "none"
 
-# The study whose best values replace those of the section; `none` keeps them.
+# The study that supplies the best values for the section; `none` keeps its own.
 StudyName = Annotated[str, Field(pattern=r"^\w+$")]
 
 
@@ -111,17 +111,17 @@ def check_space(params: StudyParams, section: BaseModel, name: str, model: str) 
             refuses, and each value of params.yaml that lies outside its range.
     """
     faults = FaultList()
-    for key, found in params.space.items():
+    for key, tried in params.space.items():
         where = f"{PARAMS_FILE}, {name}.space.{key}"
         if key not in (known := _list_keys(section.model_dump())):
             faults.add(where, f"no key of {model}", f"one of: {', '.join(known)}")
             continue
         value = _get(section.model_dump(), key)
-        ends = found.of if isinstance(found, Choice) else [found.low, found.high]
+        ends = tried.of if isinstance(tried, Choice) else [tried.low, tried.high]
         for end in ends:
             if problem := _find_refusal(section, key, end):
                 faults.add(where, f"holds {end!r}, which {model} refuses", problem)
-        if not _is_inside(found, value):
+        if not _is_inside(tried, value):
             remedy = "It is the first trial: widen the space or change the value."
             faults.add(f"{PARAMS_FILE}, {model}.{key}", f"is {value!r}", f"within {where}", remedy)
     faults.raise_if_any()
@@ -168,10 +168,10 @@ def _find_refusal(section: BaseModel, key: str, value: Any) -> str:
     return ""
 
 
-def _is_inside(found: IntRange | FloatRange | Choice, value: Any) -> bool:
-    if isinstance(found, Choice):
-        return value in found.of
-    return not isinstance(value, bool) and found.low <= value <= found.high
+def _is_inside(tried: IntRange | FloatRange | Choice, value: Any) -> bool:
+    if isinstance(tried, Choice):
+        return value in tried.of
+    return not isinstance(value, bool) and tried.low <= value <= tried.high
 
 
 def _get(values: Any, key: str) -> Any:

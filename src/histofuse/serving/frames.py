@@ -20,7 +20,7 @@ import pandas as pd
 from jaxtyping import Float32, UInt8
 
 from histofuse.core.errors import BundleError
-from histofuse.data.patches import cut_windows
+from histofuse.data.cutting import cut_windows
 from histofuse.data.tiff import read_rgb
 from histofuse.features.stain import find_normaliser
 from histofuse.serving.fusion import FusionPredictor, FusionRows

@@ -10,7 +10,7 @@ import tifffile
 
 from histofuse.commands.predict import Request, predict
 from histofuse.core.errors import BundleError, InputError
-from histofuse.data.patches import cut_windows
+from histofuse.data.cutting import cut_windows
 from histofuse.serving.predict import open_predictor
 
 WIDTH, HEIGHT = 96, 64

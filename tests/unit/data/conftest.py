@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from histofuse.data.mimic import TABLES
+from histofuse.data.mimic_tables import TABLES
 
 DEFAULTS = {
     "patients": {"gender": "F", "anchor_age": 60, "anchor_year": 2150},

@@ -8,14 +8,9 @@ import tifffile
 
 from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
+from histofuse.data.cutting import write_patches
 from histofuse.data.imagefolder import export_imagefolder
-from histofuse.data.patches import (
-    PatchMeta,
-    crop_margin,
-    load_index,
-    read_patches,
-    write_patches,
-)
+from histofuse.data.patches import PatchMeta, crop_margin, load_index, read_patches
 
 
 @pytest.fixture

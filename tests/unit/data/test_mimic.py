@@ -5,15 +5,8 @@ import polars as pl
 import pytest
 
 from histofuse.core.errors import InputError
-from histofuse.data.mimic import (
-    TABLES,
-    collect_rows,
-    find_table,
-    identify_source,
-    load_hospital,
-    read_rows,
-    scan_rows,
-)
+from histofuse.data.mimic import identify_source, load_hospital
+from histofuse.data.mimic_tables import TABLES, collect_rows, find_table, read_rows, scan_rows
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import tifffile
 
 from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
-from histofuse.data.patches import PatchMeta, write_patches
+from histofuse.data.cutting import write_patches
+from histofuse.data.patches import PatchMeta
 
 META = PatchMeta(8, 2, 12, ["tumour"], "simulated", "none")
 FRAME_COUNT, PER_FRAME = 12, 5

@@ -12,19 +12,21 @@ import tifffile
 
 from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
+from histofuse.data.cutting import (
+    extract_window,
+    index_shards,
+    reflect,
+    window_origin,
+    write_patches,
+)
 from histofuse.data.patches import (
     PATCH_INDEX,
     PatchMeta,
     crop_margin,
-    extract_window,
-    index_shards,
     load_index,
     load_meta,
     open_shards,
     read_patches,
-    reflect,
-    window_origin,
-    write_patches,
 )
 
 META = PatchMeta(8, 2, 12, ["mitosis", "tumour"], "simulated", "none")

@@ -10,9 +10,10 @@ import pytest
 import tifffile
 
 from histofuse.core.errors import InputError
-from histofuse.data import patches, slides
+from histofuse.data import cutting, slides
 from histofuse.data.brecahad import ANNOTATIONS
-from histofuse.data.patches import PatchMeta, cut_windows, load_index, read_patches, write_patches
+from histofuse.data.cutting import cut_windows, write_patches
+from histofuse.data.patches import PatchMeta, load_index, read_patches
 from histofuse.data.slides import OpenSlideSlide, TiffSlide, open_picture, order_by_tile
 from histofuse.data.tiff import read_rgb
 
@@ -65,11 +66,11 @@ def test_patches_of_a_slide_are_those_of_its_pixels_read_whole(compression, tile
 
 def test_bands_cut_by_several_workers_are_as_one(tmp_path, monkeypatch):
     pixels = write_pyramid(tmp_path / "Case_1-01.tif")
-    monkeypatch.setattr(patches, "_LARGE_FILE_BYTES", 1000)
-    monkeypatch.setattr(patches, "_BUFFER_BYTES", 10 * 96 * 96 * 3)
+    monkeypatch.setattr(cutting, "_LARGE_FILE_BYTES", 1000)
+    monkeypatch.setattr(cutting, "_BUFFER_BYTES", 10 * 96 * 96 * 3)
     monkeypatch.setattr(slides, "_BAND_PX", 600)
     jobs = []
-    monkeypatch.setattr(patches, "_cut_points", spy(patches._cut_points, jobs))
+    monkeypatch.setattr(cutting, "_cut_points", spy(cutting._cut_points, jobs))
     annotations = make_points()
     np.testing.assert_array_equal(cut(tmp_path, annotations), cut_whole(pixels, annotations))
     assert len(jobs) == 5  # of 512 rows
@@ -189,7 +190,7 @@ def test_a_slide_is_normalised_whole_or_refused(tmp_path, monkeypatch):
     annotations = make_points(20)
     inverted = cut(tmp_path, annotations, normalise=lambda rgb: 255 - rgb)
     np.testing.assert_array_equal(inverted, 255 - cut_whole(pixels, annotations))
-    monkeypatch.setattr(patches, "_LARGEST_NORMALISED_BYTES", 2**20)
+    monkeypatch.setattr(cutting, "_LARGEST_NORMALISED_BYTES", 2**20)
     with pytest.raises(InputError, match=r"3000 x 2500 pixels cannot be normalised at once"):
         cut(tmp_path, annotations, normalise=lambda rgb: 255 - rgb)
 

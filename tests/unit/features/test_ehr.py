@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from histofuse.core.errors import InputError
-from histofuse.data.mimic import read_rows
+from histofuse.data.mimic_tables import read_rows
 from histofuse.data.targets import TARGETS
 from histofuse.features.comorbidity import choose_diagnoses
 from histofuse.features.ehr import GROUPS, build_features, mask_groups

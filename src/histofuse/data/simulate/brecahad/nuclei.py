@@ -106,7 +106,7 @@ def _metaphase(rng: np.random.Generator, plate: Blob, size: float) -> list[Blob]
 
 
 def _anaphase(rng: np.random.Generator, plate: Blob, size: float) -> list[Blob]:
-    """Two plates that draw apart."""
+    """Two plates moving away from each other."""
     gap = rng.uniform(8, 14) * size
     across = np.array([-np.sin(plate.angle), np.cos(plate.angle)]) * gap
     thin = replace(plate, a=0.85 * plate.a, b=0.72 * plate.b)

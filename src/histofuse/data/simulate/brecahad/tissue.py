@@ -79,7 +79,7 @@ def place_points(
     spacing_px: float,
     taken: Points,
 ) -> Points:
-    """Place points at random, apart from each other and from those taken.
+    """Place points at random, at a distance from each other and from those taken.
 
     Args:
         rng: Source of positions.

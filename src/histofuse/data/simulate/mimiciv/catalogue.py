@@ -44,7 +44,7 @@ class Condition:
         logit: Log-odds of having it at age 60 and average frailty.
         per_decade: Added per ten years of age.
         frailty: Added per standard deviation of frailty.
-        acute: Drawn anew at each admission; otherwise kept for life.
+        acute: Drawn at each admission; otherwise kept for life.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class TextLab:
-    """A test whose result is words: no ``valuenum``.
+    """A test with a result in words: no ``valuenum``.
 
     Attributes:
         itemid: As in ``d_labitems``.

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from histofuse.data.mimic import TABLES
+from histofuse.data.mimic_tables import TABLES
 from histofuse.data.simulate.mimiciv.catalogue import (
     BREAST_FEMALE,
     BREAST_MALE,

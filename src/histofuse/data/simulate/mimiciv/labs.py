@@ -10,7 +10,7 @@ import polars as pl
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from histofuse.data.mimic import TABLES
+from histofuse.data.mimic_tables import TABLES
 from histofuse.data.simulate.mimiciv.catalogue import LABS, TEXT_LABS, Lab
 from histofuse.data.simulate.mimiciv.cells import Clock, draw_providers, null_if_empty
 from histofuse.data.simulate.mimiciv.patients import DAY, Fates, Patients, Stays
@@ -29,7 +29,7 @@ PANEL_LATER: Final = {
 
 @dataclass(frozen=True)
 class _Draws:
-    """Blood draws: patient, the stay whose levels they show, minute, and whether it is noted."""
+    """Blood draws: patient, stay that sets the levels, minute, and whether the stay is recorded."""
 
     patient: NDArray[np.int64]
     stay: NDArray[np.int64]

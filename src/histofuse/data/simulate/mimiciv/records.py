@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from histofuse.core.seeding import make_rng
-from histofuse.data.mimic import TABLES
+from histofuse.data.mimic_tables import TABLES
 from histofuse.data.simulate.mimiciv.cells import (
     Clock,
     choose,

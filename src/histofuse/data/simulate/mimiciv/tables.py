@@ -1,4 +1,4 @@
-"""A simulated hospital in MIMIC-IV's published format, with a risk model whose AUROC is known."""
+"""A simulated hospital in MIMIC-IV's published format, with a risk model of known AUROC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import Contract
-from histofuse.data.mimic import DATETIME_FORMAT
+from histofuse.data.mimic_tables import DATETIME_FORMAT
 from histofuse.data.simulate.mimiciv.patients import (
     DAY,
     HORIZON_DAYS,
@@ -36,17 +36,17 @@ GZIP_LEVEL: Final = 4
 
 @dataclass(frozen=True)
 class SimulatedHospital:
-    """What is written.
+    """The simulated data.
 
     Attributes:
         tables: Name to table, in MIMIC-IV v2.2's columns.
         risks: As `RISK_MODEL` has them, by subject_id: the index admission of each patient.
-        facts: What the marker file says: sizes, the risk model and its AUROC.
+        metadata: Content of the marker file: sizes, the risk model and its AUROC.
     """
 
     tables: dict[str, pl.DataFrame]
     risks: pd.DataFrame
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHospital:
@@ -70,7 +70,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
             "true_probability": fates.probability,
         }
     )
-    facts = {
+    metadata = {
         "source": "simulated",
         "patients": len(patients),
         "admissions": len(stays),
@@ -85,7 +85,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
             "breast_cancer_prevalence": round(float(np.mean(outcome[survived])), 6),
         },
     }
-    return SimulatedHospital(recorded.tables, risks, facts)
+    return SimulatedHospital(recorded.tables, risks, metadata)
 
 
 def write_hospital(tables: dict[str, pl.DataFrame], folder: Path) -> None:

@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from histofuse.core.tables import check_table
 from histofuse.data.cohort import build_cohort
-from histofuse.data.mimic import TABLES, load_hospital, read_rows
+from histofuse.data.mimic import load_hospital
+from histofuse.data.mimic_tables import TABLES, read_rows
 from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, DRUGS, LABS
 from histofuse.data.simulate.mimiciv.risk import TERMS, compute_logit
 from histofuse.data.simulate.mimiciv.tables import RISK_MODEL, simulate_hospital, write_hospital
@@ -69,7 +70,7 @@ def test_the_known_auroc_is_that_of_the_cohort(simulated, cohort):
     assert len(joined) == len(cohort)
     died = joined["target"].to_numpy() == 1
     auroc = roc_auc_score(died, joined["true_probability"])
-    assert auroc == pytest.approx(simulated.facts["risk_model"]["breast_cancer_auroc"], abs=0.01)
+    assert auroc == pytest.approx(simulated.metadata["risk_model"]["breast_cancer_auroc"], abs=0.01)
     assert 0.75 < auroc < 0.9
     assert joined["true_probability"].mean() == pytest.approx(died.mean(), abs=0.04)
 
