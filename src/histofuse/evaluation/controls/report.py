@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histofuse.core.artifacts import write_json
 from histofuse.core.naming import name_metric
-from histofuse.evaluation.controls.measure import Controls
+from histofuse.evaluation.controls.measure import Controls, describe_controls
 from histofuse.evaluation.controls.verdicts import ControlVerdict
 from histofuse.evaluation.drawing import (
     BLACK,
@@ -20,10 +22,11 @@ from histofuse.evaluation.drawing import (
     PURPLE,
     VERMILION,
     make_row,
+    save_drawing,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.clustered import explain_resampling
-from histofuse.evaluation.performance.tables import Cell, Table
+from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
 
 TITLES: Final[Mapping[str, str]] = {
@@ -50,6 +53,24 @@ _COLOURS: Final = {
 }
 
 
+def write_controls(
+    controls: Controls,
+    verdicts: Sequence[ControlVerdict],
+    intervals: IntervalParams,
+    folder: Path,
+    *,
+    simulated: bool,
+) -> None:
+    """Write ``controls.json``, the tables and the figure."""
+    write_json(describe_controls(controls, verdicts), folder / "controls.json")
+    tables = make_control_tables(controls, verdicts, intervals, simulated=simulated)
+    write_tables(tables, folder / "tables")
+    source = "SIMULATED DATA" if simulated else "real data, paired by rule"
+    patches = controls.sizes["patches"]
+    footer = f"{source}  ·  test split  ·  {patches}; squares: means over shuffles"
+    save_drawing(draw_controls, (controls,), footer, folder / "controls.png")
+
+
 def make_control_tables(
     controls: Controls,
     verdicts: Sequence[ControlVerdict],
@@ -58,72 +79,91 @@ def make_control_tables(
     simulated: bool,
 ) -> list[Table]:
     """Make the tables of arms, of differences, of shuffles and of verdicts."""
-    headings = {m: name_metric(m) for m in controls.metrics}
-    arms: list[dict[str, Cell]] = [
-        {"model": TITLES.get(arm, arm), **{m: found[m] for m in controls.metrics}}
-        for arm, found in controls.arms.items()
-    ]
-    differences: list[dict[str, Cell]] = [
-        {
-            "model": f"{TITLES.get(new, new)} less {TITLES.get(old, old).lower()}",
-            **{m: found[m].interval for m in controls.metrics},
-        }
-        for (new, old), found in controls.differences.items()
-    ]
-    shuffled: list[dict[str, Cell]] = []
-    for name, found in controls.shuffled.items():
-        values: dict[str, Cell] = {
-            m: found[m].interval if m in found else None for m in controls.metrics
-        }
-        shuffled.append({"model": TITLES.get(name, name), **values})
-    patches = controls.sizes["patches"]
     mark = ". Simulated data: no patients, no claim." if simulated else "."
-    cases = explain_resampling(intervals, "cases")
-    cases += (
-        " With fewer than 10 cases an interval covers the true value less often than it claims."
+    patches = controls.sizes["patches"]
+    headings = {"model": "Arm"} | {m: name_metric(m) for m in controls.metrics}
+    over_cases = (
+        f"{explain_resampling(intervals, 'cases')} With fewer than 10 cases an interval covers the "
+        "true value less often than it claims."
     )
-    shuffles = (
+    over_shuffles = (
         f"Means over shuffles; in brackets {intervals.confidence:.0%} percentile intervals over "
         "shuffles and whole cases (of the record: patients). –: another model's classes."
     )
     chance = ", ".join(f"{name_metric(m)} {c:.3f}" for m, c in _find_chance(controls).items())
-    notes = [shuffles, f"Knowing nothing scores: {chance}."]
-    tables = [
-        ("arms", f"Pairing arms, test split, {patches}{mark}", arms, [cases]),
-        ("differences", f"Paired differences of arms, {patches}{mark}", differences, [cases]),
-        ("shuffled", f"What shuffles leave, test split{mark}", shuffled, notes),
+    arms = {TITLES.get(arm, arm): intervals for arm, intervals in controls.arms.items()}
+    differences = {
+        f"{TITLES.get(new, new)} less {TITLES.get(old, old).lower()}": {
+            m: d.interval for m, d in of.items()
+        }
+        for (new, old), of in controls.differences.items()
+    }
+    shuffled = {
+        TITLES.get(name, name): {m: s.interval for m, s in of.items()}
+        for name, of in controls.shuffled.items()
+    }
+    return [
+        Table(
+            "arms",
+            f"Pairing arms, test split, {patches}{mark}",
+            headings,
+            _make_rows(arms, controls.metrics),
+            [over_cases],
+        ),
+        Table(
+            "differences",
+            f"Paired differences of arms, {patches}{mark}",
+            headings,
+            _make_rows(differences, controls.metrics),
+            [over_cases],
+        ),
+        Table(
+            "shuffled",
+            f"Metrics after shuffling, test split{mark}",
+            headings,
+            _make_rows(shuffled, controls.metrics),
+            [over_shuffles, f"Chance level: {chance}."],
+        ),
+        Table(
+            "verdicts",
+            f"Verdicts of the controls{mark}",
+            {"model": "Question", "answer": "Answer", "sentence": "Why"},
+            [{"model": v.question, "answer": v.answer, "sentence": v.sentence} for v in verdicts],
+            [],
+        ),
     ]
-    made = [Table(n, c, {"model": "Arm"} | headings, r, notes) for n, c, r, notes in tables]
-    words: list[dict[str, Cell]] = [
-        {"model": v.question, "answer": v.answer, "sentence": v.sentence} for v in verdicts
-    ]
-    heads = {"model": "Question", "answer": "Answer", "sentence": "Why"}
-    return [*made, Table("verdicts", f"What the controls say{mark}", heads, words, [])]
+
+
+def _make_rows(
+    intervals: Mapping[str, Mapping[str, Interval]], metrics: Sequence[str]
+) -> list[dict[str, Cell]]:
+    return [{"model": title, **{m: of.get(m) for m in metrics}} for title, of in intervals.items()]
 
 
 def _find_chance(controls: Controls) -> dict[str, float]:
-    for name, found in controls.shuffled.items():
+    for name, of in controls.shuffled.items():
         if name != "shuffled_targets":
-            return {m: s.chance for m, s in found.items() if s.chance is not None}
+            return {m: s.chance for m, s in of.items() if s.chance is not None}
     return {}
 
 
 def draw_controls(controls: Controls) -> Figure:
     """Draw arms and shuffles, a panel a metric, as points with intervals; chance is dashed."""
     rows: list[tuple[str, Mapping[str, Interval]]] = list(controls.arms.items())
-    chance: dict[str, float] = {}
-    for name, found in controls.shuffled.items():
-        if name != "shuffled_targets":
-            rows.append((name, {m: s.interval for m, s in found.items()}))
-            chance |= {m: s.chance for m, s in found.items() if s.chance is not None}
+    rows += [
+        (name, {m: s.interval for m, s in of.items()})
+        for name, of in controls.shuffled.items()
+        if name != "shuffled_targets"
+    ]
+    chance = _find_chance(controls)
     count = len(controls.metrics)
     size = (3.3 + 2.1 * count, 1.9 + 0.34 * len(rows))
-    title = "Controls: pairing arms, and what shuffled labels and images leave"
+    title = "Controls: pairing arms, and metrics after shuffling labels or images"
     figure, panels = make_row(title, size, count, left=2.75, bottom=0.85)
     figure.subplots_adjust(wspace=0.12)
     for axes, metric in zip(panels, controls.metrics, strict=True):
-        for place, (name, found) in enumerate(rows):
-            _draw_point(axes, found.get(metric), place, name)
+        for place, (name, intervals) in enumerate(rows):
+            _draw_point(axes, intervals.get(metric), place, name)
         if metric in chance:
             axes.axvline(chance[metric], color=GREY, linestyle="--", linewidth=1)
         axes.axhline(len(controls.arms) - 0.5, color=GREY, linewidth=0.6)
