@@ -24,7 +24,7 @@ from typing import Any, Final
 from histofuse.core.artifacts import write_text
 from histofuse.core.errors import Fault, HistofuseError, InputError
 
-SRC: Final = Path(__file__).parents[2]
+SRC: Final = Path(__file__).resolve().parents[2]
 LISTS: Final = "code_digests"
 # In place of a digest: the folder's modules are left out of the list.
 IGNORED: Final = "ignored"
@@ -178,13 +178,14 @@ def find_code(
     Raises:
         InputError: If a file is no valid Python.
     """
+    src, folders = src.resolve(), [path.resolve() for path in ignored]
     waiting = [path.resolve() for path in starts]
     roots = [src, *{path.parent for path in waiting if not path.is_relative_to(src)}]
     passed = set(known)
     reached: dict[Path, str] = {}
     while waiting:
         path = waiting.pop()
-        if path in passed or any(path.is_relative_to(folder) for folder in ignored):
+        if path in passed or any(path.is_relative_to(folder) for folder in folders):
             continue
         passed.add(path)
         source = read_source(path)

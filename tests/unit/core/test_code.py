@@ -172,6 +172,13 @@ def test_data_files_that_a_module_names_count_by_their_bytes(root):
     assert read_source(root / "src/toy/units.json") != before
 
 
+def test_a_checkout_behind_a_link_is_followed_once(root, tmp_path_factory):
+    link = tmp_path_factory.mktemp("links") / "root"
+    link.symlink_to(root)
+    found = find_code([link / "pipelines/train.py"], link / "src", [link / "src/toy/show"])
+    assert found == find_code([root / "pipelines/train.py"], root / "src")
+
+
 def test_an_ignored_folder_is_neither_listed_nor_followed(root):
     put(root / "src/toy/show/__init__.py", "import toy.unused\n")
     put(root / "pipelines/train.py", "import toy.head, toy.show\n")
