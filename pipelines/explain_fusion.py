@@ -15,7 +15,8 @@ from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
-from histofuse.explain.fusion.report import open_fused_cases, write_cards, write_modalities
+from histofuse.explain.fusion.cards import write_cards
+from histofuse.explain.fusion.report import open_fused_cases, write_modalities
 from histofuse.explain.maps.gallery import write_gallery
 from histofuse.explain.shap_values.report import TableName
 from histofuse.features.embeddings import load_embeddings
@@ -64,10 +65,10 @@ def main() -> None:
     out = OUT / bundle.name
     patches = cases.make_patches(PATCHES)
     with replacing_folder(out) as folder:
-        found = write_gallery(patches, folder, params, bootstrap)
+        tests = write_gallery(patches, folder, params, bootstrap)
         write_modalities(cases, folder, params, bootstrap)
         cards = write_cards(cases, patches, ASSESSMENT, folder, params) if row_level else []
-    for concern in list_concerns(found):
+    for concern in list_concerns(tests):
         report(f"concern: {concern}")
     report(f"wrote {out}: {len(list(out.rglob('*.png')))} figures, {len(cards)} of them case cards")
 

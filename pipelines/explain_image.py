@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from _stage import run_stage
+from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
-from histofuse.explain.maps.gallery import Patches, find_nothing, write_gradcam_gallery
+from histofuse.explain.maps.gallery import Patches, write_gallery
 from histofuse.explain.maps.mappers import map_image_network
 from histofuse.models.backbones import load_image_model
 from histofuse.params.base import load_section, load_seed
@@ -27,14 +28,15 @@ def main(model: str) -> None:
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     bundle = open_bundle(MODELS / model)
     predictions = read_table(bundle.path / PREDICTIONS, IMAGE_PREDICTIONS)
-    shown = predictions[predictions["split"] == "test"]
-    report(f"read {model} and its predictions of {len(shown):,} test patches")
+    test = predictions[predictions["split"] == "test"]
+    report(f"read {model} and its predictions of {len(test):,} test patches")
 
     mapper = map_image_network(model, load_image_model(bundle))
     calibrator, _ = load_decision(bundle.path)
-    patches = Patches(mapper, PATCHES, shown, find_nothing, calibrator.probabilities)
-    found = write_gradcam_gallery(patches, OUT / model, params, bootstrap)
-    for concern in list_concerns(found):
+    patches = Patches(mapper, PATCHES, test, calibrator.probabilities)
+    with replacing_folder(OUT / model) as folder:
+        tests = write_gallery(patches, folder, params, bootstrap)
+    for concern in list_concerns(tests):
         report(f"concern: {concern}")
     report(f"wrote {len(list((OUT / model).rglob('*.png')))} figures in {OUT / model}")
 

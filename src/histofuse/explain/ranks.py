@@ -1,9 +1,9 @@
-"""Rank correlation of explanations, and rows spread evenly over a ranking."""
+"""Rank correlation of explanations."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import rankdata
 
 Values = Float[np.ndarray, "n values"]
@@ -15,8 +15,3 @@ def correlate_ranks(values: Values, others: Values) -> Float[np.ndarray, " n"]:
     a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-def spread(available: int, count: int) -> Int[np.ndarray, " n"]:
-    """Choose up to `count` of the available places evenly, including the first and the last."""
-    return np.unique(np.linspace(0, available - 1, min(available, count)).round().astype(int))

@@ -1,4 +1,4 @@
-"""Section ``explain``: how much is explained, and how the explanations are tested."""
+"""Section ``explain``: sizes of the explanations and of their tests."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ class ExplainParams(Section):
 
     Attributes:
         shap_models: Models on health records to explain, by their names in section ``tabular``.
-        gradcam_per_class: Overlays a class.
-        empty_patches: Test patches among which empty maps are counted; all where there are fewer.
-        faithfulness_per_class: Test patches a class on which maps are tested.
-        faithfulness_steps: Steps in which a patch is taken away, or brought back.
-        nucleus_radius_px: Of the disc about a patch's centre that stands for the annotated nucleus,
-            in pixels of the patch. The annotation is a dot: there is no outline to measure by.
-        blur_px: Standard deviation of the blur that stands for "taken away", in pixels of the
-            patch.
+        gradcam_per_class: Overlays of each class.
+        empty_patches: Number of test patches in which empty maps are counted; at most all.
+        faithfulness_per_class: Test patches of each class on which maps are tested.
+        faithfulness_steps: Steps in which a patch is blurred or restored.
+        nucleus_radius_px: Radius of the disc around a patch's centre that stands for the annotated
+            nucleus, in pixels of the patch. The annotation is a dot; there are no outlines.
+        blur_px: Standard deviation of the blur that removes a cell, in pixels of the patch.
         shap_background: Training rows that stand for "the feature is not known".
         shap_samples: Rows explained for the overview.
         kernel_shap_rows: Rows on which DeepSHAP is compared with KernelSHAP.
-        case_cards: Cards of hits, and as many of misses, a class.
+        case_cards: Cards of hits of each class, and as many of misses.
     """
 
     shap_models: Annotated[list[str], Field(min_length=1)]

@@ -1,8 +1,8 @@
-"""Explaining one answer: the patient behind it against a typical one, and the patch through fusion.
+"""Explanations of single answers: a patient compared with a typical patient.
 
-A served model has no training rows to average over, and must not have: they are patients. What is
-explained is the distance to the *typical patient*, the one with the medians and modes that stand
-for missing values. DeepSHAP with one reference row is DeepLIFT by the rescale rule, which takes a
+A served model has no training rows to average over, and must not have them: they are patients. It
+explains the difference from the *typical patient*, with the medians and modes that replace missing
+values. DeepSHAP with one reference row is DeepLIFT by the rescale rule, which takes a
 whole batch at once and is additive: base and values add up to the logit.
 
 Source: Shrikumar et al., ICML 2017 (rescale rule); Lundberg and Lee, NeurIPS 2017 (DeepSHAP).
@@ -30,11 +30,11 @@ from histofuse.models.tabular import AnyTabularModel, MlpModel, select_features
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each column of encoded rows adds to a logit.
+    """Contribution of each column of encoded rows to a logit.
 
     Attributes:
-        values: By encoded column, in the model's order.
-        base: The logit of the typical patient, one a row.
+        values: One column for each encoded column, in the model's order.
+        base: The logit of the typical patient, one for each row.
     """
 
     values: Float[np.ndarray, "n features"]
@@ -78,11 +78,11 @@ def explain_fused_record(
     image_embeddings: Float32[np.ndarray, "n image"],
     target_classes: Int[np.ndarray, " n"],
 ) -> Contributions:
-    """Explain what the record adds to the fused logit of a class, the patch being what it is."""
+    """Explain what the record adds to the fused logit of a class, with a fixed patch."""
     x, reference = (_to_tensor(networks.patient.features, part) for part in (rows, typical))
     network = _PatientSide(networks.patient.network, networks.head)
-    beside = (torch.from_numpy(image_embeddings),)
-    return explain_network(network, x, reference, torch.from_numpy(target_classes), beside)
+    others = (torch.from_numpy(image_embeddings),)
+    return explain_network(network, x, reference, torch.from_numpy(target_classes), others)
 
 
 @dataclass(frozen=True)
@@ -124,26 +124,26 @@ def explain_network(
     x: Float[Tensor, "n features"],
     reference: Float[Tensor, "1 features"],
     targets: Int[Tensor, " n"] | None,
-    beside: tuple[Tensor, ...],
+    others: tuple[Tensor, ...],
 ) -> Contributions:
-    """Explain the target's output, or the only one, against one reference row, by DeepLIFT."""
+    """Explain the target's output, or the only output, against one reference row, by DeepLIFT."""
     from captum.attr import DeepLift
 
-    # The explainer hooks into the layers, so it gets a copy of its own.
+    # The explainer adds hooks to the layers, so it gets a copy.
     own = copy.deepcopy(network).eval().requires_grad_(True)
     values, base = [], []
     for part in torch.arange(len(x)).split(_ROWS_AT_ONCE):
-        rows, others = x[part], tuple(other[part] for other in beside)
+        rows, fixed = x[part], tuple(other[part] for other in others)
         references = reference.expand_as(rows)
         chosen = None if targets is None else targets[part]
         with torch.enable_grad(), warnings.catch_warnings():
-            # That it hooks into the layers, at each call.
+            # Each call warns about the hooks.
             warnings.simplefilter("ignore", UserWarning)
             found = DeepLift(own).attribute(
-                rows.requires_grad_(), references, target=chosen, additional_forward_args=others
+                rows.requires_grad_(), references, target=chosen, additional_forward_args=fixed
             )
         with torch.inference_mode():
-            logits = own(references, *others)
+            logits = own(references, *fixed)
             logit = logits if chosen is None else logits.gather(1, chosen[:, None])[:, 0]
         values.append(found.detach())
         base.append(logit)

@@ -1,13 +1,13 @@
-"""How much of a fused decision is the patch's, and how much the record's.
+"""How much the patch and the record contribute to a fused decision.
 
-What is taken apart is the *margin*: the log-odds, before calibration, of the class decided on
-against the likeliest other class. Patch and record are two players: unknown, a patch is the mean
-image embedding of the training patches, a record the typical patient with the medians and modes of
+The *margin* is decomposed: the log-odds, before calibration, of the decided class against the most
+likely other class. Patch and record are two players. An unknown patch is the mean image embedding
+of the training patches; an unknown record is the typical patient, with the medians and modes of
 training. The Shapley value of each is the mean of what it adds when it comes first and when it
-comes second. The record's is taken further apart by DeepLIFT in both of these situations, so base,
-patch and columns add up to the margin.
+comes second. DeepLIFT distributes the record's value over its columns in both situations, so that
+base, patch and columns add up to the margin.
 
-Source: Shapley 1953; Shrikumar et al., ICML 2017 (rescale rule), as in `fused`.
+Source: Shapley 1953; Shrikumar et al., ICML 2017 (rescale rule), as in `explainers`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from histofuse.models.tabular import select_features
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Margins, taken apart.
+    """Decomposed margins.
 
     Attributes:
         base: Margin of the mean patch with the typical patient.
         image: What the patch adds.
         record: What each encoded column adds, in the patient encoder's order.
         margin: The model's own.
-        rivals: The class each decision is held against.
+        rivals: The most likely other class of each decision.
     """
 
     base: Float[np.ndarray, " n"]
@@ -46,21 +46,21 @@ class Decomposed:
 
     @property
     def image_share(self) -> Float[np.ndarray, " n"]:
-        """The patch's part of |patch| + |record|; NaN where neither adds anything."""
+        """The patch's share of |patch| + |record|; NaN where neither adds anything."""
         image, record = np.abs(self.image), np.abs(self.record.sum(axis=1))
         total = image + record
         return np.divide(image, total, out=np.full(len(total), np.nan), where=total > 0)
 
     @property
     def additivity_error(self) -> float:
-        """The largest difference between a margin and what base and parts add up to."""
+        """Largest difference between a margin and the sum of base and parts."""
         total = self.base + self.image + self.record.sum(axis=1)
         return float(np.abs(total - self.margin).max(initial=0.0))
 
 
 @dataclass(frozen=True)
 class Typical:
-    """What stands for "not known".
+    """Values that stand for "not known".
 
     Attributes:
         image: Mean image embedding of the training patches.
@@ -78,14 +78,14 @@ def decompose(
     rows: pd.DataFrame,
     decided: Int[np.ndarray, " n"],
 ) -> Decomposed:
-    """Take the margins of some decisions apart.
+    """Decompose the margins of decisions.
 
     Args:
         networks: The networks.
-        typical: What stands for "not known".
+        typical: Values that stand for "not known".
         image: Embeddings of the patches.
-        rows: Encoded records, a row a patch.
-        decided: The classes.
+        rows: Encoded records, one for each patch.
+        decided: Indices of the decided classes.
     """
     x, reference = (
         torch.from_numpy(select_features(part, networks.patient.features))
@@ -115,7 +115,7 @@ def decompose(
 
 
 class _Margin(nn.Module):
-    """Encoded rows -> weighted sum of the fused logits, the patches being what they are."""
+    """Encoded rows -> weighted sum of the fused logits, with fixed patches."""
 
     def __init__(self, patient: Mlp, head: FusionHead) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _Margin(nn.Module):
 def _weigh(
     network: _Margin, rows: Tensor, image: Tensor, decided: Int[np.ndarray, " n"]
 ) -> tuple[Tensor, np.ndarray]:
-    """Weigh the logits so that they sum to the margin; name the rival of each decision."""
+    """Find weights with which the logits sum to the margin, and the rival of each decision."""
     logits = network.head(image, network.patient.embed(rows))
     chosen = torch.from_numpy(decided)[:, None]
     rivals = logits.scatter(1, chosen, -torch.inf).argmax(dim=1)

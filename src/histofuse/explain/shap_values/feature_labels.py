@@ -1,4 +1,4 @@
-"""What an encoded column is called, in words and natural units."""
+"""Names of encoded columns for people, and their values in natural units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.features.encoding import Binary, Categorical, Continuous, Encoder
 from histofuse.features.specs import FeatureSpec
 
-# Whole words of feature names that are not written as they stand.
+# Spellings of whole words in feature names.
 SPELLINGS = {
     "alt": "ALT",
     "ast": "AST",
@@ -28,7 +28,7 @@ SPELLINGS = {
     "ca 125": "CA-125",
 }
 TIMES = ("years", "days", "hours")
-# Units that say nothing beside a number.
+# Units that are not shown after a number.
 SILENT = ("ratio", "admissions", "groups")
 
 
@@ -58,7 +58,7 @@ class FeatureLabel:
         return values if self.std is None else values * self.std + self.mean
 
     def describe_value(self, natural: float, encoded: float) -> str:
-        """Write a value with its unit; where it was not measured, what the model read instead."""
+        """Describe a value with its unit; if not measured, what the model read instead."""
         if not np.isnan(natural):
             return self._write(natural)
         if np.isnan(encoded):

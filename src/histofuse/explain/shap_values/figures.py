@@ -62,9 +62,8 @@ def draw_beeswarm(
 ) -> None:
     """Draw each row's SHAP values as dots, coloured by the variable's value.
 
-    The colour runs from the 5th to the 95th percentile; values not known, and categories, are grey.
-    Where a few rows lie far beyond all others, the axis ends before them, and triangles at its edge
-    stand for them.
+    The colour runs from the 5th to the 95th percentile; unknown values and categories are grey.
+    A few extreme rows may lie beyond the axis; triangles at its edge stand for them.
     """
     order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")[:SHOWN][::-1]
     figure, axes = _start(len(order), "SHAP values by variable", subject)
@@ -90,8 +89,8 @@ def draw_beeswarm(
     axes.set_ylim(-0.7, len(order) - 0.3)
     axes.set_xlim(low - 0.04 * span, high + 0.04 * span)
     farthest = values[:, order].ravel()[np.abs(values[:, order]).argmax()]
-    told = f"\n{beyond} beyond the axis, the farthest at {_signed(farthest)}" if beyond else ""
-    axes.set_xlabel(LOG_ODDS + told, fontsize=9)
+    note = f"\n{beyond} beyond the axis, the farthest at {_signed(farthest)}" if beyond else ""
+    axes.set_xlabel(LOG_ODDS + note, fontsize=9)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), VALUES), ax=axes, aspect=40, pad=0.02)
     bar.set_ticks([0, 1], labels=["low", "high"])
     bar.ax.tick_params(labelsize=8, length=0)
@@ -155,13 +154,13 @@ def draw_steps(
     axes.set_ylim(-0.9, len(steps) - 0.1)
     low, high = min(base, float(ends.min())), max(base, float(ends.max()))
     room = (high - low) or 1.0
-    # Room for the numbers beside the bars, and on the right for what is written at the lines.
+    # Room for the numbers next to the bars, and on the right for the labels of the lines.
     axes.set_xlim(low - 0.16 * room, high + 0.24 * room)
     for value, name, height in (
         (base, ends_named[0], -0.68),
         (float(ends[-1]), ends_named[1], len(steps) - 0.36),
     ):
-        # Beside the line, on the side with room for it.
+        # On the side of the line that has room.
         _mark(axes, value, f"{name} {_signed(value)}", height, left=value > (low + high) / 2)
 
 
@@ -239,7 +238,7 @@ def _to_rgb(colour: str) -> tuple[float, ...]:
 
 
 def _find_range(values: Float[np.ndarray, "n features"]) -> tuple[float, float]:
-    """Find what the axis spans: all values, or where the outermost are far off, the rest."""
+    """Find the range of the axis: all values, or if a few are extreme, the others."""
     low, high = float(values.min()), float(values.max())
     inner_low, inner_high = np.percentile(values, [0.2, 99.8]).tolist()
     if high - low <= 2 * (inner_high - inner_low):
@@ -248,7 +247,7 @@ def _find_range(values: Float[np.ndarray, "n features"]) -> tuple[float, float]:
 
 
 def _spread_dots(values: Float[np.ndarray, " n"], span: float) -> Float[np.ndarray, " n"]:
-    """Stack dots that would lie on each other: the denser, the higher, at most 0.38 to a side."""
+    """Stack dots that would overlap: the denser, the higher, at most 0.38 to each side."""
     bins = np.round(values / span * 110).astype(int)
     offsets = np.zeros(len(values))
     for number in np.unique(bins):

@@ -17,7 +17,8 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import FAITHFULNESS, Estimate, render_estimates
-from histofuse.explain.ranks import correlate_ranks, spread
+from histofuse.explain.ranks import correlate_ranks
+from histofuse.explain.sampling import spread
 from histofuse.explain.shap_values import figures
 from histofuse.explain.shap_values.attributions import Attributions, compute_attributions
 from histofuse.explain.shap_values.faithfulness import (

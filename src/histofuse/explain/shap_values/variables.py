@@ -1,8 +1,8 @@
-"""Encoded columns, summed back to the variable that a clinician knows.
+"""Encoded columns, summed to the variables that clinicians know.
 
 The categories of an insurance are one variable; so are the mean, the lowest and the highest of a
-laboratory value and the column that says that it was not measured. Contributions add up, so those
-of a variable are the sum over its columns.
+laboratory value and the indicator that it is missing. Contributions are additive: that of a
+variable is the sum over its columns.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Variable:
         meaning: In full, as in ``features.json``.
         unit: Of a continuous variable; empty for others.
         group: Where it comes from.
-        columns: Its columns, the one whose value is shown first; of a category all.
+        columns: Its columns; the value of the first one is shown.
         categories: Column to category; empty where it has none.
-        indicator: The column that says that it is missing; empty where there is none.
+        indicator: The missingness indicator; empty where there is none.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Variable:
         """Read its value in natural units; NaN where not known, and of categories, which have none.
 
         Args:
-            natural: In natural units, a column a column.
+            natural: Values in natural units, one column for each encoded column.
         """
         if self.categories:
             return np.full(len(natural), np.nan)
@@ -95,13 +95,13 @@ def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[s
         of.setdefault(name, []).append(column)
     features = {column: f for f in encoder.features for column in f.columns}
     indicators = {indicator.variable: indicator.column for indicator in encoder.indicators}
-    found = {}
+    variables = {}
     for name, columns in of.items():
         own = list(dict.fromkeys(features[c].name for c in columns if c in features))
         first = known[own[0]]
         feature = features[columns[0]]
         one_hot = isinstance(feature, Categorical) and len(own) == 1
-        found[name] = Variable(
+        variables[name] = Variable(
             name=name,
             text=to_words(name if len(own) > 1 else first.name, first.unit),
             meaning=_find_meaning([known[feature].description for feature in own]),
@@ -113,7 +113,7 @@ def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[s
             else {},
             indicator=indicators.get(name, ""),
         )
-    return found
+    return variables
 
 
 def _find_meaning(descriptions: Sequence[str]) -> str:

@@ -12,16 +12,11 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.explain.fusion.cards import load_conformal, make_cards, write_cards
 from histofuse.explain.fusion.explainers import FusionNetworks
 from histofuse.explain.fusion.modalities import Typical, decompose
-from histofuse.explain.fusion.report import (
-    load_conformal,
-    make_cards,
-    open_fused_cases,
-    write_cards,
-    write_modalities,
-)
-from histofuse.explain.maps.gallery import write_gradcam_gallery
+from histofuse.explain.fusion.report import open_fused_cases, write_modalities
+from histofuse.explain.maps.gallery import write_gallery
 from histofuse.features.embeddings import load_embeddings
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import FeatureSpec
@@ -167,7 +162,7 @@ def test_cards_and_shares_are_written_and_the_same_twice(cases, params, small_pr
     write_json({"models": {"fusion_label_blind": {"conformal": CONFORMAL}}}, assessment)
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):
-        write_gradcam_gallery(patches, out, params, BOOTSTRAP)
+        write_gallery(patches, out, params, BOOTSTRAP)
         write_modalities(cases, out, params, BOOTSTRAP)
         names = write_cards(cases, patches, assessment, out, params)
         files.append({f.name: f.read_bytes() for f in out.rglob("*.*")})

@@ -16,12 +16,10 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.maps.figures import blend
 from histofuse.explain.maps.gallery import (
     Patches,
-    choose_examples,
-    choose_sample,
-    find_nothing,
-    write_gradcam_gallery,
+    write_gallery,
 )
 from histofuse.explain.maps.mappers import map_image_network
+from histofuse.explain.sampling import choose_examples, choose_sample
 from histofuse.models.backbones import ImageSpec, MapLayer, build_model
 from histofuse.params.base import load_section
 from histofuse.params.explain import ExplainParams
@@ -87,14 +85,14 @@ def write_inputs(folder: Path, count: int = 6) -> Patches:
     meta |= {"source": "simulated", "stain_normalisation": "none"}
     (folder / "meta.json").write_text(to_json(meta))
     mapper = map_image_network("m", model)
-    return Patches(mapper, folder, predictions, find_nothing, lambda z: softmax(z, axis=1))
+    return Patches(mapper, folder, predictions, lambda z: softmax(z, axis=1))
 
 
 def test_the_gallery_lies_in_class_named_folders_and_is_the_same_twice(tmp_path):
     patches = write_inputs(tmp_path / "patches")
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):
-        write_gradcam_gallery(patches, out, PARAMS, BOOTSTRAP)
+        write_gallery(patches, out, PARAMS, BOOTSTRAP)
         found = {f.relative_to(out).as_posix(): f.read_bytes() for f in sorted(out.rglob("*.*"))}
         files.append(found)
     assert files[0] == files[1]
@@ -113,7 +111,7 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
         network.head[1].weight.abs_()
         network.head[1].weight[1] *= -1
         network.backbone.hidden[1].weight.abs_()
-    found = write_gradcam_gallery(patches, tmp_path / "a", PARAMS, BOOTSTRAP)
+    found = write_gallery(patches, tmp_path / "a", PARAMS, BOOTSTRAP)
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     _, inputs = patches.read(patches.predictions)
     maps = patches.mapper.compute_maps(inputs)
@@ -127,8 +125,6 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
 
 def test_a_split_without_patches_leaves_empty_reports(tmp_path):
     patches = write_inputs(tmp_path / "patches")
-    empty = Patches(
-        patches.mapper, patches.folder, patches.predictions[:0], find_nothing, lambda z: z
-    )
-    assert write_gradcam_gallery(empty, tmp_path / "a", PARAMS, BOOTSTRAP) == {}
+    empty = Patches(patches.mapper, patches.folder, patches.predictions[:0], lambda z: z)
+    assert write_gallery(empty, tmp_path / "a", PARAMS, BOOTSTRAP) == {}
     assert {f.name for f in (tmp_path / "a").iterdir()} == {"summary.json", "faithfulness.json"}

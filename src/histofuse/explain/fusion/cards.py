@@ -1,0 +1,109 @@
+"""Case cards of a fusion model: single predictions, chosen, explained and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.errors import Fault, InputError
+from histofuse.evaluation.assessment.conformal import predict_set
+from histofuse.explain.fusion.card_figure import Card, draw_card
+from histofuse.explain.fusion.report import FusedCases
+from histofuse.explain.maps.figures import write_figure
+from histofuse.explain.maps.gallery import Patches
+from histofuse.explain.sampling import choose_cards
+from histofuse.explain.shap_values.feature_labels import label_features
+from histofuse.explain.shap_values.report import name_in_figure, read_natural
+from histofuse.explain.shap_values.variables import describe_variables, name_variables, sum_columns
+from histofuse.params.explain import ExplainParams
+
+CARD: Final = "case_card_{}_{}_{}.png"
+
+
+def write_cards(
+    cases: FusedCases, patches: Patches, assessment: Path, folder: Path, params: ExplainParams
+) -> list[str]:
+    """Write ``case_card_<true class>_<hit or miss>_<number>.png``. They show single patients.
+
+    Args:
+        cases: The model and its rows.
+        patches: Its maps.
+        assessment: ``assessment.json``, for the prediction sets.
+        folder: Folder to write to.
+        params: Number of cards.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        InputError: If the assessment holds no prediction sets of this model.
+    """
+    rows = choose_cards(cases.predictions, cases.classes, params.case_cards)
+    conformal = load_conformal(assessment, cases.bundle.name)
+    names = []
+    if rows.empty:
+        return names
+    for number, card in make_cards(cases, patches, rows, conformal):
+        kind = "hit" if card.example.is_hit else "miss"
+        names.append(CARD.format(card.example.label, kind, number))
+        write_figure(draw_card(card, params.nucleus_radius_px), folder / names[-1])
+    return names
+
+
+def load_conformal(path: Path, model: str) -> Mapping[str, Any]:
+    """Load the conformal quantiles of a model.
+
+    Raises:
+        InputError: If the file is missing or has none of this model.
+    """
+    conformal = load_json(path).get("models", {}).get(model, {}).get("conformal")
+    if not conformal:
+        expected = "the quantiles of its prediction sets"
+        fault = Fault(f"{path}, models.{model}.conformal", "missing", expected, "Run dvc repro.")
+        raise InputError([fault])
+    return conformal
+
+
+def make_cards(
+    cases: FusedCases, patches: Patches, rows: pd.DataFrame, conformal: Mapping[str, Any]
+) -> list[tuple[int, Card]]:
+    """Collect the contents of the cards of rows, with each row's number."""
+    parts, records = cases.decompose(rows)
+    labels = label_features(cases.encoder, cases.specs)
+    columns = [labels[feature] for feature in cases.networks.patient.features]
+    natural = pd.concat(
+        [
+            read_natural(records.iloc[[n]], cases.encoded["with_missing"], columns)
+            for n in range(len(records))
+        ],
+        ignore_index=True,
+    )
+    variables = describe_variables(cases.encoder, cases.specs)
+    sources = name_variables(cases.encoder, cases.specs)
+    summed = sum_columns(parts.record, cases.networks.patient.features, sources)[[*variables]]
+    cards = []
+    for n, example in enumerate(patches.explain(rows)):
+        row = rows.iloc[n]
+        probabilities = {name: float(row[f"probability_{name}"]) for name in cases.classes}
+        card = Card(
+            example=example,
+            probabilities=probabilities,
+            prediction_set=predict_set(list(probabilities.values()), conformal),
+            coverage=conformal["coverage_asked"],
+            rival=cases.classes[parts.rivals[n]],
+            base=float(parts.base[n]),
+            image=float(parts.image[n]),
+            image_share=float(parts.image_share[n]),
+            record=summed.iloc[n].to_numpy(),
+            names=[name_in_figure(variable) for variable in variables.values()],
+            texts=[v.describe_value(natural.iloc[n], records.iloc[n]) for v in variables.values()],
+            model=cases.bundle.name,
+            pairing=cases.bundle.config["pairing"]["rule"],
+            source=cases.bundle.config["source"],
+        )
+        cards.append((int(row["number"]), card))
+    return cards
