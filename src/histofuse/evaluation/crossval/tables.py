@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from histofuse.core.naming import show_name
-from histofuse.evaluation.crossval.evaluate import (
+from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread
+from histofuse.evaluation.crossval.report import (
     FEWEST_PATIENTS,
     RESTRICTED,
-    CrossValidation,
-    Spread,
     explain_gaps,
     explain_pooling,
 )

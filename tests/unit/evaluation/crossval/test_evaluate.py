@@ -7,18 +7,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histofuse.core.errors import LeakageError
-from histofuse.evaluation.crossval.evaluate import (
-    Folds,
-    FoldSplit,
-    cross_validate,
-    describe_run,
-    explain_gaps,
-    find_spread,
-    measure_rows,
-    pool,
-    require_unseen,
-)
+from histofuse.evaluation.crossval.evaluate import cross_validate, find_spread, measure_rows
 from histofuse.evaluation.crossval.figures import draw_crossval
+from histofuse.evaluation.crossval.folds import Folds, FoldSplit, pool, require_unseen
+from histofuse.evaluation.crossval.report import describe_run, explain_gaps
 from histofuse.evaluation.crossval.tables import make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.tables import render_markdown
