@@ -98,23 +98,12 @@ def fetch(
 
 @app.command()
 def publish() -> None:
-    """Publish models/, reports/ and studies to MLflow."""
-    from histofuse.promotion.decision import Production
-    from histofuse.reporting.report import find_documents
-    from histofuse.tracking.publish import publish_all
-    from histofuse.tracking.store import open_store
-    from histofuse.tracking.studies import publish_studies
+    """Publish models/, reports/ and studies/ to MLflow."""
+    from histofuse.commands.publish import publish as publish_new
 
     _enter_project()
-    outcome = publish_all(documents=find_documents())
-    Production(open_store()).mend_all()
-    for name in outcome.written:
-        typer.echo(f"published {name}")
-    typer.echo(f"{len(outcome.written)} written, {len(outcome.unchanged)} unchanged")
-    written, unchanged = publish_studies()
-    for name in written:
-        typer.echo(f"published study {name}")
-    typer.echo(f"{len(written)} studies written, {len(unchanged)} unchanged")
+    for line in publish_new():
+        typer.echo(line)
 
 
 @app.command("report")

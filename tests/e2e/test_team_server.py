@@ -192,7 +192,7 @@ def test_pipeline_runs_against_the_server_by_its_address_alone(server, alice):
             .is_file()
         )
 
-    assert "0 written, 3 unchanged" in alice.run("histofuse", "publish").stdout
+    assert "0 models written, 3 unchanged" in alice.run("histofuse", "publish").stdout
 
 
 def test_bundles_come_back_through_the_server(alice):
@@ -299,7 +299,7 @@ def test_restart_keeps_everything_and_a_kill_loses_nothing(server, alice):
     server.kill()
     server.start("--workers", "1")
     assert (list_versions(alice), len(list_runs(alice))) == (before, runs)
-    assert "0 written, 3 unchanged" in alice.run("histofuse", "publish").stdout
+    assert "0 models written, 3 unchanged" in alice.run("histofuse", "publish").stdout
 
 
 def test_no_password_is_shown_or_logged(server, alice, postgres):

@@ -1,4 +1,4 @@
-"""``histofuse runs``: the comparison of the MLflow UI, in the terminal."""
+"""``histofuse runs``: compare the published runs in the terminal."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def describe_runs(
     if not rows and form == "table":
         of_kind = f" of kind {kind}" if kind else ""
         where = redact(name_store())
-        return f"no published runs{of_kind} at {where}; dvc repro or histofuse publish brings them"
+        return f"no published runs{of_kind} at {where}; run dvc repro or histofuse publish"
     _check_columns(rows, [*columns, *([sort] if sort else [])])
     if form != "table":
         return _to_json(rows) if form == "json" else _to_csv(rows)

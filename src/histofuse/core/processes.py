@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def describe_process() -> str:
@@ -32,3 +35,21 @@ def is_dead(process: str) -> bool:
 def _name_host() -> str:
     """Name this machine by a hash: host names do not belong in a shared store."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
+@contextmanager
+def beating(seconds: float, beat: Callable[[], None]) -> Iterator[None]:
+    """Call `beat` every so many seconds, in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            beat()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

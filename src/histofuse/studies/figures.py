@@ -1,4 +1,4 @@
-"""Figures of a study: how it went, what mattered, and where good values lie."""
+"""Figures of a study: its history, importance of the params, and good values of each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from pydantic import TypeAdapter
 
 from histofuse.core.artifacts import replacing_file
 from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
+from histofuse.params.tune import Range
+from histofuse.studies.space import to_distribution, to_stored
 from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
 
 COLOURS = "viridis"
@@ -36,7 +39,7 @@ def draw_study(facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path) -
         with rc_context(STYLE):
             figure = draw(facts, trials)
         with replacing_file(folder / f"{name}.png") as path:
-            # Without the date and version that matplotlib would add: same trials, same bytes.
+            # Without matplotlib's version: the same trials give the same bytes.
             figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
 
 
@@ -58,15 +61,14 @@ def draw_history(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
 
 
 def _mark_unfinished(axes: Axes, trials: Sequence[TrialRecord]) -> None:
-    """Mark pruned and failed trials at the foot of the axes."""
+    """Mark pruned and failed trials at the bottom of the axes."""
     foot: Any = axes.get_xaxis_transform()
-    for state, marker, colour in (("PRUNED", "v", VERMILION), ("FAIL", "x", VERMILION)):
-        found = [t.number for t in trials if t.state == state]
-        label = f"{'pruned' if state == 'PRUNED' else 'failed'} ({len(found)})"
-        if found:
-            ys = [0.02] * len(found)
-            axes.scatter(found, ys, s=20, marker=marker, color=colour, transform=foot,
-                         clip_on=False, label=label)  # fmt: skip
+    for state, name, marker in (("PRUNED", "pruned", "v"), ("FAIL", "failed", "x")):
+        numbers = [t.number for t in trials if t.state == state]
+        if numbers:
+            label = f"{name} ({len(numbers)})"
+            axes.scatter(numbers, [0.02] * len(numbers), s=20, marker=marker, color=VERMILION,
+                         transform=foot, clip_on=False, label=label)  # fmt: skip
 
 
 def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
@@ -77,7 +79,9 @@ def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
     figure, axes = _make_figure(facts, trials, height=height, left=left)
     axes.set(title=f"Study {facts.name}: which params matter for {facts.metric}")
     if not shares:
-        _say(axes, f"fewer than {FEWEST_FOR_IMPORTANCE} complete trials that differ")
+        text = f"fewer than {FEWEST_FOR_IMPORTANCE} complete trials that differ"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+        axes.set(xticks=[], yticks=[])
         return figure
     names = sorted(shares, key=lambda name: shares[name])
     axes.barh(names, [shares[n] for n in names], color=BLUE, height=0.6)
@@ -89,18 +93,19 @@ def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
 
 
 def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """Measure the params' importance by fANOVA; nothing where too few trials differ."""
+    """Measure the importance of each param by fANOVA; empty if too few trials differ."""
     import optuna
 
     complete = _complete(trials)
+    space = TypeAdapter(dict[str, Range]).validate_python(facts.space)
     varied = [k for k in facts.space if len({_label(t.params[k]) for t in complete}) > 1]
     if len(complete) < FEWEST_FOR_IMPORTANCE or len({_value(t) for t in complete}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction=facts.direction, sampler=optuna.samplers.RandomSampler(0))
+    distributions = {k: to_distribution(space[k]) for k in varied}
     for trial in complete:
-        params = {k: _to_storable(facts.space[k], trial.params[k]) for k in varied}
-        distributions = {k: _to_distribution(facts.space[k]) for k in varied}
+        params = {k: to_stored(space[k], trial.params[k]) for k in varied}
         study.add_trial(
             optuna.trial.create_trial(
                 params=params, distributions=distributions, value=_value(trial)
@@ -109,24 +114,8 @@ def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
-    return {**dict.fromkeys(facts.space, 0.0), **found}
-
-
-def _to_distribution(found: dict[str, Any]) -> Any:
-    from optuna import distributions
-
-    match found["type"]:
-        case "int":
-            return distributions.IntDistribution(found["low"], found["high"], log=found["log"])
-        case "float":
-            return distributions.FloatDistribution(found["low"], found["high"], log=found["log"])
-        case _:
-            return distributions.CategoricalDistribution([_label(v) for v in found["of"]])
-
-
-def _to_storable(found: dict[str, Any], value: Any) -> Any:
-    return _label(value) if found["type"] == "choice" else value
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+    return {**dict.fromkeys(facts.space, 0.0), **shares}
 
 
 def draw_parallel(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
@@ -159,21 +148,21 @@ def draw_parallel(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
     return figure
 
 
-def _label_ends(axes: Axes, x: int, found: dict[str, Any]) -> None:
-    """Write the ends of a range below and above its axis; of a choice, each value beside it."""
-    if found["type"] != "choice":
-        low, high = _show_number(found["low"]), _show_number(found["high"])
+def _label_ends(axes: Axes, x: int, span: dict[str, Any]) -> None:
+    """Write the ends of a range below and above its axis, or each value of a choice on it."""
+    if span["type"] != "choice":
+        low, high = _show_number(span["low"]), _show_number(span["high"])
         axes.text(x, -0.03, low, ha="center", va="top", fontsize=7.5, color=GREY)
         axes.text(x, 1.03, high, ha="center", va="bottom", fontsize=7.5, color=GREY)
         return
     ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-    for value in found["of"]:
-        axes.text(x, _place(found, value), _shorten(_label(value)), ha="center", va="center",
+    for value in span["of"]:
+        axes.text(x, _place(span, value), _shorten(_label(value)), ha="center", va="center",
                   fontsize=7, color=GREY, bbox=ground)  # fmt: skip
 
 
 def draw_slices(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
-    """Draw the value of each complete trial against each param, and where others were pruned."""
+    """Draw the value of each complete trial against each param, and mark pruned trials."""
     names = list(facts.space)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
@@ -196,14 +185,14 @@ def draw_slices(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
 
 def _draw_slice(
     axes: Axes,
-    found: dict[str, Any],
+    span: dict[str, Any],
     name: str,
     trials: Sequence[TrialRecord],
     best: TrialRecord | None,
 ) -> None:
     def place(trial: TrialRecord) -> Any:
         value = trial.params[name]
-        return found["of"].index(value) if found["type"] == "choice" else value
+        return span["of"].index(value) if span["type"] == "choice" else value
 
     complete = _complete(trials)
     numbers = [t.number for t in complete]
@@ -215,19 +204,19 @@ def _draw_slice(
                  transform=foot)  # fmt: skip
     if best is not None:
         axes.scatter([place(best)], [_value(best)], s=30, color=VERMILION, zorder=3)
-    if found["type"] == "choice":
-        labels = [_shorten(_label(v)) for v in found["of"]]
+    if span["type"] == "choice":
+        labels = [_shorten(_label(v)) for v in span["of"]]
         axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=15)
         axes.set_xlim(-0.5, len(labels) - 0.5)
     else:
-        _scale(axes, found)
+        _scale(axes, span)
     axes.set_xlabel(name, labelpad=2, fontsize=8)
 
 
-def _scale(axes: Axes, found: dict[str, Any]) -> None:
+def _scale(axes: Axes, span: dict[str, Any]) -> None:
     """Show the whole range, with plain numbers at the ticks."""
-    low, high = found["low"], found["high"]
-    if found["log"]:
+    low, high = span["low"], span["high"]
+    if span["log"]:
         axes.set_xscale("log")
         pad = (high / low) ** 0.04
         axes.set_xlim(low / pad, high * pad)
@@ -236,7 +225,7 @@ def _scale(axes: Axes, found: dict[str, Any]) -> None:
     else:
         pad = 0.04 * (high - low)
         axes.set_xlim(low - pad, high + pad)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=found["type"] == "int"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=span["type"] == "int"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _show_number(value)))
     axes.tick_params(axis="x", labelsize=8)
 
@@ -273,11 +262,6 @@ def _write_footer(figure: Figure, facts: StudyFacts, trials: Sequence[TrialRecor
     figure.text(0.02, 0.1 / figure.get_figheight(), text, fontsize=7.5, color=GREY)
 
 
-def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
-    axes.set(xticks=[], yticks=[])
-
-
 def _complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [t for t in trials if t.state == "COMPLETE" and t.value is not None]
 
@@ -295,12 +279,12 @@ def _label(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _place(found: dict[str, Any], value: Any) -> float:
+def _place(span: dict[str, Any], value: Any) -> float:
     """Place a value between the ends of its range, 0 to 1."""
-    if found["type"] == "choice":
-        return found["of"].index(value) / (len(found["of"]) - 1)
-    low, high = found["low"], found["high"]
-    if found["log"]:
+    if span["type"] == "choice":
+        return span["of"].index(value) / (len(span["of"]) - 1)
+    low, high = span["low"], span["high"]
+    if span["log"]:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low)
 

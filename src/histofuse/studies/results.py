@@ -1,9 +1,10 @@
-"""The folder of a study: best params, the table of its trials, and what it was about.
+"""The folder of a study: its best params, the table of its trials, and its description.
 
 ``best_params.json`` holds dotted key -> value, what training puts into the model's section;
-``study.json`` the facts; ``trials.csv`` one row a trial with its state, value, ``params.<key>``,
-``scores.<metric>`` and ``steps.<metric>`` (the values of folds or epochs, separated by spaces).
-Neither times nor workers are in it: the same trials give the same bytes.
+``study.json`` the description; ``trials.csv`` one row per trial with its state, value,
+``params.<key>``, ``scores.<metric>`` and ``steps.<metric>`` (the values of folds or epochs,
+separated by spaces).
+It holds no times or workers: the same trials give the same bytes.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ def write_study(
     folder: Path,
     draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
 ) -> None:
-    """Write a study to `folder`, in place of what was there.
+    """Write a study to `folder`, replacing its content.
 
     Args:
-        facts: What it is about.
-        trials: All that finished.
-        folder: To replace.
+        facts: The study's description.
+        trials: All finished trials.
+        folder: The folder to replace.
         draw: Draws figures into the folder it is given.
 
     Raises:
@@ -49,8 +50,8 @@ def write_study(
     best = find_best(facts, trials)
     if best is None:
         reasons = sorted({t.reason for t in trials if t.reason})
-        said = f": {reasons[0]}" if reasons else ""
-        raise HistofuseError(f"study {facts.name}: none of {len(trials)} trials completed{said}")
+        reason = f": {reasons[0]}" if reasons else ""
+        raise HistofuseError(f"study {facts.name}: none of {len(trials)} trials completed{reason}")
     with replacing_folder(folder) as temporary:
         write_json(best.params, temporary / BEST_PARAMS)
         facts_and_best = {**asdict(facts), "best": {"number": best.number, "value": best.value}}
@@ -64,7 +65,7 @@ def read_study(folder: Path) -> tuple[StudyFacts, list[TrialRecord]]:
     """Read what `write_study` wrote.
 
     Raises:
-        InputError: If a file is missing or is not what was written.
+        InputError: If a file is missing or invalid.
     """
     values: Any = load_json(folder / FACTS)
     try:
@@ -89,7 +90,7 @@ def read_best_params(path: Path) -> dict[str, Any]:
 
 
 def format_trials(trials: Sequence[TrialRecord]) -> str:
-    """Format trials as CSV; what a trial has not is left empty."""
+    """Format trials as CSV; missing values are left empty."""
     groups = ("params", "scores", "steps")
     columns = [
         f"{group}.{key}"
@@ -116,11 +117,11 @@ def _to_row(trial: TrialRecord) -> dict[str, Any]:
 
 
 def parse_trials(text: str) -> list[TrialRecord]:
-    """Parse what `format_trials` made.
+    """Parse what `format_trials` wrote.
 
     Raises:
         KeyError: If a column is missing.
-        ValueError: If a value is none.
+        ValueError: If a value is invalid.
     """
     return [_to_trial(row) for row in csv.DictReader(io.StringIO(text))]
 

@@ -1,4 +1,4 @@
-"""Running a study to its end: alone, or with worker processes that are looked after."""
+"""Running a study to its end, in this process or with worker processes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from histofuse.core.artifacts import digest_text, to_json
 from histofuse.core.code import digest_code
 from histofuse.core.errors import HistofuseError
 from histofuse.core.progress import report
-from histofuse.params.tune import StudyParams, check_space
+from histofuse.params.tune import STUDY, StudyParams, check_space
 from histofuse.studies.results import write_study
-from histofuse.studies.search import (
-    MOST_RETRIES,
-    Study,
-    describe_storage,
-    make_facts,
-    name_study,
-    reaching,
-)
+from histofuse.studies.search import MOST_RETRIES, Study, name_study
+from histofuse.studies.storage import describe_storage, reaching
 from histofuse.studies.trials import (
     Objective,
     StudyFacts,
@@ -37,24 +32,24 @@ from histofuse.studies.trials import (
     find_best,
 )
 
-STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # an address that may hold a password
+STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # its value may hold a password
 POLL_SECONDS: Final = 0.5
 OBSERVE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A study that is to be run.
+    """A study to run.
 
     Attributes:
-        name: Of the study, and of the folder of its results.
+        name: Name of the study, and of the folder of its results.
         model: The model's section of params.yaml, such as ``tabular.xgboost``.
-        base: What that section holds.
+        base: That section.
         params: Section ``tune.<name>``.
-        seed: The run's.
+        seed: The run's seed.
         inputs: SHA-256 of each input.
-        source: Of the data.
-        measured_on: How the objective measures.
+        source: Source of the data, such as ``simulated``.
+        measured_on: What the objective measures on, in words.
         make_objective: Loads what a trial needs; called in processes that run trials.
     """
 
@@ -69,16 +64,46 @@ class StudyJob:
     make_objective: Callable[[], Objective]
 
 
+def make_facts(job: StudyJob, code: str) -> StudyFacts:
+    """Describe a study; its id depends on all but the number of trials.
+
+    Args:
+        job: The study.
+        code: Digest of the code that a trial runs.
+    """
+    values = {key: value for key, value in job.base.model_dump().items() if key != STUDY}
+    space = {key: span.model_dump() for key, span in job.params.space.items()}
+    settings = job.params.model_dump(exclude={"space", "metric"})
+    decisive = {
+        "name": job.name, "base": values, "space": space, "seed": job.seed, "inputs": job.inputs,
+        "metric": job.params.metric, "code": code,
+        **{key: value for key, value in settings.items() if key != "trials"},
+    }  # fmt: skip
+    return StudyFacts(
+        name=job.name,
+        study_id=digest_text(to_json(decisive)),
+        metric=job.params.metric,
+        measured_on=job.measured_on,
+        direction="maximize",
+        space=space,
+        base=values,
+        settings=settings,
+        seed=job.seed,
+        inputs=job.inputs,
+        source=job.source,
+    )
+
+
 @dataclass(frozen=True)
 class Options:
-    """How a study is run, none of which changes what a trial finds.
+    """How a study is run; none of it changes a trial's result.
 
     Attributes:
-        workers: Processes on this machine; 1 is this one.
+        workers: Processes on this machine; 1 runs the trials in this process.
         storage: Journal file or URL.
-        trials: Finished trials; None takes the params'.
-        worker_of: Id of the study that this process only runs trials for, while another looks
-            after it; None where it is the other.
+        trials: Finished trials; None takes the number of params.yaml.
+        worker_of: Id of the study whose trials this process runs as a worker; None for the process
+            that starts the workers.
     """
 
     workers: int
@@ -109,9 +134,9 @@ def run_study(
 
     Args:
         job: The study.
-        options: How.
-        folder: Of the results; a worker writes none.
-        observer: Told of finished trials now and then, and at the end.
+        options: How it is run.
+        folder: The folder of its results; a worker writes none.
+        observer: Gets the finished trials every `OBSERVE_SECONDS` and at the end.
         draw: Draws figures into a folder.
 
     Raises:
@@ -120,18 +145,10 @@ def run_study(
     """
     check_space(job.params, job.base, f"tune.{job.name}", job.model)
     params = job.params.model_copy(update={"trials": options.trials or job.params.trials})
-    facts = make_facts(
-        job.name,
-        job.base,
-        params,
-        job.seed,
-        inputs=job.inputs,
-        source=job.source,
-        measured_on=job.measured_on,
-        code=digest_code(__name__, job.make_objective.__module__),
-    )
+    code = digest_code(__name__, job.make_objective.__module__)
+    facts = make_facts(replace(job, params=params), code)
     study = Study(facts, params, options.storage)
-    with reaching(options.storage):
+    with reaching():
         if options.worker_of is not None:
             _work(study, job, options.worker_of)
             return
@@ -143,11 +160,11 @@ def run_study(
 
 
 def _work(study: Study, job: StudyJob, study_id: str) -> None:
-    """Run trials until there are enough, or whoever looks after this process is gone."""
+    """Run trials until there are enough, or the process that started this one has ended."""
     if study.facts.study_id != study_id:
         raise HistofuseError(
-            f"study {job.name}: code, params or inputs are no longer those it was begun with. "
-            "Run the same command: it begins a study of what is there now."
+            f"study {job.name}: code, params or inputs have changed since it was started. "
+            "Run the same command: it starts a study of the present ones."
         )
     parent, objective = os.getppid(), job.make_objective()
     while os.getppid() == parent and study.try_next(objective, job.base):
@@ -155,48 +172,51 @@ def _work(study: Study, job: StudyJob, study_id: str) -> None:
 
 
 class _Coordinator:
-    """Sees a study through: runs trials itself or has workers do so, and tells the observer."""
+    """Runs a study: its trials, here or in workers, and the reports to the observer."""
 
     def __init__(
         self, study: Study, job: StudyJob, options: Options, observer: StudyObserver
     ) -> None:
         self.study, self.job, self.options, self.observer = study, job, options, observer
         self.workers: list[subprocess.Popen[bytes]] = []
-        # At once: what an observer imports then loads beside the trials.
+        # At once: what an observer imports then loads during the first trials.
         self._observe_at = time.monotonic()
         self._deaths = 0
 
     def run(self) -> None:
         total = self.study.params.trials
-        begun = self.study.count_finished()
-        if begun:
-            report(f"study {self.job.name}: {min(begun, total)} of {total} trials were there")
-        with tqdm(total=total, initial=begun, desc=f"  study {self.job.name}", leave=False,
+        finished = self.study.count_finished()
+        if finished:
+            report(f"study {self.job.name}: {min(finished, total)} of {total} trials were there")
+        with tqdm(total=total, initial=finished, desc=f"  study {self.job.name}", leave=False,
                   disable=None) as bar:  # fmt: skip
             self._bar = bar
             try:
-                run = self._run_here if self.options.workers == 1 else self._supervise
-                if begun < total:
-                    run()
+                if finished < total:
+                    self._run(workers=min(self.options.workers, total - finished))
                 self._wait_for_others()
             except KeyboardInterrupt:
-                self._tell()
+                self._report()
                 raise HistofuseError(
                     f"study {self.job.name}: stopped after {self.study.count_finished()} of "
-                    f"{total} trials. The same command goes on from there."
+                    f"{total} trials. The same command continues."
                 ) from None
             finally:
                 self._end_workers()
-        self._tell()
+        self._report()
+
+    def _run(self, workers: int) -> None:
+        if self.options.workers == 1:
+            self._run_here()
+        else:
+            self._supervise(workers)
 
     def _run_here(self) -> None:
         objective = self.job.make_objective()
         while self.study.try_next(objective, self.job.base):
             self._look()
 
-    def _supervise(self) -> None:
-        left = self.study.params.trials - self.study.count_finished()
-        workers = min(self.options.workers, left)
+    def _supervise(self, workers: int) -> None:
         self.workers = [self._start_worker() for _ in range(workers)]
         while self.workers:
             time.sleep(POLL_SECONDS)
@@ -204,33 +224,26 @@ class _Coordinator:
             self._look()
 
     def _wait_for_others(self) -> None:
-        """Wait for trials that run elsewhere, and take over those whose workers are lost."""
-        said = False
+        """Wait for trials that run elsewhere, and repeat those whose workers are lost."""
+        reported = False
         while self.study.count_finished() < self.study.params.trials:
             self._look()
             if self.study.has_room():
-                self._supervise_one() if self.options.workers > 1 else self._run_here()
+                self._run(workers=1)
                 continue
-            if not said:
+            if not reported:
                 report(f"study {self.job.name}: waiting for the last trials of other workers")
-                said = True
+                reported = True
             time.sleep(POLL_SECONDS)
-
-    def _supervise_one(self) -> None:
-        self.workers = [self._start_worker()]
-        while self.workers:
-            time.sleep(POLL_SECONDS)
-            self._reap()
-            self._look()
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, sys.argv[0], self.job.name]
         command += ["--trials", str(self.study.params.trials)]
         command += ["--worker-of", self.study.facts.study_id]
-        # Side by side, threads that fight for cores cost more than they bring.
+        # Threads of several workers would compete for the cores.
         threads = {"OMP_NUM_THREADS": "1"} if self.options.workers > 1 else {}
         environment = {**os.environ, **threads, STORAGE_VARIABLE: self.options.storage}
-        # Ctrl-C goes to all processes of a terminal; this one ends its workers itself.
+        # Ctrl-C reaches all processes of a terminal, but this one ends its workers itself.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
@@ -238,7 +251,7 @@ class _Coordinator:
             signal.signal(signal.SIGINT, handler)
 
     def _reap(self) -> None:
-        """Let go of workers that are done, and replace those that died."""
+        """Remove the workers that have ended, and replace those that were killed."""
         ended = [w for w in self.workers if w.poll() is not None]
         for worker in ended:
             self.workers.remove(worker)
@@ -250,16 +263,17 @@ class _Coordinator:
         self.study.require_success()
         if status > 0:
             raise HistofuseError(
-                f"study {self.job.name}: a worker ended with exit status {status}. What it printed "
-                "says why; finished trials are kept."
+                f"study {self.job.name}: a worker ended with exit status {status}. Its output "
+                "gives the reason; finished trials are kept."
             )
         cause = f"signal {-status}"
         if self._deaths > (MOST_RETRIES + 1) * self.options.workers:
             raise HistofuseError(
-                f"study {self.job.name}: {self._deaths} workers died before they finished a trial, "
-                f"the last of {cause}; is memory too small for so many? Finished trials are kept."
+                f"study {self.job.name}: {self._deaths} workers were killed before they finished a "
+                f"trial, the last by {cause}; use fewer if memory is short. "
+                "Finished trials are kept."
             )
-        report(f"study {self.job.name}: a worker died of {cause}; another takes over")
+        report(f"study {self.job.name}: a worker was killed by {cause}; another replaces it")
         self.workers.append(self._start_worker())
 
     def _look(self) -> None:
@@ -272,7 +286,7 @@ class _Coordinator:
         self._bar.n = finished
         self._bar.refresh()
         if time.monotonic() >= self._observe_at:
-            self._tell()
+            self._report()
 
     def _describe_state(self) -> str:
         trials = self.study.read_trials()
@@ -281,7 +295,7 @@ class _Coordinator:
         value = "" if best is None else f"best {self.study.facts.metric} {best.value:.4f}, "
         return f"{value}{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self.observer.observe(self.study.facts, self.study.read_trials())
         self._observe_at = time.monotonic() + OBSERVE_SECONDS
 
@@ -295,7 +309,7 @@ class _Coordinator:
 def describe_study(
     facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path, storage: str
 ) -> list[str]:
-    """Say how a study ended and how to look at it, in a few lines."""
+    """Describe in a few lines how a study ended and how to look at it."""
     best, first = find_best(facts, trials), trials[0]
     assert best is not None
     states = [t.state for t in trials]

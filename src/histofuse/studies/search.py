@@ -1,39 +1,37 @@
-"""Hyperparameter studies: what Optuna is used for, and the only place that knows it.
+"""Hyperparameter studies with Optuna.
 
-A study lives in a storage that any number of workers share, on one machine or on many. Its name
-holds a digest of all that a trial's outcome depends on, so trials are never mixed that cannot be
-compared, and a study that was interrupted, or is asked for more trials, goes on where it stopped.
+Any number of workers share a study in one storage, on one machine or on many. The study's name
+holds a digest of all that a trial's result depends on, so only comparable trials share a study. A
+study that was interrupted, or is given more trials, continues where it stopped.
 
-**Same trials.** Trial 0 has the values of params.yaml and is never given up. The sampler is seeded
-anew for each trial, by its number among those not lost, so one worker tries the same params whether
-or not it was interrupted. Several workers see each other's results in another order each time.
+**Same trials.** Trial 0 has the values of params.yaml and is never pruned. The sampler is seeded
+for each trial, by its number among those not lost, so one worker tries the same params whether or
+not it was interrupted. Several workers see each other's results in a different order each time.
 
-**Lost trials.** A running trial carries the name of its process and a sign of life. Any worker that
-finds one whose process has ended, or (from another machine) that has been silent for too long,
-marks it as failed and queues its params once more.
+**Lost trials.** A running trial holds the name of its process and a time stamp that is renewed.
+Any worker that finds a trial whose process has ended on this machine, or whose time stamp is too
+old, marks it as failed and queues its params again. Optuna's own heartbeat (5.0) cannot replace
+this: `JournalStorage` has none, and with a database it finds a killed process only after a grace
+period. Its retry callback copies the attributes of the lost trial, by which we count lost trials.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
-from histofuse.core.artifacts import digest_text, to_json
-from histofuse.core.errors import Fault, HistofuseError, InputError
-from histofuse.core.processes import describe_process, is_dead
+from histofuse.core.errors import HistofuseError
+from histofuse.core.processes import beating, describe_process, is_dead
 from histofuse.core.seeding import derive_seed
-from histofuse.params.tune import STUDY, Choice, StudyParams, apply_values
+from histofuse.params.tune import StudyParams, apply_values
+from histofuse.studies.space import from_stored, to_distribution, to_stored
+from histofuse.studies.storage import open_storage, opening
 from histofuse.studies.trials import (
     Objective,
     StopTrial,
@@ -44,8 +42,6 @@ from histofuse.studies.trials import (
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
-    from optuna.storages.journal import JournalFileOpenLock
     from optuna.trial import FrozenTrial, Trial
 
 LOST = "histofuse.lost"  # user attributes of trials
@@ -57,57 +53,10 @@ SCORES = "histofuse.scores"
 STEPS = "histofuse.steps"
 
 BEAT_SECONDS: Final = 20.0
-SILENT_SECONDS: Final = 120.0  # a worker elsewhere that gave no sign for this long is lost
-UNSIGNED_SECONDS: Final = 10.0  # a trial is signed right after it is begun
-MOST_RETRIES: Final = 3  # params that end their process each time are given up
-OPENING_ATTEMPTS: Final = 4
+SILENT_SECONDS: Final = 120.0  # a worker on another machine that is silent for longer is lost
+UNSIGNED_SECONDS: Final = 10.0  # a trial gets its worker's name right after it starts
+MOST_RETRIES: Final = 3  # of params whose process ends each time
 MOST_FAILURES: Final = 5  # in a row, and the study stops
-
-
-def make_facts(
-    name: str,
-    base: BaseModel,
-    params: StudyParams,
-    seed: int,
-    *,
-    inputs: Mapping[str, str],
-    source: str,
-    measured_on: str,
-    code: str,
-) -> StudyFacts:
-    """Describe a study; its id covers all but the number of trials.
-
-    Args:
-        name: Of the study.
-        base: The model's own section.
-        params: Section ``tune.<name>``.
-        seed: The run's.
-        inputs: SHA-256 of each input.
-        source: Of the data.
-        measured_on: How the objective measures.
-        code: Digest of the code a trial runs through.
-    """
-    values = {key: value for key, value in base.model_dump().items() if key != STUDY}
-    space = {key: found.model_dump() for key, found in params.space.items()}
-    settings = params.model_dump(exclude={"space", "metric"})
-    decisive = {
-        "name": name, "base": values, "space": space, "seed": seed, "inputs": dict(inputs),
-        "metric": params.metric, "code": code,
-        **{key: value for key, value in settings.items() if key != "trials"},
-    }  # fmt: skip
-    return StudyFacts(
-        name=name,
-        study_id=digest_text(to_json(decisive)),
-        metric=params.metric,
-        measured_on=measured_on,
-        direction="maximize",
-        space=space,
-        base=values,
-        settings=settings,
-        seed=seed,
-        inputs=dict(inputs),
-        source=source,
-    )
 
 
 def name_study(facts: StudyFacts) -> str:
@@ -125,15 +74,15 @@ class Study:
     def __init__(self, facts: StudyFacts, params: StudyParams, storage: str) -> None:
         import optuna
 
-        # Optuna tells of each trial; the bar and the table do that.
+        # Optuna would report each trial; the progress bar and the table do that.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # For good: warning filters are the process's own, and another thread may be importing.
+        # Permanently: another thread may be importing, and warning filters belong to the process.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self.facts = facts
         self.params = params
-        self.distributions = {key: _to_distribution(v) for key, v in params.space.items()}
+        self.distributions = {key: to_distribution(span) for key, span in params.space.items()}
         self._sampler = _make_sampler(params, facts)
-        with _explaining(storage):
+        with opening():
             self._storage = open_storage(storage)
             self._study = optuna.create_study(
                 storage=self._storage,
@@ -143,7 +92,9 @@ class Study:
                 pruner=_make_pruner(params),
                 load_if_exists=True,
             )
-            self._first = {k: self._to_label(k, _find(facts.base, k)) for k in params.space}
+            self._first = {
+                key: to_stored(span, _get(facts.base, key)) for key, span in params.space.items()
+            }
             kept = self.list_kept()
             if not any(t.system_attrs.get("fixed_params") == self._first for t in kept):
                 self._study.enqueue_trial(self._first)
@@ -157,7 +108,7 @@ class Study:
         return sorted((t for t in trials if not is_lost(t)), key=lambda t: t.number)
 
     def count_finished(self) -> int:
-        """Count the trials that are done with."""
+        """Count the finished trials."""
         return sum(t.state.is_finished() for t in self.list_kept())
 
     def read_trials(self) -> list[TrialRecord]:
@@ -179,37 +130,22 @@ class Study:
             number=number,
             state=state,
             value=trial.value if state == "COMPLETE" else None,
-            params=self.read_values(trial.params),
+            params=from_stored(self.params.space, trial.params),
             scores=dict(known.get(SCORES, {})),
             steps={name: list(values) for name, values in steps.items()},
             reason=known.get(REASON, ""),
         )
-
-    def read_values(self, labels: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn what the storage holds into values of params: lists are stored as text."""
-        return {
-            key: _label_choices(found)[label] if isinstance(found, Choice) else label
-            for key, label in labels.items()
-            if (found := self.params.space.get(key)) is not None
-        }
-
-    def _to_label(self, key: str, value: Any) -> Any:
-        found = self.params.space[key]
-        if not isinstance(found, Choice):
-            return value
-        return next(label for label, v in _label_choices(found).items() if v == value)
 
     # --- trying ---------------------------------------------------------------------------------
 
     def try_next(self, objective: Objective, base: BaseModel) -> bool:
         """Try the next params.
 
-        What an objective raises makes a failed trial; one that took so long to give a sign of life
-        that others have queued its params is dropped.
+        An error of the objective makes a failed trial. A trial that was silent for so long that
+        another worker has queued its params is dropped.
 
         Returns:
-            False if there is nothing left to do: all trials are finished, or others are at the last
-            ones.
+            False if there is nothing left to do: all trials are finished or running elsewhere.
 
         Raises:
             HistofuseError: If trial after trial fails.
@@ -219,11 +155,11 @@ class Study:
         self.recover_lost()
         if not self.has_room():
             return False
-        # Others who took this process for dead have the trial in their hands.
+        # Another worker took this process for dead and has finished the trial.
         with suppress(UpdateFinishedTrialError):
             trial = self._study.ask(fixed_distributions=self.distributions)
             if self._is_surplus(trial.number):
-                self._lose(trial._trial_id)
+                self._fail(trial._trial_id, LOST, value=True)
                 return False
             with _beating(trial):
                 self._run(trial, objective, base)
@@ -231,13 +167,13 @@ class Study:
         return True
 
     def has_room(self) -> bool:
-        """Say whether fewer trials were begun than there are to be."""
+        """Tell whether fewer trials were started than the study has."""
         kept = self.list_kept()
-        begun = [t for t in kept if t.state.name != "WAITING"]
-        return len(begun) < self.params.trials
+        started = [t for t in kept if t.state.name != "WAITING"]
+        return len(started) < self.params.trials
 
     def _is_surplus(self, number: int) -> bool:
-        """Whether others took the last places between the look and the asking."""
+        """Tell whether other workers started the last trials meanwhile."""
         before = [t for t in self.list_kept() if t.number < number and t.state.name != "WAITING"]
         return len(before) >= self.params.trials
 
@@ -249,12 +185,12 @@ class Study:
 
         def report(step: int, value: float) -> None:
             trial.report(value, step)
-            # The first is what the best is compared with; several workers may have overtaken it.
+            # The best is compared with the first, which is never pruned.
             if not is_first and trial.should_prune():
                 raise StopTrial
 
         try:
-            section = apply_values(base, self.read_values(trial.params))
+            section = apply_values(base, from_stored(self.params.space, trial.params))
             result = objective(section, report)
             if not math.isfinite(result.value):
                 raise ValueError(f"{self.facts.metric} is {result.value}")
@@ -272,7 +208,7 @@ class Study:
             self._tell(trial, result)
 
     def _explain(self, error: Exception) -> str:
-        """Say what went wrong; a message may quote a row, which restricted data must not show."""
+        """Describe an error; of restricted data only its type, since a message may quote a row."""
         kind = type(error).__name__
         return kind if self.facts.source == "restricted" else f"{kind}: {error}"[:500]
 
@@ -282,11 +218,11 @@ class Study:
         self._study.tell(trial, result.value, skip_if_finished=True)
 
     def require_success(self) -> None:
-        """Make sure that not trial after trial fails.
+        """Check that not every recent trial failed.
 
         Raises:
-            HistofuseError: If the last few did, of those that finished since the study was opened;
-                what made earlier ones fail may be mended by now.
+            HistofuseError: If the last `MOST_FAILURES` since the study was opened did; the cause of
+                earlier failures may be fixed by now.
         """
         finished = [t for t in self.list_kept() if t.state.is_finished()]
         finished = [t for t in finished if t.number not in self._found_finished]
@@ -295,7 +231,7 @@ class Study:
             reason = last[-1].user_attrs.get(REASON, "their processes ended")
             raise HistofuseError(
                 f"study {self.facts.name}: the last {MOST_FAILURES} trials failed, the last with: "
-                f"{reason}. Mend it and run the same command: finished trials are kept."
+                f"{reason}. Fix the cause and run the same command: finished trials are kept."
             )
 
     # --- lost workers ---------------------------------------------------------------------------
@@ -311,52 +247,41 @@ class Study:
 
     def _recover(self, trial: FrozenTrial) -> bool:
         retries = trial.user_attrs.get(RETRIES, 0)
-        if retries >= MOST_RETRIES:
-            reason = f"its process ended {retries + 1} times"
-            self._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
-            return self._fail(trial._trial_id)
-        return self._requeue(trial, retries + 1)
+        if retries < MOST_RETRIES:
+            return self._requeue(trial, retries + 1)
+        return self._fail(trial._trial_id, REASON, f"its process ended {retries + 1} times")
 
     def _requeue(self, trial: FrozenTrial, retries: int) -> bool:
         """Give a trial up and queue its params; False if another worker has done so."""
         from optuna.trial import TrialState, create_trial
 
-        if not self._lose(trial._trial_id):
+        if not self._fail(trial._trial_id, LOST, value=True):
             return False
+        # Also those queued for it: it may have ended before it drew the others.
+        params = trial.system_attrs.get("fixed_params", {}) | trial.params
         waiting = create_trial(
             state=TrialState.WAITING,
-            # Those it was to have, too: it may have ended before it drew them.
-            system_attrs={
-                "fixed_params": trial.system_attrs.get("fixed_params", {}) | trial.params
-            },
+            system_attrs={"fixed_params": params},
             user_attrs={RETRIES: retries},
         )
         self._study.add_trial(waiting)
         return True
 
-    def _lose(self, trial_id: int) -> bool:
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        try:
-            self._storage.set_trial_user_attr(trial_id, LOST, value=True)
-        except UpdateFinishedTrialError:
-            return False
-        return self._fail(trial_id)
-
-    def _fail(self, trial_id: int) -> bool:
-        """Mark a trial as failed; False if another worker has done so."""
+    def _fail(self, trial_id: int, key: str, value: Any) -> bool:
+        """Give a trial an attribute and mark it as failed; False if it has finished meanwhile."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         try:
+            self._storage.set_trial_user_attr(trial_id, key, value)
             return self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return False
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Say whether a trial was lost with its worker, or was one too many."""
-    # One that finished while it was being given up did finish.
+    """Tell whether a trial was lost with its worker, or was one too many."""
+    # A trial that finished while another worker gave it up counts as finished.
     return trial.state.name == "FAIL" and bool(trial.user_attrs.get(LOST))
 
 
@@ -371,181 +296,25 @@ def _is_gone(trial: FrozenTrial) -> bool:
 
 
 def _sign(storage: optuna.storages.BaseStorage, trial_id: int) -> None:
-    """Say whose a trial is."""
+    """Write which process runs a trial."""
     storage.set_trial_user_attr(trial_id, WORKER, describe_process())
     storage.set_trial_user_attr(trial_id, ALIVE_AT, time.time())
 
 
-@contextmanager
-def _beating(trial: Trial) -> Iterator[None]:
-    """Renew a trial's sign of life now and then."""
-    ended = threading.Event()
+def _beating(trial: Trial) -> AbstractContextManager[None]:
+    """Renew a trial's sign of life every `BEAT_SECONDS`."""
 
     def beat() -> None:
-        while not ended.wait(BEAT_SECONDS):
-            # A storage that is away for a moment is back with the next beat.
-            with _swallowing():
-                trial.set_user_attr(ALIVE_AT, time.time())
+        with suppress(Exception):  # a storage that is away for a moment gets the next one
+            trial.set_user_attr(ALIVE_AT, time.time())
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-@contextmanager
-def _swallowing() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        logging.getLogger(__name__).debug("no sign of life: %s", error)
-
-
-# --- storage ------------------------------------------------------------------------------------
-
-
-def open_storage(storage: str) -> optuna.storages.BaseStorage:
-    """Open a journal file, made if need be, or the database of a URL."""
-    import optuna
-
-    if "://" in storage:
-        return _open_database(storage)
-    from optuna.storages.journal import JournalFileBackend
-
-    Path(storage).parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(JournalFileBackend(storage, lock_obj=_make_lock(storage)))
-
-
-def _open_database(url: str) -> optuna.storages.BaseStorage:
-    """Open a database, whose tables are made if need be; others may do so at the same time."""
-    import optuna
-    from sqlalchemy.exc import IntegrityError, ProgrammingError
-
-    for attempt in range(OPENING_ATTEMPTS):
-        try:
-            return optuna.storages.get_storage(url)
-        except (IntegrityError, ProgrammingError):  # a table was made between the look and the leap
-            if attempt == OPENING_ATTEMPTS - 1:
-                raise
-            time.sleep(1 + attempt)
-    raise AssertionError
-
-
-def _make_lock(journal: str) -> JournalFileOpenLock:
-    """Make the lock of a journal whose writers may be killed, even while they write.
-
-    A lock left behind is broken after the grace period; Optuna's default lock on a journal with a
-    relative path never is. Half a line would make all that are written after it unreadable.
-    """
-    from optuna.storages.journal import JournalFileOpenLock
-
-    class Lock(JournalFileOpenLock):
-        def acquire(self) -> bool:
-            taken = super().acquire()
-            try:
-                drop_half_line(Path(journal))
-            except BaseException:
-                self.release()
-                raise
-            return taken
-
-    return Lock(journal, grace_period=5)
-
-
-def drop_half_line(path: Path, block: int = 65536) -> None:
-    """Cut a file after its last line's end; what follows was not written to the end."""
-    with path.open("rb+") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - block)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
-
-
-def describe_storage(storage: str) -> str:
-    """Say how Optuna's own command line is told of a storage; a password is left out."""
-    if "://" in storage:
-        from sqlalchemy import make_url
-
-        return f"--storage {make_url(storage).render_as_string(hide_password=True)}"
-    return f"--storage {storage} --storage-class JournalFileBackend"
-
-
-@contextmanager
-def reaching(storage: str) -> Iterator[None]:
-    """Explain it where a storage that was open no longer answers.
-
-    Raises:
-        HistofuseError: If it does not.
-    """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise HistofuseError(
-            f"study storage: no longer answers ({_first_line(error.__cause__ or error)}). Finished "
-            f"trials are kept: once it is back, the same command goes on from there."
-        ) from None
-
-
-@contextmanager
-def _explaining(storage: str) -> Iterator[None]:
-    import optuna
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    expected = "a journal file that can be written, or the URL of a database that answers"
-    try:
-        yield
-    except (OSError, ValueError, ImportError, ArgumentError, SQLAlchemyError) as error:
-        problem = f"cannot be opened ({_first_line(error)})"
-    except optuna.exceptions.StorageInternalError as error:
-        problem = f"cannot be reached ({_first_line(error.__cause__ or error)})"
-    else:
-        return
-    raise InputError([Fault("study_storage", problem, expected, "Or give --storage.")])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return beating(BEAT_SECONDS, beat)
 
 
 # --- sampling -----------------------------------------------------------------------------------
 
 
-def _to_distribution(found: Any) -> BaseDistribution:
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    match found.type:
-        case "int":
-            return IntDistribution(found.low, found.high, log=found.log)
-        case "float":
-            return FloatDistribution(found.low, found.high, log=found.log)
-        case _:
-            return CategoricalDistribution(list(_label_choices(found)))
-
-
-def _label_choices(found: Choice) -> dict[Any, Any]:
-    """Name the values of a choice as a storage takes them: lists and mappings as JSON."""
-    plain = (bool, int, float, str, type(None))
-    return {v if isinstance(v, plain) else json.dumps(v): v for v in found.of}
-
-
-def _find(values: Mapping[str, Any], key: str) -> Any:
+def _get(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         values = values[part]
     return values
@@ -561,33 +330,25 @@ def _make_pruner(params: StudyParams) -> optuna.pruners.BasePruner:
 
 
 def _make_sampler(params: StudyParams, facts: StudyFacts) -> optuna.samplers.BaseSampler:
+    """Make a sampler that uses a new one for each trial, seeded by the trial's number."""
     import optuna
 
-    def make(number: int) -> optuna.samplers.BaseSampler:
+    def make_inner(number: int) -> optuna.samplers.BaseSampler:
         seed = derive_seed(facts.seed, "study", facts.name, number)
         if params.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed)
 
-    return _seed_per_trial(make)
-
-
-def _seed_per_trial(
-    make: Callable[[int], optuna.samplers.BaseSampler],
-) -> optuna.samplers.BaseSampler:
-    """Make a sampler that hands each trial to one of its own, made for the trial's number."""
-    import optuna
-
     class SeededSampler(optuna.samplers.BaseSampler):
         def __init__(self) -> None:
-            self.inner = make(0)
+            self.inner = make_inner(0)
 
         def before_trial(self, study: Any, trial: FrozenTrial) -> None:
-            # First of all: killed before it, a trial is nobody's and waited for.
+            # First: a trial whose worker is killed before this has no worker, and is waited for.
             _sign(study._storage, trial._trial_id)
             trials = study.get_trials(deepcopy=False)
             earlier = [t for t in trials if t.number < trial.number and not is_lost(t)]
-            self.inner = make(len(earlier))
+            self.inner = make_inner(len(earlier))
             self.inner.before_trial(study, trial)
 
         def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> Any:

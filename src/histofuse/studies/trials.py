@@ -1,4 +1,4 @@
-"""What a study is made of; whoever runs, shows or records one needs no more than this."""
+"""The parts of a study that those who run, show or record it share."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Literal, Protocol, runtime_checkable
 Direction = Literal["maximize", "minimize"]
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 
-# Told (step, from 0, and the value so far) by an objective; raises StopTrial when it may give up.
+# Called by an objective with the step (from 0) and the value so far; raises StopTrial to prune.
 Report = Callable[[int, float], None]
 
 
 class StopTrial(Exception):  # noqa: N818 - no error: a decision
-    """The trial will not become the best: the pruner says so."""
+    """The pruner stops the trial."""
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What an objective found for one set of params.
+    """The result of one trial.
 
     Attributes:
-        value: What the study makes as large (or small) as it can.
-        scores: Other scores by their metric's name, such as ``cv/f1/macro``.
-        steps: Scores of each fold or epoch by their metric's name, such as ``cv/auroc``.
+        value: The optimised metric.
+        scores: Other scores by metric name, such as ``cv/f1/macro``.
+        steps: Scores of each fold or epoch by metric name, such as ``cv/auroc``.
     """
 
     value: float
@@ -34,37 +34,37 @@ class TrialResult:
 
 @runtime_checkable
 class Objective(Protocol):
-    """Tries one set of params, data and seed being given; the same params give the same result."""
+    """Evaluates one set of params; the same params give the same result."""
 
     def __call__(self, params: Any, report: Report) -> TrialResult:
-        """Try params.
+        """Evaluate params.
 
         Args:
-            params: The model's own section of params.yaml with the trial's values in it.
-            report: To be called after each fold or epoch.
+            params: The model's section of params.yaml with the trial's values.
+            report: Called after each fold or epoch.
 
         Raises:
-            StopTrial: Out of `report`.
+            StopTrial: If the pruner stops the trial.
         """
         ...
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What a study is about.
+    """Description of a study.
 
     Attributes:
         name: The study's name, which is that of the model: ``xgboost``, ``fusion``.
-        study_id: Digest of all that a trial's outcome depends on; trials of one id are comparable.
-        metric: What is optimised, such as ``auroc``, as the objective measures it.
-        measured_on: How it measures: "5 folds of the training patients".
-        direction: Whether more is better.
+        study_id: Digest of all that a trial's result depends on; trials of one id are comparable.
+        metric: The optimised metric, such as ``auroc``.
+        measured_on: What it is measured on: "5 folds of the training patients".
+        direction: Whether larger or smaller values are better.
         space: Key of the model's section -> its range, as in params.yaml.
-        base: The model's section as it stands in params.yaml: trial 0.
+        base: The model's section of params.yaml, which is trial 0.
         settings: Sampler, pruner and number of trials, as in params.yaml.
         seed: The run's seed.
-        inputs: SHA-256 of each input, by what it is.
-        source: Whose data these are: ``simulated`` and so on.
+        inputs: Name to SHA-256 of each input.
+        source: Source of the data, such as ``simulated``.
     """
 
     name: str
@@ -86,11 +86,11 @@ class TrialRecord:
 
     Attributes:
         number: Counted from 0; trial 0 has the values of params.yaml.
-        state: How it ended. Trials lost with their worker were tried again and are not listed.
-        value: Of the objective; None unless complete.
+        state: How it ended. Trials lost with their worker were repeated and are not listed.
+        value: The optimised metric; None unless complete.
         params: Key of the model's section -> value.
         scores: As in `TrialResult`.
-        steps: As in `TrialResult`; of a pruned trial, what it had reported.
+        steps: As in `TrialResult`; for a pruned trial, what it had reported.
         reason: Why it failed; empty otherwise.
     """
 
@@ -112,15 +112,15 @@ def find_best(facts: StudyFacts, trials: Sequence[TrialRecord]) -> TrialRecord |
 
 @runtime_checkable
 class StudyObserver(Protocol):
-    """Is told of a study as it goes on."""
+    """Observes a running study."""
 
     def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
-        """Take note of all trials finished so far; those known already are told again."""
+        """Receive all trials finished so far, including those received before."""
         ...
 
 
 class NullObserver:
-    """Takes note of nothing."""
+    """Ignores the study."""
 
     def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
         """Ignore the trials."""

@@ -1,6 +1,6 @@
-"""What a registered model takes and gives: the columns of its signature, and an example.
+"""Inputs and outputs of a registered model: the columns of its signature, and an example.
 
-`histofuse.serving.predict` says what they mean. The example is of nobody: medians and modes,
+`histofuse.serving.predict` describes them. The example shows no real patient: medians and modes,
 and noise for a patch.
 """
 
@@ -30,20 +30,20 @@ SHAP_BASE: Final = "shap_base"
 ENCODER: Final = "encoder.json"
 # Kinds of tabular models that have SHAP values.
 _WITH_SHAP: Final = ("logistic_regression", "mlp", "xgboost")
-# Of a column that only says which stratum a patient is in.
+# Example values of columns that only define the patient's stratum.
 _PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical": "unknown"}
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a registered model takes and gives.
+    """Inputs and outputs of a registered model.
 
     Attributes:
-        inputs: Column to what it holds: ``image``, ``continuous``, ``binary``, ``categorical``.
-        outputs: Column to its type: ``double``, ``string`` or ``map``; those given only if asked
-            for come last.
-        asked: Those outputs; each has a param of its name that asks for it, but for `SHAP_BASE`.
-        example: A row that it answers.
+        inputs: Column to its kind: ``image``, ``continuous``, ``binary``, ``categorical``.
+        outputs: Column to its type: ``double``, ``string`` or ``map``; those returned only on
+            request come last.
+        asked: Outputs on request; each but `SHAP_BASE` has a param of its name.
+        example: A valid row of inputs.
     """
 
     inputs: Mapping[str, str]
@@ -62,7 +62,7 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
 
     Args:
         bundle: The model.
-        encoders: Those of a fusion model, ``image`` and ``patient``; of others empty.
+        encoders: The encoders of a fusion model, ``image`` and ``patient``; otherwise empty.
     """
     image = encoders.get(IMAGE, bundle)
     patient = encoders.get(PATIENT, bundle)

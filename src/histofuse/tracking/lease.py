@@ -1,28 +1,26 @@
-"""The right to publish, or to move a model into production, which one process has at a time.
+"""Locks: one process at a time publishes, or moves a model into production.
 
-A local store is locked by its file. A server knows no locks, but it lets a name be registered only
-once, and its database sees to that: a registered model without versions is the lock, there for as
-long as a promotion or a publishing takes. It says who holds it, and changes as long as that process
-lives. One that a killed process left behind is taken away: at once where that process was of this
-machine, else after it has not changed for `STALE_SECONDS` as the one who waits counts them, so that
-no two clocks are compared.
+A local store is locked by a file. A server has no locks, but its database lets a name be registered
+only once: a registered model without versions is the lock, and exists for as long as the holder
+works. It names the holder, which renews it. A lock left by a killed process is removed: at once if
+that process ran on this machine, otherwise when it has not been renewed for `STALE_SECONDS`. The
+waiting process measures them itself, so no two clocks are compared.
 
-What this does not cover is a holder that stood still for longer than that and goes on afterwards.
-It asks again before it decides, which leaves the time between the question and the decision.
+Not covered is a holder that pauses for longer than that and then continues. It checks the lock
+again before it decides, which leaves the time between that check and the decision.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final
 from uuid import uuid4
 
 from histofuse.core.errors import RegistryError
-from histofuse.core.processes import describe_process, is_dead
+from histofuse.core.processes import beating, describe_process, is_dead
 from histofuse.core.progress import report
 from histofuse.tracking.names import PROCESS_TAG, redact
 from histofuse.tracking.store import Store
@@ -38,13 +36,13 @@ Confirm = Callable[[], None]
 
 @contextmanager
 def holding(store: Store, name: str) -> Iterator[Confirm]:
-    """Hold a right that one process has at a time, such as to change what is in production.
+    """Hold a lock, such as the one for changing what is in production.
 
     Yields:
-        A function that raises if the right was lost.
+        A function that raises if the lock was lost.
 
     Raises:
-        RegistryError: If it cannot be had.
+        RegistryError: If it cannot be acquired.
     """
     if store.database is not None:
         with store.locked():
@@ -56,8 +54,8 @@ def holding(store: Store, name: str) -> Iterator[Confirm]:
     def confirm() -> None:
         if not _is_held(store, lock, token):
             raise RegistryError(
-                f"{name}: another process took over at {redact(store.uri)} while this one stood "
-                "still; nothing was changed. Run it again."
+                f"{name}: another process took the lock at {redact(store.uri)} while this one "
+                "paused; nothing was changed. Run it again."
             )
 
     try:
@@ -68,25 +66,15 @@ def holding(store: Store, name: str) -> Iterator[Confirm]:
             store.delete_lock(lock)
 
 
-@contextmanager
-def _beating(store: Store, lock: str) -> Iterator[None]:
-    """Show now and then that the holder lives: uploads may take longer than `STALE_SECONDS`."""
-    ended = threading.Event()
+def _beating(store: Store, lock: str) -> AbstractContextManager[None]:
+    """Renew a lock every `BEAT_SECONDS`: uploads may take longer than `STALE_SECONDS`."""
+    count = itertools.count(1)
 
     def beat() -> None:
-        for count in itertools.count(1):
-            if ended.wait(BEAT_SECONDS):
-                return
-            with suppress(RegistryError):  # the work itself will find the server gone
-                store.tag_model(lock, BEAT_TAG, str(count))
+        with suppress(RegistryError):  # the work itself will find the server gone
+            store.tag_model(lock, BEAT_TAG, str(next(count)))
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return beating(BEAT_SECONDS, beat)
 
 
 def _is_held(store: Store, lock: str, token: str) -> bool:
@@ -96,15 +84,15 @@ def _is_held(store: Store, lock: str, token: str) -> bool:
 def _acquire(store: Store, lock: str, token: str) -> None:
     tags = {TOKEN_TAG: token, PROCESS_TAG: describe_process()}
     seen, since = ("", ""), time.monotonic()
-    told = False
+    reported = False
     while not store.create_lock(lock, tags):
         held = store.read_lock(lock)
         if held is None:
             continue
         other = held.get(TOKEN_TAG, "")
-        if not told:
+        if not reported:
             report("waiting for another process to finish")
-            told = True
+            reported = True
         if (sign := (other, held.get(BEAT_TAG, ""))) != seen:
             seen, since = sign, time.monotonic()
         stale = time.monotonic() - since > STALE_SECONDS
@@ -115,7 +103,7 @@ def _acquire(store: Store, lock: str, token: str) -> None:
 
 
 def _break(store: Store, lock: str, stale: str, token: str) -> None:
-    """Take a stale lock away; of several that try, the renaming lets one through."""
+    """Remove a stale lock; if several processes try, only one can rename it."""
     aside = f"{lock}.{token}"
     if not store.move_lock(lock, aside):
         return

@@ -1,8 +1,8 @@
-"""The local MLflow store read and mended as a SQLite file, without MLflow.
+"""The local MLflow store as a SQLite file, read and repaired without MLflow.
 
 MLflow takes seconds to import, and ``publish`` runs with every ``dvc repro``: whether there is
-anything to do is read here. What MLflow itself would refuse or get wrong is mended here too:
-artifact addresses are absolute, so a moved or copied checkout would lose its models.
+anything to publish is read here. Addresses of artifacts, which MLflow stores as absolute paths, are
+corrected here after a checkout was moved or copied.
 """
 
 from __future__ import annotations
@@ -64,17 +64,15 @@ def find_database(uri: str) -> Path | None:
 
 
 def locate_artifacts(database: Path) -> Path:
-    """Name the folder of a local store's artifacts: beside its database."""
+    """Name the folder of a local store's artifacts: next to its database."""
     return database.parent.resolve() / ARTIFACTS
 
 
 def read_versions(database: Path) -> list[Version]:
-    """List the versions whose files are there.
-
-    A database without them, such as one not yet made, holds none.
+    """List the versions whose files exist; none if the database or its tables do not.
 
     Raises:
-        RegistryError: If the file is no database.
+        RegistryError: If the file is not a database.
     """
     with _reading(database) as connection:
         if connection is None:
@@ -88,7 +86,7 @@ def read_versions(database: Path) -> list[Version]:
 
 
 def read_running(database: Path) -> dict[str, str]:
-    """Map each run that is said to be running to the tag of the process that writes it."""
+    """Map each run marked as running to the tag of the process that writes it."""
     with _reading(database) as connection:
         return {} if connection is None else dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
 
@@ -129,7 +127,7 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection | None]:
     if not database.is_file():
         yield None
         return
-    # Not read-only: what a killed process left half-written is rolled back by the next to open it.
+    # Not read-only: SQLite rolls back an interrupted write when the file is opened.
     address = f"{database.resolve().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
@@ -144,7 +142,7 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection | None]:
 def _select(
     connection: sqlite3.Connection, query: str, values: dict[str, str] | tuple[str, ...]
 ) -> list[tuple]:
-    """Run a query; a schema without the table (no store yet) has no rows."""
+    """Run a query; without the table there are no rows."""
     try:
         return connection.execute(query, values).fetchall()
     except sqlite3.OperationalError as error:
@@ -157,9 +155,9 @@ def _select(
 
 
 def find_foreign_root(database: Path) -> Path | None:
-    """Find the folder a moved or copied store still points to; None where all is in order.
+    """Find the folder that a moved or copied store still points to; None if its own.
 
-    A database that was copied without its artifacts keeps pointing to where they are.
+    A database that was copied without its artifacts keeps pointing to the original's.
     """
     with _reading(database) as connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
@@ -171,7 +169,7 @@ def find_foreign_root(database: Path) -> Path | None:
 
 
 def rehome(database: Path) -> bool:
-    """Point a moved store's addresses at the folder it now lies in, all or none of them.
+    """Point all addresses of a moved store at its present folder.
 
     Returns:
         Whether anything had to be changed.

@@ -1,4 +1,4 @@
-"""The names by which MLflow finds things again: experiment, tags, registered models, curves."""
+"""Names in MLflow: experiments, tags, registered models, params and curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from histofuse.core.naming import name_fusion
 
 EXPERIMENT: Final = "histofuse"
-STUDIES_EXPERIMENT: Final = "histofuse-studies"  # apart: hundreds of trials would drown the models
+STUDIES_EXPERIMENT: Final = "histofuse-studies"  # separate from the models' runs
 REGISTERED_PREFIX: Final = "histofuse-"
 
 DIGEST_TAG: Final = "histofuse.bundle_digest"  # on runs and versions: the bundle behind them
@@ -18,7 +18,7 @@ CONTENT_TAG: Final = "histofuse.published"  # on runs: digest of all that was lo
 MODEL_TAG: Final = "histofuse.model_content"  # on runs: digest of the registered files
 PROCESS_TAG: Final = "histofuse.process"  # on live runs: who writes them
 PRODUCTION: Final = "production"  # the alias of the version in use
-PRODUCTION_STAGE: Final = "Production"  # as long as MLflow has stages
+PRODUCTION_STAGE: Final = "Production"  # where MLflow has stages
 PROMOTION: Final = "histofuse.promotion."  # prefix of the tags below, and folder of the records
 CHAIN_TAG: Final = f"{PROMOTION}chain"  # on models: the versions in use one after another
 WHEN_TAG: Final = f"{PROMOTION}when"  # on versions: when it last came into production
@@ -28,7 +28,7 @@ VERSION_TAG: Final = "histofuse.version"
 FOCUS_TAG: Final = "histofuse.class_in_focus"  # on runs: the class whose scores lead the tables
 STUDY_TAG: Final = "histofuse.study_id"  # on studies and their trials
 TRIAL_TAG: Final = "histofuse.trial"  # on trials: their number
-TRIAL_DIGEST_TAG: Final = "histofuse.trial_digest"  # on trials: what they tried and found
+TRIAL_DIGEST_TAG: Final = "histofuse.trial_digest"  # on trials: digest of params and result
 STATE_TAG: Final = "histofuse.trial_state"  # on trials: COMPLETE, PRUNED or FAIL
 MODEL_FOLDER: Final = "model"
 BUNDLE_FOLDER: Final = "model/artifacts/bundle"
@@ -50,7 +50,7 @@ class Version:
         number: Counts from 1 within a name.
         digest: The bundle's digest.
         run_id: The run behind it.
-        source: Where its files lie.
+        source: Address of its files.
         content: Digest of all that was logged to the run; None while that is incomplete.
     """
 
@@ -121,7 +121,7 @@ def name_curve(metric: str) -> str:
 def name_end(metric: str, end: Literal["low", "high"]) -> str:
     """Name an end of a metric's interval: "interval_low/test.auprc.mitosis".
 
-    With dots, so that who searches the UI for a metric finds that metric alone.
+    With dots, so that a search for a metric in the UI finds that metric only.
     """
     return f"interval_{end}/{metric.replace('/', '.')}"
 
@@ -137,10 +137,9 @@ def name_column(column: str, *, cross_validated: bool) -> str:
 
 
 def name_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """Flatten params, and name them alike over all models.
+    """Flatten params, and name learning rates alike in all models.
 
-    A learning rate is a learning rate: that of the head stands beside those of models with one
-    alone, as ``learning_rate.head``.
+    That of the head is ``learning_rate.head``, next to ``learning_rate`` of models with one rate.
     """
     suffix = "_learning_rate"
     return {
@@ -162,9 +161,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def redact(uri: str) -> str:
-    """Hide a password in an address, or in a message that holds one, that is about to be shown.
+    """Hide the password in an address, or in a message with an address.
 
-    Up to the last @: a password may hold one, or a slash.
+    Up to the last @: a password may contain @ or a slash.
     """
     hidden = re.sub(r"(password=)[^&\s\"']+", r"\1…", uri, flags=re.IGNORECASE)
     return re.sub(r"//[^\s\"']*@", "//…@", hidden)

@@ -1,7 +1,7 @@
-"""A bundle as MLflow registers it: all that answers a request, whatever becomes of the project.
+"""A bundle as MLflow registers it, with all that is needed to answer requests.
 
-A fusion model brings its frozen encoders along, so that whoever serves it needs neither a registry
-nor this project's folder; the digests in its config say which they must be.
+A fusion model contains its frozen encoders, so that serving it needs neither the registry nor this
+project's folder; their digests are in the model's config.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from histofuse.tracking.names import BUNDLE_FOLDER, redact
 from histofuse.tracking.store import Store
 
 SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
-# What a registered model needs beside histofuse itself, whose bundles any later version reads.
+# What a registered model needs in addition to histofuse; later versions read older bundles.
 REQUIREMENTS: Final = (
     "captum", "jaxtyping", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pydantic",
     "safetensors", "scipy", "torch", "torchvision", "xgboost",
 )  # fmt: skip
-# Raised when the same bundle is to be registered with other files beside it.
+# Increased when the same bundle is registered with other files.
 FORMAT: Final = 2
 
 
 def digest_package(bundle: Bundle, *, row_level: bool) -> str:
-    """Digest what `stage_model` makes of a bundle; its config names the encoders by digest."""
+    """Digest what `stage_model` writes of a bundle; its config has the encoders' digests."""
     parts = bundle.digest, str(row_level), digest_file(SERVING_SCRIPT), str(FORMAT)
     return digest_text("/".join(parts))
 
@@ -41,12 +41,12 @@ def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) 
 
     Args:
         bundle: The model.
-        store: Where encoders are fetched from that do not lie beside the bundle.
-        folder: The folder to make.
-        row_level: Whether files with one row a patient may go along.
+        store: The store to fetch encoders from that are not next to the bundle.
+        folder: The folder to create.
+        row_level: Whether files with one row per patient are included.
 
     Raises:
-        RegistryError: If an encoder is neither beside the bundle nor in the store.
+        RegistryError: If an encoder is neither next to the bundle nor in the store.
         BundleError: If an encoder was altered.
     """
     with TemporaryDirectory(prefix="histofuse-") as scratch:
@@ -77,8 +77,8 @@ def _fetch(model: str, registered: str, digest: str, store: Store, target: Path)
     version = store.find_version(registered, digest)
     if version is None:
         raise RegistryError(
-            f"{model}: its encoder {registered} with digest {digest} is neither beside it nor in "
-            f"the registry at {redact(store.uri)}. Run dvc repro, which trains both anew."
+            f"{model}: its encoder {registered} with digest {digest} is neither next to it nor in "
+            f"the registry at {redact(store.uri)}. Run dvc repro, which trains both again."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     store.fetch(version, BUNDLE_FOLDER, target)
@@ -96,7 +96,7 @@ def _copy(source: Path, target: Path, left_out: frozenset[str]) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Give a file a second name, which costs nothing; copy it where that cannot be."""
+    """Hard-link a file, or copy it where links are not possible."""
     try:
         os.link(source, target)
     except OSError:
@@ -104,5 +104,5 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def pin_requirements() -> list[str]:
-    """Pin the packages a registered model needs at the versions installed, less local builds."""
+    """Pin the packages a registered model needs to the installed versions, without local parts."""
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]

@@ -1,4 +1,4 @@
-"""Where a model comes from: the one reader of git and ``dvc.lock``."""
+"""The origin of a model, read from git and ``dvc.lock``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from histofuse.core.artifacts import digest_text, to_json
 LOCK: Final = Path("dvc.lock")
 PROMOTIONS: Final = Path("promotions.jsonl")
 
-Stages = dict[str, dict[str, Any]]  # name of a stage -> what DVC noted of it
+Stages = dict[str, dict[str, Any]]  # name of a stage -> its entry in dvc.lock
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Revision:
 
     Attributes:
         commit: The commit checked out; None outside git or before the first commit.
-        dirty: Whether files differ from it. ``dvc.lock``, which every run rewrites, does not count,
-            nor does the log of promotions, which no output hangs on.
+        dirty: Whether files differ from it. Not counted are ``dvc.lock``, which every run rewrites,
+            and the log of promotions, which no output depends on.
     """
 
     commit: str | None
@@ -49,7 +49,7 @@ def _git(*arguments: str) -> str:
 
 
 def read_stages(path: Path = LOCK) -> Stages:
-    """Read what DVC noted of each stage it ran; nothing where it ran none."""
+    """Read the entry of each stage in ``dvc.lock``; empty without the file."""
     if not path.is_file():
         return {}
     from ruamel.yaml import YAML
@@ -58,7 +58,7 @@ def read_stages(path: Path = LOCK) -> Stages:
 
 
 def find_stage(stages: Stages, out: Path) -> tuple[str, dict[str, Any]] | None:
-    """Find the stage that makes an output, and what DVC noted of it."""
+    """Find the stage that writes an output, and its entry."""
     for name, stage in stages.items():
         if any(Path(made["path"]) == out for made in stage.get("outs", [])):
             return name, stage

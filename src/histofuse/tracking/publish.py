@@ -1,8 +1,8 @@
-"""Bundles and reports -> MLflow runs and registered models; what is there already is left alone.
+"""Bundles and reports -> MLflow runs and registered models; what is there already is kept.
 
-Everything in MLflow can be made again from what DVC holds. A bundle is found by its digest, and a
-run carries a digest of all that was logged to it, set last: a publishing that was cut short is
-completed by the next, and one without news writes nothing.
+Everything in MLflow can be rebuilt from what DVC holds. A bundle is identified by its digest, and a
+run carries a digest of all that was logged to it, set last. Publishing that was interrupted is
+completed the next time, and where nothing is new, nothing is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from histofuse.core.artifacts import (
     digest_file,
@@ -67,31 +67,34 @@ MITOSIS: Final = "mitosis"
 MODELS: Final = Path("models")
 REPORTS: Final = Path("reports")
 COHORT_META: Final = Path("data/cohort/meta.json")
-COMPARISON: Final = "comparison"  # figures of several models: shown with the primary fusion model
+# Keys of a bundle's config that are params of its run.
+LOGGED_KEYS: Final = (
+    "kind", "seed", "source", "classes", "pairing", "leaky", "encoders", "architecture",
+)  # fmt: skip
+COMPARISON: Final = "comparison"  # figures of several models, logged with the primary fusion model
 HISTORY: Final = "history.csv"
 FAITHFULNESS: Final = "faithfulness.json"
 DOCUMENTS: Final = "documents"
-# Folders of figures, each with one of the model's name in it, and what they are called in a run.
+# Folders of figures, with a folder for each model in them -> their names in a run.
 SHOWN: Final[Mapping[str, str]] = {
     "figures": "figures",
     "explain": "explain",
     "assessment/figures": "assessment",
 }
 PROVENANCE: Final = "provenance.json"
-PUBLISHING: Final = "publishing"  # one process at a time does it
-# What a version says of where it comes from.
+PUBLISHING: Final = "publishing"  # the lock: one process publishes at a time
+# Tags on the origin of a version.
 _ORIGIN: Final = frozenset({"histofuse.git_commit", "histofuse.git_dirty"})
-# Raised when the same bundle and reports are to be logged in another way.
+# Increased when the same bundle and reports are logged differently.
 FORMAT: Final = 3
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What publishing did.
+class Outcome(NamedTuple):
+    """What was published.
 
     Attributes:
-        written: Registered models that were written or completed.
-        unchanged: Those that were there already.
+        written: Names of the models or studies that were written or completed.
+        unchanged: Names of those that were there already.
     """
 
     written: list[str]
@@ -100,14 +103,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Publication:
-    """All that is to be logged of one bundle.
+    """All that is logged of one bundle.
 
     Attributes:
         bundle: The bundle.
         registered: The name it is registered by.
         metrics: Final values by name; None where one is not defined.
         figures: Artifact path to file, sorted.
-        documents: File name to Markdown: what is said of the data and of the whole run.
+        documents: File name to Markdown, on the data and the whole run.
         row_level: Whether files with one row a patient may be uploaded.
     """
 
@@ -130,7 +133,7 @@ class Publication:
 
     @cached_property
     def content(self) -> str:
-        """Digest of all that is logged; what only says when and by whom is left out."""
+        """Digest of all that is logged, without times and users."""
         return digest_text(
             to_json(
                 {
@@ -152,17 +155,17 @@ class Publication:
         return digest_package(self.bundle, row_level=self.row_level)
 
 
-# --- what there is to publish -------------------------------------------------------------------
+# --- collecting ---------------------------------------------------------------------------------
 
 
 def publish_all(
     models: Path = MODELS, reports: Path = REPORTS, documents: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Publish every bundle with its metrics and figures; without news nothing is written.
+    """Publish every bundle with its metrics and figures, where the store does not hold them.
 
     Args:
         models: Folder of the bundles.
-        reports: Folder of what was evaluated and explained.
+        reports: Folder of the evaluation and the explanations.
         documents: File name to Markdown, for every run.
 
     Raises:
@@ -177,7 +180,7 @@ def publish_all(
 
 
 def list_models(models: Path) -> list[str]:
-    """List the models of params.yaml that are trained; one left over from earlier params is not."""
+    """List the trained models that params.yaml names; others are left from earlier params."""
     fused = map(name_fusion, load_keys("pairing"))
     names = [*load_keys("image"), *load_keys("tabular"), *fused]
     return [name for name in names if (models / name / MANIFEST).is_file()]
@@ -189,10 +192,10 @@ def collect(
     primary_rule: str | None = None,
     documents: Mapping[str, str] | None = None,
 ) -> Publication:
-    """Collect what is to be logged of a bundle.
+    """Collect what is logged of a bundle.
 
-    Files with one row a patient, and figures of single patients, stay behind where the patients'
-    data are restricted.
+    Files with one row per patient and figures of single patients are left out if the data are
+    restricted.
     """
     row_level = not is_restricted(bundle)
     primary = primary_rule is not None and bundle.name == name_fusion(primary_rule)
@@ -208,7 +211,7 @@ def collect(
 
 
 def is_restricted(bundle: Bundle, cohort_meta: Path = COHORT_META) -> bool:
-    """Say whether the patients behind a bundle are under a data use agreement."""
+    """Tell whether a bundle was trained on patients under a data use agreement."""
     config = bundle.config
     if config.get("kind") == "image":
         return False
@@ -219,9 +222,9 @@ def is_restricted(bundle: Bundle, cohort_meta: Path = COHORT_META) -> bool:
 
 
 def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
-    """Read what is known of a model: its metrics, how faithful its explanations are, and intervals.
+    """Read a model's metrics, the faithfulness of its explanations, and the intervals of both.
 
-    An interval's ends are metrics of their own, so that the UI shows and sorts them.
+    The ends of an interval are metrics of their own, so that the UI shows and sorts them.
     """
     path = reports / "metrics.json"
     known = load_json(path) if path.is_file() else {"models": {}}
@@ -229,9 +232,9 @@ def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
     for metric, interval in known.get("intervals", {}).get("models", {}).get(name, {}).items():
         metrics |= _name_ends(metric, interval)
     for file in sorted((reports / "explain").glob(f"*/{name}/{FAITHFULNESS}")):
-        for metric, found in load_json(file).items():
-            metrics |= {f"faithfulness/{metric}": found["value"]}
-            metrics |= _name_ends(f"faithfulness/{metric}", found)
+        for metric, interval in load_json(file).items():
+            metrics |= {f"faithfulness/{metric}": interval["value"]}
+            metrics |= _name_ends(f"faithfulness/{metric}", interval)
     return metrics
 
 
@@ -244,7 +247,7 @@ def _name_ends(metric: str, interval: Mapping[str, float | None]) -> dict[str, f
 
 def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[str, Path]:
     """Map artifact paths to the files below folders of these names in each folder of `SHOWN`."""
-    found = {}
+    figures = {}
     for folder, shown_as in SHOWN.items():
         for file in sorted((reports / folder).rglob("*")):
             parts = file.relative_to(reports / folder).parts
@@ -252,22 +255,22 @@ def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[
                 continue
             if row_level or not shows_patients(PurePath(*parts)):
                 kept = [part for part in parts if part not in folders]
-                found["/".join((shown_as, *kept))] = file
-    return found
+                figures["/".join((shown_as, *kept))] = file
+    return figures
 
 
-# --- writing it ---------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------
 
 
 def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
-    """Write the publications that the store does not hold whole."""
+    """Write the publications that the store does not hold completely."""
     wanted = list(publications)
     with store.locked():
         store.end_abandoned()
         missing = _find_missing(wanted, store)
         if missing:
             with holding(store, PUBLISHING):
-                # Whoever held it before may have written them.
+                # The process that held the lock before may have written them.
                 missing = missing if store.database else _find_missing(missing, store)
                 _write_all(missing, store)
     written = [p.registered for p in missing]
@@ -281,24 +284,25 @@ def _find_missing(publications: Iterable[Publication], store: Store) -> list[Pub
 
 def _write_all(missing: Sequence[Publication], store: Store) -> None:
     stages = read_stages()
-    whole = {version.run_id for version in store.list_versions()}
+    complete = {version.run_id for version in store.list_versions()}
     for p in track(missing, "publishing", len(missing)):
-        _write(p, store, stages, whole)
+        _write(p, store, stages, complete)
 
 
-def _write(p: Publication, store: Store, stages: Stages, whole: Set[str]) -> None:
-    """Log a publication and register it; each round trip to a server counts, so few are made."""
+def _write(p: Publication, store: Store, stages: Stages, complete: Set[str]) -> None:
+    """Log a publication and register it, with as few requests to the server as possible."""
     registered = store.find_version(p.registered, p.bundle.digest)
     run = _adopt_run(p, store, registered)
     run_id, known = run.info.run_id, run.data
+    params = name_params(p.config.get("params", {})) | _flatten_config(p.config)
     store.log_batch(
         run_id,
-        params=_find_new(name_params(p.config.get("params", {})) | _facts(p), known.params),
+        params={name: value for name, value in params.items() if name not in known.params},
         rows=[*_find_new_curves(p, store, run), (0, _find_changed(p.metrics, known.metrics))],
         tags={CONTENT_TAG: ""},
     )
     store.log_inputs(run_id, p.config.get("inputs", {}))
-    fresh = run_id in whole and known.tags.get(MODEL_TAG) == p.model_content
+    fresh = run_id in complete and known.tags.get(MODEL_TAG) == p.model_content
     _write_artifacts(p, store, run_id, stages, fresh=fresh)
     provenance = _describe_provenance(p, known.tags, stages)
     origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
@@ -307,7 +311,7 @@ def _write(p: Publication, store: Store, stages: Stages, whole: Set[str]) -> Non
     renamed = None if run.info.run_name == p.bundle.name else p.bundle.name
     if renamed is not None or run.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED", name=renamed)
-    # Last: it says that all of the above is there.
+    # Last: the content tag marks the run as complete.
     tags |= {"mlflow.note.content": p.card, MODEL_TAG: p.model_content, CONTENT_TAG: p.content}
     store.log_batch(run_id, tags=tags)
 
@@ -315,7 +319,7 @@ def _write(p: Publication, store: Store, stages: Stages, whole: Set[str]) -> Non
 def _describe_provenance(
     p: Publication, known: Mapping[str, str], stages: Stages
 ) -> dict[str, str]:
-    """Describe where the model comes from; what training noted of its sources stays."""
+    """Describe the model's origin; tags that training set are kept."""
     found = find_stage(stages, MODELS / p.bundle.name)
     of_stage = describe_stage(*found) if found else {}
     of_sources = describe_revision(read_revision())
@@ -323,7 +327,7 @@ def _describe_provenance(
 
 
 def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
-    """Find the run behind the registered version, else the one that training left, or make one."""
+    """Find the run of the registered version, or the one that training began, or create one."""
     runs = store.find_runs(DIGEST_TAG, p.bundle.digest)
     behind = [run for run in runs if registered and run.info.run_id == registered.run_id]
     if behind or runs:
@@ -332,20 +336,12 @@ def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
     return store.create_run(p.bundle.name, tags)
 
 
-def _facts(p: Publication) -> dict[str, str]:
-    named = ("kind", "seed", "source", "classes", "pairing", "leaky", "encoders")
-    facts = {key: p.config[key] for key in named if key in p.config}
-    architecture = {"architecture": p.config.get("architecture", {})}
-    return flatten(facts) | flatten(architecture)
-
-
-def _find_new(params: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """Leave out the params that a run holds; MLflow never changes one."""
-    return {name: value for name, value in params.items() if name not in known}
+def _flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
+    return flatten({key: config[key] for key in LOGGED_KEYS if key in config})
 
 
 def _find_new_curves(p: Publication, store: Store, run: Run) -> list[tuple[int, dict[str, float]]]:
-    """Take the curves from history.csv, less what training logged live."""
+    """Read the curves from history.csv, without what training logged live."""
     rows = read_curves(p.bundle)
     names = sorted({name for _, row in rows for name in row})
     known, run_id = run.data.metrics, run.info.run_id
@@ -395,7 +391,7 @@ def _find_changed(
 def _write_artifacts(
     p: Publication, store: Store, run_id: str, stages: Stages, *, fresh: bool
 ) -> None:
-    """Replace figures, and the model where it is not the one that is there."""
+    """Replace the figures, and the model if it has changed."""
     with TemporaryDirectory(prefix="histofuse-") as scratch:
         folder = Path(scratch)
         if not fresh:
@@ -435,7 +431,7 @@ def _register(
 
 
 def _describe(p: Publication, number: int) -> dict[str, str]:
-    """Describe a run by what one filters and groups by."""
+    """Tag a run for filtering and grouping."""
     config = p.config
     pairing = config.get("pairing", {})
     tags = {
@@ -460,23 +456,21 @@ def find_focus(classes: Sequence[str]) -> str:
 
 
 def ensure_registered(bundle: Bundle, store: Store) -> Version:
-    """Find a bundle in the registry, publishing it first if it is not there.
+    """Find a bundle in the registry; it is published first if it is not there.
 
-    The name must not depend on a pairing rule: fusion models are published with all the others.
+    Only for encoders: the name of a fusion model depends on its pairing rule.
     """
     registered = name_registered(bundle.name)
-    found = find_version(store, registered, bundle.digest)
-    if found is None:
-        with store.locked():
-            found = find_version(store, registered, bundle.digest)
-            if found is None:
-                write_missing([collect(bundle, REPORTS / "none")], store)
-                found = find_version(store, registered, bundle.digest)
-    assert found is not None
-    return found
+    with store.locked():
+        version = find_version(store, registered, bundle.digest)
+        if version is None:
+            write_missing([collect(bundle, REPORTS / "none")], store)
+            version = find_version(store, registered, bundle.digest)
+    assert version is not None
+    return version
 
 
 def find_version(store: Store, registered: str, digest: str) -> Version | None:
-    """Find the first whole version of a registered model that holds a bundle."""
+    """Find the first complete version of a registered model that holds a bundle."""
     versions = (v for v in store.list_versions() if v.name == registered and v.digest == digest)
     return next(versions, None)

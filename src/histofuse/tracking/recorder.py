@@ -1,4 +1,4 @@
-"""Training's recorder: live curves in MLflow, and never a training that suffers for them."""
+"""The recorder of a training: live curves in MLflow; its errors do not stop the training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def open_recorder(
 ) -> Iterator[MlflowRecorder]:
     """Record a training as one run of MLflow.
 
-    The run appears once the training has lasted `live_after_seconds`. If the store fails on the
-    way, the training goes on unrecorded, and ``publish`` makes up for it.
+    The run appears once the training has lasted `live_after_seconds`. If the store fails later, the
+    training goes on unrecorded, and ``publish`` writes what is missing.
 
     Raises:
         RegistryError: If the store cannot be reached at the start.
@@ -58,32 +58,32 @@ class MlflowRecorder:
         self._failed = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Note the run's parameters, once."""
+        """Record the run's parameters, once."""
         self._params = name_params(params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Note metrics of one epoch or round."""
+        """Record metrics of one epoch or round."""
         named = {name_curve(name): float(value) for name, value in metrics.items()}
         self._waiting.append((step, named))
         if time.monotonic() >= self._flush_at:
             self._flush()
 
     def finish(self, bundle: Path) -> None:
-        """Tie the run to the bundle it ended in.
+        """Link the run to the bundle that the training wrote.
 
-        A run of the same bundle may be there already: training is reproducible. Then this one goes.
+        Training is reproducible, so a run of the same bundle may exist; then this one is deleted.
         """
         if self._run_id is not None:
             self._flush()
-            self._safely(lambda run_id: self._tie(run_id, digest_file(bundle / MANIFEST)))
+            self._safely(lambda run_id: self._link(run_id, digest_file(bundle / MANIFEST)))
 
     def end(self, status: str) -> None:
-        """End a run that came to no bundle, as FAILED or KILLED."""
+        """End a run without a bundle, as FAILED or KILLED."""
         if self._run_id is not None:
             self._flush()
             self._safely(lambda run_id: self.store.end_run(run_id, status))
 
-    def _tie(self, run_id: str, digest: str) -> None:
+    def _link(self, run_id: str, digest: str) -> None:
         if self.store.find_runs(DIGEST_TAG, digest):
             self.store.delete_run(run_id)
         else:
@@ -96,9 +96,9 @@ class MlflowRecorder:
         self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def _safely(self, write: Callable[[str], None]) -> None:
-        """Write to the run, starting it if need be; let training go on where the store fails.
+        """Write to the run, which is started if it has not been; errors do not stop the training.
 
-        MLflow draws from Python's random numbers; training must find its own as it left them.
+        MLflow draws from Python's random numbers, so their state is restored.
         """
         if self._failed:
             return
@@ -109,7 +109,7 @@ class MlflowRecorder:
             write(self._run_id)
         except RegistryError as error:
             self._failed = True
-            report(f"{self.run_name} is no longer recorded, its training goes on. {error}")
+            report(f"{self.run_name} is no longer recorded, but its training goes on. {error}")
         finally:
             random.setstate(state)
 

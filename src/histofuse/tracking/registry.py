@@ -1,4 +1,4 @@
-"""Models by name and digest: what training and serving pull, whatever becomes of the store."""
+"""Registered models by name and digest, for training and serving."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PULLED: Final = Path(".histofuse/registry")
 
 
 def register_bundles(paths: list[Path]) -> dict[str, str]:
-    """Make sure that bundles are registered.
+    """Register bundles that are not registered yet.
 
     Returns:
         Registered name to bundle digest.
@@ -70,7 +70,7 @@ def _fetch(version: Version, store: Store, target: Path) -> Bundle:
         try:
             return open_bundle(target, digest=version.digest, row_level=False)
         except BundleError:
-            report(f"{target} was altered: pulled anew")
+            report(f"{target} was altered: pulled again")
     store.fetch(version, BUNDLE_FOLDER, target)
     return open_bundle(target, digest=version.digest, row_level=False)
 
@@ -101,9 +101,9 @@ class Listed:
 
     Attributes:
         version: The version.
-        aliases: Those that point to it, sorted.
+        aliases: Its aliases, sorted.
         stage: Its stage; empty where it has none.
-        promoted: When it last came into production, UTC; empty if never.
+        promoted: When it last came into production, in UTC; empty if never.
         held: Whether `models` holds the same bundle.
         cut_short: Whether a promotion of it was begun and not completed.
     """

@@ -1,4 +1,4 @@
-"""Which files may show single patients, and where: one rule for MLflow and the report."""
+"""Which files show single patients, and whether they may be shown: in MLflow and the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Final
 
-# Sources whose rows anyone may see: made up, or published for everyone.
+# Sources whose rows are public: simulated or openly published.
 OPEN_SOURCES: Final = frozenset({"simulated", "mimic-iv-demo"})
 _FOLDER: Final = "row_level"
 _FILES: Final = ("waterfall", "case_card")

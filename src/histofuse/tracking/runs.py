@@ -1,4 +1,4 @@
-"""The published runs as a table: what the MLflow UI compares, for the terminal."""
+"""The published runs as a table, for the terminal."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class RunRow:
     """One published run.
 
     Attributes:
-        name: Of the run and its model.
+        name: Name of the run and its model.
         kind: ``image``, ``tabular`` or ``fusion``.
         version: Registered name and version number.
-        digest: Of its bundle.
-        focus: The class whose scores lead.
-        in_production: Whether that version is.
+        digest: Digest of its bundle.
+        focus: The class in focus, whose scores come first.
+        in_production: Whether that version is in production.
         current: Whether ``models/`` holds the same bundle.
         leaky: Whether its scores measure a leak.
-        source: Of its data.
+        source: Source of its data.
         metrics: Name to latest value.
         params: Name to value.
     """

@@ -39,6 +39,7 @@ from histofuse.tracking.names import (
     name_params,
 )
 from histofuse.tracking.provenance import describe_revision, read_revision
+from histofuse.tracking.publish import Outcome
 from histofuse.tracking.recorder import LIVE_AFTER_SECONDS
 from histofuse.tracking.store import Store, open_store
 
@@ -278,7 +279,7 @@ def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, st
 # --- from DVC -----------------------------------------------------------------------------------
 
 
-def publish_studies(folder: Path = STUDIES) -> tuple[list[str], list[str]]:
+def publish_studies(folder: Path = STUDIES) -> Outcome:
     """Write the studies that DVC holds and MLflow does not.
 
     Args:
@@ -287,14 +288,15 @@ def publish_studies(folder: Path = STUDIES) -> tuple[list[str], list[str]]:
     Returns:
         Names of the studies written or completed, and of those that were there already.
     """
-    written, unchanged = [], []
+    outcome = Outcome([], [])
     folders = sorted(path.parent for path in folder.rglob(FACTS))
     if not folders:
-        return written, unchanged
+        return outcome
     store = open_store(STUDIES_EXPERIMENT)
     for path in folders:
-        (written if _publish_study(path, store) else unchanged).append(path.name)
-    return written, unchanged
+        names = outcome.written if _publish_study(path, store) else outcome.unchanged
+        names.append(path.name)
+    return outcome
 
 
 def _publish_study(folder: Path, store: Store) -> bool:

@@ -15,7 +15,10 @@ from histofuse.params.base import load_section
 from histofuse.params.fusion import FusionParams
 from histofuse.params.tune import StudyParams
 from histofuse.studies import search
-from histofuse.studies.search import Study, describe_storage, make_facts, name_study, open_storage
+from histofuse.studies.run import StudyJob, make_facts
+from histofuse.studies.search import Study, name_study
+from histofuse.studies.space import from_stored
+from histofuse.studies.storage import describe_storage, drop_half_line, open_storage
 from histofuse.studies.trials import TrialResult, find_best
 
 BASE = load_section(FusionParams, "fusion", Path(__file__).parents[3] / "params.yaml")
@@ -34,11 +37,11 @@ def make_params(**changes):
 
 def open_study(storage, seed=1, code="c", source="simulated", **changes):
     params = make_params(**changes)
-    facts = make_facts(
-        "fusion", BASE, params, seed, inputs={"pairs": "d"}, source=source,
-        measured_on="nothing", code=code,
+    job = StudyJob(
+        name="fusion", model="fusion", base=BASE, params=params, seed=seed, inputs={"pairs": "d"},
+        source=source, measured_on="nothing", make_objective=lambda: score,
     )  # fmt: skip
-    return Study(facts, params, str(storage))
+    return Study(make_facts(job, code), params, str(storage))
 
 
 def score(params, report):
@@ -196,7 +199,7 @@ def test_a_dead_or_silent_worker_s_trial_is_failed_and_tried_again(
     assert study.recover_lost() == 0
     trials = run(study)
     if lost:
-        assert study.read_values(params) == trials[0].params
+        assert from_stored(study.params.space, params) == trials[0].params
     states = [t.state.name for t in study._study.get_trials()]
     assert states.count("FAIL") == int(lost)
     assert states.count("RUNNING") == int(not lost)
@@ -227,7 +230,8 @@ def test_a_process_killed_before_it_drew_params_is_known_by_name(tmp_path, monke
 
 def test_the_first_trial_is_queued_again_where_its_worker_s_finder_died_too(tmp_path):
     study = open_study(tmp_path / "j")
-    study._lose(begin_elsewhere(study, describe_ended_process(), time.time())._trial_id)
+    trial = begin_elsewhere(study, describe_ended_process(), time.time())
+    assert study._fail(trial._trial_id, search.LOST, value=True)
     trials = run(open_study(tmp_path / "j"))
     assert trials[0].params["learning_rate"] == BASE.learning_rate
     assert len(trials) == 12
@@ -320,7 +324,7 @@ def test_half_a_line_of_a_killed_writer_is_dropped(tmp_path):
 def test_a_file_ends_with_its_last_whole_line(tmp_path, content, kept, block):
     path = tmp_path / "file"
     path.write_bytes(content)
-    search.drop_half_line(path, block)
+    drop_half_line(path, block)
     assert path.read_bytes() == kept
 
 

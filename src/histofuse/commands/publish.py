@@ -1,0 +1,31 @@
+"""``histofuse publish``, and the stage of that name: what DVC holds and MLflow does not."""
+
+from __future__ import annotations
+
+from histofuse.promotion.decision import Production
+from histofuse.reporting.report import find_documents
+from histofuse.tracking.publish import publish_all
+from histofuse.tracking.store import open_store
+from histofuse.tracking.studies import publish_studies
+
+
+def publish() -> list[str]:
+    """Write models, promotions and studies that MLflow does not hold yet.
+
+    Returns:
+        A line for each model and study written, and the totals.
+
+    Raises:
+        BundleError: If a bundle does not match its manifest.
+        InputError: If the log of promotions cannot be read.
+        RegistryError: If the store cannot be reached or refuses.
+    """
+    models = publish_all(documents=find_documents())
+    Production(open_store()).mend_all()
+    studies = publish_studies()
+    return [
+        *(f"published {name}" for name in models.written),
+        f"{len(models.written)} models written, {len(models.unchanged)} unchanged",
+        *(f"published study {name}" for name in studies.written),
+        f"{len(studies.written)} studies written, {len(studies.unchanged)} unchanged",
+    ]
