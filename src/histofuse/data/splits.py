@@ -131,11 +131,7 @@ def split_patients(
     Raises:
         InputError: If too few patients have, or have not, the outcome to fill three splits.
     """
-    outcome = cohort.groupby("subject_id")["target"].max().sort_index()
-    split_of = pd.Series("train", index=outcome.index, dtype="str")
-    if linked is not None:
-        split_of.update(linked)
-        outcome = outcome.drop(linked.index)
+    outcome, split_of = _start_in_train(cohort, linked)
     rng = np.random.default_rng(derive_seed(seed, "patients"))
     for value in (0, 1):
         patients = outcome.index[outcome == value].to_numpy()
@@ -149,8 +145,7 @@ def split_patients(
         split_of[shuffled[:n_test]] = "test"
         split_of[shuffled[n_test : n_test + n_validation]] = "validation"
 
-    result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
-    return result.assign(split=result["subject_id"].map(split_of).astype("str"))
+    return _spread_splits(cohort, split_of)
 
 
 def fold_patients(
@@ -178,11 +173,7 @@ def fold_patients(
     Raises:
         InputError: If too few patients have, or have not, the outcome to fill three splits.
     """
-    outcome = cohort.groupby("subject_id")["target"].max().sort_index()
-    split_of = pd.Series("train", index=outcome.index, dtype="str")
-    if linked is not None:
-        split_of.update(linked)
-        outcome = outcome.drop(linked.index)
+    outcome, split_of = _start_in_train(cohort, linked)
     dealt = 0
     for value in (0, 1):
         patients = outcome.index[outcome == value].to_numpy()
@@ -199,8 +190,7 @@ def fold_patients(
         split_of[shuffled[fold == test_fold]] = "test"
         split_of[rest[::folds]] = "validation"
 
-    result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
-    return result.assign(split=result["subject_id"].map(split_of).astype("str"))
+    return _spread_splits(cohort, split_of)
 
 
 def _require_rest(count: int, value: int, test_fold: int) -> None:
@@ -209,3 +199,19 @@ def _require_rest(count: int, value: int, test_fold: int) -> None:
         expected = "at least 2, for training and validation"
         fault = Fault(f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort.")
         raise InputError([fault])
+
+
+def _start_in_train(cohort: pd.DataFrame, linked: pd.Series | None) -> tuple[pd.Series, pd.Series]:
+    """The outcome of each patient still to be split, and the split of each, by subject_id."""
+    outcome = cohort.groupby("subject_id")["target"].max().sort_index()
+    split_of = pd.Series("train", index=outcome.index, dtype="str")
+    if linked is not None:
+        split_of.update(linked)
+        outcome = outcome.drop(linked.index)
+    return outcome, split_of
+
+
+def _spread_splits(cohort: pd.DataFrame, split_of: pd.Series) -> pd.DataFrame:
+    """Give each admission the split of its patient."""
+    result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
+    return result.assign(split=result["subject_id"].map(split_of).astype("str"))

@@ -140,7 +140,6 @@ def build_comorbidities(
     *,
     from_index: bool,
     exclude: Collection[str] = (),
-    hierarchy: bool = True,
 ) -> pl.DataFrame:
     """Flag the comorbidity groups known at prediction time, and count them.
 
@@ -157,7 +156,6 @@ def build_comorbidities(
         from_index: Whether the index admission's own codes may be used.
         exclude: Groups that must leave no trace: neither a flag, nor in the count, nor through the
             hierarchy.
-        hierarchy: Whether a severe group switches its mild one off.
 
     Returns:
         ``subject_id``, ``hadm_id``, one 0/1 column per group kept, and `COUNT`; in the order of
@@ -167,7 +165,7 @@ def build_comorbidities(
     known = _join_known(index, admissions, masks, from_index=from_index)
     mask = known.group_by(_ADMISSION).agg(pl.col("mask").bitwise_or())
     joined = index.select(_ADMISSION).join(mask, on=_ADMISSION, how="left", maintain_order="left")
-    return unpack_mask(joined, grouping, exclude=exclude, hierarchy=hierarchy)
+    return unpack_mask(joined, grouping, exclude=exclude)
 
 
 def _join_known(

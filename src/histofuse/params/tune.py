@@ -12,7 +12,6 @@ from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.params.base import PARAMS_FILE, Section, SectionOf
 
 STUDY = "study"  # the key of a model's section that names the study whose values it takes
-NO_STUDY = "none"
 
 # The study that supplies the best values for the section; `none` keeps its own.
 StudyName = Annotated[str, Field(pattern=r"^\w+$")]
