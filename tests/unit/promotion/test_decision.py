@@ -372,7 +372,7 @@ def test_lock_given_back_just_when_it_was_in_the_way_is_waited_for(server, monke
 
 
 def test_holder_whose_lock_was_taken_away_decides_nothing(server):
-    with pytest.raises(RegistryError, match="another process took over"), holding(server, MLP) as c:
+    with pytest.raises(RegistryError, match="another process took"), holding(server, MLP) as c:
         server.delete_lock(f"lock.{MLP}")
         server.create_lock(f"lock.{MLP}", {"histofuse.lock": "theirs"})
         c()
