@@ -1,4 +1,4 @@
-"""Stage ``protocol``: the paper's networks under its leaky split, beside the honest ones."""
+"""Stage ``protocol``: the paper's networks under its leaky split, next to the honest ones."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def main() -> None:
     found = []
     for honest in HONEST:
         config = open_bundle(honest).config
-        report(f"read {honest}, to be trained with one patch in {folds} set apart by chance")
+        report(f"read {honest}, to be trained with one patch in {folds} held out at random")
         leaky = train_as_paper(config, PATCHES, folds, WORK)
         compared = compare_protocols(leaky, honest, PATCHES, FRAMES_TABLE, SPLITS, bootstrap, folds)
         found.append(compared)

@@ -1,4 +1,4 @@
-"""What figures share: palette, style, margins, footer, and how they are saved.
+"""Palette, style, margins and footer of figures, and how figures are saved.
 
 Drawn through matplotlib's object interface, so that no backend and no global state is involved.
 Margins are fixed in place of a tight bounding box, which would draw each figure twice.
@@ -67,7 +67,7 @@ def save_drawing(draw: Callable[..., Figure], arguments: tuple, footer: str, pat
 
 
 def describe_footer(result: Result, split: str, rows: Predictions | None = None) -> str:
-    """Say under a figure what it is drawn from: simulated or not, split, size, leaks."""
+    """Say under a figure what it is drawn from: data, split, size, leaks."""
     source = "SIMULATED DATA" if result.simulated else f"data: {result.data}"
     parts = [source, f"{split} split"]
     if rows is not None:

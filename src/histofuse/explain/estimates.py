@@ -1,4 +1,4 @@
-"""Faithfulness scores as they are reported: value, interval, which way is good, any concern."""
+"""Faithfulness scores: value, interval, direction and concern."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Scores = Mapping[str, Float[np.ndarray, " n"]]
 
 @dataclass(frozen=True)
 class Measure:
-    """What a faithfulness score is.
+    """The definition of a faithfulness score.
 
     Attributes:
         meaning: In words.
-        better: Which way is good; empty where the score is only there to be compared.
+        better: Direction of better scores; empty where the score is for comparison only.
         bar: On its wrong side the score is a concern; None where there is none.
-        concern: What it then says of the model or of its explanations.
+        concern: What a concern means for the model or its explanations.
     """
 
     meaning: str
@@ -33,14 +33,14 @@ class Measure:
     bar: float | None = None
     concern: str = ""
 
-    def find_concern(self, found: Estimate) -> str:
-        """Say what is worrying about a score; empty where nothing is."""
-        if found.value is None or self.bar is None:
+    def find_concern(self, estimate: Estimate) -> str:
+        """Describe the concern about a score; empty where there is none."""
+        if estimate.value is None or self.bar is None:
             return ""
         sign = 1 if self.better == "higher" else -1
-        if sign * (found.value - self.bar) > 0:
+        if sign * (estimate.value - self.bar) > 0:
             return ""
-        ends = [found.low, found.high]
+        ends = [estimate.low, estimate.high]
         sure = all(end is not None and sign * (end - self.bar) <= 0 for end in ends)
         return self.concern if sure else f"{self.concern}, as far as so few rows can tell"
 
@@ -99,7 +99,7 @@ def estimate_means(
 
 
 def render_estimates(
-    found: Mapping[str, Estimate], measures: Mapping[str, Measure]
+    estimates: Mapping[str, Estimate], measures: Mapping[str, Measure]
 ) -> dict[str, dict[str, Any]]:
     """Render for ``faithfulness.json``.
 
@@ -110,27 +110,27 @@ def render_estimates(
         ``note`` (why there is no value or interval, else empty). A name ``a/b`` is part b
         of a, and no concern by itself.
     """
-    return {name: _render(name, e, measures) for name, e in found.items()}
+    return {name: _render(name, e, measures) for name, e in estimates.items()}
 
 
-def _render(name: str, found: Estimate, measures: Mapping[str, Measure]) -> dict[str, Any]:
+def _render(name: str, estimate: Estimate, measures: Mapping[str, Measure]) -> dict[str, Any]:
     whole, _, part = name.partition("/")
     measure = measures[whole]
-    ends = {"value": found.value, "low": found.low, "high": found.high}
+    ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
     return {
         **rounded,
-        "n": found.n,
-        "groups": found.groups,
+        "n": estimate.n,
+        "groups": estimate.groups,
         "better": measure.better,
         "meaning": measure.meaning,
-        "concern": "" if part else measure.find_concern(found),
-        "note": found.note,
+        "concern": "" if part else measure.find_concern(estimate),
+        "note": estimate.note,
     }
 
 
 def list_concerns(rendered: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """List what is worrying, with its number."""
+    """List the concerns, each with its score."""
     return [
         f"{name} {facts['value']:+.3f}: {facts['concern']}"
         for name, facts in rendered.items()

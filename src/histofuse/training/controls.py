@@ -1,4 +1,4 @@
-"""Controls: models trained and asked on shuffled labels, or on shuffled images.
+"""Controls: models trained and tested on shuffled labels, or on shuffled images.
 
 Nothing is shuffled across splits. A shuffle of labels touches what training sees, which is training
 and validation rows; a shuffle of images touches every split.
@@ -31,7 +31,7 @@ TRAINED_ON = ("train", "validation")
 
 @dataclass(frozen=True)
 class Answers:
-    """What a control says of the test rows.
+    """The predictions of a control on the test rows.
 
     Attributes:
         probabilities: Calibrated; one column a class.
@@ -80,7 +80,7 @@ SHUFFLES: Mapping[str, Callable[[PairTensors, np.random.Generator], PairTensors]
 def run_fusion_control(
     data: PairedEmbeddings, params: FusionParams, control: str, repeats: int, seed: int
 ) -> list[Answers]:
-    """Train a head for each shuffle and ask it about the test pairs, in the order of the pairs.
+    """Train a head for each shuffle and predict the test pairs, in the order of the pairs.
 
     Args:
         data: Pairs of one rule.
@@ -118,7 +118,7 @@ def _train_head(
 def run_tabular_control(
     table: EncodedTable, params: AnyTabularParams, repeats: int, seed: int
 ) -> list[Answers]:
-    """Train on shuffled targets, for each shuffle, and ask about the test rows in their order."""
+    """Train on shuffled targets, for each shuffle, and predict the test rows in their order."""
     split = table.rows["split"].to_numpy(dtype=object)
     target = table.rows["target"].to_numpy(dtype=np.int64)
     found = []

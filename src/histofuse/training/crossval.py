@@ -1,10 +1,10 @@
 """Cross-validation by case: the whole chain, from the split to the fused test predictions.
 
 A fold is a folder of bundles. It is named by all it depends on, so that one that is there need not
-be run again; one that was killed goes on where it stopped.
+be run again; one that was killed resumes where it stopped.
 
-Models take the values of params.yaml and never those of a study: a study has been over the patients
-that another fold tests.
+Models take the values of params.yaml and never those of a study: a study has seen the patients that
+another fold tests.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _STATE: Final = Path(".histofuse")
 
 @dataclass(frozen=True)
 class Sources:
-    """What a fold reads.
+    """The inputs of a fold.
 
     Attributes:
         patches: Folder of the patches.
@@ -187,11 +187,11 @@ def list_folds(chain: Chain, sources: Sources) -> range:
 
 
 def complete_fold(chain: Chain, sources: Sources, fold: int, run: Path) -> Path:
-    """Run one fold, or go on with one that was killed; return at once if it is there.
+    """Run one fold, or resume one that was killed; return at once if it is there.
 
     Args:
         chain: All params.
-        sources: What is read.
+        sources: The inputs.
         fold: Its number, from 0.
         run: Folder of the run, named by `name_run`.
 
@@ -234,7 +234,7 @@ def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
     """Split patches by case, and patients, for one fold; linked patients follow their case."""
     index, params = load_index(sources.patches), chain.crossval
     count = count_folds(index, params.folds)
-    how = ImageSplitParams(
+    split_params = ImageSplitParams(
         unit="case",
         validation_unit=params.validation_unit,
         folds=count,
@@ -242,7 +242,7 @@ def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
         validation_fold=0,
         classes_required=params.classes_required,
     )
-    patches = split_patches(index, how, chain.seed)
+    patches = split_patches(index, split_params, chain.seed)
     cohort = read_table(sources.cohort / "cohort.parquet", COHORT)
     linked = None
     if not is_empty(sources.crosswalk):

@@ -1,4 +1,4 @@
-"""The paper's protocol: patches dealt to training and validation by chance, 80 to 20.
+"""The paper's protocol: patches assigned to training and validation at random, 80 to 20.
 
 Source: paper 3.1 ("80/20 train/validation split"). Windows about neighbouring nuclei overlap, so
 pixels of most validation patches are in training too; and the epoch, the calibration and the
@@ -29,7 +29,7 @@ SPLITS: Final = "patches.parquet"
 
 
 def make_paper_params(folds: int) -> ImageSplitParams:
-    """Make the split params under which one patch in `folds` is set apart by chance."""
+    """Make the split params under which one patch in `folds` is held out at random."""
     return ImageSplitParams(
         unit="patch",
         validation_unit="patch",
@@ -41,20 +41,20 @@ def make_paper_params(folds: int) -> ImageSplitParams:
 
 
 def split_as_paper(index: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
-    """Split patches into training and validation by chance; there is no test split.
+    """Split patches into training and validation at random; there is no test split.
 
     Returns:
         A `PATCH_SPLITS` table in the order of `index`.
     """
     splits = split_patches(index, make_paper_params(folds), seed)
-    apart = (splits["split"] == "test").map({True: "validation", False: "train"})
-    return splits.assign(split=apart.astype("str"))
+    validation = (splits["split"] == "test").map({True: "validation", False: "train"})
+    return splits.assign(split=validation.astype("str"))
 
 
 def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path) -> Path:
-    """Train the network of a bundle anew under the paper's protocol.
+    """Retrain the network of a bundle under the paper's protocol.
 
-    A run that was killed goes on; one that is there is not run again.
+    A run that was killed resumes; a complete one is not repeated.
 
     Args:
         honest: ``config.json`` of the bundle: the same params, seed and name are taken.
@@ -63,7 +63,7 @@ def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path
         work: Folder for state between runs.
 
     Returns:
-        The bundle's folder, beside the table of splits.
+        The bundle's folder, next to the table of splits.
     """
     params, seed = ImageParams.model_validate(honest["params"]), honest["seed"]
     parts = {"params": honest["params"], "seed": seed, "folds": folds, "inputs": honest["inputs"]}

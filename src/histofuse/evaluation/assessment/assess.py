@@ -48,8 +48,8 @@ _TOLERANCE: Final = 1e-4  # bundles keep logits and probabilities as 32-bit numb
 _RETRAIN: Final = "Train the model again with dvc repro."
 NO_PATIENTS: Final = "an image model knows no patients: there are no subgroups"
 STRANGERS: Final = (
-    "The patients stand beside patches of other people: differences between subgroups are those of "
-    "the tissue they were paired with."
+    "The patients are paired with patches of other people: differences between subgroups are those "
+    "of the tissue they were paired with."
 )
 NOT_EXCHANGEABLE: Final = (
     "Promised if validation and test rows are exchangeable. Rows of one case resemble each other "
@@ -57,7 +57,7 @@ NOT_EXCHANGEABLE: Final = (
     "validation rows also chose the epoch and fitted the calibrator."
 )
 CHOSEN_PAIR: Final = (
-    "The two subgroups of a gap were chosen for lying furthest apart, so its interval leaves out 0 "
+    "The two subgroups of a gap were chosen for differing most, so its interval excludes 0 "
     "more often than it should."
 )
 
@@ -308,7 +308,7 @@ def _describe_conformal(assessment: Assessment, params: AssessmentParams) -> dic
 
 
 def has_strangers(assessment: Assessment, facts: Facts) -> bool:
-    """Tell whether a model's patients stand beside tissue that is not theirs."""
+    """Whether a model's patients are paired with tissue that is not theirs."""
     model = assessment.result.model
     rule = facts.rules.get(name_pairing(model.name))
     return model.kind == "fusion" and rule != "linked"
@@ -323,4 +323,4 @@ def explain_subgroups(assessment: Assessment, facts: Facts) -> str:
     model = assessment.result.model
     subjects = model.of(facts.split).subjects
     patients = 0 if subjects is None else len(np.unique(subjects))
-    return f"{patients:,} patients stand beside the patches. {STRANGERS} {CHOSEN_PAIR}"
+    return f"{patients:,} patients are paired with the patches. {STRANGERS} {CHOSEN_PAIR}"

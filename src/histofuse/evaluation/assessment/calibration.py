@@ -1,6 +1,6 @@
-"""How far probabilities can be taken at their word, before and after calibration.
+"""Quality of probabilities before and after calibration.
 
-The Brier score falls apart, over bins of equal width, into
+The Brier score decomposes, over bins of equal width, into
 
     reliability - resolution + uncertainty + within-bin variance - within-bin covariance
 

@@ -7,8 +7,8 @@ epoch and fitted the calibrator, which flatters the calibration of the sets a li
 
 Three methods. ``lac``: the classes of at least a certain probability, coverage promised over all
 rows, so a rare class may be missed as a rule. ``aps``: the likeliest classes until a certain
-probability is reached, likewise. ``lac_by_class``: a bar for each class, chosen on validation rows
-of that class alone, coverage promised in each class.
+probability is reached, likewise. ``lac_by_class``: a limit for each class, chosen on validation
+rows of that class alone, coverage promised in each class.
 
 Sources: Sadinle, Lei & Wasserman 2019, Least Ambiguous Set-Valued Classifiers with Bounded Error
 Levels; Romano, Sesia & Candès 2020, Classification with Valid and Adaptive Coverage; Vovk 2012,
@@ -35,7 +35,7 @@ from histofuse.evaluation.metrics.clustered import (
     round_number,
 )
 
-_SLACK: Final = 1e-8  # a class exactly at the bar is in the set, as in MAPIE
+_SLACK: Final = 1e-8  # a class exactly at the limit is in the set, as in MAPIE
 
 Score = Literal["lac", "aps", "lac_by_class"]
 Sets = Bool[np.ndarray, "n k"]
@@ -43,7 +43,7 @@ Sets = Bool[np.ndarray, "n k"]
 
 @dataclass(frozen=True)
 class ConformalRule:
-    """What makes the prediction set of any row.
+    """The rule that makes the prediction set of a row.
 
     Attributes:
         score: The method.
@@ -153,15 +153,15 @@ def predict_sets(
         score: The method.
         quantiles: One a class; None keeps the class in every set.
     """
-    bars = np.array([np.inf if q is None else q for q in quantiles])
+    limits = np.array([np.inf if q is None else q for q in quantiles])
     if score != "aps":
-        return 1 - probabilities <= bars + _SLACK
+        return 1 - probabilities <= limits + _SLACK
     order = np.argsort(-probabilities, axis=1, kind="stable")
     reached = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
-    # The class with which the bar is reached is in the set, those before it too.
+    # The class with which the limit is reached is in the set, those before it too.
     before = np.column_stack([np.zeros(len(reached)), reached[:, :-1]])
     sets = np.empty(probabilities.shape, dtype=bool)
-    np.put_along_axis(sets, order, before < bars[0] - _SLACK, axis=1)
+    np.put_along_axis(sets, order, before < limits[0] - _SLACK, axis=1)
     return sets
 
 
@@ -180,16 +180,16 @@ def predict_set(probabilities: Sequence[float], conformal: Mapping[str, Any]) ->
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the sets of a rule do on the split reported.
+    """Coverage and size of the sets of a rule on the split reported.
 
     Attributes:
         rule: That made them.
-        found: ``coverage/all`` and ``coverage/<class>``, ``mean_size``, ``empty``, ``single`` and
-            ``full`` (shares of sets), with intervals for the rule as it is.
+        intervals: Of ``coverage/all`` and ``coverage/<class>``, ``mean_size``, ``empty``,
+            ``single`` and ``full`` (shares of sets), for the fitted rule.
     """
 
     rule: ConformalRule
-    found: Mapping[str, Interval]
+    intervals: Mapping[str, Interval]
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Render for JSON."""
@@ -197,7 +197,7 @@ class Coverage:
         return {
             "quantile": dict(zip(classes, quantiles, strict=True)),
             "validation_rows": dict(zip(classes, self.rule.rows, strict=True)),
-        } | render_intervals(self.found)
+        } | render_intervals(self.intervals)
 
 
 def measure_coverage(

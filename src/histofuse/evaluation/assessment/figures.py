@@ -34,7 +34,7 @@ def draw_assessment(
     """Draw and save all figures of one model.
 
     Args:
-        assessment: What was found of it.
+        assessment: Of the model.
         split: The split reported.
         coverage: Asked of prediction sets.
         confidence: Of the intervals.
@@ -130,8 +130,8 @@ def draw_coverage(
     for axes, (score, found) in zip(panels, coverage.items(), strict=True):
         axes.axvline(asked, color=VERMILION, linewidth=1, linestyle="--")
         for n, name in enumerate(names):
-            _draw_interval(axes, n, found.found[f"coverage/{name}"])
-        mean, empty = found.found["mean_size"].value, found.found["empty"].value
+            _draw_interval(axes, n, found.intervals[f"coverage/{name}"])
+        mean, empty = found.intervals["mean_size"].value, found.intervals["empty"].value
         sizes = f"mean size {mean or 0:.2f}, empty {empty or 0:.0%}"
         axes.set_title(f"{score}\n{sizes}", loc="left", fontsize=8.5)
         axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel="share covered")

@@ -27,14 +27,14 @@ RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "flagged")
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what comes of it.
+    """A threshold and the rates at it.
 
     Attributes:
-        aim: What was to be held.
-        target: At which value.
+        aim: The rate aimed at.
+        target: Its value on validation rows.
         threshold: Probability from which a row is flagged; None where none can be chosen.
         chosen_on: `RATES` on validation, where it was chosen; None where not defined.
-        found: `RATES` on the split reported, with intervals for the threshold as it is.
+        rates: `RATES` on the split reported, with intervals for the chosen threshold.
         note: Why there is no threshold; empty where there is one.
     """
 
@@ -42,7 +42,7 @@ class OperatingPoint:
     target: float
     threshold: float | None
     chosen_on: Mapping[str, float | None]
-    found: Mapping[str, Interval]
+    rates: Mapping[str, Interval]
     note: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class OperatingPoint:
             "target": self.target,
             "threshold": round_number(self.threshold),
             "validation": dict(self.chosen_on),
-            "found": render_intervals(self.found),
+            "found": render_intervals(self.rates),
         } | ({"note": self.note} if self.note else {})
 
 

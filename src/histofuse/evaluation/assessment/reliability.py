@@ -21,7 +21,7 @@ from histofuse.evaluation.assessment.calibration import place_in_bins
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import round_number
 
-# Of fewer patients nothing is shown where they are not to be told apart.
+# Nothing is shown of fewer patients where they must not be identifiable.
 FEWEST_SHOWN: Final = 10
 
 
@@ -98,8 +98,8 @@ def count_effective(happened: Bool[np.ndarray, " n"], group: Int[np.ndarray, " n
     n, groups, share = len(happened), len(sizes), float(happened.mean())
     if groups in (n, 1) or share in (0.0, 1.0):
         return float(groups)
-    apart = np.bincount(number, happened - share)
-    clustered = groups / (groups - 1) * (apart**2).sum() / n**2
+    deviation = np.bincount(number, happened - share)
+    clustered = groups / (groups - 1) * (deviation**2).sum() / n**2
     plain = share * (1 - share) / (n - 1)
     # Of few groups the spread itself is uncertain: Student's t for the normal, as squares.
     few = (stdtrit(n - 1, 0.975) / stdtrit(groups - 1, 0.975)) ** 2

@@ -31,8 +31,8 @@ def draw_subgroups(attributes: Mapping[str, Attribute], focus: str, title: str) 
     figure.subplots_adjust(top=1 - 0.65 / height, wspace=0.12)
     for axes, (metric, label) in zip(panels, PANELS.items(), strict=True):
         for place, (_, subgroup) in enumerate(lines):
-            if subgroup is not None and subgroup.found:
-                _draw_point(axes, place, subgroup.found[metric])
+            if subgroup is not None and subgroup.intervals:
+                _draw_point(axes, place, subgroup.intervals[metric])
         axes.axvline(0.5 if metric == "auroc" else 0.0, color=GREY, linewidth=0.8, zorder=0)
         axes.set_title(label, loc="left")
         axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -44,7 +44,7 @@ def draw_subgroups(attributes: Mapping[str, Attribute], focus: str, title: str) 
     panels[-1].set_xlim(-spread, spread)
     for text, (_, subgroup) in zip(panels[0].get_yticklabels(), lines, strict=True):
         text.set_fontweight("bold" if subgroup is None else "normal")
-        text.set_color("black" if subgroup is None or subgroup.found else GREY)
+        text.set_color("black" if subgroup is None or subgroup.intervals else GREY)
     return figure
 
 
@@ -65,8 +65,8 @@ def _name_line(subgroup: Subgroup) -> str:
 def _find_spread(lines: list[tuple[str, Subgroup | None]]) -> float:
     ends = [0.05]
     for _, subgroup in lines:
-        if subgroup is not None and subgroup.found:
-            interval = subgroup.found["excess"]
+        if subgroup is not None and subgroup.intervals:
+            interval = subgroup.intervals["excess"]
             ends += [abs(e) for e in (interval.value, interval.low, interval.high) if e is not None]
     return 1.1 * max(ends)
 

@@ -69,7 +69,7 @@ class Subgroup:
         rows: How many; None where withheld.
         positives: Likewise.
         patients: Likewise.
-        found: `METRICS` with intervals; empty where it is not measured. ``excess`` is the mean
+        intervals: `METRICS` with intervals; empty where it is not measured. ``excess`` is the mean
             predicted probability less the observed share.
         note: Why it is not measured; empty where it is.
     """
@@ -78,13 +78,13 @@ class Subgroup:
     rows: int | None
     positives: int | None
     patients: int | None
-    found: Mapping[str, Interval]
+    intervals: Mapping[str, Interval]
     note: str
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
         counts = {"rows": self.rows, "positives": self.positives, "patients": self.patients}
-        values = render_intervals(self.found)
+        values = render_intervals(self.intervals)
         return {"name": self.name, **counts, **values} | ({"note": self.note} if self.note else {})
 
 
@@ -244,10 +244,10 @@ def _explain(
     found: Mapping[str, Mapping[str, Interval]],
 ) -> Subgroup:
     if subgroup.name in hidden:
-        note = f"withheld: fewer than {FEWEST_SHOWN} patients could be told apart"
+        note = f"withheld: fewer than {FEWEST_SHOWN} patients could be identified"
         return replace(subgroup, rows=None, positives=None, patients=None, note=note)
     if subgroup.name in found:
-        return replace(subgroup, found=found[subgroup.name])
+        return replace(subgroup, intervals=found[subgroup.name])
     note = f"too few: fewer than {params.fewest_in_subgroup} patients"
     return replace(subgroup, note=note)
 
@@ -340,7 +340,7 @@ def _prepare(rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstr
 def _find_gaps(
     rows: Rows, of: np.ndarray, frame: Any, bootstrap: ClusterBootstrap
 ) -> dict[str, Gap]:
-    """Find the two subgroups furthest apart in each metric, and how sure their difference is."""
+    """Find the two subgroups that differ most in each metric, and the interval of the gap."""
     gaps = {}
     for metric in COMPARED:
         values = frame.by_group[metric].dropna()

@@ -99,7 +99,7 @@ def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
         "but for resolution.",
         "Brier = reliability − resolution + uncertainty + within bins, exactly, of the calibrated "
         "probabilities over ten bins of equal width.",
-        "A class is held against the rest. All: the Brier score is the sum over the classes, ECE "
+        "A class is compared with the rest. All: the Brier score is the sum over the classes, ECE "
         "is about the largest probability.",
     ]
     return Table("calibration", "Calibration before and after", headings, rows, notes)
@@ -120,13 +120,13 @@ def _make_operating_table(assessments: Sequence[Assessment]) -> Table:
     rows: list[Row] = []
     for a in assessments:
         for p in a.operating_points:
-            found: Row = {n: p.found.get(n) for n in list(headings)[4:]}
+            found: Row = {n: p.rates.get(n) for n in list(headings)[4:]}
             aim = f"{p.aim} {p.target:.0%}"
             row: Row = {"model": a.result.title, "class": show_name(a.focus), "aim": aim}
             rows.append(row | {"threshold": p.threshold} | found)
     notes = [
-        "Each threshold was chosen on validation rows and then applied: what was aimed at and what "
-        "was reached differ. Intervals are for the threshold as it is.",
+        "Each threshold was chosen on validation rows and then applied: the rate aimed at and the "
+        "rate reached differ. Intervals are for the chosen threshold.",
         "PPV and NPV are those of the share of the class in these rows; PPV is not defined where "
         "nothing is flagged.",
     ]
@@ -150,16 +150,16 @@ def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentP
         classes = a.result.model.classes
         for score, coverage in a.coverage.items():
             start: Row = {"model": a.result.title, "score": score}
-            sizes: Row = {n: coverage.found[n] for n in list(headings)[5:]}
+            sizes: Row = {n: coverage.intervals[n] for n in list(headings)[5:]}
             whole: Row = {
                 "class": "all",
                 "quantile": "",
-                "coverage": coverage.found["coverage/all"],
+                "coverage": coverage.intervals["coverage/all"],
             }
             rows.append(start | whole | sizes)
             for name, quantile in zip(classes, coverage.rule.quantiles, strict=True):
                 one: Row = {"class": show_name(name), "quantile": quantile}
-                one["coverage"] = coverage.found[f"coverage/{name}"]
+                one["coverage"] = coverage.intervals[f"coverage/{name}"]
                 rows.append(start | one | dict.fromkeys(sizes, ""))
     notes = [
         f"Asked for: the true class in {params.coverage:.0%} of the sets, over all rows (lac, aps) "
@@ -207,7 +207,7 @@ def _list_subgroups(attribute: Attribute) -> list[Row]:
     rows: list[Row] = []
     for s in attribute.subgroups:
         counts: Row = {"rows": s.rows, "patients": s.patients, "positives": s.positives}
-        values: Row = {m: s.found.get(m) for m in metrics}
+        values: Row = {m: s.intervals.get(m) for m in metrics}
         rows.append({"subgroup": s.name} | counts | values | {"note": s.note})
     gaps: dict[str, Cell] = {m: g.interval for m, g in attribute.gaps.items() if m in metrics}
     if gaps:

@@ -1,4 +1,4 @@
-"""Controls in numbers: arms of pairing beside each other, and what shuffles leave of them."""
+"""Controls as numbers: pairing arms compared, and metrics after shuffling."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _DECIMALS: Final = 6
 
 @dataclass(frozen=True)
 class Shuffled:
-    """What shuffles leave of one metric.
+    """One metric after shuffling.
 
     Attributes:
         interval: Mean over the shuffles; resamples draw both shuffles and cases (or patients), for
-            which patients a test case met by chance moves all shuffles alike. `groups` is the
+            the patients that a test case was paired with move all shuffles alike. `groups` is the
             smaller of the two counts.
         values: Of each shuffle.
-        chance: What knowing nothing scores; None where that hangs on the threshold.
+        chance: Chance level; None where it depends on the threshold.
     """
 
     interval: Interval
@@ -53,7 +53,7 @@ class Controls:
     """All arms.
 
     Attributes:
-        metrics: What is compared, the one that counts most first.
+        metrics: Those compared, the one that counts most first.
         arms: ``image`` and each rule there is, to metric to interval over cases.
         differences: Such pairs of arms, new less old, to metric to difference.
         shuffled: Such as ``shuffled_images[label_blind]``, to metric to what is left.
@@ -70,7 +70,7 @@ class Controls:
 def compare_arms(
     arms: Mapping[str, Predictions], metrics: Sequence[str], bootstrap: Bootstrap
 ) -> tuple[dict[str, dict[str, Interval]], dict[tuple[str, str], dict[str, Difference]]]:
-    """Put an interval over cases on each arm, and on the paired differences of arms."""
+    """Compute intervals over cases of each arm and of the paired differences of arms."""
     intervals = {name: bootstrap.estimate_metrics(rows, metrics) for name, rows in arms.items()}
     differences = {
         (new, old): bootstrap.estimate_differences(arms[new], arms[old], metrics)
@@ -86,7 +86,7 @@ def measure_shuffles(
     metrics: Sequence[str],
     bootstrap: Bootstrap,
 ) -> dict[str, Shuffled]:
-    """Measure what each shuffle says of the test rows, and average; see `Shuffled`.
+    """Measure the predictions of each shuffle on the test rows, and average; see `Shuffled`.
 
     Args:
         test: Test rows, whose labels are the true ones; `answers` are in their order.
@@ -112,15 +112,15 @@ def measure_shuffles(
     }
 
 
-def _pool(found: Sequence[Resampled], seed: int) -> Resampled:
-    """Average over shuffles; a resample draws the shuffles anew, as it draws the groups."""
-    first, many = found[0], len(found)
-    draws = np.stack([f.draws for f in found])  # (shuffles, resamples, metrics)
+def _pool(shuffles: Sequence[Resampled], seed: int) -> Resampled:
+    """Average over shuffles; each resample draws shuffles as well as groups."""
+    first, many = shuffles[0], len(shuffles)
+    draws = np.stack([s.draws for s in shuffles])  # (shuffles, resamples, metrics)
     size = draws.shape[1]
     chosen = make_rng(seed, "controls", "bootstrap").integers(0, many, (many, size))
     return replace(
         first,
-        values=np.mean([f.values for f in found], axis=0),
+        values=np.mean([s.values for s in shuffles], axis=0),
         draws=draws[chosen, np.arange(size)].mean(axis=0),
         groups=min(first.groups, many),
         paired=True,
@@ -128,7 +128,7 @@ def _pool(found: Sequence[Resampled], seed: int) -> Resampled:
 
 
 def _find_chance(rows: Predictions) -> dict[str, float]:
-    """Find what knowing nothing scores: AUROC 0.5, and the share of the class for AUPRC."""
+    """Compute chance level: AUROC 0.5, and for AUPRC the share of the class."""
     counts, n = rows.count_classes(), max(len(rows), 1)
     found = {f"auroc/{of}": 0.5 for of in ("macro", *rows.classes)}
     found |= {f"auprc/{name}": count / n for name, count in counts.items()}

@@ -32,7 +32,7 @@ from histofuse.training.tabular import EncodedTable
 
 @dataclass(frozen=True)
 class ControlInputs:
-    """What the controls are trained on.
+    """Data and params of the controls.
 
     Attributes:
         pairings: Name to rule; labels are shuffled under the first.

@@ -1,4 +1,4 @@
-"""What the controls say, in words: each verdict follows from intervals, and may be undecided."""
+"""Verdicts of the controls: each follows from intervals, and may be undecided."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def judge_leakage(controls: Controls) -> ControlVerdict:
     alone = controls.shuffled.get(f"shuffled_images[{ALIGNED}]", {})
     shown = [f"{m} {show(alone[m].interval)}" for m in gained if m in alone]
     if shown:
-        sentence += f" Without any image the aligned record alone scores {', '.join(shown)}."
+        sentence += f" With shuffled images, the aligned record alone scores {', '.join(shown)}."
     leaks = [m for m in gained if _is_above(leak.get(m))]
     answer: Answer = "yes" if len(leaks) == len(gained) else "undecided"
     if all(_has_ends(leak.get(m)) and _ends(leak[m])[1] <= 0 for m in gained):
         answer = "no"
-    lead = {"yes": "Leakage. ", "no": "None of it. ", "undecided": "Not to be told. "}[answer]
+    lead = {"yes": "Leakage. ", "no": "None of it. ", "undecided": "Inconclusive. "}[answer]
     return ControlVerdict(question, answer, lead + sentence)
 
 

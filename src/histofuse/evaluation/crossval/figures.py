@@ -22,25 +22,25 @@ from histofuse.evaluation.performance.results import Result
 SHOWN = ("auprc", "recall", "f1", "auroc", "macro_f1")
 
 
-def draw_crossval(found: CrossValidation, folder: Path) -> None:
+def draw_crossval(crossval: CrossValidation, folder: Path) -> None:
     """Draw ``patches.png`` and ``health_records.png``, each where it has models."""
     for name, on_patches in (("patches", True), ("health_records", False)):
-        results = [r for r in found.results if r.model.on_patches == on_patches]
+        results = [r for r in crossval.results if r.model.on_patches == on_patches]
         if results:
-            draw_folds(found, results, folder / f"{name}.png")
+            draw_folds(crossval, results, folder / f"{name}.png")
 
 
-def draw_folds(found: CrossValidation, results: Sequence[Result], path: Path) -> None:
+def draw_folds(crossval: CrossValidation, results: Sequence[Result], path: Path) -> None:
     """Draw a panel a metric: a dot a fold, and the pooled value with its interval."""
     rows = results[0].model
-    footer = describe_footer(results[0], found.facts.split, rows)
-    save_drawing(_draw, (found, results), footer, path)
+    footer = describe_footer(results[0], crossval.facts.split, rows)
+    save_drawing(_draw, (crossval, results), footer, path)
 
 
-def _draw(found: CrossValidation, results: Sequence[Result]) -> Figure:
+def _draw(crossval: CrossValidation, results: Sequence[Result]) -> Figure:
     columns = choose_metrics(results)
-    count = len(found.folds.splits)
-    share = f"{found.intervals.params.confidence:.0%}"
+    count = len(crossval.folds.splits)
+    share = f"{crossval.intervals.params.confidence:.0%}"
     title = (
         f"Cross-validation by case over {count} folds: all together with {share} interval, and each"
     )
@@ -48,7 +48,7 @@ def _draw(found: CrossValidation, results: Sequence[Result]) -> Figure:
     figure, panels = make_row(title, size, len(SHOWN), left=3.1, bottom=1.05)
     for axes, column in zip(panels, SHOWN, strict=True):
         heading, metric = columns[column]
-        _draw_panel(axes, metric, found, results)
+        _draw_panel(axes, metric, crossval, results)
         axes.set_xlabel(heading)
     panels[0].set_yticks(range(len(results)), [r.title for r in results])
     for axes in panels[1:]:
@@ -57,13 +57,15 @@ def _draw(found: CrossValidation, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, metric: str, found: CrossValidation, results: Sequence[Result]) -> None:
+def _draw_panel(
+    axes: Axes, metric: str, crossval: CrossValidation, results: Sequence[Result]
+) -> None:
     for row, result in enumerate(results):
-        values = [m[metric] for m in found.per_fold[result.name]]
+        values = [m[metric] for m in crossval.per_fold[result.name]]
         known = [v for v in values if v is not None]
         colour = CLASS_COLOURS[1]
         axes.scatter(known, [row + 0.2] * len(known), s=14, color=colour, alpha=0.6, linewidths=0)
-        pooled = found.intervals.of[result.name][metric]
+        pooled = crossval.intervals.of[result.name][metric]
         if pooled.value is None:
             axes.text(0.5, row, "not defined", fontsize=7, ha="center", va="center")
             continue

@@ -80,8 +80,8 @@ class Protocol:
         name: Of the model.
         paper: Ours by the paper's protocol.
         honest: Ours by the split of the pipeline.
-        unit: What that keeps whole.
-        simulated: Whether the images are.
+        unit: The unit that split keeps together.
+        simulated: Whether the images are simulated.
     """
 
     name: str
@@ -103,7 +103,7 @@ def compare_protocols(  # noqa: PLR0917
     """Measure a model under both protocols.
 
     Args:
-        leaky: Bundle by the paper's protocol, beside its table of splits.
+        leaky: Bundle by the paper's protocol, next to its table of splits.
         honest: Bundle of the pipeline.
         patches: Folder of the patches.
         frames: Table of the frames.
@@ -152,17 +152,17 @@ def measure_shared(
 # --- outputs ------------------------------------------------------------------------------------
 
 
-def write_protocols(found: Sequence[Protocol], params: IntervalParams, folder: Path) -> None:
+def write_protocols(protocols: Sequence[Protocol], params: IntervalParams, folder: Path) -> None:
     """Write ``protocol.json``, the table and the figure."""
-    write_json(describe_protocols(found, params), folder / "protocol.json")
-    write_tables([make_protocol_table(found, params)], folder / "tables")
-    footer = "SIMULATED DATA" if found[0].simulated else "data: brecahad"
-    footer += f"  ·  {found[0].honest.rows.describe_size()} by {found[0].unit}"
+    write_json(describe_protocols(protocols, params), folder / "protocol.json")
+    write_tables([make_protocol_table(protocols, params)], folder / "tables")
+    footer = "SIMULATED DATA" if protocols[0].simulated else "data: brecahad"
+    footer += f"  ·  {protocols[0].honest.rows.describe_size()} by {protocols[0].unit}"
     footer += "\nLEAKY: ours, its protocol (patches split by patch)"
-    save_drawing(draw_protocols, (found, params), footer, folder / "figures" / "protocol.png")
+    save_drawing(draw_protocols, (protocols, params), footer, folder / "figures" / "protocol.png")
 
 
-def describe_protocols(found: Sequence[Protocol], params: IntervalParams) -> dict[str, Any]:
+def describe_protocols(protocols: Sequence[Protocol], params: IntervalParams) -> dict[str, Any]:
     """Render ``protocol.json``.
 
     Returns:
@@ -179,10 +179,10 @@ def describe_protocols(found: Sequence[Protocol], params: IntervalParams) -> dic
                 "paper_protocol": _describe(p.paper, "validation", "patch"),
                 "honest": _describe(p.honest, "test", p.unit),
             }
-            for p in found
+            for p in protocols
         },
         "intervals": params.model_dump(),
-        "simulated": any(p.simulated for p in found),
+        "simulated": any(p.simulated for p in protocols),
     }
 
 
@@ -207,10 +207,10 @@ def _describe_interval(interval: Interval) -> dict[str, Any]:
     return {**rounded, "groups": interval.groups, "note": interval.note}
 
 
-def make_protocol_table(found: Sequence[Protocol], params: IntervalParams) -> Table:
+def make_protocol_table(protocols: Sequence[Protocol], params: IntervalParams) -> Table:
     """Make the table: three rows a model."""
     rows: list[dict[str, Cell]] = []
-    for p in found:
+    for p in protocols:
         printed = {m: PAPER[p.name].get(m, "not reported") for m in COLUMNS}
         said = {"shared": "not reported", "n": "not reported", "leaky": "not declared"}
         rows.append({"model": name_model(p.name), "protocol": ARMS["paper"], **printed, **said})
@@ -226,27 +226,28 @@ def make_protocol_table(found: Sequence[Protocol], params: IntervalParams) -> Ta
             )
     headings = {"model": "Model", "protocol": "Protocol", **COLUMNS}
     headings |= {"shared": "Share pixels with training", "n": "Judged on", "leaky": "Leaky"}
-    marked = " Simulated data: no patients, no claim." if any(p.simulated for p in found) else ""
+    simulated = any(p.simulated for p in protocols)
+    marked = " Simulated data: no patients, no claim." if simulated else ""
     notes = [
         explain_resampling(params, "cases"),
-        "The paper deals patches to training and validation by chance and reports on validation, "
+        "The paper assigns patches to training and validation at random and reports on validation, "
         "on which its epochs were chosen too. Rows by its protocol are there to show how much that "
         "is worth; they are no results.",
-        "An interval by the paper's protocol tells how the number varies over cases the model has "
+        "An interval by the paper's protocol says how the number varies over cases the model has "
         "been trained on, not over new ones.",
     ]
-    caption = f"One model under two protocols, beside the paper's Table 3.{marked}"
+    caption = f"One model under two protocols, next to the paper's Table 3.{marked}"
     return Table("protocol", caption, headings, rows, notes)
 
 
-def draw_protocols(found: Sequence[Protocol], params: IntervalParams) -> Figure:
+def draw_protocols(protocols: Sequence[Protocol], params: IntervalParams) -> Figure:
     """Draw a panel a model: the paper's number and both of ours for each metric."""
     share = f"{params.confidence:.0%}"
     title = f"The same model by the paper's protocol and by an honest split ({share} intervals)"
-    figure, panels = make_row(title, (10.5, 4.6), len(found), left=1.3, bottom=1.15)
+    figure, panels = make_row(title, (10.5, 4.6), len(protocols), left=1.3, bottom=1.15)
     figure.subplots_adjust(top=1 - 0.65 / 4.6)  # room for the panels' own titles
     names = list(COLUMNS)
-    for axes, p in zip(panels, found, strict=True):
+    for axes, p in zip(panels, protocols, strict=True):
         for shift, (key, arm) in enumerate((("paper_protocol", p.paper), ("honest", p.honest))):
             label = ARMS[key].format(unit=p.unit)
             for row, metric in enumerate(names):

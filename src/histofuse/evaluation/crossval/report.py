@@ -31,10 +31,10 @@ _DECIMALS: Final = 6
 def explain_pooling() -> list[str]:
     """Say what the two kinds of numbers mean."""
     return [
-        "Pooled numbers stand on the test predictions of all folds together. Those of rank (AUROC, "
-        "AUPRC) compare calibrated probabilities of different models, so the mean over the folds "
-        "stands beside them; their spread over the folds is no interval.",
-        "Models take the values of params.yaml, not those of a study, which has been over the "
+        "Pooled metrics are computed on the test predictions of all folds together. Those of rank "
+        "(AUROC, AUPRC) compare calibrated probabilities of different models, so the mean over the "
+        "folds is given too; their spread over the folds is no interval.",
+        "Models take the values of params.yaml, not those of a study, which has seen the "
         "patients tested here.",
     ]
 
@@ -68,7 +68,7 @@ def describe_fold(path: Path) -> str:
     return "; ".join(parts)
 
 
-def describe_run(found: CrossValidation, params: CrossvalParams) -> dict[str, Any]:
+def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str, Any]:
     """Render ``crossval.json``.
 
     Returns:
@@ -83,18 +83,18 @@ def describe_run(found: CrossValidation, params: CrossvalParams) -> dict[str, An
         resamples in which fusion is higher); ``intervals`` (confidence, method, resamples);
         ``notes``. Values that are not defined are None.
     """
-    facts, how = found.facts, describe_intervals(found.intervals, TEST)
+    facts, how = crossval.facts, describe_intervals(crossval.intervals, TEST)
     return {
-        "how": {"unit": "case", "folds": len(found.folds.splits)}
+        "how": {"unit": "case", "folds": len(crossval.folds.splits)}
         | params.model_dump(include={"validation_unit", "threads"}),
         "data": {"images": facts.image_source, "patients": facts.patient_source},
-        "simulated": any(r.simulated for r in found.results),
-        "minority": find_minority(found.results),
-        "folds": [_describe_split(split, facts) for split in found.folds.splits],
-        "models": {r.name: _describe_model(r, found, how["models"]) for r in found.results},
-        "minus_image_model": _describe_differences(found, how["minus_image_model"]),
+        "simulated": any(r.simulated for r in crossval.results),
+        "minority": find_minority(crossval.results),
+        "folds": [_describe_split(split, facts) for split in crossval.folds.splits],
+        "models": {r.name: _describe_model(r, crossval, how["models"]) for r in crossval.results},
+        "minus_image_model": _describe_differences(crossval, how["minus_image_model"]),
         "intervals": {k: how[k] for k in ("confidence", "method", "resamples")},
-        "notes": [*explain_gaps(found.folds.splits), *explain_pooling()],
+        "notes": [*explain_gaps(crossval.folds.splits), *explain_pooling()],
     }
 
 
@@ -110,10 +110,10 @@ def _describe_split(split: FoldSplit, facts: Facts) -> dict[str, Any]:
 
 
 def _describe_model(
-    result: Result, found: CrossValidation, intervals: Mapping[str, Any]
+    result: Result, crossval: CrossValidation, intervals: Mapping[str, Any]
 ) -> dict[str, Any]:
     name, rows = result.name, result.model
-    per_fold = found.per_fold[name]
+    per_fold = crossval.per_fold[name]
     return {
         "title": result.title,
         "kind": rows.kind,
@@ -121,9 +121,9 @@ def _describe_model(
         "rows": len(rows),
         "groups": rows.count_groups(),
         "group_unit": rows.group_unit,
-        "digests": list(found.folds.digests[name]),
+        "digests": list(crossval.folds.digests[name]),
         "per_fold": [{m: _round(v) for m, v in metrics.items()} for metrics in per_fold],
-        "over_folds": {m: _describe_spread(found.spread(name, m)) for m in per_fold[0]},
+        "over_folds": {m: _describe_spread(crossval.spread(name, m)) for m in per_fold[0]},
         "pooled": {
             m: {"value": _round(result.metrics[f"{TEST}/{m}"])} | intervals[name][f"{TEST}/{m}"]
             for m in per_fold[0]
@@ -136,13 +136,13 @@ def _describe_spread(spread: Spread) -> dict[str, Any]:
 
 
 def _describe_differences(
-    found: CrossValidation, intervals: Mapping[str, Any]
+    crossval: CrossValidation, intervals: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    if found.comparison is None:
+    if crossval.comparison is None:
         return {}
     return {
         name: {
-            "image_model": found.comparison.image.name,
+            "image_model": crossval.comparison.image.name,
             "metrics": {
                 m: {"value": _round(d.interval.value)}
                 | intervals[name][f"{TEST}/{m}"]
@@ -150,7 +150,7 @@ def _describe_differences(
                 for m, d in differences.items()
             },
         }
-        for name, differences in found.differences.items()
+        for name, differences in crossval.differences.items()
     }
 
 

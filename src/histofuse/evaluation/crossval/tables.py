@@ -25,29 +25,29 @@ from histofuse.evaluation.performance.tables import (
 from histofuse.evaluation.predictions import Predictions
 
 
-def make_crossval_tables(found: CrossValidation) -> list[Table]:
+def make_crossval_tables(crossval: CrossValidation) -> list[Table]:
     """Make all tables; one without rows is left out."""
-    patches = [r for r in found.results if r.model.on_patches]
-    records = [r for r in found.results if not r.model.on_patches]
-    facts, intervals = found.facts, found.intervals
+    patches = [r for r in crossval.results if r.model.on_patches]
+    records = [r for r in crossval.results if not r.model.on_patches]
+    facts, intervals = crossval.facts, crossval.intervals
     pooled = [
-        _rename(make_minority_table(patches, facts, intervals), "pooled_patches", found),
-        _rename(make_tabular_table(records, facts, intervals), "pooled_health_records", found),
+        _rename(make_minority_table(patches, facts, intervals), "pooled_patches", crossval),
+        _rename(make_tabular_table(records, facts, intervals), "pooled_health_records", crossval),
     ]
-    if found.comparison:
-        table = make_fusion_table(found.comparison, facts, intervals)
-        pooled.append(_rename(table, "fusion_minus_image", found))
+    if crossval.comparison:
+        table = make_fusion_table(crossval.comparison, facts, intervals)
+        pooled.append(_rename(table, "fusion_minus_image", crossval))
     by_fold = [
-        _make_fold_table("folds_patches", "Models on patches, fold by fold", patches, found),
+        _make_fold_table("folds_patches", "Models on patches, fold by fold", patches, crossval),
         _make_fold_table(
-            "folds_health_records", "Models on health records, fold by fold", records, found
+            "folds_health_records", "Models on health records, fold by fold", records, crossval
         ),
     ]
     return [t for t in (*pooled, *by_fold) if t.rows]
 
 
-def _rename(table: Table, name: str, found: CrossValidation) -> Table:
-    of = f"test predictions of all {len(found.folds.splits)} folds"
+def _rename(table: Table, name: str, crossval: CrossValidation) -> Table:
+    of = f"test predictions of all {len(crossval.folds.splits)} folds"
     caption = table.caption.replace("Table 2. ", "").replace("test split", of)
     return replace(table, name=name, caption=caption, notes=[*table.notes, *explain_pooling()])
 
@@ -69,17 +69,17 @@ def choose_metrics(results: Sequence[Result]) -> dict[str, tuple[str, str]]:
 
 
 def _make_fold_table(
-    name: str, caption: str, results: Sequence[Result], found: CrossValidation
+    name: str, caption: str, results: Sequence[Result], crossval: CrossValidation
 ) -> Table:
     if not results:
         return Table(name, caption, {}, [], [])
     columns = choose_metrics(results)
     focus = columns["auprc"][1].split("/")[1]
-    rows = [row for r in results for row in _list_folds(r, columns, focus, found)]
+    rows = [row for r in results for row in _list_folds(r, columns, focus, crossval)]
     headings = {"model": "Model", "fold": "Fold", "tested": "Tested on", "n": show_name(focus)}
     headings |= {c: heading for c, (heading, _) in columns.items()}
     marked = " Simulated data: no patients, no claim." if results[0].simulated else ""
-    gaps = explain_gaps(found.folds.splits) if results[0].model.on_patches else []
+    gaps = explain_gaps(crossval.folds.splits) if results[0].model.on_patches else []
     notes = [
         *gaps,
         "Mean ± standard deviation over the folds in which a metric is defined (their number, "
@@ -90,24 +90,26 @@ def _make_fold_table(
 
 
 def _list_folds(
-    result: Result, columns: dict[str, tuple[str, str]], focus: str, found: CrossValidation
+    result: Result, columns: dict[str, tuple[str, str]], focus: str, crossval: CrossValidation
 ) -> list[dict[str, Cell]]:
-    metrics = found.per_fold[result.name]
+    metrics = crossval.per_fold[result.name]
     rows: list[dict[str, Cell]] = []
-    for number, tested in enumerate(found.folds.tests[result.name]):
+    for number, tested in enumerate(crossval.folds.tests[result.name]):
         groups = ", ".join(sorted(set(tested.groups))) if tested.on_patches else ""
         first = {"model": result.title, "fold": str(number + 1)}
-        size = {"tested": groups or tested.describe_size(), "n": _count(tested, focus, found)}
+        size = {"tested": groups or tested.describe_size(), "n": _count(tested, focus, crossval)}
         values = {c: metrics[number][m] for c, (_, m) in columns.items()}
         rows.append({**first, **size, **values})
-    means = {c: _show(found.spread(result.name, m), len(metrics)) for c, (_, m) in columns.items()}
+    means = {
+        c: _show(crossval.spread(result.name, m), len(metrics)) for c, (_, m) in columns.items()
+    }
     rows.append({"model": result.title, "fold": "all", "tested": "mean ± SD", "n": "", **means})
     return rows
 
 
-def _count(rows: Predictions, focus: str, found: CrossValidation) -> Cell:
+def _count(rows: Predictions, focus: str, crossval: CrossValidation) -> Cell:
     count = rows.count_classes()[focus]
-    restricted = not rows.on_patches and found.facts.patient_source == RESTRICTED
+    restricted = not rows.on_patches and crossval.facts.patient_source == RESTRICTED
     few = restricted and count < FEWEST_PATIENTS
     return f"fewer than {FEWEST_PATIENTS}" if few else count
 

@@ -208,7 +208,7 @@ def test_tables_are_marked_and_explained(assess):
     assert calibration["brier_after"].value == pytest.approx(sum_of_parts)
     text = render_markdown(tables["subgroups"])
     assert "too few: fewer than 5 patients" in text
-    assert "patients stand beside patches of other people" in text
+    assert "patients are paired with patches of other people" in text
 
 
 def test_restricted_records_show_no_small_cell(assess):

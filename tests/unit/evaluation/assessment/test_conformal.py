@@ -78,7 +78,7 @@ def test_what_is_measured_is_what_the_sets_do():
     coverage = measure_coverage(rule, p, labels, CLASSES, bootstrap)
     sets = predict_sets(p, rule.score, rule.quantiles)
 
-    found = {name: i.value for name, i in coverage.found.items()}
+    found = {name: i.value for name, i in coverage.intervals.items()}
     for c, name in enumerate(CLASSES):
         assert found[f"coverage/{name}"] == pytest.approx(sets[labels == c, c].mean())
     assert found["coverage/all"] == pytest.approx(sets[np.arange(300), labels].mean())

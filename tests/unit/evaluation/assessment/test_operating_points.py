@@ -63,8 +63,8 @@ def test_rates_are_those_of_the_other_split():
         (tn, fp), (fn, tp) = confusion_matrix(rows[1], rows[0] >= point.threshold)
         expected = {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp)}
         expected |= {"ppv": tp / (tp + fp), "npv": tn / (tn + fn), "flagged": (tp + fp) / 300}
-        assert {n: i.value for n, i in point.found.items()} == pytest.approx(expected)
-        assert all(i.low < i.value < i.high for i in point.found.values())
+        assert {n: i.value for n, i in point.rates.items()} == pytest.approx(expected)
+        assert all(i.low < i.value < i.high for i in point.rates.values())
         assert point.chosen_on[point.aim] >= point.target
 
 
@@ -80,5 +80,5 @@ def test_ppv_is_not_defined_where_nothing_is_flagged():
     (point, *_) = measure_operating_points(
         (p, positive), (p * 0.1, positive), PARAMS, bootstrap(300)
     )
-    assert point.found["ppv"].value is None
-    assert point.found["sensitivity"].value == 0
+    assert point.rates["ppv"].value is None
+    assert point.rates["sensitivity"].value == 0

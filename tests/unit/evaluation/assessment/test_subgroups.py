@@ -47,7 +47,7 @@ def test_values_are_those_of_each_subgroup_alone():
     for subgroup in measure(rows, of).subgroups:
         here = of == subgroup.name
         p, y, flagged = rows.probability[here], rows.positive[here], rows.flagged[here]
-        found = {name: i.value for name, i in subgroup.found.items()}
+        found = {name: i.value for name, i in subgroup.intervals.items()}
         assert found["auroc"] == pytest.approx(roc_auc_score(y, p))
         assert found["recall"] == pytest.approx(recall_score(y, flagged))
         assert found["false_positive_rate"] == pytest.approx(flagged[~y].mean())
@@ -55,7 +55,7 @@ def test_values_are_those_of_each_subgroup_alone():
         assert found["observed"] == pytest.approx(y.mean())
         assert found["excess"] == pytest.approx(p.mean() - y.mean())
         assert (subgroup.rows, subgroup.positives) == (here.sum(), y.sum())
-        assert all(i.low < i.value < i.high for i in subgroup.found.values())
+        assert all(i.low < i.value < i.high for i in subgroup.intervals.values())
 
 
 def test_intervals_agree_with_fairlearns_where_a_row_is_a_patient():
@@ -71,7 +71,7 @@ def test_intervals_agree_with_fairlearns_where_a_row_is_a_patient():
     )
     low, high = (ends["recall"] for ends in frame.by_group_ci)
     for subgroup in measure(rows, of).subgroups:
-        found = subgroup.found["recall"]
+        found = subgroup.intervals["recall"]
         assert found.low == pytest.approx(low[subgroup.name], abs=0.03)
         assert found.high == pytest.approx(high[subgroup.name], abs=0.03)
 
@@ -91,8 +91,8 @@ def test_largest_gap_is_between_the_two_furthest_apart():
 def test_small_subgroups_are_counted_and_not_measured():
     rows, of = draw(), np.array(["big"] * 385 + ["small"] * 15, dtype=object)
     big, small = measure(rows, of).subgroups
-    assert big.found
-    assert not small.found
+    assert big.intervals
+    assert not small.intervals
     assert small.rows == 15
     assert small.note == "too few: fewer than 20 patients"
     assert measure(rows, of).gaps == {}
@@ -112,7 +112,7 @@ def test_restricted_subgroups_are_withheld_and_cannot_be_had_by_subtraction():
     found = measure(rows, np.array(names, dtype=object), restricted=True).subgroups
 
     assert [s.rows for s in found] == [200, 120, None, None]
-    assert all(s.positives is None and not s.found for s in found[2:])
+    assert all(s.positives is None and not s.intervals for s in found[2:])
     assert "withheld" in found[3].note
     assert "15" not in str(found[3].to_dict())
 
