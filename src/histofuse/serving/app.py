@@ -1,7 +1,7 @@
-"""MLflow's scoring server behind a door that refuses what it would choke on.
+"""MLflow's scoring server behind a check of each request.
 
-MLflow reads a body of any size into memory before it looks at it, and takes a request that does not
-name its type for a fault of its own.
+MLflow reads a body of any size into memory before it checks it, and answers a request without a
+content type with a server error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 MODEL_VARIABLE: Final = "HISTOFUSE_SERVED_MODEL"
 MOST_BYTES: Final = 32 * 1024 * 1024
-_PATIENCE: Final = 8  # times as much is received of a body that is refused
+_PATIENCE: Final = 8  # times the limit: how much of a refused body is received
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,12 +23,12 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Door:
-    """An ASGI application in front of another.
+class RequestCheck:
+    """An ASGI application that checks requests before it passes them to another one.
 
     Attributes:
-        app: What answers.
-        most_bytes: Of a request's body.
+        app: Answers the requests.
+        most_bytes: Limit of a request's body.
     """
 
     app: App
@@ -49,10 +49,10 @@ class Door:
             await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """Read a body; None where it is too large.
+        """Read a body; None if it is too large.
 
-        What is too large is received and thrown away, so that the client hears why: up to a point,
-        after which the connection is closed on it.
+        A body that is too large is received and discarded, so that the client can read the answer;
+        beyond a second limit the connection is closed.
         """
         stated = headers.get(b"content-length", b"0")
         fits = stated.isdigit() and int(stated) <= self.most_bytes
@@ -82,8 +82,8 @@ async def _refuse(send: Send, status: int, message: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def make_app() -> Door:
-    """Make the application that serves the model of `MODEL_VARIABLE`."""
+def make_app() -> RequestCheck:
+    """Make the application that serves the model named by `MODEL_VARIABLE`."""
     from mlflow.pyfunc import load_model, scoring_server
 
-    return Door(scoring_server.init(load_model(os.environ[MODEL_VARIABLE])))
+    return RequestCheck(scoring_server.init(load_model(os.environ[MODEL_VARIABLE])))

@@ -16,9 +16,9 @@ from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.tracking.interface import IMAGE
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF")
-# No encoding of a patch is larger than its pixels by this much.
+# Upper limit of the size of an encoded patch.
 _BYTES_A_PIXEL: Final = 8
-_BYTES_BESIDE: Final = 65_536
+_BYTES_OVERHEAD: Final = 65_536
 _OPAQUE: Final = 255
 _NAMES: Final = "PNG, JPEG or TIFF"
 _WHOLE: Final = "whole numbers from 0 to 255"
@@ -26,11 +26,11 @@ _WHOLE: Final = "whole numbers from 0 to 255"
 
 @dataclass(frozen=True)
 class PatchSize:
-    """What a network takes.
+    """Sides of the patches that a network takes.
 
     Attributes:
         patch_px: Side of a patch.
-        margin_px: Stored around it; where it is missing the patch is reflected at its border.
+        margin_px: Margin stored around it; if it is missing, the patch is reflected at its border.
     """
 
     patch_px: int
@@ -43,8 +43,8 @@ class PatchSize:
 
     @property
     def most_bytes(self) -> int:
-        """Size from which on an encoded image is not read."""
-        return _BYTES_A_PIXEL * self.stored_px**2 + _BYTES_BESIDE
+        """Size above which an encoded image is not read."""
+        return _BYTES_A_PIXEL * self.stored_px**2 + _BYTES_OVERHEAD
 
     def accepts(self, height: int, width: int) -> bool:
         """Tell whether an image is a patch, with or without margin."""
@@ -66,7 +66,7 @@ def read_patches(
             (bytes, or base64 as text), or (side, side, 3) as array or nested lists. Numbers are
             whole and from 0 to 255.
         patch_px: Side of a patch.
-        margin_px: Stored around it; where it is missing the patch is reflected at its border.
+        margin_px: Margin stored around it; if it is missing, the patch is reflected.
 
     Returns:
         uint8 (n, patch_px + 2 margin_px, patch_px + 2 margin_px, 3).
@@ -125,7 +125,7 @@ def _decode_text(text: str, where: str, size: PatchSize) -> bytes:
 
 
 def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
-    """Decode an image whose header is that of a patch; the pixels of others are never unpacked."""
+    """Decode an image if its header is that of a patch; others are not decompressed."""
     from PIL import Image
 
     if len(data) > size.most_bytes:
@@ -138,7 +138,7 @@ def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except InputError:
         raise
-    # The readers raise whatever broken bytes lead them to.
+    # Readers raise many types of errors on broken bytes.
     except Exception:
         raise _refuse(where, "cannot be read as an image", expected) from None
 
@@ -161,7 +161,7 @@ def _make_array(cell: list | tuple, where: str) -> np.ndarray:
 
 
 def _check_pixels(array: np.ndarray, where: str, first: str, size: PatchSize) -> np.ndarray:
-    """Hold pixels against a size; `first` names what stands before height and width, if any."""
+    """Check the shape and values of pixels; `first` names the axis before height, if any."""
     sides = array.shape[1:3] if first else array.shape[:2]
     if array.ndim != (4 if first else 3) or array.shape[-1] != 3 or not size.accepts(*sides):
         shape = f"({first}, side, side, 3)" if first else "(side, side, 3)"

@@ -1,31 +1,31 @@
-"""Registered models at work: what a clinic's system sends in, calibrated probabilities out.
+"""Predictors: inputs as a clinic's system sends them, answers with calibrated probabilities.
 
 **Input**, in Python (`Predictor.predict`) and, through MLflow, on the wire:
 
 | kind | input |
 |---|---|
 | image | a data frame with column ``image``; or the patches alone, as array (n, side, side, 3) |
-| tabular | a data frame with a column a raw feature, as in ``data/ehr/features.parquet`` |
+| tabular | a data frame with a column for each raw feature, as in ``data/ehr/features.parquet`` |
 | fusion | a data frame with column ``image`` and the columns of raw features; or \
-``{"image": patches, "patient": data frame of raw features, or None}``, row i belonging together |
+``{"image": patches, "patient": data frame of raw features, or None}``, rows in the same order |
 
 - A cell of ``image`` is an encoded image (PNG, JPEG, TIFF: bytes, or base64 as text, the form in \
 JSON), or the pixels (side, side, 3) as array or nested lists of whole numbers from 0 to 255.
 - A patch has the side the model was trained on, with or without the margin that was stored around \
-it; where that is missing the patch is mirrored at its border, and corners count a little more.
+it; without the margin, the patch is reflected at its border, which weighs corners a little more.
 - Raw features are in natural units. Null and NaN mean "not known" and are imputed as in training. \
-All columns that the model was fitted on must be there; further ones are ignored.
+All columns that the model was fitted on are required; others are ignored.
 
 **Rules of fusion.** A row of which nothing is known (all raw features null, or their columns left
 out altogether) is answered by the image encoder's own calibrated decision. A row without a patch is
 refused: there is no nucleus to classify.
 
-**Answer**: a data frame, one row an input, in its order and with its index:
+**Answer**: a data frame with one row for each input row, in the same order and with its index:
 
 | column | of | holds |
 |---|---|---|
 | ``probability_<class>`` | all | calibrated, adding up to 1 |
-| ``prediction`` | all | the class the saved thresholds decide on |
+| ``prediction`` | all | the class that the saved thresholds decide on |
 | ``answered_by`` | fusion | ``fusion``, or ``image`` where there is no record |
 | ``embedding_version`` | fusion | ``<image>+<patient>``, the first 12 digits of the encoders' \
 digests; ``<image>`` alone where there is no record |
@@ -38,7 +38,7 @@ to a logit that is not calibrated: the log-odds of the positive class, or the fu
 | ``shap_base`` | with ``shap`` | that logit for the typical patient, with the medians and modes \
 of training; with it the values add up to the logit |
 
-What is wrong with an input is an `InputError` that names row and column of each fault.
+Faults of an input raise an `InputError` with the row and column of each.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 def open_predictor(
     path: Path, encoders: Path | None = None
 ) -> ImagePredictor | TabularPredictor | FusionPredictor:
-    """Open a bundle for prediction; `load` it, or its weights are loaded with the first one.
+    """Open a bundle for prediction; without `load`, the first prediction loads the weights.
 
     Args:
         path: The bundle.
@@ -67,7 +67,7 @@ def open_predictor(
             them from the registry by digest.
 
     Raises:
-        BundleError: If a bundle is altered, not the one trained with, or of no known kind.
+        BundleError: If a bundle is altered, not the one trained with, or of an unknown kind.
     """
     bundle = open_bundle(path, row_level=False)
     match bundle.config["kind"]:
@@ -98,9 +98,9 @@ def _open_fusion(bundle: Bundle, encoders: Path | None) -> FusionPredictor:
     return FusionPredictor(bundle, ImagePredictor(image), TabularPredictor(patient))
 
 
-def _open_encoder(facts: Mapping[str, str], path: Path | None) -> Bundle:
+def _open_encoder(encoder: Mapping[str, str], path: Path | None) -> Bundle:
     if path is not None:
-        return open_bundle(path, digest=facts["digest"], row_level=False)
+        return open_bundle(path, digest=encoder["digest"], row_level=False)
     from histofuse.tracking.registry import pull_bundle
 
-    return pull_bundle(facts["registered"], facts["digest"])
+    return pull_bundle(encoder["registered"], encoder["digest"])

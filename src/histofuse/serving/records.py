@@ -1,4 +1,4 @@
-"""Raw features as clients send them, held against what the encoder was fitted on."""
+"""Raw features as clients send them, checked against the encoder's columns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _EXPECTED: Final[Mapping[Kind, str]] = {
     "binary": "0 or 1, or null",
     "categorical": "a text, or null",
 }
-# What a null becomes when an array of texts is made of it, on its way through some clients.
+# Some clients turn nulls into text.
 _NULLS_AS_TEXT: Final = frozenset({"nan", "None", "<NA>"})
-_SHOWN: Final = 40  # characters of a value that is refused
+_SHOWN: Final = 40  # characters of a refused value
 
 
 def read_records(inputs: Any, kinds: Mapping[str, Kind]) -> pd.DataFrame:
@@ -30,10 +30,10 @@ def read_records(inputs: Any, kinds: Mapping[str, Kind]) -> pd.DataFrame:
 
     Args:
         inputs: A data frame; null and NaN mean that a value is not known.
-        kinds: The columns that are needed, and what they hold.
+        kinds: Required columns and their kinds.
 
     Returns:
-        These columns in this order; numbers as float64, what is not known as NaN or None.
+        These columns in this order; numbers as float64, unknown values as NaN or None.
 
     Raises:
         InputError: With every column that is missing, and the first row of every column that holds
@@ -74,7 +74,7 @@ def _read_column(column: pd.Series, kind: Kind, faults: FaultList) -> np.ndarray
 
 
 class _Refused:
-    """Stands for a value of a wrong type."""
+    """Represents a value of a wrong type."""
 
 
 _REFUSED: Final = _Refused()
@@ -120,6 +120,6 @@ def find_recorded(records: pd.DataFrame) -> Bool[np.ndarray, " n"]:
 
 
 def make_unknown(kinds: Mapping[str, Kind]) -> pd.DataFrame:
-    """Make the record of a patient of whom nothing is known, as `read_records` returns it."""
+    """Make a record in which nothing is known, as `read_records` returns it."""
     types = {name: object if kind == "categorical" else float for name, kind in kinds.items()}
     return pd.DataFrame({name: pd.Series([None], dtype=types[name]) for name in kinds})

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from histofuse.serving.app import Door
+from histofuse.serving.app import RequestCheck
 
 
 async def echo(scope, receive, send):
@@ -28,7 +28,7 @@ def ask(chunks, headers=(("content-type", "application/json"),), method="POST"):
 
     raw = [(name.encode(), value.encode()) for name, value in headers]
     scope = {"type": "http", "method": method, "headers": raw}
-    asyncio.run(Door(echo, most_bytes=10 * 1024 * 1024)(scope, receive, send))
+    asyncio.run(RequestCheck(echo, most_bytes=10 * 1024 * 1024)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"], len(chunks) - left
 
 
