@@ -32,7 +32,6 @@ from histofuse.data.patches import PatchMeta
 from histofuse.models.backbones import ImageModel
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
-from histofuse.training.fitting.cpu.adam import make_adam
 from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.graphs import GraphedNetwork
@@ -143,7 +142,7 @@ def time_limit(params: ImageParams, steps: int, *, plain: bool = False) -> float
     model = create_model("resnet18", META, params, seed=0).train().to(DEVICE)
     network = GraphedNetwork(model) if GPU and not plain else model
     bf16 = resolve_precision(params.precision) == "bf16"
-    step = make_step(network, make_adam(model.parameters(), **ADAM), bf16=bf16)
+    step = make_step(network, Adam(model.parameters(), fused=True, **ADAM), bf16=bf16)
     batch = make_batch(params)
     with nullcontext() if GPU else multiplying_small_maps(model):
         time_steps(step, [batch] * WARM_STEPS)

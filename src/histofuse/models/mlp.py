@@ -21,7 +21,7 @@ class Mlp(nn.Module):
 
     Attributes:
         blocks: Features -> embedding, as wide as the last of `hidden`.
-        output: Embedding -> one logit (binary cross-entropy) or one a class (cross-entropy).
+        output: Embedding -> one logit (binary cross-entropy) or one per class (cross-entropy).
 
     Source: paper 3.2 (256 -> 128, each with ReLU, batch normalisation and dropout 0.3; the
     activations before the output layer are the patient embedding).
@@ -38,7 +38,7 @@ class Mlp(nn.Module):
         return self.blocks(x)
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch outputs"]:
-        """Compute the raw outputs: one logit, or one a class."""
+        """Compute the raw outputs: one logit, or one per class."""
         return self.output(self.embed(x))
 
     def copy_trainable(self) -> Mlp:
@@ -68,7 +68,7 @@ ROWS_AT_ONCE = 8192
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: sums hang on their number, and so small a network gains nothing."""
+    """Compute on one thread: sums depend on their number, and small networks gain nothing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xgboost
     from sklearn.ensemble import GradientBoostingClassifier
 
-# XGBoost adds up gradients in an order that hangs on the number of threads; a fixed number makes
+# XGBoost sums gradients in an order that depends on the number of threads; a fixed number makes
 # the same model on every machine.
 XGBOOST_THREADS = 2
 CHUNK_ROWS = 4096

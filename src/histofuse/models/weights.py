@@ -36,7 +36,7 @@ def download_state(fetch: Callable[[], State], backbone: str) -> State:
     """Run a library's download of ImageNet weights.
 
     Raises:
-        InputError: If nothing came, whatever the reason; says how to do without.
+        InputError: If the download fails, for whatever reason; says what to do instead.
     """
     try:
         return fetch()
@@ -66,7 +66,7 @@ def load_weights(backbone: nn.Module, state: State, dropped: tuple[str, ...], wh
     """
     own = backbone.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(dropped)}
-    # The counter of a batch norm is no weight, and older files lack it.
+    # The counter of a batch norm is not a weight, and older files lack it.
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in given if k not in own]
     mismatched = [

@@ -33,17 +33,17 @@ Scores = dict[str, dict[str, float | None]]
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What cross-validation found.
+    """Results of a cross-validation.
 
     Attributes:
         rounds: Rounds with the highest mean AUROC over the held-out folds.
-        history: One row a round: ``round`` and, over the folds, the mean and ``_sd`` of
+        history: One row per round: ``round`` and, over the folds, the mean and ``_sd`` of
             ``train_loss``, ``validation_loss``, ``train_auroc``, ``validation_auroc``;
             validation means the held-out fold.
         scores: ``auroc`` and ``macro_f1`` (at probability 0.5) at the chosen rounds: mean and sd
             over the held-out folds; null where no fold holds both classes.
         folds: How many folds there were.
-        note: What the rows could not support; empty if nothing.
+        note: What the rows were too few for; empty if nothing.
     """
 
     rounds: int
@@ -105,7 +105,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Choose the number of rounds by stratified cross-validation.
 
-    All folds grow together, one tree each a round, and growing stops once the mean AUROC of the
+    All folds grow together, one tree per round each, and growing stops once the mean AUROC of the
     held-out folds has not risen for ``early_stopping_rounds``.
 
     Args:
@@ -116,7 +116,7 @@ def cross_validate(
         recorder: Told the mean scores every few rounds.
     """
     splits = split_folds(rows, params.folds, derive_seed(seed, "folds"))
-    notes = [f"{len(splits)} folds for lack of patients"] if len(splits) < params.folds else []
+    notes = [f"{len(splits)} folds: too few patients"] if len(splits) < params.folds else []
     if len(splits) < 2:
         return _skip(params, "no cross-validation: fewer than two patients of one class")
     folds = [_make_fold(rows, *split, params=params, seed=seed) for split in splits]
@@ -134,7 +134,7 @@ def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndar
     """Split rows into stratified folds that keep a patient's rows together.
 
     Returns:
-        Row numbers (rest, held out) of each fold; fewer folds than asked for where a class has
+        Row numbers (rest, held out) of each fold; fewer folds than requested if a class has
         fewer patients than that.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -143,7 +143,7 @@ def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndar
     folds = min(folds, *patients)
     if folds < 2:
         return []
-    # The grouped one walks over the groups in Python; where each row is a group, both are the same.
+    # The grouped splitter loops over groups in Python; with one row per group both are the same.
     alone = len(np.unique(rows.subjects)) == len(rows)
     splitter = StratifiedKFold if alone else StratifiedGroupKFold
     splits = splitter(folds, shuffle=True, random_state=seed)

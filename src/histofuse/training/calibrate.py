@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import brentq, minimize
 from scipy.special import expit, logsumexp, softmax
 
 from histofuse.core.errors import Fault, InputError
@@ -205,6 +204,8 @@ def _fit_platt(
 def _fit_sigmoid(
     log_odds: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]
 ) -> SigmoidCurve:
+    from scipy.optimize import minimize
+
     centre, spread = log_odds.mean(), log_odds.std()
     if spread < TINY:
         return SigmoidCurve(0.0, 0.0)
@@ -238,6 +239,8 @@ def _fit_intercept(
 
 
 def _find_root(function: Callable[[float], float], low: float, high: float) -> float:
+    from scipy.optimize import brentq
+
     return float(cast("float", brentq(function, low, high, xtol=1e-12)))
 
 

@@ -34,7 +34,7 @@ class Answers:
     """The predictions of a control on the test rows.
 
     Attributes:
-        probabilities: Calibrated; one column a class.
+        probabilities: Calibrated; one column per class.
         predictions: Class numbers.
     """
 

@@ -200,7 +200,7 @@ def make_recipe(
         groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
         weight_decay=params.weight_decay,
         class_weights=compute_class_weights(train.labels, classes) if weighted else None,
-        # Embeddings train faster on one device than they are dealt out.
+        # On embeddings, sharing out batches would cost more than it saves.
         devices=1,
     )
 

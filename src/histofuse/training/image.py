@@ -396,12 +396,12 @@ def predict_images(
 
 
 def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:
-    found, expected = (meta.patch_px, meta.margin_px), (spec.patch_px, spec.margin_px)
-    if found != expected:
+    actual, expected = (meta.patch_px, meta.margin_px), (spec.patch_px, spec.margin_px)
+    if actual != expected:
         fault = Fault(
             folder / META,
-            f"patches of {found[0]} px with a margin of {found[1]} px",
+            f"patches of {actual[0]} px with a margin of {actual[1]} px",
             f"{expected[0]} px and {expected[1]} px, on which the model was trained",
-            "Cut the patches anew, or train anew.",
+            "Cut the patches again, or train again.",
         )
         raise InputError([fault])

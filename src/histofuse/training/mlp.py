@@ -57,10 +57,10 @@ def fit_mlp(
 ) -> MlpFit:
     """Train with Adam, warm-up, step decay and early stopping.
 
-    Too small a validation set to rank on is monitored by its loss instead, and said so.
+    If the validation set is too small to rank on, its loss is monitored instead, with a warning.
 
     Raises:
-        InputError: If the training or validation rows are none.
+        InputError: If there are no training or no validation rows.
     """
     torch.manual_seed(derive_seed(seed, "mlp", "init"))
     outputs = 1 if params.loss == "bce" else 2
@@ -98,19 +98,19 @@ def make_recipe(
         ),
         class_weights=compute_class_weights(labels, 2) if weighted else None,
         row_weights=compute_row_weights(labels, 2) if sampled else None,
-        # A table of records trains faster on one device than it is dealt out.
+        # On a table, sharing out batches would cost more than it saves.
         devices=1,
     )
 
 
 def choose_monitor(validation: LabelledRows, params: MlpParams) -> Monitor:
-    """Choose the metric asked for, or the loss where it would rest on too few rows of a class."""
+    """Choose the requested metric, or the loss if a class has too few validation rows."""
     fewest = min(validation.positives, len(validation) - validation.positives)
     if fewest >= MONITOR_MINIMUM:
         return params.monitor
     report(
         f"warning: {fewest} validation rows of the rarer class, fewer than {MONITOR_MINIMUM}:"
-        f" early stopping on loss in place of {params.monitor}"
+        f" early stopping monitors the loss, not {params.monitor}"
     )
     return "loss"
 

@@ -1,4 +1,4 @@
-"""What training tells whoever watches: params first, metrics as they come, the bundle last."""
+"""What a training run reports: params first, metrics as they come, the bundle last."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Receives a training run as it happens; training knows nothing of what is behind it."""
+    """Receives a training run as it happens; training does not know the tracking system."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Note the run's parameters, once."""
+        """Log the run's parameters, once."""
         ...
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Note metrics of one epoch or round."""
+        """Log metrics of one epoch or round."""
         ...
 
     def finish(self, bundle: Path) -> None:
-        """Note the sealed bundle the run ended in."""
+        """Log the finished bundle."""
         ...
 
 

@@ -75,6 +75,6 @@ def check_trainable(table: pd.DataFrame, features: Sequence[str], kind: Kind) ->
         if targets:
             faults.add(where, f"targets {targets}", "0 or 1")
         elif train.nunique() < 2:
-            found = f"target {train.iloc[0]} in all {len(train)}" if len(train) else "no"
+            rows = f"target {train.iloc[0]} in all {len(train)}" if len(train) else "no"
             remedy = "Widen cohort.icd9 and cohort.icd10, or choose another cohort.target."
-            faults.add(where, f"{found} training rows", "both classes in training", remedy)
+            faults.add(where, f"{rows} training rows", "both classes in training", remedy)

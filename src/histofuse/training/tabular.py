@@ -71,7 +71,7 @@ class EncodedTable:
     """An encoded table and where it came from.
 
     Attributes:
-        rows: Key, split, target and features; a row an admission.
+        rows: Key, split, target and features; one row per admission.
         features: Names of the feature columns, in the encoder's order.
         encoder: The encoder's JSON file, copied into the bundle.
         target: Name of the target, such as ``mortality_1y``.
@@ -87,25 +87,25 @@ class EncodedTable:
     digests: Mapping[str, str]
 
 
-def load_table(encoded: Path, cohort_facts: Path, kind: Kind) -> EncodedTable:
+def load_table(encoded: Path, cohort_meta: Path, kind: Kind) -> EncodedTable:
     """Load the encoded table that a kind of model reads.
 
     Args:
         encoded: Folder of the tables and their encoder.
-        cohort_facts: ``meta.json`` of the cohort.
+        cohort_meta: ``meta.json`` of the cohort.
         kind: Of the model.
 
     Raises:
         InputError: If a file is missing or breaks its contract.
     """
     path, encoder = encoded / f"{name_table(kind)}.parquet", encoded / ENCODER
-    rows, facts = read_table(path, ENCODED), load_json(cohort_facts)
+    rows, meta = read_table(path, ENCODED), load_json(cohort_meta)
     return EncodedTable(
         rows=rows,
         features=[column for column in rows.columns if column not in ENCODED.columns],
         encoder=encoder,
-        target=facts["target"],
-        source=facts["source"],
+        target=meta["target"],
+        source=meta["source"],
         digests={"encoded": digest_file(path), "encoder": digest_file(encoder)},
     )
 
@@ -116,15 +116,15 @@ class Fit:
 
     Attributes:
         model: Ready to predict.
-        history: One row a round or epoch.
-        architecture: Facts needed to rebuild it, besides kind and number of features.
-        facts: Further entries of ``config.json``, such as cross-validation scores.
+        history: One row per round or epoch.
+        architecture: What rebuilds it, besides kind and number of features.
+        extra: Further entries of ``config.json``, such as cross-validation scores.
     """
 
     model: AnyTabularModel
     history: pd.DataFrame
     architecture: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def train_tabular(
@@ -210,7 +210,7 @@ def _describe(
             "n_features": len(table.features),
             **fit.architecture,
         },
-        **fit.facts,
+        **fit.extra,
     }
 
 
@@ -263,7 +263,7 @@ def _fit_logistic_regression(data: _Data, params: LogisticRegressionParams) -> F
 
     weights = "balanced" if params.imbalance == "class_weights" else None
     peer = LogisticRegression(C=params.c, class_weight=weights, max_iter=5000, tol=1e-8)
-    # One thread: BLAS adds up in an order that hangs on their number.
+    # One thread: the order in which BLAS sums depends on their number.
     with threadpool_limits(limits=1, user_api="blas"):
         peer.fit(data.train.x.astype(np.float64), data.train.target)
     model = LinearModel(data.features, peer.coef_[0], float(np.ravel(peer.intercept_)[0]))
@@ -296,10 +296,10 @@ def _fit_gradient_boosting(data: _Data, params: GradientBoostingParams, seed: in
 def _fit_xgboost(data: _Data, params: XgboostParams, seed: int, recorder: Recorder) -> Fit:
     from histofuse.training.boosting import cross_validate, fit_booster
 
-    found = cross_validate(data.train, params, seed, recorder)
-    model = XgboostModel(data.features, fit_booster(data.train, params, found.rounds, seed))
-    facts = {"folds": found.folds, "rounds": found.rounds, "note": found.note, **found.scores}
-    return Fit(model, found.history, {"rounds": found.rounds}, {"cross_validation": facts})
+    cv = cross_validate(data.train, params, seed, recorder)
+    model = XgboostModel(data.features, fit_booster(data.train, params, cv.rounds, seed))
+    summary = {"folds": cv.folds, "rounds": cv.rounds, "note": cv.note, **cv.scores}
+    return Fit(model, cv.history, {"rounds": cv.rounds}, {"cross_validation": summary})
 
 
 def _fit_mlp(
@@ -307,31 +307,31 @@ def _fit_mlp(
 ) -> Fit:
     from histofuse.training.mlp import fit_mlp
 
-    found = fit_mlp(
+    fitted = fit_mlp(
         data.train, data.validation, params, seed, recorder=recorder, checkpoints=checkpoints
     )
     architecture = {
         "hidden": params.hidden,
-        "outputs": found.network.output.out_features,
+        "outputs": fitted.network.output.out_features,
         "dropout": params.dropout,
         "embedding_dim": params.hidden[-1],
     }
-    facts = {"training": {"best_epoch": found.best_epoch, "monitor": found.monitor}}
-    history = pd.DataFrame(found.history).astype({"epoch": "int64"})
-    return Fit(MlpModel(data.features, found.network), history, architecture, facts)
+    extra = {"training": {"best_epoch": fitted.best_epoch, "monitor": fitted.monitor}}
+    history = pd.DataFrame(fitted.history).astype({"epoch": "int64"})
+    return Fit(MlpModel(data.features, fitted.network), history, architecture, extra)
 
 
 def describe_training(path: Path) -> str:
-    """Say in a line how a bundle's model fares on validation, and in cross-validation if any."""
+    """Summarise in a line how a bundle's model scores on validation and in cross-validation."""
     predictions = read_table(path / PREDICTIONS, TABULAR_PREDICTIONS)
     rows = predictions[predictions["split"] == "validation"]
     auroc = score_logits(rows["logit"].to_numpy(), rows["target"].to_numpy())["auroc"]
     text = f"validation AUROC {auroc:.3f} on {len(rows)} rows, {rows['target'].sum()} positive"
-    found = load_json(path / CONFIG).get("cross_validation")
-    if not found or found["auroc"]["mean"] is None:
+    cv = load_json(path / CONFIG).get("cross_validation")
+    if not cv or cv["auroc"]["mean"] is None:
         return text
-    scores = f"AUROC {_plus_minus(found['auroc'])}, macro-F1 {_plus_minus(found['macro_f1'])}"
-    return f"{found['rounds']} rounds by {found['folds']} folds of training ({scores}); {text}"
+    scores = f"AUROC {_plus_minus(cv['auroc'])}, macro-F1 {_plus_minus(cv['macro_f1'])}"
+    return f"{cv['rounds']} rounds by {cv['folds']} folds of training ({scores}); {text}"
 
 
 def _plus_minus(score: dict[str, float | None]) -> str:

@@ -23,7 +23,6 @@ from histofuse.training.fitting.batches import (
     select_rows,
     split_batches,
 )
-from histofuse.training.fitting.cpu.adam import make_adam
 from histofuse.training.fitting.graphs import GraphedNetwork
 from histofuse.training.fitting.history import find_best, is_finished, measure, name_metric
 from histofuse.training.fitting.processes import Draws, Share
@@ -92,7 +91,7 @@ class ReadyBatch(NamedTuple):
 
 
 def count_ahead(device: torch.device, batch_size: int) -> int:
-    """Say how many batches to prepare at once; on a CPU one, which then still lies in its cache."""
+    """Count the batches to prepare at once; on a CPU one, which then is still in its cache."""
     return 1 if device.type == "cpu" else max(1, AHEAD_ROWS // batch_size)
 
 
@@ -129,15 +128,15 @@ class FitModule(pl.LightningModule):
     # --- data -----------------------------------------------------------------------------------
 
     def train_dataloader(self) -> EpochBatches:
-        """Give the row numbers of the training batches."""
+        """Return the row numbers of the training batches."""
         return EpochBatches(self)
 
     def val_dataloader(self) -> ValidationBatches:
-        """Give the row numbers of the validation batches."""
+        """Return the row numbers of the validation batches."""
         return ValidationBatches(len(self.validation_rows))
 
     def transfer_batch_to_device(self, batch: Tensor, *_: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Leave row numbers where the data are."""
+        """Leave row numbers on the CPU."""
         return batch
 
     def make_generator(self, *names: str | int) -> torch.Generator:
@@ -148,7 +147,7 @@ class FitModule(pl.LightningModule):
     # --- steps ----------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Bring the data to the GPU, where there is one and they fit."""
+        """Move the data to the GPU, if there is one and they fit."""
         alone = self.device.type == "cuda" and self.share.of == 1
         wanted = os.environ.get(GRAPHS_VARIABLE, "1") != "0"
         self._graphed = GraphedNetwork(self.network) if alone and wanted else None
@@ -156,7 +155,7 @@ class FitModule(pl.LightningModule):
         self._validation_inputs = keep_resident(self.validation_rows.inputs, self.device)
 
     def on_fit_end(self) -> None:
-        """Let go of what lies on the GPU."""
+        """Release GPU memory."""
         self._graphed = None
 
     def on_train_epoch_start(self) -> None:
@@ -181,7 +180,7 @@ class FitModule(pl.LightningModule):
             self._ready.extend(self._prepare(self.batches[number : number + ahead]))
         batch = self._ready.popleft()
         logits = as_columns((self._graphed or self.network)(*batch.inputs))
-        # They stay on the device until the epoch ends: to fetch them is to wait for it.
+        # They stay on the device until the epoch ends: copying them would wait for it.
         self._train_outputs.append((logits.detach(), batch.labels))
         losses = cross_entropy(logits, batch.targets, reduction="none")
         # DDP averages over ranks, so each takes its share of the sum times their number.
@@ -269,7 +268,8 @@ class FitModule(pl.LightningModule):
             {"params": list(group.parameters), "lr": group.learning_rate}
             for group in self.recipe.groups
         ]
-        self._optimizer = make_adam(groups, weight_decay=self.recipe.weight_decay)
+        decay = self.recipe.weight_decay
+        self._optimizer = torch.optim.Adam(groups, weight_decay=decay, fused=True)
         return self._optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -277,7 +277,7 @@ class FitModule(pl.LightningModule):
         checkpoint[STATE] = {"history": self.history, "best_state": self.best_state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take history and best weights from a checkpoint; record the epochs anew."""
+        """Take history and best weights from a checkpoint; record its epochs again."""
         if self.history:
             return
         self.history = list(checkpoint[STATE]["history"])

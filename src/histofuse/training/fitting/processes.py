@@ -1,4 +1,4 @@
-"""One training in several processes: who they are, what each takes, and batch norm across them."""
+"""One training in several processes: which rows each takes, and batch norm across them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Share:
 class Draws:
     """Random numbers for those rows of some batches that are this process's.
 
-    Those of all rows are drawn in every process, so a row's do not depend on their number.
+    Every process draws those of all rows, so a row's numbers do not depend on the process count.
 
     Attributes:
         generator: On the CPU, in the same state in every process.
@@ -58,7 +58,7 @@ class Draws:
     def uniform(self, columns: int) -> Tensor:
         """Draw (rows, columns) numbers between 0 and 1."""
         drawn = (torch.rand(size, columns, generator=self.generator) for size in self.sizes)
-        return torch.cat([self.share.take(of_batch) for of_batch in drawn])
+        return torch.cat([self.share.take(batch) for batch in drawn])
 
 
 # --- batch norm ---------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import sys
@@ -16,8 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from histofuse.training.fitting.checkpoints import LAST
-from histofuse.training.fitting.cpu.dropout import drawing_dropout_by_bits
-from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
+from histofuse.training.fitting.cpu.switch import training_faster_on_cpu
 from histofuse.training.fitting.history import FitResult, find_best, is_finished
 from histofuse.training.fitting.module import FitModule
 from histofuse.training.fitting.processes import read_launch, sharing_batch_norm
@@ -25,8 +23,6 @@ from histofuse.training.fitting.recipe import Recipe, Rows, resolve_precision
 from histofuse.training.recorder import Recorder
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-# Of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
@@ -52,8 +48,7 @@ def run_fit(
     if not is_finished(module.history, recipe):
         with ExitStack() as stack:
             if not torch.cuda.is_available():
-                stack.enter_context(multiplying_small_maps(network))
-                stack.enter_context(drawing_dropout_by_bits(network))
+                stack.enter_context(training_faster_on_cpu(network))
                 if trainer.world_size > 1:  # on GPUs Lightning has PyTorch do the same
                     stack.enter_context(sharing_batch_norm(network))
             stack.enter_context(warnings.catch_warnings())
@@ -76,12 +71,11 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
     accelerator = "gpu" if gpus else "cpu"
     devices, nodes = _choose_devices(recipe, gpus)
-    # With deterministic kernels torch would fill all new memory with NaN, lest one reads it.
+    # With deterministic kernels torch would fill all new memory with NaN.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     if not gpus:
-        _keep_freed_memory()
-        # Adam asks for a GPU at each step, and Lightning has each answer load NVML, lest a fork
-        # meet an initialised driver. Where there is no GPU torch's own answer is safe and cheap.
+        # Lightning makes torch load NVML at each of Adam's checks for a GPU, which protects forks
+        # from an initialised driver. Without a GPU torch's own check is safe and cheap.
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     several = devices * nodes > 1
     # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
@@ -92,7 +86,7 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
         num_nodes=nodes,
         strategy=strategy,
         sync_batchnorm=several and bool(gpus),
-        use_distributed_sampler=False,  # batches are dealt out among ranks in training_step
+        use_distributed_sampler=False,  # training_step shares out batches among ranks
         precision=PRECISIONS[resolve_precision(recipe.precision)],  # pyright: ignore[reportArgumentType]
         deterministic="warn" if gpus else True,
         max_epochs=recipe.epochs,
@@ -106,20 +100,8 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     )
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of handing it back to the system.
-
-    A step's activations are freed at its end and asked for again in the next, where each page of
-    them would be zeroed anew: on two cores that took a twentieth to a sixth of a step's time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
-        mallopt(_M_MMAP_MAX, 0)
-
-
 def _choose_devices(recipe: Recipe, gpus: int) -> tuple[int, int]:
-    """Say how many devices of this node to take, and how many nodes there are."""
+    """Choose the number of devices on this node, and of nodes."""
     if recipe.devices != "auto":
         return recipe.devices, 1
     return read_launch() or (max(1, gpus), 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from histofuse.training.fitting.cpu.overrides import overriding_forward
 
-# A unit is dropped by a chance of so many parts.
+# Resolution of the probability of dropping a unit.
 _PARTS = 2**16
 _UNITS_A_DRAW = 4
 
@@ -17,8 +17,7 @@ _UNITS_A_DRAW = 4
 def drawing_dropout_by_bits(network: nn.Module) -> AbstractContextManager[None]:
     """Let dropout layers draw 64 bits at once for four units, where PyTorch draws for each.
 
-    In a step of the fusion head PyTorch's draws, one after the other, took a sixth of the time. The
-    chance is rounded to 1/65536, and what is kept is scaled by the rounded one.
+    The probability is rounded to 1/65536, and what is kept is scaled by the rounded one.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
     return overriding_forward(layers, _drop)

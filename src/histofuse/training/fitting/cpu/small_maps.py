@@ -17,9 +17,7 @@ _MOST_PIXELS = 4
 def multiplying_small_maps(network: nn.Module) -> AbstractContextManager[None]:
     """Let each convolution onto at most 2 x 2 pixels be one matrix product, on CPUs.
 
-    oneDNN's kernels are far from the machine's rate on such maps: of a step of ResNet-18 on patches
-    of 64 px, the three layers that make them took a third. Other sizes, and all on GPUs, are
-    convolved as ever.
+    oneDNN's kernels are slow on such maps. Larger maps, and all on GPUs, are convolved as usual.
     """
     layers = [
         layer
@@ -49,8 +47,8 @@ def _convolve(layer: nn.Conv2d, input: Tensor) -> Tensor:
 def _list_windows(layer: nn.Conv2d, input: Tensor, rows: int, columns: int) -> Tensor:
     """Put side by side what each place sees: (n, rows, columns, kernel's places * channels)."""
     (down, right), (step_y, step_x) = layer.dilation, layer.stride
-    over, beside = (int(side) for side in layer.padding)
-    padded = pad(input.permute(0, 2, 3, 1), (0, 0, beside, beside, over, over))
+    pad_y, pad_x = (int(side) for side in layer.padding)
+    padded = pad(input.permute(0, 2, 3, 1), (0, 0, pad_x, pad_x, pad_y, pad_y))
     tops = (row * down for row in range(layer.kernel_size[0]))
     lefts = [column * right for column in range(layer.kernel_size[1])]
     parts = [
