@@ -53,7 +53,7 @@ def name_model() -> str:
     """The version in production, or the newest where none is."""
     store = open_store()
     numbers = [v.number for v in store.list_versions() if v.name == MODEL]
-    return f"models:/{MODEL}/{store.read_standing(MODEL).production or max(numbers)}"
+    return f"models:/{MODEL}/{store.read_status(MODEL).production or max(numbers)}"
 
 
 def start_server() -> tuple[subprocess.Popen, str]:

@@ -1,4 +1,4 @@
-"""Stage ``alarms``: data and bundles -> what makes one doubt the numbers, checked one by one."""
+"""Stage ``alarms``: data and bundles -> checks for leaks and implausible scores."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from _stage import run_stage
 from histofuse.core.artifacts import write_json
 from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report
-from histofuse.evaluation.alarms.checks import describe_alarms, digest_data
-from histofuse.evaluation.alarms.models import ModelFacts, read_model
-from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.alarms.checks import AlarmRules, describe_alarms, digest_data
+from histofuse.evaluation.alarms.models import read_model
+from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.controls import AlarmParams
@@ -31,7 +31,7 @@ def main() -> None:
     )
     patient = MODELS / load_section(EncodersParams, "encoders").patient
     names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, load_keys("pairing"))]
-    models: list[ModelFacts] = [read_model(MODELS / name, patient) for name in names]
+    models = [read_model(MODELS / name, patient) for name in names]
     report(f"read {len(models)} models")
 
     alarms, checks = find_alarms(models, AlarmData(DATA), rules)

@@ -43,6 +43,7 @@ def main() -> None:
 
     meta = {
         "classes": bundles["image"].config["classes"],
+        "focus_class": bundles["image"].config["focus_class"],
         "sources": {side: bundle.config["source"] for side, bundle in bundles.items()},
         "encoders": {side: describe(bundle) for side, bundle in bundles.items()},
     }

@@ -139,8 +139,9 @@ def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only run the checks.")] = False,
 ) -> None:
     """Promote a version to production if the gate accepts it."""
-    from histofuse.commands.promote import Choice, Override
+    from histofuse.commands.promote import Override
     from histofuse.commands.promote import promote as promote_version
+    from histofuse.promotion.versions import Choice
 
     _enter_project()
     choice, override = Choice(model, version, digest), Override(force, reason)

@@ -88,7 +88,7 @@ class SmallProject:
             | {"digest": b.digest}
             for side, b in (("image", of_image), ("patient", of_patient))
         }
-        meta = {"classes": CLASSES, "encoders": encoders}
+        meta = {"classes": CLASSES, "focus_class": "mitosis", "encoders": encoders}
         meta["sources"] = {"image": "simulated", "patient": "simulated"}
         embeddings = Embeddings(
             number_rows(index[["patch_id"]], patches),

@@ -20,7 +20,7 @@ _MODELS: Final[Mapping[str, str]] = {
     "xgboost": "XGBoost",
 }
 _METRICS: Final[Mapping[str, str]] = {"auprc": "AUPRC", "auroc": "AUROC", "f1": "F1", "ece": "ECE"}
-_CHECKS: Final[Mapping[str, str]] = {"apart": "validation and test apart"}
+_CHECKS: Final[Mapping[str, str]] = {"validation_test_gap": "validation-test gap"}
 
 
 # --- fusion models ------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def spell_metrics(text: str) -> str:
 
 
 def name_check(name: str) -> str:
-    """Name an alarm check: "apart[auroc/macro]" -> "validation and test apart (macro AUROC)"."""
+    """Name an alarm check: "shared_rows" -> "shared rows", "feature[x]" -> "feature (x)"."""
     check, _, of = name.partition("[")
     shown = _CHECKS.get(check, show_name(check))
     return f"{shown} ({spell_metrics(of.rstrip(']'))})" if of else shown

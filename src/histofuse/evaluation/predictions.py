@@ -92,6 +92,19 @@ class Predictions:
         return self.config["classes"]
 
     @property
+    def focus_class(self) -> str:
+        """The class in focus, chosen on the training rows when the model was trained.
+
+        Raises:
+            InputError: If the bundle is older than this entry.
+        """
+        with collect_faults() as faults:
+            if "focus_class" not in self.config:
+                where = f"config.json of {self.name}, focus_class"
+                faults.add(where, "missing", "the class in focus", "Train the model again.")
+        return self.config["focus_class"]
+
+    @property
     def kind(self) -> str:
         """``image``, ``tabular`` or ``fusion``."""
         return self.config["kind"]

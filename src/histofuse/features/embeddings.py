@@ -53,8 +53,8 @@ class Embeddings:
     Attributes:
         image: Of patches.
         patient: Of index admissions.
-        meta: ``classes`` of the image encoder in order, ``encoders`` (name, registered name and
-            digest of each), ``dims`` and ``sources`` by modality.
+        meta: ``classes`` of the image encoder in order and its ``focus_class``, ``encoders`` (name,
+            registered name and digest of each), ``dims`` and ``sources`` by modality.
     """
 
     image: Embedded

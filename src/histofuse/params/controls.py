@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from histofuse.params.base import Section
-from histofuse.params.promotion import Bars, MetricName
+from histofuse.params.promotion import Limits, MetricName
 
 
 class ControlParams(Section):
@@ -25,19 +25,19 @@ class ControlParams(Section):
 
 
 class AlarmParams(Section):
-    """Bars of the alarms; that of a test score too good to be true is ``promotion.alarm_at``.
+    """Limits of the alarms; that of a test score too good to be true is ``promotion.alarm_at``.
 
     Attributes:
         feature_auroc: AUROC against the target, on training rows and in either direction, from
             which a feature of the health record alone is an alarm.
-        feature_fewest_rows: Rows of each target with a value below which a feature is not judged:
-            of three rows any order is perfect by chance.
-        apart: By how much validation and test may differ, if the interval of the difference holds
-            0 no longer.
-        fit_tolerance: By how much a number fitted anew may differ, absolutely or as a share of it.
+        feature_fewest_rows: A feature is checked if it has this many values for each target: with
+            three values any order is perfect by chance.
+        validation_test_gap: Largest difference between validation and test; a larger one is an
+            alarm if its interval does not contain 0.
+        fit_tolerance: By how much a refitted number may differ, absolutely or relative to it.
     """
 
     feature_auroc: Annotated[float, Field(gt=0.5, le=1)]
     feature_fewest_rows: Annotated[int, Field(ge=1)]
-    apart: Bars
+    validation_test_gap: Limits
     fit_tolerance: Annotated[float, Field(gt=0, lt=0.1)]

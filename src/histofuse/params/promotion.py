@@ -11,7 +11,7 @@ from histofuse.params.intervals import Confidence, IntervalMethod, IntervalParam
 
 FewGroupsRule = Literal["leave_one_out", "point", "refuse"]
 
-# `minority` stands for the class that counts most: mitosis, or the target, or the rarest there is.
+# `minority` stands for the class in focus: mitosis, or the target, or the rarest class in training.
 MetricName = Annotated[
     str,
     Field(pattern=r"^(accuracy|brier|ece|(precision|recall|f1|auroc|auprc)/(macro|minority))$"),
@@ -26,8 +26,13 @@ Margin = Annotated[float, Field(ge=0, lt=1)]
 LOWER_IS_BETTER: Final = frozenset({"brier", "ece"})
 
 
-class Bars(Section):
-    """Metrics a model is held to, by what it predicts on.
+def name_focus(metric: str, focus_class: str) -> str:
+    """Put the class in focus for `minority`: "recall/minority" -> "recall/mitosis"."""
+    return metric.replace("minority", focus_class)
+
+
+class Limits(Section):
+    """A limit for each metric, by what a model predicts on.
 
     Attributes:
         patches: Of image and fusion models.
@@ -37,13 +42,18 @@ class Bars(Section):
     patches: Annotated[dict[MetricName, Margin], Field(min_length=1)]
     admissions: Annotated[dict[MetricName, Margin], Field(min_length=1)]
 
+    def select(self, *, on_patches: bool, focus_class: str) -> dict[str, float]:
+        """Select the limits of one model, its class in focus put for ``minority``."""
+        limits = self.patches if on_patches else self.admissions
+        return {name_focus(metric, focus_class): limit for metric, limit in limits.items()}
+
 
 class PromotionParams(Section):
     """What the gate asks of a version that is to be promoted.
 
     Attributes:
         resamples: Bootstrap resamples of cases, or of patients, behind each interval.
-        confidence: Of the two-sided intervals; a bar is held against one end of them.
+        confidence: Of the two-sided intervals; one end of them is compared with a limit.
         interval: How an interval is read from the resamples.
         fewest_groups: Cases (or patients) in the test split below which no interval is trusted: of
             three cases there are ten different resamples.
@@ -70,8 +80,8 @@ class PromotionParams(Section):
     alarm_at: Share
     alarm_metrics: Annotated[list[ScoreName], Field(min_length=1)]
     faithfulness_minimums: dict[ModelKind, dict[str, float]]
-    margins: Bars
-    minimums: Bars
+    margins: Limits
+    minimums: Limits
 
     @property
     def intervals(self) -> IntervalParams:

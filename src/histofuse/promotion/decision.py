@@ -38,7 +38,7 @@ from histofuse.tracking.names import (
     PRODUCTION,
     PRODUCTION_STAGE,
     PROMOTION,
-    Standing,
+    ModelStatus,
     Version,
 )
 from histofuse.tracking.provenance import LOCK, read_revision
@@ -129,7 +129,7 @@ class _Step:
     event: Event
     target: Version
     chain: Sequence[int]
-    before: Standing
+    before: ModelStatus
 
 
 # --- the decisions ------------------------------------------------------------------------------
@@ -190,11 +190,11 @@ class Production:
             step = _Step("rollback", target, earlier, before)
             return self._decide(step, Grounds(reason=reason), confirm)
 
-    def read(self, name: str) -> Standing:
+    def read(self, name: str) -> ModelStatus:
         """Read where the versions of a model stand, once what was cut short is carried out."""
-        standing = self.store.read_standing(name)
-        if not standing.cut_short:
-            return standing
+        status = self.store.read_status(name)
+        if not status.cut_short:
+            return status
         with holding(self.store, name):
             return self._mend(name)
 
@@ -208,12 +208,12 @@ class Production:
             RegistryError: If the store cannot be reached or refuses.
         """
         entries = read_log(self.log)
-        standings = {standing.name: standing for standing in self.store.read_standings()}
-        for name, standing in standings.items():
-            if standing.cut_short:
+        statuses = {status.name: status for status in self.store.read_statuses()}
+        for name, status in statuses.items():
+            if status.cut_short:
                 self.read(name)
-        for name in sorted({entry.model for entry in entries} & standings.keys()):
-            if not standings[name].decided:
+        for name in sorted({entry.model for entry in entries} & statuses.keys()):
+            if not statuses[name].decided:
                 with holding(self.store, name):
                     _restore(self.store, name, replay(entries, name))
 
@@ -240,19 +240,19 @@ class Production:
         store.untag_version(name, number, INTENT_TAG)
         _verify(store, record, staged=staged)
 
-    def _mend(self, name: str) -> Standing:
+    def _mend(self, name: str) -> ModelStatus:
         """Carry out what a killed process had decided; the right to do so must be held.
 
         Returns:
             Where the versions stand then.
         """
-        standing = self.store.read_standing(name)
-        texts = [tags[INTENT_TAG] for tags in standing.version_tags.values() if INTENT_TAG in tags]
+        status = self.store.read_status(name)
+        texts = [tags[INTENT_TAG] for tags in status.version_tags.values() if INTENT_TAG in tags]
         records = sorted((Record.from_json(text) for text in texts), key=lambda r: r.entry.when)
         for record in records:
             report(f"{name}: completing the {record.entry.event} of version {record.version}")
             self._carry_out(record)
-        return self.store.read_standing(name) if records else standing
+        return self.store.read_status(name) if records else status
 
 
 def _explain_no_earlier(name: str, current: int | None) -> str:
@@ -290,10 +290,10 @@ def _require_whole(store: Store, name: str, number: int) -> Version:
     return found[0]
 
 
-def read_chain(standing: Standing) -> list[int]:
+def read_chain(status: ModelStatus) -> list[int]:
     """Read the versions that were in production one after another; the last one is, if any is."""
-    chain = [int(number) for number in standing.tags.get(CHAIN_TAG, "").split(",") if number]
-    current = standing.production
+    chain = [int(number) for number in status.tags.get(CHAIN_TAG, "").split(",") if number]
+    current = status.production
     # Moved by hand, or before there was a chain.
     return chain if current is None or chain[-1:] == [current] else [*chain, current]
 
@@ -404,12 +404,12 @@ def _verify(store: Store, record: Record, *, staged: bool) -> None:
     Raises:
         RegistryError: If somebody else has changed it meanwhile.
     """
-    standing = store.read_standing(record.entry.model)
-    in_stage = [n for n, stage in standing.stages.items() if stage == PRODUCTION_STAGE]
-    if standing.production != record.version or (staged and in_stage != [record.version]):
+    status = store.read_status(record.entry.model)
+    in_stage = [n for n, stage in status.stages.items() if stage == PRODUCTION_STAGE]
+    if status.production != record.version or (staged and in_stage != [record.version]):
         raise RegistryError(
             f"{record.entry.model}: version {record.version} was put into production, and now the "
-            f"alias says {_show(standing.production)} and the stage {in_stage}: somebody changes "
+            f"alias says {_show(status.production)} and the stage {in_stage}: somebody changes "
             "it by hand at this moment. See histofuse registry, then run it again."
         )
 
@@ -419,8 +419,8 @@ def _verify(store: Store, record: Record, *, staged: bool) -> None:
 
 def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
     """Bring back alias, stage, chain and tags as the log has them, less what is not here."""
-    standing = store.read_standing(name)
-    if not chain or standing.decided:
+    status = store.read_status(name)
+    if not chain or status.decided:
         return
     held: dict[str, int] = {}
     for version in store.list_versions():

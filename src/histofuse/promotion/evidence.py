@@ -1,7 +1,6 @@
-"""What the gate is shown of a registered version: its files, its loading, and its test scores.
+"""Evidence for the gate about a registered version: its files, test scores and alarm checks.
 
-Everything is read from the registry, as whoever serves the version would read it; what lies in
-``models/`` is another copy and proves nothing.
+Everything is read from the registry, as it would be served. The copy in ``models/`` is not used.
 """
 
 from __future__ import annotations
@@ -18,11 +17,17 @@ from histofuse.core.bundle import CONFIG, MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import HistofuseError, RegistryError
 from histofuse.core.naming import name_pairing
 from histofuse.core.progress import report
-from histofuse.evaluation.alarms.checks import AlarmCheck, read_alarms, select_checks
+from histofuse.evaluation.alarms.checks import (
+    AlarmCheck,
+    AlarmRules,
+    read_alarms,
+    select_checks,
+)
 from histofuse.evaluation.alarms.models import read_model
-from histofuse.evaluation.alarms.search import AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.alarms.search import AlarmData, find_alarms
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
-from histofuse.models.tabular import name_table
+from histofuse.params.promotion import PromotionParams
 from histofuse.promotion.gate import Evidence, Scored
 from histofuse.promotion.scoring import TestData, score_test_split
 from histofuse.tracking.names import MODEL_FOLDER, Version
@@ -41,7 +46,7 @@ ValueT = TypeVar("ValueT")
 
 @dataclass(frozen=True)
 class _Registered:
-    """A version's files, copied out of the registry."""
+    """A version's files, copied from the registry."""
 
     version: Version
     folder: Path
@@ -52,7 +57,7 @@ class _Registered:
 
     @property
     def encoders(self) -> Path | None:
-        """The encoders it brings along; None for those that have none."""
+        """The encoders it contains; None if it has none."""
         path = self.artifacts / ENCODERS
         return path if path.is_dir() else None
 
@@ -61,17 +66,17 @@ class _Registered:
         return frozenset(f.relative_to(self.artifacts).as_posix() for f in files)
 
     def read_config(self) -> dict[str, Any]:
-        """Read what can be read of its config; whether it is the true one is another question."""
+        """Read its config without verifying the bundle; empty if it is missing."""
         path = self.artifacts / BUNDLE / CONFIG
         return load_json(path) if path.is_file() else {}
 
     def has_signature(self) -> bool:
-        """Tell whether MLflow knows what goes in and what comes out."""
+        """Whether it is registered with a signature of inputs and outputs."""
         from ruamel.yaml import YAML
 
         path = self.folder / "MLmodel"
-        described = YAML(typ="safe").load(path) if path.is_file() else {}
-        signature = described.get("signature") or {}
+        metadata = YAML(typ="safe").load(path) if path.is_file() else {}
+        signature = metadata.get("signature") or {}
         return bool(signature.get("inputs")) and bool(signature.get("outputs"))
 
 
@@ -82,7 +87,7 @@ def gather_evidence(
     rules: AlarmRules,
     data: TestData | None = None,
 ) -> Evidence:
-    """Gather what the gate looks at; a version that fails does so in the evidence, not here.
+    """Gather the evidence; faults of the version itself are part of it and raise nothing.
 
     Raises:
         RegistryError: If the registry itself cannot be read.
@@ -94,32 +99,30 @@ def gather_evidence(
             copy.list_files(),
             copy.has_signature(),
         )
-        alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, data, rules))
+        alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored.scored, data, rules))
     return Evidence(
-        registered=candidate.name,
         candidate=scored,
         production=None if production is None else _score_production(store, production, data),
         files=files,
         signature=signature,
         card=bool(store.read_description(candidate.name, candidate.number).strip()),
-        patch_audit=_load_if_there(data.root / "splits" / "patches_audit.json"),
-        patient_audit=_load_if_there(data.root / "splits" / "patients_audit.json"),
         seed=rules.bootstrap.seed,
-        inputs=_attempt(lambda: _digest_inputs(scored.config, data))[0] or {},
         alarms=alarms,
         alarms_fault=_shorten(alarms_fault, copy),
         faithfulness=_attempt(lambda: read_faithfulness(scored.config, candidate.digest))[0],
     )
 
 
-def _find_alarms(copy: _Registered, data: TestData, rules: AlarmRules) -> tuple[AlarmCheck, ...]:
-    """Read the alarms of this version; where they are of another one or other data, look anew."""
-    known = read_alarms(ALARMS, copy.version.digest, data.root)
-    if known is not None:
-        return known
-    report(f"{ALARMS} is not about this version and these data: looking for alarms now")
+def _find_alarms(
+    copy: _Registered, scored: Predictions | None, data: TestData, rules: AlarmRules
+) -> tuple[AlarmCheck, ...]:
+    """Read the alarm checks of this version and the current data; make them if there are none."""
+    recorded = read_alarms(ALARMS, copy.version.digest, data.root)
+    if recorded is not None:
+        return recorded
+    report(f"{ALARMS} is not about this version and the current data: checking for alarms now")
     patient = None if copy.encoders is None else copy.encoders / "patient"
-    model = read_model(copy.artifacts / BUNDLE, patient)
+    model = replace(read_model(copy.artifacts / BUNDLE, patient), scored=scored)
     _, checks = find_alarms([model], AlarmData(data.root), rules)
     return select_checks(checks, model.name, model.kind)
 
@@ -127,33 +130,34 @@ def _find_alarms(copy: _Registered, data: TestData, rules: AlarmRules) -> tuple[
 def read_faithfulness(
     config: Mapping[str, Any], digest: str, root: Path = EXPLANATIONS, models: Path = MODELS
 ) -> Mapping[str, Any] | None:
-    """Read what the explain stages measured of a model; None where it is of another version.
+    """Read the metrics of a model's explanations; None if they are of another version.
 
-    They explain the bundle in ``models/``, so another digest there makes them say nothing.
+    The explain stages explain the bundle in ``models/``, so its digest must be that of the version.
     """
     name = str(config.get("name", ""))
     manifest = models / name / MANIFEST
     if not manifest.is_file() or digest_file(manifest) != digest:
         return None
-    found = [load_json(path) for path in sorted(root.glob(f"*/{name}/{FAITHFULNESS}"))]
-    return {metric: facts for part in found for metric, facts in part.items()} or None
+    reports = [load_json(path) for path in sorted(root.glob(f"*/{name}/{FAITHFULNESS}"))]
+    return {metric: entry for part in reports for metric, entry in part.items()} or None
 
 
-def _digest_inputs(config: Mapping[str, Any], data: TestData) -> dict[str, str]:
-    """Digest what a model of this kind would be trained on today, by its name in the config."""
-    match config.get("kind"):
-        case "fusion":
-            what, file = "pairs", data.root / "pairs" / f"{name_pairing(config['name'])}.parquet"
-        case "tabular":
-            table = name_table(config["architecture"]["kind"])
-            what, file = "encoded", data.root / "encoded" / f"{table}.parquet"
-        case _:
-            what, file = "splits", data.root / "splits" / "patches.parquet"
-    return {what: digest_file(file)} if file.is_file() else {}
+def measure_candidate(
+    evidence: Evidence, params: PromotionParams
+) -> dict[str, dict[str, float | None]]:
+    """Measure the candidate on the test split, with intervals; empty if it was not scored."""
+    rows = evidence.candidate.scored
+    if rows is None:
+        return {}
+    intervals = Bootstrap(params.intervals, evidence.seed).estimate_metrics(rows)
+    return {
+        f"test/{name}": {"value": i.value, "low": i.low, "high": i.high}
+        for name, i in intervals.items()
+    }
 
 
 def digest_test_data(config: Mapping[str, Any], data: TestData | None = None) -> dict[str, str]:
-    """Digest the files that make up the test split a kind of model is scored on."""
+    """Digest the files that define the test split a kind of model is scored on."""
     root = (data or TestData()).root
     of_patches = {"patch_splits": root / "splits" / "patches.parquet"}
     of_patients = {
@@ -180,7 +184,7 @@ def _copied(store: Store, version: Version) -> Iterator[_Registered]:
 
 
 def _score_production(store: Store, version: Version, data: TestData) -> Scored:
-    """Score the version in production, which may have lost its files since."""
+    """Score the version in production; its files may have been deleted."""
     try:
         with _copied(store, version) as copy:
             return _score(store, copy, data)
@@ -200,7 +204,7 @@ def _score(store: Store, copy: _Registered, data: TestData) -> Scored:
 
 
 def _shorten(fault: str, copy: _Registered) -> str:
-    """Take out where the copy lay, and a remedy that is not for it."""
+    """Remove the path of the copy, and a remedy that does not apply to it."""
     return fault.replace(f"{copy.folder}/", "").partition(" Restore it with")[0]
 
 
@@ -220,9 +224,9 @@ def _open(store: Store, copy: _Registered) -> Bundle:
     """Verify the bundle and its encoders by digest, and load the version as it is served."""
     path, version = copy.artifacts / BUNDLE, copy.version
     bundle = open_bundle(path, digest=version.digest, row_level=False)
-    for side, facts in bundle.config.get("encoders", {}).items():
+    for side, entry in bundle.config.get("encoders", {}).items():
         encoder = copy.artifacts / ENCODERS / side
-        open_bundle(encoder, digest=facts["digest"], row_level=False)
+        open_bundle(encoder, digest=entry["digest"], row_level=False)
     store.load_model(version.name, version.number)
     return bundle
 
@@ -232,10 +236,10 @@ def _load_stored(bundle: Bundle) -> Predictions | None:
 
 
 def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:
-    """Do what may fail for any reason there is: the files are of another day and another code.
+    """Read files that older code may have written, and catch any error.
 
     Returns:
-        The value, None where it failed; and why, empty where it did not.
+        The value, None if reading failed; and the reason, empty if it did not.
     """
     try:
         return read(), ""
@@ -244,7 +248,3 @@ def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0][:300]
         return None, f"{type(error).__name__}: {reason}"
-
-
-def _load_if_there(path: Path) -> Mapping[str, Any] | None:
-    return load_json(path) if path.is_file() else None

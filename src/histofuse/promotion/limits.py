@@ -1,4 +1,4 @@
-"""A metric read as cautiously as the number of cases allows, to be held against a bar."""
+"""A metric and its conservative value, which is compared with a limit."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from typing import Any
 
 import numpy as np
 
+from histofuse.core.naming import show_ends
 from histofuse.evaluation.metrics.bootstrap import Interval, Resampled
 from histofuse.params.promotion import LOWER_IS_BETTER, PromotionParams
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A metric, or a difference of one, and its cautious end.
+class ConservativeMetric:
+    """A metric, or a difference of one, and its conservative value.
 
     Attributes:
         metric: Its name.
         interval: With or without ends.
-        cautious: The value a bar is held against: an end of the interval, or what stands in for it
-            where there are too few groups; None where nothing may be said.
-        words: How the cautious value was come by.
+        value: The conservative value: an end of the interval, or what replaces it if there are too
+            few groups; None if nothing can be said.
+        explanation: How the conservative value was computed.
         rule: The same in one word: ``interval``, ``leave_one_out``, ``point`` or ``refuse``.
     """
 
     metric: str
     interval: Interval
-    cautious: float | None
-    words: str
+    value: float | None
+    explanation: str
     rule: str
 
     @property
     def lower_is_better(self) -> bool:
         """Whether it measures an error."""
-        return is_error(self.metric)
+        return self.metric in LOWER_IS_BETTER
 
-    def clears(self, bar: float, *, strictly: bool) -> bool:
-        """Tell whether the cautious value is on the good side of a bar."""
-        if self.cautious is None:
+    def clears(self, limit: float, *, strictly: bool) -> bool:
+        """Whether the conservative value is on the good side of a limit."""
+        if self.value is None:
             return False
-        ahead = bar - self.cautious if self.lower_is_better else self.cautious - bar
+        ahead = limit - self.value if self.lower_is_better else self.value - limit
         return ahead > 0 if strictly else ahead >= 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,49 +51,47 @@ class Reading:
             "value": i.value,
             "low": i.low,
             "high": i.high,
-            "cautious": self.cautious,
+            "conservative": self.value,
             "rule": self.rule,
             "groups": i.groups,
             "defined": i.defined,
         }
 
 
-def is_error(metric: str) -> bool:
-    """Tell whether less of a metric is better."""
-    return metric in LOWER_IS_BETTER
-
-
-def read_cautiously(found: Resampled, metric: str, params: PromotionParams) -> Reading:
-    """Read a metric by its interval, or by the rule for few groups where no interval can be had."""
-    interval = found.interval(metric)
+def measure_conservatively(
+    resampled: Resampled, metric: str, params: PromotionParams
+) -> ConservativeMetric:
+    """Take the worse end of the interval or, with too few groups, apply ``few_groups``."""
+    interval = resampled.interval(metric)
     if interval.value is None:
-        return Reading(metric, interval, None, interval.note, "refuse")
-    if found.groups >= params.fewest_groups and interval.low is not None:
-        end = interval.high if is_error(metric) else interval.low
-        return Reading(metric, interval, end, _show_interval(interval, found), "interval")
-    why = interval.note or f"{_count(found)}, too few for an interval"
+        return ConservativeMetric(metric, interval, None, interval.note, "refuse")
+    if resampled.groups >= params.fewest_groups and interval.low is not None:
+        end = interval.high if metric in LOWER_IS_BETTER else interval.low
+        explanation = f"{show_ends(interval.low, interval.high)} over {_count(resampled)}"
+        return ConservativeMetric(metric, interval, end, explanation, "interval")
+    reason = interval.note or f"{_count(resampled)}, too few for an interval"
     if params.few_groups == "refuse":
-        return Reading(metric, interval, None, why, "refuse")
+        return ConservativeMetric(metric, interval, None, reason, "refuse")
     if params.few_groups == "point":
-        return Reading(metric, interval, interval.value, f"{why}; held by itself", "point")
-    return _leave_one_out(found, interval, metric, why)
+        return ConservativeMetric(
+            metric, interval, interval.value, f"{reason}; point value", "point"
+        )
+    return _leave_one_out(resampled, interval, metric, reason)
 
 
-def _leave_one_out(found: Resampled, interval: Interval, metric: str, why: str) -> Reading:
-    left_out = found.left_out[:, found.metrics.index(metric)]
+def _leave_one_out(
+    resampled: Resampled, interval: Interval, metric: str, reason: str
+) -> ConservativeMetric:
+    left_out = resampled.left_out[:, resampled.metrics.index(metric)]
     if undefined := int(np.isnan(left_out).sum()):
-        words = f"{why}; not defined without {undefined} of them, on which all of it rests"
-        return Reading(metric, interval, None, words, "refuse")
-    known = [*left_out.tolist(), interval.value]
-    worst = max(known) if is_error(metric) else min(known)
-    words = f"{why}; {worst:.3f} at worst with any one left out"
-    return Reading(metric, interval, worst, words, "leave_one_out")
+        explanation = f"{reason}; not defined without {undefined} of them, so it depends on these"
+        return ConservativeMetric(metric, interval, None, explanation, "refuse")
+    values = [*left_out.tolist(), interval.value]
+    worst = max(values) if metric in LOWER_IS_BETTER else min(values)
+    explanation = f"{reason}; {worst:.3f} at worst with any one left out"
+    return ConservativeMetric(metric, interval, worst, explanation, "leave_one_out")
 
 
-def _show_interval(interval: Interval, found: Resampled) -> str:
-    return f"[{interval.low:.3f}, {interval.high:.3f}] over {_count(found)}"
-
-
-def _count(found: Resampled) -> str:
-    unit = found.group_unit[:-1] if found.groups == 1 else found.group_unit
-    return f"{found.groups:,} {unit}"
+def _count(resampled: Resampled) -> str:
+    unit = resampled.group_unit[:-1] if resampled.groups == 1 else resampled.group_unit
+    return f"{resampled.groups:,} {unit}"

@@ -1,9 +1,8 @@
-"""What a registered model says of today's test split, by the way it is served.
+"""Predictions of a registered model on the current test split, computed as it is served.
 
-Two versions of a model are only comparable on the same rows, and the predictions in their bundles
-are of the rows of their day. So each is asked anew: raw features and stored patches go through the
-predictor that answers a clinic, a few hundred rows at a time. Rows come in the order of their keys,
-whatever the model, so that the predictions of two versions lie side by side.
+Two versions are only comparable on the same rows, and the predictions in their bundles may be of
+different ones. So each version predicts again: raw features and stored patches go through the
+predictor that is served, a few hundred rows at a time. Rows are in the order of their keys.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ PATCH_KEY: Final = ["patch_id"]
 
 @dataclass(frozen=True)
 class TestData:
-    """Where the test split of today lies.
+    """The current test split.
 
     Attributes:
         root: The folder of all data.
     """
 
-    __test__ = False  # no test case, for all its name
+    __test__ = False  # not a test class, despite its name
     root: Path = Path("data")
 
     @property
@@ -65,14 +64,14 @@ class TestData:
     def _locate(self, table: pd.DataFrame) -> pd.DataFrame:
         index = load_index(self.patches)[[*PATCH_KEY, "shard", "row"]]
         rows = table[table["split"] == SPLIT].merge(
-            index, on=PATCH_KEY, how="left", validate="1:1", indicator="found"
+            index, on=PATCH_KEY, how="left", validate="1:1", indicator="match"
         )
-        lost = rows["found"] != "both"
+        lost = rows["match"] != "both"
         if lost.any():
             problem = f"{int(lost.sum())} test patches are not in the index"
             fault = Fault(self.patches, problem, "all of them", "Run dvc repro.")
             raise InputError([fault])
-        return rows.drop(columns="found").sort_values(PATCH_KEY, ignore_index=True)
+        return rows.drop(columns="match").sort_values(PATCH_KEY, ignore_index=True)
 
     def read_features(self) -> pd.DataFrame:
         """Read raw features of all admissions."""
@@ -86,27 +85,27 @@ class TestData:
         return joined[joined["split"] == SPLIT].reset_index(drop=True)
 
     def read_target(self) -> str:
-        """Read what the cohort's target is."""
+        """Read the target of the cohort."""
         return load_json(self.root / "cohort" / "meta.json")["target"]
 
 
 def score_test_split(
     bundle: Bundle, encoders: Path | None = None, data: TestData | None = None
 ) -> Predictions:
-    """Predict the test split of today.
+    """Predict the current test split.
 
     Args:
         bundle: The model.
         encoders: A fusion model's frozen encoders, ``image`` and ``patient``; None to pull them
             from the registry.
-        data: Where the split lies.
+        data: The split.
 
     Returns:
         The test rows alone, in the order of their keys.
 
     Raises:
-        InputError: If the model cannot be asked about these data: other classes, another target,
-            patches of another size, features that are not there.
+        InputError: If the model does not fit the data: other classes, another target, another
+            patch size, missing features.
     """
     predictor, data = open_predictor(bundle.path, encoders), data or TestData()
     match bundle.config["kind"]:
@@ -121,8 +120,8 @@ def score_test_split(
     _require_classes(bundle, set(rows["label"]))
     total = -(-len(rows) // ROWS_AT_ONCE)
     parts = [predictor.predict(part) for part in track(inputs, f"scoring {bundle.name}", total)]
-    facts = rows.assign(key=rows["patch_id"].astype(object), group=rows["case_id"].astype(object))
-    return _assemble(bundle, facts, pd.concat(parts, ignore_index=True))
+    rows = rows.assign(key=rows["patch_id"].astype(object), group=rows["case_id"].astype(object))
+    return _assemble(bundle, rows, pd.concat(parts, ignore_index=True))
 
 
 def _read_patches(rows: pd.DataFrame, data: TestData) -> Iterator[np.ndarray]:
@@ -159,8 +158,8 @@ def _require_classes(bundle: Bundle, labels: set[str]) -> None:
     with collect_faults() as faults:
         known = bundle.config["classes"]
         if unknown := sorted(labels - set(known)):
-            problem = f"tells apart {known}, and the test patches hold {unknown}"
-            remedy = "Train it anew on the classes of params.yaml."
+            problem = f"predicts {known}, and the test patches contain {unknown}"
+            remedy = "Train it again on the classes of params.yaml."
             faults.add(bundle.name, problem, "a model of the same classes", remedy)
 
 
@@ -168,14 +167,14 @@ def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predict
     target, classes = data.read_target(), bundle.config["classes"]
     if classes != [f"no_{target}", target]:
         problem = f"predicts {classes[-1]}, and the cohort's target is {target}"
-        fault = Fault(bundle.name, problem, "a model of the same target", "Train it anew.")
+        fault = Fault(bundle.name, problem, "a model of the same target", "Train it again.")
         raise InputError([fault])
     rows = data.read_admissions()
     table = predictor.predict(rows.drop(columns=[*KEY, "split", "target"]))
     keys = name_admissions(*(rows[column].to_numpy() for column in KEY))
     label = np.array(classes, dtype=object)[rows["target"].to_numpy(dtype=np.int64)]
-    facts = rows.assign(key=keys, group=rows["subject_id"], label=label)
-    return _assemble(bundle, facts, table)
+    rows = rows.assign(key=keys, group=rows["subject_id"], label=label)
+    return _assemble(bundle, rows, table)
 
 
 def _assemble(bundle: Bundle, rows: pd.DataFrame, table: pd.DataFrame) -> Predictions:

@@ -20,7 +20,7 @@ from histofuse.tracking.names import (
     DIGEST_TAG,
     EXPERIMENT,
     PROCESS_TAG,
-    Standing,
+    ModelStatus,
     Version,
 )
 
@@ -91,7 +91,7 @@ def read_running(database: Path) -> dict[str, str]:
         return {} if connection is None else dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
 
 
-def read_standings(database: Path) -> list[Standing]:
+def read_statuses(database: Path) -> list[ModelStatus]:
     """Read where the versions of all registered models stand, by name."""
     with _reading(database) as connection:
         if connection is None:
@@ -99,16 +99,15 @@ def read_standings(database: Path) -> list[Standing]:
         rows = {what: _select(connection, query, ()) for what, query in _STANDINGS.items()}
     names = sorted({row[0] for found in rows.values() for row in found})
     return [
-        _to_standing(n, {k: [r[1:] for r in v if r[0] == n] for k, v in rows.items()})
-        for n in names
+        _to_status(n, {k: [r[1:] for r in v if r[0] == n] for k, v in rows.items()}) for n in names
     ]
 
 
-def _to_standing(name: str, rows: Mapping[str, list[tuple]]) -> Standing:
+def _to_status(name: str, rows: Mapping[str, list[tuple]]) -> ModelStatus:
     version_tags: dict[int, dict[str, str]] = {}
     for number, key, value in rows["version_tags"]:
         version_tags.setdefault(int(number), {})[key] = value
-    return Standing(
+    return ModelStatus(
         name=name,
         tags=dict(rows["tags"]),
         aliases={alias: int(number) for alias, number in rows["aliases"]},

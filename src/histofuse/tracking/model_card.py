@@ -44,7 +44,7 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
         f"# {registered}",
         _describe_model(bundle, config),
         _list_warnings(config),
-        _tabulate(metrics, _find_focus(config)),
+        _tabulate(metrics, config.get("focus_class", "")),
         _tabulate_faithfulness(metrics),
         _describe_use(registered),
     ]
@@ -111,12 +111,6 @@ def _describe_calibration(bundle: Bundle) -> str:
     shown = ", ".join(f"{n:,} {c}" for c, n in zip(classes, counts, strict=False))
     number = f"{fitted['n']:,}" if "n" in fitted else "how many: not stated"
     return f"{said} ({number}{f': {shown}' if shown else ''}), by {calibrator.get('method')}"
-
-
-def _find_focus(config: Mapping[str, Any]) -> str:
-    """Find the class whose scores lead: mitosis, or the positive one of two."""
-    classes = list(config.get("classes", []))
-    return "mitosis" if "mitosis" in classes else next(iter(classes[-1:]), "")
 
 
 def _tabulate(metrics: Mapping[str, float | None], focus: str) -> str:

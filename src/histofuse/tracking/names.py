@@ -63,7 +63,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ModelStatus:
     """Where the versions of one registered model stand.
 
     Attributes:

@@ -63,7 +63,6 @@ from histofuse.tracking.store import Store, open_store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-MITOSIS: Final = "mitosis"
 MODELS: Final = Path("models")
 REPORTS: Final = Path("reports")
 COHORT_META: Final = Path("data/cohort/meta.json")
@@ -307,7 +306,7 @@ def _write(p: Publication, store: Store, stages: Stages, complete: Set[str]) -> 
     provenance = _describe_provenance(p, known.tags, stages)
     origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
     number = _register(p, store, run_id, registered, origin)
-    tags = provenance | _describe(p, number)
+    tags = provenance | describe_run(p, number)
     renamed = None if run.info.run_name == p.bundle.name else p.bundle.name
     if renamed is not None or run.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED", name=renamed)
@@ -430,7 +429,7 @@ def _register(
     return registered.number
 
 
-def _describe(p: Publication, number: int) -> dict[str, str]:
+def describe_run(p: Publication, number: int) -> dict[str, str]:
     """Tag a run for filtering and grouping."""
     config = p.config
     pairing = config.get("pairing", {})
@@ -440,16 +439,11 @@ def _describe(p: Publication, number: int) -> dict[str, str]:
         "histofuse.source": config.get("source", ""),
         "histofuse.pairing": pairing.get("rule", "") if isinstance(pairing, Mapping) else pairing,
         "histofuse.leaky": str(bool(config.get("leaky"))).lower(),
-        FOCUS_TAG: find_focus(config.get("classes", [])),
+        FOCUS_TAG: config.get("focus_class", ""),
         REGISTERED_TAG: p.registered,
         VERSION_TAG: str(number),
     }
     return {name: str(value) for name, value in tags.items() if value != ""}
-
-
-def find_focus(classes: Sequence[str]) -> str:
-    """Find the class whose scores lead: mitosis, or the positive one of two."""
-    return MITOSIS if MITOSIS in classes else next(iter(classes[-1:]), "")
 
 
 # --- encoders -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from histofuse.tracking.names import (
     BUNDLE_FOLDER,
     INTENT_TAG,
     WHEN_TAG,
-    Standing,
+    ModelStatus,
     Version,
     name_registered,
     redact,
@@ -121,18 +121,18 @@ def list_models(models: Path = MODELS) -> list[Listed]:
     store = open_store()
     with store.locked():
         versions = store.list_versions()
-        standings = {standing.name: standing for standing in store.read_standings()}
+        statuses = {status.name: status for status in store.read_statuses()}
     held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
-    return [_list(version, standings[version.name], version.digest in held) for version in versions]
+    return [_list(version, statuses[version.name], version.digest in held) for version in versions]
 
 
-def _list(version: Version, standing: Standing, held: bool) -> Listed:
+def _list(version: Version, status: ModelStatus, held: bool) -> Listed:
     number = version.number
-    tags = standing.version_tags.get(number, {})
-    stage = standing.stages.get(number, "None")
+    tags = status.version_tags.get(number, {})
+    stage = status.stages.get(number, "None")
     return Listed(
         version=version,
-        aliases=tuple(sorted(alias for alias, n in standing.aliases.items() if n == number)),
+        aliases=tuple(sorted(alias for alias, n in status.aliases.items() if n == number)),
         stage="" if stage == "None" else stage,
         promoted=tags.get(WHEN_TAG, ""),
         held=held,

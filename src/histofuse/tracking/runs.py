@@ -67,7 +67,7 @@ def list_runs(models: Path = MODELS) -> list[RunRow]:
     store = open_store()
     with store.locked():
         runs = store.find_runs(CONTENT_TAG)
-        production = {s.name: s.production for s in store.read_standings()}
+        production = {s.name: s.production for s in store.read_statuses()}
     held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
     rows = []
     for run in runs:

@@ -24,7 +24,7 @@ from histofuse.tracking.interface import SHAP_BASE, Interface
 from histofuse.tracking.local import (
     locate_artifacts,
     read_running,
-    read_standings,
+    read_statuses,
     read_versions,
 )
 from histofuse.tracking.names import (
@@ -35,7 +35,7 @@ from histofuse.tracking.names import (
     PROCESS_TAG,
     PRODUCTION_STAGE,
     REGISTERED_PREFIX,
-    Standing,
+    ModelStatus,
     Version,
 )
 
@@ -350,19 +350,19 @@ class Store(Connection):
 
     # --- production -----------------------------------------------------------------------------
 
-    def read_standing(self, name: str) -> Standing:
+    def read_status(self, name: str) -> ModelStatus:
         """Read where the versions of a registered model stand."""
         model = self.client.get_registered_model(name)
-        return _to_standing(model, self._search_versions(f"name = '{name}'"))
+        return _to_status(model, self._search_versions(f"name = '{name}'"))
 
-    def read_standings(self) -> list[Standing]:
+    def read_statuses(self) -> list[ModelStatus]:
         """Read where the versions of all registered models stand, by name."""
         if self.database is not None:
-            return read_standings(self.database)
+            return read_statuses(self.database)
         ours = f"name LIKE '{REGISTERED_PREFIX}%'"
         models = list(_list_pages(self.client.search_registered_models, ours))
         versions = [v for v in self._search_versions(ours) if DIGEST_TAG in v.tags]
-        found = {m.name: _to_standing(m, [v for v in versions if v.name == m.name]) for m in models}
+        found = {m.name: _to_status(m, [v for v in versions if v.name == m.name]) for m in models}
         return [found[name] for name in sorted({v.name for v in versions})]
 
     def set_alias(self, name: str, alias: str, number: int) -> None:
@@ -465,9 +465,9 @@ def _list_pages(search: Callable[..., Any], *query: Any, **options: Any) -> Iter
             return
 
 
-def _to_standing(model: RegisteredModel, versions: Sequence[ModelVersion]) -> Standing:
+def _to_status(model: RegisteredModel, versions: Sequence[ModelVersion]) -> ModelStatus:
     stages = {int(v.version): getattr(v, "current_stage", None) for v in versions}
-    return Standing(
+    return ModelStatus(
         name=model.name,
         tags=model.tags,
         aliases={alias: int(number) for alias, number in model.aliases.items()},

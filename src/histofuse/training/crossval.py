@@ -304,6 +304,7 @@ def _embed(chain: Chain, sources: Sources) -> None:
     sides = {"image": image, "patient": patient}
     meta = {
         "classes": image.config["classes"],
+        "focus_class": image.config["focus_class"],
         "sources": {side: bundle.config["source"] for side, bundle in sides.items()},
         "encoders": {side: _describe(bundle) for side, bundle in sides.items()},
     }

@@ -229,6 +229,7 @@ def _describe(
         "kind": "fusion",
         "name": name,
         "classes": data.classes,
+        "focus_class": meta["focus_class"],
         "params": params.model_dump(),
         "seed": seed,
         "inputs": dict(data.digests),

@@ -60,6 +60,7 @@ from histofuse.training.fitting.recipe import (
     compute_row_weights,
 )
 from histofuse.training.fitting.schedule import make_schedule
+from histofuse.training.focus import choose_focus_class
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(
@@ -220,6 +221,7 @@ def _describe(
         "kind": "image",
         "name": name,
         "classes": data.meta.classes,
+        "focus_class": choose_focus_class(data.meta.classes, data.select("train")["label"]),
         "params": params.model_dump(),
         "seed": seed,
         "architecture": describe_model(model),

@@ -44,6 +44,7 @@ from histofuse.params.tabular import (
 )
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import Decision, fit_decision, write_decision
+from histofuse.training.focus import choose_focus_class
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows, check_trainable, select_rows
 from histofuse.training.scores import score_logits
@@ -197,10 +198,12 @@ def make_predictions(
 def _describe(
     name: str, table: EncodedTable, params: AnyTabularParams, seed: int, fit: Fit
 ) -> dict[str, Any]:
+    classes = [f"no_{table.target}", table.target]
     return {
         "kind": "tabular",
         "name": name,
-        "classes": [f"no_{table.target}", table.target],
+        "classes": classes,
+        "focus_class": choose_focus_class(classes, target=table.target),
         "params": params.model_dump(),
         "seed": seed,
         "inputs": dict(table.digests),

@@ -16,7 +16,10 @@ from histofuse.core.naming import (
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("apart[auroc/mortality_1y]", "validation and test apart (mortality 1y AUROC)"),
+        (
+            "validation_test_gap[auroc/mortality_1y]",
+            "validation-test gap (mortality 1y AUROC)",
+        ),
         ("shared[images]", "shared (images)"),
         ("split_unit", "split unit"),
     ],

@@ -41,7 +41,11 @@ def write_patch_bundle(folder: Path, name: str, wrong: int = 0, **config) -> Pat
     table = pd.DataFrame(rows)
     if config.get("kind") == "fusion":
         table["subject_id"] = table["hadm_id"] = np.arange(30) // 5
-    return _write(folder / name, table, {"kind": "image", "classes": CLASSES, **config})
+    return _write(
+        folder / name,
+        table,
+        {"kind": "image", "classes": CLASSES, "focus_class": "mitosis", **config},
+    )
 
 
 def write_tabular_bundle(folder: Path, name: str) -> Path:
@@ -58,7 +62,11 @@ def write_tabular_bundle(folder: Path, name: str) -> Path:
             "prediction": (probability > 0.5).astype(int),
         }
     )
-    return _write(folder / name, table, {"kind": "tabular", "classes": ["no_death", "death"]})
+    return _write(
+        folder / name,
+        table,
+        {"kind": "tabular", "classes": ["no_death", "death"], "focus_class": "death"},
+    )
 
 
 def _write(path: Path, table: pd.DataFrame, config: dict) -> Path:

@@ -16,7 +16,12 @@ SECTIONS = YAML(typ="safe", pure=True).load(Path(__file__).parents[3] / "params.
         (AlarmParams, "alarms", "feature_auroc", 0.4),
         (AlarmParams, "alarms", "feature_fewest_rows", 0),
         (AlarmParams, "alarms", "fit_tolerance", 0.5),
-        (AlarmParams, "alarms", "apart", {"patches": {"auc": 0.1}, "admissions": {"brier": 0.1}}),
+        (
+            AlarmParams,
+            "alarms",
+            "validation_test_gap",
+            {"patches": {"auc": 0.1}, "admissions": {"brier": 0.1}},
+        ),
         (ControlParams, "controls", "repeats", 2),
         (ControlParams, "controls", "metrics", ["auroc/mitosis"]),
         (ControlParams, "controls", "tabular", "mlp"),

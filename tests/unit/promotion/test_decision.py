@@ -76,9 +76,9 @@ def promote(store, number, grounds=GROUNDS):
 
 
 def stand(store):
-    standing = store.read_standing(MLP)
-    stages = {n: s for n, s in standing.stages.items() if s != "None"}
-    return standing.production, stages, standing.tags.get(CHAIN_TAG)
+    status = store.read_status(MLP)
+    stages = {n: s for n, s in status.stages.items() if s != "None"}
+    return status.production, stages, status.tags.get(CHAIN_TAG)
 
 
 def test_first_promotion_sets_alias_and_stage(three):
@@ -139,7 +139,7 @@ def test_record_says_who_when_from_to_and_why(three, artifacts_of):
     )
     record = promote(three, 2, forced)
 
-    tags = three.read_standing(MLP).version_tags[2]
+    tags = three.read_status(MLP).version_tags[2]
     digests = {v.number: v.digest for v in three.list_versions() if v.name == MLP}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", tags[WHEN_TAG])
     assert {k.removeprefix(PROMOTION): v for k, v in tags.items() if k.startswith(PROMOTION)} == {
@@ -158,7 +158,7 @@ def test_record_says_who_when_from_to_and_why(three, artifacts_of):
         "git_commit": "",
         "digest.splits": "a" * 64,
     }
-    before = three.read_standing(MLP).version_tags[1]
+    before = three.read_status(MLP).version_tags[1]
     assert before[f"{PROMOTION}until"] == record.entry.when
     assert before[f"{PROMOTION}replaced_by"] == f"version 2, {digests[2][:12]}"
     assert record.artifact in artifacts_of(three, record.run_id)
@@ -173,7 +173,7 @@ def test_records_of_one_version_are_kept_side_by_side(three, artifacts_of):
     assert first.run_id == again.run_id
     kept = [f for f in artifacts_of(three, first.run_id) if f.startswith("promotion/")]
     assert sorted(kept) == sorted([first.artifact, again.artifact])
-    tags = three.read_standing(MLP).version_tags[1]
+    tags = three.read_status(MLP).version_tags[1]
     assert tags[f"{PROMOTION}until"] == ""
 
 
@@ -216,7 +216,7 @@ def test_promotion_killed_between_two_steps_is_completed_by_the_next_call(
         Production(three).rollback(MLP)
     assert stand(three) == (1, {1: "Production", 2: "Archived"}, "1")
     assert [entry.event for entry in read_log()] == ["promote", "promote", "rollback"]
-    assert not three.read_standing(MLP).cut_short
+    assert not three.read_status(MLP).cut_short
 
 
 def test_promotion_killed_half_way_is_seen_in_the_list_and_completed_by_publish(three, monkeypatch):
@@ -234,7 +234,7 @@ def test_promotion_killed_half_way_is_seen_in_the_list_and_completed_by_publish(
 
     assert stand(three) == (2, {1: "Archived", 2: "Production"}, "1,2")
     assert not any(one.cut_short for one in list_models())
-    assert INTENT_TAG not in three.read_standing(MLP).version_tags[2]
+    assert INTENT_TAG not in three.read_status(MLP).version_tags[2]
 
 
 def test_promotion_killed_before_it_was_decided_never_was(three, monkeypatch):
@@ -457,7 +457,7 @@ def test_new_registry_learns_from_the_log_what_is_in_production(three, clone, ma
     (only,) = [v for v in store.list_versions() if v.name == MLP]
     assert only.digest == digest
     assert stand(store) == (1, {1: "Production"}, "1")
-    tags = store.read_standing(MLP).version_tags[1]
+    tags = store.read_status(MLP).version_tags[1]
     assert tags[WHEN_TAG] == read_log()[-1].when
     assert len(read_log()) == 2
     # Version 1 of old is not in this registry: a rollback has nowhere to go.
@@ -480,7 +480,7 @@ def test_alias_taken_off_by_hand_is_not_given_back(three):
     three.client.delete_registered_model_alias(MLP, "production")
     three.client.transition_model_version_stage(MLP, "1", "None")
     publish_all()
-    assert three.read_standing(MLP).production is None
+    assert three.read_status(MLP).production is None
 
 
 def test_publish_without_news_reads_no_mlflow_where_there_is_a_log(three):

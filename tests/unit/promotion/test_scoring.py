@@ -85,7 +85,7 @@ def test_model_of_other_classes_is_refused(small_project):
     splits = read_table(path, PATCH_SPLITS)
     splits["label"] = splits["label"].replace({"tumour": "tubule"})
     write_table(splits, path, PATCH_SPLITS)
-    with pytest.raises(InputError, match=r"simple_cnn: tells apart .* hold \['tubule'\]"):
+    with pytest.raises(InputError, match=r"simple_cnn: predicts .* contain \['tubule'\]"):
         score_test_split(open_bundle(Path("models/simple_cnn")))
 
 

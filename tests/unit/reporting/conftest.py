@@ -64,13 +64,13 @@ def make_metrics():
     score = {"test/auprc/mitosis": 0.4, "test/auroc/macro": 0.8, "test/accuracy": 0.9}
     ends = {name: {"low": value - 0.1, "high": value + 0.05} for name, value in score.items()}
     sizes = {"n": 30, "cases": 2, "classes": {"mitosis": 3, "tumour": 27}}
-    aligned = {"data": "simulated", "leaky": "pairing follows the label"}
+    declared = {"data": "simulated", "leaky": "no", "focus_class": "mitosis"}
+    aligned = declared | {"leaky": "pairing follows the label"}
     pair = {"image_model": "resnet18", "minus_image_model": {"test/auprc/mitosis": 0.01}}
     less = {"test/auprc/mitosis": {"low": -0.02, "high": 0.03}}
     return {
         "models": dict.fromkeys(MODELS, score),
-        "declared": {name: {"data": "simulated", "leaky": "no"} for name in MODELS}
-        | {"fusion_label_aligned": aligned},
+        "declared": dict.fromkeys(MODELS, declared) | {"fusion_label_aligned": aligned},
         "split_sizes": {"patches": dict.fromkeys(("train", "validation", "test"), sizes)},
         "paired": {
             "fusion_label_blind": pair | {"leaky": False},

@@ -41,7 +41,7 @@ def test_mitosis_leads_with_its_interval_and_accuracy_comes_last(tmp_path):
         name_end("test/auprc/mitosis", "low"): 0.125,
         name_end("test/auprc/mitosis", "high"): 0.5,
     }
-    text = card(tmp_path, metrics, classes=["mitosis", "tumour"])
+    text = card(tmp_path, metrics, classes=["mitosis", "tumour"], focus_class="mitosis")
     rows = [line for line in text.splitlines() if line.startswith("| a")]
     assert rows == [
         "| auprc/mitosis | – | 0.250 [0.125, 0.500] |",

@@ -28,6 +28,7 @@ from histofuse.training.scores import compute_auroc
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 META = {
     "classes": CLASSES,
+    "focus_class": CLASSES[0],
     "encoders": {"image": {"name": "resnet18", "digest": "a" * 64}},
     "sources": {"image": "simulated", "patient": "restricted"},
 }
@@ -112,6 +113,7 @@ def test_config_names_encoders_pairing_and_source(tmp_path):
     assert config["leaky"] is True
     assert config["source"] == "restricted"
     assert config["classes"] == CLASSES
+    assert config["focus_class"] == CLASSES[0]
     assert config["architecture"]["image_dim"] == 6
 
 

@@ -163,6 +163,7 @@ def test_the_bundle_holds_what_it_must(trained):
     config = bundle.config
     assert (config["kind"], config["name"], config["source"]) == ("image", "tiny", "simulated")
     assert config["classes"] == CLASSES
+    assert config["focus_class"] == "mitosis"
     assert set(config["inputs"]) == {"patches", "splits"}
     assert config["architecture"]["embedding_dim"] == 256
     layer = {"name": "backbone.features.1", "map_px": 4}

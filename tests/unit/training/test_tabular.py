@@ -102,6 +102,7 @@ def test_a_bundle_read_back_predicts_the_very_logits_it_stored(kind, encoded, tm
     assert roc_auc_score(test["target"], test["logit"]) > 0.7
 
     assert bundle.config["classes"] == ["no_mortality_1y", "mortality_1y"]
+    assert bundle.config["focus_class"] == "mortality_1y"
     assert bundle.config["architecture"]["n_features"] == 8
     assert json.loads((bundle.path / "feature_order.json").read_text()) == table.features
     assert len(pd.read_csv(bundle.path / "history.csv")) >= 1

@@ -1,7 +1,7 @@
-"""Alarms: checks of data and models that must not fail before a model is believed.
+"""Alarm checks: what must hold of the data and a model before its scores are trusted.
 
-A check says of the data as a whole, or of one model, whether something is as it must be. One that
-fails is an alarm; one that cannot be made, for want of a file, is told from one that passes.
+A check is about the data as a whole or about one model. A failed check is an alarm. A check that
+cannot be made, because a file is missing, is not a passed one.
 """
 
 from __future__ import annotations
@@ -12,27 +12,42 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from histofuse.core.artifacts import digest_file, load_json
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.params.controls import AlarmParams
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.promotion import PromotionParams
 
 Outcome = Literal["passed", "alarm", "not_made"]
-# ``leak``: a fact, such as a shared case; ``suspicion``: too good, or too uneven, to be believed.
+# ``leak``: certain, such as a shared case; ``suspicion``: implausible, such as a perfect score.
 Severity = Literal["leak", "suspicion"]
 RECORDS: Final = ("tabular", "fusion")
 IMAGES: Final = ("image", "fusion")
 ALL: Final = ("image", "tabular", "fusion")
+FORMAT: Final = 2  # counts up when a check is added that the gate relies on
 _DECIMALS: Final = 6
 
 
 @dataclass(frozen=True)
+class AlarmRules:
+    """The sections of params.yaml that the checks use, and the bootstrap."""
+
+    alarms: AlarmParams
+    promotion: PromotionParams
+    encoding: EncodingParams
+    bootstrap: Bootstrap
+
+
+@dataclass(frozen=True)
 class AlarmCheck:
-    """One question to the data or a model, and its answer.
+    """One check of the data or of a model, and its outcome.
 
     Attributes:
-        name: What was looked at, such as ``shared[images]`` or ``calibrator``.
-        model: The model it was asked of; None for the data as a whole.
-        concerns: Kinds of models whose numbers rest on the answer.
-        outcome: ``passed``, ``alarm``, or ``not_made`` where something is missing.
-        severity: Of the alarm, whether or not it is raised.
-        detail: The answer in words, with its numbers; names no case and no patient.
+        name: Such as ``shared[images]`` or ``calibrator``.
+        model: The model that was checked; None for the data as a whole.
+        concerns: Kinds of models whose scores depend on it.
+        outcome: ``passed``, ``alarm``, or ``not_made`` if something is missing.
+        severity: Of the alarm, raised or not.
+        detail: The outcome in words, with its numbers; names no case and no patient.
         numbers: The same numbers, JSON-ready.
     """
 
@@ -68,7 +83,7 @@ def make_check(  # noqa: PLR0917
     numbers: Mapping[str, Any] | None = None,
     severity: Severity = "leak",
 ) -> AlarmCheck:
-    """Make a check that was made."""
+    """Make a passed check or an alarm."""
     outcome: Outcome = "alarm" if alarm else "passed"
     return AlarmCheck(name, model, tuple(concerns), outcome, severity, detail, numbers or {})
 
@@ -84,9 +99,9 @@ def describe_alarms(
     """Render ``alarms.json``.
 
     Args:
-        checks: All that were asked.
+        checks: All checks.
         models: Model to ``digest`` of its bundle and ``kind``.
-        data: File to digest, of what the checks of the data were made on.
+        data: File to digest, of the data that were checked.
 
     Returns:
         ``format``, ``models`` and ``data`` as given, ``summary`` (``checks``, ``passed``,
@@ -96,8 +111,8 @@ def describe_alarms(
     rendered = [check.to_dict() for check in checks]
     count = {o: sum(c.outcome == o for c in checks) for o in ("passed", "alarm", "not_made")}
     return {
-        "format": 1,
-        "models": {name: dict(facts) for name, facts in models.items()},
+        "format": FORMAT,
+        "models": {name: dict(entry) for name, entry in models.items()},
         "data": dict(data),
         "summary": {
             "checks": len(checks),
@@ -111,34 +126,35 @@ def describe_alarms(
 
 
 def read_alarms(path: Path, digest: str, root: Path) -> tuple[AlarmCheck, ...] | None:
-    """Read the checks made of one version, and of the data under it.
+    """Read the checks of one version and of the data behind it.
 
     Args:
         path: ``alarms.json``.
-        digest: The version's.
-        root: Folder the files named in it are below.
+        digest: Of the version's bundle.
+        root: Folder of the files named in it.
 
     Returns:
-        None where there is no such file, where it is about other versions, or about other data
-        than lie there now.
+        None if the file is missing, from an older release, or about other versions or other data
+        than the current ones.
     """
     if not path.is_file():
         return None
-    found = load_json(path)
-    names = [name for name, facts in found["models"].items() if facts["digest"] == digest]
-    if not names or digest_data(root, found["data"]) != found["data"]:
+    alarms = load_json(path)
+    names = [name for name, model in alarms["models"].items() if model["digest"] == digest]
+    current = alarms["format"] == FORMAT and digest_data(root, alarms["data"]) == alarms["data"]
+    if not names or not current:
         return None
-    kind = found["models"][names[0]]["kind"]
-    return select_checks([AlarmCheck.from_dict(c) for c in found["checks"]], names[0], kind)
+    kind = alarms["models"][names[0]]["kind"]
+    return select_checks([AlarmCheck.from_dict(c) for c in alarms["checks"]], names[0], kind)
 
 
 def select_checks(checks: Sequence[AlarmCheck], model: str, kind: str) -> tuple[AlarmCheck, ...]:
-    """Select what concerns one model: its own checks, and those of the data it rests on."""
+    """Select the checks of one model and those of the data it depends on."""
     return tuple(c for c in checks if c.model == model or (c.model is None and kind in c.concerns))
 
 
 def digest_data(root: Path, names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    """Digest files below a folder, those that are there."""
+    """Digest the files below a folder that exist."""
     return {name: digest_file(root / name) for name in names if (root / name).is_file()}
 
 

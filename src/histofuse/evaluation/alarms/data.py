@@ -1,4 +1,4 @@
-"""Alarms of the data: what splits share, features that tell the target, what an encoder saw."""
+"""Alarm checks of the data: shared rows, features that predict the target alone, encoder fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN: Final = 5
 def check_image_split(
     audit: Mapping[str, Any] | None, split_units: Sequence[str]
 ) -> Iterator[AlarmCheck]:
-    """Look at what the splits of the images share, and at the unit they were made by."""
+    """Check what the image splits share, and by which unit they were split."""
     if audit is None:
         yield skip_check("shared[images]", None, IMAGES, "the split has no audit; dvc repro")
         return
@@ -51,7 +51,7 @@ def check_image_split(
 
 
 def check_patient_split(audit: Mapping[str, Any] | None) -> AlarmCheck:
-    """Look at what the splits of the patients share."""
+    """Check that the patient splits share no patient."""
     if audit is None:
         return skip_check("shared[patients]", None, RECORDS, "the split has no audit; dvc repro")
     shared = _find_forbidden(audit)
@@ -79,46 +79,46 @@ def _show_shared(shared: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def check_features(joined: pd.DataFrame, encoded: pd.DataFrame, params: AlarmParams) -> AlarmCheck:
-    """Look for a feature that tells the target alone, by its values or by being missing.
+    """Look for a feature that predicts the target alone, by its values or by being missing.
 
     Args:
         joined: Raw features with split and target, as from `features.encoding.join_splits`.
         encoded: The encoded table in which missing values are NaN.
-        params: Bar, and the rows a feature must have.
+        params: The limit, and the rows a feature must have.
     """
-    found = score_features(joined, encoded, params.feature_fewest_rows)
-    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    loud = {name: value for name, value in ranked if value >= params.feature_auroc}
-    numbers = {"highest": dict(ranked[:_SHOWN]), "judged": len(found), "at": params.feature_auroc}
-    if loud:
-        named = ", ".join(f"{name} (AUROC {value:.3f})" for name, value in loud.items())
-        detail = f"tells the target alone on training rows: {named}; the bar is "
-        detail += f"{params.feature_auroc:g}. Does it hold the target, or come after it?"
+    scores = score_features(joined, encoded, params.feature_fewest_rows)
+    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    high = {name: value for name, value in ranked if value >= params.feature_auroc}
+    numbers = {"highest": dict(ranked[:_SHOWN]), "judged": len(scores), "at": params.feature_auroc}
+    if high:
+        named = ", ".join(f"{name} (AUROC {value:.3f})" for name, value in high.items())
+        detail = f"predicts the target alone on training rows: {named}; the limit is "
+        detail += f"{params.feature_auroc:g}. Does it contain the target, or come after it?"
     elif ranked:
         name, value = ranked[0]
-        detail = f"of {len(found)} features the one that tells most of the target alone is {name}, "
-        detail += f"AUROC {value:.3f}, below {params.feature_auroc:g}"
+        detail = f"of {len(scores)} features {name} predicts the target best alone: AUROC "
+        detail += f"{value:.3f}, below {params.feature_auroc:g}"
     else:
         detail = f"no feature has {params.feature_fewest_rows} training rows of each target"
-    return make_check("feature", None, RECORDS, bool(loud), detail, numbers, "suspicion")
+    return make_check("feature", None, RECORDS, bool(high), detail, numbers, "suspicion")
 
 
 def score_features(joined: pd.DataFrame, encoded: pd.DataFrame, fewest: int) -> dict[str, float]:
     """Compute the AUROC of each feature alone on training rows, the better of both directions.
 
-    A raw text is scored by the target's rate in its category, learnt on the other folds.
+    A text feature is scored by the target's rate in its category, estimated on the other folds.
 
     Returns:
-        Feature, ``<feature> (missing)`` or ``<feature> (categories)`` to AUROC; what has fewer
-        rows than `fewest` of either target is left out.
+        Feature, ``<feature> (missing)`` or ``<feature> (categories)`` to AUROC; features with
+        fewer than `fewest` rows of either target are left out.
     """
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
 
     def note(name: str, values: np.ndarray, target: np.ndarray) -> None:
         known = ~np.isnan(values)
         if min(int((target[known] == c).sum()) for c in (0, 1)) >= fewest:
             auroc = compute_auroc(values[known], target[known])
-            found[name] = max(found.get(name, 0.0), auroc, 1 - auroc)
+            scores[name] = max(scores.get(name, 0.0), auroc, 1 - auroc)
 
     rows = encoded[encoded["split"] == "train"]
     target = rows["target"].to_numpy()
@@ -133,11 +133,11 @@ def score_features(joined: pd.DataFrame, encoded: pd.DataFrame, fewest: int) -> 
             note(name, rows[name].to_numpy(dtype=np.float64, na_value=np.nan), target)
         else:
             note(f"{name} (categories)", _rate_categories(rows[name], target), target)
-    return found
+    return scores
 
 
 def _rate_categories(values: pd.Series, target: np.ndarray) -> np.ndarray:
-    """Put the target's rate on the other folds for each category; NaN where it is not there."""
+    """Replace each category by the target's rate on the other folds; NaN for a new category."""
     fold = np.arange(len(values)) % _FOLDS
     rates = np.full(len(values), np.nan)
     texts = values.astype("str").where(values.notna())
@@ -158,7 +158,7 @@ def check_encoder(  # noqa: PLR0917
     tolerance: float,
     model: str | None = None,
 ) -> AlarmCheck:
-    """Fit the encoder anew on training rows, and hold what is stored against it.
+    """Refit the encoder on training rows and compare it with the stored one.
 
     Args:
         stored: ``encoder.json``.
@@ -166,35 +166,35 @@ def check_encoder(  # noqa: PLR0917
         specs: Of the features.
         params: Section ``encoding``.
         tolerance: Of a learnt number.
-        model: Whose encoder it is; None for that of the encoded tables.
+        model: The model with this encoder; None for the encoded tables.
     """
-    apart = _compare_encoders(_fit(joined, ("train",), specs, params), stored, tolerance)
+    different = _compare_encoders(_fit(joined, ("train",), specs, params), stored, tolerance)
     name, rows = "encoder", int((joined["split"] == "train").sum())
-    numbers: dict[str, Any] = {"rows": stored["rows"], "train_rows": rows, "different": apart}
-    if not apart:
+    numbers: dict[str, Any] = {"rows": stored["rows"], "train_rows": rows, "different": different}
+    if not different:
         detail = f"means, spreads, medians and categories are those of the {rows:,} training rows"
         return make_check(name, model, RECORDS, False, detail, numbers)
     fits = {
-        "every row": ("train", "validation", "test"),
+        "all rows": ("train", "validation", "test"),
         "training and validation rows": ("train", "validation"),
         "training and test rows": ("train", "test"),
         "test rows": ("test",),
     }
-    like = [
-        what
-        for what, splits in fits.items()
+    fitted = (
+        name
+        for name, splits in fits.items()
         if not _compare_encoders(_fit(joined, splits, specs, params), stored, tolerance)
-    ]
-    numbers["matches"] = like[0] if like else None
-    matches = f"matches a fit on {like[0]}" if like else "matches no fit on rows of today"
-    detail = f"{apart} of its numbers are not those of the {rows:,} training rows; it {matches}"
+    )
+    numbers["matches"] = match = next(fitted, None)
+    matches = f"matches a fit on {match}" if match else "matches no fit on the current rows"
+    detail = f"{different} of its numbers are not those of the {rows:,} training rows; it {matches}"
     return make_check(name, model, RECORDS, True, f"{detail} ({stored['rows']:,} rows)", numbers)
 
 
 def check_encoded(
     stored: Mapping[str, Any], joined: pd.DataFrame, encoded: pd.DataFrame, tolerance: float
 ) -> AlarmCheck:
-    """Encode anew, and hold the table that models learn from against it."""
+    """Encode again and compare with the table that models learn from."""
     keys = ["subject_id", "hadm_id"]
     again = encode_table(Encoder.from_dict(dict(stored)), joined, impute=False)
     name, numbers = "encoded_table", {"rows": len(again)}
@@ -205,9 +205,9 @@ def check_encoded(
     far = ~np.isclose(*both, rtol=tolerance, atol=tolerance, equal_nan=True)
     names = [columns[i] for i in np.flatnonzero(far.any(axis=0))][:_SHOWN]
     detail = (
-        f"does not come out of its encoder in {', '.join(names)}"
+        f"differs from what its encoder gives in {', '.join(names)}"
         if names
-        else f"{len(again):,} rows come out of the encoder as they stand there"
+        else f"{len(again):,} rows are what the encoder gives"
     )
     return make_check(name, None, RECORDS, bool(names), detail, numbers)
 
@@ -225,7 +225,7 @@ def _fit(
 def _compare_encoders(
     fitted: Mapping[str, Any], stored: Mapping[str, Any], tolerance: float
 ) -> int:
-    """Count the learnt values that differ; the number of rows and shares dropped are none."""
+    """Count the learnt values that differ, leaving out row counts and dropped shares."""
     facts = [{k: e.get(k) for k in ("features", "indicators", "strata")} for e in (fitted, stored)]
     ours, theirs = (dict(_flatten(f, "")) for f in facts)
     return sum(

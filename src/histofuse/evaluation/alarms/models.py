@@ -1,8 +1,8 @@
-"""Alarms of one model: shared rows, scores not to be believed, fits on what must not be seen."""
+"""Alarm checks of one model: shared rows, implausible scores, and what was fitted on which rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,15 +13,15 @@ from jaxtyping import Float
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
+from histofuse.core.naming import show_ends, show_value
 from histofuse.core.seeding import derive_seed
-from histofuse.evaluation.alarms.checks import AlarmCheck, make_check, skip_check
-from histofuse.evaluation.focus import find_minority_class, name_bars
+from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_check, skip_check
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from histofuse.params.controls import AlarmParams
 from histofuse.params.pairing import LEAKY_RULES
-from histofuse.params.promotion import PromotionParams
+from histofuse.params.promotion import PromotionParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator
 from histofuse.training.decision import load_decision
 from histofuse.training.thresholds import Thresholds, fit_thresholds
@@ -29,7 +29,7 @@ from histofuse.training.thresholds import Thresholds, fit_thresholds
 WEIGHTS: Final = "weights.safetensors"
 ENCODER: Final = "encoder.json"
 _FITS: Final[Mapping[str, tuple[str, ...]]] = {
-    "every row": ("train", "validation", "test"),
+    "all rows": ("train", "validation", "test"),
     "validation and test rows": ("validation", "test"),
     "test rows": ("test",),
     "training rows": ("train",),
@@ -38,18 +38,19 @@ _FITS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What a bundle holds that alarms look at.
+class AlarmModel:
+    """What the alarm checks read from a bundle.
 
     Attributes:
         name: The model's name.
         config: Its ``config.json``.
         digest: Of the bundle.
-        rows: Its predictions, of every split; None for a copy without row-level files.
+        rows: Its predictions on every split; None if the bundle does not hold them.
         calibrator: Of the bundle.
         thresholds: Of the bundle.
         encoder: ``encoder.json`` of the record it reads; None for image models.
         scaler: Mean and spread by which a fusion model standardises image embeddings.
+        scored: Its predictions on the current test split, if they were computed again.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelFacts:
     thresholds: Thresholds
     encoder: Mapping[str, Any] | None
     scaler: tuple[np.ndarray, np.ndarray] | None
+    scored: Predictions | None = None
 
     @property
     def kind(self) -> str:
@@ -67,7 +69,7 @@ class ModelFacts:
         return self.config["kind"]
 
 
-def read_model(path: Path, patient: Path | None = None) -> ModelFacts:
+def read_model(path: Path, patient: Path | None = None) -> AlarmModel:
     """Read a bundle.
 
     Args:
@@ -79,13 +81,14 @@ def read_model(path: Path, patient: Path | None = None) -> ModelFacts:
     """
     bundle = open_bundle(path, row_level=False)
     config = bundle.config
+    has_rows = (path / PREDICTIONS).is_file()
     record = path if config["kind"] == "tabular" else patient
     encoder = record / ENCODER if record else None
-    return ModelFacts(
+    return AlarmModel(
         bundle.name,
         config,
         bundle.digest,
-        read_predictions(bundle) if (path / PREDICTIONS).is_file() else None,
+        read_predictions(bundle) if has_rows else None,
         *load_decision(path),
         encoder=load_json(encoder) if encoder and encoder.is_file() else None,
         scaler=_read_scaler(path) if config["kind"] == "fusion" else None,
@@ -100,83 +103,156 @@ def _read_scaler(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_model(
-    facts: ModelFacts,
-    params: AlarmParams,
-    promotion: PromotionParams,
-    bootstrap: Bootstrap,
+    model: AlarmModel,
+    test: pd.DataFrame | None,
+    rules: AlarmRules,
 ) -> Iterator[AlarmCheck]:
-    """Ask of a model all that its own bundle can answer."""
-    name, kinds = facts.name, (facts.kind,)
-    if facts.kind == "fusion":
-        yield _check_pairing(facts)
-    if facts.rows is None or facts.rows.logits is None:
-        for what in ("shared_rows", "too_good", "apart", "calibrator", "threshold"):
-            yield skip_check(what, name, kinds, "its predictions did not travel; dvc repro alarms")
+    """Check what a bundle and the current test split tell about a model.
+
+    Args:
+        model: The model.
+        test: Rows of the current test split, as `tabulate_rows` has them; None if there are none.
+        rules: Params and bootstrap.
+    """
+    params, promotion = rules.alarms, rules.promotion
+    if model.kind == "fusion":
+        yield check_pairing(model.name, model.config)
+    if model.rows is None or model.rows.logits is None:
+        why = "the bundle holds no predictions; dvc repro alarms"
+        names = ("shared_rows", "training_rows", "too_good", "validation_test_gap")
+        for name in (*names, "calibrator", "threshold"):
+            yield skip_check(name, model.name, (model.kind,), why)
         return
-    yield check_shared_rows(facts.rows, promotion.split_units)
-    yield check_too_good(facts.rows, promotion)
-    yield from check_apart(facts.rows, params, bootstrap)
-    yield check_calibrator(facts, params.fit_tolerance)
-    yield check_thresholds(facts, params.fit_tolerance)
+    yield check_shared_rows(model.rows, promotion.split_units)
+    yield check_training_rows(model.rows, test, promotion.split_units)
+    scored = model.rows.of("test") if model.scored is None else model.scored
+    yield check_too_good(scored, promotion)
+    yield from check_validation_test_gap(model.rows, params, rules.bootstrap)
+    yield check_calibrator(model, params.fit_tolerance)
+    yield check_thresholds(model, params.fit_tolerance)
 
 
-def _check_pairing(facts: ModelFacts) -> AlarmCheck:
-    rule = facts.config.get("pairing", {}).get("rule")
-    leaky = rule in LEAKY_RULES or bool(facts.config.get("leaky"))
-    tells = ": the patient is chosen by the label and gives it away" if leaky else ""
-    detail = f"rule {rule or 'not stated'}{tells}"
-    return make_check("pairing", facts.name, ("fusion",), leaky, detail, {"rule": rule})
+def check_pairing(name: str, config: Mapping[str, Any]) -> AlarmCheck:
+    """Check that the pairs of a fusion model do not follow the label."""
+    rule = config.get("pairing", {}).get("rule")
+    leaky = rule in LEAKY_RULES or bool(config.get("leaky"))
+    detail = f"rule {rule or 'not stated'}"
+    detail += ": the patient is chosen by the label and gives it away" if leaky else ""
+    return make_check("pairing", name, ("fusion",), leaky or not rule, detail, {"rule": rule})
 
 
 # --- rows ---------------------------------------------------------------------------------------
 
 
+def tabulate_rows(rows: Predictions) -> pd.DataFrame:
+    """Tabulate what rows belong to: ``patch_id``, ``case_id``, ``subject_id`` and ``split``."""
+    subjects = rows.subjects if rows.on_patches else rows.groups
+    names = {"patch_id": rows.keys, "case_id": rows.groups, "subject_id": subjects}
+    return pd.DataFrame(names | {"split": rows.split})
+
+
+def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dict[str, pd.Series]:
+    """List what two splits must not share.
+
+    Args:
+        kind: Of the model.
+        rows: As `tabulate_rows` has them.
+        split_units: Allowed units of the image split. With ``frame`` cases may be shared.
+
+    Returns:
+        ``cases``, ``frames`` or ``patients`` -> its name for each row.
+    """
+    if kind == "tabular":
+        return {"patients": rows["subject_id"]}
+    if "frame" in split_units:  # "Case_10-03/0042" is a patch of the frame "Case_10-03"
+        units = {"frames": rows["patch_id"].str.rsplit("/", n=1).str[0]}
+    else:
+        units = {"cases": rows["case_id"]}
+    return units | ({"patients": rows["subject_id"]} if kind == "fusion" else {})
+
+
+def mark_seen(
+    kind: str, test: pd.DataFrame, stored: pd.DataFrame, split_units: Sequence[str]
+) -> dict[str, pd.Series]:
+    """Mark test rows that a model has seen in training or validation.
+
+    Args:
+        kind: Of the model.
+        test: Rows of the current test split.
+        stored: Rows of every split the model was trained with.
+        split_units: Allowed units of the image split.
+
+    Returns:
+        ``cases``, ``frames`` or ``patients`` -> the name for each test row that was seen, else
+        None.
+    """
+    seen = list_units(kind, stored[stored["split"] != "test"], split_units)
+    units = list_units(kind, test, split_units)
+    return {unit: names.where(names.isin(seen[unit])) for unit, names in units.items()}
+
+
 def check_shared_rows(rows: Predictions, split_units: Sequence[str]) -> AlarmCheck:
-    """Count cases (frames where the split may be by frame) and patients in several splits."""
-    names: dict[str, np.ndarray] = {rows.group_unit: rows.groups}
-    if rows.on_patches and "frame" in split_units:
-        frames = [key.rsplit("/", 1)[0] for key in rows.keys.tolist()]
-        names = {"frames": np.array(frames, dtype=object)}
-    if rows.on_patches and rows.subjects is not None:
-        names["patients"] = rows.subjects
-    shared = {what: _count_shared(of, rows.split) for what, of in names.items()}
-    detail = " and ".join(f"{n:,} of its {what}" for what, n in shared.items())
-    found = any(shared.values())
-    detail = f"{detail} are in more than one split"
-    return make_check("shared_rows", rows.name, (rows.kind,), found, detail, {"shared": shared})
+    """Count cases (frames if the split may be by frame) and patients in several splits."""
+    units = list_units(rows.kind, tabulate_rows(rows), split_units)
+    shared = {
+        unit: int((pd.Series(rows.split).groupby(names.to_numpy()).nunique() > 1).sum())
+        for unit, names in units.items()
+    }
+    counts = " and ".join(f"{n:,} of its {unit}" for unit, n in shared.items())
+    detail = f"{counts} are in more than one split"
+    alarm = any(shared.values())
+    return make_check("shared_rows", rows.name, (rows.kind,), alarm, detail, {"shared": shared})
 
 
-def _count_shared(names: np.ndarray, split: np.ndarray) -> int:
-    table = pd.DataFrame({"name": names, "split": split})
-    return int((table.groupby("name")["split"].nunique() > 1).sum())
+def check_training_rows(
+    rows: Predictions, test: pd.DataFrame | None, split_units: Sequence[str]
+) -> AlarmCheck:
+    """Count what is in the current test split and was in the model's training or validation."""
+    name, kinds = "training_rows", (rows.kind,)
+    if test is None:
+        return skip_check(name, rows.name, kinds, "the current split is missing; dvc repro")
+    marks = mark_seen(rows.kind, test, tabulate_rows(rows), split_units)
+    totals = {u: n.nunique() for u, n in list_units(rows.kind, test, split_units).items()}
+    seen = {unit: marked.nunique() for unit, marked in marks.items()}
+    counts = " and ".join(f"{n:,} of {totals[unit]:,} test {unit}" for unit, n in seen.items())
+    detail = f"{counts} were in its training or validation rows"
+    return make_check(name, rows.name, kinds, any(seen.values()), detail, {"seen": seen})
 
 
 # --- scores -------------------------------------------------------------------------------------
 
 
 def check_too_good(rows: Predictions, promotion: PromotionParams) -> AlarmCheck:
-    """Look for a test score too good to be true; ``promotion`` holds the bar."""
-    found, minority = _measure(rows.of("test")), find_minority_class(rows)
-    metrics = [m.replace("minority", minority) for m in promotion.alarm_metrics]
-    values = {m: found.get(m) for m in metrics}
-    loud = [m for m, v in values.items() if v is not None and v >= promotion.alarm_at]
-    shown = ", ".join(f"{m} {_show(v)}" for m, v in values.items())
-    bar = f"{promotion.alarm_at:g}"
-    detail = f"test {shown}; {f'{bar} or more: look for a leak' if loud else f'all below {bar}'}"
+    """Look for a test score at or above ``promotion.alarm_at``.
+
+    Args:
+        rows: Of the test split.
+        promotion: Section ``promotion``.
+    """
+    measured = _measure(rows)
+    metrics = [name_focus(m, rows.focus_class) for m in promotion.alarm_metrics]
+    values = {metric: measured.get(metric) for metric in metrics}
+    high = [m for m, v in values.items() if v is not None and v >= promotion.alarm_at]
+    scores = ", ".join(f"{m} {show_value(v)}" for m, v in values.items())
+    limit = f"{promotion.alarm_at:g}"
+    detail = (
+        f"test {scores}; {f'{limit} or more: look for a leak' if high else f'all below {limit}'}"
+    )
     numbers = {"values": values, "at": promotion.alarm_at}
-    return make_check("too_good", rows.name, (rows.kind,), bool(loud), detail, numbers, "suspicion")
+    return make_check("too_good", rows.name, (rows.kind,), bool(high), detail, numbers, "suspicion")
 
 
-def check_apart(
+def check_validation_test_gap(
     rows: Predictions, params: AlarmParams, bootstrap: Bootstrap
 ) -> Iterator[AlarmCheck]:
-    """Hold test against validation: both unseen, so far apart one of them was seen, or is another.
+    """Compare test with validation: both are unseen, so a large gap is suspicious.
 
-    The two are resampled each by itself, for they share no case. Where there is no interval, the
-    margin alone decides.
+    The two splits share no case and are resampled independently. Without an interval the margin
+    alone decides.
     """
-    bars = name_bars(params.apart.patches if rows.on_patches else params.apart.admissions, rows)
-    metrics = list(bars)
+    gap = params.validation_test_gap
+    limits = gap.select(on_patches=rows.on_patches, focus_class=rows.focus_class)
+    metrics = list(limits)
     test, validation = (
         replace(bootstrap, seed=derive_seed(bootstrap.seed, split)).resample_metrics(
             rows.of(split), metrics
@@ -184,128 +260,148 @@ def check_apart(
         for split in ("test", "validation")
     )
     difference = test.minus(validation)
-    for column, (metric, margin) in enumerate(bars.items()):
-        name = f"apart[{metric}]"
-        found = difference.interval(metric, "percentile")
-        if found.value is None:
-            why = "not defined on validation or on test"
-            yield skip_check(name, rows.name, (rows.kind,), why)
+    for column, (metric, margin) in enumerate(limits.items()):
+        name, kinds = f"validation_test_gap[{metric}]", (rows.kind,)
+        interval = difference.interval(metric, "percentile")
+        if interval.value is None:
+            yield skip_check(name, rows.name, kinds, "not defined on validation or on test")
             continue
-        far = abs(found.value) > margin
-        ends = "no interval, the margin alone decides"
-        if found.low is not None and found.high is not None:
-            far = far and not found.low <= 0 <= found.high
-            ends = f"[{found.low:+.3f}, {found.high:+.3f}]"
-        values = [float(r.values[column]) for r in (test, validation)]
-        detail = f"test {values[0]:.3f}, validation {values[1]:.3f}: {found.value:+.3f}, {ends}; "
+        large = abs(interval.value) > margin
+        if interval.low is not None and interval.high is not None:
+            large = large and not interval.low <= 0 <= interval.high
+        ends = show_ends(interval.low, interval.high, "+") or "no interval, the margin decides"
+        scores = [float(r.values[column]) for r in (test, validation)]
+        detail = (
+            f"test {scores[0]:.3f}, validation {scores[1]:.3f}: {interval.value:+.3f}, {ends}; "
+        )
         detail += f"margin {margin:g}"
-        numbers = {"test": values[0], "validation": values[1], "difference": found.value}
-        numbers |= {"low": found.low, "high": found.high, "margin": margin}
-        yield make_check(name, rows.name, (rows.kind,), far, detail, numbers, "suspicion")
-
-
-def _show(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.3f}"
+        numbers = {"test": scores[0], "validation": scores[1], "difference": interval.value}
+        numbers |= {"low": interval.low, "high": interval.high, "margin": margin}
+        yield make_check(name, rows.name, kinds, large, detail, numbers, "suspicion")
 
 
 def _measure(rows: Predictions) -> dict[str, float | None]:
-    found = classification_metrics(
+    measured = classification_metrics(
         rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
     )
-    return {name.removeprefix("test/"): value for name, value in found.items()}
+    return {name.removeprefix("test/"): value for name, value in measured.items()}
 
 
 # --- fits ---------------------------------------------------------------------------------------
 
 
-def check_calibrator(facts: ModelFacts, tolerance: float) -> AlarmCheck:
-    """Fit the calibrator anew on validation rows, and hold what is stored against it."""
-    assert facts.rows is not None and facts.rows.logits is not None
-    logits, labels, stored = facts.rows.logits, facts.rows.labels, facts.calibrator
+def check_calibrator(model: AlarmModel, tolerance: float) -> AlarmCheck:
+    """Refit the calibrator on validation rows and compare it with the stored one."""
+    assert model.rows is not None and model.rows.logits is not None
+    logits, stored = model.rows.logits, model.calibrator
 
-    def find_gap(splits: Sequence[str]) -> float:
-        mask = np.isin(facts.rows.split, splits) if facts.rows else np.zeros(0, dtype=bool)
-        again = fit_calibrator(logits[mask], labels[mask], stored.method)
+    def measure_gap(rows: np.ndarray, labels: np.ndarray) -> float:
+        again = fit_calibrator(logits[rows], labels, stored.method)
         return float(np.abs(again.probabilities(logits) - stored.probabilities(logits)).max())
 
-    return _judge_fit("calibrator", facts, find_gap, stored.fitted_on.per_class, tolerance)
+    return _check_fit("calibrator", model, measure_gap, stored.fitted_on.per_class, tolerance)
 
 
-def check_thresholds(facts: ModelFacts, tolerance: float) -> AlarmCheck:
-    """Fit the thresholds anew on validation rows, and hold what is stored against them."""
-    assert facts.rows is not None and facts.rows.logits is not None
-    probabilities = facts.calibrator.probabilities(facts.rows.logits)
-    labels, stored = facts.rows.labels, facts.thresholds
+def check_thresholds(model: AlarmModel, tolerance: float) -> AlarmCheck:
+    """Refit the thresholds on validation rows and compare them with the stored ones."""
+    stored = model.thresholds
+    assert model.rows is not None and model.rows.logits is not None
+    probabilities = model.calibrator.probabilities(model.rows.logits)
 
-    def find_gap(splits: Sequence[str]) -> float:
-        mask = np.isin(facts.rows.split, splits) if facts.rows else np.zeros(0, dtype=bool)
-        again = fit_thresholds(probabilities[mask], labels[mask], stored.rule)
+    def measure_gap(rows: np.ndarray, labels: np.ndarray) -> float:
+        again = fit_thresholds(probabilities[rows], labels, stored.rule)
         return float(np.abs(np.subtract(again.values, stored.values)).max())
 
-    return _judge_fit("threshold", facts, find_gap, stored.fitted_on.per_class, tolerance)
+    return _check_fit("threshold", model, measure_gap, stored.fitted_on.per_class, tolerance)
 
 
-def _judge_fit(
-    name: str, facts: ModelFacts, find_gap: Any, stated: Sequence[int], tolerance: float
+def _check_fit(
+    name: str,
+    model: AlarmModel,
+    measure_gap: Callable[[np.ndarray, np.ndarray], float],
+    stated: Sequence[int],
+    tolerance: float,
 ) -> AlarmCheck:
-    assert facts.rows is not None
-    counts = list(facts.rows.of("validation").count_classes().values())
-    gap, honest = find_gap(("validation",)), list(stated) == counts
+    """Check that something was fitted on validation rows.
+
+    Args:
+        name: Of the check.
+        model: The model.
+        measure_gap: Refits on a mask of rows and their labels; returns the largest difference.
+        stated: Rows of each class it states to be fitted on.
+        tolerance: Largest difference allowed.
+    """
+    assert model.rows is not None
+    split, labels = model.rows.split, model.rows.labels
+
+    def refit(splits: Sequence[str]) -> float:
+        rows = np.isin(split, splits)
+        return measure_gap(rows, labels[rows])
+
+    counts = list(model.rows.of("validation").count_classes().values())
+    gap, same_counts = refit(("validation",)), list(stated) == counts
     numbers: dict[str, Any] = {"gap": gap, "rows_stated": sum(stated)}
-    numbers |= {"validation_rows": sum(counts), "same_classes": honest}
-    if gap <= tolerance and honest:
-        detail = f"is that of the {sum(counts):,} validation rows, within {max(gap, 1e-9):.1g}"
-        return make_check(name, facts.name, (facts.kind,), False, detail, numbers)
-    like = [what for what, splits in _FITS.items() if find_gap(splits) <= tolerance]
-    numbers["matches"] = like[0] if like and gap > tolerance else None
+    numbers |= {"validation_rows": sum(counts), "same_classes": same_counts}
+    if gap <= tolerance and same_counts:
+        detail = f"fitted on the {sum(counts):,} validation rows, within {max(gap, 1e-9):.1g}"
+        return make_check(name, model.name, (model.kind,), False, detail, numbers)
+    match = _find_match(refit, tolerance) if gap > tolerance else None
+    numbers["matches"] = match
     parts = []
     if gap > tolerance:
-        matches = f"it matches a fit on {like[0]}" if like else "it matches no fit on its rows"
-        parts.append(f"is off a fit on validation rows by {gap:.2g}; {matches}")
-    if not honest:
-        parts.append(f"says it rests on {sum(stated):,} rows, and validation has {sum(counts):,}")
-    return make_check(name, facts.name, (facts.kind,), True, "; ".join(parts), numbers)
+        parts.append(f"differs from a fit on validation rows by {gap:.2g}; {_show_match(match)}")
+    if not same_counts:
+        parts.append(f"states {sum(stated):,} rows, and validation has {sum(counts):,}")
+    return make_check(name, model.name, (model.kind,), True, "; ".join(parts), numbers)
+
+
+def _find_match(refit: Callable[[Sequence[str]], float], tolerance: float) -> str | None:
+    """Find the rows that a fit on gives what is stored."""
+    return next((rows for rows, splits in _FITS.items() if refit(splits) <= tolerance), None)
+
+
+def _show_match(rows: str | None) -> str:
+    return f"it matches a fit on {rows}" if rows else "it matches no fit on the current rows"
 
 
 def check_scaler(
-    facts: ModelFacts,
+    model: AlarmModel,
     embedded: Mapping[str, Float[np.ndarray, "n dim"]],
     *,
     standardised: bool,
     tolerance: float,
 ) -> AlarmCheck:
-    """Compute means and spreads of image embeddings anew on training pairs.
+    """Recompute means and spreads of image embeddings on training pairs.
 
     Args:
-        facts: A fusion model.
-        embedded: Split to the image embeddings of its pairs.
+        model: A fusion model.
+        embedded: Split -> image embeddings of its pairs.
         standardised: Whether the model standardises at all.
-        tolerance: Absolute and as a share of the spread.
+        tolerance: Absolute and relative to the spread.
     """
-    assert facts.scaler is not None
-    name, kinds = "scaler", (facts.kind,)
+    assert model.scaler is not None
+    name, kinds, scaler = "scaler", (model.kind,), model.scaler
     if not standardised:
-        identity = not np.any(facts.scaler[0]) and bool((facts.scaler[1] == 1).all())
+        identity = not np.any(scaler[0]) and bool((scaler[1] == 1).all())
         detail = "embeddings are not standardised" + ("" if identity else ", and yet are shifted")
-        return make_check(name, facts.name, kinds, not identity, detail)
-    gap = _compare_scaler(facts.scaler, embedded["train"])
-    numbers: dict[str, Any] = {"gap": gap, "train_rows": len(embedded["train"])}
+        return make_check(name, model.name, kinds, not identity, detail)
+
+    def refit(splits: Sequence[str]) -> float:
+        return _compare_scaler(scaler, np.concatenate([embedded[s] for s in splits]))
+
+    gap, count = refit(("train",)), len(embedded["train"])
+    numbers: dict[str, Any] = {"gap": gap, "train_rows": count}
     if gap <= tolerance:
-        detail = f"means and spreads are those of the {len(embedded['train']):,} training pairs"
-        return make_check(name, facts.name, kinds, False, detail, numbers)
-    like = [
-        what
-        for what, splits in _FITS.items()
-        if _compare_scaler(facts.scaler, np.concatenate([embedded[s] for s in splits])) <= tolerance
-    ]
-    numbers["matches"] = like[0] if like else None
-    matches = f"it matches a fit on {like[0]}" if like else "it matches no fit on pairs of today"
-    detail = f"is off the training pairs by {gap:.2g} of a spread; {matches}"
-    return make_check(name, facts.name, kinds, True, detail, numbers)
+        detail = f"means and spreads are those of the {count:,} training pairs"
+        return make_check(name, model.name, kinds, False, detail, numbers)
+    numbers["matches"] = _find_match(refit, tolerance)
+    detail = f"differs from the training pairs by {gap:.2g} of a spread; "
+    detail += _show_match(numbers["matches"])
+    return make_check(name, model.name, kinds, True, detail, numbers)
 
 
 def _compare_scaler(stored: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> float:
-    """Find the largest difference of a mean or a spread, as a share of the spread."""
+    """Find the largest difference of a mean or a spread, relative to the spread."""
     if not len(values):
         return float("inf")
     spread = values.std(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""All alarms of data and models, from the files they lie in."""
+"""All alarm checks of data and models, from their files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_pairing
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
-from histofuse.data.splits import PATIENT_SPLITS
-from histofuse.evaluation.alarms.checks import RECORDS, AlarmCheck, skip_check
+from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
+from histofuse.evaluation.alarms.checks import RECORDS, AlarmCheck, AlarmRules, skip_check
 from histofuse.evaluation.alarms.data import (
     check_encoded,
     check_encoder,
@@ -24,18 +24,15 @@ from histofuse.evaluation.alarms.data import (
     check_image_split,
     check_patient_split,
 )
-from histofuse.evaluation.alarms.models import ModelFacts, check_model, check_scaler
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.alarms.models import AlarmModel, check_model, check_scaler
 from histofuse.features.embeddings import load_embeddings, select_pairs
 from histofuse.features.encoding import ENCODED, join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, FeatureSpec, load_specs
-from histofuse.params.controls import AlarmParams
-from histofuse.params.ehr import EncodingParams
-from histofuse.params.promotion import PromotionParams
 
-# Below the data's folder; what the checks of the data read.
+# Read by the checks, relative to the data folder.
 DATA_FILES: Final = (
+    "splits/patches.parquet",
     "splits/patches_audit.json",
     "splits/patients_audit.json",
     "splits/patients.parquet",
@@ -50,18 +47,8 @@ DATA_FILES: Final = (
 
 
 @dataclass(frozen=True)
-class AlarmRules:
-    """The sections of params.yaml that alarms go by, and the bootstrap."""
-
-    alarms: AlarmParams
-    promotion: PromotionParams
-    encoding: EncodingParams
-    bootstrap: Bootstrap
-
-
-@dataclass(frozen=True)
 class AlarmData:
-    """The data of today; each part is None where its files are not there.
+    """The current data; each part is None if a file of it is missing.
 
     Attributes:
         root: Their folder.
@@ -70,7 +57,7 @@ class AlarmData:
     root: Path
 
     def load(self, name: str) -> Any:
-        """Load a JSON file, None where it is not there."""
+        """Load a JSON file."""
         path = self.root / name
         return load_json(path) if path.is_file() else None
 
@@ -86,18 +73,18 @@ class AlarmData:
 
     @cached_property
     def encoded(self) -> pd.DataFrame | None:
-        """The encoded table whose missing values are NaN."""
+        """The encoded table with missing values as NaN."""
         path = self.root / "encoded" / "with_missing.parquet"
         return read_table(path, ENCODED) if path.is_file() else None
 
     @cached_property
     def specs(self) -> list[FeatureSpec] | None:
-        """Of the features."""
+        """Specifications of the features."""
         path = self.root / "ehr" / "features.json"
         return load_specs(path) if path.is_file() else None
 
     def embed_pairs(self, pairing: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Look up image embeddings of the pairs of a rule, by split, and facts about them."""
+        """Look up the image embeddings of a pairing by split, and their ``meta.json``."""
         pairs, folder = self.root / "pairs" / f"{pairing}.parquet", self.root / "embeddings"
         if not pairs.is_file() or not (folder / "meta.json").is_file():
             return None
@@ -107,9 +94,23 @@ class AlarmData:
         parts = {s: image[split == s] for s in ("train", "validation", "test")}
         return parts, embeddings.meta
 
+    def read_test_rows(self, kind: str, name: str) -> pd.DataFrame | None:
+        """Read the rows of the current test split of a model, with what they belong to."""
+        match kind:
+            case "fusion":
+                path, contract = self.root / "pairs" / f"{name_pairing(name)}.parquet", PAIRS
+            case "tabular":
+                path, contract = self.root / "splits" / "patients.parquet", PATIENT_SPLITS
+            case _:
+                path, contract = self.root / "splits" / "patches.parquet", PATCH_SPLITS
+        if not path.is_file():
+            return None
+        rows = read_table(path, contract)
+        return rows[rows["split"] == "test"]
+
 
 def find_alarms(
-    models: Sequence[ModelFacts], data: AlarmData, rules: AlarmRules
+    models: Sequence[AlarmModel], data: AlarmData, rules: AlarmRules
 ) -> tuple[list[AlarmCheck], list[AlarmCheck]]:
     """Make every check of the data and of each model.
 
@@ -117,20 +118,21 @@ def find_alarms(
         The alarms among them, and all checks: those of the data first.
     """
     checks = [*check_data(data, rules)]
-    for facts in models:
-        checks += check_model(facts, rules.alarms, rules.promotion, rules.bootstrap)
-        checks += _check_fits(facts, data, rules)
+    for model in models:
+        test = data.read_test_rows(model.kind, model.name)
+        checks += check_model(model, test, rules)
+        checks += _check_fits(model, data, rules)
     return [c for c in checks if c.outcome == "alarm"], checks
 
 
 def check_data(data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
-    """Make the checks that concern all models of a kind."""
+    """Check the data as a whole, for all models of a kind."""
     audit = data.load("splits/patches_audit.json")
     yield from check_image_split(audit, rules.promotion.split_units)
     yield check_patient_split(data.load("splits/patients_audit.json"))
     joined, encoded, specs = data.joined, data.encoded, data.specs
     stored = data.load("encoded/encoder.json")
-    missing = "features, splits, cohort or encoded tables are not there; dvc repro"
+    missing = "features, splits, cohort or encoded tables are missing; dvc repro"
     if joined is None or encoded is None or stored is None:
         for name in ("feature", "encoder", "encoded_table"):
             yield skip_check(name, None, RECORDS, missing)
@@ -140,17 +142,16 @@ def check_data(data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
     yield check_encoded(stored, joined, encoded, rules.alarms.fit_tolerance)
 
 
-def _check_fits(facts: ModelFacts, data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
-    """Check what was fitted on the data before the model: its encoder, its scaler."""
-    kinds = (facts.kind,)
-    if facts.kind != "image":
-        if facts.encoder is None or data.joined is None:
-            why = "the encoder of the record, or the record, is not there; dvc repro"
-            yield skip_check("encoder", facts.name, kinds, why)
+def _check_fits(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
+    """Check what was fitted before the model: its encoder and its scaler."""
+    if model.kind != "image":
+        if model.encoder is None or data.joined is None:
+            why = "the encoder of the record, or the record, is missing; dvc repro"
+            yield skip_check("encoder", model.name, (model.kind,), why)
         else:
-            yield _check_stored_encoder(facts.encoder, data.joined, data.specs, rules, facts.name)
-    if facts.kind == "fusion":
-        yield _check_scaler(facts, data, rules)
+            yield _check_stored_encoder(model.encoder, data.joined, data.specs, rules, model.name)
+    if model.kind == "fusion":
+        yield _check_scaler(model, data, rules)
 
 
 def _check_stored_encoder(
@@ -161,20 +162,19 @@ def _check_stored_encoder(
     model: str | None,
 ) -> AlarmCheck:
     if specs is None:
-        return skip_check("encoder", model, RECORDS, "ehr/features.json is not there; dvc repro")
+        return skip_check("encoder", model, RECORDS, "ehr/features.json is missing; dvc repro")
     tolerance = rules.alarms.fit_tolerance
     return check_encoder(stored, joined, specs, rules.encoding, tolerance, model)
 
 
-def _check_scaler(facts: ModelFacts, data: AlarmData, rules: AlarmRules) -> AlarmCheck:
-    found = data.embed_pairs(name_pairing(facts.config["name"]))
-    if found is None:
-        return skip_check("scaler", facts.name, ("fusion",), "pairs or embeddings are not there")
-    parts, meta = found
-    ours = meta["encoders"]["image"]["digest"]
-    if ours != facts.config["encoders"]["image"]["digest"]:
-        why = "the embeddings of today are of another image encoder; dvc repro"
-        return skip_check("scaler", facts.name, ("fusion",), why)
-    standardised = bool(facts.config["params"].get("standardise", False))
+def _check_scaler(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> AlarmCheck:
+    embedded = data.embed_pairs(name_pairing(model.name))
+    if embedded is None:
+        return skip_check("scaler", model.name, ("fusion",), "pairs or embeddings are missing")
+    parts, meta = embedded
+    if meta["encoders"]["image"]["digest"] != model.config["encoders"]["image"]["digest"]:
+        why = "the current embeddings are of another image encoder; dvc repro"
+        return skip_check("scaler", model.name, ("fusion",), why)
+    standardised = bool(model.config["params"].get("standardise", False))
     tolerance = rules.alarms.fit_tolerance
-    return check_scaler(facts, parts, standardised=standardised, tolerance=tolerance)
+    return check_scaler(model, parts, standardised=standardised, tolerance=tolerance)

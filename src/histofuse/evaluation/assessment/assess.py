@@ -32,7 +32,6 @@ from histofuse.evaluation.assessment.subgroups import (
     measure_subgroups,
     name_subgroups,
 )
-from histofuse.evaluation.focus import find_minority_class
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
@@ -71,7 +70,7 @@ class Assessment:
     Attributes:
         result: Its predictions and their metrics.
         calibrator: Computes its calibrated probabilities from its logits.
-        focus: The class that counts most.
+        focus: The class in focus.
         quality: Class, or ``all``, to its calibration.
         reliability: ``before`` and ``after`` to class to bins.
         decision_curve: For `focus`.
@@ -117,7 +116,7 @@ def assess_model(
     logits = require_logits(result.model, calibrator)
     before = softmax(logits[result.model.split == facts.split], axis=1)
     rows, validation = (result.model.of(split) for split in (facts.split, "validation"))
-    focus = find_minority_class(rows)
+    focus = rows.focus_class
     column = rows.classes.index(focus)
     drawn = ClusterBootstrap(bootstrap, number_groups(rows))
     scores, positive = rows.probabilities[:, column], rows.labels == column

@@ -18,12 +18,12 @@ from histofuse.evaluation.controls.measure import (
     compare_arms,
     measure_shuffles,
 )
-from histofuse.evaluation.focus import MINORITY, find_minority_class
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.predictions import Predictions, load_predictions, name_admissions
 from histofuse.params.controls import ControlParams
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import AnyPairing, PairingParams
+from histofuse.params.promotion import name_focus
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.controls import run_fusion_control, run_tabular_control
 from histofuse.training.fusion import PairedEmbeddings, load_pairs
@@ -73,7 +73,7 @@ def run_controls(
     bootstrap: Bootstrap,
 ) -> Controls:
     """Compare the arms, train on shuffles and measure what is left of each metric."""
-    metrics = _name_metrics(params, find_minority_class(arms[IMAGE]))
+    metrics = _name_metrics(params, arms[IMAGE].focus_class)
     intervals, differences = compare_arms(arms, metrics, bootstrap)
     shuffled = _shuffle_fusion(inputs, metrics, params.repeats, bootstrap)
     shuffled["shuffled_targets"], admissions = _shuffle_targets(inputs, params, bootstrap)
@@ -81,8 +81,8 @@ def run_controls(
     return Controls(tuple(metrics), intervals, differences, shuffled, sizes)
 
 
-def _name_metrics(params: ControlParams, minority: str) -> list[str]:
-    return [metric.replace(MINORITY, minority) for metric in params.metrics]
+def _name_metrics(params: ControlParams, focus_class: str) -> list[str]:
+    return [name_focus(metric, focus_class) for metric in params.metrics]
 
 
 def _shuffle_fusion(

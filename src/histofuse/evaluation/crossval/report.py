@@ -11,9 +11,8 @@ from histofuse.core.tables import read_table
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_rows
 from histofuse.evaluation.crossval.folds import TEST, FoldSplit
-from histofuse.evaluation.focus import find_minority_class
 from histofuse.evaluation.performance.intervals import describe_intervals
-from histofuse.evaluation.performance.results import Facts, Result, find_minority
+from histofuse.evaluation.performance.results import Facts, Result, find_focus
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.crossval import CrossvalParams
 from histofuse.training.crossval import MODELS, PATCHES
@@ -61,7 +60,7 @@ def describe_fold(path: Path) -> str:
     for folder in sorted((path / MODELS).iterdir()):
         model = load_predictions(folder).of(TEST)
         if model.kind == "image":
-            focus = find_minority_class(model)
+            focus = model.focus_class
             value = measure_rows(model)[f"auprc/{focus}"]
             shown = "not defined" if value is None else f"{value:.3f}"
             parts.append(f"{model.name} {focus} AUPRC {shown}")
@@ -89,7 +88,7 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
         | params.model_dump(include={"validation_unit", "threads"}),
         "data": {"images": facts.image_source, "patients": facts.patient_source},
         "simulated": any(r.simulated for r in crossval.results),
-        "minority": find_minority(crossval.results),
+        "minority": find_focus(crossval.results),
         "folds": [_describe_split(split, facts) for split in crossval.folds.splits],
         "models": {r.name: _describe_model(r, crossval, how["models"]) for r in crossval.results},
         "minus_image_model": _describe_differences(crossval, how["minus_image_model"]),

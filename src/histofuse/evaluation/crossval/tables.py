@@ -13,7 +13,7 @@ from histofuse.evaluation.crossval.report import (
     explain_gaps,
     explain_pooling,
 )
-from histofuse.evaluation.performance.results import Result, find_minority
+from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.performance.tables import (
     NOT_DEFINED,
     Cell,
@@ -54,8 +54,7 @@ def _rename(table: Table, name: str, crossval: CrossValidation) -> Table:
 
 def choose_metrics(results: Sequence[Result]) -> dict[str, tuple[str, str]]:
     """Choose the metrics to show of models on the same rows: column to heading and metric."""
-    rows = results[0].model
-    focus = (find_minority(results) if rows.on_patches else None) or rows.classes[-1]
+    focus = results[0].model.focus_class
     shown = show_name(focus).capitalize()
     return {
         "auprc": (f"{shown} AUPRC", f"auprc/{focus}"),

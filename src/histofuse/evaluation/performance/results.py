@@ -107,20 +107,21 @@ def is_primary(result: Result, facts: Facts) -> bool:
     return result.name == name_fusion(facts.primary)
 
 
-def find_minority(results: Sequence[Result]) -> str | None:
-    """Find the class that counts most: mitosis, or where there is none the rarest in training."""
-    for result in results:
-        if result.model.on_patches:
-            classes = result.model.classes
-            if "mitosis" in classes:
-                return "mitosis"
-            counts = result.model.count_classes()
-            return min(counts, key=counts.__getitem__)
-    return None
+def find_focus(results: Sequence[Result]) -> str | None:
+    """Find the class in focus of the models on patches; None without such models."""
+    return next((r.model.focus_class for r in results if r.model.on_patches), None)
 
 
 def _count(rows: Predictions) -> dict[str, Any]:
     return {"n": len(rows), rows.group_unit: rows.count_groups(), "classes": rows.count_classes()}
+
+
+def _declare(result: Result) -> dict[str, str]:
+    return {
+        "data": result.data,
+        "leaky": result.leaky or "no",
+        "focus_class": result.model.focus_class,
+    }
 
 
 def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str,
 
     Returns:
         ``models`` (name to metrics, None where not defined), ``split_sizes`` (of patches and of
-        admissions), ``declared`` (name to data and leaks), ``paired`` (as given).
+        admissions), ``declared`` (name to data, leaks and class in focus), ``paired`` (as given).
     """
     sizes: dict[str, Any] = {}
     for result in results:
@@ -136,7 +137,7 @@ def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str,
         sizes.setdefault(model.unit, {s: _count(model.of(s)) for s in model.splits})
     return {
         "models": {r.name: r.metrics for r in results},
-        "declared": {r.name: {"data": r.data, "leaky": r.leaky or "no"} for r in results},
+        "declared": {r.name: _declare(r) for r in results},
         "split_sizes": sizes,
         "paired": dict(paired),
     }

@@ -18,7 +18,7 @@ from histofuse.core.naming import NOT_DEFINED, show_name
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.intervals import Intervals, explain_intervals
-from histofuse.evaluation.performance.results import Facts, Result, find_minority
+from histofuse.evaluation.performance.results import Facts, Result, find_focus
 from histofuse.evaluation.predictions import Predictions
 
 NOT_APPLICABLE = "NA"
@@ -97,7 +97,7 @@ PAPER_COLUMNS: Columns = {
 
 def make_image_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 1: image models on patches."""
-    columns = _focus_on(find_minority(results) or "minority") | PAPER_COLUMNS
+    columns = _focus_on(find_focus(results) or "minority") | PAPER_COLUMNS
     return _make_paper_table(
         ("table1_image", "Table 1. Image models"), columns, results, facts, intervals
     )
@@ -127,7 +127,7 @@ def _make_paper_table(
 
 def make_overview(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 3: all models, those on patches with the class that counts most."""
-    focus = find_minority(results)
+    focus = find_focus(results)
     leading = _focus_on(focus) if focus else {}
     if focus:
         leading[f"{focus}_auc"] = (f"{show_name(focus).capitalize()} AUC", f"auroc/{focus}")
@@ -167,7 +167,7 @@ def _name_modality(result: Result) -> str:
 
 def make_minority_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make the table that says most of the rarest class."""
-    focus = find_minority(results) or "minority"
+    focus = find_focus(results) or "minority"
     shown = show_name(focus).capitalize()
     columns = _focus_on(focus) | {
         f"{focus}_precision": (f"{shown} precision", f"precision/{focus}"),
@@ -198,7 +198,7 @@ def _describe_chance(results: Sequence[Result], facts: Facts, focus: str) -> lis
 def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals) -> Table:
     """Make the table of fusion models less the image model they are built on, patch by patch."""
     image = comparison.image
-    focus = find_minority([image]) or "minority"
+    focus = find_focus([image]) or "minority"
     columns = _focus_on(focus) | {
         f"{focus}_auc": (f"{show_name(focus).capitalize()} AUC", f"auroc/{focus}"),
         "macro_f1": ("Macro F1", "f1/macro"),

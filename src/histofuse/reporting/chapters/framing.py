@@ -113,9 +113,9 @@ def _list_numbers(run: Run) -> Iterator[Number]:
 
 
 def find_focus(run: Run) -> str:
-    """Find the class that counts most: mitosis, or else the rarest in training."""
-    counts = run.metrics["split_sizes"]["patches"]["train"]["classes"]
-    return "mitosis" if "mitosis" in counts else min(counts, key=counts.__getitem__)
+    """Find the class in focus of the models on patches."""
+    declared = run.metrics["declared"]
+    return next(declared[name]["focus_class"] for name in run.params["image"] if name in declared)
 
 
 def _find_leaders(run: Run) -> list[str]:

@@ -16,6 +16,7 @@ from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import PATCH_INDEX
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.evaluation.alarms.checks import (
+    AlarmRules,
     describe_alarms,
     digest_data,
     read_alarms,
@@ -23,13 +24,13 @@ from histofuse.evaluation.alarms.checks import (
 )
 from histofuse.evaluation.alarms.data import score_features
 from histofuse.evaluation.alarms.models import (
-    check_apart,
     check_calibrator,
     check_scaler,
     check_thresholds,
+    check_validation_test_gap,
     read_model,
 )
-from histofuse.evaluation.alarms.search import AlarmData, AlarmRules, find_alarms
+from histofuse.evaluation.alarms.search import AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
 from histofuse.features.specs import FEATURES, load_specs, to_json_list
@@ -73,14 +74,11 @@ def ask_gate(facts, checks):
     digest = open_bundle(Path("models") / facts.name).digest
     scored = Scored(1, digest, facts.config, "", facts.rows.of("test"), "", facts.rows)
     evidence = Evidence(
-        registered=facts.name,
         candidate=scored,
         production=None,
         files=frozenset(FILES[facts.kind]),
         signature=True,
         card=True,
-        patch_audit=load_json(DATA / "splits/patches_audit.json"),
-        patient_audit=load_json(DATA / "splits/patients_audit.json"),
         seed=1,
         alarms=checks,
     )
@@ -162,10 +160,10 @@ def test_case_in_two_splits(small_project):
 
     assert "train-test share 1 cases" in found["shared[images]"].detail
     assert found["shared_rows"].detail == "1 of its cases are in more than one split"
-    # The bundle's own rows tell it where the audit is of another day.
+    # The bundle's own rows show it if the audit is out of date.
     write_json({"unit": "case", "validation_unit": "case", "leaky": False}
                | {"shared": {}, "forbidden": {}}, DATA / "splits/patches_audit.json")  # fmt: skip
-    assert list(look(read("simple_cnn"))[0]) == ["shared_rows"]
+    assert list(look(read("simple_cnn"))[0]) == ["shared_rows", "training_rows"]
 
 
 def test_split_by_patch(small_project):
@@ -175,6 +173,19 @@ def test_split_by_patch(small_project):
 
     assert "split by patch" in found["split_unit"].detail
     assert found["split_unit"].numbers["overlapping_patches"]["train-test"] > 0
+
+
+def test_current_test_case_that_the_model_was_trained_on(small_project):
+    splits = read_table(DATA / "splits/patches.parquet", PATCH_SPLITS)
+    case = splits.loc[splits["split"] == "train", "case_id"].iloc[0]
+    moved = splits["split"].mask(splits["case_id"] == case, "test")
+    write_table(splits.assign(split=moved), DATA / "splits/patches.parquet", PATCH_SPLITS)
+
+    found = require_refused(read("simple_cnn"), "training_rows")
+    assert list(found) == ["training_rows"]
+    assert found["training_rows"].numbers == {"seen": {"cases": 1}}
+    (DATA / "splits/patches.parquet").unlink()
+    assert look(read("simple_cnn"))[0]["training_rows"].outcome == "not_made"
 
 
 def test_patient_in_two_splits(small_project):
@@ -251,7 +262,7 @@ def test_scores_of_features_are_those_of_scikit_learn():
 
 @pytest.mark.parametrize(
     ("splits", "matches"),
-    [(ALL, "every row"), (("train", "test"), "training and test rows")],
+    [(ALL, "all rows"), (("train", "test"), "training and test rows")],
 )
 def test_encoder_fitted_on_more_than_training_rows(small_project, splits, matches):
     encode(splits)
@@ -283,7 +294,7 @@ def test_table_that_does_not_come_out_of_its_encoder(small_project):
     assert "albumin" in found["encoded_table"].detail
 
 
-@pytest.mark.parametrize(("splits", "matches"), [(("test",), "test rows"), (ALL, "every row")])
+@pytest.mark.parametrize(("splits", "matches"), [(("test",), "test rows"), (ALL, "all rows")])
 @pytest.mark.parametrize("name", ["simple_cnn", "logistic_regression", "fusion_label_blind"])
 def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
     small_project, name, splits, matches
@@ -310,14 +321,14 @@ def test_calibrator_that_hides_what_it_was_fitted_on_is_found_by_its_values(smal
     planted = replace(planted, fitted_on=facts.calibrator.fitted_on)
     found = require_refused(replace(facts, calibrator=planted), "calibrator")
     assert "matches a fit on test rows" in found["calibrator"].detail
-    assert "says it rests on" not in found["calibrator"].detail
+    assert "states" not in found["calibrator"].detail
 
 
 def test_calibrator_that_says_another_number_of_rows(small_project):
     facts = read("logistic_regression")
     fitted_on = replace(facts.calibrator.fitted_on, per_class=(10, 10))
     lying = replace(facts, calibrator=replace(facts.calibrator, fitted_on=fitted_on))
-    assert "says it rests on 20 rows" in check_calibrator(lying, 1e-4).detail
+    assert "states 20 rows" in check_calibrator(lying, 1e-4).detail
 
 
 def test_scaler_fitted_on_every_pair(small_project):
@@ -327,7 +338,7 @@ def test_scaler_fitted_on_every_pair(small_project):
     spread = everything.std(axis=0)
     planted = everything.mean(axis=0), np.where(spread > 1e-6, spread, 1.0)
     found = require_refused(replace(facts, scaler=planted), "scaler")
-    assert "matches a fit on every row" in found["scaler"].detail
+    assert "matches a fit on all rows" in found["scaler"].detail
 
 
 def test_model_that_does_not_standardise_has_no_scaler_to_fit(small_project):
@@ -349,28 +360,29 @@ def test_test_score_too_good_to_be_true(small_project):
     assert "auroc/macro 1.000" in found["too_good"].detail
 
 
-def test_validation_and_test_far_apart(small_project):
+def test_large_gap_between_validation_and_test(small_project):
     rules, facts = load_rules(), read("simple_cnn")
 
-    def look_apart(probabilities, margin=0.1):
+    def look(probabilities, margin=0.1):
         rows = replace(facts.rows, probabilities=probabilities)
-        apart = rules.alarms.apart.model_copy(update={"patches": {"auroc/macro": margin}})
-        params = rules.alarms.model_copy(update={"apart": apart})
-        return next(check_apart(rows, params, rules.bootstrap))
+        gap = rules.alarms.validation_test_gap
+        gap = gap.model_copy(update={"patches": {"auroc/macro": margin}})
+        params = rules.alarms.model_copy(update={"validation_test_gap": gap})
+        return next(check_validation_test_gap(rows, params, rules.bootstrap))
 
     rng = np.random.default_rng(0)
     noise = rng.dirichlet(np.ones(3), len(facts.rows.labels))
     good = 0.8 * np.eye(3)[facts.rows.labels] + 0.2 * noise
     of_test = (facts.rows.split == "test")[:, None]
     for probabilities, sign in ((np.where(of_test, good, noise), 1), (np.where(of_test, noise, good), -1)):  # fmt: skip # noqa: E501
-        found = look_apart(probabilities)
+        found = look(probabilities)
         assert found.outcome == "alarm"
         assert found.numbers["difference"] * sign > 0.1
-    within = look_apart(np.where(of_test, good, noise), margin=0.9)
+    within = look(np.where(of_test, good, noise), margin=0.9)
     assert within.numbers["low"] > 0
     assert within.outcome == "passed"
-    assert look_apart(good).outcome == "passed"
-    small = look_apart(np.where(of_test, good, good * 0.9 + 0.1 * noise))
+    assert look(good).outcome == "passed"
+    small = look(np.where(of_test, good, good * 0.9 + 0.1 * noise))
     assert small.outcome == "passed"
 
 
@@ -425,4 +437,11 @@ def test_what_cannot_be_looked_at_is_refused_not_passed(small_project):
     assert "alarm[encoder]" in ask_gate(facts, checks)
 
     facts = replace(read("simple_cnn"), rows=None)
-    assert set(look(facts)[0]) == {"shared_rows", "too_good", "apart", "calibrator", "threshold"}
+    assert set(look(facts)[0]) == {
+        "shared_rows",
+        "training_rows",
+        "too_good",
+        "validation_test_gap",
+        "calibrator",
+        "threshold",
+    }

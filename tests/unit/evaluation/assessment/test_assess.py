@@ -74,7 +74,7 @@ def write_patches(folder, name, kind):
             **{f"probability_{c}": p[:, k] for k, c in enumerate(CLASSES)},
         }
     )
-    config = {"kind": kind, "classes": CLASSES}
+    config = {"kind": kind, "classes": CLASSES, "focus_class": "mitosis"}
     if kind == "fusion":
         table["subject_id"] = table["hadm_id"] = np.arange(N)
         config["encoders"] = {"image": {"name": "resnet18"}, "patient": {"name": "mlp"}}
@@ -99,7 +99,12 @@ def write_admissions(folder):
             "prediction": decision[1].decide(p),
         }
     )
-    return write(folder / "mlp", table, {"kind": "tabular", "classes": ["no", "death"]}, decision)
+    return write(
+        folder / "mlp",
+        table,
+        {"kind": "tabular", "classes": ["no", "death"], "focus_class": "death"},
+        decision,
+    )
 
 
 @pytest.fixture

@@ -41,7 +41,11 @@ def make_fold(fold, name="resnet18", kind="image", skill=1.0, mitoses=4, seed=0)
         labels = np.arange(40) % 2
     scores = rng.normal(size=(40, len(classes))) + skill * np.eye(len(classes))[labels]
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    config = {"kind": kind, "classes": classes}
+    config = {
+        "kind": kind,
+        "classes": classes,
+        "focus_class": "mitosis" if "mitosis" in classes else classes[-1],
+    }
     if kind == "fusion":
         config["encoders"] = {"image": {"name": "resnet18"}, "patient": {"name": "mlp"}}
     return Predictions(

@@ -1,11 +1,12 @@
 import pytest
 
+from histofuse.core.errors import InputError
 from histofuse.evaluation.performance.comparison import (
     compare_fusion,
     describe_pairs,
     subtract_metrics,
 )
-from histofuse.evaluation.performance.results import evaluate_model, find_minority, summarise
+from histofuse.evaluation.performance.results import evaluate_model, find_focus, summarise
 
 
 def evaluate(models, facts):
@@ -99,11 +100,12 @@ def test_summary_holds_metrics_sizes_and_pairs(models, facts):
     assert aligned["minus_image_model"]["test/accuracy"] == pytest.approx(0.3)
 
 
-def test_minority_is_mitosis_or_the_rarest_class(models, facts):
+def test_class_in_focus_is_that_of_the_bundles_on_patches(models, facts):
     results = evaluate(models, facts())
-    assert find_minority(results) == "mitosis"
-    assert find_minority(results[1:2]) is None
-    renamed = models[0].config
-    renamed["classes"][0] = "apoptosis"
-    object.__setattr__(models[0], "config", renamed)
-    assert find_minority(results) == "apoptosis"
+    assert find_focus(results) == "mitosis"
+    assert find_focus(results[1:2]) is None
+    models[0].config["focus_class"] = "tumour"
+    assert find_focus(results) == "tumour"
+    del models[0].config["focus_class"]
+    with pytest.raises(InputError, match="resnet18, focus_class"):
+        find_focus(results)

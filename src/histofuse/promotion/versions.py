@@ -1,0 +1,117 @@
+"""Choosing the registered version to promote, and finding the one in production."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from histofuse.core.artifacts import digest_file, load_json
+from histofuse.core.bundle import MANIFEST
+from histofuse.core.errors import Fault, InputError
+from histofuse.tracking.names import DIGEST_TAG, ModelStatus, Version, name_registered, redact
+from histofuse.tracking.publish import MODELS
+from histofuse.tracking.store import Store
+
+SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A user's choice of a version.
+
+    Attributes:
+        model: The model's name, as in ``models/`` or as registered.
+        version: Its number; None for any.
+        digest: The first digits of its bundle's digest; None for any.
+    """
+
+    model: str
+    version: int | None = None
+    digest: str | None = None
+
+
+def show_version(version: Version) -> str:
+    """Write a version with its digest: "histofuse-mlp version 2 (0123456789ab)"."""
+    return f"{version.name} version {version.number} ({version.digest[:SHOWN_DIGITS]})"
+
+
+def choose_version(
+    store: Store, choice: Choice, primary_rule: str, models: Path = MODELS
+) -> Version:
+    """Choose the version that was named, else the one in `models`, else the latest.
+
+    Raises:
+        InputError: If there is none, or several match the digest.
+    """
+    versions = store.list_versions()
+    name = find_name(choice.model, {v.name for v in versions}, store, primary_rule)
+    candidates = [v for v in versions if v.name == name]
+    if choice.version is not None or choice.digest is not None:
+        return _find_chosen(candidates, choice)
+    digest = _digest_held(name, models, primary_rule)
+    if digest is None:
+        return candidates[-1]
+    held = [v for v in candidates if v.digest == digest]
+    if not held:
+        problem = f"holds {name} {digest[:SHOWN_DIGITS]}, which is not in the registry"
+        remedy = "Run histofuse publish, or name a version: --version N."
+        raise InputError([Fault(models, problem, _list(candidates), remedy)])
+    return held[0]
+
+
+def find_name(model: str, registered: set[str], store: Store, primary_rule: str) -> str:
+    """Find the registered model by its name, with or without its prefix.
+
+    Raises:
+        InputError: If there is none.
+    """
+    for name in (model, name_registered(model, primary_rule)):
+        if name in registered:
+            return name
+    names = ", ".join(sorted(registered))
+    expected = f"one of: {names}" if names else "a registered model"
+    remedy = "" if names else "Run dvc repro or histofuse publish."
+    where = f"the registry at {redact(store.uri)}"
+    raise InputError([Fault(where, f"no model {model!r}", expected, remedy)])
+
+
+def _find_chosen(candidates: Sequence[Version], choice: Choice) -> Version:
+    prefix = (choice.digest or "").lower()
+    matches = [
+        version
+        for version in candidates
+        if choice.version in (None, version.number) and version.digest.startswith(prefix)
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    parts = {"version": choice.version, "digest": choice.digest}
+    given = " and ".join(f"{key} {value}" for key, value in parts.items() if value is not None)
+    problem = f"{given} matches {_list(matches)}" if matches else f"no {given}"
+    remedy = "Give more digits, or the version." if matches else ""
+    fault = Fault(candidates[0].name, problem, f"one of {_list(candidates)}", remedy)
+    raise InputError([fault])
+
+
+def _list(versions: Sequence[Version]) -> str:
+    return ", ".join(f"version {v.number} ({v.digest[:SHOWN_DIGITS]})" for v in versions)
+
+
+def _digest_held(name: str, models: Path, primary_rule: str) -> str | None:
+    """Digest the bundle in `models` that is registered under a name."""
+    for path in sorted(models.glob(f"*/{MANIFEST}")):
+        if name_registered(load_json(path)["name"], primary_rule) == name:
+            return digest_file(path)
+    return None
+
+
+def find_production(store: Store, status: ModelStatus) -> Version | None:
+    """Find the version in production, also if its files are lost."""
+    number = status.production
+    if number is None:
+        return None
+    for version in store.list_versions():
+        if (version.name, version.number) == (status.name, number):
+            return version
+    digest = status.version_tags.get(number, {}).get(DIGEST_TAG, "")
+    return Version(status.name, number, digest, run_id="", source="", content=None)
