@@ -23,12 +23,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 @contextmanager
 def training_faster_on_cpu(network: nn.Module) -> Iterator[None]:
     """Train a network on a CPU with every measure that saves at least 5 % on some processor."""
-    # Row 4 (training_epoch): Simple CNN at 64 px takes 7 to 18 % more without it on AVX2.
+    # Row 4 (training_epoch): Simple CNN at 64 px takes 6 to 26 % more without it on AVX2.
     _keep_freed_memory()
     with (
-        # Row 4 (training_epoch): ResNet-18 at 64 px takes 20 % more without it, 8 to 10 % on AVX2.
+        # Row 4 (training_epoch): ResNet-18 at 64 px takes 20 % more without it, 5 to 10 % on AVX2.
         multiplying_small_maps(network),
-        # Row 5 (fusion_training): the fusion head takes 13 % more without it, on both.
+        # Row 5 (fusion_training): the fusion head takes 10 to 15 % more without it, on both.
         drawing_dropout_by_bits(network),
     ):
         yield
@@ -37,8 +37,8 @@ def training_faster_on_cpu(network: nn.Module) -> Iterator[None]:
 def _keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step, for the rest of the process.
 
-    A step frees its activations at its end and needs them again in the next, where the system would
-    clear each page of them.
+    A step frees its activations at its end and needs them again in the next. Without this, the
+    system would clear each of their pages every time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
