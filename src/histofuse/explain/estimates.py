@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import rankdata
 
+from histofuse.core.artifacts import load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.clusters import Clusters
 
@@ -24,25 +27,30 @@ class Measure:
     Attributes:
         meaning: In words.
         better: Direction of better scores; empty where the score is for comparison only.
-        bar: On its wrong side the score is a concern; None where there is none.
+        limit: A score not better than this is a concern; None: never a concern.
         concern: What a concern means for the model or its explanations.
     """
 
     meaning: str
     better: Literal["higher", "lower", ""] = ""
-    bar: float | None = None
+    limit: float | None = None
     concern: str = ""
 
     def find_concern(self, estimate: Estimate) -> str:
         """Describe the concern about a score; empty where there is none."""
-        if estimate.value is None or self.bar is None:
+        if estimate.value is None or self.limit is None:
             return ""
         sign = 1 if self.better == "higher" else -1
-        if sign * (estimate.value - self.bar) > 0:
+        if sign * (estimate.value - self.limit) > 0:
             return ""
         ends = [estimate.low, estimate.high]
-        sure = all(end is not None and sign * (end - self.bar) <= 0 for end in ends)
+        sure = all(end is not None and sign * (end - self.limit) <= 0 for end in ends)
         return self.concern if sure else f"{self.concern}, as far as so few rows can tell"
+
+
+def load_measures(path: Path) -> dict[str, Measure]:
+    """Load the definitions of scores from a JSON file."""
+    return {name: Measure(**entry) for name, entry in load_json(path).items()}
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,16 @@ def estimate_means(
     }
 
 
+def correlate_ranks(
+    values: Float[np.ndarray, "n values"], others: Float[np.ndarray, "n values"]
+) -> Float[np.ndarray, " n"]:
+    """Compute Spearman's rank correlation row by row; NaN where a row is constant."""
+    ranks = [rankdata(v, axis=1) for v in (values, others)]
+    a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 0)
+
+
 def render_estimates(
     estimates: Mapping[str, Estimate], measures: Mapping[str, Measure]
 ) -> dict[str, dict[str, Any]]:
@@ -106,33 +124,29 @@ def render_estimates(
     Returns:
         Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
         ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``meaning``,
-        ``concern`` (a sentence where the score is on the wrong side of its bar, else empty) and
+        ``concern`` (a sentence where the score is on the wrong side of its limit, else empty) and
         ``note`` (why there is no value or interval, else empty). A name ``a/b`` is part b
         of a, and no concern by itself.
     """
-    return {name: _render(name, e, measures) for name, e in estimates.items()}
-
-
-def _render(name: str, estimate: Estimate, measures: Mapping[str, Measure]) -> dict[str, Any]:
-    whole, _, part = name.partition("/")
-    measure = measures[whole]
-    ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
-    return {
-        **rounded,
-        "n": estimate.n,
-        "groups": estimate.groups,
-        "better": measure.better,
-        "meaning": measure.meaning,
-        "concern": "" if part else measure.find_concern(estimate),
-        "note": estimate.note,
-    }
+    rendered = {}
+    for name, estimate in estimates.items():
+        whole, _, part = name.partition("/")
+        measure = measures[whole]
+        rendered[name] = {
+            key: round(value, _DECIMALS) if isinstance(value, float) else value
+            for key, value in asdict(estimate).items()
+        } | {
+            "better": measure.better,
+            "meaning": measure.meaning,
+            "concern": "" if part else measure.find_concern(estimate),
+        }
+    return rendered
 
 
 def list_concerns(rendered: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """List the concerns, each with its score."""
     return [
-        f"{name} {facts['value']:+.3f}: {facts['concern']}"
-        for name, facts in rendered.items()
-        if facts["concern"]
+        f"{name} {score['value']:+.3f}: {score['concern']}"
+        for name, score in rendered.items()
+        if score["concern"]
     ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,65 +30,16 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from histofuse.core.seeding import make_rng
-from histofuse.explain.estimates import Measure
+from histofuse.explain.estimates import correlate_ranks, load_measures
 from histofuse.explain.maps.gradcam import enlarge_all
 from histofuse.explain.maps.mappers import Inputs, Mapper
-from histofuse.explain.ranks import correlate_ranks
 from histofuse.params.explain import ExplainParams
 
 Maps = Float32[np.ndarray, "n height width"]
 Orders = Int[np.ndarray, "n cells"]
 ToProbabilities = Callable[[Float[np.ndarray, "n k"]], Float[np.ndarray, "n k"]]
 
-_AREA = "Mean probability of the decided class while cells of the patch are"
-_GAIN = "How much {} the {} area is in the map's order than in {}"
-_RANDOM, _CENTRE = "random order", "order from the centre outwards"
-MEASURES: Final = MappingProxyType(
-    {
-        "empty_share": Measure(
-            "Share of empty maps: nothing in the patch supports the decided class",
-            "lower",
-            0.5,
-            "most maps show nothing",
-        ),
-        "cam_mass_inside": Measure(
-            "Share of the map's mass on the annotated nucleus (a disc around the dot) less the"
-            " share of the patch that it covers",
-            "higher",
-            0.0,
-            "the network looks outside the nucleus",
-        ),
-        "deletion_auc": Measure(f"{_AREA} blurred in the order of the map", "lower"),
-        "deletion_auc_random": Measure(f"{_AREA} blurred in {_RANDOM}"),
-        "deletion_auc_centre": Measure(f"{_AREA} blurred in {_CENTRE}"),
-        "deletion_gain_over_random": Measure(
-            _GAIN.format("lower", "deletion", _RANDOM),
-            "higher",
-            0.0,
-            "removing what the map points at changes no more than removing random cells",
-        ),
-        "deletion_gain_over_centre": Measure(_GAIN.format("lower", "deletion", _CENTRE), "higher"),
-        "insertion_auc": Measure(f"{_AREA} restored in the order of the map", "higher"),
-        "insertion_auc_random": Measure(f"{_AREA} restored in {_RANDOM}"),
-        "insertion_auc_centre": Measure(f"{_AREA} restored in {_CENTRE}"),
-        "insertion_gain_over_random": Measure(
-            _GAIN.format("higher", "insertion", _RANDOM),
-            "higher",
-            0.0,
-            "restoring what the map points at helps no more than restoring random cells",
-        ),
-        "insertion_gain_over_centre": Measure(
-            _GAIN.format("higher", "insertion", _CENTRE), "higher"
-        ),
-        "randomisation_rank_correlation": Measure(
-            "Rank correlation of the map with that of the network with random weights; after a"
-            " slash, the last part that was randomised",
-            "lower",
-            0.5,
-            "a network with random weights gives nearly the same map",
-        ),
-    }
-)
+MEASURES: Final = load_measures(Path(__file__).with_name("measures.json"))
 
 
 def score_maps(

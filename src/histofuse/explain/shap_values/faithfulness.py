@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,46 +11,15 @@ from jaxtyping import Float
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import Estimate, Measure, estimate_means
-from histofuse.explain.ranks import correlate_ranks
+from histofuse.explain.estimates import (
+    Estimate,
+    correlate_ranks,
+    estimate_means,
+    load_measures,
+)
 
 TOP: Final = 10
-MEASURES: Final = MappingProxyType(
-    {
-        "additivity_error": Measure(
-            "Largest difference between a row's logit and what base and SHAP values add up to",
-            "lower",
-            1e-3,
-            "the SHAP values do not add up to the logit",
-        ),
-        "rank_stability": Measure(
-            "Mean rank correlation of the variables' mean |SHAP| over resampled rows with that of"
-            " all rows; low and high are quantiles of the resamples",
-            "higher",
-            0.8,
-            "with other patients the ranking of the variables changes",
-        ),
-        "top_10_overlap": Measure(
-            "Mean share of the first ten variables that stay among the first ten over resampled"
-            " rows; low and high are quantiles of the resamples",
-            "higher",
-            0.7,
-            "with other patients other variables come first",
-        ),
-        "kernel_shap_max_abs_difference": Measure(
-            "Largest difference, in log-odds, between DeepSHAP and KernelSHAP of a variable on the"
-            " same background",
-            "lower",
-        ),
-        "kernel_shap_rank_correlation": Measure(
-            "Mean over rows of the rank correlation between DeepSHAP and KernelSHAP of the"
-            " variables",
-            "higher",
-            0.8,
-            "DeepSHAP and KernelSHAP rank the variables differently",
-        ),
-    }
-)
+MEASURES: Final = load_measures(Path(__file__).with_name("measures.json"))
 Values = Float[np.ndarray, "n variables"]
 
 
@@ -66,24 +35,22 @@ def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimat
         note = "fewer than two rows or variables: nothing to rank"
         nothing = Estimate(None, None, None, n, n, note)
         return {"rank_stability": nothing, "top_10_overlap": nothing}
-    weights = np.concatenate(list(bootstrap.draw_weights(n)))
     whole = np.abs(values).mean(axis=0)
-    drawn = weights @ np.abs(values) / n
+    drawn = np.concatenate(list(bootstrap.draw_weights(n))) @ np.abs(values) / n
     top = min(TOP, variables)
     leaders = np.argsort(-whole, kind="stable")[:top]
     first = np.argsort(-drawn, axis=1, kind="stable")[:, :top]
-    overlap = np.isin(first, leaders).mean(axis=1)
-    correlation = correlate_ranks(drawn, np.broadcast_to(whole, drawn.shape))
-    return {
-        "rank_stability": _summarise(correlation, bootstrap.params.confidence, n),
-        "top_10_overlap": _summarise(overlap, bootstrap.params.confidence, n),
+    scores = {
+        "rank_stability": correlate_ranks(drawn, np.broadcast_to(whole, drawn.shape)),
+        "top_10_overlap": np.isin(first, leaders).mean(axis=1),
     }
+    return {name: _summarise(s, bootstrap.params.confidence, n) for name, s in scores.items()}
 
 
-def _summarise(found: Float[np.ndarray, " b"], confidence: float, n: int) -> Estimate:
-    """Compute the mean over resamples, and the central range that holds this share of them."""
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return Estimate(float(found.mean()), low, high, n, n)
+def _summarise(resamples: Float[np.ndarray, " b"], confidence: float, n: int) -> Estimate:
+    """Compute the mean over resamples, and the central range that contains this share of them."""
+    low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Estimate(float(resamples.mean()), low, high, n, n)
 
 
 def explain_by_kernel(

@@ -16,8 +16,7 @@ from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import FAITHFULNESS, Estimate, render_estimates
-from histofuse.explain.ranks import correlate_ranks
+from histofuse.explain.estimates import FAITHFULNESS, Estimate, correlate_ranks, render_estimates
 from histofuse.explain.sampling import spread
 from histofuse.explain.shap_values import figures
 from histofuse.explain.shap_values.attributions import Attributions, compute_attributions

@@ -11,7 +11,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import estimate_means, list_concerns, render_estimates
+from histofuse.explain.estimates import (
+    correlate_ranks,
+    estimate_means,
+    list_concerns,
+    render_estimates,
+)
 from histofuse.explain.maps.faithfulness import (
     MEASURES,
     Curves,
@@ -24,7 +29,6 @@ from histofuse.explain.maps.faithfulness import (
     score_maps,
 )
 from histofuse.explain.maps.mappers import Inputs, Mapper, map_image_network, map_through_fusion
-from histofuse.explain.ranks import correlate_ranks
 from histofuse.models.backbones import ImageModel, ImageSpec, MapLayer
 from histofuse.models.fusion import FusionHead
 from histofuse.params.explain import ExplainParams

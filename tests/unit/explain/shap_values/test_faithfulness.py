@@ -7,7 +7,7 @@ import torch
 from scipy.stats import spearmanr
 
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.ranks import correlate_ranks
+from histofuse.explain.estimates import correlate_ranks
 from histofuse.explain.shap_values.attributions import compute_attributions
 from histofuse.explain.shap_values.faithfulness import (
     compare_with_kernel,
