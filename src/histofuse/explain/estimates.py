@@ -45,7 +45,7 @@ class Measure:
             return ""
         ends = [estimate.low, estimate.high]
         sure = all(end is not None and sign * (end - self.limit) <= 0 for end in ends)
-        return self.concern if sure else f"{self.concern}, as far as so few rows can tell"
+        return self.concern if sure else f"{self.concern}, uncertain with so few rows"
 
 
 def load_measures(path: Path) -> dict[str, Measure]:

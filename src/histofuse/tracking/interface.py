@@ -27,9 +27,6 @@ GRADCAM: Final = "gradcam"
 SHAP: Final = "shap"
 SHAP_BASE: Final = "shap_base"
 
-ENCODER: Final = "encoder.json"
-# Kinds of tabular models that have SHAP values.
-_WITH_SHAP: Final = ("logistic_regression", "mlp", "xgboost")
 # Example values of columns that only define the patient's stratum.
 _PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical": "unknown"}
 
@@ -64,12 +61,14 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
         bundle: The model.
         encoders: The encoders of a fusion model, ``image`` and ``patient``; otherwise empty.
     """
+    from histofuse.explain.shap_values.attributions import EXPLAINED_KINDS
+
     image = encoders.get(IMAGE, bundle)
     patient = encoders.get(PATIENT, bundle)
     features = _read_features(patient) if _is(patient, "tabular") else {}
     has_image, has_patient = _is(image, "image"), bool(features)
     asked = (GRADCAM,) if has_image else ()
-    if has_patient and patient.config["architecture"]["kind"] in _WITH_SHAP:
+    if has_patient and patient.config["architecture"]["kind"] in EXPLAINED_KINDS:
         asked = (*asked, SHAP, SHAP_BASE)
     columns = {IMAGE: [_draw_noise(image)]} if has_image else {}
     kinds = {name: kind for name, (kind, _) in features.items()}
@@ -89,6 +88,7 @@ def _is(bundle: Bundle, kind: str) -> bool:
 def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
     """Read the raw features of an encoder: name to kind and the typical patient's value."""
     from histofuse.features.encoding import Continuous, Encoder
+    from histofuse.models.tabular import ENCODER
 
     encoder = Encoder.from_dict(load_json(bundle.path / ENCODER))
     typical = {f.name: f.median if isinstance(f, Continuous) else f.mode for f in encoder.features}

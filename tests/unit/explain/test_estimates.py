@@ -47,8 +47,8 @@ def test_what_is_defined_nowhere_has_no_value_and_says_so():
     [
         ((0.2, 0.1, 0.3), ""),
         ((-0.2, -0.3, -0.1), "it looks elsewhere"),
-        ((-0.2, -0.3, 0.1), "it looks elsewhere, as far as so few rows can tell"),
-        ((-0.2, None, None), "it looks elsewhere, as far as so few rows can tell"),
+        ((-0.2, -0.3, 0.1), "it looks elsewhere, uncertain with so few rows"),
+        ((-0.2, None, None), "it looks elsewhere, uncertain with so few rows"),
     ],
 )
 def test_a_score_on_the_wrong_side_of_its_bar_is_a_concern(ends, concern):

@@ -26,18 +26,14 @@ class Card:
     """What a card shows.
 
     Attributes:
-        example: Patch, map and classes.
         probabilities: Calibrated, by class.
-        prediction_set: Classes that cannot be ruled out.
-        coverage: Promised coverage of the set.
-        rival: The likeliest other class.
+        coverage: Promised coverage of the prediction set.
+        rival: The most likely other class.
         base: Margin of the mean patch with the typical patient.
-        image: What the patch adds.
+        image: What the patch adds, in log-odds.
         image_share: The patch's part of |patch| + |record|.
-        record: What each variable adds.
-        names: Names of the variables for people.
-        texts: Their values, with units.
-        model: The model's name.
+        record: What each variable adds, in log-odds.
+        texts: Values of the variables, with units.
         pairing: The rule that paired patch and record.
         source: Of the data, such as ``simulated``.
     """
@@ -118,9 +114,9 @@ def _draw_probabilities(figure: Figure, card: Card) -> None:
     axes.set_xticks([])
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    held = ", ".join(show_name(name) for name in card.prediction_set) or "none"
+    classes = ", ".join(show_name(name) for name in card.prediction_set) or "none"
     axes.set_title(
-        f"Calibrated probability; {card.coverage:.0%} prediction set (blue): {held}",
+        f"Calibrated probability; {card.coverage:.0%} prediction set (blue): {classes}",
         fontsize=8.5, color=INK, loc="left", x=-0.35, pad=5,
     )  # fmt: skip
 
@@ -137,8 +133,7 @@ def _draw_shares(figure: Figure, card: Card) -> None:
     ):
         axes.barh(0, share, left=start, color=colour, height=1)
         text = f"{name} {share:.0%} ({value:+.2f})".replace("-", "−")
-        inside = share > 0.35
-        if inside:
+        if share > 0.35:
             axes.text(start + share / 2, 0, text, ha="center", va="center", fontsize=9)
         else:
             edge, side = (0.0, "left") if start == 0 else (1.0, "right")

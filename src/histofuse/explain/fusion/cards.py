@@ -29,22 +29,17 @@ def write_cards(
 ) -> list[str]:
     """Write ``case_card_<true class>_<hit or miss>_<number>.png``. They show single patients.
 
-    Args:
-        cases: The model and its rows.
-        patches: Its maps.
-        assessment: ``assessment.json``, for the prediction sets.
-        folder: Folder to write to.
-        params: Number of cards.
+    `assessment` is ``assessment.json``, for the prediction sets.
 
     Returns:
         The names of the files.
 
     Raises:
-        InputError: If the assessment holds no prediction sets of this model.
+        InputError: If the assessment contains no prediction sets of this model.
     """
     rows = choose_cards(cases.predictions, cases.classes, params.case_cards)
     conformal = load_conformal(assessment, cases.bundle.name)
-    names = []
+    names: list[str] = []
     if rows.empty:
         return names
     for number, card in make_cards(cases, patches, rows, conformal):
@@ -75,13 +70,7 @@ def make_cards(
     parts, records = cases.decompose(rows)
     labels = label_features(cases.encoder, cases.specs)
     columns = [labels[feature] for feature in cases.networks.patient.features]
-    natural = pd.concat(
-        [
-            read_natural(records.iloc[[n]], cases.encoded["with_missing"], columns)
-            for n in range(len(records))
-        ],
-        ignore_index=True,
-    )
+    natural = read_natural(records, cases.encoded["with_missing"], columns)
     variables = describe_variables(cases.encoder, cases.specs)
     sources = name_variables(cases.encoder, cases.specs)
     summed = sum_columns(parts.record, cases.networks.patient.features, sources)[[*variables]]

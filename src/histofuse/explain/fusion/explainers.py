@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from histofuse.explain.shap_values.attributions import compute_attributions
 from histofuse.features.encoding import Encoder, encode
@@ -65,10 +66,10 @@ def explain_record(
         InputError: If the model is of a kind that has no SHAP values.
     """
     if isinstance(model, MlpModel):
-        x, reference = (_to_tensor(model.features, part) for part in (rows, typical))
-        return explain_network(_LogOdds(model.network), x, reference, None, ())
-    found = compute_attributions(model, rows, typical)
-    return Contributions(found.values, np.full(len(rows), found.base))
+        x, reference = (to_tensor(model.features, part) for part in (rows, typical))
+        return explain_network(_LogOdds(model.network), x, reference, ())
+    attributions = compute_attributions(model, rows, typical)
+    return Contributions(attributions.values, np.full(len(rows), attributions.base))
 
 
 def explain_fused_record(
@@ -79,10 +80,11 @@ def explain_fused_record(
     target_classes: Int[np.ndarray, " n"],
 ) -> Contributions:
     """Explain what the record adds to the fused logit of a class, with a fixed patch."""
-    x, reference = (_to_tensor(networks.patient.features, part) for part in (rows, typical))
-    network = _PatientSide(networks.patient.network, networks.head)
-    others = (torch.from_numpy(image_embeddings),)
-    return explain_network(network, x, reference, torch.from_numpy(target_classes), others)
+    x, reference = (to_tensor(networks.patient.features, part) for part in (rows, typical))
+    network, image = WeightedLogits(networks), torch.from_numpy(image_embeddings)
+    n_classes = network.compute_logits(reference, image[:1]).shape[1]
+    weights = one_hot(torch.from_numpy(target_classes), n_classes).float()
+    return explain_network(network, x, reference, (image, weights))
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,20 @@ class FusionNetworks:
     head: FusionHead
 
 
-class _PatientSide(nn.Module):
-    def __init__(self, patient: Mlp, head: FusionHead) -> None:
-        super().__init__()
-        self.patient, self.head = patient, head
+class WeightedLogits(nn.Module):
+    """Encoded rows -> weighted sum of the fused logits, with fixed patches."""
 
-    def forward(self, rows: Tensor, image_embeddings: Tensor) -> Tensor:
+    def __init__(self, networks: FusionNetworks) -> None:
+        super().__init__()
+        self.patient, self.head = networks.patient.network, networks.head
+
+    def compute_logits(self, rows: Tensor, image_embeddings: Tensor) -> Tensor:
+        """Compute the fused logits."""
         return self.head(image_embeddings, self.patient.embed(rows))
+
+    def forward(self, rows: Tensor, image_embeddings: Tensor, weights: Tensor) -> Tensor:
+        """Sum the fused logits, each row with its own weights."""
+        return (self.compute_logits(rows, image_embeddings) * weights).sum(dim=1)
 
 
 class _LogOdds(nn.Module):
@@ -123,10 +132,12 @@ def explain_network(
     network: nn.Module,
     x: Float[Tensor, "n features"],
     reference: Float[Tensor, "1 features"],
-    targets: Int[Tensor, " n"] | None,
     others: tuple[Tensor, ...],
 ) -> Contributions:
-    """Explain the target's output, or the only output, against one reference row, by DeepLIFT."""
+    """Explain the only output of a network against one reference row, by DeepLIFT.
+
+    `others` are further inputs of the network, one row for each row of `x`; they are held fixed.
+    """
     from captum.attr import DeepLift
 
     # The explainer adds hooks to the layers, so it gets a copy.
@@ -135,20 +146,18 @@ def explain_network(
     for part in torch.arange(len(x)).split(_ROWS_AT_ONCE):
         rows, fixed = x[part], tuple(other[part] for other in others)
         references = reference.expand_as(rows)
-        chosen = None if targets is None else targets[part]
         with torch.enable_grad(), warnings.catch_warnings():
             # Each call warns about the hooks.
             warnings.simplefilter("ignore", UserWarning)
-            found = DeepLift(own).attribute(
-                rows.requires_grad_(), references, target=chosen, additional_forward_args=fixed
+            attributions = DeepLift(own).attribute(
+                rows.requires_grad_(), references, additional_forward_args=fixed
             )
         with torch.inference_mode():
-            logits = own(references, *fixed)
-            logit = logits if chosen is None else logits.gather(1, chosen[:, None])[:, 0]
-        values.append(found.detach())
-        base.append(logit)
+            base.append(own(references, *fixed))
+        values.append(attributions.detach())
     return Contributions(torch.cat(values).double().numpy(), torch.cat(base).double().numpy())
 
 
-def _to_tensor(features: list[str], rows: pd.DataFrame) -> Tensor:
+def to_tensor(features: list[str], rows: pd.DataFrame) -> Tensor:
+    """Select the features of encoded rows, in the order of a network's inputs."""
     return torch.from_numpy(select_features(rows, features))

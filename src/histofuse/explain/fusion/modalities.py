@@ -18,12 +18,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from histofuse.explain.fusion.explainers import FusionNetworks, explain_network
-from histofuse.models.fusion import FusionHead
-from histofuse.models.mlp import Mlp, one_thread
-from histofuse.models.tabular import select_features
+from histofuse.explain.fusion.explainers import (
+    FusionNetworks,
+    WeightedLogits,
+    explain_network,
+    to_tensor,
+)
+from histofuse.models.mlp import one_thread
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,20 @@ def decompose(
         rows: Encoded records, one for each patch.
         decided: Indices of the decided classes.
     """
-    x, reference = (
-        torch.from_numpy(select_features(part, networks.patient.features))
-        for part in (rows, typical.patient)
-    )
+    x, reference = (to_tensor(networks.patient.features, p) for p in (rows, typical.patient))
     own, mean = torch.from_numpy(image), torch.from_numpy(typical.image).expand(len(image), -1)
-    network = _Margin(networks.patient.network, networks.head).eval()
+    network = WeightedLogits(networks).eval()
     with one_thread():
-        weights, rivals = _weigh(network, x, own, decided)
-        value = {
-            (seen, known): network.measure(x if known else reference.expand_as(x), patch, weights)
-            for known in (False, True)
-            for seen, patch in ((False, mean), (True, own))
-        }
+        with torch.inference_mode():
+            weights, rivals = _weigh(network.compute_logits(x, own), decided)
+            value = {
+                (seen, known): network(records, patch, weights).double().numpy()
+                for known, records in ((False, reference.expand_as(x)), (True, x))
+                for seen, patch in ((False, mean), (True, own))
+            }
+        weights = weights.clone()  # outside inference mode, for gradients
         record = [
-            explain_network(network, x.clone(), reference, None, (patch, weights)).values
+            explain_network(network, x.clone(), reference, (patch, weights)).values
             for patch in (own, mean)
         ]
     adds = [value[True, known] - value[False, known] for known in (False, True)]
@@ -114,28 +116,9 @@ def decompose(
     )
 
 
-class _Margin(nn.Module):
-    """Encoded rows -> weighted sum of the fused logits, with fixed patches."""
-
-    def __init__(self, patient: Mlp, head: FusionHead) -> None:
-        super().__init__()
-        self.patient, self.head = patient, head
-
-    def forward(self, rows: Tensor, image: Tensor, weights: Tensor) -> Tensor:
-        return (self.head(image, self.patient.embed(rows)) * weights).sum(dim=1)
-
-    @torch.inference_mode()
-    def measure(self, rows: Tensor, image: Tensor, weights: Tensor) -> np.ndarray:
-        return self(rows, image, weights).double().numpy()
-
-
-@torch.inference_mode()
-def _weigh(
-    network: _Margin, rows: Tensor, image: Tensor, decided: Int[np.ndarray, " n"]
-) -> tuple[Tensor, np.ndarray]:
+def _weigh(logits: Tensor, decided: Int[np.ndarray, " n"]) -> tuple[Tensor, np.ndarray]:
     """Find weights with which the logits sum to the margin, and the rival of each decision."""
-    logits = network.head(image, network.patient.embed(rows))
     chosen = torch.from_numpy(decided)[:, None]
     rivals = logits.scatter(1, chosen, -torch.inf).argmax(dim=1)
     weights = torch.zeros_like(logits).scatter_(1, chosen, 1.0).scatter_(1, rivals[:, None], -1.0)
-    return weights.clone(), rivals.numpy()
+    return weights, rivals.numpy()

@@ -19,8 +19,9 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Measure, estimate_means, render_estimates
 from histofuse.explain.fusion.explainers import FusionNetworks, encode_typical
 from histofuse.explain.fusion.modalities import Decomposed, Typical, decompose
-from histofuse.explain.maps.gallery import Patches, choose_sample
+from histofuse.explain.maps.gallery import Patches
 from histofuse.explain.maps.mappers import map_through_fusion
+from histofuse.explain.sampling import choose_sample
 from histofuse.explain.shap_values.report import TableName
 from histofuse.features.embeddings import Embeddings, select_pairs
 from histofuse.features.encoding import Encoder
@@ -48,11 +49,8 @@ class FusedCases:
         image: Its image encoder.
         networks: Its patient encoder and head.
         encoder: Encoder of the records.
-        embeddings: Embeddings of patches and patients.
-        encoded: Both encoded tables.
-        specs: Names, units and groups of the features before encoding.
-        predictions: Predictions on the test split.
-        typical: Values that stand for "not known".
+        specs: Of the features before encoding.
+        predictions: On the test split.
     """
 
     bundle: Bundle
@@ -74,24 +72,18 @@ class FusedCases:
         """Join the patches with their patients, for maps through the fusion head."""
         mapper = map_through_fusion(self.bundle.name, self.image, self.networks.head)
         calibrator, _ = load_decision(self.bundle.path)
-        return Patches(
-            mapper,
-            folder,
-            self.predictions,
-            calibrator.probabilities,
-            self._find_patients,
-        )
 
-    def _find_patients(self, rows: pd.DataFrame) -> Tensor:
-        return torch.from_numpy(np.array(select_pairs(self.embeddings, rows)[1]))
+        def find_patients(rows: pd.DataFrame) -> Tensor:
+            return torch.from_numpy(np.array(select_pairs(self.embeddings, rows)[1]))
+
+        return Patches(mapper, folder, self.predictions, calibrator.probabilities, find_patients)
 
     def decompose(self, rows: pd.DataFrame) -> tuple[Decomposed, pd.DataFrame]:
         """Decompose decisions; also return the encoded records, in the order of `rows`."""
         encoded = self.encoded["imputed"]
         records = rows[_KEY].merge(encoded, on=_KEY, how="left", validate="m:1")
         image: Float32[np.ndarray, "n image"] = np.array(select_pairs(self.embeddings, rows)[0])
-        decided = pd.Index(self.classes).get_indexer(rows["prediction"].to_numpy(dtype=object))
-        decided = decided.astype(np.int64)
+        decided = np.array([self.classes.index(name) for name in rows["prediction"]])
         return decompose(self.networks, self.typical, image, records, decided), records
 
 
@@ -109,21 +101,20 @@ def open_fused_cases(
     Args:
         bundle: The fusion model.
         encoders: ``image`` and ``patient``, verified to be those it was trained on.
-        embeddings: Embeddings of all patches and patients.
+        embeddings: Of all patches and patients.
         encoded: Both encoded tables.
-        specs: Specs of the features before encoding.
+        specs: Of the features before encoding.
         predictions: Predictions on all splits; an unknown patch is the mean training patch.
     """
     patient = load_tabular_model(encoders["patient"])
     assert isinstance(patient, MlpModel)
-    head = load_fusion_model(bundle).network
     encoder = Encoder.from_dict(load_json(encoders["patient"].path / ENCODER))
     train = predictions[predictions["split"] == "train"]
     mean = np.asarray(select_pairs(embeddings, train)[0], dtype=np.float64).mean(axis=0)
     return FusedCases(
         bundle=bundle,
         image=load_image_model(encoders["image"]),
-        networks=FusionNetworks(patient, head),
+        networks=FusionNetworks(patient, load_fusion_model(bundle).network),
         encoder=encoder,
         embeddings=embeddings,
         encoded=encoded,
@@ -138,7 +129,7 @@ def write_modalities(
 ) -> None:
     """Write ``modalities.json``: the patch's share of decisions, overall and by decided class.
 
-    Holds ``image_share`` and ``image_share/<class>`` as `estimates.render_estimates` gives them
+    Contains ``image_share`` and ``image_share/<class>`` as `estimates.render_estimates` gives them
     (None for a class that was never decided) and ``additivity_error``. The rows are those on which
     maps are tested.
     """

@@ -26,8 +26,9 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import interpolate
 
 from histofuse.core.seeding import make_rng
 from histofuse.explain.estimates import correlate_ranks, load_measures
@@ -113,12 +114,8 @@ def _measure_areas(curves: Curves, maps: Maps, seed: int) -> dict[str, Float[np.
 
 def blur(images: Float[Tensor, "n 3 side side"], sigma_px: float) -> Float[Tensor, "n 3 side side"]:
     """Blur with a Gaussian, mirrored at the edges."""
-    reach = min(int(np.ceil(3 * sigma_px)), images.shape[-1] - 1)
-    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma_px) ** 2)
-    bell = (bell / bell.sum()).expand(3, 1, 1, -1)
-    rows = conv2d(pad(images, (reach, reach, 0, 0), mode="reflect"), bell, groups=3)
-    columns = pad(rows, (0, 0, reach, reach), mode="reflect")
-    return conv2d(columns, bell.transpose(2, 3), groups=3)
+    blurred = gaussian_filter(images.numpy(), sigma_px, mode="mirror", truncate=3.0, axes=(2, 3))
+    return torch.from_numpy(blurred)
 
 
 def order_randomly(maps: Maps, seed: int) -> Orders:
@@ -142,15 +139,7 @@ def order_from_centre(maps: Maps) -> Orders:
 
 @dataclass(frozen=True)
 class Curves:
-    """Probability curves of patches whose cells are blurred or restored.
-
-    Attributes:
-        mapper: The network.
-        inputs: Whole patches.
-        blurred: The same patches, blurred.
-        to_probabilities: Logits to probabilities.
-        steps: Number of steps between the whole and the blurred patch.
-    """
+    """Probability curves of patches whose cells are blurred or restored in a number of steps."""
 
     mapper: Mapper
     inputs: Inputs

@@ -39,12 +39,11 @@ class Explained:
     """One patch with its map.
 
     Attributes:
-        patch_id: The patch.
         label: True class.
         prediction: Predicted class, which the map explains.
         probability: Calibrated probability of the predicted class.
-        patch: (patch_px, patch_px, 3) RGB.
-        heat: (height, width) between 0 and 1.
+        patch: RGB.
+        heat: Between 0 and 1.
         source: Of the patch, such as ``simulated``.
     """
 
@@ -165,9 +164,9 @@ def show_views(axes: Axes, example: Explained, radius_px: float, map_title: str 
             axes.text(middle, -0.03 * side, title, fontsize=8, ha="center", va="bottom")
 
 
-def write_figure(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path, dpi: int = _DPI) -> None:
     """Write a PNG, the same bytes for the same figure."""
     FigureCanvasAgg(figure)
     with replacing_file(path) as temporary:
         # The version of the plotting library in the file would change its digest.
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})

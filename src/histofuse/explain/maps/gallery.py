@@ -40,7 +40,7 @@ class Patches:
     Attributes:
         mapper: The network.
         folder: Folder of the shards.
-        predictions: The network's predictions on the test split.
+        predictions: On the test split.
         to_probabilities: Raw logits to calibrated probabilities.
         find_patients: Looks up the patients' embeddings of rows, if the network takes them.
     """
@@ -62,11 +62,9 @@ class Patches:
         places = rows[["patch_id"]].merge(places, on="patch_id", how="left", validate="1:1")
         stored = read_patches(self.folder, places)
         model = self.mapper.image
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        targets = torch.tensor([numbers[name] for name in rows["prediction"]])
-        images = model.prepare(torch.from_numpy(stored))
+        targets = torch.tensor([self.classes.index(name) for name in rows["prediction"]])
         others = (self.find_patients(rows),) if self.find_patients else ()
-        inputs = Inputs(images, others, targets)
+        inputs = Inputs(model.prepare(torch.from_numpy(stored)), others, targets)
         return crop_margin(stored, model.spec.margin_px), inputs
 
     def explain(self, rows: pd.DataFrame) -> list[Explained]:
@@ -90,24 +88,15 @@ class Patches:
 
 
 def write_gallery(
-    patches: Patches,
-    folder: Path,
-    params: ExplainParams,
-    bootstrap: Bootstrap,
+    patches: Patches, folder: Path, params: ExplainParams, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``.
 
     Overlays are ``<true class>/<patch>.png``; ``contact_sheet_<true class>.png`` shows hits and
     misses. ``summary.json`` holds ``model``, ``layer``, ``map_px``, ``patches`` (drawn),
     ``empty_share``, ``empty_patches`` (number of test patches examined) and
-    ``nucleus_radius_px``. For
-    ``faithfulness.json`` see `estimates.render_estimates`; it is empty without test patches.
-
-    Args:
-        patches: The network and its rows.
-        folder: Folder to fill.
-        params: Section ``explain``.
-        bootstrap: Draws cases, for the intervals.
+    ``nucleus_radius_px``. For ``faithfulness.json`` see `estimates.render_estimates`; it is empty
+    without test patches. `bootstrap` draws cases, for the intervals.
 
     Returns:
         The content of ``faithfulness.json``.

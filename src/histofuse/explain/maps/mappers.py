@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.seeding import derive_seed
 from histofuse.explain.maps.gradcam import compute_maps
-from histofuse.models.backbones import ImageModel, MapLayer, build_model
+from histofuse.models.backbones import ImageModel, build_model
 from histofuse.models.stages import list_stages
 
 _ROWS_AT_ONCE = 256
@@ -34,13 +34,7 @@ class ImageSide(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a network.
-
-    Attributes:
-        images: Patches, prepared for the network.
-        others: The patients' embeddings, if the network takes them.
-        targets: The class that each map explains.
-    """
+    """Patches, the patients' embeddings if the network takes them, and the class to explain."""
 
     images: Float[Tensor, "n 3 side side"]
     others: tuple[Float[Tensor, "n width"], ...]
@@ -71,9 +65,16 @@ class Mapper:
         """The layer's name within the backbone."""
         return self.layer.rpartition("backbone.")[2]
 
-    def compute_maps(self, inputs: Inputs) -> Float32[np.ndarray, "n height width"]:
-        """Compute a map for each patch, scaled to a maximum of 1; see `gradcam.compute_maps`."""
-        return self._compute_maps_of(self.network, inputs)
+    def compute_maps(
+        self, inputs: Inputs, network: nn.Module | None = None
+    ) -> Float32[np.ndarray, "n height width"]:
+        """Compute a map for each patch, scaled to a maximum of 1; see `gradcam.compute_maps`.
+
+        `network` replaces the mapper's own.
+        """
+        network = network or self.network
+        layer = network.get_submodule(self.layer)
+        return compute_maps(network, layer, inputs.images, inputs.targets, inputs.others)
 
     @torch.inference_mode()
     def compute_logits(
@@ -105,13 +106,7 @@ class Mapper:
         for part, prefixes in self.parts:
             state |= {name: untrained[name] for name in state if name.startswith(prefixes)}
             network.load_state_dict(state)
-            yield part, self._compute_maps_of(network.eval(), inputs)
-
-    def _compute_maps_of(
-        self, network: nn.Module, inputs: Inputs
-    ) -> Float32[np.ndarray, "n height width"]:
-        layer = network.get_submodule(self.layer)
-        return compute_maps(network, layer, inputs.images, inputs.targets, inputs.others)
+            yield part, self.compute_maps(inputs, network.eval())
 
     def _build_untrained(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -133,7 +128,7 @@ def map_image_network(name: str, model: ImageModel) -> Mapper:
         InputError: If it names none.
     """
     parts = (("head", ("head.",)), *_list_parts(model, ""))
-    return Mapper(name, model, model.eval(), _get_layer(name, model).name, parts)
+    return Mapper(name, model, model.eval(), _get_layer(name, model), parts)
 
 
 def map_through_fusion(name: str, image: ImageModel, head: nn.Module) -> Mapper:
@@ -144,12 +139,12 @@ def map_through_fusion(name: str, image: ImageModel, head: nn.Module) -> Mapper:
     """
     network = ImageSide(image, head).eval()
     parts = (("fusion head", ("head.",)), *_list_parts(image, "image."))
-    return Mapper(name, image, network, f"image.{_get_layer(name, image).name}", parts)
+    return Mapper(name, image, network, f"image.{_get_layer(name, image)}", parts)
 
 
-def _get_layer(name: str, model: ImageModel) -> MapLayer:
+def _get_layer(name: str, model: ImageModel) -> str:
     if model.gradcam_layer:
-        return model.gradcam_layer
+        return model.gradcam_layer.name
     expected = "a layer with a feature map fine enough to locate something"
     remedy = "Lower minimum_map_px or raise input_px in params.yaml, and train again."
     where = f"Grad-CAM of {name}, a {model.spec.backbone}"

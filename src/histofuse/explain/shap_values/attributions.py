@@ -38,7 +38,6 @@ class Attributions:
         values: Log-odds that each feature adds.
         base: Log-odds before any feature is known.
         logits: The model's logits of the same rows.
-        explainer: Name of the method.
     """
 
     values: Float[np.ndarray, "n features"]

@@ -13,20 +13,10 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.features.encoding import Binary, Categorical, Continuous, Encoder
 from histofuse.features.specs import FeatureSpec
 
+ABBREVIATIONS = ("alt", "ast", "bmi", "cea", "crp", "her2", "hiv", "inr")
 # Spellings of whole words in feature names.
-SPELLINGS = {
-    "alt": "ALT",
-    "ast": "AST",
-    "inr": "INR",
-    "hiv": "HIV",
-    "her2": "HER2",
-    "g csf": "G-CSF",
-    "bmi": "BMI",
-    "crp": "CRP",
-    "cea": "CEA",
-    "ca125": "CA-125",
-    "ca 125": "CA-125",
-}
+SPELLINGS = {name: name.upper() for name in ABBREVIATIONS}
+SPELLINGS |= {"g csf": "G-CSF", "ca125": "CA-125", "ca 125": "CA-125"}
 TIMES = ("years", "days", "hours")
 # Units that are not shown after a number.
 SILENT = ("ratio", "admissions", "groups")
@@ -37,7 +27,6 @@ class FeatureLabel:
     """A name for an encoded column.
 
     Attributes:
-        column: The encoded column.
         text: In words.
         unit: Of a continuous feature; empty for others.
         group: Where the feature comes from.

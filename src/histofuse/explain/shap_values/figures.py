@@ -16,11 +16,11 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from histofuse.core.artifacts import replacing_file
+from histofuse.explain.maps.figures import write_figure
 
 RAISES, LOWERS, UNKNOWN, INK = "#c8433f", "#2f6db3", "#9a9a9a", "#333333"
 VALUES = LinearSegmentedColormap.from_list("values", [LOWERS, "#b9a4c4", RAISES])
@@ -35,6 +35,7 @@ OTHER_GROUP = "#777777"
 WIDTH = 38  # characters in a line of a name
 SHOWN = 15
 SHOWN_FOR_PATIENT = 10
+DPI = 150
 LOG_ODDS = "SHAP value (change in log-odds of the uncalibrated model)"
 
 
@@ -50,7 +51,7 @@ def draw_importance(summary: pd.DataFrame, subject: str, path: Path) -> None:
     groups = list(dict.fromkeys(top["group"].iloc[::-1]))
     handles = [Patch(color=GROUPS.get(g, OTHER_GROUP), label=g) for g in groups]
     axes.legend(handles=handles, loc="lower right", frameon=False, fontsize=8)
-    _save(figure, path)
+    write_figure(figure, path, DPI)
 
 
 def draw_beeswarm(
@@ -96,7 +97,7 @@ def draw_beeswarm(
     bar.ax.tick_params(labelsize=8, length=0)
     bar.set_label("Value (grey: not known, or a category)", labelpad=-10, fontsize=8)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    _save(figure, path)
+    write_figure(figure, path, DPI)
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,9 @@ class Patient:
     """One row and its SHAP values.
 
     Attributes:
-        values: Log-odds each feature adds.
+        values: Log-odds that each feature adds.
         base: Log-odds before any feature is known.
-        names: The features, in words.
-        texts: Their values, with units.
+        texts: Values of the features, with units.
     """
 
     values: Float[np.ndarray, " features"]
@@ -132,7 +132,7 @@ def draw_waterfall(patient: Patient, title: str, subject: str, path: Path) -> No
     figure, axes = _start(len(steps), title, subject)
     draw_steps(axes, names, steps, patient.base, ("mean of patients", "this patient"))
     axes.set_xlabel("Log-odds of the uncalibrated model", fontsize=9)
-    _save(figure, path)
+    write_figure(figure, path, DPI)
 
 
 def draw_steps(
@@ -146,8 +146,9 @@ def draw_steps(
     ends = base + np.cumsum(steps)
     colours = [RAISES if step > 0 else LOWERS for step in steps]
     axes.barh(range(len(steps)), steps, left=ends - steps, color=colours, height=0.66, zorder=2)
-    for height, end in enumerate(ends):
-        _write_step(axes, height, float(steps[height]), float(end))
+    for height, (step, end) in enumerate(zip(steps.tolist(), ends.tolist(), strict=True)):
+        place, colour = (end, float(height)), colours[height]
+        _write_beside(axes, _signed(step), place, left=step <= 0, size=8, colour=colour)
         if height + 1 < len(steps):
             axes.plot([end, end], [height, height + 1], color=UNKNOWN, linewidth=0.6, zorder=1)
     axes.set_yticks(range(len(steps)), names)
@@ -160,45 +161,34 @@ def draw_steps(
         (base, ends_named[0], -0.68),
         (float(ends[-1]), ends_named[1], len(steps) - 0.36),
     ):
-        # On the side of the line that has room.
-        _mark(axes, value, f"{name} {_signed(value)}", height, left=value > (low + high) / 2)
+        axes.axvline(value, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), zorder=0)
+        left = value > (low + high) / 2  # the side of the line that has room
+        text = f"{name} {_signed(value)}"
+        _write_beside(axes, text, (value, height), left=left, size=7, colour=INK)
 
 
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _write_step(axes: Axes, height: int, step: float, end: float) -> None:
-    axes.annotate(
-        _signed(step),
-        (end, height),
-        xytext=(4 if step > 0 else -4, 0),
-        textcoords="offset points",
-        va="center",
-        ha="left" if step > 0 else "right",
-        fontsize=8,
-        color=RAISES if step > 0 else LOWERS,
-    )
-
-
-def _mark(axes: Axes, value: float, text: str, height: float, *, left: bool) -> None:
-    axes.axvline(value, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), zorder=0)
+def _write_beside(
+    axes: Axes, text: str, place: tuple[float, float], *, left: bool, size: int, colour: str
+) -> None:
     axes.annotate(
         text,
-        (value, height),
+        place,
         xytext=(-4 if left else 4, 0),
         textcoords="offset points",
         va="center",
         ha="right" if left else "left",
-        fontsize=7,
-        color=INK,
-        linespacing=1.1,
+        fontsize=size,
+        color=colour,
     )
 
 
 def _start(rows: int, title: str, subject: str) -> tuple[Figure, Axes]:
     height = 1.5 + 0.34 * rows
-    figure = Figure(figsize=(8.2, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.2, height), layout="constrained")
     heading = 0.62 / height
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - heading))  # pyright: ignore
     kinds = {"x": 0.014, "ha": "left", "va": "top"}
@@ -223,7 +213,7 @@ def wrap(text: str) -> str:
 
 def _colour(natural: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
     known = ~np.isnan(natural)
-    colours = np.tile(np.array([*_to_rgb(UNKNOWN), 1.0]), (len(natural), 1))
+    colours = np.tile(to_rgba(UNKNOWN), (len(natural), 1))
     if known.any():
         low, high = np.percentile(natural[known], [5, 95])
         if low == high:
@@ -231,10 +221,6 @@ def _colour(natural: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
         scaled = (natural[known] - low) / (high - low) if high > low else 0.5 * natural[known] ** 0
         colours[known] = VALUES(np.clip(scaled, 0, 1))
     return colours
-
-
-def _to_rgb(colour: str) -> tuple[float, ...]:
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
 def _find_range(values: Float[np.ndarray, "n features"]) -> tuple[float, float]:
@@ -256,8 +242,3 @@ def _spread_dots(values: Float[np.ndarray, " n"], span: float) -> Float[np.ndarr
         offsets[members] = place
     widest = np.abs(offsets).max(initial=1)
     return offsets * min(0.09, 0.38 / max(widest, 1))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -52,11 +52,9 @@ class ExplainedRows:
     """Rows with their SHAP values and descriptions.
 
     Attributes:
-        model: The explained model.
         attributions: SHAP values, one column for each label.
         encoded: Rows as the model reads them, in the order of their logits.
         natural: Rows in natural units, one column for each label; NaN where nothing was measured.
-        labels: Names of the columns.
         variables: The variables that the columns belong to, in the order of `by_variable`.
         background: Encoded training rows over which an unknown feature was averaged.
     """
@@ -109,7 +107,7 @@ def write_shap_report(
     Args:
         bundle: The model.
         encoded: Both encoded tables; the one with missing values shows what was measured.
-        specs: Names, units and groups of the features before encoding.
+        specs: Of the features before encoding.
         out_dir: Folder to replace.
         params: Numbers of rows.
         bootstrap: Draws patients, for the intervals.
@@ -122,7 +120,14 @@ def write_shap_report(
         InputError: If there are no test rows, or the tables do not hold the same admissions.
     """
     rows = explain_rows(bundle, encoded, specs, params)
-    summary = _describe_run(bundle, rows)
+    summary = {
+        "explainer": rows.attributions.explainer,
+        "rows": len(rows.encoded),
+        "split": SPLIT,
+        "base_log_odds": rows.attributions.base,
+        "additivity_error": rows.attributions.additivity_error,
+        "source": bundle.config["source"],
+    }
     subject = _describe(bundle, rows)
     importance = summarise(rows)
     with replacing_folder(out_dir) as folder:
@@ -187,17 +192,6 @@ def check_values(
     return render_estimates(scores, MEASURES)
 
 
-def _describe_run(bundle: Bundle, rows: ExplainedRows) -> dict[str, Any]:
-    return {
-        "explainer": rows.attributions.explainer,
-        "rows": len(rows.encoded),
-        "split": SPLIT,
-        "base_log_odds": rows.attributions.base,
-        "additivity_error": rows.attributions.additivity_error,
-        "source": bundle.config["source"],
-    }
-
-
 def choose_rows(model: AnyTabularModel, table: pd.DataFrame, count: int) -> pd.DataFrame:
     """Choose test rows evenly along their logits, including the lowest and the highest.
 
@@ -224,7 +218,7 @@ def read_natural(
     chosen: pd.DataFrame, with_missing: pd.DataFrame, labels: Sequence[FeatureLabel]
 ) -> pd.DataFrame:
     """Read the chosen rows in natural units, NaN where nothing was measured."""
-    rows = chosen[_KEY].merge(with_missing, on=_KEY, how="left", validate="1:1", indicator=True)
+    rows = chosen[_KEY].merge(with_missing, on=_KEY, how="left", validate="m:1", indicator=True)
     if (rows["_merge"] != "both").any():
         problem = f"{(rows['_merge'] != 'both').sum()} admissions are in one table only"
         raise InputError([Fault("data/encoded", problem, "the same rows in both tables")])
@@ -272,13 +266,11 @@ def _correlate_ranks(natural: np.ndarray, values: np.ndarray) -> float:
 
 
 def _describe(bundle: Bundle, rows: ExplainedRows) -> str:
-    config = bundle.config
-    origin = {"simulated": "simulated data", "mimic-iv-demo": "MIMIC-IV demo"}
-    source = origin.get(config["source"], "MIMIC-IV")
-    target = config["classes"][1].replace("_", " ")
-    explainer = rows.attributions.explainer
-    parts = (bundle.name, explainer, target, f"{len(rows.encoded)} {SPLIT} admissions", source)
-    return " · ".join(parts)
+    sources = {"simulated": "simulated data", "mimic-iv-demo": "MIMIC-IV demo"}
+    source = sources.get(bundle.config["source"], "MIMIC-IV")
+    target = bundle.config["classes"][1].replace("_", " ")
+    explained = f"{len(rows.encoded)} {SPLIT} admissions"
+    return " · ".join((bundle.name, rows.attributions.explainer, target, explained, source))
 
 
 def _draw_patients(bundle: Bundle, rows: ExplainedRows, subject: str, folder: Path) -> None:

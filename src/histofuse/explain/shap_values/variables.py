@@ -31,7 +31,6 @@ class Variable:
         group: Where it comes from.
         columns: Its columns; the value of the first one is shown.
         categories: Column to category; empty where it has none.
-        indicator: The missingness indicator; empty where there is none.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Variable:
     group: str
     columns: tuple[FeatureLabel, ...]
     categories: Mapping[str, str]
-    indicator: str
 
     def read_natural(self, natural: pd.DataFrame) -> Float[np.ndarray, " n"]:
         """Read its value in natural units; NaN where not known, and of categories, which have none.
@@ -60,17 +58,16 @@ class Variable:
             return first.describe_value(float(natural[first.column]), float(encoded[first.column]))
         known = not any(np.isnan(float(natural[column])) for column in self.categories)
         row = natural if known else encoded
-        held = [name for column, name in self.categories.items() if float(row[column]) >= 0.5]
-        read = held[0] if held else "none of those known"
+        chosen = [name for column, name in self.categories.items() if float(row[column]) >= 0.5]
         if known:
-            return read
-        return f"not known, read as {read}" if held else "not known"
+            return chosen[0] if chosen else "none of those known"
+        return f"not known, read as {chosen[0]}" if chosen else "not known"
 
 
 def name_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, str]:
     """Name the variable behind each encoded column."""
-    of_feature = {spec.name: spec.variable for spec in specs}
-    names = {c: of_feature[f.name] for f in encoder.features for c in f.columns}
+    variables = {spec.name: spec.variable for spec in specs}
+    names = {c: variables[f.name] for f in encoder.features for c in f.columns}
     return names | {indicator.column: indicator.variable for indicator in encoder.indicators}
 
 
@@ -90,17 +87,17 @@ def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[s
     """
     labels = label_features(encoder, specs)
     known = {spec.name: spec for spec in specs}
-    of: dict[str, list[str]] = {}
+    columns_by_name: dict[str, list[str]] = {}
     for column, name in name_variables(encoder, specs).items():
-        of.setdefault(name, []).append(column)
+        columns_by_name.setdefault(name, []).append(column)
     features = {column: f for f in encoder.features for column in f.columns}
-    indicators = {indicator.variable: indicator.column for indicator in encoder.indicators}
     variables = {}
-    for name, columns in of.items():
+    for name, columns in columns_by_name.items():
         own = list(dict.fromkeys(features[c].name for c in columns if c in features))
         first = known[own[0]]
-        feature = features[columns[0]]
-        one_hot = isinstance(feature, Categorical) and len(own) == 1
+        feature, categories = features[columns[0]], {}
+        if isinstance(feature, Categorical) and len(own) == 1:
+            categories = dict(zip(feature.columns, feature.categories, strict=True))
         variables[name] = Variable(
             name=name,
             text=to_words(name if len(own) > 1 else first.name, first.unit),
@@ -108,10 +105,7 @@ def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[s
             unit=first.unit,
             group=first.group,
             columns=tuple(labels[column] for column in columns),
-            categories=dict(zip(feature.columns, feature.categories, strict=True))
-            if one_hot and isinstance(feature, Categorical)
-            else {},
-            indicator=indicators.get(name, ""),
+            categories=categories,
         )
     return variables
 

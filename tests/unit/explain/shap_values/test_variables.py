@@ -58,7 +58,7 @@ def test_a_variable_has_its_clinical_meaning_and_unit(encoder):
         "haemoglobin": ("Haemoglobin", "g/dL"),
         "her2": ("HER2-directed therapy", ""),
     }
-    assert found["haemoglobin"].indicator == "haemoglobin_missing"
+    assert found["haemoglobin"].columns[-1].column == "haemoglobin_missing"
 
 
 def test_a_category_is_written_by_name_and_its_gap_told(encoder):
