@@ -25,6 +25,7 @@ from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
+from histofuse.params.promotion import PromotionParams
 from histofuse.training.crossval import (
     Chain,
     Sources,
@@ -107,6 +108,7 @@ def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
         rules={name: pairing.rule for name, pairing in chain.pairings.items()},
         split="test",
         primary=chain.crossval.rules[0],
+        alarm_at=load_section(PromotionParams, "promotion").alarm_at,
     )
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), chain.seed)
     found = cross_validate(load_folds(folds, chain.names, sources), facts, bootstrap)

@@ -17,6 +17,7 @@ from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
+from histofuse.params.promotion import PromotionParams
 
 MODELS = Path("models")
 PATCH_FACTS = Path("data/patches/meta.json")
@@ -37,6 +38,7 @@ def main() -> None:
         rules={name: pairing.rule for name, pairing in pairings.items()},
         split=params.split,
         primary=params.primary_rule,
+        alarm_at=load_section(PromotionParams, "promotion").alarm_at,
     )
     # By the names in params.yaml, so that a model left over from earlier params stays out.
     rules = sorted(pairings, key=lambda name: name != params.primary_rule)

@@ -90,6 +90,7 @@ def facts() -> Callable[..., Facts]:
             "rules": {"label_blind": "label_blind", "aligned": "label_aligned"},
             "split": "test",
             "primary": "label_blind",
+            "alarm_at": 0.98,
         }
         return Facts(**(values | changes))
 

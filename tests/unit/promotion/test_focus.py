@@ -64,7 +64,7 @@ def unchecked(function):
 
 def test_all_agree_without_mitoses(bundle):
     rows, focus = load_predictions(bundle.path), "tumour"
-    facts = Facts("brecahad", "simulated", {"leaky": False}, {}, "test", "label_blind")
+    facts = Facts("brecahad", "simulated", {"leaky": False}, {}, "test", "label_blind", 0.98)
     results = [evaluate_model(rows, facts)]
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), seed=1)
     intervals = estimate_intervals(results, compare_fusion(results, facts), facts, bootstrap)

@@ -23,6 +23,7 @@ class Facts:
         rules: Pairing name to rule.
         split: The split tables and figures are about.
         primary: Name of the pairing that stands for fusion.
+        alarm_at: Score from which on a result is an alarm.
     """
 
     image_source: str
@@ -31,6 +32,7 @@ class Facts:
     rules: Mapping[str, str]
     split: str
     primary: str
+    alarm_at: float
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from histofuse.evaluation.predictions import Predictions
 
 NOT_APPLICABLE = "NA"
 # At or above this an honest result on these data is more likely a leak than a success.
-ALARM = 0.98
 Cell = Interval | float | int | str | None
 
 
@@ -226,23 +225,23 @@ def _caption(text: str, results: Sequence[Result], facts: Facts) -> str:
 
 
 def describe_data(results: Sequence[Result], facts: Facts) -> list[str]:
-    """Say what the rows are: sizes of the splits, leaks, pairing, and numbers too good."""
+    """Describe the rows: sizes of the splits, leaks, pairing, and scores too good to be true."""
     notes = [*_describe_splits(results, facts)]
     if any(r.leaky for r in results):
-        notes.append("Leaky rows are there to show how much a leak is worth; they are no results.")
+        notes.append("Leaky rows show how much a leak is worth; they are not results.")
     if any(r.model.kind == "fusion" for r in results):
         notes.append(
-            "Images and health records are of different people. Unless the pairing is linked, the "
-            "health record can tell nothing about a patch: what a fusion model gains over the "
-            "image model is chance, another head on the same embedding, or a leak."
+            "Images and health records belong to different people. Unless the pairing is linked, "
+            "the record cannot predict the class of a patch: any gain of a fusion model over the "
+            "image model is chance, the extra head on the same embedding, or a leak."
         )
     if too_good := _find_too_good(results, facts):
         notes.append(
-            f"{ALARM} or more without a declared leak is an alarm, not a success: "
-            f"{', '.join(too_good)}. Look for a leak before believing it."
+            f"{facts.alarm_at} or more without a declared leak is an alarm, not a success: "
+            f"{', '.join(too_good)}. Look for a leak before trusting it."
         )
     if _has_undefined(results, facts):
-        notes.append(f"{NOT_DEFINED}: not defined, for a class has no example in the split.")
+        notes.append(f"{NOT_DEFINED}: not defined, because a class has no example in the split.")
     return notes
 
 
@@ -265,7 +264,7 @@ def _find_too_good(results: Sequence[Result], facts: Facts) -> list[str]:
     return [
         r.title
         for r in results
-        if not r.leaky and any((r.metrics.get(n) or 0) >= ALARM for n in names)
+        if not r.leaky and any((r.metrics.get(n) or 0) >= facts.alarm_at for n in names)
     ]
 
 
