@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import replacing_file
 from histofuse.core.naming import show_name
+from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.predictions import Predictions
 
@@ -108,6 +109,30 @@ def choose_classes(rows: Predictions) -> list[tuple[int, str, str]]:
     numbers = [1] if len(rows.classes) == 2 else range(len(rows.classes))
     colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(rows.classes))]
     return [(k, show_name(rows.classes[k]), colours[k]) for k in numbers]
+
+
+def draw_interval(
+    axes: Axes,
+    interval: Interval,
+    place: int | float,
+    colour: str,
+    width: float = 1.4,
+    **point: Any,
+) -> None:
+    """Draw a value as a point on a line that is its interval; nothing where not defined.
+
+    Args:
+        axes: To draw on.
+        interval: Of the value.
+        place: On the y axis.
+        colour: Of both.
+        width: Of the line, in points.
+        point: Options of the marker, as of `Axes.plot`.
+    """
+    if interval.low is not None and interval.high is not None:
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=width)
+    if interval.value is not None:
+        axes.plot([interval.value], [place], color=colour, **point)
 
 
 def frame_unit_square(axes: Axes) -> None:

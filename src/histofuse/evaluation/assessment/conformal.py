@@ -28,12 +28,8 @@ from mapie.classification import SplitConformalClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from histofuse.core.seeding import derive_seed
-from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.clustered import (
-    ClusterBootstrap,
-    render_intervals,
-    round_number,
-)
+from histofuse.evaluation.metrics.bootstrap import Interval, round_number
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 
 _SLACK: Final = 1e-8  # a class exactly at the limit is in the set, as in MAPIE
 

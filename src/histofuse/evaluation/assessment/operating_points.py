@@ -5,20 +5,16 @@ Source: as asked of diagnostic tests, STARD 2015, items 12 and 24.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import Interval, round_number
 from histofuse.evaluation.metrics.classification import count_cuts
-from histofuse.evaluation.metrics.clustered import (
-    ClusterBootstrap,
-    render_intervals,
-    round_number,
-)
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 from histofuse.params.evaluation import AssessmentParams
 
 Aim = Literal["specificity", "sensitivity"]
@@ -96,8 +92,10 @@ def measure_operating_points(
         params: The points asked for.
         bootstrap: Of the groups of `rows`.
     """
+    aims: list[tuple[Aim, float]] = [("specificity", target) for target in params.specificities]
+    aims += [("sensitivity", target) for target in params.sensitivities]
     points = []
-    for aim, target in _list_aims(params):
+    for aim, target in aims:
         threshold = choose_threshold(*chosen_by, aim, target)
         if threshold is None:
             note = "validation holds no positives, or no negatives, to choose by"
@@ -109,13 +107,6 @@ def measure_operating_points(
         chosen_on = {name: round_number(value[0]) for name, value in validation.items()}
         points.append(OperatingPoint(aim, target, threshold, chosen_on, found, ""))
     return points
-
-
-def _list_aims(params: AssessmentParams) -> Iterator[tuple[Aim, float]]:
-    for target in params.specificities:
-        yield "specificity", target
-    for target in params.sensitivities:
-        yield "sensitivity", target
 
 
 def _count_outcomes(

@@ -21,11 +21,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from histofuse.evaluation.assessment.reliability import FEWEST_SHOWN
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.clustered import (
-    ClusterBootstrap,
-    render_interval,
-    render_intervals,
-)
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 from histofuse.evaluation.metrics.weighted import rank_rows
 from histofuse.evaluation.predictions import name_admissions
 from histofuse.params.evaluation import AssessmentParams
@@ -113,7 +109,7 @@ class Attribute:
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
         gaps = {
-            metric: {"high_in": gap.high, "low_in": gap.low, **render_interval(gap.interval)}
+            metric: {"high_in": gap.high, "low_in": gap.low, **gap.interval.to_dict()}
             for metric, gap in self.gaps.items()
         }
         return {"subgroups": [s.to_dict() for s in self.subgroups], "largest_gaps": gaps}

@@ -14,7 +14,9 @@ from histofuse.evaluation.metrics.bootstrap import (
     Difference,
     Interval,
     Resampled,
+    round_number,
 )
+from histofuse.evaluation.metrics.clustered import round_all
 from histofuse.evaluation.predictions import Predictions
 from histofuse.training.controls import Answers
 
@@ -28,7 +30,6 @@ PAIRS: Final = (
     (ALIGNED, IMAGE),
     (ALIGNED, BLIND),
 )
-_DECIMALS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, 
         },
         "differences": {
             f"{new} - {old}": {
-                m: _render(d.interval) | {"probability_above": _round(d.probability_above)}
+                m: _render(d.interval) | {"probability_above": round_number(d.probability_above)}
                 for m, d in found.items()
             }
             for (new, old), found in controls.differences.items()
@@ -161,7 +162,7 @@ def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, 
         "shuffled": {
             name: {
                 m: _render(s.interval)
-                | {"values": [_round(v) for v in s.values], "chance": _round(s.chance)}
+                | {"values": round_all(s.values), "chance": round_number(s.chance)}
                 for m, s in found.items()
             }
             for name, found in controls.shuffled.items()
@@ -171,9 +172,4 @@ def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, 
 
 
 def _render(interval: Interval) -> dict[str, Any]:
-    ends = {k: _round(getattr(interval, k)) for k in ("value", "low", "high")}
-    return ends | {"groups": interval.groups, "note": interval.note}
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, _DECIMALS)
+    return {"note": ""} | interval.to_dict("value", "low", "high", "groups")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import write_json
@@ -21,6 +20,7 @@ from histofuse.evaluation.drawing import (
     ORANGE,
     PURPLE,
     VERMILION,
+    draw_interval,
     make_row,
     save_drawing,
 )
@@ -163,7 +163,12 @@ def draw_controls(controls: Controls) -> Figure:
     figure.subplots_adjust(wspace=0.12)
     for axes, metric in zip(panels, controls.metrics, strict=True):
         for place, (name, intervals) in enumerate(rows):
-            _draw_point(axes, intervals.get(metric), place, name)
+            if metric in intervals:
+                colour = _COLOURS.get(name, ORANGE if name == "linked" else PURPLE)
+                point = {"marker": "o", "markersize": 5}
+                if name.startswith("shuffled"):
+                    point |= {"marker": "s", "markerfacecolor": "white"}
+                draw_interval(axes, intervals[metric], place, colour, 1.6, **point)
         if metric in chance:
             axes.axvline(chance[metric], color=GREY, linestyle="--", linewidth=1)
         axes.axhline(len(controls.arms) - 0.5, color=GREY, linewidth=0.6)
@@ -174,14 +179,3 @@ def draw_controls(controls: Controls) -> Figure:
         axes.set_xlabel(name_metric(metric))
     panels[0].set_yticks(range(len(rows)), [TITLES.get(name, name) for name, _ in rows])
     return figure
-
-
-def _draw_point(axes: Axes, interval: Interval | None, place: int, name: str) -> None:
-    if interval is None or interval.value is None:
-        return
-    colour = _COLOURS.get(name, ORANGE if name == "linked" else PURPLE)
-    marker = "s" if name.startswith("shuffled") else "o"
-    face = "white" if name.startswith("shuffled") else colour
-    if interval.low is not None and interval.high is not None:
-        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=1.6)
-    axes.plot(interval.value, place, marker, color=colour, markerfacecolor=face, markersize=5)

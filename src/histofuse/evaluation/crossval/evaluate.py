@@ -8,12 +8,12 @@ patients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from histofuse.evaluation.crossval.folds import TEST, Folds, pool
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
@@ -46,7 +46,6 @@ class CrossValidation:
         per_fold: Model to metrics without a split in their names, fold by fold.
         comparison: Fusion and the image model it is built on; None without fusion.
         intervals: Of the pooled metrics, and of fusion less image.
-        differences: Fusion model to metric to its paired difference from the image model.
         facts: About the data.
     """
 
@@ -55,7 +54,6 @@ class CrossValidation:
     per_fold: Mapping[str, Sequence[Metrics]]
     comparison: Comparison | None
     intervals: Intervals
-    differences: Mapping[str, Mapping[str, Difference]]
     facts: Facts
 
     def spread(self, model: str, metric: str) -> Spread:
@@ -68,19 +66,12 @@ def cross_validate(folds: Folds, facts: Facts, bootstrap: Bootstrap) -> CrossVal
     results = [evaluate_model(pool(tests), facts) for tests in folds.tests.values()]
     per_fold = {name: [measure_rows(rows) for rows in tests] for name, tests in folds.tests.items()}
     comparison = compare_fusion(results, facts)
-    differences = _estimate_differences(comparison, bootstrap)
-    minus_image = {
-        name: {metric: d.interval for metric, d in of.items()} for name, of in differences.items()
-    }
     return CrossValidation(
         folds=folds,
         results=results,
         per_fold=per_fold,
         comparison=comparison,
-        intervals=replace(
-            estimate_intervals(results, None, facts, bootstrap), minus_image=minus_image
-        ),
-        differences=differences,
+        intervals=estimate_intervals(results, comparison, facts, bootstrap),
         facts=facts,
     )
 
@@ -100,17 +91,3 @@ def find_spread(values: Sequence[float | None]) -> Spread:
         return Spread(None, None, 0)
     sd = float(known.std(ddof=1)) if len(known) > 1 else None
     return Spread(float(known.mean()), sd, len(known))
-
-
-def _estimate_differences(
-    comparison: Comparison | None, bootstrap: Bootstrap
-) -> dict[str, dict[str, Difference]]:
-    if comparison is None:
-        return {}
-    image = comparison.image.model
-    return {
-        fused.name: bootstrap.estimate_differences(
-            fused.model, image.take(np.flatnonzero(np.isin(image.keys, fused.model.keys)))
-        )
-        for fused in comparison.fused
-    }

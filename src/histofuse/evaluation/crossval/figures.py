@@ -14,6 +14,7 @@ from histofuse.evaluation.drawing import (
     BLACK,
     CLASS_COLOURS,
     describe_footer,
+    draw_interval,
     make_row,
     save_drawing,
 )
@@ -68,10 +69,7 @@ def _draw_panel(
         pooled = crossval.intervals.of[result.name][metric]
         if pooled.value is None:
             axes.text(0.5, row, "not defined", fontsize=7, ha="center", va="center")
-            continue
-        if pooled.low is not None and pooled.high is not None:
-            axes.plot([pooled.low, pooled.high], [row - 0.12] * 2, color=BLACK, linewidth=1.4)
-        axes.plot([pooled.value], [row - 0.12], marker="D", markersize=5, color=BLACK)
+        draw_interval(axes, pooled, row - 0.12, BLACK, marker="D", markersize=5)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(len(results) - 0.5, -0.6)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

@@ -18,7 +18,7 @@ from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.drawing import BLUE, GREY, VERMILION, make_row, save_drawing
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
@@ -51,7 +51,6 @@ ARMS: Final = {
 }
 _COLOURS: Final = {"paper": GREY, "paper_protocol": VERMILION, "honest": BLUE}
 _MARKERS: Final = {"paper": "x", "paper_protocol": "s", "honest": "o"}
-_DECIMALS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -195,16 +194,13 @@ def _describe(arm: Arm, split: str, unit: str) -> dict[str, Any]:
         "groups": arm.rows.count_groups(),
         "classes": arm.rows.count_classes(),
         "shares_pixels_with_training": {
-            str(px): round(share, _DECIMALS) for px, share in arm.shared.items()
+            str(px): round_number(share) for px, share in arm.shared.items()
         },
-        "metrics": {name: _describe_interval(i) for name, i in arm.intervals.items()},
+        "metrics": {
+            name: {"note": ""} | interval.to_dict("value", "low", "high", "groups")
+            for name, interval in arm.intervals.items()
+        },
     }
-
-
-def _describe_interval(interval: Interval) -> dict[str, Any]:
-    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-    rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
-    return {**rounded, "groups": interval.groups, "note": interval.note}
 
 
 def make_protocol_table(protocols: Sequence[Protocol], params: IntervalParams) -> Table:

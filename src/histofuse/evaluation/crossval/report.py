@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ from histofuse.core.tables import read_table
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_rows
 from histofuse.evaluation.crossval.folds import TEST, FoldSplit
-from histofuse.evaluation.performance.intervals import describe_intervals
+from histofuse.evaluation.metrics.bootstrap import round_number
+from histofuse.evaluation.performance.intervals import render_ends
 from histofuse.evaluation.performance.results import Facts, Result, find_focus
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.crossval import CrossvalParams
@@ -24,7 +25,6 @@ _EFFECTS: Final = {
     "validation": "no threshold is fitted for the class, and argmax decides on it",
     "test": "its metrics are not defined in this fold",
 }
-_DECIMALS: Final = 6
 
 
 def explain_pooling() -> list[str]:
@@ -82,7 +82,7 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
         resamples in which fusion is higher); ``intervals`` (confidence, method, resamples);
         ``notes``. Values that are not defined are None.
     """
-    facts, how = crossval.facts, describe_intervals(crossval.intervals, TEST)
+    facts = crossval.facts
     return {
         "how": {"unit": "case", "folds": len(crossval.folds.splits)}
         | params.model_dump(include={"validation_unit", "threads"}),
@@ -90,9 +90,9 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
         "simulated": any(r.simulated for r in crossval.results),
         "minority": find_focus(crossval.results),
         "folds": [_describe_split(split, facts) for split in crossval.folds.splits],
-        "models": {r.name: _describe_model(r, crossval, how["models"]) for r in crossval.results},
-        "minus_image_model": _describe_differences(crossval, how["minus_image_model"]),
-        "intervals": {k: how[k] for k in ("confidence", "method", "resamples")},
+        "models": {r.name: _describe_model(r, crossval) for r in crossval.results},
+        "minus_image_model": _describe_differences(crossval),
+        "intervals": crossval.intervals.params.model_dump(),
         "notes": [*explain_gaps(crossval.folds.splits), *explain_pooling()],
     }
 
@@ -108,9 +108,7 @@ def _describe_split(split: FoldSplit, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _describe_model(
-    result: Result, crossval: CrossValidation, intervals: Mapping[str, Any]
-) -> dict[str, Any]:
+def _describe_model(result: Result, crossval: CrossValidation) -> dict[str, Any]:
     name, rows = result.name, result.model
     per_fold = crossval.per_fold[name]
     return {
@@ -121,37 +119,32 @@ def _describe_model(
         "groups": rows.count_groups(),
         "group_unit": rows.group_unit,
         "digests": list(crossval.folds.digests[name]),
-        "per_fold": [{m: _round(v) for m, v in metrics.items()} for metrics in per_fold],
+        "per_fold": [{m: round_number(v) for m, v in metrics.items()} for metrics in per_fold],
         "over_folds": {m: _describe_spread(crossval.spread(name, m)) for m in per_fold[0]},
         "pooled": {
-            m: {"value": _round(result.metrics[f"{TEST}/{m}"])} | intervals[name][f"{TEST}/{m}"]
+            m: render_ends(crossval.intervals.of[name][m])
+            | {"value": round_number(result.metrics[f"{TEST}/{m}"])}
             for m in per_fold[0]
         },
     }
 
 
 def _describe_spread(spread: Spread) -> dict[str, Any]:
-    return {"mean": _round(spread.mean), "sd": _round(spread.sd), "folds": spread.folds}
+    mean, sd = round_number(spread.mean), round_number(spread.sd)
+    return {"mean": mean, "sd": sd, "folds": spread.folds}
 
 
-def _describe_differences(
-    crossval: CrossValidation, intervals: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
+def _describe_differences(crossval: CrossValidation) -> dict[str, dict[str, Any]]:
     if crossval.comparison is None:
         return {}
     return {
         name: {
             "image_model": crossval.comparison.image.name,
             "metrics": {
-                m: {"value": _round(d.interval.value)}
-                | intervals[name][f"{TEST}/{m}"]
-                | {"probability_above": _round(d.probability_above)}
+                m: d.interval.to_dict("value", "low", "high", "groups", "defined")
+                | {"probability_above": round_number(d.probability_above)}
                 for m, d in differences.items()
             },
         }
-        for name, differences in crossval.differences.items()
+        for name, differences in crossval.intervals.minus_image.items()
     }
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, _DECIMALS)

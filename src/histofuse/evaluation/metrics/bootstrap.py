@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,6 +44,7 @@ BIASED: Final = ("ece", "reliability", "resolution")
 _SAME: Final = 1e-12  # two sums of the same terms in another order
 _BLOCK: Final = 256  # weightings drawn at a time
 _MOST_KEPT: Final = 1 << 24  # weights of 4 bytes
+_DECIMALS: Final = 6  # beyond them two machines may differ
 
 Measure = Callable[[Int[np.ndarray, "w g"]], Float[np.ndarray, "w m"]]
 
@@ -67,6 +68,17 @@ class Interval:
     groups: int
     defined: float
     note: str
+
+    def to_dict(self, *fields: str) -> dict[str, Any]:
+        """Render for JSON: fields (value, low and high unless named), and the note if any."""
+        chosen = {name: getattr(self, name) for name in fields or ("value", "low", "high")}
+        rounded = {n: v if isinstance(v, int) else round_number(v) for n, v in chosen.items()}
+        return rounded | ({"note": self.note} if self.note else {})
+
+
+def round_number(value: float | np.floating | None) -> float | None:
+    """Round for JSON; None where not defined."""
+    return None if value is None or not np.isfinite(value) else round(float(value), _DECIMALS)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
 from histofuse.evaluation.metrics.clusters import Clusters
 from histofuse.params.intervals import IntervalMethod, IntervalParams
-
-_DECIMALS: Final = 6  # beyond them two machines may differ
 
 Measure = Callable[[Shaped[np.ndarray, "w s"]], Mapping[str, Float[np.ndarray, " w"]]]
 
@@ -75,21 +73,9 @@ class ClusterBootstrap:
 # --- rendering ----------------------------------------------------------------------------------
 
 
-def render_interval(interval: Interval) -> dict[str, Any]:
-    """Render for JSON: value, low, high, and a note where there is no interval."""
-    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-    rounded = {name: round_number(end) for name, end in ends.items()}
-    return rounded | ({"note": interval.note} if interval.note else {})
-
-
 def render_intervals(intervals: Mapping[str, Interval]) -> dict[str, Any]:
     """Render each interval of a mapping."""
-    return {name: render_interval(interval) for name, interval in intervals.items()}
-
-
-def round_number(value: float | np.floating | None) -> float | None:
-    """Round for JSON; None where not defined."""
-    return None if value is None or not np.isfinite(value) else round(float(value), _DECIMALS)
+    return {name: interval.to_dict() for name, interval in intervals.items()}
 
 
 def round_all(values: Sequence[float] | np.ndarray) -> list[float | None]:

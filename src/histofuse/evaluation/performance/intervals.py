@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Facts, Result
@@ -16,7 +16,6 @@ from histofuse.params.intervals import IntervalParams
 
 # With fewer cases 95 % intervals hold the truth far less often: benchmarks/interval_coverage.py.
 FEW_GROUPS: Final = 10
-_DECIMALS: Final = 6  # beyond them two machines may differ
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,12 @@ class Intervals:
 
     Attributes:
         of: Model to metric, such as ``auroc/macro``, to its interval.
-        minus_image: Fusion model to metric to the interval of its difference from the image model.
+        minus_image: Fusion model to metric to its paired difference from the image model.
         params: How they were made.
     """
 
     of: Mapping[str, Mapping[str, Interval]]
-    minus_image: Mapping[str, Mapping[str, Interval]]
+    minus_image: Mapping[str, Mapping[str, Difference]]
     params: IntervalParams
 
 
@@ -46,15 +45,14 @@ def estimate_intervals(
     """
     split = facts.split
     of = {r.name: bootstrap.estimate_metrics(r.model.of(split)) for r in results}
-    minus_image: dict[str, dict[str, Interval]] = {}
+    minus_image = {}
     if comparison:
         image = comparison.image.model.of(split)
         for fused in comparison.fused:
             rows = fused.model.of(split)
             # A linked pairing holds the patches of linked patients alone.
             same = image.take(np.flatnonzero(np.isin(image.keys, rows.keys)))
-            found = bootstrap.estimate_differences(rows, same)
-            minus_image[fused.name] = {name: d.interval for name, d in found.items()}
+            minus_image[fused.name] = bootstrap.estimate_differences(rows, same)
     return Intervals(of, minus_image, bootstrap.params)
 
 
@@ -64,45 +62,32 @@ def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
         "confidence": intervals.params.confidence,
         "method": intervals.params.method,
         "resamples": intervals.params.resamples,
-        "models": _render(intervals.of, split),
-        "minus_image_model": _render(intervals.minus_image, split),
+        "models": {
+            model: {f"{split}/{name}": render_ends(i) for name, i in of.items()}
+            for model, of in intervals.of.items()
+        },
+        "minus_image_model": {
+            model: {f"{split}/{name}": render_ends(d.interval) for name, d in of.items()}
+            for model, of in intervals.minus_image.items()
+        },
     }
 
 
-def _render(of: Mapping[str, Mapping[str, Interval]], split: str) -> dict[str, Any]:
-    return {
-        model: {f"{split}/{name}": _render_interval(i) for name, i in found.items()}
-        for model, found in of.items()
-    }
-
-
-def _render_interval(interval: Interval) -> dict[str, Any]:
-    ends = {"low": interval.low, "high": interval.high}
-    rounded = {k: None if v is None else round(v, _DECIMALS) for k, v in ends.items()}
-    facts = {"groups": interval.groups, "defined": round(interval.defined, _DECIMALS)}
-    return rounded | facts | ({"note": interval.note} if interval.note else {})
+def render_ends(interval: Interval) -> dict[str, Any]:
+    """Render the interval of a value that is given elsewhere."""
+    return interval.to_dict("low", "high", "groups", "defined")
 
 
 def explain_intervals(results: Sequence[Result], intervals: Intervals, facts: Facts) -> list[str]:
     """Say under a table how its intervals were made, and of how few groups."""
-    notes = [explain_resampling(intervals.params, _name_units(results))]
-    sizes = {_count_groups(r, facts) for r in results if _is_small(r, facts)}
-    if sizes:
+    units = dict.fromkeys(result.model.group_unit for result in results)
+    notes = [explain_resampling(intervals.params, " or ".join(units))]
+    reported = [result.model.of(facts.split) for result in results]
+    sizes = {(rows.count_groups(), rows.group_unit) for rows in reported}
+    small = sorted(f"{n:,} {unit}" for n, unit in sizes if n < FEW_GROUPS)
+    if small:
         notes.append(
-            f"Of {' and '.join(sorted(sizes))} an interval says little: it holds the truth less "
+            f"Of {' and '.join(small)} an interval says little: it holds the truth less "
             "often than it claims."
         )
     return notes
-
-
-def _name_units(results: Sequence[Result]) -> str:
-    return " or ".join(dict.fromkeys(result.model.group_unit for result in results))
-
-
-def _count_groups(result: Result, facts: Facts) -> str:
-    rows = result.model.of(facts.split)
-    return f"{rows.count_groups():,} {rows.group_unit}"
-
-
-def _is_small(result: Result, facts: Facts) -> bool:
-    return result.model.of(facts.split).count_groups() < FEW_GROUPS

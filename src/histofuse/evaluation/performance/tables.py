@@ -207,7 +207,7 @@ def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals
     rows: list[dict[str, Cell]] = []
     for result in comparison.fused:
         less = intervals.minus_image[result.name]
-        values = {c: less.get(m) for c, (_, m) in columns.items()}
+        values = {c: less[m].interval for c, (_, m) in columns.items()}
         rows.append({"model": result.title, **values, **_declare(result)})
     results = [image, *comparison.fused]
     caption = _caption(f"Fusion less {image.title}: paired differences", results, facts)

@@ -96,7 +96,8 @@ def test_pooled_intervals_draw_the_cases_of_all_folds(found, folds):
     assert found.intervals.of["resnet18"] == BOOTSTRAP.estimate_metrics(pooled)
     assert found.intervals.of["resnet18"]["accuracy"].groups == 12
     fused = pool(folds.tests["fusion_label_blind"])
-    assert found.differences["fusion_label_blind"] == BOOTSTRAP.estimate_differences(fused, pooled)
+    differences = found.intervals.minus_image["fusion_label_blind"]
+    assert differences == BOOTSTRAP.estimate_differences(fused, pooled)
 
 
 def test_the_mean_over_folds_leaves_out_those_that_define_nothing(found, folds):
