@@ -6,7 +6,7 @@ Text is plain: the template escapes it, so nothing in the data can become markup
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
@@ -14,27 +14,27 @@ Tone = Literal["good", "bad", "warn", "calm"]
 _SIGNS: Final[Mapping[str, str]] = {"good": "✓", "bad": "✗", "warn": "!", "calm": "–"}
 
 
-@dataclass(frozen=True)
-class Link:
-    """A link to another place on the page.
+class _Element:
+    @property
+    def kind(self) -> str:
+        """The name by which the template knows it."""
+        return type(self).__name__.lower()
 
-    Attributes:
-        text: The visible text.
-        anchor: The target id, without the ``#``.
-    """
+
+@dataclass(frozen=True)
+class Link(_Element):
+    """A link to another place on the page, whose id is `anchor`."""
 
     text: str
     anchor: str
-    kind: str = field(default="link", init=False)
 
 
 @dataclass(frozen=True)
-class Mark:
+class Mark(_Element):
     """A verdict, with a sign so that it does not depend on colour."""
 
     text: str
     tone: Tone
-    kind: str = field(default="mark", init=False)
 
     @property
     def sign(self) -> str:
@@ -46,47 +46,36 @@ Cell = str | Link | Mark | tuple[Link, ...]
 
 
 @dataclass(frozen=True)
-class Prose:
+class Prose(_Element):
     """A paragraph."""
 
     text: str
-    kind: str = field(default="prose", init=False)
 
 
 @dataclass(frozen=True)
-class Bullets:
+class Bullets(_Element):
     """A list."""
 
     items: Sequence[Cell]
-    kind: str = field(default="bullets", init=False)
 
 
 @dataclass(frozen=True)
-class Note:
+class Note(_Element):
     """A highlighted box."""
 
     tone: Tone
     title: str
     lines: Sequence[str] = ()
-    kind: str = field(default="note", init=False)
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table; it scrolls in its own frame if it is wider than the page.
-
-    Attributes:
-        caption: What it shows.
-        headings: Column headings.
-        rows: One cell per heading.
-        notes: Sentences below it.
-    """
+class Grid(_Element):
+    """A table with notes below; it scrolls in its own frame if it is wider than the page."""
 
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
-    kind: str = field(default="grid", init=False)
 
     @cached_property
     def numeric(self) -> list[bool]:
@@ -102,7 +91,7 @@ def _is_numeric(cells: Sequence[Cell]) -> bool:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(_Element):
     """A picture embedded in the page.
 
     Attributes:
@@ -110,7 +99,6 @@ class Figure:
         width: In pixels.
         height: In pixels.
         alt: Text for readers who cannot see it.
-        caption: The line below it.
     """
 
     source: str
@@ -118,26 +106,18 @@ class Figure:
     height: int
     alt: str
     caption: str
-    kind: str = field(default="figure", init=False)
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(_Element):
     """Figures side by side, if there is room."""
 
     figures: Sequence[Figure]
-    kind: str = field(default="gallery", init=False)
 
 
 @dataclass(frozen=True)
 class Number:
-    """A headline figure.
-
-    Attributes:
-        value: The number.
-        label: What it is.
-        remark: Its interval and what to compare it with.
-    """
+    """A headline figure; `remark` is its interval and what to compare it with."""
 
     value: str
     label: str
@@ -145,42 +125,33 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(_Element):
     """Headline figures side by side."""
 
     numbers: Sequence[Number]
-    kind: str = field(default="numbers", init=False)
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(_Element):
     """Terms with their values."""
 
     rows: Sequence[tuple[str, str]]
-    kind: str = field(default="facts", init=False)
 
 
 @dataclass(frozen=True)
-class Heading:
-    """A heading within a chapter.
-
-    Attributes:
-        text: The heading.
-        anchor: Its id for links; "" for none.
-    """
+class Heading(_Element):
+    """A heading within a chapter; `anchor` is its id for links, "" for none."""
 
     text: str
     anchor: str = ""
-    kind: str = field(default="heading", init=False)
 
 
 @dataclass(frozen=True)
-class Fold:
+class Fold(_Element):
     """Detail shown on demand, and always in print."""
 
     title: str
     blocks: Sequence[Block]
-    kind: str = field(default="fold", init=False)
 
 
 Block = Prose | Bullets | Note | Grid | Figure | Gallery | Numbers | Facts | Heading | Fold
@@ -188,13 +159,7 @@ Block = Prose | Bullets | Note | Grid | Figure | Gallery | Numbers | Facts | Hea
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter.
-
-    Attributes:
-        anchor: Its id.
-        title: Its heading.
-        blocks: Its content.
-    """
+    """A chapter; `anchor` is its id."""
 
     anchor: str
     title: str

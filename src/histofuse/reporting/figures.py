@@ -6,31 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_model, show_name
 from histofuse.reporting.blocks import Figure, Gallery
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_picture
 from histofuse.tracking.row_level import shows_patients
 
-_SHOWS: Final[Mapping[str, str]] = {
-    "precision_recall": "Precision against recall, one curve per class",
-    "roc": "ROC curves, true against false positive rate, one curve per class",
-    "confusion": "Confusion matrix, true class by row, predicted class by column",
-    "reliability": "Reliability diagram, observed frequency against predicted probability",
-    "training": "Training curves, loss and scores by epoch or boosting round",
-    "decision_curve": "Decision curve, net benefit against the threshold probability, compared "
-    "with treating all and none",
-    "conformal": "Prediction sets, measured coverage and size by class",
-    "subgroups": "Subgroups of patients, scores with intervals",
-    "mean_abs_shap": "Mean absolute SHAP value of the leading features, as bars",
-    "beeswarm": "SHAP values by feature, one dot per admission, coloured by the feature's value",
-    "waterfall_high_risk": "SHAP waterfall of one admission with high risk",
-    "waterfall_low_risk": "SHAP waterfall of one admission with low risk",
-    "fusion_vs_resnet": "Image model against fusion under each pairing, one bar per metric, "
-    "with intervals",
-    "controls": "Controls compared with the image model, with intervals",
-    "protocol": "The paper's scores, ours under its protocol, and ours under an honest split",
-}
+# What a figure shows, by the stem of its file.
+_SHOWS: Final[Mapping[str, str]] = load_json(Path(__file__).with_name("figures.json"))
 
 
 def show_figures(run: Run, files: Sequence[Path], subject: str) -> Gallery:

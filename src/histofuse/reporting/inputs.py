@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from histofuse.core.artifacts import digest_text, load_json
+from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import collect_faults
 from histofuse.core.naming import name_fusion
 from histofuse.reporting.blocks import Grid
 from histofuse.reporting.markdown_tables import read_grids
+from histofuse.reporting.small_cells import hide_small_rows
 from histofuse.tracking.row_level import may_show_patients
 
 
@@ -33,36 +34,9 @@ class Artifact:
     mandatory: bool = True
 
 
-EVIDENCE: Final = "make evidence"
 ARTIFACTS: Final[Mapping[str, Artifact]] = {
-    "params": Artifact("params.yaml", "git checkout params.yaml"),
-    "lock": Artifact("dvc.lock"),
-    "metrics": Artifact("reports/metrics.json", "dvc repro evaluate"),
-    "tables": Artifact("reports/tables", "dvc repro evaluate"),
-    "figures": Artifact("reports/figures", "dvc repro evaluate"),
-    "cohort": Artifact("data/cohort/meta.json", "dvc repro cohort"),
-    "patients": Artifact("data/cohort/cohort.parquet", "dvc repro cohort"),
-    "attrition": Artifact("data/cohort/attrition.csv", "dvc repro cohort"),
-    "patches": Artifact("data/patches/meta.json", "dvc repro patches"),
-    "patch_index": Artifact("data/patches/index.parquet", "dvc repro patches"),
-    "patch_splits": Artifact("data/splits/patches.parquet", "dvc repro split_patches"),
-    "patch_audit": Artifact("data/splits/patches_audit.json", "dvc repro split_patches"),
-    "patient_splits": Artifact("data/splits/patients.parquet", "dvc repro split_patients"),
-    "patient_audit": Artifact("data/splits/patients_audit.json", "dvc repro split_patients"),
-    "features": Artifact("data/ehr/features.json", "dvc repro ehr_features"),
-    "feature_table": Artifact("data/ehr/features.parquet", "dvc repro ehr_features"),
-    "masked": Artifact("data/ehr/masked.json", "dvc repro ehr_features"),
-    "lab_quality": Artifact("data/ehr/lab_quality.csv", "dvc repro ehr_features"),
-    "encoder": Artifact("data/encoded/encoder.json", "dvc repro encode_ehr"),
-    "explain": Artifact("reports/explain", "dvc repro publish", mandatory=False),
-    "assessment": Artifact(
-        "reports/assessment/assessment.json", "dvc repro assess", mandatory=False
-    ),
-    "alarms": Artifact("reports/alarms.json", "dvc repro alarms", mandatory=False),
-    "controls": Artifact("reports/controls/controls.json", "dvc repro controls", mandatory=False),
-    "crossval": Artifact("evidence/crossval/crossval.json", EVIDENCE, mandatory=False),
-    "protocol": Artifact("evidence/protocol/protocol.json", EVIDENCE, mandatory=False),
-    "licence": Artifact("LICENSE", "git checkout LICENSE", mandatory=False),
+    name: Artifact(**entry)
+    for name, entry in load_json(Path(__file__).with_name("artifacts.json")).items()
 }
 
 
@@ -147,15 +121,15 @@ class Run:
         """Whether single patients may be shown."""
         return may_show_patients([self.cohort["source"]])
 
+    def guard(self, grid: Grid) -> Grid:
+        """Hide counts of few patients, if single patients may not be shown."""
+        return grid if self.shows_patients else hide_small_rows(grid)
+
     @cached_property
     def digests(self) -> dict[str, str]:
         """Model name to bundle digest, for the evaluated models whose bundle exists."""
         manifests = {n: self.root / "models" / n / MANIFEST for n in self.metrics["models"]}
-        return {
-            name: digest_text(path.read_text(encoding="utf-8"))
-            for name, path in manifests.items()
-            if path.is_file()
-        }
+        return {name: digest_file(path) for name, path in manifests.items() if path.is_file()}
 
 
 def find_run(root: Path = Path()) -> Run:

@@ -12,21 +12,9 @@ from histofuse.core.artifacts import digest_file
 from histofuse.tracking.provenance import LOCK, read_revision
 
 _PACKAGES: Final = (
-    "histofuse",
-    "captum",
-    "dvc",
-    "fairlearn",
-    "lightning",
-    "mapie",
-    "mlflow",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "shap",
-    "torch",
-    "torchvision",
-    "xgboost",
-)
+    "histofuse", "captum", "dvc", "fairlearn", "lightning", "mapie", "mlflow", "numpy", "pandas",
+    "scikit-learn", "shap", "torch", "torchvision", "xgboost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,14 +38,12 @@ def find_origin(root: Path = Path()) -> Origin:
     """Collect the provenance of the page."""
     revision = read_revision()
     digest = digest_file(root / LOCK)
-    return Origin(revision.commit, revision.dirty, digest, dict(_list_versions()))
+    packages = {name: _find_version(name) for name in _PACKAGES}
+    return Origin(revision.commit, revision.dirty, digest, packages)
 
 
-def _list_versions() -> list[tuple[str, str]]:
-    found = []
-    for name in _PACKAGES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            found.append((name, "not installed"))
-    return found
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

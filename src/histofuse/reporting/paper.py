@@ -27,13 +27,7 @@ PAPER: Final = Path(__file__).parent / "paper.json"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its interval.
-
-    Attributes:
-        value: The point.
-        low: Lower end; None where the interval is not defined.
-        high: Upper end.
-    """
+    """A measured value with its interval; no ends where the interval is not defined."""
 
     value: float
     low: float | None = None
@@ -51,7 +45,6 @@ class Contradiction:
         name: Short and unique; claims refer to it.
         says: What the paper says, with its place.
         follows: What was computed, with its numbers.
-        outcome: Whether the two agree.
     """
 
     name: str
@@ -65,7 +58,6 @@ class Claim:
     """One claim.
 
     Attributes:
-        text: What is claimed.
         where: Place in the paper.
         printed: The figure, as printed; "" for one without.
         model: Whose metric answers it; of a gain the better model.
@@ -88,11 +80,8 @@ class Judgement:
     """A claim, what was measured for it, and whether it holds.
 
     Attributes:
-        claim: The claim.
         protocol: Measured under the paper's protocol; None if that was not run.
         honest: Measured on splits by case and patient with label-blind pairs; None if not run.
-        verdict: The conclusion.
-        reason: Why.
     """
 
     claim: Claim
@@ -146,22 +135,19 @@ def _judge(claim: Claim, honest: Measured, protocol: Measured, contradicted: set
         reason += "; only the paper's protocol reaches it"
     if contradicted.intersection(claim.refuted_by):
         measured = "" if verdict == "not measured" else f"; measured: {verdict}"
-        return Judgement(
-            claim, theirs, ours, "contradicts itself", f"Its own figures refute it{measured}"
-        )
+        verdict, reason = "contradicts itself", f"Its own figures refute it{measured}"
     return Judgement(claim, theirs, ours, verdict, reason)
 
 
 def _decide(claim: Claim, estimate: Estimate | None) -> tuple[Verdict, str]:
     if estimate is None:
         return "not measured", "No such measurement in this run"
-    if claim.over:
-        holds = reaches(claim, estimate)
-        place = "above zero" if holds else "not above zero"
-        return ("holds" if holds else "does not hold"), f"The difference is {place} ({estimate})"
     holds = reaches(claim, estimate)
-    word = "reaches" if holds else "stays below"
-    return ("holds" if holds else "does not hold"), f"The interval {word} {claim.printed}"
+    if claim.over:
+        reason = f"The difference is {'above' if holds else 'not above'} zero ({estimate})"
+    else:
+        reason = f"The interval {'reaches' if holds else 'stays below'} {claim.printed}"
+    return ("holds" if holds else "does not hold"), reason
 
 
 def agrees(printed: str, low: float, high: float) -> bool:

@@ -47,14 +47,11 @@ def embed_strip(
     """Embed patches of one size side by side, losslessly."""
     from PIL import Image
 
-    side = patches[0].shape[0]
-    strip = np.full((side, len(patches) * (side + gap_px) - gap_px, 3), 255, np.uint8)
-    for n, patch in enumerate(patches):
-        left = n * (side + gap_px)
-        strip[:, left : left + side] = patch
+    gap = np.full((len(patches[0]), gap_px, 3), 255, np.uint8)
+    strip = np.hstack([part for patch in patches for part in (gap, patch)][1:])
     file = io.BytesIO()
     Image.fromarray(strip).save(file, "PNG")
-    width, height = strip.shape[1], strip.shape[0]
+    height, width = strip.shape[:2]
     return Figure(_to_address(file.getvalue(), ".png"), width, height, alt, caption)
 
 

@@ -13,7 +13,10 @@ _COUNTS: Final = ("n", "patients", "positives", "events", "admissions", "rows")
 
 
 def hide_small(count: int, of: int, shown: bool) -> str:
-    """Format a count with its share, unless it or its complement is of few patients."""
+    """Format a count with its share, unless it or its complement is of few patients.
+
+    A count of no whole, `of` 0, has no share.
+    """
     if not shown and (0 < count < FEWEST or 0 < of - count < FEWEST):
         return HIDDEN
     share = f" ({100 * count / of:.0f} %)" if of else ""

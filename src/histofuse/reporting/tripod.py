@@ -6,36 +6,19 @@ Source: Collins et al., BMJ 2024;385:e078378: 27 items, 52 with their parts, par
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from histofuse.core.artifacts import load_json
 from histofuse.reporting.blocks import Chapter, Grid, Link, Mark, Note
 from histofuse.reporting.inputs import ARTIFACTS, Run
 
-ITEMS: Final = Path(__file__).parent / "tripod.json"
 NOT_ANSWERED: Final = "not answered"
+_CHECKLIST: Final[Mapping[str, Any]] = load_json(Path(__file__).with_name("tripod.json"))
 # Anchor to heading.
-SECTIONS: Final[Mapping[str, str]] = {
-    "summary": "At a glance",
-    "question": "The question",
-    "data-patients": "Patients",
-    "data-tissue": "Tissue",
-    "split": "The split",
-    "results": "Results",
-    "controls": "Controls and alarms",
-    "use": "Calibration and use",
-    "use-calibration": "Calibration",
-    "use-operating_points": "Operating points",
-    "use-subgroups": "Subgroups",
-    "crossval-results": "Cross-validation",
-    "paper": "The paper's claims",
-    "limitations": "Limitations",
-    "provenance": "Provenance",
-    "sheets": "Data sheets",
-}
+SECTIONS: Final[Mapping[str, str]] = _CHECKLIST["sections"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,6 @@ class Item:
     """One item of the checklist.
 
     Attributes:
-        number: As in the checklist.
         asks: What it asks for, in short.
         sections: Anchors of the page that answer it; empty if nothing in a run can.
         needs: Artifacts that must all exist for it to be answered.
@@ -60,34 +42,30 @@ class Answer:
     """An item and whether the run answers it.
 
     Attributes:
-        item: The item.
-        answered: Whether everything it needs exists.
         missing: Artifacts that it needs and that do not exist.
     """
 
     item: Item
-    answered: bool
     missing: tuple[str, ...]
+
+    @property
+    def answered(self) -> bool:
+        """Whether everything it needs exists."""
+        return bool(self.item.needs) and not self.missing
 
 
 def list_items() -> list[Item]:
     """List the items in the order of the checklist."""
-    entries = json.loads(ITEMS.read_text(encoding="utf-8"))
     return [
         Item(e["number"], e["asks"], tuple(e.get("sections", ())), tuple(e.get("needs", ())))
-        for e in entries
+        for e in _CHECKLIST["items"]
     ]
 
 
 def answer_items(run: Run) -> list[Answer]:
     """Answer every item from the artifacts that exist."""
     present = run.present | ({"models"} if run.digests else set())
-    return [_answer(item, present) for item in list_items()]
-
-
-def _answer(item: Item, present: frozenset[str] | set[str]) -> Answer:
-    missing = tuple(name for name in item.needs if name not in present)
-    return Answer(item, bool(item.needs) and not missing, missing)
+    return [Answer(item, tuple(n for n in item.needs if n not in present)) for item in list_items()]
 
 
 def count_answered(answers: Sequence[Answer]) -> str:
@@ -139,16 +117,10 @@ def write_tripod(run: Run) -> str:
         lines += ["> Simulated data: no statement about patients.", ""]
     lines += ["| item | asks for | answered | where, or why not |", "|---|---|---|---|"]
     for a in answers:
-        word = "answered" if a.answered else NOT_ANSWERED
-        where = (
-            "; ".join(
-                [
-                    "report: " + ", ".join(SECTIONS[s] for s in a.item.sections),
-                    *map(_locate, a.item.needs),
-                ]
-            )
-            if a.answered
-            else _explain(a)
-        )
+        word, where = NOT_ANSWERED, _explain(a)
+        if a.answered:
+            sections = ", ".join(SECTIONS[s] for s in a.item.sections)
+            where = "; ".join([f"report: {sections}", *map(_locate, a.item.needs)])
+            word = "answered"
         lines.append(f"| {a.item.number} | {a.item.asks} | {word} | {where} |")
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ from histofuse.reporting.blocks import (
 )
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_strip
-from histofuse.reporting.small_cells import FEWEST, HIDDEN, hide_small, merge_small_steps
+from histofuse.reporting.small_cells import hide_small, merge_small_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +103,7 @@ def _tabulate_attrition(run: Run) -> Grid:
         [
             step["description"],
             show_count(int(step["patients"])),
-            _show_removed(run, int(step["removed_patients"])),
+            hide_small(int(step["removed_patients"]), 0, run.shows_patients),
             show_count(int(step["admissions"])),
         ]
         for step in shown
@@ -116,11 +116,6 @@ def _tabulate_attrition(run: Run) -> Grid:
     ]
     headings = ["Step", "Patients remaining", "Patients removed", "Admissions remaining"]
     return Grid("Attrition from the data set to the cohort", headings, rows, notes)
-
-
-def _show_removed(run: Run, count: int) -> str:
-    few = 0 < count < FEWEST
-    return HIDDEN if few and not run.shows_patients else show_count(count)
 
 
 def _tabulate_characteristics(run: Run) -> Grid:
@@ -144,7 +139,9 @@ def _tabulate_characteristics(run: Run) -> Grid:
             _count_row(run, f"{column.capitalize()}: {v}", shown, column, v) for v, _ in common
         ]
     caption = "Characteristics by split"
-    return Grid(caption, ["", *map(str.capitalize, groups)], rows, [_explain_hiding(run)])
+    note = "The six most common values of each column"
+    note += "." if run.shows_patients else "; counts below 10 patients are hidden."
+    return Grid(caption, ["", *map(str.capitalize, groups)], rows, [note])
 
 
 def _count_row(
@@ -155,12 +152,6 @@ def _count_row(
         label,
         *(hide_small(n, len(g), run.shows_patients) for n, g in zip(counts, groups, strict=True)),
     ]
-
-
-def _explain_hiding(run: Run) -> str:
-    if run.shows_patients:
-        return "The six most common values of each column."
-    return "The six most common values of each column; counts below 10 patients are hidden."
 
 
 def _tabulate_missing(run: Run) -> list[Block]:

@@ -24,7 +24,6 @@ from histofuse.reporting.blocks import (
 from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.markdown_tables import read_grids
-from histofuse.reporting.small_cells import hide_small_rows
 
 _USE: Final = ("reliability", "decision_curve", "conformal", "subgroups")
 _USE_TITLES: Final[Mapping[str, str]] = {
@@ -46,21 +45,20 @@ def write_controls_chapter(run: Run) -> Chapter:
     """Write the chapter on alarms and controls."""
     blocks: list[Block] = [Heading("Alarms", "alarms"), *_list_checks(run)]
     blocks.append(Heading("Controls", "control-arms"))
-    found = run.read("controls")
-    if found is None:
+    if "controls" not in run.present:
         blocks.append(not_run("Controls", run.command("controls")))
         return Chapter("controls", "Controls and alarms", blocks)
     folder = run.locate("controls").parent
     tables = read_grids(folder / "tables")
     order = sorted(tables, key=lambda name: name != "verdicts")
-    blocks += [_guard(run, tables[name]) for name in order]
+    blocks += [run.guard(tables[name]) for name in order]
     blocks.append(show_figures(run, sorted(folder.rglob("*.png")), ""))
     return Chapter("controls", "Controls and alarms", blocks)
 
 
 def _list_checks(run: Run) -> Iterator[Block]:
-    found = run.read("alarms")
-    if found is None:
+    alarms = run.read("alarms")
+    if alarms is None:
         yield not_run("Alarms", run.command("alarms"))
         return
     rows = [
@@ -70,9 +68,11 @@ def _list_checks(run: Run) -> Iterator[Block]:
             Mark(*_OUTCOMES[check["outcome"]]),
             check["detail"],
         ]
-        for check in found["checks"]
+        for check in alarms["checks"]
     ]
-    raised = [row for row, c in zip(rows, found["checks"], strict=True) if c["outcome"] != "passed"]
+    raised = [
+        row for row, c in zip(rows, alarms["checks"], strict=True) if c["outcome"] != "passed"
+    ]
     headings = ["Check", "Model", "Outcome", "Detail"]
     if raised:
         yield Grid("Checks that raised an alarm or could not be run", headings, raised)
@@ -91,7 +91,7 @@ def write_use_chapter(run: Run) -> Chapter:
     for name in [*(n for n in _USE_TITLES if n in tables), *sorted(tables.keys() - _USE_TITLES)]:
         blocks += [
             Heading(_USE_TITLES.get(name, show_name(name).capitalize()), f"use-{name}"),
-            *_shorten(run, _guard(run, tables[name])),
+            *_shorten(run, run.guard(tables[name])),
         ]
     blocks.append(Heading("Reliability, decision curves and prediction sets by model"))
     shown = folder / "figures"
@@ -131,7 +131,10 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
     blocks: list[Block] = []
     summary = folder / "summary.json"
     if summary.is_file():
-        blocks.append(Prose(f"{name}: {_describe_maps(load_json(summary))}"))
+        maps = load_json(summary)
+        text = f"{name}: maps of {maps['map_px']} × {maps['map_px']} cells on {maps['layer']}; "
+        share = f"{maps['empty_share']:.1%} of {maps['empty_patches']:,} maps are empty"
+        blocks.append(Prose(text + share))
     tested = folder / "faithfulness.json"
     if tested.is_file():
         blocks += _tabulate_faithfulness(name, load_json(tested))
@@ -149,18 +152,10 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
     return blocks
 
 
-def _describe_maps(summary: Mapping[str, Any]) -> str:
-    side, share = summary.get("map_px"), summary.get("empty_share")
-    text = f"maps of {side} × {side} cells on {summary.get('layer')}"
-    if share is not None:
-        text += f"; {100 * share:.1f} % of {summary.get('empty_patches', 0):,} maps are empty"
-    return text
-
-
 def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     """Tabulate the tests; their baselines, which are neither good nor bad, are folded."""
     headings = ["Test", "Value", "Better", "Concern", "Meaning"]
-    tests = {m: e for m, e in metrics.items() if e.get("better") or e.get("concern")}
+    tests = {m: e for m, e in metrics.items() if e["better"] or e["concern"]}
     rest = {m: e for m, e in metrics.items() if m not in tests}
     caption = f"{name}: faithfulness of its explanations"
     blocks: list[Block] = [Grid(caption, headings, [_describe_test(*t) for t in tests.items()])]
@@ -171,13 +166,12 @@ def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) 
 
 
 def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
-    said = (entry.get("meaning"), entry.get("concern"), entry.get("note"))
     return [
         show_name(metric).capitalize(),
-        show_interval(entry["value"], entry.get("low"), entry.get("high")),
-        entry.get("better") or "–",
-        Mark("concern", "bad") if entry.get("concern") else Mark("none", "calm"),
-        ". ".join(text for text in said if text),
+        show_interval(entry["value"], entry["low"], entry["high"]),
+        entry["better"] or "–",
+        Mark("concern", "bad") if entry["concern"] else Mark("none", "calm"),
+        ". ".join(filter(None, (entry["meaning"], entry["concern"], entry["note"]))),
     ]
 
 
@@ -192,7 +186,3 @@ def _shorten(run: Run, grid: Grid) -> list[Block]:
     short = Grid(grid.caption, grid.headings, kept, grid.notes)
     whole = Grid(grid.caption, grid.headings, grid.rows)
     return [short, Fold(f"All {len(grid.rows)} rows", [whole])]
-
-
-def _guard(run: Run, grid: Grid) -> Grid:
-    return grid if run.shows_patients else hide_small_rows(grid)

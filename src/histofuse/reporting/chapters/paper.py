@@ -9,7 +9,7 @@ from typing import Final
 from histofuse.reporting.blocks import Block, Chapter, Grid, Heading, Mark, Note, Prose, Tone
 from histofuse.reporting.estimates import collect_honest, collect_protocol
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.paper import Estimate, Judgement, judge_claims, list_contradictions
+from histofuse.reporting.paper import Judgement, judge_claims, list_contradictions
 
 _TONES: Final[Mapping[str, Tone]] = {
     "holds": "good",
@@ -20,17 +20,12 @@ _TONES: Final[Mapping[str, Tone]] = {
     "not measured": "calm",
 }
 
-_SINGULAR: Final[Mapping[str, str]] = {
-    "holds": "holds",
-    "does not hold": "does not hold",
-    "contradicts itself": "contradicts the paper itself",
-    "not measured": "was not measured",
-}
-_PLURAL: Final[Mapping[str, str]] = {
-    "holds": "hold",
-    "does not hold": "do not hold",
-    "contradicts itself": "contradict the paper itself",
-    "not measured": "were not measured",
+# Verdict: in words for one claim, for several.
+_WORDS: Final[Mapping[str, tuple[str, str]]] = {
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "contradicts itself": ("contradicts the paper itself", "contradict the paper itself"),
+    "not measured": ("was not measured", "were not measured"),
 }
 
 
@@ -42,11 +37,11 @@ def judge_run(run: Run) -> list[Judgement]:
 def summarise_claims(judgements: Sequence[Judgement]) -> str:
     """Count the claims by verdict, in words."""
     counts = Counter(j.verdict for j in judgements).most_common()
-    return ", ".join(f"{n} {(_SINGULAR if n == 1 else _PLURAL)[verdict]}" for verdict, n in counts)
+    return ", ".join(f"{n} {_WORDS[verdict][n > 1]}" for verdict, n in counts)
 
 
 def write_paper_chapter(run: Run) -> Chapter:
-    """Write the chapter."""
+    """Write the chapter on the paper's claims."""
     judgements = judge_run(run)
     blocks: list[Block] = []
     if run.simulated:
@@ -75,8 +70,8 @@ def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
             j.claim.text,
             j.claim.where,
             j.claim.printed or "–",
-            _show(j.protocol),
-            _show(j.honest),
+            str(j.protocol or "–"),
+            str(j.honest or "–"),
             Mark(j.verdict, _TONES[j.verdict]),
             j.reason,
         ]
@@ -103,10 +98,6 @@ def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
     ]
     headings = ["Claim", "Where", "Paper", "Paper's protocol", "Honest", "Verdict", "Reason"]
     return Grid("Claims of the paper", headings, rows, notes)
-
-
-def _show(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else str(estimate)
 
 
 def _tabulate_contradictions() -> Grid:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from histofuse.core.naming import name_model
-from histofuse.reporting.blocks import Block, Chapter, Fold, Grid, Heading, Prose, not_run
+from histofuse.reporting.blocks import Block, Chapter, Fold, Heading, Prose, not_run
 from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.markdown_tables import read_grids
-from histofuse.reporting.small_cells import hide_small_rows
 
 _ORDER: Final = ("mitosis", "fusion_vs_image", "table1_image", "table2_tabular", "table3_all")
 _FIGURES: Final = ("precision_recall", "confusion", "roc")
@@ -51,10 +50,6 @@ def write_crossval_chapter(run: Run) -> Chapter:
         folder = run.locate(name).parent
         files = sorted((folder / "figures").rglob("*.png"))
         blocks.append(Heading(title, f"{name}-results"))
-        blocks += [_hide(run, grid) for grid in read_grids(folder / "tables").values()]
+        blocks += [run.guard(grid) for grid in read_grids(folder / "tables").values()]
         blocks.append(show_figures(run, files, title))
     return Chapter("crossval", "Cross-validation", blocks)
-
-
-def _hide(run: Run, grid: Grid) -> Grid:
-    return grid if run.shows_patients else hide_small_rows(grid)
