@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
-from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
-from histofuse.serving.decision import Decision
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.networks import compute_in_blocks
+from histofuse.serving.predictor import Predictor
 from histofuse.serving.records import find_recorded, make_unknown
 from histofuse.serving.tabular import TabularPredictor
 from histofuse.tracking.interface import (
@@ -70,16 +69,14 @@ class FusionRows:
 
 
 @dataclass(frozen=True)
-class FusionPredictor:
+class FusionPredictor(Predictor):
     """Patches with their patients' records -> classes.
 
     Attributes:
-        bundle: The fusion head.
         image: The frozen encoder of patches; answers alone where there is no record.
         patient: The frozen encoder of records.
     """
 
-    bundle: Bundle
     image: ImagePredictor
     patient: TabularPredictor
 
@@ -89,11 +86,6 @@ class FusionPredictor:
         from histofuse.models.fusion import load_fusion_model
 
         return load_fusion_model(self.bundle)
-
-    @cached_property
-    def decision(self) -> Decision:
-        """Calibrator and thresholds."""
-        return Decision.load(self.bundle)
 
     @cached_property
     def mapper(self) -> Mapper:
@@ -131,8 +123,8 @@ class FusionPredictor:
         )
         n = len(patches.index)
         if records is None:
-            empty = make_unknown(self.patient.encoder.inputs)[:0]
-            return Pairs(patches, np.zeros(n, dtype=bool), empty)
+            unknown = make_unknown(self.patient.encoder.inputs)
+            return Pairs(patches, np.zeros(n, dtype=bool), unknown[:0])
         if len(records) != n:
             problem = f"{n} patches and {len(records)} records"
             raise InputError([Fault("input", problem, "one record for each patch, or none at all")])
@@ -140,14 +132,14 @@ class FusionPredictor:
         return Pairs(patches, recorded, records[recorded])
 
     def _read_records(self, given: pd.DataFrame | None) -> pd.DataFrame | None:
-        if given is not None and set(given.columns).isdisjoint(self.patient.encoder.inputs):
+        if given is None or set(given.columns).isdisjoint(self.patient.encoder.inputs):
             return None
-        return None if given is None else self.patient.read(given)
+        return self.patient.read(given)
 
     def merge(self, parts: list[Pairs]) -> Pairs:
         """Merge what `read` returned for several inputs."""
         return Pairs(
-            Patches.merge([part.patches for part in parts]),
+            self.image.merge([part.patches for part in parts]),
             np.concatenate([part.recorded for part in parts]),
             pd.concat([part.records for part in parts]),
         )
@@ -177,7 +169,7 @@ class FusionPredictor:
             logits = compute_in_blocks(
                 self.model.logits, rows.image_embeddings[fused], rows.patient_embeddings
             )
-            table = self.decision.tabulate(logits, rows.patches.index[fused])
+            table = self.tabulate(logits, rows.patches.index[fused])
             source = {ANSWERED_BY: FUSION, EMBEDDING_VERSION: f"{image}+{patient}"}
             parts.append(table.assign(**source))
         if alone.any():
@@ -193,7 +185,7 @@ class FusionPredictor:
         maps = np.empty(len(table), dtype=object)
         fused, alone = rows.recorded, ~rows.recorded
         if fused.any():
-            decided = self.decision.number_classes(table[fused])
+            decided = self.number_classes(table[fused])
             stored = rows.patches.stored[fused]
             maps[fused] = draw_maps(self.mapper, stored, decided, rows.patient_embeddings)
         if alone.any():
@@ -203,21 +195,27 @@ class FusionPredictor:
     def _explain_records(
         self, rows: FusionRows, encoded: pd.DataFrame, table: pd.DataFrame
     ) -> dict[str, np.ndarray]:
-        from histofuse.explain.fusion.explainers import FusionNetworks
+        from histofuse.explain.fusion.explainers import (
+            FusionNetworks,
+            encode_typical,
+            explain_fused_record,
+        )
         from histofuse.models.tabular import MlpModel
-        from histofuse.serving.explanations import explain_fused_records
+        from histofuse.serving.explanations import tabulate_contributions
 
         columns = {name: np.full(len(table), None, dtype=object) for name in (SHAP, SHAP_BASE)}
         if not (fused := rows.recorded).any():
             return columns
-        assert isinstance(self.patient.model, MlpModel)
-        values = explain_fused_records(
-            FusionNetworks(self.patient.model, self.model.network),
-            self.patient.encoder,
+        patient, encoder = self.patient.model, self.patient.encoder
+        assert isinstance(patient, MlpModel)
+        shown = explain_fused_record(
+            FusionNetworks(patient, self.model.network),
             encoded,
+            encode_typical(encoder),
             rows.image_embeddings[fused],
-            self.decision.number_classes(table[fused]),
+            self.number_classes(table[fused]),
         )
+        values = tabulate_contributions(shown, patient.features, encoder)
         for name, column in columns.items():
             column[fused] = values[name]
         return columns

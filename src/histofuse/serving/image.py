@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, UInt8
 
-from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
-from histofuse.serving.decision import Decision
 from histofuse.serving.decoding import read_patches
 from histofuse.serving.networks import compute_image_logits, embed_images
+from histofuse.serving.predictor import Predictor
 from histofuse.tracking.interface import GRADCAM, IMAGE
 
 if TYPE_CHECKING:
@@ -39,22 +38,10 @@ class Patches:
         """Select some of the patches."""
         return Patches(self.stored[chosen], self.index[chosen])
 
-    @classmethod
-    def merge(cls, parts: Sequence[Patches]) -> Patches:
-        """Concatenate patches."""
-        index = parts[0].index.append([part.index for part in parts[1:]])
-        return cls(np.concatenate([part.stored for part in parts]), index)
-
 
 @dataclass(frozen=True)
-class ImagePredictor:
-    """Patches -> classes.
-
-    Attributes:
-        bundle: The network.
-    """
-
-    bundle: Bundle
+class ImagePredictor(Predictor):
+    """Patches -> classes."""
 
     @cached_property
     def model(self) -> ImageModel:
@@ -65,11 +52,6 @@ class ImagePredictor:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return load_image_model(self.bundle).to(device).requires_grad_(False)
-
-    @cached_property
-    def decision(self) -> Decision:
-        """Calibrator and thresholds."""
-        return Decision.load(self.bundle)
 
     @cached_property
     def mapper(self) -> Mapper:
@@ -109,7 +91,8 @@ class ImagePredictor:
 
     def merge(self, parts: list[Patches]) -> Patches:
         """Merge what `read` returned for several inputs."""
-        return Patches.merge(parts)
+        index = parts[0].index.append([part.index for part in parts[1:]])
+        return Patches(np.concatenate([part.stored for part in parts]), index)
 
     def answer(self, patches: Patches, *, gradcam: bool = False) -> pd.DataFrame:
         """Predict what `read` returned."""
@@ -120,13 +103,13 @@ class ImagePredictor:
         self, patches: Patches, embeddings: Float32[np.ndarray, "n width"]
     ) -> pd.DataFrame:
         """Predict patches from their embeddings."""
-        return self.decision.tabulate(compute_image_logits(self.model, embeddings), patches.index)
+        return self.tabulate(compute_image_logits(self.model, embeddings), patches.index)
 
     def draw_maps(self, patches: Patches, table: pd.DataFrame) -> list[str]:
         """Draw where the evidence for the decided classes of an answer lies."""
         from histofuse.serving.explanations import draw_maps
 
-        return draw_maps(self.mapper, patches.stored, self.decision.number_classes(table))
+        return draw_maps(self.mapper, patches.stored, self.number_classes(table))
 
     def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
         """Compute embeddings.

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from histofuse.models.backbones import ImageModel
 
 BLOCK: Final = 4
@@ -35,33 +37,29 @@ def embed_images(
     model: ImageModel, stored: UInt8[np.ndarray, "n stored stored 3"]
 ) -> Float32[np.ndarray, "n width"]:
     """Compute embeddings in fp32, on the model's device."""
-    return compute_in_blocks(lambda patches: _embed(model, patches), stored)
+    return _compute(
+        model, lambda patches: model.embed(model.prepare(patches)), stored, model.embedding_dim
+    )
 
 
 def compute_image_logits(
     model: ImageModel, embeddings: Float32[np.ndarray, "n width"]
 ) -> Float32[np.ndarray, "n classes"]:
     """Compute the raw logits of image embeddings."""
-    return compute_in_blocks(lambda values: _classify(model, values), embeddings)
+    return _compute(model, model.head, embeddings, len(model.spec.classes))
 
 
-def _embed(model: ImageModel, stored: np.ndarray) -> np.ndarray:
+def _compute(
+    model: ImageModel, step: Callable[[Tensor], Tensor], rows: np.ndarray, width: int
+) -> np.ndarray:
     import torch
 
     device = next(model.parameters()).device
+
+    def compute(padded: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(padded).split(ROWS_AT_ONCE)
+        parts = [step(batch.to(device)).float().cpu() for batch in batches if len(batch)]
+        return torch.cat([torch.empty(0, width), *parts]).numpy()
+
     with torch.inference_mode():
-        parts = [
-            model.embed(model.prepare(batch.to(device))).float().cpu()
-            for batch in torch.from_numpy(stored).split(ROWS_AT_ONCE)
-            if len(batch)
-        ]
-        return torch.cat([torch.empty(0, model.embedding_dim), *parts]).numpy()
-
-
-def _classify(model: ImageModel, embeddings: np.ndarray) -> np.ndarray:
-    import torch
-
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        batches = torch.from_numpy(embeddings).split(ROWS_AT_ONCE)
-        return torch.cat([model.head(batch.to(device)).cpu() for batch in batches]).numpy()
+        return compute_in_blocks(compute, rows)

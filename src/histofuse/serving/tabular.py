@@ -11,10 +11,9 @@ import pandas as pd
 from jaxtyping import Float32
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError
-from histofuse.serving.decision import Decision
 from histofuse.serving.networks import compute_in_blocks
+from histofuse.serving.predictor import Predictor
 from histofuse.serving.records import make_unknown, read_records
 
 if TYPE_CHECKING:
@@ -23,14 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TabularPredictor:
-    """Health records -> the target.
-
-    Attributes:
-        bundle: The model, with its encoder.
-    """
-
-    bundle: Bundle
+class TabularPredictor(Predictor):
+    """Health records -> the target."""
 
     @cached_property
     def model(self) -> AnyTabularModel:
@@ -46,11 +39,6 @@ class TabularPredictor:
         from histofuse.models.tabular import ENCODER
 
         return Encoder.from_dict(load_json(self.bundle.path / ENCODER))
-
-    @cached_property
-    def decision(self) -> Decision:
-        """Calibrator and thresholds."""
-        return Decision.load(self.bundle)
 
     def load(self) -> None:
         """Load all that an answer needs and warm up: a first answer is slower than the others."""
@@ -81,12 +69,14 @@ class TabularPredictor:
         encoded = self.encode(records)
         logits = compute_in_blocks(self.model.logits, self._select(encoded)).astype(np.float64)
         columns = np.column_stack([np.zeros(len(logits)), logits])
-        table = self.decision.tabulate(columns, records.index)
+        table = self.tabulate(columns, records.index)
         if not shap:
             return table
-        from histofuse.serving.explanations import explain_records
+        from histofuse.explain.fusion.explainers import encode_typical, explain_record
+        from histofuse.serving.explanations import tabulate_contributions
 
-        return table.assign(**explain_records(self.model, self.encoder, encoded))
+        shown = explain_record(self.model, encoded, encode_typical(self.encoder))
+        return table.assign(**tabulate_contributions(shown, self.model.features, self.encoder))
 
     def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
         """Compute embeddings; only multilayer perceptrons have them.
