@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.classification import ECE_BINS
+from histofuse.evaluation.metrics.classification import ECE_BINS, find_event, place_in_bins
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 from histofuse.evaluation.metrics.clusters import Clusters
 
@@ -74,17 +74,13 @@ def measure_quality(
         Brier score and its parts are sums over the classes, and the calibration error is about the
         largest probability.
     """
-    scopes = _scope(len(classes), classes)
+    scopes = {name: [c] for c, name in enumerate(classes)} | {ALL: list(range(len(classes)))}
+    if len(classes) == 2:
+        scopes = {classes[1]: [1]}
     return {
         name: _measure_scope(before, after, labels, columns, bootstrap)
         for name, columns in scopes.items()
     }
-
-
-def _scope(k: int, classes: list[str]) -> dict[str, list[int]]:
-    if k == 2:
-        return {classes[1]: [1]}
-    return {name: [c] for c, name in enumerate(classes)} | {ALL: list(range(k))}
 
 
 def _measure_scope(
@@ -125,7 +121,7 @@ def _sum_events(
     """Add up the terms of each class and, of several, of the class held most likely."""
     events = [(probabilities[:, c], labels == c) for c in columns]
     if len(columns) > 1:
-        events.append((probabilities.max(axis=1), probabilities.argmax(axis=1) == labels))
+        events.append(find_event(probabilities, labels))
     return np.column_stack([sum_bins(p, o, clusters) for p, o in events])
 
 
@@ -137,11 +133,6 @@ def sum_bins(
     place = place_in_bins(p)
     terms = (np.ones_like(p), p, o, p * p, p * o)
     return np.column_stack([clusters.count_cells(place, ECE_BINS, t) for t in terms])
-
-
-def place_in_bins(probability: Float[np.ndarray, " n"]) -> np.ndarray:
-    """Find the bin of each probability, of `ECE_BINS` of equal width."""
-    return np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
 
 
 def compute_quality(

@@ -17,15 +17,13 @@ Conditional Validity of Inductive Conformal Predictors.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from mapie.classification import SplitConformalClassifier
-from sklearn.base import BaseEstimator, ClassifierMixin
+from mapie.conformity_scores import APSConformityScore, LACConformityScore
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
@@ -51,30 +49,6 @@ class ConformalRule:
     score: Score
     quantiles: tuple[float | None, ...]
     rows: tuple[int, ...]
-
-
-class _Given(ClassifierMixin, BaseEstimator):
-    """A classifier whose features are its probabilities, for MAPIE to wrap."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self.classes_ = np.arange(classes)
-        self.n_features_in_ = classes
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> _Given:  # noqa: N803
-        """Do nothing; it is fitted."""
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Give the features back."""
-        return X
-
-    def predict(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Give the likeliest class."""
-        return X.argmax(axis=1)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
 
 def list_scores(labels: Int[np.ndarray, " n"]) -> list[Score]:
@@ -105,7 +79,7 @@ def fit_conformal(
 def _find_quantile(
     probabilities: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
-    score: str,
+    score: Literal["lac", "aps"],
     coverage: float,
     seed: int,
 ) -> float | None:
@@ -113,28 +87,11 @@ def _find_quantile(
     place = int(np.ceil((len(labels) + 1) * coverage - 1e-9))
     if place > len(labels):
         return None
-    scores = conformalise(probabilities, labels, score, coverage, seed).conformity_scores
+    mapie = LACConformityScore() if score == "lac" else APSConformityScore()
+    classes = np.arange(probabilities.shape[1])
+    mapie.set_external_attributes(classes=classes, random_state=derive_seed(seed, "conformal"))
+    scores = mapie.get_conformity_scores(labels, probabilities, y_enc=labels)
     return float(np.sort(scores.ravel())[place - 1])
-
-
-def conformalise(
-    probabilities: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, " n"],
-    score: str,
-    coverage: float,
-    seed: int,
-) -> SplitConformalClassifier:
-    """Let MAPIE conformalise given probabilities."""
-    mapie = SplitConformalClassifier(
-        _Given(probabilities.shape[1]),
-        confidence_level=coverage,
-        conformity_score=score,
-        random_state=derive_seed(seed, "conformal"),
-    )
-    with warnings.catch_warnings():
-        # Validation may lack a class, and by class holds one alone.
-        warnings.filterwarnings("ignore", message=".*less labels than your training.*")
-        return mapie.conformalize(probabilities, labels)
 
 
 def predict_sets(

@@ -17,9 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit
 
-from histofuse.evaluation.assessment.calibration import place_in_bins
 from histofuse.evaluation.metrics.bootstrap import round_number
-from histofuse.evaluation.metrics.classification import ECE_BINS
+from histofuse.evaluation.metrics.classification import ECE_BINS, place_in_bins
 
 # Nothing is shown of fewer patients where they must not be identifiable.
 FEWEST_SHOWN: Final = 10

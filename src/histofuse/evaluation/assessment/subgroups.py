@@ -1,7 +1,7 @@
 """How a model does in subgroups of patients, and where it does worst.
 
-Values and gaps are fairlearn's (`MetricFrame`). Its own bootstrap draws rows; here patients, or
-cases, are drawn with all their rows, so the intervals come from `clustered`.
+Intervals draw patients, or cases, with all their rows, as `clustered` does; fairlearn's bootstrap
+draws rows.
 
 With restricted data no number rests on fewer than `FEWEST_SHOWN` patients with or without the
 target, and where that hides one subgroup alone the next smallest is hidden too, for the first could
@@ -11,7 +11,7 @@ be had by subtraction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -25,7 +25,6 @@ from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_inte
 from histofuse.evaluation.metrics.weighted import rank_rows
 from histofuse.evaluation.predictions import name_admissions
 from histofuse.params.evaluation import AssessmentParams
-from histofuse.training.scores import compute_auroc
 
 # Attribute to its column in the feature table.
 ATTRIBUTES: Final = {
@@ -34,7 +33,6 @@ ATTRIBUTES: Final = {
     "insurance": "insurance",
     "sex": "sex",
 }
-METRICS: Final = ("auroc", "recall", "false_positive_rate", "predicted", "observed", "excess")
 COMPARED: Final = ("auroc", "recall", "false_positive_rate", "excess")
 NOT_RECORDED: Final = "not recorded"
 
@@ -65,8 +63,9 @@ class Subgroup:
         rows: How many; None where withheld.
         positives: Likewise.
         patients: Likewise.
-        intervals: `METRICS` with intervals; empty where it is not measured. ``excess`` is the mean
-            predicted probability less the observed share.
+        intervals: Of ``auroc``, ``recall``, ``false_positive_rate``, ``predicted`` (the mean
+            probability), ``observed`` (the share of positives) and ``excess`` (predicted less
+            observed); empty where it is not measured.
         note: Why it is not measured; empty where it is.
     """
 
@@ -186,23 +185,24 @@ def _measure_attribute(
     *,
     restricted: bool,
 ) -> Attribute:
-    counted = [_count(rows, of, name) for name in _order(of)]
-    hidden = _find_hidden(rows, of, counted) if restricted else set()
-    kept = [
-        s.name
-        for s in counted
-        if s.name not in hidden and (s.patients or 0) >= params.fewest_in_subgroup
-    ]
-    if not kept:
-        return Attribute(tuple(_explain(s, hidden, params, {}) for s in counted), {})
-    frame = compute_frame(rows, of, kept)
-    found = {
-        name: _put_intervals(rows, of == name, bootstrap, frame.by_group.loc[name]) for name in kept
-    }
-    return Attribute(
-        tuple(_explain(s, hidden, params, found) for s in counted),
-        _find_gaps(rows, of, frame, bootstrap) if len(kept) > 1 else {},
-    )
+    names = _order(of)
+    patients = {name: len(np.unique(rows.patients[of == name])) for name in names}
+    hidden = _find_hidden(rows, of, patients) if restricted else set()
+    fewest = params.fewest_in_subgroup
+    subgroups, measured = [], {}
+    for name in names:
+        here = of == name
+        counts = (int(here.sum()), int(rows.positive[here].sum()), patients[name])
+        if name in hidden:
+            note = f"withheld: fewer than {FEWEST_SHOWN} patients could be identified"
+            subgroups.append(Subgroup(name, None, None, None, {}, note))
+        elif patients[name] < fewest:
+            note = f"too few: fewer than {fewest} patients"
+            subgroups.append(Subgroup(name, *counts, {}, note))
+        else:
+            measured[name] = bootstrap.estimate_weighted(_prepare(rows, here, bootstrap))
+            subgroups.append(Subgroup(name, *counts, measured[name], ""))
+    return Attribute(tuple(subgroups), _find_gaps(rows, of, measured, bootstrap))
 
 
 def _order(of: np.ndarray) -> list[str]:
@@ -213,79 +213,18 @@ def _order(of: np.ndarray) -> list[str]:
     )
 
 
-def _count(rows: Rows, of: np.ndarray, name: str) -> Subgroup:
-    here = of == name
-    patients = len(np.unique(rows.patients[here]))
-    return Subgroup(name, int(here.sum()), int(rows.positive[here].sum()), patients, {}, "")
-
-
-def _find_hidden(rows: Rows, of: np.ndarray, counted: Sequence[Subgroup]) -> set[str]:
+def _find_hidden(rows: Rows, of: np.ndarray, patients: Mapping[str, int]) -> set[str]:
     """Find the subgroups that would tell of fewer than `FEWEST_SHOWN` patients."""
 
     def count_smallest(name: str) -> int:
         sides = ((of == name) & rows.positive, (of == name) & ~rows.positive)
         return min(len(np.unique(rows.patients[side])) for side in sides)
 
-    hidden = {s.name for s in counted if count_smallest(s.name) < FEWEST_SHOWN}
-    shown = [s for s in counted if s.name not in hidden]
+    hidden = {name for name in patients if count_smallest(name) < FEWEST_SHOWN}
+    shown = [name for name in patients if name not in hidden]
     if len(hidden) == 1 and shown:
-        hidden.add(min(shown, key=lambda s: s.patients or 0).name)
+        hidden.add(min(shown, key=patients.__getitem__))
     return hidden
-
-
-def _explain(
-    subgroup: Subgroup,
-    hidden: set[str],
-    params: AssessmentParams,
-    found: Mapping[str, Mapping[str, Interval]],
-) -> Subgroup:
-    if subgroup.name in hidden:
-        note = f"withheld: fewer than {FEWEST_SHOWN} patients could be identified"
-        return replace(subgroup, rows=None, positives=None, patients=None, note=note)
-    if subgroup.name in found:
-        return replace(subgroup, intervals=found[subgroup.name])
-    note = f"too few: fewer than {params.fewest_in_subgroup} patients"
-    return replace(subgroup, note=note)
-
-
-def compute_frame(rows: Rows, of: np.ndarray, kept: Sequence[str]) -> Any:
-    """Let fairlearn measure each subgroup that is kept; NaN where not defined.
-
-    Returns:
-        A `MetricFrame` of `METRICS`.
-    """
-    from fairlearn.metrics import MetricFrame
-
-    here = np.isin(of, list(kept))
-    probability = {"probability": rows.probability[here]}
-    return MetricFrame(
-        metrics=_METRIC_FUNCTIONS,
-        y_true=rows.positive[here],
-        y_pred=rows.flagged[here],
-        sensitive_features=pd.Series(of[here], name="subgroup"),
-        sample_params=dict.fromkeys(METRICS, probability),
-    )
-
-
-def _share_flagged(flagged: np.ndarray, among: np.ndarray) -> float:
-    return float(flagged[among].mean()) if among.any() else float("nan")
-
-
-# In the form that fairlearn calls: truth, decision, probability.
-_METRIC_FUNCTIONS: dict[str, Callable[..., float]] = {
-    "auroc": lambda truth, _, probability: compute_auroc(
-        np.asarray(probability), np.asarray(truth, dtype=bool)
-    ),
-    "recall": lambda truth, flagged, probability: _share_flagged(
-        np.asarray(flagged), np.asarray(truth, dtype=bool)
-    ),
-    "false_positive_rate": lambda truth, flagged, probability: _share_flagged(
-        np.asarray(flagged), ~np.asarray(truth, dtype=bool)
-    ),
-    "predicted": lambda truth, _, probability: float(np.mean(probability)),
-    "observed": lambda truth, _, probability: float(np.mean(truth)),
-    "excess": lambda truth, _, probability: float(np.mean(probability) - np.mean(truth)),
-}
 
 
 # --- intervals ----------------------------------------------------------------------------------
@@ -293,19 +232,8 @@ _METRIC_FUNCTIONS: dict[str, Callable[..., float]] = {
 Weighted = Callable[[Int[np.ndarray, "w g"]], dict[str, Float[np.ndarray, " w"]]]
 
 
-def _put_intervals(
-    rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstrap, values: pd.Series
-) -> dict[str, Interval]:
-    """Put intervals on fairlearn's values."""
-    found = bootstrap.estimate_weighted(_prepare(rows, here, bootstrap))
-    return {
-        name: replace(found[name], value=None if np.isnan(values[name]) else float(values[name]))
-        for name in METRICS
-    }
-
-
 def _prepare(rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstrap) -> Weighted:
-    """Make `METRICS` of one subgroup ready for weightings of all groups."""
+    """Make the metrics of one subgroup ready for weightings of all groups."""
     inside = here.astype(np.float64)
     positive, flagged = rows.positive, rows.flagged
     columns = (
@@ -334,18 +262,22 @@ def _prepare(rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstr
 
 
 def _find_gaps(
-    rows: Rows, of: np.ndarray, frame: Any, bootstrap: ClusterBootstrap
+    rows: Rows,
+    of: np.ndarray,
+    measured: Mapping[str, Mapping[str, Interval]],
+    bootstrap: ClusterBootstrap,
 ) -> dict[str, Gap]:
     """Find the two subgroups that differ most in each metric, and the interval of the gap."""
     gaps = {}
     for metric in COMPARED:
-        values = frame.by_group[metric].dropna()
-        if len(values) < 2 or values.max() == values.min():
+        found = {name: measured[name][metric].value for name in sorted(measured)}
+        values = {name: value for name, value in found.items() if value is not None}
+        if len(set(values.values())) < 2:
             continue
-        high, low = str(values.idxmax()), str(values.idxmin())
+        high, low = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
         of_high, of_low = (_prepare(rows, of == name, bootstrap) for name in (high, low))
-        found = bootstrap.estimate_weighted(
+        intervals = bootstrap.estimate_weighted(
             lambda w, m=metric, a=of_high, b=of_low: {m: a(w)[m] - b(w)[m]}
         )
-        gaps[metric] = Gap(high, low, found[metric])
+        gaps[metric] = Gap(high, low, intervals[metric])
     return gaps

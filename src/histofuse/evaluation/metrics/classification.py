@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from histofuse.training.scores import compute_auroc
 
@@ -42,24 +42,23 @@ def classification_metrics(
         not defined.
     """
     counts = count_confusion(labels, predictions, len(classes))
-    per_class = {
-        name: [measure(k) for k in range(len(classes))]
-        for name, measure in (
-            ("precision", lambda k: _precision(counts, k)),
-            ("recall", lambda k: _recall(counts, k)),
-            ("f1", lambda k: _f1(counts, k)),
-            ("auroc", lambda k: _auroc(probabilities[:, k], labels == k)),
-            ("auprc", lambda k: average_precision(probabilities[:, k], labels == k)),
-        )
-    }
-    metrics: Metrics = {f"{prefix}/accuracy": _ratio(int(counts.trace()), int(counts.sum()))}
+    scored = [(probabilities[:, k], labels == k) for k in range(len(classes))]
+    per_class = {name: values.tolist() for name, values in measure_counts(counts).items()}
+    per_class["auroc"] = [compute_auroc(*of) for of in scored]
+    per_class["auprc"] = [average_precision(*of) for of in scored]
+    rows = len(labels)
+    metrics = {f"{prefix}/accuracy": int(counts.trace()) / rows if rows else None}
     for name, values in per_class.items():
-        metrics[f"{prefix}/{name}/macro"] = _mean(values)
+        metrics[f"{prefix}/{name}/macro"] = _or_none(float(np.mean(values)))
         for label, value in zip(classes, values, strict=True):
-            metrics[f"{prefix}/{name}/{label}"] = value
+            metrics[f"{prefix}/{name}/{label}"] = _or_none(value)
     metrics[f"{prefix}/brier"] = brier_score(probabilities, labels)
     metrics[f"{prefix}/ece"] = calibration_error(probabilities, labels)
     return metrics
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 # --- from counts --------------------------------------------------------------------------------
@@ -72,30 +71,20 @@ def count_confusion(
     return np.bincount(labels * k + predictions, minlength=k * k).reshape(k, k)
 
 
-def _precision(counts: Int[np.ndarray, "k k"], k: int) -> float | None:
-    if not counts[k].sum():
-        return None
-    called = counts[:, k].sum()
-    return float(counts[k, k] / called) if called else 0.0
+def measure_counts(counts: Shaped[np.ndarray, "*w k k"]) -> dict[str, Float[np.ndarray, "*w k"]]:
+    """Compute ``precision``, ``recall`` and ``f1`` of each class from confusion counts.
 
-
-def _recall(counts: Int[np.ndarray, "k k"], k: int) -> float | None:
-    return _ratio(int(counts[k, k]), int(counts[k].sum()))
-
-
-def _f1(counts: Int[np.ndarray, "k k"], k: int) -> float | None:
-    if not counts[k].sum():
-        return None
-    return float(2 * counts[k, k] / (counts[k].sum() + counts[:, k].sum()))
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+    Returns:
+        NaN for a class without an example; 0 for the precision and F1 of one never predicted.
+    """
+    support, called = counts.sum(axis=-1), counts.sum(axis=-2)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "precision": np.where(support > 0, hits / np.maximum(called, 1), np.nan),
+            "recall": hits / support,
+            "f1": np.where(support > 0, 2 * hits / (support + called), np.nan),
+        }
 
 
 # --- from ranks ---------------------------------------------------------------------------------
@@ -140,19 +129,15 @@ def count_cuts(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
     return Cuts(tp[last_of_equals], fp[last_of_equals])
 
 
-def average_precision(
-    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
-) -> float | None:
-    """Compute the area under the precision-recall curve as a sum of steps, not interpolated."""
+def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """Compute the area under the precision-recall curve as a sum of steps, not interpolated.
+
+    NaN without positives.
+    """
     if not positive.any():
-        return None
+        return float("nan")
     cuts = count_cuts(scores, positive)
     return float((np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum())
-
-
-def _auroc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float | None:
-    value = compute_auroc(scores, positive)
-    return None if np.isnan(value) else value
 
 
 # --- calibration --------------------------------------------------------------------------------
@@ -161,17 +146,37 @@ def _auroc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) ->
 def brier_score(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
 ) -> float | None:
-    """Compute the mean squared distance to the truth, from 0.
+    """Compute the mean squared distance to the truth, from 0; see `square_errors`."""
+    return float(square_errors(probabilities, labels).mean()) if len(labels) else None
+
+
+def square_errors(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Compute the squared distance of each row to the truth.
 
     Of two classes that of the positive one (up to 1), of more the sum over all (up to 2), as
     scikit-learn has it.
     """
-    if not len(labels):
-        return None
     squared = (probabilities - np.eye(probabilities.shape[1])[labels]) ** 2
+    return squared[:, 1] if probabilities.shape[1] == 2 else squared.sum(axis=1)
+
+
+def find_event(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Find the event calibration is about: its probability, and whether it happened.
+
+    Of two classes it is the positive one, of more that the most probable class is the true one.
+    """
     if probabilities.shape[1] == 2:
-        return float(squared[:, 1].mean())
-    return float(squared.sum(axis=1).mean())
+        return probabilities[:, 1], labels == 1
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
+
+def place_in_bins(probability: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Find the bin of each probability, of `ECE_BINS` of equal width."""
+    return np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
 
 
 @dataclass(frozen=True)
@@ -190,30 +195,23 @@ class Reliability:
 
 
 def bin_reliability(
-    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"], bins: int = ECE_BINS
+    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]
 ) -> Reliability:
     """Bin probabilities and compare each bin's mean with what happened."""
-    place = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
+    place = place_in_bins(probability)
+    count = np.bincount(place, minlength=ECE_BINS)
     held = count > 0
-    predicted = np.bincount(place, weights=probability, minlength=bins)[held] / count[held]
-    observed = np.bincount(place, weights=happened, minlength=bins)[held] / count[held]
+    predicted = np.bincount(place, weights=probability, minlength=ECE_BINS)[held] / count[held]
+    observed = np.bincount(place, weights=happened, minlength=ECE_BINS)[held] / count[held]
     return Reliability(predicted, observed, count[held])
 
 
 def calibration_error(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
 ) -> float | None:
-    """Compute the expected calibration error over ten bins of equal width.
-
-    Of two classes it is about the probability of the positive one, of more about the largest
-    probability and whether its class is the true one.
-    """
+    """Compute the expected calibration error of `find_event` over ten bins of equal width."""
     if not len(labels):
         return None
-    if probabilities.shape[1] == 2:
-        bins = bin_reliability(probabilities[:, 1], labels == 1)
-    else:
-        bins = bin_reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+    bins = bin_reliability(*find_event(probabilities, labels))
     gap = np.abs(bins.predicted - bins.observed)
     return float((gap * bins.count).sum() / bins.count.sum())

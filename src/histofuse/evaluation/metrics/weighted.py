@@ -16,7 +16,13 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from histofuse.evaluation.metrics.classification import ECE_BINS
+from histofuse.evaluation.metrics.classification import (
+    ECE_BINS,
+    find_event,
+    measure_counts,
+    place_in_bins,
+    square_errors,
+)
 from histofuse.evaluation.metrics.clusters import Clusters, number_groups
 from histofuse.evaluation.predictions import Predictions
 
@@ -142,20 +148,15 @@ class WeightedMetrics:
         k = len(self.rows.classes)
         sums = weights.astype(np.float64) @ self._sums
         counts = sums[:, : k * k].reshape(-1, k, k)
-        support, called = counts.sum(axis=2), counts.sum(axis=1)
-        hits = np.diagonal(counts, axis1=1, axis2=2)
+        hits = np.trace(counts, axis1=1, axis2=2)
         with np.errstate(invalid="ignore", divide="ignore"):
             total = counts.sum(axis=(1, 2))
-            recall = hits / support
-            # A class that is there but never called has precision 0; one that is not there, none.
-            precision = np.where(support > 0, hits / np.maximum(called, 1), np.nan)
-            f1 = np.where(support > 0, 2 * hits / (support + called), np.nan)
             found = {
-                "accuracy": hits.sum(axis=1) / total,
+                "accuracy": hits / total,
                 "brier": sums[:, k * k] / total,
                 "ece": np.abs(sums[:, k * k + 1 :]).sum(axis=1) / total,
             }
-        for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+        for name, values in measure_counts(counts).items():
             found |= {f"{name}/{c}": values[:, i] for i, c in enumerate(self.rows.classes)}
         return found
 
@@ -164,9 +165,9 @@ class WeightedMetrics:
         """Sums over each group's rows: confusion counts, squared error, gap of each ECE bin."""
         k, rows, clusters = len(self.rows.classes), self.rows, self.clusters
         cells = clusters.count_cells(rows.labels * k + rows.predictions, k * k)
-        squared = clusters.add_up(_square_errors(rows)[:, None])
-        probability, happened = _name_event(rows)
-        place = np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
+        squared = clusters.add_up(square_errors(rows.probabilities, rows.labels)[:, None])
+        probability, happened = find_event(rows.probabilities, rows.labels)
+        place = place_in_bins(probability)
         gaps = clusters.count_cells(place, ECE_BINS, probability - happened)
         return np.column_stack([cells, squared, gaps])
 
@@ -193,15 +194,3 @@ def prepare_metrics(rows: Predictions, metrics: Sequence[str]) -> WeightedMetric
     if unknown := sorted(set(metrics) - set(name_metrics(rows.classes))):
         raise ValueError(f"{rows.name} has no metrics {unknown}")
     return WeightedMetrics(rows, tuple(metrics), number_groups(rows))
-
-
-def _square_errors(rows: Predictions) -> Float[np.ndarray, " n"]:
-    squared = (rows.probabilities - np.eye(len(rows.classes))[rows.labels]) ** 2
-    return squared[:, 1] if len(rows.classes) == 2 else squared.sum(axis=1)
-
-
-def _name_event(rows: Predictions) -> tuple[Float[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
-    """Find what calibration is about: the positive class, or of more the one held most likely."""
-    if len(rows.classes) == 2:
-        return rows.probabilities[:, 1], rows.labels == 1
-    return rows.probabilities.max(axis=1), rows.probabilities.argmax(axis=1) == rows.labels

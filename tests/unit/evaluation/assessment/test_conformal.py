@@ -1,8 +1,12 @@
+import warnings
+
 import numpy as np
 import pytest
+from mapie.classification import SplitConformalClassifier
+from sklearn.base import BaseEstimator, ClassifierMixin
 
+from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.assessment.conformal import (
-    conformalise,
     fit_conformal,
     list_scores,
     measure_coverage,
@@ -22,6 +26,39 @@ def draw(seed, n):
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([0.3, 2, 1], n)
     return p, np.array([rng.choice(3, p=row) for row in p])
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A classifier whose features are its probabilities, for MAPIE to wrap."""
+
+    def __init__(self, classes):
+        self.classes = classes
+        self.classes_ = np.arange(classes)
+        self.n_features_in_ = classes
+
+    def fit(self, X, y):  # noqa: N803
+        return self
+
+    def predict_proba(self, X):  # noqa: N803
+        return X
+
+    def predict(self, X):  # noqa: N803
+        return X.argmax(axis=1)
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
+def conformalise(probabilities, labels, score, coverage, seed):
+    mapie = SplitConformalClassifier(
+        Given(probabilities.shape[1]),
+        confidence_level=coverage,
+        conformity_score=score,
+        random_state=derive_seed(seed, "conformal"),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*less labels than your training.*")
+        return mapie.conformalize(probabilities, labels)
 
 
 @pytest.mark.parametrize("score", ["lac", "aps"])
