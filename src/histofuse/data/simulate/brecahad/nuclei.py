@@ -48,7 +48,7 @@ def _condensed_tumour(rng: np.random.Generator, look: CaseLook, body: Blob) -> l
     nucleus = replace(
         body, a=body.a * shrink * rng.uniform(1.0, 1.6), b=body.b * shrink,
         haematoxylin=dark, eosin=0.12, wobble=rng.uniform(0.12, 0.3),
-        roughness_px=rng.uniform(0.0, 2.8), clumps=0.10, grain=0.06,
+        roughness_px=rng.uniform(0.0, 3.2), clumps=0.10, grain=0.06,
     )  # fmt: skip
     return [_halo(nucleus, 1.35, rng.uniform(0.0, 0.5)), nucleus]
 
@@ -57,9 +57,9 @@ def sample_mitosis(
     rng: np.random.Generator, look: CaseLook, x: float, y: float, direction: float
 ) -> list[Blob]:
     """A dividing cell: condensed, rough-edged chromatin without a membrane in cleared cytoplasm."""
-    phase = rng.choice(4, p=[0.22, 0.26, 0.37, 0.15])
+    phase = rng.choice(4, p=[0.28, 0.30, 0.30, 0.12])
     size = look.nuclear_scale * np.exp(rng.normal(0, 0.14))
-    dark = look.contrast * np.clip(rng.normal(0.88, 0.16), 0.45, 1.2)
+    dark = look.contrast * np.clip(rng.normal(0.80, 0.18), 0.40, 1.2)
     angle = rng.uniform(0, np.pi)
     plate = Blob(
         x, y, 20 * size, 6.5 * size * rng.uniform(0.75, 1.25), angle,

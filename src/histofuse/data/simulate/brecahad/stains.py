@@ -61,7 +61,7 @@ def draw_case_look(rng: np.random.Generator) -> CaseLook:
         nuclear_scale=float(np.exp(rng.normal(0, 0.12))),
         pleomorphism=rng.uniform(0.10, 0.28),
         vesicular=rng.beta(3, 3),
-        condensed=rng.uniform(0.03, 0.10),
+        condensed=rng.uniform(0.08, 0.20),
         contrast=rng.uniform(0.85, 1.15),
         fat=rng.gamma(0.8, 2.0),
         lumens=rng.gamma(1.2, 1.2),
