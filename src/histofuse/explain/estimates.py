@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.stats import rankdata
 
 from histofuse.core.artifacts import load_json
@@ -76,7 +76,7 @@ class Estimate:
 
 def estimate_means(
     scores: Scores,
-    groups: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
     bootstrap: Bootstrap,
     unit: str = "cases",
 ) -> dict[str, Estimate]:
@@ -85,13 +85,14 @@ def estimate_means(
     Args:
         scores: Name to the score of each row; NaN where it is not defined, which leaves the row out
             of that mean.
-        groups: The group of each row, numbered from 0.
+        groups: The group of each row.
         bootstrap: Draws the groups.
         unit: Unit of the groups in the plural.
     """
     values = np.column_stack([*scores.values()])
     known = ~np.isnan(values)
-    clusters = Clusters(groups, int(groups.max(initial=-1)) + 1, unit)
+    names, numbers = np.unique(groups, return_inverse=True)
+    clusters = Clusters(numbers, len(names), unit)
     totals, rows = (clusters.add_up(c) for c in (np.where(known, values, 0.0), known))
 
     def measure(weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:

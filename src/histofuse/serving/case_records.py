@@ -22,7 +22,10 @@ def read_patients(path: Path) -> pd.DataFrame:
     """
     expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype={CASE: "str"})  # as text: the name of case 07 is not 7
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
     except (ValueError, OSError, pd.errors.ParserError) as error:
@@ -31,11 +34,6 @@ def read_patients(path: Path) -> pd.DataFrame:
     if KEY[0] not in table and CASE not in table:
         raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
     return table
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    # As text: the name of case 07 is not 7.
-    return pd.read_csv(path, dtype={CASE: "str"})
 
 
 def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataFrame:

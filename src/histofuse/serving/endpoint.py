@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -18,7 +19,6 @@ from histofuse.serving.predict import open_predictor
 
 MOST_ROWS: Final = 1024
 _log = logging.getLogger(__name__)
-ValueT = TypeVar("ValueT")
 
 
 class Endpoint:
@@ -42,7 +42,15 @@ class Endpoint:
         Raises:
             MlflowException: With status 400 if the request is at fault, 500 if the model is.
         """
-        return _report_faults(lambda: self._answer(inputs, params or {}))
+        try:
+            return self._answer(inputs, params or {})
+        except InputError as error:
+            raise Refusal(error) from error
+        except Exception as error:
+            _log.exception("a request failed")
+            known = f": {error}" if isinstance(error, HistofuseError) else ""
+            problem = f"The model failed{known}. See the server's log."
+            raise MlflowException(problem, error_code=INTERNAL_ERROR) from error
 
     def _answer(self, inputs: Any, params: Mapping[str, Any]) -> pd.DataFrame:
         rows = _count_rows(inputs)
@@ -68,18 +76,6 @@ def _count_rows(inputs: Any) -> int:
     return n
 
 
-def _report_faults(answer: Callable[[], ValueT]) -> ValueT:
-    try:
-        return answer()
-    except InputError as error:
-        raise Refusal(error) from error
-    except Exception as error:
-        _log.exception("a request failed")
-        known = f": {error}" if isinstance(error, HistofuseError) else ""
-        problem = f"The model failed{known}. See the server's log."
-        raise MlflowException(problem, error_code=INTERNAL_ERROR) from error
-
-
 class Refusal(MlflowException):
     """A refused request, as MLflow's server reports it: status 400, and a list of faults.
 
@@ -92,11 +88,9 @@ class Refusal(MlflowException):
 
     def serialize_as_json(self) -> str:
         """Give the body of the response."""
-        faults = [_describe(fault) for fault in self.faults]
+        faults = [
+            {name: str(value) for name, value in asdict(fault).items() if value}
+            for fault in self.faults
+        ]
         body = {"error_code": self.error_code, "message": self.args[0], "faults": faults}
         return json.dumps(body)
-
-
-def _describe(fault: Fault) -> dict[str, str]:
-    fields = {"where": str(fault.where), "problem": fault.problem, "expected": fault.expected}
-    return fields | ({"remedy": fault.remedy} if fault.remedy else {})

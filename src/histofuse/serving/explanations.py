@@ -41,7 +41,7 @@ def draw_maps(
         torch.from_numpy(array).to(device) for array in (stored, decided, *patient_embeddings)
     )
     maps = mapper.compute_maps(Inputs(model.prepare(patches), tuple(others), targets))
-    return [_draw(enlarge(heat, model.spec.patch_px)) for heat in maps]
+    return [_draw(heat) for heat in enlarge(maps, model.spec.patch_px)]
 
 
 def _draw(heat: Float32[np.ndarray, "side side"]) -> str:

@@ -23,7 +23,7 @@ from histofuse.core.errors import BundleError
 from histofuse.data.cutting import cut_windows
 from histofuse.data.tiff import read_rgb
 from histofuse.features.stain import find_normaliser
-from histofuse.serving.fusion import FusionPredictor, FusionRows
+from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.records import find_recorded
 
@@ -69,13 +69,9 @@ class FrameModel:
             return self.predictor.answer(patches)
         recorded = np.array([case in self.embeddings for case in cases], dtype=bool)
         patients = [self.embeddings[case] for case in cases[recorded]]
-        rows = FusionRows(
-            patches,
-            recorded,
-            self.image.embed_patches(patches),
-            np.stack(patients) if patients else np.empty((0, 0), np.float32),
-        )
-        return self.predictor.answer_embedded(rows)
+        stacked = np.stack(patients) if patients else np.empty((0, 0), np.float32)
+        embedded = self.image.embed_patches(patches)
+        return self.predictor.answer_embedded(patches, recorded, embedded, stacked)
 
 
 def embed_records(

@@ -52,23 +52,6 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class FusionRows:
-    """Patches and the embeddings of both sides.
-
-    Attributes:
-        patches: One for each row.
-        recorded: Whether the row has a record.
-        image_embeddings: One for each row.
-        patient_embeddings: One for each row that has a record, in order.
-    """
-
-    patches: Patches
-    recorded: Bool[np.ndarray, " n"]
-    image_embeddings: Float32[np.ndarray, "n image"]
-    patient_embeddings: Float32[np.ndarray, "r patient"]
-
-
-@dataclass(frozen=True)
 class FusionPredictor(Predictor):
     """Patches with their patients' records -> classes.
 
@@ -147,53 +130,60 @@ class FusionPredictor(Predictor):
     def answer(self, pairs: Pairs, *, gradcam: bool = False, shap: bool = False) -> pd.DataFrame:
         """Predict what `read` returned."""
         encoded = self.patient.encode(pairs.records)
-        rows = FusionRows(
-            pairs.patches,
-            pairs.recorded,
-            self.image.embed_patches(pairs.patches),
-            self.patient.embed_encoded(encoded),
-        )
-        table = self.answer_embedded(rows)
+        image = self.image.embed_patches(pairs.patches)
+        patient = self.patient.embed_encoded(encoded)
+        table = self.answer_embedded(pairs.patches, pairs.recorded, image, patient)
         if gradcam:
-            table[GRADCAM] = self._draw_maps(rows, table)
+            table[GRADCAM] = self._draw_maps(pairs, patient, table)
         if shap:
-            table = table.assign(**self._explain_records(rows, encoded, table))
+            explained = self._explain_records(pairs.recorded, image, encoded, table)
+            table = table.assign(**explained)
         return table
 
-    def answer_embedded(self, rows: FusionRows) -> pd.DataFrame:
-        """Predict from embeddings: by fusion where there is a record, else by the image model."""
-        fused, alone = rows.recorded, ~rows.recorded
+    def answer_embedded(
+        self,
+        patches: Patches,
+        recorded: Bool[np.ndarray, " n"],
+        image_embeddings: Float32[np.ndarray, "n image"],
+        patient_embeddings: Float32[np.ndarray, "r patient"],
+    ) -> pd.DataFrame:
+        """Predict from embeddings: by fusion where there is a record, else by the image model.
+
+        Patients' embeddings are those of the rows that have a record, in order.
+        """
+        fused, alone = recorded, ~recorded
         image, patient = (e.bundle.digest[:_DIGITS] for e in (self.image, self.patient))
         parts = []
         if fused.any():
             logits = compute_in_blocks(
-                self.model.logits, rows.image_embeddings[fused], rows.patient_embeddings
+                self.model.logits, image_embeddings[fused], patient_embeddings
             )
-            table = self.tabulate(logits, rows.patches.index[fused])
+            table = self.tabulate(logits, patches.index[fused])
             source = {ANSWERED_BY: FUSION, EMBEDDING_VERSION: f"{image}+{patient}"}
             parts.append(table.assign(**source))
         if alone.any():
-            patches = rows.patches.select(alone)
-            table = self.image.answer_embedded(patches, rows.image_embeddings[alone])
+            table = self.image.answer_embedded(patches.select(alone), image_embeddings[alone])
             parts.append(table.assign(**{ANSWERED_BY: IMAGE, EMBEDDING_VERSION: image}))
         order = np.argsort(np.argsort(alone, kind="stable"))
         return pd.concat(parts).iloc[order]
 
-    def _draw_maps(self, rows: FusionRows, table: pd.DataFrame) -> np.ndarray:
+    def _draw_maps(
+        self, pairs: Pairs, patient_embeddings: np.ndarray, table: pd.DataFrame
+    ) -> np.ndarray:
         from histofuse.serving.explanations import draw_maps
 
         maps = np.empty(len(table), dtype=object)
-        fused, alone = rows.recorded, ~rows.recorded
+        fused, alone = pairs.recorded, ~pairs.recorded
         if fused.any():
             decided = self.number_classes(table[fused])
-            stored = rows.patches.stored[fused]
-            maps[fused] = draw_maps(self.mapper, stored, decided, rows.patient_embeddings)
+            stored = pairs.patches.stored[fused]
+            maps[fused] = draw_maps(self.mapper, stored, decided, patient_embeddings)
         if alone.any():
-            maps[alone] = self.image.draw_maps(rows.patches.select(alone), table[alone])
+            maps[alone] = self.image.draw_maps(pairs.patches.select(alone), table[alone])
         return maps
 
     def _explain_records(
-        self, rows: FusionRows, encoded: pd.DataFrame, table: pd.DataFrame
+        self, fused: np.ndarray, image: np.ndarray, encoded: pd.DataFrame, table: pd.DataFrame
     ) -> dict[str, np.ndarray]:
         from histofuse.explain.fusion.explainers import (
             FusionNetworks,
@@ -204,7 +194,7 @@ class FusionPredictor(Predictor):
         from histofuse.serving.explanations import tabulate_contributions
 
         columns = {name: np.full(len(table), None, dtype=object) for name in (SHAP, SHAP_BASE)}
-        if not (fused := rows.recorded).any():
+        if not fused.any():
             return columns
         patient, encoder = self.patient.model, self.patient.encoder
         assert isinstance(patient, MlpModel)
@@ -212,7 +202,7 @@ class FusionPredictor(Predictor):
             FusionNetworks(patient, self.model.network),
             encoded,
             encode_typical(encoder),
-            rows.image_embeddings[fused],
+            image[fused],
             self.number_classes(table[fused]),
         )
         values = tabulate_contributions(shown, patient.features, encoder)

@@ -37,9 +37,11 @@ def embed_images(
     model: ImageModel, stored: UInt8[np.ndarray, "n stored stored 3"]
 ) -> Float32[np.ndarray, "n width"]:
     """Compute embeddings in fp32, on the model's device."""
-    return _compute(
-        model, lambda patches: model.embed(model.prepare(patches)), stored, model.embedding_dim
-    )
+
+    def embed(patches: Tensor) -> Tensor:
+        return model.embed(model.prepare(patches))
+
+    return _compute(model, embed, stored, model.embedding_dim)
 
 
 def compute_image_logits(

@@ -29,9 +29,8 @@ class Predictor:
         """Turn logits into probabilities and decisions."""
         classes = self.bundle.config["classes"]
         probabilities, decided = self.decision.decide(logits)
-        table = pd.DataFrame(
-            probabilities, columns=list(map(name_probability, classes)), index=index
-        )
+        columns = list(map(name_probability, classes))
+        table = pd.DataFrame(probabilities, columns=columns, index=index)
         return table.assign(**{PREDICTION: np.array(classes, dtype=object)[decided]})
 
     def number_classes(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:

@@ -142,8 +142,7 @@ def write_modalities(
     scores = {"image_share": share}
     for name in cases.classes:
         scores[f"image_share/{name}"] = np.where(decided == name, share, np.nan)
-    groups = np.unique(rows["case_id"].to_numpy(dtype=str), return_inverse=True)[1]
-    estimates = estimate_means(scores, groups, bootstrap)
+    estimates = estimate_means(scores, rows["case_id"].to_numpy(dtype=str), bootstrap)
     rendered: dict[str, Any] = dict(render_estimates(estimates, {"image_share": _SHARE}))
     rendered["additivity_error"] = round(parts.additivity_error, 6)
     write_json(rendered, folder / MODALITIES)

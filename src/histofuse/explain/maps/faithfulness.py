@@ -32,7 +32,7 @@ from torch.nn.functional import interpolate
 
 from histofuse.core.seeding import make_rng
 from histofuse.explain.estimates import correlate_ranks, load_measures
-from histofuse.explain.maps.gradcam import enlarge_all
+from histofuse.explain.maps.gradcam import enlarge
 from histofuse.explain.maps.mappers import Inputs, Mapper
 from histofuse.params.explain import ExplainParams
 
@@ -89,7 +89,7 @@ def measure_mass_inside(
     maps: Maps, nucleus: Bool[np.ndarray, "side side"]
 ) -> Float[np.ndarray, " n"]:
     """Measure the share of each map's mass inside less the share of the area; NaN if empty."""
-    pixels = enlarge_all(maps, len(nucleus)).astype(np.float64)
+    pixels = enlarge(maps, len(nucleus)).astype(np.float64)
     mass, within = pixels.sum(axis=(1, 2)), pixels[:, nucleus].sum(axis=1)
     share = np.divide(within, mass, out=np.full(len(maps), np.nan), where=mass > 0)
     return share - nucleus.mean()

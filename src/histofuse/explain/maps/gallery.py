@@ -173,6 +173,5 @@ def check_maps(
     empty_share = {"empty_share": empty["empty"].to_numpy(dtype=np.float64)}
     estimates = {}
     for table, values in ((empty, empty_share), (rows, scores)):
-        groups = np.unique(table["case_id"].to_numpy(dtype=str), return_inverse=True)[1]
-        estimates |= estimate_means(values, groups, bootstrap)
+        estimates |= estimate_means(values, table["case_id"].to_numpy(dtype=str), bootstrap)
     return render_estimates(estimates, MEASURES)

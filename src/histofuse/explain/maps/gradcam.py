@@ -59,15 +59,9 @@ def compute_maps(
 
 
 def enlarge(
-    heat: Float32[np.ndarray, "height width"], side_px: int
-) -> Float32[np.ndarray, "side side"]:
-    """Enlarge a map to the side of its patch, bilinearly."""
-    return enlarge_all(heat[None], side_px)[0]
-
-
-def enlarge_all(
-    maps: Float32[np.ndarray, "n height width"], side_px: int
-) -> Float32[np.ndarray, "n side side"]:
-    """Enlarge maps to the side of their patches, bilinearly."""
-    stack, size = torch.from_numpy(maps)[:, None], (side_px, side_px)
-    return interpolate(stack, size, mode="bilinear", align_corners=False)[:, 0].numpy()
+    maps: Float32[np.ndarray, "*n height width"], side_px: int
+) -> Float32[np.ndarray, "*n side side"]:
+    """Enlarge one map, or several, to the side of a patch, bilinearly."""
+    stack = torch.from_numpy(maps).reshape(-1, 1, *maps.shape[-2:])
+    large = interpolate(stack, (side_px, side_px), mode="bilinear", align_corners=False)
+    return large.reshape(*maps.shape[:-2], side_px, side_px).numpy()

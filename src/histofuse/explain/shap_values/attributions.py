@@ -69,33 +69,28 @@ def compute_attributions(
     logits = model.logits(rows).astype(np.float64)
     match model:
         case XgboostModel():
-            values, base, name = _explain_xgboost(model, x)
+            from histofuse.models.trees import make_matrix
+
+            contributions = model.booster.predict(make_matrix(x), pred_contribs=True)
+            values, base = contributions[:, :-1], float(contributions[0, -1])
+            name = "TreeSHAP, path-dependent"
         case LinearModel():
             values = (x.astype(np.float64) - reference.mean(axis=0)) * model.coefficients
             base, name = float(model.logits(reference).mean()), "linear SHAP"
         case MlpModel():
-            values, base, name = _explain_network(model, x, reference)
+            values = _explain_network(model, x, reference)
+            base, name = float(model.logits(reference).astype(np.float64).mean()), "DeepSHAP"
         case TreesModel():
             fault = Fault("explain", "gradient boosting", f"one of {', '.join(EXPLAINED_KINDS)}")
             raise InputError([fault])
     return Attributions(values.astype(np.float64), base, logits, name)
 
 
-_Explained = tuple[np.ndarray, float, str]
-
-
-def _explain_xgboost(model: XgboostModel, x: Float[np.ndarray, "n features"]) -> _Explained:
-    from histofuse.models.trees import make_matrix
-
-    contributions = model.booster.predict(make_matrix(x), pred_contribs=True)
-    return contributions[:, :-1], float(contributions[0, -1]), "TreeSHAP, path-dependent"
-
-
 def _explain_network(
     model: MlpModel,
     x: Float[np.ndarray, "n features"],
     reference: Float[np.ndarray, "m features"],
-) -> _Explained:
+) -> Float[np.ndarray, "n features"]:
     import shap
     import torch
 
@@ -107,5 +102,4 @@ def _explain_network(
         explainer = shap.DeepExplainer(network, torch.from_numpy(reference))
         shap_values = explainer.shap_values(torch.from_numpy(x), check_additivity=False)
     values = np.asarray(shap_values).reshape(*x.shape, -1)
-    logit = values[..., 0] if values.shape[-1] == 1 else values[..., 1] - values[..., 0]
-    return logit, float(model.logits(reference).astype(np.float64).mean()), "DeepSHAP"
+    return values[..., 0] if values.shape[-1] == 1 else values[..., 1] - values[..., 0]
