@@ -1,4 +1,4 @@
-"""Means with intervals over whole cases, and what is said of them."""
+"""Means with intervals over whole cases, and their concerns."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_the_interval_is_that_of_a_loop_over_resampled_cases():
     assert (found["a"].n, found["a"].groups) == ((~np.isnan(values)).sum(), 12)
 
 
-def test_what_is_defined_nowhere_has_no_value_and_says_so():
+def test_a_score_that_is_undefined_everywhere_has_no_value_but_a_note():
     found = estimate_means({"a": np.full(4, np.nan)}, np.array([0, 0, 1, 1]), BOOTSTRAP)["a"]
     assert (found.value, found.low, found.n) == (None, None, 0)
     assert found.note == "not defined on these rows"
@@ -51,7 +51,7 @@ def test_what_is_defined_nowhere_has_no_value_and_says_so():
         ((-0.2, None, None), "it looks elsewhere, uncertain with so few rows"),
     ],
 )
-def test_a_score_on_the_wrong_side_of_its_bar_is_a_concern(ends, concern):
+def test_a_score_on_the_wrong_side_of_its_limit_is_a_concern(ends, concern):
     found = {"cam": Estimate(*ends, 9, 3), "cam/part": Estimate(*ends, 9, 3)}
     rendered = render_estimates(found, {"cam": LOOKS})
     assert rendered["cam"]["concern"] == concern

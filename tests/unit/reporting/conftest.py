@@ -1,4 +1,4 @@
-"""What a run leaves, made up: every file the report reads, as small as it can be."""
+"""A made-up run: every file that the report reads, as small as possible."""
 
 import json
 from pathlib import Path
@@ -159,7 +159,7 @@ def make_patches(source):
 
 @pytest.fixture
 def project(tmp_path):
-    """A project whose run is complete but for what is optional."""
+    """A project with all mandatory artifacts."""
     return fill_project(tmp_path)
 
 

@@ -12,7 +12,7 @@ def test_honest_measurements_are_of_the_primary_pairing_with_their_intervals(pro
     assert found["resnet18", "accuracy", ""] == Estimate(0.9, 0.8, 0.9500000000000001)
     assert found["fusion", "auprc/mitosis", "resnet18"] == Estimate(0.01, -0.02, 0.03)
     assert not [key for key in found if "label_aligned" in key[0]]
-    # Without pairs the ends are set against each other: 0.70 - 0.85, 0.85 - 0.70.
+    # Without pairs opposite ends are subtracted: 0.70 - 0.85, 0.85 - 0.70.
     less = found["xgboost", "auroc/macro", "mlp"]
     assert (round(less.low, 6), round(less.high, 6)) == (-0.15, 0.15)
 
@@ -43,7 +43,7 @@ def test_papers_protocol_is_its_split_and_pairs_that_follow_the_label(project):
     assert found[AUPRC].value == 0.4
 
 
-def test_map_is_held_against_the_area(project):
+def test_map_is_compared_with_the_area(project):
     path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
     path.parent.mkdir(parents=True)
     write_json({"cam_mass_inside": ENTRY}, path)

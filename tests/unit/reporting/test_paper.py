@@ -57,7 +57,7 @@ def test_what_only_the_papers_protocol_reaches_does_not_hold():
     assert "only the paper's protocol reaches it" in found.reason
 
 
-def test_measurement_does_not_mend_what_the_paper_contradicts():
+def test_a_measurement_cannot_rescue_a_contradicted_claim():
     found = judge(("fusion", "accuracy", ""), Estimate(0.999, 0.998, 1.0))
     assert found.verdict == "contradicts itself"
     assert found.reason.endswith("measured: holds")

@@ -41,7 +41,7 @@ def refuse(*_, **__):
     raise AssertionError("encoded again")
 
 
-def test_a_picture_is_shrunk_once_and_anew_when_it_changes(tmp_path, monkeypatch):
+def test_a_picture_is_shrunk_once_and_again_when_it_changes(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     Image.fromarray(noise).save(path)

@@ -46,7 +46,7 @@ def render(root):
     return html, Page(html)
 
 
-def test_every_figure_has_alternative_text_and_lies_in_the_page(project):
+def test_every_figure_has_alternative_text_and_is_embedded(project):
     _, page = render(project)
     images = page.all("img")
     assert len(images) > 6
@@ -129,7 +129,7 @@ def make_alarms(raised):
     }
 
 
-def test_alarms_stand_at_the_top_with_what_to_do(project):
+def test_alarms_come_first_with_their_remedies(project):
     alarm = {
         "name": "shared[patients]",
         "model": None,
@@ -146,7 +146,7 @@ def test_alarms_stand_at_the_top_with_what_to_do(project):
     assert "No other alarm" not in top
 
 
-def test_no_alarm_lists_the_checks_made_and_none_made_is_no_all_clear(project):
+def test_without_alarms_the_passed_checks_are_listed_and_missing_checks_reported(project):
     _, page = render(project)
     assert "The alarms were not checked" in page.text
     assert "No alarm" not in page.text
@@ -156,7 +156,7 @@ def test_no_alarm_lists_the_checks_made_and_none_made_is_no_all_clear(project):
     assert "1 of 1 checks passed: scaler." in page.text
 
 
-def test_optional_parts_are_said_not_to_have_run(project):
+def test_optional_parts_are_marked_as_not_run(project):
     _, page = render(project)
     assert "Cross-validation by case: not run" in page.text
     assert "make evidence" in page.text
@@ -172,7 +172,7 @@ def test_everything_missing_is_listed_at_once(project):
     assert "Run dvc repro cohort" in str(raised.value)
 
 
-def test_documents_are_the_same_for_the_same_run_and_know_nothing_of_git(project):
+def test_documents_are_reproducible_and_independent_of_git(project):
     documents = write_documents(project)
     assert set(documents) == {"data_sheet_images.md", "data_sheet_patients.md", "tripod_ai.md"}
     (project / "dvc.lock").write_text("another run\n")
@@ -195,7 +195,7 @@ def test_report_is_written_without_heavy_libraries(project):
     assert (project / "reports/index.html").stat().st_size < 1_000_000
 
 
-def test_seconds_of_the_stages_stand_under_provenance_the_longest_first(project):
+def test_provenance_lists_seconds_by_stage_longest_first(project):
     write_json({"start_up": 1.0, "work": 2.0}, project / ".histofuse/seconds/patches.json")
     write_json({"start_up": 1.5, "work": 40.0}, project / ".histofuse/seconds/embed.json")
     _, page = render(project)

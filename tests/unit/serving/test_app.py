@@ -44,13 +44,13 @@ LARGER = [b"x" * 4 * 1024 * 1024] * 3
 
 
 @pytest.mark.parametrize("stated", [{"content-length": str(12 * 1024 * 1024)}, {}])
-def test_a_body_that_is_too_large_is_thrown_away_and_refused(stated):
+def test_a_body_that_is_too_large_is_discarded_and_refused(stated):
     status, body, read = ask(LARGER, (("content-type", "application/json"), *stated.items()))
     assert (status, read) == (413, 3)
     assert "at most 10 MiB" in json.loads(body)["message"]
 
 
-def test_a_body_that_never_ends_is_not_received_for_ever():
+def test_an_endless_body_is_cut_off():
     status, _, read = ask(LARGER * 100)
     assert status == 413
     assert read < 30

@@ -50,13 +50,13 @@ def test_one_patch_in_many_forms(cell):
     np.testing.assert_array_equal(read(cell)[0], STORED)
 
 
-def test_jpeg_is_near():
+def test_jpeg_is_close_to_the_original():
     smooth = np.full((SIDE, SIDE, 3), (200, 100, 50), np.uint8)
     found = read(encode(smooth, "JPEG", quality=95))[0]
     assert np.abs(found.astype(int) - smooth[0, 0]).max() < 4
 
 
-def test_forms_may_stand_side_by_side():
+def test_forms_may_be_mixed():
     np.testing.assert_array_equal(read(PATCH, encode(STORED)), np.stack([STORED, STORED]))
 
 
@@ -96,7 +96,7 @@ def test_what_is_no_patch_is_named_by_its_row(cell, problem):
         read(PATCH, cell)
 
 
-def test_all_rows_are_told_by_their_labels():
+def test_faulty_rows_are_named_by_their_labels():
     cells = pd.Series([PATCH, None, b"no"], index=["a", "b", "c"], dtype=object)
     with pytest.raises(InputError) as error:
         read_patches(cells, SIDE, MARGIN)

@@ -53,7 +53,7 @@ def test_too_few_rows_and_too_many(served, rows, problem):
     assert body["faults"][0]["problem"] == problem
 
 
-def test_a_fault_in_here_is_reported_as_one_of_the_server(served, patches, monkeypatch, caplog):
+def test_a_failure_of_the_model_is_reported_as_a_server_error(served, patches, monkeypatch, caplog):
     def fail(pairs, **asked):
         raise RuntimeError("out of memory")
 
@@ -64,7 +64,7 @@ def test_a_fault_in_here_is_reported_as_one_of_the_server(served, patches, monke
     assert "out of memory" in caplog.text
 
 
-def test_explanations_come_if_asked_for(served, patches, patients):
+def test_explanations_are_returned_on_request(served, patches, patients):
     inputs = patients.assign(image=[*patches])
     plain = served.answer(inputs, {"gradcam": False, "shap": False})
     assert {"gradcam", "shap"}.isdisjoint(plain)
@@ -84,7 +84,7 @@ def test_everything_is_loaded_before_the_first_request(served):
         assert {"model", "decision"} <= {*vars(part)}
 
 
-def test_many_clients_at_once_get_each_their_own_answer(served, patches, patients):
+def test_simultaneous_clients_each_get_their_own_answer(served, patches, patients):
     inputs = patients.assign(image=[*patches])
     expected = served.answer(inputs)
     found = {}
@@ -171,7 +171,7 @@ def test_other_kinds_are_merged_too(request, kind, patches, patients):
     pd.testing.assert_frame_equal(predictor.answer(merged), expected, check_exact=True)
 
 
-def test_one_that_fails_takes_no_other_along(served, patches, monkeypatch):
+def test_a_failing_request_does_not_fail_the_others(served, patches, monkeypatch):
     real = served.predictor.answer
 
     def answer(read, **asked):
@@ -201,5 +201,5 @@ def test_one_that_fails_takes_no_other_along(served, patches, monkeypatch):
     assert found[3] == 500
 
 
-def test_what_is_no_table_is_refused(served):
+def test_input_that_is_no_table_is_refused(served):
     assert refuse(served, ["a"])[1]["faults"][0]["problem"] == "is a list"

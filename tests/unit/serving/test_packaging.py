@@ -86,7 +86,7 @@ def test_the_signature_names_what_goes_in_and_comes_out(fusion, image, tabular, 
 
 
 @pytest.mark.parametrize("kind", ["fusion", "image", "tabular"])
-def test_the_example_is_of_nobody_and_is_answered(request, kind, store, tmp_path, patients):
+def test_the_example_shows_no_patient_and_is_answered(request, kind, store, tmp_path, patients):
     folder = stage(request.getfixturevalue(kind), store, tmp_path / "saved")
     text = (folder / "serving_input_example.json").read_text()
     split = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -117,7 +117,7 @@ def test_numbers_of_any_type_and_arrays_in_place_of_files(fusion, store, tmp_pat
     assert rows["age_years"].dtype == np.int64
 
 
-def test_row_level_files_stay_behind(fusion, store, tmp_path):
+def test_row_level_files_are_left_out(fusion, store, tmp_path):
     (fusion.patient.path / "predictions.parquet").write_bytes(b"patients")
     with pytest.raises(BundleError):
         open_bundle(fusion.patient.path)  # it was no part of the bundle, and is now
@@ -126,7 +126,7 @@ def test_row_level_files_stay_behind(fusion, store, tmp_path):
     assert not list(folder.rglob("*.parquet"))
 
 
-def test_an_encoder_that_is_not_beside_its_model_comes_from_the_registry(
+def test_an_encoder_that_is_not_packaged_comes_from_the_registry(
     fusion, store, tmp_path, monkeypatch
 ):
     elsewhere = fusion.image.path.rename(tmp_path / "elsewhere")

@@ -131,7 +131,7 @@ def test_a_record_that_lacks_a_column_is_refused_and_not_answered_by_the_image(f
     assert "metastatic" in str(error.value)
 
 
-def test_faults_of_patches_and_records_are_told_together(fusion, patches, patients):
+def test_faults_of_patches_and_records_are_listed_together(fusion, patches, patients):
     rows = patients.astype({"age_years": object}).assign(image=[*patches[:3], None])
     rows.loc[1, "age_years"] = "fifty"
     with pytest.raises(InputError) as error:

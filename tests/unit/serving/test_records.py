@@ -14,7 +14,7 @@ def make(**columns):
     return pd.DataFrame(given)
 
 
-def test_columns_come_in_the_order_of_their_kinds_and_others_stay_behind():
+def test_columns_follow_the_order_of_their_kinds_and_others_are_dropped():
     given = make()[["sex", "metastatic", "age_years"]].assign(shoe_size=43).set_axis([4, 2])
     records = read_records(given, KINDS)
     assert list(records) == list(KINDS)
@@ -62,7 +62,7 @@ def test_a_long_text_is_not_repeated():
     assert len(str(error.value)) < 200
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_listed_at_once():
     given = make(age_years=["a", "b"], metastatic=[3, 1], sex=[1, 2])
     with pytest.raises(InputError) as error:
         read_records(given, KINDS)

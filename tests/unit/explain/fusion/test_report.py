@@ -1,4 +1,4 @@
-"""A fused decision taken apart by hand, and the cards of a small project."""
+"""A fused decision decomposed by hand, and the cards of a small project."""
 
 import json
 
@@ -137,7 +137,7 @@ def test_the_margin_is_that_of_the_predictions(cases):
     assert found.additivity_error < 1e-3
 
 
-def test_cards_hold_what_the_model_said_and_add_up(cases, params, small_project):
+def test_cards_show_the_models_answer_and_add_up(cases, params, small_project):
     patches = cases.make_patches(small_project.root / "data/patches")
     rows = cases.predictions.head(3).assign(number=1)
     for (_, card), (_, row) in zip(
@@ -176,7 +176,7 @@ def test_cards_and_shares_are_written_and_the_same_twice(cases, params, small_pr
     assert load_json(tmp_path / "a" / "summary.json")["model"] == "fusion_label_blind"
 
 
-def test_a_model_without_prediction_sets_is_said(tmp_path):
+def test_a_model_without_prediction_sets_is_refused(tmp_path):
     write_json({"models": {}}, tmp_path / "assessment.json")
     with pytest.raises(InputError, match=r"models\.fusion\.conformal: missing"):
         load_conformal(tmp_path / "assessment.json", "fusion")

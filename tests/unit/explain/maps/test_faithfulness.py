@@ -120,7 +120,7 @@ def networks():
     )
 
 
-def test_a_trained_network_is_told_from_an_untrained_one(networks):
+def test_scores_separate_a_trained_network_from_an_untrained_one(networks):
     trained, untrained = (
         examine(model, corner=False) for model in (networks.centre, networks.untrained)
     )

@@ -88,7 +88,7 @@ def write_inputs(folder: Path, count: int = 6) -> Patches:
     return Patches(mapper, folder, predictions, lambda z: softmax(z, axis=1))
 
 
-def test_the_gallery_lies_in_class_named_folders_and_is_the_same_twice(tmp_path):
+def test_the_gallery_is_in_folders_by_class_and_reproducible(tmp_path):
     patches = write_inputs(tmp_path / "patches")
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):

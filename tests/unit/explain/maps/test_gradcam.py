@@ -77,7 +77,7 @@ def test_evidence_against_the_class_is_left_out_of_a_map(red_is_mitosis):
     assert maps[0, 3, 3] == 0
 
 
-def test_frozen_weights_are_explained_all_the_same(red_is_mitosis):
+def test_frozen_weights_are_explained_too(red_is_mitosis):
     images = torch.rand(1, 3, 8, 8)
     before = explain(red_is_mitosis, images, torch.tensor([0]))
     red_is_mitosis.requires_grad_(False)

@@ -69,7 +69,7 @@ def make_network(outputs):
     return MlpModel(FEATURES, network.eval().requires_grad_(False))
 
 
-def test_tree_shap_adds_up_and_blames_the_features_that_matter(booster):
+def test_tree_shap_adds_up_and_finds_the_features_that_matter(booster):
     rows = make_rows(50, seed=1, missing=0.2)
     found = compute_attributions(booster, rows, make_rows())
     assert found.additivity_error < 1e-5
@@ -93,7 +93,7 @@ def test_deep_shap_adds_up_and_leaves_the_network_alone(outputs):
     assert not model.network.output._forward_hooks
 
 
-def test_deep_shap_comes_near_the_shapley_values_of_brute_force():
+def test_deep_shap_is_close_to_shapley_values_by_brute_force():
     model = make_network(1)
     background, rows = make_rows(30), make_rows(12, seed=2)
     found = compute_attributions(model, rows, background)
@@ -217,7 +217,7 @@ def case(joined, tmp_path_factory):
     return SimpleNamespace(encoder=encoder, tables=tables, bundles=bundles)
 
 
-def test_columns_are_called_by_their_real_names(case):
+def test_columns_have_their_real_names(case):
     labels = label_features(case.encoder, SPECS)
     assert {column: label.text for column, label in labels.items()} == {
         "age_years": "Age",
@@ -234,7 +234,7 @@ def test_columns_are_called_by_their_real_names(case):
 
 
 @pytest.mark.parametrize("kind", ["logistic_regression", "xgboost"])
-def test_values_are_those_of_the_record_and_its_gaps(case, joined, kind):
+def test_values_are_those_of_the_record_and_missing_where_it_is(case, joined, kind):
     rows = explain_rows(case.bundles[kind], case.tables, SPECS, SIZES)
     record = joined.set_index("hadm_id").loc[rows.encoded["hadm_id"]]
     for column in ("age_years", "albumin_mean", "g_csf"):
@@ -243,7 +243,7 @@ def test_values_are_those_of_the_record_and_its_gaps(case, joined, kind):
     assert rows.natural["albumin_mean"].isna().any()
 
 
-def test_values_are_written_with_unit_and_with_what_stands_for_a_gap(case):
+def test_values_are_written_with_unit_or_with_what_replaces_a_missing_one(case):
     labels = label_features(case.encoder, SPECS)
     albumin = labels["albumin_mean"]
     assert albumin.describe_value(3.25, 0.0) == "3.25 g/dL"

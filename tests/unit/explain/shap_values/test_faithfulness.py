@@ -1,4 +1,4 @@
-"""SHAP values against KernelSHAP and brute force, and how far their ranking holds."""
+"""SHAP values compared with KernelSHAP and brute force, and the stability of their ranking."""
 
 import numpy as np
 import pandas as pd
@@ -47,12 +47,12 @@ def test_deepshap_of_a_small_network_agrees_with_kernelshap(model):
     assert difference == pytest.approx(np.abs(fast.values - kernel).max())
     assert difference < 0.35 * np.ptp(kernel)
     assert found["kernel_shap_rank_correlation"].value > 0.8
-    # Values of another row are no explanation, and the measure says so.
+    # Values of another row are no explanation, and the measure shows it.
     wrong = compare_with_kernel(np.roll(fast.values, 3, axis=1), kernel, BOOTSTRAP)
     assert wrong["kernel_shap_rank_correlation"].value < 0.5
 
 
-def test_kernelshap_is_the_same_twice_and_leaves_the_random_numbers_alone(model):
+def test_kernelshap_is_reproducible_and_keeps_the_global_random_state(model):
     rows, background = make_rows(2, 1).to_numpy(), make_rows(8, 2).to_numpy()
     np.random.seed(0)
     first = explain_by_kernel(model.logits, rows, background, 3)
@@ -68,7 +68,7 @@ def test_rank_correlation_is_that_of_scipy():
         assert found == pytest.approx(spearmanr(a[row], b[row])[0])
 
 
-def test_a_ranking_that_hangs_on_few_rows_is_less_stable():
+def test_a_ranking_that_depends_on_few_rows_is_less_stable():
     rng = np.random.default_rng(0)
     steady = rng.normal(size=(200, 20)) * np.linspace(1, 3, 20)
     fickle = np.where(rng.random((200, 20)) < 0.01, rng.normal(size=(200, 20)) * 50, 0.01)
@@ -79,7 +79,7 @@ def test_a_ranking_that_hangs_on_few_rows_is_less_stable():
     assert sure["top_10_overlap"].low <= sure["top_10_overlap"].value <= 1
 
 
-def test_one_row_has_no_stability_and_says_so():
+def test_one_row_has_no_stability_but_a_note():
     found = measure_stability(np.ones((1, 4)), BOOTSTRAP)["rank_stability"]
     assert found.value is None
     assert "nothing to rank" in found.note

@@ -61,7 +61,7 @@ def test_a_variable_has_its_clinical_meaning_and_unit(encoder):
     assert found["haemoglobin"].columns[-1].column == "haemoglobin_missing"
 
 
-def test_a_category_is_written_by_name_and_its_gap_told(encoder):
+def test_a_category_is_written_by_name_even_where_it_is_missing(encoder):
     insurance = describe_variables(encoder, SPECS)["insurance"]
     columns = list(insurance.categories)
     known, gap = pd.Series([0.0, 1.0, 0.0], columns), pd.Series([np.nan] * 3, columns)
