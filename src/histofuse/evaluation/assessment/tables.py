@@ -16,6 +16,7 @@ from histofuse.evaluation.assessment.assess import (
     has_strangers,
 )
 from histofuse.evaluation.assessment.calibration import ALL
+from histofuse.evaluation.assessment.operating_points import RATES
 from histofuse.evaluation.assessment.subgroups import Attribute
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.results import Facts
@@ -24,6 +25,21 @@ from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
 Row = dict[str, Cell]
+# Of columns whose name in words is not the heading.
+_HEADINGS: Final = {
+    "brier_change": "Change",
+    "ece_before": "ECE before",
+    "ece_after": "ECE after",
+    "ece_change": "Change",
+    "aim": "Aim on validation",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "single": "One class",
+    "full": "All classes",
+    "attribute": "By",
+    "auroc": "AUROC",
+    "false_positive_rate": "FPR",
+}
 _FEW_CASES: Final = "With fewer than ten cases an interval says little."
 
 
@@ -57,43 +73,25 @@ def make_assessment_tables(
     ]
 
 
+def _make_table(name: str, caption: str, rows: list[Row], notes: list[str]) -> Table:
+    columns = rows[0] if rows else ()
+    headings = {c: _HEADINGS.get(c, show_name(c).capitalize()) for c in columns}
+    return Table(name, caption, headings, rows, notes)
+
+
 def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
-    headings = {
-        "model": "Model",
-        "class": "Class",
-        "brier_before": "Brier before",
-        "brier_after": "Brier after",
-        "brier_change": "Change",
-        "ece_before": "ECE before",
-        "ece_after": "ECE after",
-        "ece_change": "Change",
-        "reliability": "Reliability",
-        "resolution": "Resolution",
-        "uncertainty": "Uncertainty",
-        "within_bins": "Within bins",
-    }
     rows: list[Row] = []
     for a in assessments:
         for name, quality in a.quality.items():
-            before, after, change = quality.before, quality.after, quality.change
+            row: Row = {"model": a.result.title, "class": "all" if name == ALL else show_name(name)}
+            sides = {"before": quality.before, "after": quality.after, "change": quality.change}
+            for metric in ("brier", "ece"):
+                row |= {f"{metric}_{side}": of[metric] for side, of in sides.items()}
+            after = quality.after
+            row |= {part: after[part] for part in ("reliability", "resolution", "uncertainty")}
             variance = after["within_bin_variance"].value or 0.0
-            within = variance - (after["within_bin_covariance"].value or 0.0)
-            rows.append(
-                {
-                    "model": a.result.title,
-                    "class": "all" if name == ALL else show_name(name),
-                    "brier_before": before["brier"],
-                    "brier_after": after["brier"],
-                    "brier_change": change["brier"],
-                    "ece_before": before["ece"],
-                    "ece_after": after["ece"],
-                    "ece_change": change["ece"],
-                    "reliability": after["reliability"],
-                    "resolution": after["resolution"],
-                    "uncertainty": after["uncertainty"],
-                    "within_bins": within,
-                }
-            )
+            row["within_bins"] = variance - (after["within_bin_covariance"].value or 0.0)
+            rows.append(row)
     notes = [
         "Before: the softmax of the logits. After: calibrated on validation rows. Lower is better, "
         "but for resolution.",
@@ -102,65 +100,39 @@ def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
         "A class is compared with the rest. All: the Brier score is the sum over the classes, ECE "
         "is about the largest probability.",
     ]
-    return Table("calibration", "Calibration before and after", headings, rows, notes)
+    return _make_table("calibration", "Calibration before and after", rows, notes)
 
 
 def _make_operating_table(assessments: Sequence[Assessment]) -> Table:
-    headings = {
-        "model": "Model",
-        "class": "Class",
-        "aim": "Aim on validation",
-        "threshold": "Threshold",
-        "sensitivity": "Sensitivity",
-        "specificity": "Specificity",
-        "ppv": "PPV",
-        "npv": "NPV",
-        "flagged": "Flagged",
-    }
     rows: list[Row] = []
     for a in assessments:
         for p in a.operating_points:
-            found: Row = {n: p.rates.get(n) for n in list(headings)[4:]}
-            aim = f"{p.aim} {p.target:.0%}"
-            row: Row = {"model": a.result.title, "class": show_name(a.focus), "aim": aim}
-            rows.append(row | {"threshold": p.threshold} | found)
+            row: Row = {"model": a.result.title, "class": show_name(a.focus)}
+            row |= {"aim": f"{p.aim} {p.target:.0%}", "threshold": p.threshold}
+            rows.append(row | {rate: p.rates.get(rate) for rate in RATES})
     notes = [
         "Each threshold was chosen on validation rows and then applied: the rate aimed at and the "
         "rate reached differ. Intervals are for the chosen threshold.",
         "PPV and NPV are those of the share of the class in these rows; PPV is not defined where "
         "nothing is flagged.",
     ]
-    return Table("operating_points", "Operating points", headings, rows, notes)
+    return _make_table("operating_points", "Operating points", rows, notes)
 
 
 def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentParams) -> Table:
-    headings = {
-        "model": "Model",
-        "score": "Score",
-        "class": "Class",
-        "quantile": "Quantile",
-        "coverage": "Coverage",
-        "mean_size": "Mean size",
-        "empty": "Empty",
-        "single": "One class",
-        "full": "All classes",
-    }
     rows: list[Row] = []
     for a in assessments:
         classes = a.result.model.classes
         for score, coverage in a.coverage.items():
             start: Row = {"model": a.result.title, "score": score}
-            sizes: Row = {n: coverage.intervals[n] for n in list(headings)[5:]}
-            whole: Row = {
-                "class": "all",
-                "quantile": "",
-                "coverage": coverage.intervals["coverage/all"],
+            sizes: Row = {
+                n: coverage.intervals[n] for n in ("mean_size", "empty", "single", "full")
             }
-            rows.append(start | whole | sizes)
-            for name, quantile in zip(classes, coverage.rule.quantiles, strict=True):
-                one: Row = {"class": show_name(name), "quantile": quantile}
-                one["coverage"] = coverage.intervals[f"coverage/{name}"]
-                rows.append(start | one | dict.fromkeys(sizes, ""))
+            quantiles = zip(("all", *classes), ("", *coverage.rule.quantiles), strict=True)
+            for name, quantile in quantiles:
+                row: Row = {"class": show_name(name), "quantile": quantile}
+                row["coverage"] = coverage.intervals[f"coverage/{name}"]
+                rows.append(start | row | (sizes if name == "all" else dict.fromkeys(sizes, "")))
     notes = [
         f"Asked for: the true class in {params.coverage:.0%} of the sets, over all rows (lac, aps) "
         "or in each class (lac_by_class).",
@@ -168,24 +140,10 @@ def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentP
         "A class without a quantile under lac_by_class had too few validation rows and is in every "
         "set; sizes are of the sets of all rows.",
     ]
-    return Table("conformal", "Prediction sets", headings, rows, notes)
+    return _make_table("conformal", "Prediction sets", rows, notes)
 
 
 def _make_subgroup_table(assessments: Sequence[Assessment], facts: Facts) -> Table:
-    headings = {
-        "model": "Model",
-        "attribute": "By",
-        "subgroup": "Subgroup",
-        "rows": "Rows",
-        "patients": "Patients",
-        "positives": "Positives",
-        "auroc": "AUROC",
-        "recall": "Recall",
-        "false_positive_rate": "FPR",
-        "predicted": "Predicted",
-        "observed": "Observed",
-        "note": "Note",
-    }
     rows: list[Row] = []
     for a in assessments:
         for attribute, found in (a.subgroups or {}).items():
@@ -199,7 +157,7 @@ def _make_subgroup_table(assessments: Sequence[Assessment], facts: Facts) -> Tab
     ]
     if any(has_strangers(a, facts) for a in assessments):
         notes.append(f"Fusion: {STRANGERS}")
-    return Table("subgroups", "Subgroups of patients", headings, rows, notes)
+    return _make_table("subgroups", "Subgroups of patients", rows, notes)
 
 
 def _list_subgroups(attribute: Attribute) -> list[Row]:
