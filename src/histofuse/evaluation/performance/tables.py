@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofuse.core.artifacts import write_text
@@ -66,99 +66,97 @@ def make_tables(
 
 # Column name to heading and metric.
 Columns = dict[str, tuple[str, str]]
-DECLARED = {"leaky": "Leaky", "data": "Data"}
-
-
-def _focus_on(name: str) -> Columns:
-    """Make the columns that lead: how well a rare class is found."""
-    shown = show_name(name).capitalize()
-    return {
-        f"{name}_auprc": (f"{shown} AUPRC", f"auprc/{name}"),
-        f"{name}_recall": (f"{shown} recall", f"recall/{name}"),
-        f"{name}_f1": (f"{shown} F1", f"f1/{name}"),
-    }
-
-
-def _head(columns: Columns) -> dict[str, str]:
-    return {"model": "Model"} | {c: h for c, (h, _) in columns.items()} | DECLARED
-
-
-# --- the paper's tables -------------------------------------------------------------------------
-
+_FOCUSED: Columns = {
+    "auprc": ("AUPRC", "auprc"),
+    "recall": ("recall", "recall"),
+    "f1": ("F1", "f1"),
+    "precision": ("precision", "precision"),
+    "auc": ("AUC", "auroc"),
+}
+_MACRO_AUC: Columns = {"macro_auc": ("Macro AUC", "auroc/macro")}
+_MACRO_F1: Columns = {"macro_f1": ("Macro F1", "f1/macro")}
+_ACCURACY: Columns = {"accuracy": ("Accuracy", "accuracy")}
 PAPER_COLUMNS: Columns = {
     "precision": ("Precision", "precision/macro"),
     "recall": ("Recall", "recall/macro"),
     "f1": ("F1-Score", "f1/macro"),
     "roc_auc": ("ROC-AUC", "auroc/macro"),
-    "accuracy": ("Accuracy", "accuracy"),
+    **_ACCURACY,
 }
+_MEANS = "Precision, recall, F1 and ROC-AUC are plain means over the classes."
+
+
+def _focus_on(name: str, *others: str) -> Columns:
+    """Make the columns that lead: AUPRC, recall, F1 and other scores of a rare class."""
+    shown = show_name(name).capitalize()
+    chosen = {score: _FOCUSED[score] for score in ("auprc", "recall", "f1", *others)}
+    return {f"{name}_{s}": (f"{shown} {h}", f"{m}/{name}") for s, (h, m) in chosen.items()}
+
+
+def _head(columns: Columns) -> dict[str, str]:
+    headings = {column: heading for column, (heading, _) in columns.items()}
+    return {"model": "Model"} | headings | {"leaky": "Leaky", "data": "Data"}
+
+
+def _list_rows(
+    results: Sequence[Result], columns: Columns, of: Mapping[str, Mapping[str, Interval]]
+) -> list[dict[str, Cell]]:
+    return [
+        {"model": r.title}
+        | {column: of[r.name].get(metric) for column, (_, metric) in columns.items()}
+        | {"leaky": r.leaky or "no", "data": r.data}
+        for r in results
+    ]
+
+
+def _complete(table: Table, results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+    """Add to caption and notes what must be said of any table."""
+    caption = f"{table.caption}, {facts.split} split."
+    if any(r.simulated for r in results):
+        caption += " Simulated data: no patients, no claim."
+    notes = describe_data(results, facts) + explain_intervals(results, intervals, facts)
+    return replace(table, caption=caption, notes=[*table.notes, *notes])
+
+
+# --- the paper's tables -------------------------------------------------------------------------
 
 
 def make_image_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 1: image models on patches."""
     columns = _focus_on(find_focus(results) or "minority") | PAPER_COLUMNS
-    return _make_paper_table(
-        ("table1_image", "Table 1. Image models"), columns, results, facts, intervals
-    )
+    rows = _list_rows(results, columns, intervals.of)
+    table = Table("table1_image", "Table 1. Image models", _head(columns), rows, [_MEANS])
+    return _complete(table, results, facts, intervals)
 
 
 def make_tabular_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 2: models on health records."""
     target = results[0].model.classes[1] if results else "target"
-    caption = f"Table 2. Models on health records, target {target}"
     columns = _focus_on(target) | PAPER_COLUMNS
-    return _make_paper_table(("table2_tabular", caption), columns, results, facts, intervals)
-
-
-def _make_paper_table(
-    named: tuple[str, str],
-    columns: Columns,
-    results: Sequence[Result],
-    facts: Facts,
-    intervals: Intervals,
-) -> Table:
-    name, caption = named
-    rows = [{"model": r.title, **_read(r, columns, intervals), **_declare(r)} for r in results]
-    notes = ["Precision, recall, F1 and ROC-AUC are plain means over the classes."]
-    notes += describe_data(results, facts) + explain_intervals(results, intervals, facts)
-    return Table(name, _caption(caption, results, facts), _head(columns), rows, notes)
+    rows = _list_rows(results, columns, intervals.of)
+    caption = f"Table 2. Models on health records, target {target}"
+    table = Table("table2_tabular", caption, _head(columns), rows, [_MEANS])
+    return _complete(table, results, facts, intervals)
 
 
 def make_overview(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make Table 3: all models, those on patches with the class that counts most."""
     focus = find_focus(results)
-    leading = _focus_on(focus) if focus else {}
-    if focus:
-        leading[f"{focus}_auc"] = (f"{show_name(focus).capitalize()} AUC", f"auroc/{focus}")
-    rest: Columns = {
-        "macro_auc": ("Macro AUC", "auroc/macro"),
-        "macro_f1": ("Macro F1", "f1/macro"),
-        "accuracy": ("Accuracy", "accuracy"),
-    }
-    rows: list[dict[str, Cell]] = []
-    for result in results:
-        on_patches = result.model.on_patches
-        first = (
-            _read(result, leading, intervals)
-            if on_patches
-            else dict.fromkeys(leading, NOT_APPLICABLE)
-        )
-        others = _read(result, rest, intervals)
-        rows.append({"model": _name_modality(result), **first, **others, **_declare(result)})
-    notes = []
-    if any(not r.model.on_patches for r in results):
-        notes.append(
-            "NA: models on health records classify no patches. Their rows and the rows on patches "
-            "answer different questions and are not to be ranked together."
-        )
-    caption = _caption("Table 3. All models", results, facts)
-    notes += describe_data(results, facts) + explain_intervals(results, intervals, facts)
-    return Table("table3_all", caption, _head(leading | rest), rows, notes)
-
-
-def _name_modality(result: Result) -> str:
+    leading = _focus_on(focus, "auc") if focus else {}
+    columns = leading | _MACRO_AUC | _MACRO_F1 | _ACCURACY
+    rows = _list_rows(results, columns, intervals.of)
     suffix = {"image": " (image only)", "tabular": " (health record only)", "fusion": ""}
-    return result.title + suffix[result.model.kind]
+    notes = []
+    for row, result in zip(rows, results, strict=True):
+        row["model"] = result.title + suffix[result.model.kind]
+        if not result.model.on_patches:
+            row.update(dict.fromkeys(leading, NOT_APPLICABLE))
+            notes = [
+                "NA: models on health records classify no patches. Their rows and the rows on "
+                "patches answer different questions and are not to be ranked together."
+            ]
+    table = Table("table3_all", "Table 3. All models", _head(columns), rows, notes)
+    return _complete(table, results, facts, intervals)
 
 
 # --- beyond the paper ---------------------------------------------------------------------------
@@ -167,21 +165,13 @@ def _name_modality(result: Result) -> str:
 def make_minority_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
     """Make the table that says most of the rarest class."""
     focus = find_focus(results) or "minority"
-    shown = show_name(focus).capitalize()
-    columns = _focus_on(focus) | {
-        f"{focus}_precision": (f"{shown} precision", f"precision/{focus}"),
-        f"{focus}_auc": (f"{shown} AUC", f"auroc/{focus}"),
-        "macro_f1": ("Macro F1", "f1/macro"),
-        "macro_auc": ("Macro AUC", "auroc/macro"),
-        "brier": ("Brier", "brier"),
-        "ece": ("ECE", "ece"),
-        "accuracy": ("Accuracy", "accuracy"),
-    }
-    rows = [{"model": r.title, **_read(r, columns, intervals), **_declare(r)} for r in results]
-    caption = _caption(f"{shown} first: models on patches", results, facts)
-    notes = [*_describe_chance(results, facts, focus), *describe_data(results, facts)]
-    notes += explain_intervals(results, intervals, facts)
-    return Table(focus, caption, _head(columns), rows, notes)
+    columns = _focus_on(focus, "precision", "auc") | _MACRO_F1 | _MACRO_AUC
+    columns |= {"brier": ("Brier", "brier"), "ece": ("ECE", "ece")} | _ACCURACY
+    rows = _list_rows(results, columns, intervals.of)
+    caption = f"{show_name(focus).capitalize()} first: models on patches"
+    chance = _describe_chance(results, facts, focus)
+    table = Table(focus, caption, _head(columns), rows, chance)
+    return _complete(table, results, facts, intervals)
 
 
 def _describe_chance(results: Sequence[Result], facts: Facts, focus: str) -> list[str]:
@@ -197,31 +187,19 @@ def _describe_chance(results: Sequence[Result], facts: Facts, focus: str) -> lis
 def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals) -> Table:
     """Make the table of fusion models less the image model they are built on, patch by patch."""
     image = comparison.image
-    focus = find_focus([image]) or "minority"
-    columns = _focus_on(focus) | {
-        f"{focus}_auc": (f"{show_name(focus).capitalize()} AUC", f"auroc/{focus}"),
-        "macro_f1": ("Macro F1", "f1/macro"),
-        "macro_auc": ("Macro AUC", "auroc/macro"),
-        "accuracy": ("Accuracy", "accuracy"),
+    columns = _focus_on(find_focus([image]) or "minority", "auc")
+    columns |= _MACRO_F1 | _MACRO_AUC | _ACCURACY
+    differences = {
+        name: {metric: d.interval for metric, d in of.items()}
+        for name, of in intervals.minus_image.items()
     }
-    rows: list[dict[str, Cell]] = []
-    for result in comparison.fused:
-        less = intervals.minus_image[result.name]
-        values = {c: less[m].interval for c, (_, m) in columns.items()}
-        rows.append({"model": result.title, **values, **_declare(result)})
-    results = [image, *comparison.fused]
-    caption = _caption(f"Fusion less {image.title}: paired differences", results, facts)
-    notes = describe_data(results, facts) + explain_intervals(results, intervals, facts)
-    return Table("fusion_vs_image", caption, _head(columns), rows, notes)
+    rows = _list_rows(comparison.fused, columns, differences)
+    caption = f"Fusion less {image.title}: paired differences"
+    table = Table("fusion_vs_image", caption, _head(columns), rows, [])
+    return _complete(table, [image, *comparison.fused], facts, intervals)
 
 
 # --- what must be said --------------------------------------------------------------------------
-
-
-def _caption(text: str, results: Sequence[Result], facts: Facts) -> str:
-    simulated = any(r.simulated for r in results)
-    marked = " Simulated data: no patients, no claim." if simulated else ""
-    return f"{text}, {facts.split} split.{marked}"
 
 
 def describe_data(results: Sequence[Result], facts: Facts) -> list[str]:
@@ -240,16 +218,16 @@ def describe_data(results: Sequence[Result], facts: Facts) -> list[str]:
             f"{facts.alarm_at} or more without a declared leak is an alarm, not a success: "
             f"{', '.join(too_good)}. Look for a leak before trusting it."
         )
-    if _has_undefined(results, facts):
+    reported = [r.metrics[m] for r in results for m in r.metrics if m.startswith(f"{facts.split}/")]
+    if None in reported:
         notes.append(f"{NOT_DEFINED}: not defined, because a class has no example in the split.")
     return notes
 
 
 def _describe_splits(results: Sequence[Result], facts: Facts) -> Iterable[str]:
     for on_patches in (True, False):
-        chosen = [r for r in results if r.model.on_patches == on_patches]
-        if chosen:
-            model = chosen[0].model
+        model = next((r.model for r in results if r.model.on_patches == on_patches), None)
+        if model is not None:
             splits = sorted(model.splits, key=lambda s: s != facts.split)
             yield "; ".join(_describe_split(s, model.of(s)) for s in splits) + "."
 
@@ -268,23 +246,6 @@ def _find_too_good(results: Sequence[Result], facts: Facts) -> list[str]:
     ]
 
 
-def _has_undefined(results: Sequence[Result], facts: Facts) -> bool:
-    return any(
-        value is None and name.startswith(f"{facts.split}/")
-        for r in results
-        for name, value in r.metrics.items()
-    )
-
-
-def _read(result: Result, columns: Columns, intervals: Intervals) -> dict[str, Cell]:
-    found = intervals.of[result.name]
-    return {c: found.get(m) for c, (_, m) in columns.items()}
-
-
-def _declare(result: Result) -> dict[str, Cell]:
-    return {"leaky": result.leaky or "no", "data": result.data}
-
-
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -300,29 +261,28 @@ def render_csv(table: Table) -> str:
 
     A column of numbers with intervals is followed by their ends, ``<column>_low`` and ``_high``.
     """
+    with_ends = {
+        column
+        for column in table.headings
+        if any(isinstance(row[column], Interval) for row in table.rows)
+    }
+    ends = ("", "_low", "_high")
     text = io.StringIO()
-    writer = csv.DictWriter(text, _name_csv_columns(table), lineterminator="\n", restval="")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        column + end for column in table.headings for end in ends[: 3 if column in with_ends else 1]
+    )
     for row in table.rows:
-        cells: dict[str, Cell] = {}
-        for column in table.headings:
-            cells |= _spread(column, row[column])
-        writer.writerow({c: _render(v, decimals=4, undefined="") for c, v in cells.items()})
+        writer.writerow(
+            _render(value, decimals=4, undefined="")
+            for column in table.headings
+            for value in _spread(row[column])[: 3 if column in with_ends else 1]
+        )
     return text.getvalue()
 
 
-def _name_csv_columns(table: Table) -> list[str]:
-    names: list[str] = []
-    for column in table.headings:
-        ends = any(isinstance(row[column], Interval) for row in table.rows)
-        names += [column, f"{column}_low", f"{column}_high"] if ends else [column]
-    return names
-
-
-def _spread(column: str, cell: Cell) -> dict[str, Cell]:
-    if isinstance(cell, Interval):
-        return {column: cell.value, f"{column}_low": cell.low, f"{column}_high": cell.high}
-    return {column: cell}
+def _spread(cell: Cell) -> tuple[Cell, Cell, Cell]:
+    return (cell.value, cell.low, cell.high) if isinstance(cell, Interval) else (cell, "", "")
 
 
 def render_markdown(table: Table) -> str:
