@@ -78,7 +78,7 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
         ("Features", ", ".join(f"{n} {show_name(g)}" for g, n in groups.items())),
         (
             "Masked",
-            f"{len(run.read('masked')['masked'])} variables that would give the target away",
+            f"{len(run.read('masked')['masked'])} variables that would reveal the target",
         ),
         (
             "Quality of laboratory values",

@@ -54,21 +54,15 @@ def write_split_chapter(run: Run) -> Chapter:
     leaky = [what for what, audit in audits.items() if audit["leaky"]]
     unit = audits["Patches"]["unit"]
     if leaky:
-        verdict = Note(
-            "bad",
-            f"Leaky split: {', '.join(leaky)}",
-            ["Scores on this split are not valid results."],
-        )
+        text = "Scores on this split are not valid results."
+        verdict = Note("bad", f"Leaky split: {', '.join(leaky)}", [text])
     else:
         text = "Training, validation and test share no pixels, frames, cases or patients."
         verdict = Note("good", "Splits are disjoint", [text])
     caption = f"Overlap between splits. Patches are split by {unit}, records by patient."
-    headings = [
-        "Shared",
-        *(pair.replace("-", " and ") for pair in audits["Patches"]["shared"]),
-        "Audit",
-    ]
-    return Chapter("split", "The split", [verdict, Grid(caption, headings, rows)])
+    pairs = [pair.replace("-", " and ") for pair in audits["Patches"]["shared"]]
+    grid = Grid(caption, ["Shared", *pairs, "Audit"], rows)
+    return Chapter("split", "The split", [verdict, grid])
 
 
 def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -84,15 +78,14 @@ def _list_shared(what: str, audit: Mapping[str, Any]) -> list[list[Cell]]:
     kinds = list(dict.fromkeys(kind for shared in pairs.values() for kind in shared))
     rows: list[list[Cell]] = []
     for kind in kinds:
-        counts = [shared.get(kind, 0) for shared in pairs.values()]
-        forbidden = any(
-            n and kind in audit["forbidden"][p] for n, p in zip(counts, pairs, strict=True)
-        )
-        if not any(counts):
+        counts = {pair: shared.get(kind, 0) for pair, shared in pairs.items()}
+        if not any(counts.values()):
             mark = Mark("nothing shared", "good")
+        elif any(n and kind in audit["forbidden"][pair] for pair, n in counts.items()):
+            mark = Mark("forbidden", "bad")
         else:
-            mark = Mark("forbidden", "bad") if forbidden else Mark("allowed, but leaks", "bad")
-        rows.append([f"{what}: {show_name(kind)}", *map(show_count, counts), mark])
+            mark = Mark("allowed, but leaks", "bad")
+        rows.append([f"{what}: {show_name(kind)}", *map(show_count, counts.values()), mark])
     return rows
 
 
@@ -121,13 +114,13 @@ def _tabulate_attrition(run: Run) -> Grid:
 def _tabulate_characteristics(run: Run) -> Grid:
     names = ["subject_id", "hadm_id", "target", "age_years", "sex", "race", "insurance"]
     people = _read_columns(run.locate("patients"), names).to_pylist()
-    split_of = {
+    splits = {
         (row["subject_id"], row["hadm_id"]): row["split"]
         for row in _read_columns(run.locate("patient_splits")).to_pylist()
     }
     groups: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for person in people:
-        groups[split_of[person["subject_id"], person["hadm_id"]]].append(person)
+        groups[splits[person["subject_id"], person["hadm_id"]]].append(person)
     shown = list(groups.values())
     rows = [["Index admissions", *(show_count(len(g)) for g in shown)]]
     rows.append(_count_row(run, f"Target {show_name(run.cohort['target'])}", shown, "target", 1))
@@ -147,26 +140,26 @@ def _tabulate_characteristics(run: Run) -> Grid:
 def _count_row(
     run: Run, label: str, groups: Sequence[Sequence[Mapping[str, Any]]], column: str, value: Any
 ) -> list[str]:
-    counts = [sum(person[column] == value for person in group) for group in groups]
-    return [
-        label,
-        *(hide_small(n, len(g), run.shows_patients) for n, g in zip(counts, groups, strict=True)),
-    ]
+    counts = [(sum(person[column] == value for person in group), len(group)) for group in groups]
+    return [label, *(hide_small(n, of, run.shows_patients) for n, of in counts)]
 
 
 def _tabulate_missing(run: Run) -> list[Block]:
     table = _read_columns(run.locate("feature_table"))
-    labels = {spec["name"]: spec for spec in run.read("features")}
-    missing = {n: table.column(n).null_count / max(1, table.num_rows) for n in labels}
-    ranked = sorted(((s, n) for n, s in missing.items() if s > 0), key=lambda x: (-x[0], x[1]))
-    rows = [[_describe_feature(labels[n]), labels[n]["group"], show_percent(s)] for s, n in ranked]
+    specs = {spec["name"]: spec for spec in run.read("features")}
+    missing = {n: table.column(n).null_count / max(1, table.num_rows) for n in specs}
+    rows = []
+    for name in sorted(filter(missing.get, specs), key=lambda name: (-missing[name], name)):
+        spec = specs[name]
+        unit = f" ({spec['unit']})" if spec["unit"] else ""
+        rows.append([f"{spec['description']}{unit}", spec["group"], show_percent(missing[name])])
     encoder = run.read("encoder")
     notes = [
-        f"{len(labels)} features before encoding, {len(encoder['feature_order'])} after; "
+        f"{len(specs)} features before encoding, {len(encoder['feature_order'])} after; "
         f"{len(encoder['dropped'])} dropped because too many values were missing. "
         "Imputation and scaling are fitted on training patients only."
     ]
-    caption = f"Missing values: {len(rows)} of {len(labels)} features"
+    caption = f"Missing values: {len(rows)} of {len(specs)} features"
     headings = ["Feature", "Group", "Missing"]
     blocks: list[Block] = [
         Grid(f"{caption}, most incomplete first", headings, rows[:_MOST_MISSING], notes)
@@ -176,18 +169,12 @@ def _tabulate_missing(run: Run) -> list[Block]:
     return blocks
 
 
-def _describe_feature(spec: Mapping[str, Any]) -> str:
-    unit = f" ({spec['unit']})" if spec["unit"] else ""
-    return f"{spec['description']}{unit}"
-
-
 def _tabulate_masked(run: Run) -> Fold:
     masked = run.read("masked")["masked"]
     rows = [[show_name(m["name"]), m["group"], m["reason"]] for m in masked]
-    caption = "Masked variables, which would give the target away"
-    return Fold(
-        f"{len(rows)} variables masked", [Grid(caption, ["Variable", "Kind", "Reason"], rows)]
-    )
+    caption = "Masked variables, which would reveal the target"
+    grid = Grid(caption, ["Variable", "Kind", "Reason"], rows)
+    return Fold(f"{len(rows)} variables masked", [grid])
 
 
 def _tabulate_classes(run: Run) -> Grid:
@@ -215,22 +202,17 @@ def _show_examples(run: Run) -> Gallery:
     folder = run.locate("patch_index").parent
     index = _read_columns(run.locate("patch_index"), ["label", "shard", "row"]).to_pydict()
     margin, side = run.patches["margin_px"], run.patches["patch_px"]
+    window = slice(margin, margin + side)
     figures = []
     for name in run.patches["classes"]:
         places = [n for n, label in enumerate(index["label"]) if label == name]
         chosen = places[:: max(1, len(places) // _EXAMPLES)][:_EXAMPLES]
-        shards = {
-            s: np.load(folder / f"shard-{s:05d}.npy", mmap_mode="r")
-            for s in {index["shard"][n] for n in chosen}
-        }
-        window = slice(margin, margin + side)
-        patches = [
-            np.array(shards[index["shard"][n]][index["row"][n], window, window]) for n in chosen
-        ]
+        patches = []
+        for n in chosen:
+            shard = np.load(folder / f"shard-{index['shard'][n]:05d}.npy", mmap_mode="r")
+            patches.append(np.array(shard[index["row"][n], window, window]))
         if patches:
-            shown = show_name(name)
-            alt = f"{len(patches)} example patches of class {shown}, side by side"
-            figures.append(
-                embed_strip(patches, alt, f"{shown.capitalize()}: {len(patches)} examples")
-            )
+            shown, count = show_name(name), len(patches)
+            alt = f"{count} example patches of class {shown}, side by side"
+            figures.append(embed_strip(patches, alt, f"{shown.capitalize()}: {count} examples"))
     return Gallery(figures)

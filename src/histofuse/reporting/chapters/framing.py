@@ -32,6 +32,7 @@ from histofuse.reporting.chapters.paper import judge_run, summarise_claims
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.origin import Origin
 from histofuse.reporting.tripod import answer_items, count_answered
+from histofuse.tracking.names import flatten
 
 _REMEDIES: Final[Mapping[str, str]] = {
     "leak": "Fix the data or the split and run dvc repro; until then its scores are invalid.",
@@ -56,13 +57,13 @@ def write_summary_chapter(run: Run) -> Chapter:
 
 
 def _show_alarms(run: Run) -> Iterator[Block]:
-    found = run.read("alarms")
-    if found is None:
+    alarms = run.read("alarms")
+    if alarms is None:
         yield Note("bad", "The alarms were not checked", [f"Run {run.command('alarms')}."])
         return
     declared = run.metrics["declared"]
-    expected = [a for a in found["alarms"] if _is_declared(a, declared)]
-    raised = [a for a in found["alarms"] if a not in expected]
+    expected = [a for a in alarms["alarms"] if _is_declared(a, declared)]
+    raised = [a for a in alarms["alarms"] if a not in expected]
     if raised:
         lines = [f"{_describe_alarm(a)} {_REMEDIES[a['severity']]}" for a in raised]
         yield Note("bad", f"{_count(len(raised), 'alarm')}: no promotion", lines)
@@ -70,16 +71,16 @@ def _show_alarms(run: Run) -> Iterator[Block]:
         lines = [f"{_describe_alarm(a)} Its promotion is refused." for a in expected]
         title = f"{_count(len(expected), 'alarm')} of a control that leaks by design"
         yield Note("bad", title, lines)
-    summary = found["summary"]
+    summary = alarms["summary"]
     if summary["not_made"]:
-        missing = [c for c in found["checks"] if c["outcome"] == "not_made"]
+        missing = [c for c in alarms["checks"] if c["outcome"] == "not_made"]
         title = f"{_count(len(missing), 'check')} could not be run"
         yield Note("warn", title, [_describe_alarm(c) for c in missing])
-    names = sorted({name_check(c["name"]) for c in found["checks"] if c["outcome"] == "passed"})
-    title = "No alarm" if not found["alarms"] else "No other alarm"
-    line = f"{summary['passed']} of {summary['checks']} checks passed: {', '.join(names)}."
     if not raised:
-        yield Note("good", title, [line])
+        passed = {name_check(c["name"]) for c in alarms["checks"] if c["outcome"] == "passed"}
+        count = f"{summary['passed']} of {summary['checks']} checks passed"
+        title = "No other alarm" if alarms["alarms"] else "No alarm"
+        yield Note("good", title, [f"{count}: {', '.join(sorted(passed))}."])
 
 
 def _is_declared(alarm: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
@@ -101,7 +102,8 @@ def _list_numbers(run: Run) -> Iterator[Number]:
     sizes = run.metrics["split_sizes"]["patches"][run.split]
     focus = find_focus(run)
     chance = sizes["classes"].get(focus, 0) / max(1, sizes["n"])
-    for name in _find_leaders(run):
+    wanted = [*run.params["image"], run.primary, *run.params["tabular"]]
+    for name in (name for name in wanted if name in run.metrics["models"]):
         tabular = name in run.params["tabular"]
         metric = "auroc/macro" if tabular else f"auprc/{focus}"
         value = run.metrics["models"][name].get(f"{run.split}/{metric}")
@@ -116,11 +118,6 @@ def find_focus(run: Run) -> str:
     """Find the class in focus of the models on patches."""
     declared = run.metrics["declared"]
     return next(declared[name]["focus_class"] for name in run.params["image"] if name in declared)
-
-
-def _find_leaders(run: Run) -> list[str]:
-    wanted = [*run.params["image"], run.primary, *run.params["tabular"]]
-    return [name for name in wanted if name in run.metrics["models"]]
 
 
 def _conclude(run: Run) -> Iterator[str]:
@@ -231,16 +228,13 @@ def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
     ]
     models = [[name_model(name), digest] for name, digest in run.digests.items()]
     versions = [[name, version] for name, version in origin.packages.items()]
-    rows = [[key, value] for key, value in _flatten(run.params)]
+    rows = [[key, value] for key, value in flatten(run.params).items()]
     blocks: list[Block] = [
         Facts(facts),
         Grid("Bundle digests", ["Model", "SHA-256 of the manifest"], models),
         *_list_stage_times(run),
         Fold("Package versions", [Grid("Versions", ["Package", "Version"], versions)]),
-        Fold(
-            f"Params: {len(rows)} values",
-            [Grid("Params", ["Key", "Value"], rows)],
-        ),
+        Fold(f"Params: {len(rows)} values", [Grid("Params", ["Key", "Value"], rows)]),
     ]
     return Chapter("provenance", "Provenance", blocks)
 
@@ -251,11 +245,3 @@ def _list_stage_times(run: Run) -> list[Block]:
     headings = ["Stage", "Seconds", "of which start-up"]
     title = f"Seconds of {len(rows)} stages, from the last run of each on this machine"
     return [Fold(title, [Grid("Seconds by stage", headings, rows)])] if rows else []
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
