@@ -106,7 +106,7 @@ class ImagePredictor(Predictor):
         return self.tabulate(compute_image_logits(self.model, embeddings), patches.index)
 
     def draw_maps(self, patches: Patches, table: pd.DataFrame) -> list[str]:
-        """Draw where the evidence for the decided classes of an answer lies."""
+        """Draw where the evidence for the decided classes of an answer is."""
         from histofuse.serving.explanations import draw_maps
 
         return draw_maps(self.mapper, patches.stored, self.number_classes(table))

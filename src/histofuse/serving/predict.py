@@ -16,7 +16,7 @@ it; without the margin, the patch is reflected at its border, which weighs corne
 - Raw features are in natural units. Null and NaN mean "not known" and are imputed as in training. \
 All columns that the model was fitted on are required; others are ignored.
 
-**Rules of fusion.** A row of which nothing is known (all raw features null, or their columns left
+**Rules of fusion.** A row without a record (all raw features null, or their columns left
 out altogether) is answered by the image encoder's own calibrated decision. A row without a patch is
 refused: there is no nucleus to classify.
 

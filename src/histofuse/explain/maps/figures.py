@@ -62,7 +62,7 @@ class Explained:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing in the patch speaks for the class."""
+        """Whether nothing in the patch supports the class."""
         return bool(self.heat.max() <= 0)
 
 

@@ -33,8 +33,8 @@ def compute_maps(
         others: Further inputs of the network, one row for each image.
 
     Returns:
-        Maps at the layer's own size, each scaled to a maximum of 1; all zero where nothing speaks
-        for the class.
+        Maps at the layer's own size, each scaled to a maximum of 1; all zero where nothing supports
+        the class.
     """
     from captum.attr import LayerGradCam
 
