@@ -39,19 +39,12 @@ _HOSP_TABLES: Final = ("patients", "admissions", "diagnoses_icd", "labevents", "
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    Attributes:
-        name: What was checked.
-        status: ``fail`` if the pipeline cannot run or its results cannot be trusted.
-        message: The state that was found.
-        remedy: How to fix it; empty if nothing needs fixing.
-    """
+    """The result of one check."""
 
     name: str
-    status: Status
+    status: Status  # fail: the pipeline cannot run or its results cannot be trusted
     message: str
-    remedy: str = ""
+    remedy: str = ""  # empty if nothing needs fixing
 
     def __str__(self) -> str:
         line = f"{self.status:<4}  {self.name:<12}  {self.message}"

@@ -31,21 +31,13 @@ class DownloadError(HistofuseError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download.
+    """A file to download."""
 
-    Attributes:
-        path: Path relative to the target folder.
-        url: An http or https URL.
-        algorithm: ``md5`` or ``sha256``.
-        digest: The checksum in hex.
-        size: The size in bytes, or None if unknown.
-    """
-
-    path: str
-    url: str
-    algorithm: str
-    digest: str
-    size: int | None = None
+    path: str  # relative to the target folder
+    url: str  # http or https
+    algorithm: str  # md5 or sha256
+    digest: str  # in hex
+    size: int | None = None  # bytes; None if unknown
 
 
 def resolve_inside(folder: Path, name: str) -> Path:

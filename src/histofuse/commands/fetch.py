@@ -25,27 +25,16 @@ MARKER: Final = "FETCHED.json"
 
 @dataclass(frozen=True)
 class DataSet:
-    """An open data set.
-
-    Attributes:
-        name: Its name on the command line.
-        url: Base URL of its file listing.
-        list_files: Lists the files, given the base URL.
-        into: The default target folder.
-        layout: Folders that its root contains.
-        key: The key in params.yaml that holds its path.
-        page: The web page for a manual download.
-        terms: Licence and source.
-    """
+    """An open data set."""
 
     name: str
-    url: str
-    list_files: Callable[[str], list[Remote]]
-    into: Path
-    layout: tuple[str, ...]
-    key: str
-    page: str
-    terms: str
+    url: str  # base of its file listing
+    list_files: Callable[[str], list[Remote]]  # from the base URL
+    into: Path  # the default target folder
+    layout: tuple[str, ...]  # folders that its root contains
+    key: str  # in params.yaml, for its path
+    page: str  # for a manual download
+    terms: str  # licence and source
 
 
 def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:

@@ -33,25 +33,15 @@ ROWS_AT_ONCE: Final = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs, model and output of a prediction.
+    """Inputs, model and output of a prediction."""
 
-    Attributes:
-        frames: Folder of frames; None for a model of health records.
-        points: CSV of ``frame_id,x_px,y_px``; None if the folder has BreCaHAD's layout.
-        patients: Table of raw features with ``subject_id`` and, if several admissions, ``hadm_id``.
-        crosswalk: CSV of ``case_id,subject_id[,hadm_id]``; None if patients name their case.
-        model: A registered model, a ``models:/`` address, or the folder of a bundle.
-        out: File to write, Parquet or CSV.
-        batch: Patches in a batch of the network.
-    """
-
-    frames: Path | None
-    points: Path | None
-    patients: Path | None
-    crosswalk: Path | None
-    model: str
-    out: Path
-    batch: int
+    frames: Path | None  # folder; None for a model of health records
+    points: Path | None  # CSV of frame_id,x_px,y_px; None if the folder has BreCaHAD's layout
+    patients: Path | None  # raw features by subject_id and, if several admissions, hadm_id
+    crosswalk: Path | None  # CSV of case_id,subject_id[,hadm_id]; None if patients name their case
+    model: str  # a registered model, a models:/ address, or the folder of a bundle
+    out: Path  # Parquet or CSV
+    batch: int  # patches in a batch of the network
 
 
 def predict(request: Request) -> str:

@@ -39,29 +39,17 @@ OBSERVE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A study to run.
+    """A study to run."""
 
-    Attributes:
-        name: Name of the study, and of the folder of its results.
-        model: The model's section of params.yaml, such as ``tabular.xgboost``.
-        base: That section.
-        params: Section ``tune.<name>``.
-        seed: The run's seed.
-        inputs: SHA-256 of each input.
-        source: Source of the data, such as ``simulated``.
-        measured_on: What the objective measures on, in words.
-        make_objective: Loads what a trial needs; called in processes that run trials.
-    """
-
-    name: str
-    model: str
-    base: BaseModel
-    params: StudyParams
+    name: str  # also of the folder of its results
+    model: str  # the model's section of params.yaml, such as tabular.xgboost
+    base: BaseModel  # that section
+    params: StudyParams  # section tune.<name>
     seed: int
-    inputs: dict[str, str]
-    source: str
+    inputs: dict[str, str]  # name -> SHA-256
+    source: str  # of the data, such as simulated
     measured_on: str
-    make_objective: Callable[[], Objective]
+    make_objective: Callable[[], Objective]  # called in processes that run trials
 
 
 def make_facts(job: StudyJob, code: str) -> StudyFacts:
@@ -96,20 +84,12 @@ def make_facts(job: StudyJob, code: str) -> StudyFacts:
 
 @dataclass(frozen=True)
 class Options:
-    """How a study is run; none of it changes a trial's result.
+    """How a study is run; none of it changes a trial's result."""
 
-    Attributes:
-        workers: Processes on this machine; 1 runs the trials in this process.
-        storage: Journal file or URL.
-        trials: Finished trials; None takes the number of params.yaml.
-        worker_of: Id of the study whose trials this process runs as a worker; None for the process
-            that starts the workers.
-    """
-
-    workers: int
-    storage: str
-    trials: int | None
-    worker_of: str | None
+    workers: int  # processes on this machine; 1 runs the trials in this process
+    storage: str  # journal file or URL
+    trials: int | None  # None takes the number of params.yaml
+    worker_of: str | None  # id of the study this worker process belongs to; None if it starts them
 
 
 def parse_options(words: Sequence[str], storage: str) -> Options:

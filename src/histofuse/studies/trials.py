@@ -19,17 +19,11 @@ class StopTrial(Exception):  # noqa: N818 - no error: a decision
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The result of one trial.
+    """The result of one trial."""
 
-    Attributes:
-        value: The optimised metric.
-        scores: Other scores by metric name, such as ``cv/f1/macro``.
-        steps: Scores of each fold or epoch by metric name, such as ``cv/auroc``.
-    """
-
-    value: float
-    scores: Mapping[str, float] = field(default_factory=dict)
-    steps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    value: float  # of the optimised metric
+    scores: Mapping[str, float] = field(default_factory=dict)  # others, such as cv/f1/macro
+    steps: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of each fold or epoch
 
 
 @runtime_checkable
@@ -51,56 +45,32 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """Description of a study.
+    """Description of a study."""
 
-    Attributes:
-        name: The study's name, which is that of the model: ``xgboost``, ``fusion``.
-        study_id: Digest of all that a trial's result depends on; trials of one id are comparable.
-        metric: The optimised metric, such as ``auroc``.
-        measured_on: What it is measured on: "5 folds of the training patients".
-        direction: Whether larger or smaller values are better.
-        space: Key of the model's section -> its range, as in params.yaml.
-        base: The model's section of params.yaml, which is trial 0.
-        settings: Sampler, pruner and number of trials, as in params.yaml.
-        seed: The run's seed.
-        inputs: Name to SHA-256 of each input.
-        source: Source of the data, such as ``simulated``.
-    """
-
-    name: str
-    study_id: str
-    metric: str
-    measured_on: str
+    name: str  # that of the model: xgboost, fusion
+    study_id: str  # digest of all that a trial's result depends on
+    metric: str  # the optimised one, such as auroc
+    measured_on: str  # in words: "5 folds of the training patients"
     direction: Direction
-    space: dict[str, dict[str, Any]]
-    base: dict[str, Any]
-    settings: dict[str, Any]
+    space: dict[str, dict[str, Any]]  # key of the model's section -> its range
+    base: dict[str, Any]  # the model's section of params.yaml, which is trial 0
+    settings: dict[str, Any]  # sampler, pruner and number of trials
     seed: int
-    inputs: dict[str, str]
-    source: str
+    inputs: dict[str, str]  # name -> SHA-256
+    source: str  # of the data, such as simulated
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One finished trial.
+    """One finished trial; those lost with their worker were repeated and are not listed."""
 
-    Attributes:
-        number: Counted from 0; trial 0 has the values of params.yaml.
-        state: How it ended. Trials lost with their worker were repeated and are not listed.
-        value: The optimised metric; None unless complete.
-        params: Key of the model's section -> value.
-        scores: As in `TrialResult`.
-        steps: As in `TrialResult`; for a pruned trial, what it had reported.
-        reason: Why it failed; empty otherwise.
-    """
-
-    number: int
+    number: int  # from 0; trial 0 has the values of params.yaml
     state: State
-    value: float | None
-    params: dict[str, Any]
+    value: float | None  # None unless complete
+    params: dict[str, Any]  # key of the model's section -> value
     scores: dict[str, float] = field(default_factory=dict)
-    steps: dict[str, list[float]] = field(default_factory=dict)
-    reason: str = ""
+    steps: dict[str, list[float]] = field(default_factory=dict)  # if pruned: those reported
+    reason: str = ""  # why it failed
 
 
 def find_best(facts: StudyFacts, trials: Sequence[TrialRecord]) -> TrialRecord | None:

@@ -60,15 +60,11 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 
 class MlflowError(RegistryError):
-    """An error of MLflow, of its database or of the connection to it.
-
-    Attributes:
-        code: MLflow's name for it; empty where it has none.
-    """
+    """An error of MLflow, of its database or of the connection to it."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.code = code  # MLflow's name for it; empty where it has none
 
 
 def name_store() -> str:

@@ -33,20 +33,12 @@ _PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical
 
 @dataclass(frozen=True)
 class Interface:
-    """Inputs and outputs of a registered model.
+    """Inputs and outputs of a registered model."""
 
-    Attributes:
-        inputs: Column to its kind: ``image``, ``continuous``, ``binary``, ``categorical``.
-        outputs: Column to its type: ``double``, ``string`` or ``map``; those returned only on
-            request come last.
-        asked: Outputs on request; each but `SHAP_BASE` has a param of its name.
-        example: A valid row of inputs.
-    """
-
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    asked: tuple[str, ...]
-    example: pd.DataFrame
+    inputs: Mapping[str, str]  # column -> image, continuous, binary or categorical
+    outputs: Mapping[str, str]  # column -> double, string or map; those on request come last
+    asked: tuple[str, ...]  # outputs on request; each but `SHAP_BASE` has a param of its name
+    example: pd.DataFrame  # a valid row of inputs
 
 
 def name_probability(class_name: str) -> str:

@@ -43,42 +43,25 @@ _CURVES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a registered model.
-
-    Attributes:
-        name: The registered model's name.
-        number: Counts from 1 within a name.
-        digest: The bundle's digest.
-        run_id: The run behind it.
-        source: Address of its files.
-        content: Digest of all that was logged to the run; None while that is incomplete.
-    """
+    """One version of a registered model."""
 
     name: str
-    number: int
-    digest: str
+    number: int  # from 1 within a name
+    digest: str  # of the bundle
     run_id: str
-    source: str
-    content: str | None
+    source: str  # address of its files
+    content: str | None  # digest of all that was logged to the run; None while incomplete
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """Where the versions of one registered model stand.
-
-    Attributes:
-        name: The registered model's name.
-        tags: Its own tags.
-        aliases: Alias to version.
-        stages: Version to stage; empty where MLflow has none.
-        version_tags: Version to its tags.
-    """
+    """Tags, aliases and stages of a registered model and its versions."""
 
     name: str
     tags: Mapping[str, str]
-    aliases: Mapping[str, int]
-    stages: Mapping[int, str]
-    version_tags: Mapping[int, Mapping[str, str]]
+    aliases: Mapping[str, int]  # alias -> version
+    stages: Mapping[int, str]  # version -> stage; empty where MLflow has none
+    version_tags: Mapping[int, Mapping[str, str]]  # version -> its tags
 
     @property
     def production(self) -> int | None:

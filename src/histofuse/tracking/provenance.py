@@ -17,20 +17,18 @@ Stages = dict[str, dict[str, Any]]  # name of a stage -> its entry in dvc.lock
 
 @dataclass(frozen=True)
 class Revision:
-    """The state of the sources.
+    """The state of the sources."""
 
-    Attributes:
-        commit: The commit checked out; None outside git or before the first commit.
-        dirty: Whether files differ from it. Not counted are ``dvc.lock``, which every run rewrites,
-            and the log of promotions, which no output depends on.
-    """
-
-    commit: str | None
-    dirty: bool
+    commit: str | None  # None outside git or before the first commit
+    dirty: bool  # whether files differ from that commit
 
 
 def read_revision() -> Revision:
-    """Read the state of the sources from git."""
+    """Read the state of the sources from git.
+
+    Changes of ``dvc.lock``, which every run rewrites, and of the log of promotions, which no output
+    depends on, do not count.
+    """
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return Revision(None, dirty=False)

@@ -89,12 +89,7 @@ FORMAT: Final = 3
 
 
 class Outcome(NamedTuple):
-    """What was published.
-
-    Attributes:
-        written: Names of the models or studies that were written or completed.
-        unchanged: Names of those that were there already.
-    """
+    """Names of the models or studies that were written or completed, and of the others."""
 
     written: list[str]
     unchanged: list[str]
@@ -102,23 +97,14 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Publication:
-    """All that is logged of one bundle.
-
-    Attributes:
-        bundle: The bundle.
-        registered: The name it is registered by.
-        metrics: Final values by name; None where one is not defined.
-        figures: Artifact path to file, sorted.
-        documents: File name to Markdown, on the data and the whole run.
-        row_level: Whether files with one row a patient may be uploaded.
-    """
+    """All that is logged of one bundle."""
 
     bundle: Bundle
     registered: str
-    metrics: Mapping[str, float | None]
-    figures: Mapping[str, Path]
-    documents: Mapping[str, str]
-    row_level: bool
+    metrics: Mapping[str, float | None]  # final values; None where one is not defined
+    figures: Mapping[str, Path]  # artifact path -> file, sorted
+    documents: Mapping[str, str]  # file name -> Markdown, on the data and the whole run
+    row_level: bool  # whether files with one row per patient may be uploaded
 
     @cached_property
     def config(self) -> dict[str, Any]:

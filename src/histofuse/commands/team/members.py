@@ -19,17 +19,11 @@ _ROLES: Final = "3.0/mlflow/roles"
 
 @dataclass(frozen=True)
 class Team:
-    """A running server and its administrator's login.
+    """A running server and its administrator's login."""
 
-    Attributes:
-        address: Its URL.
-        password: The administrator's password.
-        secrets_file: The file the password was read from, for messages.
-    """
-
-    address: str
+    address: str  # URL
     password: str
-    secrets_file: str
+    secrets_file: str  # which the password was read from, for messages
 
     def add(self, name: str, *, may_write: bool) -> str:
         """Add a user.

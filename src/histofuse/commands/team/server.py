@@ -61,22 +61,13 @@ auth_cache_ttl_seconds = {seconds}
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
-
-    Attributes:
-        host: Address to listen on.
-        port: Port to listen on.
-        database: URL of a PostgreSQL database; None for an SQLite file in the server's folder.
-        artifacts: Folder or URL of an object store; None for a folder in the server's folder.
-        allowed_hosts: Names by which others reach the server, including a reverse proxy's.
-        workers: Number of processes that answer requests.
-    """
+    """How to serve."""
 
     host: str
     port: int
-    database: str | None
-    artifacts: str | None
-    allowed_hosts: tuple[str, ...]
+    database: str | None  # URL of a PostgreSQL database; None for SQLite in the server's folder
+    artifacts: str | None  # folder or URL of an object store; None for one in the server's folder
+    allowed_hosts: tuple[str, ...]  # by which others reach the server or its reverse proxy
     workers: int
 
 
