@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from histofuse.core.artifacts import to_json
+from histofuse.core.artifacts import digest_file, to_json
+from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
 from histofuse.tracking.connection import name_store
-from histofuse.tracking.names import name_end, redact
-from histofuse.tracking.runs import RunRow, list_runs
+from histofuse.tracking.names import (
+    CONTENT_TAG,
+    DIGEST_TAG,
+    FOCUS_TAG,
+    REGISTERED_TAG,
+    VERSION_TAG,
+    name_end,
+    redact,
+)
+from histofuse.tracking.publish import MODELS
+from histofuse.tracking.store import open_store
 
 Format = Literal["table", "json", "csv"]
 
@@ -41,6 +51,63 @@ _ADMISSIONS: Final = (
 )
 _LOW_IS_GOOD: Final = ("brier", "ece", "loss")
 _WIDTH: Final = 100
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One published run, with the keys that programs read."""
+
+    run: str
+    kind: str  # image, tabular or fusion
+    model: str  # its registered name
+    version: int
+    digest: str  # of its bundle
+    class_in_focus: str  # whose scores come first
+    in_production: bool
+    current: bool  # whether models/ holds the same bundle
+    leaky: bool  # whether its scores measure a leak
+    source: str
+    metrics: dict[str, float]  # latest values
+    params: dict[str, str]
+
+    @property
+    def on_patches(self) -> bool:
+        """Whether it classifies patches, not admissions."""
+        return self.kind != "tabular"
+
+
+def list_runs(models: Path = MODELS) -> list[RunRow]:
+    """List all published runs, oldest first.
+
+    Raises:
+        RegistryError: If the store cannot be reached.
+    """
+    store = open_store()
+    with store.locked():
+        runs = store.find_runs(CONTENT_TAG)
+        production = {s.name: s.production for s in store.read_statuses()}
+    held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
+    rows = []
+    for run in runs:
+        tags = run.data.tags
+        model, version = tags.get(REGISTERED_TAG, ""), int(tags.get(VERSION_TAG, 0))
+        rows.append(
+            RunRow(
+                run=run.info.run_name or "",
+                kind=tags.get("histofuse.kind", ""),
+                model=model,
+                version=version,
+                digest=tags[DIGEST_TAG],
+                class_in_focus=tags.get(FOCUS_TAG, ""),
+                in_production=production.get(model) == version,
+                current=tags[DIGEST_TAG] in held,
+                leaky=tags.get("histofuse.leaky") == "true",
+                source=tags.get("histofuse.source", ""),
+                metrics=dict(run.data.metrics),
+                params=dict(run.data.params),
+            )
+        )
+    return rows
 
 
 def describe_runs(
@@ -74,7 +141,8 @@ def describe_runs(
         return f"no published runs{of_kind} at {where}; run dvc repro or histofuse publish"
     _check_columns(rows, [*columns, *([sort] if sort else [])])
     if form != "table":
-        return _to_json(rows) if form == "json" else _to_csv(rows)
+        dicts = [_to_dict(row) for row in rows]
+        return to_json(dicts).rstrip("\n") if form == "json" else _to_csv(dicts)
     groups = [[r for r in rows if r.on_patches], [r for r in rows if not r.on_patches]]
     console = Console(width=width or _WIDTH, no_color=True, highlight=False)
     with console.capture() as captured:
@@ -105,11 +173,11 @@ def _make_table(rows: Sequence[RunRow], sort: str | None, columns: Sequence[str]
     table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=28)
     table.add_column("version", no_wrap=True, justify="right")
     for name in names:
-        table.add_column(_head(name, rows[0].focus), justify="right")
+        table.add_column(_head(name, rows[0].class_in_focus), justify="right")
     for row in ordered:
         cells = [_show(_find(row, name), _find_ends(row, name)) for name in names]
         mark = f"{'*' * row.in_production}{'!' * row.leaky}"
-        table.add_row(mark, Text(row.name), f"v{row.version[1]}", *cells)
+        table.add_row(mark, Text(row.run), f"v{row.version}", *cells)
     return table
 
 
@@ -124,30 +192,25 @@ def _order(rows: Sequence[RunRow], by: str) -> list[RunRow]:
 
     def key(row: RunRow) -> tuple[int, float]:
         value = _find(row, by)
-        number = _to_number(value)
-        return (1, 0.0) if number is None else (0, sign * number)
+        try:
+            return (1, 0.0) if value is None else (0, sign * float(value))
+        except ValueError:  # a param of words
+            return (1, 0.0)
 
     return sorted(rows, key=key)
 
 
 def _find(row: RunRow, name: str) -> float | str | None:
-    named = name.replace("{focus}", row.focus)
+    named = name.replace("{focus}", row.class_in_focus)
     value = row.metrics.get(named, math.nan)
     return value if math.isfinite(value) else row.params.get(named)
 
 
 def _find_ends(row: RunRow, name: str) -> tuple[float, float] | None:
     """Find the interval of a metric; None where there is none."""
-    metric = name.replace("{focus}", row.focus)
+    metric = name.replace("{focus}", row.class_in_focus)
     low, high = (row.metrics.get(name_end(metric, end), math.nan) for end in ("low", "high"))
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
-
-
-def _to_number(value: float | str | None) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return None
 
 
 def _show(value: float | str | None, ends: tuple[float, float] | None) -> str:
@@ -171,34 +234,14 @@ def _explain(rows: Sequence[RunRow]) -> str:
 
 def _to_dict(row: RunRow) -> dict[str, Any]:
     finite = {k: v if math.isfinite(v) else None for k, v in sorted(row.metrics.items())}
-    return {
-        "run": row.name,
-        "kind": row.kind,
-        "model": row.version[0],
-        "version": row.version[1],
-        "digest": row.digest,
-        "class_in_focus": row.focus,
-        "in_production": row.in_production,
-        "current": row.current,
-        "leaky": row.leaky,
-        "source": row.source,
-        "metrics": finite,
-        "params": dict(sorted(row.params.items())),
-    }
+    return asdict(row) | {"metrics": finite, "params": dict(sorted(row.params.items()))}
 
 
-def _to_json(rows: Sequence[RunRow]) -> str:
-    return to_json([_to_dict(row) for row in rows]).rstrip("\n")
+def _to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    import pandas as pd
 
-
-def _to_csv(rows: Sequence[RunRow]) -> str:
     flat = []
-    for values in map(_to_dict, rows):
-        metrics, params = values.pop("metrics"), values.pop("params")
-        flat.append(values | metrics | {f"params.{k}": v for k, v in params.items()})
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for values in flat for name in values))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue().rstrip("\n")
+    for row in rows:
+        metrics, params = row.pop("metrics"), row.pop("params")
+        flat.append(row | metrics | {f"params.{name}": value for name, value in params.items()})
+    return pd.DataFrame(flat).to_csv(index=False, lineterminator="\n").rstrip("\n")
