@@ -24,13 +24,7 @@ from histofuse.params.tune import STUDY, StudyParams, check_space
 from histofuse.studies.results import write_study
 from histofuse.studies.search import MOST_RETRIES, Study, name_study
 from histofuse.studies.storage import describe_storage, reaching
-from histofuse.studies.trials import (
-    Objective,
-    StudyFacts,
-    StudyObserver,
-    TrialRecord,
-    find_best,
-)
+from histofuse.studies.trials import Objective, StudyFacts, StudyObserver, TrialRecord, find_best
 
 STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # its value may hold a password
 POLL_SECONDS: Final = 0.5

@@ -32,13 +32,7 @@ from histofuse.core.seeding import derive_seed
 from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.space import from_stored, to_distribution, to_stored
 from histofuse.studies.storage import open_storage, opening
-from histofuse.studies.trials import (
-    Objective,
-    StopTrial,
-    StudyFacts,
-    TrialRecord,
-    TrialResult,
-)
+from histofuse.studies.trials import Objective, StopTrial, StudyFacts, TrialRecord, TrialResult
 
 if TYPE_CHECKING:
     import optuna

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 def to_distribution(span: Range) -> BaseDistribution:
     """Turn a range of params.yaml into a distribution."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     match span.type:
         case "int":

@@ -13,20 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.processes import is_dead
-from histofuse.tracking.connection import (
-    Connection,
-    MlflowError,
-    import_mlflow,
-    name_store,
-    quiet,
-)
+from histofuse.tracking.connection import Connection, MlflowError, import_mlflow, name_store, quiet
 from histofuse.tracking.interface import SHAP_BASE, Interface
-from histofuse.tracking.local import (
-    locate_artifacts,
-    read_running,
-    read_statuses,
-    read_versions,
-)
+from histofuse.tracking.local import locate_artifacts, read_running, read_statuses, read_versions
 from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
@@ -485,15 +474,7 @@ def _make_signature(interface: Interface) -> Any:
     own schema, which the model's metadata show.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import (
-        AnyType,
-        ColSpec,
-        DataType,
-        Map,
-        ParamSchema,
-        ParamSpec,
-        Schema,
-    )
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
 
     types: dict[str, Any] = {
         "double": DataType.double,
