@@ -24,7 +24,6 @@ _USES: Final = {
 # Metrics of the class that counts most come before these, accuracy after them.
 _FOCUSED: Final = ("auprc", "recall", "f1", "auroc")
 _SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "brier", "ece", "accuracy")
-_FAITHFULNESS: Final = "faithfulness/"
 _TESTS: Final = (
     "cam_mass_inside",
     "empty_share",
@@ -33,7 +32,7 @@ _TESTS: Final = (
     "additivity_error",
     "rank_stability",
 )
-_FEWEST: Final = 10  # patients of whom a count may be told where they are under an agreement
+_FEWEST: Final = 10  # counts of patients under an agreement are not shown below this
 _LIMIT: Final = 4900  # MLflow's registry takes 5,000 characters
 
 
@@ -46,13 +45,14 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
         _list_warnings(config),
         _tabulate(metrics, config.get("focus_class", "")),
         _tabulate_faithfulness(metrics),
-        _describe_use(registered),
+        "Load it where `histofuse` is installed:\n\n"
+        f'```python\nmodel = mlflow.pyfunc.load_model("models:/{registered}/<version>")\n```',
     ]
     return "\n\n".join(filter(None, sections))[:_LIMIT]
 
 
 def describe_kind(config: Mapping[str, Any]) -> str:
-    """Say in a line what a model does, for the registry's list of models."""
+    """Describe in a line what a model does, for the registry's list of models."""
     does = _KINDS.get(str(config.get("kind")), "not stated")
     return (
         f"{config.get('name', 'A model')}: {does}. Classes: {', '.join(config.get('classes', []))}."
@@ -77,67 +77,55 @@ def _describe_model(bundle: Bundle, config: Mapping[str, Any]) -> str:
 
 
 def _list_warnings(config: Mapping[str, Any]) -> str:
-    warnings = []
-    if config.get("source") == "simulated":
-        warnings.append(
-            "Trained on simulated data: its numbers say whether the code works, nothing about "
-            "patients."
-        )
-    if config.get("leaky"):
-        warnings.append(
-            "Its pairs were chosen by the label, so the label leaks into the record: its scores "
-            "measure that leak."
-        )
-    if config.get("kind") == "fusion" and not config.get("leaky"):
-        warnings.append(
-            "Patches and records are of different people unless the pairing is `linked`."
-        )
-    warnings.append("For research. Not a medical device; not to be used for decisions on patients.")
-    return "\n".join(f"> {warning}" for warning in warnings)
+    leaky = bool(config.get("leaky"))
+    warnings = {
+        "Trained on simulated data: its numbers say whether the code works, nothing about "
+        "patients.": config.get("source") == "simulated",
+        "Its pairs were chosen by the label, so the label leaks into the record: its scores "
+        "measure that leak.": leaky,
+        "Patches and records are of different people unless the pairing is `linked`.": (
+            config.get("kind") == "fusion" and not leaky
+        ),
+        "For research. Not a medical device; do not use it for decisions on patients.": True,
+    }
+    return "\n".join(f"> {warning}" for warning, holds in warnings.items() if holds)
 
 
 def _describe_calibration(bundle: Bundle) -> str:
-    """Say on how much calibration and thresholds were fitted: with little they are coarse."""
-    said = "Calibrated and given its thresholds on validation rows"
+    """Describe the rows that fitted calibration and thresholds: with few both are coarse."""
+    intro = "Calibrated and given its thresholds on validation rows"
     path = bundle.path / "calibrator.json"
     if not path.is_file():
-        return f"{said} (how many: not stated)"
+        return f"{intro} (number not stated)"
     calibrator = load_json(path)
     fitted = calibrator.get("fitted_on", {})
-    classes = list(bundle.config.get("classes", []))
     counts = fitted.get("per_class") or []
     if bundle.config.get("source") == "restricted" and min(counts, default=0) < _FEWEST:
         counts = []
-    shown = ", ".join(f"{n:,} {c}" for c, n in zip(classes, counts, strict=False))
-    number = f"{fitted['n']:,}" if "n" in fitted else "how many: not stated"
-    return f"{said} ({number}{f': {shown}' if shown else ''}), by {calibrator.get('method')}"
+    pairs = zip(bundle.config.get("classes", []), counts, strict=False)
+    shown = ", ".join(f"{count:,} {name}" for name, count in pairs)
+    number = f"{fitted['n']:,}" if "n" in fitted else "number not stated"
+    return f"{intro} ({number}{f': {shown}' if shown else ''}), by {calibrator.get('method')}"
 
 
 def _tabulate(metrics: Mapping[str, float | None], focus: str) -> str:
     """Table the scores, the class that counts most first and accuracy last, test with intervals."""
-    names = [*(f"{name}/{focus}" for name in _FOCUSED if focus), *_SHOWN]
-    rows = [
-        (name, metrics.get(f"validation/{name}"), metrics.get(f"test/{name}")) for name in names
+    lines = [
+        f"| {name} | {show_value(metrics.get(f'validation/{name}'))} | "
+        f"{_show_interval(f'test/{name}', metrics)} |"
+        for name in [*(f"{name}/{focus}" for name in _FOCUSED if focus), *_SHOWN]
+        if any(metrics.get(f"{split}/{name}") is not None for split in ("validation", "test"))
     ]
-    shown = [row for row in rows if row[1] is not None or row[2] is not None]
-    if not shown:
-        return ""
-    lines = ["| metric | validation | test |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {show_value(first)} | {_show_interval(f'test/{name}', metrics)} |"
-        for name, first, _ in shown
-    ]
-    return "\n".join(lines)
+    header = ["| metric | validation | test |", "|---|---|---|"]
+    return "\n".join([*header, *lines]) if lines else ""
 
 
 def _tabulate_faithfulness(metrics: Mapping[str, float | None]) -> str:
-    """Table how its explanations came out of their tests."""
-    names = [_FAITHFULNESS + name for name in _TESTS]
+    """Table the results of the tests of its explanations."""
     lines = [
-        f"| {name.removeprefix(_FAITHFULNESS).replace('_', ' ')} | "
-        f"{_show_interval(name, metrics)} |"
-        for name in names
-        if metrics.get(name) is not None
+        f"| {name.replace('_', ' ')} | {_show_interval(f'faithfulness/{name}', metrics)} |"
+        for name in _TESTS
+        if metrics.get(f"faithfulness/{name}") is not None
     ]
     return "\n".join(["| explanations | tested |", "|---|---|", *lines]) if lines else ""
 
@@ -145,10 +133,3 @@ def _tabulate_faithfulness(metrics: Mapping[str, float | None]) -> str:
 def _show_interval(metric: str, metrics: Mapping[str, float | None]) -> str:
     low, high = (metrics.get(name_end(metric, end)) for end in ("low", "high"))
     return show_interval(metrics.get(metric), low, high)
-
-
-def _describe_use(registered: str) -> str:
-    return (
-        "Load it where `histofuse` is installed:\n\n"
-        f'```python\nmodel = mlflow.pyfunc.load_model("models:/{registered}/<version>")\n```'
-    )

@@ -37,7 +37,7 @@ def digest_package(bundle: Bundle, *, row_level: bool) -> str:
 
 
 def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) -> None:
-    """Write a bundle as MLflow holds it.
+    """Write a bundle to a new folder as MLflow holds it.
 
     Args:
         bundle: The model.
@@ -60,14 +60,16 @@ def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) 
         if encoders:
             artifacts["encoders"] = root / "encoders"
         interface = describe_interface(bundle, encoders)
-        store.save_model(artifacts, SERVING_SCRIPT, pin_requirements(), interface, folder)
+        # Pinned to the installed versions, without local parts such as +cpu.
+        pins = [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
+        store.save_model(artifacts, SERVING_SCRIPT, pins, interface, folder)
 
 
 def _add_encoder(bundle: Bundle, side: str, store: Store, target: Path) -> Bundle:
     facts = bundle.config["encoders"][side]
-    beside = bundle.path.parent / facts["name"]
-    if (beside / MANIFEST).is_file() and digest_file(beside / MANIFEST) == facts["digest"]:
-        _copy(beside, target, ROW_LEVEL)
+    neighbour = bundle.path.parent / facts["name"]
+    if (neighbour / MANIFEST).is_file() and digest_file(neighbour / MANIFEST) == facts["digest"]:
+        _copy(neighbour, target, ROW_LEVEL)
     else:
         _fetch(bundle.name, facts["registered"], facts["digest"], store, target)
     return open_bundle(target, digest=facts["digest"], row_level=False)
@@ -101,8 +103,3 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def pin_requirements() -> list[str]:
-    """Pin the packages a registered model needs to the installed versions, without local parts."""
-    return [f"{name}=={metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]

@@ -7,15 +7,16 @@ completed the next time, and where nothing is new, nothing is written.
 
 from __future__ import annotations
 
-import csv
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pandas as pd
 
 from histofuse.core.artifacts import (
     digest_file,
@@ -146,12 +147,7 @@ class Publication:
 def publish_all(
     models: Path = MODELS, reports: Path = REPORTS, documents: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Publish every bundle with its metrics and figures, where the store does not hold them.
-
-    Args:
-        models: Folder of the bundles.
-        reports: Folder of the evaluation and the explanations.
-        documents: File name to Markdown, for every run.
+    """Publish every bundle with its metrics, figures and documents, if the store lacks them.
 
     Raises:
         BundleError: If a bundle does not match its manifest.
@@ -182,7 +178,7 @@ def collect(
     Files with one row per patient and figures of single patients are left out if the data are
     restricted.
     """
-    row_level = not is_restricted(bundle)
+    row_level = not _is_restricted(bundle.config)
     primary = primary_rule is not None and bundle.name == name_fusion(primary_rule)
     folders = {bundle.name, COMPARISON} if primary else {bundle.name}
     return Publication(
@@ -195,15 +191,12 @@ def collect(
     )
 
 
-def is_restricted(bundle: Bundle, cohort_meta: Path = COHORT_META) -> bool:
-    """Tell whether a bundle was trained on patients under a data use agreement."""
-    config = bundle.config
+def _is_restricted(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model was trained on patients under a data use agreement."""
     if config.get("kind") == "image":
         return False
-    sources = {config.get("source")}
-    if cohort_meta.is_file():
-        sources.add(load_json(cohort_meta).get("source"))
-    return "restricted" in sources
+    cohort = load_json(COHORT_META) if COHORT_META.is_file() else {}
+    return "restricted" in {config.get("source"), cohort.get("source")}
 
 
 def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
@@ -257,7 +250,10 @@ def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
             with holding(store, PUBLISHING):
                 # The process that held the lock before may have written them.
                 missing = missing if store.database else _find_missing(missing, store)
-                _write_all(missing, store)
+                stages = read_stages()
+                complete = {version.run_id for version in store.list_versions()}
+                for p in track(missing, "publishing", len(missing)):
+                    _write(p, store, stages, complete)
     written = [p.registered for p in missing]
     return Outcome(written, [p.registered for p in wanted if p.registered not in written])
 
@@ -267,19 +263,13 @@ def _find_missing(publications: Iterable[Publication], store: Store) -> list[Pub
     return [p for p in publications if (p.registered, p.bundle.digest, p.content) not in held]
 
 
-def _write_all(missing: Sequence[Publication], store: Store) -> None:
-    stages = read_stages()
-    complete = {version.run_id for version in store.list_versions()}
-    for p in track(missing, "publishing", len(missing)):
-        _write(p, store, stages, complete)
-
-
 def _write(p: Publication, store: Store, stages: Stages, complete: Set[str]) -> None:
     """Log a publication and register it, with as few requests to the server as possible."""
     registered = store.find_version(p.registered, p.bundle.digest)
     run = _adopt_run(p, store, registered)
     run_id, known = run.info.run_id, run.data
-    params = name_params(p.config.get("params", {})) | _flatten_config(p.config)
+    params = name_params(p.config.get("params", {}))
+    params |= flatten({key: p.config[key] for key in LOGGED_KEYS if key in p.config})
     store.log_batch(
         run_id,
         params={name: value for name, value in params.items() if name not in known.params},
@@ -315,14 +305,10 @@ def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
     """Find the run of the registered version, or the one that training began, or create one."""
     runs = store.find_runs(DIGEST_TAG, p.bundle.digest)
     behind = [run for run in runs if registered and run.info.run_id == registered.run_id]
-    if behind or runs:
-        return (behind or runs)[0]
+    if found := behind or runs:
+        return found[0]
     tags = {DIGEST_TAG: p.bundle.digest, "histofuse.kind": str(p.config.get("kind", ""))}
     return store.create_run(p.bundle.name, tags)
-
-
-def _flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
-    return flatten({key: config[key] for key in LOGGED_KEYS if key in config})
 
 
 def _find_new_curves(p: Publication, store: Store, run: Run) -> list[tuple[int, dict[str, float]]]:
@@ -339,25 +325,17 @@ def read_curves(bundle: Bundle) -> list[tuple[int, dict[str, float]]]:
     path = bundle.path / HISTORY
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    cross_validated = any(column.endswith("_sd") for column in (rows[0] if rows else {}))
+    table = pd.read_csv(path, float_precision="round_trip")
+    steps = table.get("epoch", table.get("round", table.index + 1))
+    cross_validated = any(column.endswith("_sd") for column in table)
+    values = table[[c for c in table if c not in {"epoch", "round"} and not c.endswith("_sd")]]
+    values = values.rename(
+        columns=lambda c: name_curve(name_column(c, cross_validated=cross_validated))
+    )
     return [
-        (
-            number if (step := row.get("epoch", row.get("round"))) is None else int(float(step)),
-            _to_curves(row, cross_validated=cross_validated),
-        )
-        for number, row in enumerate(rows, start=1)
+        (int(step), {name: value for name, value in row.items() if math.isfinite(value)})
+        for step, row in zip(steps, values.to_dict("records"), strict=True)
     ]
-
-
-def _to_curves(row: Mapping[str, str], *, cross_validated: bool) -> dict[str, float]:
-    return {
-        name_curve(name_column(column, cross_validated=cross_validated)): float(text)
-        for column, text in row.items()
-        if text and column not in {"epoch", "round"} and not column.endswith("_sd")
-        if math.isfinite(float(text))
-    }
 
 
 def _find_changed(
@@ -411,7 +389,7 @@ def _register(
             about=describe_kind(p.config),
             tags={name: value for name, value in tags.items() if value},
         )
-    store.describe_version(p.registered, registered.number, p.card)
+    store.client.update_model_version(p.registered, str(registered.number), p.card)
     return registered.number
 
 

@@ -85,7 +85,7 @@ class MlflowRecorder:
 
     def _link(self, run_id: str, digest: str) -> None:
         if self.store.find_runs(DIGEST_TAG, digest):
-            self.store.delete_run(run_id)
+            self.store.client.delete_run(run_id)
         else:
             self.store.log_batch(run_id, tags={DIGEST_TAG: digest})
             self.store.end_run(run_id, "FINISHED")

@@ -43,15 +43,9 @@ def register_bundles(paths: list[Path]) -> dict[str, str]:
 def pull_bundle(
     registered: str, digest: str, *, models: Path = MODELS, pulled: Path = PULLED
 ) -> Bundle:
-    """Pull a bundle from the registry and verify it.
+    """Pull a bundle from the registry to `pulled`, where they are kept by digest, and verify it.
 
-    A registry that has lost the model gets it back from the bundle that DVC holds.
-
-    Args:
-        registered: Name of the registered model, such as ``histofuse-resnet18``.
-        digest: Digest of the bundle.
-        models: Where DVC keeps bundles.
-        pulled: Where pulled bundles are kept, by digest.
+    A registry that has lost the model gets it back from the bundle in `models`.
 
     Raises:
         RegistryError: If neither the registry nor `models` holds it.
@@ -97,23 +91,14 @@ def _missing(registered: str, digest: str, models: Path, store: Store, found: st
 
 @dataclass(frozen=True)
 class Listed:
-    """A version as the registry lists it.
-
-    Attributes:
-        version: The version.
-        aliases: Its aliases, sorted.
-        stage: Its stage; empty where it has none.
-        promoted: When it last came into production, in UTC; empty if never.
-        held: Whether `models` holds the same bundle.
-        cut_short: Whether a promotion of it was begun and not completed.
-    """
+    """A version as the registry lists it."""
 
     version: Version
-    aliases: tuple[str, ...]
-    stage: str
-    promoted: str
-    held: bool
-    cut_short: bool
+    aliases: tuple[str, ...]  # sorted
+    stage: str  # empty where it has none
+    promoted: str  # when it last came into production, in UTC; empty if never
+    held: bool  # whether models/ holds the same bundle
+    cut_short: bool  # whether a promotion of it was begun and not completed
 
 
 def list_models(models: Path = MODELS) -> list[Listed]:

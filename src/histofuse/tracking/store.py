@@ -48,9 +48,6 @@ Rows = Sequence[tuple[int, Mapping[str, float]]]
 def open_store(experiment: str = EXPERIMENT) -> Store:
     """Open the store without importing MLflow, which the first call that needs it does.
 
-    Args:
-        experiment: The experiment whose runs are read and written.
-
     Raises:
         RegistryError: If the store cannot be reached.
     """
@@ -99,10 +96,6 @@ class Store(Connection):
         ids, order = [self.experiment_id], ["start_time ASC"]
         return list(_list_pages(self.client.search_runs, ids, query, order_by=order))
 
-    def get_run(self, run_id: str) -> Run:
-        """Get a run with its latest metrics, params and tags."""
-        return self.client.get_run(run_id)
-
     def list_abandoned(self) -> list[str]:
         """List the runs whose process died without ending them."""
         if self.database is not None:
@@ -126,11 +119,7 @@ class Store(Connection):
     ) -> None:
         """Log params, metrics and tags in as few requests as MLflow allows.
 
-        Args:
-            run_id: The run.
-            params: Params that the run does not hold yet; MLflow never changes one.
-            rows: Metrics with their steps.
-            tags: Tags; those of the same name are replaced.
+        Params must be new to the run: MLflow never changes one.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -161,13 +150,7 @@ class Store(Connection):
         self.client.log_text(run_id, text, artifact)
 
     def log_folder(self, run_id: str, folder: Path, replaced: Sequence[str]) -> None:
-        """Upload a folder's content as a run's artifacts.
-
-        Args:
-            run_id: The run.
-            folder: What to upload.
-            replaced: Artifact folders that are removed first.
-        """
+        """Upload a folder's content as a run's artifacts; those in `replaced` are removed first."""
         with self.explaining():
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -198,10 +181,6 @@ class Store(Connection):
         for run_id in self.list_abandoned():
             self.end_run(run_id, "KILLED")
 
-    def delete_run(self, run_id: str) -> None:
-        """Delete a run."""
-        self.client.delete_run(run_id)
-
     # --- registered models ----------------------------------------------------------------------
 
     def list_versions(self) -> list[Version]:
@@ -231,13 +210,13 @@ class Store(Connection):
         interface: Interface,
         folder: Path,
     ) -> None:
-        """Write a model in MLflow's layout: a script and the files that it reads.
+        """Write a model in MLflow's layout: a models-from-code script and the files that it reads.
 
         Args:
             artifacts: Name to folder, of the same name.
             script: The models-from-code script.
-            requirements: Pinned packages; without them MLflow runs the model to find out.
-            interface: Its inputs, its outputs and an example.
+            requirements: Pinned packages; without them MLflow runs the model to list them.
+            interface: Its signature and example.
             folder: The folder to create.
         """
         with self.explaining(), quiet():
@@ -266,12 +245,12 @@ class Store(Connection):
         """Register the model that a run holds; of two registered at once the first stays.
 
         Args:
-            name: The registered model's name, created if it does not exist.
-            run_id: The run that holds it.
+            name: The registered model's name; it is created if it does not exist.
+            run_id: The run that holds the files.
             digest: Its bundle's digest.
-            description: The version's description.
-            about: The registered model's description, if it is created now.
-            tags: The version's tags.
+            description: Of the version.
+            about: Description of the registered model, if it is created now.
+            tags: Of the version.
 
         Returns:
             The version's number.
@@ -295,28 +274,21 @@ class Store(Connection):
         """Read the description of a version: its model card."""
         return self.client.get_model_version(name, str(number)).description or ""
 
-    def describe_version(self, name: str, number: int, description: str) -> None:
-        """Set the description of a version."""
-        self.client.update_model_version(name, str(number), description)
-
     def fetch(self, version: Version, artifact: str, target: Path) -> None:
         """Copy a folder of a version's run to `target`, completely or not at all."""
         source = f"{version.source.removesuffix(f'/{MODEL_FOLDER}')}/{artifact}"
         with replacing_folder(target) as folder:
-            if self.database is None:
-                self._download(source, folder)
+            if self.database is not None:  # without MLflow, which takes seconds to import
+                try:
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
+                except OSError as error:
+                    raise self._explain(error) from None
                 return
-            try:
-                shutil.copytree(source, folder, dirs_exist_ok=True)
-            except OSError as error:
-                raise self._explain(error) from None
-
-    def _download(self, source: str, folder: Path) -> None:
-        with self.explaining(), TemporaryDirectory() as scratch:
-            downloaded = import_mlflow().artifacts.download_artifacts(
-                artifact_uri=source, dst_path=scratch, tracking_uri=self.uri
-            )
-            shutil.copytree(downloaded, folder, dirs_exist_ok=True)
+            with self.explaining(), TemporaryDirectory() as scratch:
+                downloaded = import_mlflow().artifacts.download_artifacts(
+                    artifact_uri=source, dst_path=scratch, tracking_uri=self.uri
+                )
+                shutil.copytree(downloaded, folder, dirs_exist_ok=True)
 
     def load_model(self, name: str, number: int) -> PyFuncModel:
         """Load a version from ``models:/<name>/<number>``, as a server of models does."""
@@ -476,17 +448,11 @@ def _make_signature(interface: Interface) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
 
-    types: dict[str, Any] = {
-        "double": DataType.double,
-        "string": DataType.string,
-        "map": Map(DataType.double),
-    }
+    double = DataType.double
+    types: dict[str, Any] = {"double": double, "string": DataType.string, "map": Map(double)}
     outputs = interface.outputs.items()
-    params = [
-        ParamSpec(name, DataType.boolean, default=False)
-        for name in interface.asked
-        if name != SHAP_BASE
-    ]
+    asked = [name for name in interface.asked if name != SHAP_BASE]
+    params = [ParamSpec(name, DataType.boolean, default=False) for name in asked]
     schema: Any = ParamSchema(params) if params else None
     return ModelSignature(
         Schema([ColSpec(AnyType(), name, required=False) for name in interface.inputs]),

@@ -8,11 +8,10 @@ elsewhere. While a study runs, its trials appear as they finish. A trial that is
 from __future__ import annotations
 
 import json
-import queue
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from histofuse.core.artifacts import digest_folder, digest_text, write_text
-from histofuse.core.errors import RegistryError
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
 from histofuse.studies.results import FACTS, TRIALS, format_trials, read_study
@@ -74,51 +72,35 @@ def open_observer(live_after_seconds: float = LIVE_AFTER_SECONDS) -> Iterator[St
 
 
 class StudyRecorder:
-    """Implements `studies.trials.StudyObserver`.
+    """A `studies.trials.StudyObserver` with a thread that imports MLflow and writes.
 
-    A separate thread imports MLflow and writes while the trials go on. If the store fails, the
-    study goes on unrecorded, and ``publish`` writes what is missing.
+    If the store fails, the study goes on unrecorded, and ``publish`` writes what is missing.
     """
 
     def __init__(self, store: Store, live_after_seconds: float) -> None:
         self._writer = StudyWriter(store)
         self._live_at = time.monotonic() + live_after_seconds
-        self._waiting: queue.SimpleQueue[tuple[StudyFacts, list[TrialRecord]] | None]
-        self._waiting = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1)
+        self._latest: tuple[StudyFacts, list[TrialRecord]] | None = None
         self._failed = False
 
     def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
         """Queue the trials; those that MLflow does not hold yet are written."""
-        if time.monotonic() < self._live_at:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_all, daemon=True)
-            self._thread.start()
-        self._waiting.put((facts, list(trials)))
+        if time.monotonic() >= self._live_at:
+            self._latest = facts, list(trials)
+            self._pool.submit(self._write, *self._latest)
 
     def close(self) -> None:
         """Wait until all is written."""
-        if self._thread is not None:
-            self._waiting.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def _write_all(self) -> None:
-        ended = False
-        while not ended:
-            waiting = [self._waiting.get()]
-            while not self._waiting.empty():
-                waiting.append(self._waiting.get())
-            ended = None in waiting
-            observed = [item for item in waiting if item is not None]
-            if observed and not self._failed:
-                self._write(*observed[-1])  # the last holds all trials of the others
+        self._pool.shutdown()
 
     def _write(self, facts: StudyFacts, trials: list[TrialRecord]) -> None:
+        is_latest = self._latest is not None and trials is self._latest[1]
+        if self._failed or not is_latest:  # the latest holds all trials of the others
+            return
         try:
             self._writer.write(facts, trials)
-        except RegistryError as error:
+        except Exception as error:  # whatever it is, the trials go on
             self._failed = True
             report(f"study {facts.name} is no longer recorded, but goes on. {error}")
 
@@ -127,10 +109,9 @@ class StudyRecorder:
 
 
 class StudyWriter:
-    """Writes the runs of one study, and remembers what is there instead of asking each time.
+    """Writes the runs of one study, and remembers what MLflow holds.
 
-    The study's own run names its last writer: one that finds another name there reads the runs
-    again.
+    The study's own run names its last writer; if that is another one, the runs are read again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -153,7 +134,7 @@ class StudyWriter:
         """Get the study's run, unless another has written to the study since."""
         if self._parent_id is None:
             return None
-        run = self.store.get_run(self._parent_id)
+        run = self.store.client.get_run(self._parent_id)
         is_own = run.data.tags.get(WRITER_TAG) == self._token
         return run if is_own and run.info.lifecycle_stage == "active" else None
 
@@ -176,7 +157,7 @@ class StudyWriter:
         if written == digest:
             return
         if run_id is not None:
-            self.store.delete_run(run_id)
+            self.store.client.delete_run(run_id)
         run_id = _write_trial(facts, trial, digest, parent_id, self.store)
         self._written[trial.number] = run_id, digest
 
@@ -192,10 +173,9 @@ def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
         **describe_revision(read_revision()),
     }
     run = store.create_run(f"study {facts.name}", tags)
-    # A longer study continues the same run, and MLflow never changes a param.
-    settings = {key: value for key, value in facts.settings.items() if key != "trials"}
     params = {
-        **settings,
+        # A longer study continues the same run, and MLflow never changes a param.
+        **{key: value for key, value in facts.settings.items() if key != "trials"},
         "metric": facts.metric,
         "measured_on": facts.measured_on,
         "seed": facts.seed,
@@ -221,7 +201,7 @@ def _list_complete(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, st
     complete = {}
     for run in runs:
         if run.info.status == "RUNNING":
-            store.delete_run(run.info.run_id)
+            store.client.delete_run(run.info.run_id)
         else:
             digest = run.data.tags.get(TRIAL_DIGEST_TAG, "")
             complete[int(run.data.tags[TRIAL_TAG])] = run.info.run_id, digest
@@ -280,14 +260,7 @@ def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, st
 
 
 def publish_studies(folder: Path = STUDIES) -> Outcome:
-    """Write the studies that DVC holds and MLflow does not.
-
-    Args:
-        folder: The folder of studies, or of one.
-
-    Returns:
-        Names of the studies written or completed, and of those that were there already.
-    """
+    """Write the studies below a folder, or the one in it, that MLflow does not hold."""
     outcome = Outcome([], [])
     folders = sorted(path.parent for path in folder.rglob(FACTS))
     if not folders:

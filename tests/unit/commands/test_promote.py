@@ -166,7 +166,7 @@ def test_version_without_a_signature_is_refused(published):
 
 
 def test_version_without_a_model_card_is_refused(published):
-    open_store().describe_version(LOGISTIC, 1, "")
+    open_store().client.update_model_version(LOGISTIC, "1", "")
     result = run("promote", LOGISTIC)
     assert list_refusals(result) == {"files"}
     assert "lacks model card" in result.output

@@ -217,7 +217,7 @@ def test_a_study_whose_run_was_deleted_meanwhile_is_written_anew(store):
     writer = StudyWriter(store)
     writer.write(FACTS, TRIALS[:2])
     for run in store.find_runs(STUDY_TAG, FACTS.study_id):
-        store.delete_run(run.info.run_id)
+        store.client.delete_run(run.info.run_id)
     writer.write(FACTS, TRIALS)
     assert len(read(store)[1]) == 4
 
@@ -325,7 +325,7 @@ def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
     assert (folder / "trials.csv").is_file()
     assert publish_studies() == ([], ["resnet18"])
 
-    store.delete_run(trials[0].info.run_id)
+    store.client.delete_run(trials[0].info.run_id)
     Path("studies/resnet18/figures/history.png").write_bytes(b"other")
     assert publish_studies() == (["resnet18"], [])
     assert len(read(store)[1]) == 4
