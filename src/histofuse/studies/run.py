@@ -47,12 +47,7 @@ class StudyJob:
 
 
 def make_facts(job: StudyJob, code: str) -> StudyFacts:
-    """Describe a study; its id depends on all but the number of trials.
-
-    Args:
-        job: The study.
-        code: Digest of the code that a trial runs.
-    """
+    """Describe a study; its id depends on all but the number of trials, and on a digest of code."""
     values = {key: value for key, value in job.base.model_dump().items() if key != STUDY}
     space = {key: span.model_dump() for key, span in job.params.space.items()}
     settings = job.params.model_dump(exclude={"space", "metric"})
@@ -93,8 +88,7 @@ def parse_options(words: Sequence[str], storage: str) -> Options:
     parser.add_argument("--storage", default=os.environ.get(STORAGE_VARIABLE, storage))
     parser.add_argument("--trials", type=int)
     parser.add_argument("--worker-of", help=argparse.SUPPRESS)
-    found = parser.parse_args(list(words))
-    return Options(found.workers, found.storage, found.trials, found.worker_of)
+    return Options(**vars(parser.parse_args(words)))
 
 
 def run_study(
@@ -104,12 +98,12 @@ def run_study(
     observer: StudyObserver,
     draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
 ) -> None:
-    """Run a study until it has its trials, and write its folder.
+    """Run a study until it has its trials, and write its folder, unless this is a worker.
 
     Args:
         job: The study.
         options: How it is run.
-        folder: The folder of its results; a worker writes none.
+        folder: The folder of its results.
         observer: Gets the finished trials every `OBSERVE_SECONDS` and at the end.
         draw: Draws figures into a folder.
 
@@ -181,16 +175,10 @@ class _Coordinator:
 
     def _run(self, workers: int) -> None:
         if self.options.workers == 1:
-            self._run_here()
-        else:
-            self._supervise(workers)
-
-    def _run_here(self) -> None:
-        objective = self.job.make_objective()
-        while self.study.try_next(objective, self.job.base):
-            self._look()
-
-    def _supervise(self, workers: int) -> None:
+            objective = self.job.make_objective()
+            while self.study.try_next(objective, self.job.base):
+                self._look()
+            return
         self.workers = [self._start_worker() for _ in range(workers)]
         while self.workers:
             time.sleep(POLL_SECONDS)

@@ -4,9 +4,9 @@ Any number of workers share a study in one storage, on one machine or on many. T
 holds a digest of all that a trial's result depends on, so only comparable trials share a study. A
 study that was interrupted, or is given more trials, continues where it stopped.
 
-**Same trials.** Trial 0 has the values of params.yaml and is never pruned. The sampler is seeded
-for each trial, by its number among those not lost, so one worker tries the same params whether or
-not it was interrupted. Several workers see each other's results in a different order each time.
+**Same trials.** Trial 0 has the values of params.yaml and is never pruned. Each trial has a sampler
+of its own, seeded by its number among those not lost, so one worker tries the same params whether
+or not it was interrupted. Several workers see each other's results in a different order each time.
 
 **Lost trials.** A running trial holds the name of its process and a time stamp that is renewed.
 Any worker that finds a trial whose process has ended on this machine, or whose time stamp is too
@@ -20,8 +20,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from functools import reduce
+from operator import getitem
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
@@ -75,19 +76,18 @@ class Study:
         self.facts = facts
         self.params = params
         self.distributions = {key: to_distribution(span) for key, span in params.space.items()}
-        self._sampler = _make_sampler(params, facts)
         with opening():
             self._storage = open_storage(storage)
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=name_study(facts),
                 direction=facts.direction,
-                sampler=self._sampler,
                 pruner=_make_pruner(params),
                 load_if_exists=True,
             )
             self._first = {
-                key: to_stored(span, _get(facts.base, key)) for key, span in params.space.items()
+                key: to_stored(span, reduce(getitem, key.split("."), facts.base))
+                for key, span in params.space.items()
             }
             kept = self.list_kept()
             if not any(t.system_attrs.get("fixed_params") == self._first for t in kept):
@@ -151,8 +151,8 @@ class Study:
             return False
         # Another worker took this process for dead and has finished the trial.
         with suppress(UpdateFinishedTrialError):
-            trial = self._study.ask(fixed_distributions=self.distributions)
-            if self._is_surplus(trial.number):
+            trial = self._ask()
+            if not self.has_room(before=trial.number):  # others started the last ones meanwhile
                 self._fail(trial._trial_id, LOST, value=True)
                 return False
             with _beating(trial):
@@ -160,16 +160,30 @@ class Study:
         self.require_success()
         return True
 
-    def has_room(self) -> bool:
-        """Tell whether fewer trials were started than the study has."""
+    def has_room(self, before: float = math.inf) -> bool:
+        """Tell whether fewer trials were started, before one of a number, than the study has."""
         kept = self.list_kept()
-        started = [t for t in kept if t.state.name != "WAITING"]
+        started = [t for t in kept if t.number < before and t.state.name != "WAITING"]
         return len(started) < self.params.trials
 
-    def _is_surplus(self, number: int) -> bool:
-        """Tell whether other workers started the last trials meanwhile."""
-        before = [t for t in self.list_kept() if t.number < number and t.state.name != "WAITING"]
-        return len(before) >= self.params.trials
+    def _ask(self) -> Trial:
+        """Start a trial and draw its params."""
+        trial = self._study.ask()
+        # First: a trial whose worker is killed before this has no worker, and is waited for.
+        _sign(self._storage, trial._trial_id)
+        number = sum(t.number < trial.number for t in self.list_kept())
+        self._study.sampler = self._make_sampler(number)
+        for key, distribution in self.distributions.items():
+            trial._suggest(key, distribution)
+        return trial
+
+    def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        seed = derive_seed(self.facts.seed, "study", self.facts.name, number)
+        if self.params.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed)
 
     def _run(self, trial: Trial, objective: Objective, base: BaseModel) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -305,15 +319,6 @@ def _beating(trial: Trial) -> AbstractContextManager[None]:
     return beating(BEAT_SECONDS, beat)
 
 
-# --- sampling -----------------------------------------------------------------------------------
-
-
-def _get(values: Mapping[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
 def _make_pruner(params: StudyParams) -> optuna.pruners.BasePruner:
     import optuna
 
@@ -321,42 +326,3 @@ def _make_pruner(params: StudyParams) -> optuna.pruners.BasePruner:
     if params.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=params.pruner_warmup_trials)
     return optuna.pruners.NopPruner()
-
-
-def _make_sampler(params: StudyParams, facts: StudyFacts) -> optuna.samplers.BaseSampler:
-    """Make a sampler that uses a new one for each trial, seeded by the trial's number."""
-    import optuna
-
-    def make_inner(number: int) -> optuna.samplers.BaseSampler:
-        seed = derive_seed(facts.seed, "study", facts.name, number)
-        if params.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed)
-
-    class SeededSampler(optuna.samplers.BaseSampler):
-        def __init__(self) -> None:
-            self.inner = make_inner(0)
-
-        def before_trial(self, study: Any, trial: FrozenTrial) -> None:
-            # First: a trial whose worker is killed before this has no worker, and is waited for.
-            _sign(study._storage, trial._trial_id)
-            trials = study.get_trials(deepcopy=False)
-            earlier = [t for t in trials if t.number < trial.number and not is_lost(t)]
-            self.inner = make_inner(len(earlier))
-            self.inner.before_trial(study, trial)
-
-        def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> Any:
-            return self.inner.infer_relative_search_space(study, trial)
-
-        def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> Any:
-            return self.inner.sample_relative(study, trial, search_space)
-
-        def sample_independent(
-            self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any
-        ) -> Any:
-            return self.inner.sample_independent(study, trial, param_name, param_distribution)
-
-        def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
-            self.inner.after_trial(study, trial, state, values)
-
-    return SeededSampler()

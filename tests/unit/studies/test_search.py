@@ -172,7 +172,7 @@ def test_the_first_trial_is_never_given_up(tmp_path):
 
 def begin_elsewhere(study, worker, alive_at):
     """Leave a running trial behind, as another process would."""
-    trial = study._study.ask(fixed_distributions=study.distributions)
+    trial = study._ask()
     trial.set_user_attr(search.WORKER, worker)
     trial.set_user_attr(search.ALIVE_AT, alive_at)
     return trial
@@ -211,7 +211,7 @@ def test_a_trial_nobody_signed_is_soon_lost(tmp_path, monkeypatch, seconds, lost
     """It was begun by a process that was killed right then."""
     study = open_study(tmp_path / "j")
     monkeypatch.setattr(search, "_sign", lambda *given: None)
-    study._study.ask(fixed_distributions=study.distributions)
+    study._ask()
     monkeypatch.undo()
     monkeypatch.setattr(search, "UNSIGNED_SECONDS", 10.0 - seconds)
     assert study.recover_lost() == int(lost)
@@ -222,7 +222,7 @@ def test_a_process_killed_before_it_drew_params_is_known_by_name(tmp_path, monke
     monkeypatch.setattr(search, "describe_process", describe_ended_process)
     monkeypatch.setattr(search, "derive_seed", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        study._study.ask(fixed_distributions=study.distributions)
+        study._ask()
     monkeypatch.undo()
     assert study.recover_lost() == 1
     assert run(study)[0].params["learning_rate"] == BASE.learning_rate

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -22,25 +21,24 @@ from histofuse.params.image import ImageParams
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult
+from histofuse.training.fitting.recipe import Recipe, Rows
 from histofuse.training.fusion import PairedEmbeddings, gather, make_head
 from histofuse.training.fusion import make_recipe as make_fusion_recipe
 from histofuse.training.image import PatchData, create_model
 from histofuse.training.image import make_recipe as make_image_recipe
+from histofuse.training.recorder import NullRecorder
 
 MEASURED_ON: Final = "the validation split, at the best epoch"
 _COLUMNS: Final = {"macro_f1": "validation_macro_f1", "auroc": "validation_auroc"}
 _NAMES: Final = {"macro_f1": "validation/f1/macro", "auroc": "validation/auroc/macro"}
 
 
-class EpochReporter:
+class EpochReporter(NullRecorder):
     """A recorder that hands the best score so far to the pruner after each epoch."""
 
     def __init__(self, metric: str, report: Report) -> None:
         self._name, self._report = _NAMES[metric], report
         self._best = -math.inf
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Ignore the params."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Report the best score up to an epoch, from 1."""
@@ -48,11 +46,22 @@ class EpochReporter:
         if math.isfinite(self._best):
             self._report(step - 1, self._best)
 
-    def finish(self, bundle: Path) -> None:
-        """Ignore the bundle."""
+
+class _Objective:
+    """Trains a network without a progress bar, and reads its best epoch."""
+
+    def __init__(self, train: Rows, validation: Rows, seed: int, metric: str) -> None:
+        self.metric, self.seed = metric, seed
+        self._train, self._validation = train, validation
+
+    def _fit(self, network: torch.nn.Module, recipe: Recipe, report: Report) -> TrialResult:
+        recipe = replace(recipe, show_progress=False)
+        recorder = EpochReporter(self.metric, report)
+        result = fit(network, self._train, self._validation, recipe, None, recorder)
+        return to_result(result, self.metric)
 
 
-class FusionObjective:
+class FusionObjective(_Objective):
     """Best validation score of the fusion head on given pairs.
 
     Raises:
@@ -60,9 +69,9 @@ class FusionObjective:
     """
 
     def __init__(self, data: PairedEmbeddings, seed: int, metric: str) -> None:
-        self.metric, self.seed, self._data = metric, seed, data
         tensors = gather(data)
-        self._train, self._validation = tensors.rows("train"), tensors.rows("validation")
+        super().__init__(tensors.rows("train"), tensors.rows("validation"), seed, metric)
+        self._data = data
 
     def __call__(self, params: FusionParams, report: Report) -> TrialResult:
         """Train one head."""
@@ -70,28 +79,22 @@ class FusionObjective:
         torch.manual_seed(derive_seed(self.seed, "fusion", "init"))
         network = make_head(self._data.embeddings, self._train, classes, params)
         recipe = make_fusion_recipe(network, self._train, classes, params, self.seed)
-        recipe = replace(recipe, show_progress=False)
-        recorder = EpochReporter(self.metric, report)
         with one_thread():
-            result = fit(network, self._train, self._validation, recipe, None, recorder)
-        return to_result(result, self.metric)
+            return self._fit(network, recipe, report)
 
 
-class ImageObjective:
+class ImageObjective(_Objective):
     """Best validation score of an image network."""
 
     def __init__(self, name: str, data: PatchData, seed: int, metric: str) -> None:
-        self.name, self.metric, self.seed, self._data = name, metric, seed, data
-        self._train, self._validation = data.load_rows("train"), data.load_rows("validation")
+        super().__init__(data.load_rows("train"), data.load_rows("validation"), seed, metric)
+        self.name, self._data = name, data
 
     def __call__(self, params: ImageParams, report: Report) -> TrialResult:
         """Train one network."""
         model = create_model(self.name, self._data.meta, params, self.seed)
         recipe = make_image_recipe(self.name, model, self._train, params, self.seed)
-        recipe = replace(recipe, show_progress=False)
-        recorder = EpochReporter(self.metric, report)
-        result = fit(model, self._train, self._validation, recipe, None, recorder)
-        return to_result(result, self.metric)
+        return self._fit(model, recipe, report)
 
 
 def to_result(result: FitResult, metric: str) -> TrialResult:

@@ -121,32 +121,25 @@ class XgboostObjective:
                 rounds = choose_rounds(curves)
                 report(number, mean_defined(self._score(boosters, rounds)[self.metric]))
         scores = self._score(boosters, rounds)
-        return TrialResult(
-            value=mean_defined(scores[self.metric]),
-            scores={
-                "cv/rounds": float(rounds),
-                **{name: mean_defined(scores[key]) for key, name in _NAMES.items()},
-            },
-            steps={f"{name}/fold": scores[key] for key, name in _NAMES.items()},
-        )
+        return _to_result(scores, self.metric, {"cv/rounds": float(rounds)})
 
     def _grow(self, prepared: _Prepared, ended: threading.Event, params: XgboostParams) -> _Grown:
         import xgboost
 
         fold, rest, held_out = prepared
-        found: dict[str, dict[str, list[float]]] = {}
+        curves: dict[str, dict[str, list[float]]] = {}
         settings = make_settings(params, fold.rest, self.seed)
         booster = xgboost.train(
             settings | {"eval_metric": "auc", "nthread": 1},
             rest,
             num_boost_round=params.rounds,
             evals=[(held_out, "held_out")],
-            evals_result=found,  # pyright: ignore[reportArgumentType]
+            evals_result=curves,  # pyright: ignore[reportArgumentType]
             early_stopping_rounds=params.early_stopping_rounds,
             callbacks=[_make_stop(ended)],
             verbose_eval=False,
         )
-        return booster, np.array(found["held_out"]["auc"])
+        return booster, np.array(curves["held_out"]["auc"])
 
     def _score(self, boosters: list[xgboost.Booster], rounds: int) -> dict[str, list[float]]:
         scored = [
@@ -185,6 +178,17 @@ def _make_stop(ended: threading.Event) -> TrainingCallback:
             return ended.is_set()
 
     return Stop()
+
+
+def _to_result(
+    scores: dict[str, list[float]], metric: str, others: dict[str, float]
+) -> TrialResult:
+    """Average the scores of the folds."""
+    return TrialResult(
+        value=mean_defined(scores[metric]),
+        scores=others | {name: mean_defined(scores[key]) for key, name in _NAMES.items()},
+        steps={f"{name}/fold": scores[key] for key, name in _NAMES.items()},
+    )
 
 
 def mean_defined(scores: list[float]) -> float:
@@ -226,18 +230,14 @@ class MlpObjective:
             for key, score in self._fit(fold, params).items():
                 scores[key].append(score)
             report(number, mean_defined(scores[self.metric]))
-        return TrialResult(
-            value=mean_defined(scores[self.metric]),
-            scores={name: mean_defined(scores[key]) for key, name in _NAMES.items()},
-            steps={f"{name}/fold": scores[key] for key, name in _NAMES.items()},
-        )
+        return _to_result(scores, self.metric, {})
 
     def _fit(self, fold: _Fold, params: MlpParams) -> dict[str, float]:
         from histofuse.models.mlp import compute_logits
         from histofuse.training.mlp import fit_mlp
 
         parts, recorder = (fold.rest, fold.held_out), NullRecorder()
-        found = fit_mlp(*parts, params, self.seed, recorder=recorder, show_progress=False)
-        logits = compute_logits(found.network, fold.held_out.x)
+        fitted = fit_mlp(*parts, params, self.seed, recorder=recorder, show_progress=False)
+        logits = compute_logits(fitted.network, fold.held_out.x)
         scores = score_logits(logits, fold.held_out.target)
         return {key: scores[key] for key in _NAMES}
