@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError
@@ -91,15 +94,14 @@ def check_packages(lock: Path = REQUIREMENTS) -> Iterator[Check]:
         yield Check("packages", "fail", f"no {lock}", f"git checkout {lock}")
         return
     pins = read_pins(lock.read_text(encoding="utf-8"))
-    missing, other = [], []
-    for name, version in pins.items():
-        try:
-            installed = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-            continue
-        if installed.split("+")[0] != version.split("+")[0]:
-            other.append(f"{name} {installed} (locked {version})")
+    installed = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
+    pairs = {name: (installed.get(canonicalize_name(name)), pin) for name, pin in pins.items()}
+    missing = [name for name, (version, _) in pairs.items() if version is None]
+    other = [
+        f"{name} {version} (locked {pin})"
+        for name, (version, pin) in pairs.items()
+        if version is not None and version.split("+")[0] != pin.split("+")[0]
+    ]
     if missing:
         yield Check("packages", "fail", f"not installed: {_shorten(missing)}", "make setup")
     if other:
@@ -110,8 +112,6 @@ def check_packages(lock: Path = REQUIREMENTS) -> Iterator[Check]:
 
 def read_pins(text: str) -> dict[str, str]:
     """Read the names and versions that a lock file pins for this platform."""
-    from packaging.requirements import Requirement
-
     pins = {}
     for line in re.findall(r"^([A-Za-z0-9][^\s#]*==[^\\\n#]*)", text, flags=re.MULTILINE):
         requirement = Requirement(line.strip())
@@ -140,20 +140,16 @@ def check_torch() -> Iterator[Check]:
         yield Check("torch", "fail", f"torch and torchvision do not match: {reason}", "make setup")
         return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, uses the CPU"
-    yield Check(
-        "torch", "ok", f"{torch.__version__}, torchvision {torchvision.__version__}; {device}"
-    )
+    versions = f"{torch.__version__}, torchvision {torchvision.__version__}"
+    yield Check("torch", "ok", f"{versions}; {device}")
 
 
 def check_disk(folder: Path = Path()) -> Iterator[Check]:
     """Check the disk space for data, models and runs."""
     free = shutil.disk_usage(folder).free / 1e9
-    message = f"{free:.1f} GB free"
+    status = "fail" if free < DISK_FAIL_GB else "warn" if free < DISK_WARN_GB else "ok"
     remedy = "Free some space: dvc gc --workspace removes outputs that the workspace does not use."
-    if free >= DISK_WARN_GB:
-        yield Check("disk", "ok", message)
-    else:
-        yield Check("disk", "fail" if free < DISK_FAIL_GB else "warn", message, remedy)
+    yield Check("disk", status, f"{free:.1f} GB free", "" if status == "ok" else remedy)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -168,37 +164,34 @@ def check_data() -> Iterator[Check]:
 
 def check_brecahad(folder: Path) -> Check:
     """Check that each frame has an annotation and the reverse."""
-    name = "brecahad"
-    if (pending := _check_simulated(name, folder)) is not None:
+    if (pending := _check_simulated("brecahad", folder)) is not None:
         return pending
     images = {p.stem for p in folder.glob("images/*.tif*")}
     annotated = {p.stem for p in folder.glob("groundTruth/*.json")}
-    remedy = (
-        "histofuse fetch brecahad, or set data.brecahad in params.yaml to the folder with images/ "
-        "and groundTruth/"
-    )
     if not images or not annotated:
         message = f"{folder}: {len(images)} images, {len(annotated)} annotations"
-        return Check(name, "fail", message, remedy)
+        remedy = _advise("brecahad", "data.brecahad", "images/ and groundTruth/")
+        return Check("brecahad", "fail", message, remedy)
     if unmatched := sorted(images ^ annotated):
         message = f"{folder}: {_shorten(unmatched)} without image or annotation"
-        return Check(name, "fail", message, "Add the missing files, or remove these.")
-    return Check(name, "ok", f"{folder}: {len(images)} frames")
+        return Check("brecahad", "fail", message, "Add the missing files, or remove these.")
+    return Check("brecahad", "ok", f"{folder}: {len(images)} frames")
 
 
 def check_mimiciv(folder: Path) -> Check:
     """Check that the tables of the hosp module exist."""
-    name = "mimiciv"
-    if (pending := _check_simulated(name, folder)) is not None:
+    if (pending := _check_simulated("mimiciv", folder)) is not None:
         return pending
     missing = [t for t in _HOSP_TABLES if not (folder / "hosp" / f"{t}.csv.gz").is_file()]
     if missing:
         files = ", ".join(f"hosp/{t}.csv.gz" for t in missing)
-        remedy = (
-            "histofuse fetch mimic-demo, or set data.mimiciv in params.yaml to the folder of hosp/"
-        )
-        return Check(name, "fail", f"{folder}: no {files}", remedy)
-    return Check(name, "ok", f"{folder}: {len(_HOSP_TABLES)} tables")
+        remedy = _advise("mimic-demo", "data.mimiciv", "hosp/")
+        return Check("mimiciv", "fail", f"{folder}: no {files}", remedy)
+    return Check("mimiciv", "ok", f"{folder}: {len(_HOSP_TABLES)} tables")
+
+
+def _advise(data_set: str, key: str, content: str) -> str:
+    return f"histofuse fetch {data_set}, or set {key} in params.yaml to the folder with {content}"
 
 
 def _check_simulated(name: str, folder: Path) -> Check | None:
@@ -234,13 +227,14 @@ def check_mlflow() -> Iterator[Check]:
 
 def check_git() -> Iterator[Check]:
     """Check that the sources are committed: every run is tagged with the commit."""
-    revision = read_revision()
+    revision, purpose = read_revision(), "so that runs record their sources"
     if revision.commit is None:
-        remedy = "git init && git add --all && git commit, so that runs record their sources"
-        yield Check("git", "warn", "no commit", remedy)
+        yield Check(
+            "git", "warn", "no commit", f"git init && git add --all && git commit, {purpose}"
+        )
     elif revision.dirty:
         message = f"{revision.commit[:12]}, with uncommitted changes"
-        yield Check("git", "warn", message, "git commit, so that runs record their sources")
+        yield Check("git", "warn", message, f"git commit, {purpose}")
     else:
         yield Check("git", "ok", revision.commit[:12])
 
@@ -275,14 +269,8 @@ def _ask_dvc() -> Check:
     return Check("dvc", "ok", "all outputs exist and are up to date")
 
 
-# --- optional programs --------------------------------------------------------------------------
-
-
 def check_browser() -> Iterator[Check]:
     """Look for the browser that tests of MLflow's pages use."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser:
-        yield Check("browser", "ok", browser)
-    else:
-        remedy = "Only tests of MLflow's pages need it, and are skipped: apt-get install chromium"
-        yield Check("browser", "ok", "no Chromium found", remedy)
+    remedy = "Only tests of MLflow's pages need it, and are skipped: apt-get install chromium"
+    yield Check("browser", "ok", browser or "no Chromium found", "" if browser else remedy)

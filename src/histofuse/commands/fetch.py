@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from histofuse.commands.download import (
     DownloadError,
@@ -38,12 +38,7 @@ class DataSet:
 
 
 def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
-    """Download a data set unless it is complete already.
-
-    Args:
-        name: A key of `DATA_SETS`.
-        url: The base URL of a mirror.
-        into: Another target folder.
+    """Download a data set of `DATA_SETS`, or from a mirror, unless it is complete already.
 
     Returns:
         The folder to set in params.yaml.
@@ -118,15 +113,19 @@ def list_figshare(base: str) -> list[Remote]:
     """
     url = f"{base}/articles/{FIGSHARE_ARTICLE}"
     try:
-        entries = json.loads(read_text(url))["files"]
-        return [_to_remote(entry) for entry in entries if not entry.get("is_link_only")]
+        return [
+            Remote(
+                path=entry["name"],
+                url=entry["download_url"],
+                algorithm="md5",
+                digest=entry.get("computed_md5") or entry["supplied_md5"],
+                size=int(entry["size"]),
+            )
+            for entry in json.loads(read_text(url))["files"]
+            if not entry.get("is_link_only")
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise DownloadError(f"{url}: not a figshare listing ({error!r})") from None
-
-
-def _to_remote(entry: dict[str, Any]) -> Remote:
-    md5 = entry.get("computed_md5") or entry["supplied_md5"]
-    return Remote(entry["name"], entry["download_url"], "md5", md5, int(entry["size"]))
 
 
 def list_physionet(base: str) -> list[Remote]:

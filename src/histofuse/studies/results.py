@@ -36,13 +36,7 @@ def write_study(
     folder: Path,
     draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
 ) -> None:
-    """Write a study to `folder`, replacing its content.
-
-    Args:
-        facts: The study's description.
-        trials: All finished trials.
-        folder: The folder to replace.
-        draw: Draws figures into the folder it is given.
+    """Write a study to `folder`, replacing its content; `draw` is given the folder of figures.
 
     Raises:
         HistofuseError: If no trial is complete, so that there are no best params.
@@ -91,16 +85,13 @@ def read_best_params(path: Path) -> dict[str, Any]:
 
 def format_trials(trials: Sequence[TrialRecord]) -> str:
     """Format trials as CSV; missing values are left empty."""
-    groups = ("params", "scores", "steps")
-    columns = [
-        f"{group}.{key}"
-        for group in groups
-        for key in sorted({key for t in trials for key in getattr(t, group)})
-    ]
+    rows = [_to_row(trial) for trial in trials]
+    groups = ("params.", "scores.", "steps.")
+    names = sorted({name for row in rows for name in row if name.startswith(groups)})
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_FIXED, *columns], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*_FIXED, *names], restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_to_row, trials))
+    writer.writerows(rows)
     return text.getvalue()
 
 

@@ -96,7 +96,8 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     environment = _build_environment(folder, database, _open_secrets(folder))
-    _write_auth_config(folder, database)
+    config = {"database": database.replace("%", "%%"), "admin": ADMIN}
+    write_private(AUTH_TEMPLATE.format(**config, seconds=CREDENTIALS_SECONDS), folder / AUTH_CONFIG)
     write_json({"address": _name_address(settings)}, folder / STATE)
     _announce(settings, folder)
     os.execve(sys.executable, _build_command(settings, folder), environment)
@@ -213,7 +214,13 @@ def _open_secrets(folder: Path) -> Secrets:
 def _read_secrets(folder: Path) -> Secrets:
     path = folder / SECRETS
     try:
-        values = json.loads(_read_private(path))
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise HistofuseError(
+                f"{path}: holds a password and has mode {mode:04o}; expected 0600. Change the "
+                f"password if others use this machine, and chmod 600 {path}."
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
         return Secrets(str(values["admin_password"]), str(values["secret_key"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = type(error).__name__
@@ -228,23 +235,6 @@ def write_private(text: str, path: Path) -> None:
         opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
             file.write(text)
-
-
-def _read_private(path: Path) -> str:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise HistofuseError(
-            f"{path}: holds a password and has mode {mode:04o}; expected 0600. Change the "
-            f"password if others use this machine, and chmod 600 {path}."
-        )
-    return path.read_text(encoding="utf-8")
-
-
-def _write_auth_config(folder: Path, database: str) -> None:
-    text = AUTH_TEMPLATE.format(
-        database=database.replace("%", "%%"), admin=ADMIN, seconds=CREDENTIALS_SECONDS
-    )
-    write_private(text, folder / AUTH_CONFIG)
 
 
 # --- MLflow -------------------------------------------------------------------------------------
