@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -35,29 +34,9 @@ app = typer.Typer(
 )
 
 
-class OpenData(StrEnum):
-    """Data sets that can be downloaded without an account."""
-
-    brecahad = "brecahad"
-    mimic_demo = "mimic-demo"
-
-
-class Kind(StrEnum):
-    """Kinds of models."""
-
-    image = "image"
-    tabular = "tabular"
-    fusion = "fusion"
-
-
-class Form(StrEnum):
-    """Formats of a printed table."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
+OpenData = Literal["brecahad", "mimic-demo"]  # downloaded without an account
+Kind = Literal["image", "tabular", "fusion"]
+Form = Literal["table", "json", "csv"]
 Model = Annotated[str, typer.Argument(help="Registered model, such as fusion.")]
 UserName = Annotated[str, typer.Argument(help="Name of the user.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -91,9 +70,9 @@ def fetch(
 
     target = into.absolute() if into else None
     root = _enter_project()
-    folder = fetch_data_set(data_set.value, url, target)
+    folder = fetch_data_set(data_set, url, target)
     shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
-    typer.echo(f"Set {DATA_SETS[data_set.value].key} to {shown} in params.yaml, then dvc repro.")
+    typer.echo(f"Set {DATA_SETS[data_set].key} to {shown} in params.yaml, then dvc repro.")
 
 
 @app.command()
@@ -102,8 +81,7 @@ def publish() -> None:
     from histofuse.commands.publish import publish as publish_new
 
     _enter_project()
-    for line in publish_new():
-        typer.echo(line)
+    typer.echo("\n".join(publish_new()))
 
 
 @app.command("report")
@@ -124,8 +102,7 @@ def registry(
     from histofuse.commands.registry import describe_registry
 
     _enter_project()
-    for line in describe_registry(as_json=json):
-        typer.echo(line)
+    typer.echo("\n".join(describe_registry(as_json=json)))
 
 
 @app.command()
@@ -160,8 +137,7 @@ def rollback(
     from histofuse.commands.promote import rollback as roll_back
 
     _enter_project()
-    for line in roll_back(model, reason):
-        typer.echo(line)
+    typer.echo("\n".join(roll_back(model, reason)))
 
 
 @app.command("serve")
@@ -224,14 +200,14 @@ def add_user(
 ) -> None:
     """Add a user and print the login."""
     team = _open_team()
-    typer.echo(_describe_login(team.address, name, team.add(name, may_write=not read_only)))
+    _show_login(team.address, name, team.add(name, may_write=not read_only))
 
 
 @users.command("password")
 def set_password(name: UserName) -> None:
     """Set a new password and print the login."""
     team = _open_team()
-    typer.echo(_describe_login(team.address, name, team.set_password(name)))
+    _show_login(team.address, name, team.set_password(name))
 
 
 @users.command("remove")
@@ -243,8 +219,7 @@ def remove_user(name: UserName) -> None:
 @users.command("list")
 def list_users() -> None:
     """List users."""
-    for name in _open_team().names():
-        typer.echo(name)
+    typer.echo("\n".join(_open_team().names()))
 
 
 def _open_team() -> Any:
@@ -254,9 +229,9 @@ def _open_team() -> Any:
     return open_team()
 
 
-def _describe_login(address: str, name: str, password: str) -> str:
-    values = {"URI": address, "USERNAME": name, "PASSWORD": password}
-    return "\n".join(f"export MLFLOW_TRACKING_{key}={value}" for key, value in values.items())
+def _show_login(address: str, name: str, password: str) -> None:
+    for key, value in (("URI", address), ("USERNAME", name), ("PASSWORD", password)):
+        typer.echo(f"export MLFLOW_TRACKING_{key}={value}")
 
 
 @app.command()
@@ -303,17 +278,14 @@ def runs(
     ] = "",
     *,
     current: Annotated[bool, typer.Option("--current", help="Only the models in models/.")] = False,
-    form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.table,
+    form: Annotated[Form, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
     """Compare published runs."""
     from histofuse.commands.runs import describe_runs
 
     _enter_project()
     named = [name.strip() for name in columns.split(",") if name.strip()]
-    chosen = kind.value if kind else None
-    typer.echo(
-        describe_runs(kind=chosen, sort=sort, columns=named, current=current, form=form.value)
-    )
+    typer.echo(describe_runs(kind=kind, sort=sort, columns=named, current=current, form=form))
 
 
 @app.command()
@@ -339,8 +311,7 @@ def show_next() -> None:
     from histofuse.commands.headline import describe_results
 
     _enter_project()
-    for line in describe_results():
-        typer.echo(line)
+    typer.echo("\n".join(describe_results()))
 
 
 @app.command("export-imagefolder")
