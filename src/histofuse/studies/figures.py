@@ -49,7 +49,8 @@ def draw_history(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
     complete = _complete(trials)
     numbers = [t.number for t in complete]
     values = [_value(t) for t in complete]
-    best = np.maximum.accumulate(values) if _up(facts) else np.minimum.accumulate(values)
+    extreme = np.maximum if facts.direction == "maximize" else np.minimum
+    best = extreme.accumulate(values)
     axes.step(numbers, best, where="post", color=BLUE, label="best so far")
     axes.scatter(numbers, values, s=18, color=GREY, zorder=3, label="trial")
     _mark_unfinished(axes, trials)
@@ -95,6 +96,7 @@ def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
 def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict[str, float]:
     """Measure the importance of each param by fANOVA; empty if too few trials differ."""
     import optuna
+    from optuna.trial import create_trial
 
     complete = _complete(trials)
     space = TypeAdapter(dict[str, Range]).validate_python(facts.space)
@@ -106,11 +108,7 @@ def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict
     distributions = {k: to_distribution(space[k]) for k in varied}
     for trial in complete:
         params = {k: to_stored(space[k], trial.params[k]) for k in varied}
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=params, distributions=distributions, value=_value(trial)
-            )
-        )
+        study.add_trial(create_trial(params=params, distributions=distributions, value=trial.value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -120,11 +118,11 @@ def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict
 
 def draw_parallel(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
     """Draw each complete trial as a line over all params, coloured by its value."""
-    complete = sorted(_complete(trials), key=_value, reverse=not _up(facts))
+    complete = sorted(_complete(trials), key=_value, reverse=facts.direction != "maximize")
     names = list(facts.space)
     longest = 0.05 * max(map(len, names))  # inches down, and left of the first, at 40 degrees
     height, foot, left = 3.6 + longest, 0.5 + longest, 0.07 + 0.05 * len(names[0]) / WIDTH
-    edges = {"left": left, "right": 0.86, "bottom": foot / height}
+    edges = {"left": left, "right": 0.86, "top": 0.8, "bottom": foot / height}
     figure, axes = _make_figure(facts, trials, height=height, **edges)
     lines = [
         [(i, _place(facts.space[name], t.params[name])) for i, name in enumerate(names)]
@@ -238,18 +236,14 @@ def _make_figure(
     trials: Sequence[TrialRecord],
     *,
     height: float,
-    left: float = 0.1,
-    right: float = 0.97,
-    bottom: float | None = None,
+    **edges: float,
 ) -> tuple[Figure, Axes]:
+    """Make a figure of a height in inches; other edges than usual as shares of the figure."""
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.subplots()
-    foot = 0.95 / height if bottom is None else bottom
-    figure.subplots_adjust(left=left, right=right, top=1 - 0.4 / height, bottom=foot)
-    if bottom is not None:
-        figure.subplots_adjust(top=0.8)
+    usual = {"left": 0.1, "right": 0.97, "top": 1 - 0.4 / height, "bottom": 0.95 / height}
+    figure.subplots_adjust(**usual | edges)
     _write_footer(figure, facts, trials)
-    return figure, axes
+    return figure, figure.subplots()
 
 
 def _write_footer(figure: Figure, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
@@ -269,10 +263,6 @@ def _complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 def _value(trial: TrialRecord) -> float:
     assert trial.value is not None
     return trial.value
-
-
-def _up(facts: StudyFacts) -> bool:
-    return facts.direction == "maximize"
 
 
 def _label(value: Any) -> str:

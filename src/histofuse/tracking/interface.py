@@ -57,24 +57,21 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
 
     image = encoders.get(IMAGE, bundle)
     patient = encoders.get(PATIENT, bundle)
-    features = _read_features(patient) if _is(patient, "tabular") else {}
-    has_image, has_patient = _is(image, "image"), bool(features)
-    asked = (GRADCAM,) if has_image else ()
-    if has_patient and patient.config["architecture"]["kind"] in EXPLAINED_KINDS:
-        asked = (*asked, SHAP, SHAP_BASE)
-    columns = {IMAGE: [_draw_noise(image)]} if has_image else {}
-    kinds = {name: kind for name, (kind, _) in features.items()}
-    typical = {name: [value] for name, (_, value) in features.items()}
+    columns: dict[str, tuple[str, Any]] = {}
+    asked: tuple[str, ...] = ()
+    if image.config.get("kind") == "image":
+        columns[IMAGE] = "image", _draw_noise(image)
+        asked = (GRADCAM,)
+    if patient.config.get("kind") == "tabular":
+        columns |= _read_features(patient)
+        if patient.config["architecture"]["kind"] in EXPLAINED_KINDS:
+            asked = (*asked, SHAP, SHAP_BASE)
     return Interface(
-        inputs=({IMAGE: "image"} if has_image else {}) | kinds,
+        inputs={name: kind for name, (kind, _) in columns.items()},
         outputs=_describe_outputs(bundle, asked),
         asked=asked,
-        example=pd.DataFrame(columns | typical),
+        example=pd.DataFrame({name: [value] for name, (_, value) in columns.items()}),
     )
-
-
-def _is(bundle: Bundle, kind: str) -> bool:
-    return bundle.config.get("kind") == kind
 
 
 def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
@@ -90,7 +87,7 @@ def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
 def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
     outputs = dict.fromkeys(map(name_probability, bundle.config["classes"]), "double")
     outputs[PREDICTION] = "string"
-    if _is(bundle, "fusion"):
+    if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
     types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double"}
     return outputs | {name: types[name] for name in asked}

@@ -8,7 +8,8 @@ corrected here after a checkout was moved or copied.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -47,12 +48,12 @@ _RUNNING: Final = """
     WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'
 """
 
-_STANDINGS: Final[Mapping[str, str]] = {
-    "tags": "SELECT name, key, value FROM registered_model_tags",
-    "aliases": "SELECT name, alias, version FROM registered_model_aliases",
-    "stages": "SELECT name, version, current_stage FROM model_versions",
-    "version_tags": "SELECT name, version, key, value FROM model_version_tags",
-}
+_STATUSES: Final = (
+    "SELECT name, key, value FROM registered_model_tags",
+    "SELECT name, alias, version FROM registered_model_aliases",
+    "SELECT name, version, current_stage FROM model_versions",
+    "SELECT name, version, key, value FROM model_version_tags",
+)
 
 
 def find_database(uri: str) -> Path | None:
@@ -75,8 +76,6 @@ def read_versions(database: Path) -> list[Version]:
         RegistryError: If the file is not a database.
     """
     with _reading(database) as connection:
-        if connection is None:
-            return []
         rows = _select(connection, _VERSIONS, {"digest": DIGEST_TAG, "content": CONTENT_TAG})
     return [
         Version(name, int(number), digest, run_id, to_path(stored or source), content)
@@ -88,32 +87,25 @@ def read_versions(database: Path) -> list[Version]:
 def read_running(database: Path) -> dict[str, str]:
     """Map each run marked as running to the tag of the process that writes it."""
     with _reading(database) as connection:
-        return {} if connection is None else dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
+        return dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
 
 
 def read_statuses(database: Path) -> list[ModelStatus]:
     """Read where the versions of all registered models stand, by name."""
     with _reading(database) as connection:
-        if connection is None:
-            return []
-        rows = {what: _select(connection, query, ()) for what, query in _STANDINGS.items()}
-    names = sorted({row[0] for found in rows.values() for row in found})
-    return [
-        _to_status(n, {k: [r[1:] for r in v if r[0] == n] for k, v in rows.items()}) for n in names
-    ]
-
-
-def _to_status(name: str, rows: Mapping[str, list[tuple]]) -> ModelStatus:
-    version_tags: dict[int, dict[str, str]] = {}
-    for number, key, value in rows["version_tags"]:
-        version_tags.setdefault(int(number), {})[key] = value
-    return ModelStatus(
-        name=name,
-        tags=dict(rows["tags"]),
-        aliases={alias: int(number) for alias, number in rows["aliases"]},
-        stages={int(number): stage for number, stage in rows["stages"] if stage},
-        version_tags=version_tags,
-    )
+        tags, aliases, stages, version_tags = (_select(connection, q, ()) for q in _STATUSES)
+    names = sorted({name for name, *_ in (*tags, *aliases, *stages, *version_tags)})
+    statuses = {name: ModelStatus(name, {}, {}, {}, defaultdict(dict)) for name in names}
+    for name, key, value in tags:
+        statuses[name].tags[key] = value
+    for name, alias, number in aliases:
+        statuses[name].aliases[alias] = int(number)
+    for name, number, stage in stages:
+        if stage:
+            statuses[name].stages[int(number)] = stage
+    for name, number, key, value in version_tags:
+        statuses[name].version_tags[int(number)][key] = value
+    return list(statuses.values())
 
 
 def to_path(address: str) -> str:
@@ -123,6 +115,7 @@ def to_path(address: str) -> str:
 
 @contextmanager
 def _reading(database: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a database; None if the file does not exist."""
     if not database.is_file():
         yield None
         return
@@ -139,9 +132,11 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection | None]:
 
 
 def _select(
-    connection: sqlite3.Connection, query: str, values: dict[str, str] | tuple[str, ...]
+    connection: sqlite3.Connection | None, query: str, values: dict[str, str] | tuple[str, ...]
 ) -> list[tuple]:
-    """Run a query; without the table there are no rows."""
+    """Run a query; without the database or the table there are no rows."""
+    if connection is None:
+        return []
     try:
         return connection.execute(query, values).fetchall()
     except sqlite3.OperationalError as error:
@@ -160,7 +155,7 @@ def find_foreign_root(database: Path) -> Path | None:
     """
     with _reading(database) as connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
-        rows = [] if connection is None else _select(connection, query, (EXPERIMENT,))
+        rows = _select(connection, query, (EXPERIMENT,))
     here = locate_artifacts(database)
     if not rows or (there := Path(to_path(rows[0][0]))) == here:
         return None

@@ -58,10 +58,10 @@ class ModelStatus:
     """Tags, aliases and stages of a registered model and its versions."""
 
     name: str
-    tags: Mapping[str, str]
-    aliases: Mapping[str, int]  # alias -> version
-    stages: Mapping[int, str]  # version -> stage; empty where MLflow has none
-    version_tags: Mapping[int, Mapping[str, str]]  # version -> its tags
+    tags: dict[str, str]
+    aliases: dict[str, int]  # alias -> version
+    stages: dict[int, str]  # version -> stage; empty where MLflow has none
+    version_tags: dict[int, dict[str, str]]  # version -> its tags
 
     @property
     def production(self) -> int | None:
