@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from histofuse.core.artifacts import to_json
 from histofuse.tracking.connection import name_store
@@ -21,24 +21,28 @@ def describe_registry(*, as_json: bool = False) -> list[str]:
     """
     listed = list_models()
     if as_json:
-        return [to_json([_to_dict(one) for one in listed]).rstrip("\n")]
+        return [to_json([asdict(one) for one in listed]).rstrip("\n")]
     if not listed:
         where = redact(name_store())
         return [f"no models at {where}; dvc repro or histofuse publish brings them"]
     lines = _align([_HEADER, *(_to_row(one) for one in listed)])
-    return [*lines, *(_warn(one) for one in listed if one.cut_short)]
+    return lines + [
+        f"! a promotion of {one.model} to version {one.version} was cut short; "
+        "histofuse publish completes it"
+        for one in listed
+        if one.cut_short
+    ]
 
 
 def _to_row(one: Listed) -> tuple[str, ...]:
-    version = one.version
     return (
-        "*" if one.held else "",
-        version.name,
-        str(version.number),
-        version.digest[:12],
+        "*" if one.in_models else "",
+        one.model,
+        str(one.version),
+        one.digest[:12],
         ", ".join(one.aliases),
-        one.stage,
-        one.promoted[:19].replace("T", " "),
+        one.stage or "",
+        (one.promoted or "")[:19].replace("T", " "),
     )
 
 
@@ -48,23 +52,3 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-
-
-def _warn(one: Listed) -> str:
-    return (
-        f"! a promotion of {one.version.name} to version {one.version.number} was cut short; "
-        "histofuse publish completes it"
-    )
-
-
-def _to_dict(one: Listed) -> dict[str, Any]:
-    return {
-        "model": one.version.name,
-        "version": one.version.number,
-        "digest": one.version.digest,
-        "aliases": list(one.aliases),
-        "stage": one.stage or None,
-        "promoted": one.promoted or None,
-        "in_models": one.held,
-        "cut_short": one.cut_short,
-    }

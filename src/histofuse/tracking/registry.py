@@ -91,18 +91,20 @@ def _missing(registered: str, digest: str, models: Path, store: Store, found: st
 
 @dataclass(frozen=True)
 class Listed:
-    """A version as the registry lists it."""
+    """A version as ``histofuse registry`` lists it."""
 
-    version: Version
+    model: str
+    version: int
+    digest: str  # of its bundle
     aliases: tuple[str, ...]  # sorted
-    stage: str  # empty where it has none
-    promoted: str  # when it last came into production, in UTC; empty if never
-    held: bool  # whether models/ holds the same bundle
+    stage: str | None
+    promoted: str | None  # when it last came into production, in UTC
+    in_models: bool  # whether models/ holds the same bundle
     cut_short: bool  # whether a promotion of it was begun and not completed
 
 
 def list_models(models: Path = MODELS) -> list[Listed]:
-    """List all versions and where they stand, by name and number."""
+    """List all versions with their aliases and stages, by name and number."""
     store = open_store()
     with store.locked():
         versions = store.list_versions()
@@ -116,10 +118,12 @@ def _list(version: Version, status: ModelStatus, held: bool) -> Listed:
     tags = status.version_tags.get(number, {})
     stage = status.stages.get(number, "None")
     return Listed(
-        version=version,
+        model=version.name,
+        version=number,
+        digest=version.digest,
         aliases=tuple(sorted(alias for alias, n in status.aliases.items() if n == number)),
-        stage="" if stage == "None" else stage,
-        promoted=tags.get(WHEN_TAG, ""),
-        held=held,
+        stage=None if stage == "None" else stage,
+        promoted=tags.get(WHEN_TAG),
+        in_models=held,
         cut_short=INTENT_TAG in tags,
     )

@@ -226,7 +226,7 @@ def test_promotion_killed_half_way_is_seen_in_the_list_and_completed_by_publish(
         with pytest.raises(Killed):
             promote(three, 2)
     assert stand(three) == (2, {1: "Production"}, "1")
-    assert [one.cut_short for one in list_models() if one.version.name == MLP] == [
+    assert [one.cut_short for one in list_models() if one.model == MLP] == [
         False, True, False,
     ]  # fmt: skip
 

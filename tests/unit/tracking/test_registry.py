@@ -68,8 +68,8 @@ def test_versions_are_listed_with_where_they_stand(digests, make):
 
     mlp, resnet = list_models()
 
-    assert (mlp.version.name, mlp.version.digest) == ("histofuse-mlp", digests["histofuse-mlp"])
-    assert (mlp.held, mlp.aliases, mlp.stage, mlp.promoted) == (False, (), "", "")
-    assert resnet.version.digest == digests["histofuse-resnet18"]
-    assert (resnet.held, resnet.aliases) == (True, ("production", "trial"))
+    assert (mlp.model, mlp.digest) == ("histofuse-mlp", digests["histofuse-mlp"])
+    assert (mlp.in_models, mlp.aliases, mlp.stage, mlp.promoted) == (False, (), None, None)
+    assert resnet.digest == digests["histofuse-resnet18"]
+    assert (resnet.in_models, resnet.aliases) == (True, ("production", "trial"))
     assert (resnet.stage, resnet.cut_short) == ("Production", False)
