@@ -78,7 +78,7 @@ def run_study_here(table: str, trials: str, out: str) -> None:
         inputs={},
         source="simulated",
         measured_on="folds",
-        make_objective=lambda: XgboostObjective(rows, NAMES, base, SEED, params.metric),
+        make_objective=lambda seed, metric: XgboostObjective(rows, NAMES, base, seed, metric),
     )
     options = Options(1, str(folder / "studies.journal"), int(trials), None)
     run_study(job, options, folder / "study", NullObserver(), lambda *_: None)

@@ -23,7 +23,7 @@ from statistics import median
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.tabular import TabularParams
 from histofuse.params.tune import StudyParams
-from histofuse.studies.objectives.folds import MEASURED_ON, make_objective
+from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
 from histofuse.studies.run import Options, StudyJob, run_study
 from histofuse.studies.trials import NullObserver, StudyFacts, StudyObserver, TrialRecord
@@ -86,26 +86,16 @@ def observing(kind: str) -> Iterator[StudyObserver]:
         yield CallByCall() if kind == PEER else NullObserver()
 
 
-def make_job() -> StudyJob:
-    base, seed = load_section(TabularParams, "tabular.xgboost").root, load_seed()
-    params = load_section(StudyParams, "tune.xgboost")
+def load_job() -> StudyJob:
+    base = load_section(TabularParams, "tabular.xgboost").root
     table = load_table(Path("data/encoded"), Path("data/cohort/meta.json"), base.kind)
-    return StudyJob(
-        name="xgboost",
-        model="tabular.xgboost",
-        base=base,
-        params=params,
-        seed=seed,
-        inputs=dict(table.digests),
-        source=table.source,
-        measured_on=MEASURED_ON,
-        make_objective=lambda: make_objective(table, base, seed, params.metric),
-    )
+    params = load_section(StudyParams, "tune.xgboost")
+    return make_job("xgboost", table, base, params, load_seed())
 
 
 def run_here(kind: str, folder: Path, trials: int) -> Cost:
     """Run a study in this process."""
-    job, options = make_job(), Options(1, str(folder / "studies.journal"), trials, None)
+    job, options = load_job(), Options(1, str(folder / "studies.journal"), trials, None)
     wall, processor = time.perf_counter(), time.process_time()
     with observing(kind) as observer:
         run_study(job, options, folder / STUDY, observer, lambda *_: None)

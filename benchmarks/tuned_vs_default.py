@@ -23,9 +23,9 @@ from histofuse.params.base import load_section, load_seed
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.tabular import TabularParams, XgboostParams
 from histofuse.params.tune import StudyParams, apply_values
-from histofuse.studies.objectives.folds import MEASURED_ON, make_objective
+from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
-from histofuse.studies.run import Options, StudyJob, run_study
+from histofuse.studies.run import Options, run_study
 from histofuse.studies.trials import NullObserver, TrialRecord, find_best
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, load_table, train_tabular
@@ -47,19 +47,7 @@ class Case:
 
     def tune(self, folder: Path) -> tuple[list[TrialRecord], TrialRecord, float]:
         """Run the study; give its trials, the best of them, and seconds."""
-        job = StudyJob(
-            name="xgboost",
-            model="tabular.xgboost",
-            base=self.base,
-            params=self.params,
-            seed=self.seed,
-            inputs=dict(self.table.digests),
-            source=self.table.source,
-            measured_on=MEASURED_ON,
-            make_objective=lambda: make_objective(
-                self.table, self.base, self.seed, self.params.metric
-            ),
-        )
+        job = make_job("xgboost", self.table, self.base, self.params, self.seed)
         options = Options(1, str(folder / "studies.journal"), TRIALS, None)
         start = time.perf_counter()
         run_study(job, options, folder / "study", NullObserver(), lambda *_: None)

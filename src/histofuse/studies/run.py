@@ -43,7 +43,11 @@ class StudyJob:
     inputs: dict[str, str]  # name -> SHA-256
     source: str  # of the data, such as simulated
     measured_on: str
-    make_objective: Callable[[], Objective]  # called in processes that run trials
+    make_objective: Callable[[int, str], Objective]  # of seed and metric, where trials run
+
+    def load_objective(self) -> Objective:
+        """Load what a trial needs."""
+        return self.make_objective(self.seed, self.params.metric)
 
 
 def make_facts(job: StudyJob, code: str) -> StudyFacts:
@@ -134,7 +138,7 @@ def _work(study: Study, job: StudyJob, study_id: str) -> None:
             f"study {job.name}: code, params or inputs have changed since it was started. "
             "Run the same command: it starts a study of the present ones."
         )
-    parent, objective = os.getppid(), job.make_objective()
+    parent, objective = os.getppid(), job.load_objective()
     while os.getppid() == parent and study.try_next(objective, job.base):
         pass
 
@@ -175,7 +179,7 @@ class _Coordinator:
 
     def _run(self, workers: int) -> None:
         if self.options.workers == 1:
-            objective = self.job.make_objective()
+            objective = self.job.load_objective()
             while self.study.try_next(objective, self.job.base):
                 self._look()
             return

@@ -160,11 +160,10 @@ class Study:
         self.require_success()
         return True
 
-    def has_room(self, before: float = math.inf) -> bool:
+    def has_room(self, before: int | None = None) -> bool:
         """Tell whether fewer trials were started, before one of a number, than the study has."""
-        kept = self.list_kept()
-        started = [t for t in kept if t.number < before and t.state.name != "WAITING"]
-        return len(started) < self.params.trials
+        kept = [t for t in self.list_kept() if before is None or t.number < before]
+        return sum(t.state.name != "WAITING" for t in kept) < self.params.trials
 
     def _ask(self) -> Trial:
         """Start a trial and draw its params."""

@@ -39,7 +39,7 @@ def open_study(storage, seed=1, code="c", source="simulated", **changes):
     params = make_params(**changes)
     job = StudyJob(
         name="fusion", model="fusion", base=BASE, params=params, seed=seed, inputs={"pairs": "d"},
-        source=source, measured_on="nothing", make_objective=lambda: score,
+        source=source, measured_on="nothing", make_objective=lambda *_: score,
     )  # fmt: skip
     return Study(make_facts(job, code), params, str(storage))
 

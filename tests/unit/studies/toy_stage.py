@@ -38,7 +38,7 @@ class ToyParams(Section):
 BASE = ToyParams(depth=7, rate=0.5, widths=[8])
 
 
-def make_job(make_objective: Callable[[], Any], **changes: Any) -> StudyJob:
+def make_job(make_objective: Callable[[int, str], Any], **changes: Any) -> StudyJob:
     """Make the job of a study, with other settings than usual where wished."""
     settings = {
         "trials": 12,
@@ -97,7 +97,7 @@ def compute_value(params: ToyParams) -> float:
 def main(name: str, *words: str) -> None:
     settings = json.loads(os.environ["TOY"])
     objective = {key: settings.pop(key) for key in OBJECTIVE & settings.keys()}
-    job = make_job(lambda: ToyObjective(**objective), **settings)
+    job = make_job(lambda *_: ToyObjective(**objective), **settings)
     options = parse_options(words, "studies.journal")
     run_study(job, options, Path("studies") / name, NullObserver(), lambda *_: None)
 

@@ -21,6 +21,8 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import XGBOOST_THREADS, make_matrix
 from histofuse.params.tabular import AnyTabularParams, MlpParams, XgboostParams
+from histofuse.params.tune import StudyParams
+from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.boosting import make_settings, split_folds
 from histofuse.training.recorder import NullRecorder
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     import xgboost
     from xgboost.callback import TrainingCallback
 
-MEASURED_ON: Final = "stratified folds of the training patients"
 MLP_FOLDS: Final = 5
 _NAMES: Final = {"auroc": "cv/auroc", "macro_f1": "cv/f1/macro"}
 
@@ -75,6 +76,23 @@ def make_objective(
             return MlpObjective(table.rows, table.features, seed, metric)
         case _:
             raise InputError([Fault("tune", f"is of kind {base.kind}", "xgboost or mlp")])
+
+
+def make_job(
+    name: str, table: EncodedTable, base: AnyTabularParams, params: StudyParams, seed: int
+) -> StudyJob:
+    """Make the study of the section ``tabular.<name>``."""
+    return StudyJob(
+        name=name,
+        model=f"tabular.{name}",
+        base=base,
+        params=params,
+        seed=seed,
+        inputs=dict(table.digests),
+        source=table.source,
+        measured_on="stratified folds of the training patients",
+        make_objective=lambda seed, metric: make_objective(table, base, seed, metric),
+    )
 
 
 # --- XGBoost ------------------------------------------------------------------------------------
