@@ -29,25 +29,15 @@ from histofuse.tracking.store import Store, open_store
 
 @dataclass(frozen=True)
 class Override:
-    """Whether to override the gate.
-
-    Attributes:
-        forced: Whether it is overridden.
-        reason: Why; required if it is.
-    """
+    """Whether to override the gate."""
 
     forced: bool = False
-    reason: str = ""
+    reason: str = ""  # required if it is overridden
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a promotion did.
-
-    Attributes:
-        lines: To show.
-        refused: Whether the gate refused it.
-    """
+    """The lines to show, and whether the gate refused the promotion."""
 
     lines: list[str]
     refused: bool = False

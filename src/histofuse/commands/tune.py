@@ -19,7 +19,7 @@ FUSION = "fusion"
 
 
 def tune(name: str, workers: int, storage: str | None, trials: int | None) -> None:
-    """Run a study; several machines may do so at once on one storage.
+    """Run a study with workers on this machine; several machines may do so on one storage.
 
     Args:
         name: A key of the section ``tune``.
@@ -44,7 +44,7 @@ def tune(name: str, workers: int, storage: str | None, trials: int | None) -> No
     wanted = {f"{section}.{STUDY}": name, f"tune.{name}.trials": trials, "study_storage": storage}
     settings = [f"{key}: {redact(str(value))}" for key, value in wanted.items() if value]
     report(f"to train with it: {', '.join(settings)} in {PARAMS_FILE}, then dvc repro")
-    used = environment.get(STORAGE_VARIABLE) or load_storage()
+    used = environment.get(STORAGE_VARIABLE) or load_section(StudyStorage, "study_storage").root
     report(f"to look at it: optuna-dashboard {redact(used)}")
 
 
@@ -55,11 +55,6 @@ def _wait(stage: subprocess.Popen[bytes]) -> int:
             return stage.wait()
         except KeyboardInterrupt:
             continue
-
-
-def load_storage() -> str:
-    """Load the storage that params.yaml names."""
-    return load_section(StudyStorage, "study_storage").root
 
 
 def find_stage(name: str) -> tuple[Path, str]:

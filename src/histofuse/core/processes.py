@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def describe_process() -> str:
@@ -39,12 +39,13 @@ def _name_host() -> str:
 
 @contextmanager
 def beating(seconds: float, beat: Callable[[], None]) -> Iterator[None]:
-    """Call `beat` every so many seconds, in a thread, until the block ends."""
+    """Call `beat` every so many seconds, in a thread, until the block ends; errors are ignored."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.wait(seconds):
-            beat()
+            with suppress(Exception):  # a store that is away for a moment gets the next beat
+                beat()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import reduce
 from operator import getitem
 from typing import TYPE_CHECKING, Any, Final
@@ -155,7 +155,7 @@ class Study:
             if not self.has_room(before=trial.number):  # others started the last ones meanwhile
                 self._fail(trial._trial_id, LOST, value=True)
                 return False
-            with _beating(trial):
+            with beating(BEAT_SECONDS, lambda: trial.set_user_attr(ALIVE_AT, time.time())):
                 self._run(trial, objective, base)
         self.require_success()
         return True
@@ -306,16 +306,6 @@ def _sign(storage: optuna.storages.BaseStorage, trial_id: int) -> None:
     """Write which process runs a trial."""
     storage.set_trial_user_attr(trial_id, WORKER, describe_process())
     storage.set_trial_user_attr(trial_id, ALIVE_AT, time.time())
-
-
-def _beating(trial: Trial) -> AbstractContextManager[None]:
-    """Renew a trial's sign of life every `BEAT_SECONDS`."""
-
-    def beat() -> None:
-        with suppress(Exception):  # a storage that is away for a moment gets the next one
-            trial.set_user_attr(ALIVE_AT, time.time())
-
-    return beating(BEAT_SECONDS, beat)
 
 
 def _make_pruner(params: StudyParams) -> optuna.pruners.BasePruner:

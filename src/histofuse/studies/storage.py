@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -67,18 +68,14 @@ def _make_lock(journal: str) -> JournalFileOpenLock:
     return Lock(journal, grace_period=5)
 
 
-def drop_half_line(path: Path, block: int = 65536) -> None:
+def drop_half_line(path: Path) -> None:
     """Remove an incomplete last line from a file."""
     with path.open("rb+") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - block)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
         if end < size:
             file.truncate(end)
 

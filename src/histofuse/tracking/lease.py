@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 from uuid import uuid4
 
@@ -58,23 +58,14 @@ def holding(store: Store, name: str) -> Iterator[Confirm]:
                 "paused; nothing was changed. Run it again."
             )
 
+    count = itertools.count(1)
     try:
-        with _beating(store, lock):
+        # Uploads may take longer than `STALE_SECONDS`.
+        with beating(BEAT_SECONDS, lambda: store.tag_model(lock, BEAT_TAG, str(next(count)))):
             yield confirm
     finally:
         if _is_held(store, lock, token):
             store.delete_lock(lock)
-
-
-def _beating(store: Store, lock: str) -> AbstractContextManager[None]:
-    """Renew a lock every `BEAT_SECONDS`: uploads may take longer than `STALE_SECONDS`."""
-    count = itertools.count(1)
-
-    def beat() -> None:
-        with suppress(RegistryError):  # the work itself will find the server gone
-            store.tag_model(lock, BEAT_TAG, str(next(count)))
-
-    return beating(BEAT_SECONDS, beat)
 
 
 def _is_held(store: Store, lock: str, token: str) -> bool:

@@ -70,22 +70,17 @@ def _fetch(version: Version, store: Store, target: Path) -> Bundle:
 
 
 def _restore(registered: str, digest: str, models: Path, store: Store) -> Version:
+    held = ""
     for path in sorted(models.glob(f"*/{MANIFEST}")):
-        if name_registered(load_json(path)["name"]) != registered:
-            continue
-        bundle = open_bundle(path.parent)
-        if bundle.digest == digest:
-            report(f"{registered} was not in the registry: published again from {bundle.path}")
-            return ensure_registered(bundle, store)
-        found = f"; {bundle.path} holds {bundle.digest[:12]}…"
-        raise _missing(registered, digest, models, store, found)
-    raise _missing(registered, digest, models, store, "")
-
-
-def _missing(registered: str, digest: str, models: Path, store: Store, found: str) -> RegistryError:
-    return RegistryError(
+        if name_registered(load_json(path)["name"]) == registered:
+            bundle = open_bundle(path.parent)
+            if bundle.digest == digest:
+                report(f"{registered} was not in the registry: published again from {bundle.path}")
+                return ensure_registered(bundle, store)
+            held = f"; {bundle.path} holds {bundle.digest[:12]}…"
+    raise RegistryError(
         f"{registered} with digest {digest} is neither in the registry at {redact(store.uri)} nor "
-        f"in {models}/{found}. Run dvc pull or dvc repro publish_encoders, then dvc repro."
+        f"in {models}/{held}. Run dvc pull or dvc repro publish_encoders, then dvc repro."
     )
 
 

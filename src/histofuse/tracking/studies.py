@@ -163,15 +163,8 @@ class StudyWriter:
 
 
 def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
-    tags = {
-        STUDY_TAG: facts.study_id,
-        WRITER_TAG: token,
-        "histofuse.kind": "study",
-        "histofuse.model": facts.name,
-        "histofuse.source": facts.source,
-        PROCESS_TAG: describe_process(),
-        **describe_revision(read_revision()),
-    }
+    tags = _tag(facts, "study") | describe_revision(read_revision())
+    tags |= {WRITER_TAG: token, PROCESS_TAG: describe_process()}
     run = store.create_run(f"study {facts.name}", tags)
     params = {
         # A longer study continues the same run, and MLflow never changes a param.
@@ -184,6 +177,15 @@ def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
     store.log_batch(run.info.run_id, params=flatten(params))
     store.log_inputs(run.info.run_id, facts.inputs)
     return run
+
+
+def _tag(facts: StudyFacts, kind: str) -> dict[str, str]:
+    return {
+        STUDY_TAG: facts.study_id,
+        "histofuse.kind": kind,
+        "histofuse.model": facts.name,
+        "histofuse.source": facts.source,
+    }
 
 
 def _digest(trial: TrialRecord) -> str:
@@ -211,15 +213,11 @@ def _list_complete(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, st
 def _write_trial(
     facts: StudyFacts, trial: TrialRecord, digest: str, parent_id: str, store: Store
 ) -> str:
-    tags = {
+    tags = _tag(facts, "trial") | {
         PARENT_TAG: parent_id,
-        STUDY_TAG: facts.study_id,
         TRIAL_TAG: str(trial.number),
         TRIAL_DIGEST_TAG: digest,
         STATE_TAG: trial.state,
-        "histofuse.kind": "trial",
-        "histofuse.model": facts.name,
-        "histofuse.source": facts.source,
     }
     if reason := _show_reason(facts, trial):
         tags["histofuse.reason"] = reason

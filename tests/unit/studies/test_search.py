@@ -320,11 +320,10 @@ def test_half_a_line_of_a_killed_writer_is_dropped(tmp_path):
     ("content", "kept"),
     [(b"", b""), (b"a\n", b"a\n"), (b"a\nbb\nccc", b"a\nbb\n"), (b"half", b""), (b"\n", b"\n")],
 )
-@pytest.mark.parametrize("block", [1, 3, 65536])
-def test_a_file_ends_with_its_last_whole_line(tmp_path, content, kept, block):
+def test_a_file_ends_with_its_last_whole_line(tmp_path, content, kept):
     path = tmp_path / "file"
     path.write_bytes(content)
-    drop_half_line(path, block)
+    drop_half_line(path)
     assert path.read_bytes() == kept
 
 
