@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,10 +86,9 @@ def _download_all(files: list[Remote], folder: Path) -> None:
 def _find_fetched(folder: Path, data_set: DataSet) -> Path | None:
     if not (folder / MARKER).is_file() or load_json(folder / MARKER)["data_set"] != data_set.name:
         return None
-    try:
+    with suppress(DownloadError):
         return _find_layout(folder, data_set)
-    except DownloadError:
-        return None
+    return None
 
 
 def _find_layout(folder: Path, data_set: DataSet) -> Path:

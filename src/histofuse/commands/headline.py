@@ -1,4 +1,4 @@
-"""``histofuse next``: what came out, and what to open."""
+"""``histofuse next``: the main results, and what to open next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS: Final = ("auprc/macro", "auroc/macro", "f1/macro", "accuracy")
 
 
 def describe_results(metrics: Path = METRICS) -> list[str]:
-    """Table the test scores and say where the rest lies.
+    """Table the test scores and name the other results.
 
     Raises:
         InputError: If nothing was evaluated yet.
@@ -25,12 +25,7 @@ def describe_results(metrics: Path = METRICS) -> list[str]:
         raise InputError([Fault(metrics, "no such file", "the results", "Run make repro.")])
     summary = load_json(metrics)
     models = {name: summary["models"][name] for name in _order(summary["models"])}
-    return [
-        "",
-        *_tabulate(models, summary.get("declared", {})),
-        "",
-        *_list_places(metrics.parent),
-    ]
+    return ["", *_tabulate(models, summary.get("declared", {})), "", *_list_places(metrics.parent)]
 
 
 def _order(names: Iterable[str]) -> list[str]:
@@ -46,14 +41,11 @@ def _tabulate(
     yield f"  {'on the test split':<{width}}  " + "  ".join(f"{c:>11}" for c in _COLUMNS)
     for name, values in models.items():
         cells = "  ".join(f"{show_value(values.get(f'test/{c}')):>11}" for c in _COLUMNS)
-        yield f"  {name:<{width}}  {cells}{_remark(declared.get(name, {}))}"
+        leaky = declared.get(name, {}).get("leaky", "no")
+        remark = "" if leaky in {"no", False} else f"  leaky: {leaky}"
+        yield f"  {name:<{width}}  {cells}{remark}"
     if all(facts.get("data") == "simulated" for facts in declared.values()) and declared:
         yield "  Simulated data: the numbers say whether the code works, nothing about patients."
-
-
-def _remark(facts: Mapping[str, Any]) -> str:
-    leaky = facts.get("leaky", "no")
-    return "" if leaky in {"no", False} else f"  leaky: {leaky}"
 
 
 def _list_places(reports: Path) -> Iterator[str]:

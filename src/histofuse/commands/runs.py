@@ -32,23 +32,13 @@ Format = Literal["table", "json", "csv"]
 
 # `{focus}` is mitosis, or the target; what counts most comes first and accuracy last.
 _PATCHES: Final = (
-    "test/auprc/{focus}",
-    "test/recall/{focus}",
-    "test/f1/{focus}",
-    "test/auroc/{focus}",
-    "test/f1/macro",
-    "test/auroc/macro",
-    "test/accuracy",
-)
+    "test/auprc/{focus}", "test/recall/{focus}", "test/f1/{focus}", "test/auroc/{focus}",
+    "test/f1/macro", "test/auroc/macro", "test/accuracy",
+)  # fmt: skip
 _ADMISSIONS: Final = (
-    "test/auroc/{focus}",
-    "test/auprc/{focus}",
-    "test/recall/{focus}",
-    "test/f1/{focus}",
-    "test/brier",
-    "test/ece",
-    "test/accuracy",
-)
+    "test/auroc/{focus}", "test/auprc/{focus}", "test/recall/{focus}", "test/f1/{focus}",
+    "test/brier", "test/ece", "test/accuracy",
+)  # fmt: skip
 _LOW_IS_GOOD: Final = ("brier", "ece", "loss")
 _WIDTH: Final = 100
 

@@ -20,7 +20,7 @@ from histofuse.core.artifacts import replacing_file
 from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
-from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
+from histofuse.studies.trials import StudyFacts, TrialRecord, count_unfinished, find_best
 
 COLOURS = "viridis"
 WIDTH = 7.2  # inches
@@ -248,11 +248,8 @@ def _make_figure(
 
 def _write_footer(figure: Figure, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
     simulated = "SIMULATED DATA  ·  " if facts.source == "simulated" else ""
-    states = [t.state for t in trials]
-    text = (
-        f"{simulated}{facts.metric} on {facts.measured_on}  ·  {len(trials)} trials, "
-        f"{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
-    )
+    counts = f"{len(trials)} trials, {count_unfinished(trials)}"
+    text = f"{simulated}{facts.metric} on {facts.measured_on}  ·  {counts}"
     figure.text(0.02, 0.1 / figure.get_figheight(), text, fontsize=7.5, color=GREY)
 
 

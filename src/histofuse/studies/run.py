@@ -24,7 +24,14 @@ from histofuse.params.tune import STUDY, StudyParams, check_space
 from histofuse.studies.results import write_study
 from histofuse.studies.search import MOST_RETRIES, Study, name_study
 from histofuse.studies.storage import describe_storage, reaching
-from histofuse.studies.trials import Objective, StudyFacts, StudyObserver, TrialRecord, find_best
+from histofuse.studies.trials import (
+    Objective,
+    StudyFacts,
+    StudyObserver,
+    TrialRecord,
+    count_unfinished,
+    find_best,
+)
 
 STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # its value may hold a password
 POLL_SECONDS: Final = 0.5
@@ -256,10 +263,9 @@ class _Coordinator:
 
     def _describe_state(self) -> str:
         trials = self.study.read_trials()
-        states = [t.state for t in trials]
         best = find_best(self.study.facts, trials)
         value = "" if best is None else f"best {self.study.facts.metric} {best.value:.4f}, "
-        return f"{value}{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
+        return value + count_unfinished(trials)
 
     def _report(self) -> None:
         self.observer.observe(self.study.facts, self.study.read_trials())
@@ -278,14 +284,12 @@ def describe_study(
     """Describe in a few lines how a study ended and how to look at it."""
     best, first = find_best(facts, trials), trials[0]
     assert best is not None
-    states = [t.state for t in trials]
     value, first_value = best.value or 0.0, first.value
     gain = "" if first_value is None else f", with the values of params.yaml {first_value:.4f}"
     params = ", ".join(f"{key} {_show(v)}" for key, v in best.params.items())
     return [
         f"wrote {folder}: best {facts.metric} {value:.4f} on {facts.measured_on}{gain}",
-        f"{len(trials)} trials, {states.count('PRUNED')} pruned, {states.count('FAIL')} failed;"
-        f" best is trial {best.number}: {params}",
+        f"{len(trials)} trials, {count_unfinished(trials)}; best is trial {best.number}: {params}",
         f"optuna trials --study-name {name_study(facts)} {describe_storage(storage)}",
     ]
 

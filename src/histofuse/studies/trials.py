@@ -80,6 +80,12 @@ def find_best(facts: StudyFacts, trials: Sequence[TrialRecord]) -> TrialRecord |
     return min(complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
 
+def count_unfinished(trials: Sequence[TrialRecord]) -> str:
+    """Count the trials without a result: "3 pruned, 1 failed"."""
+    states = [t.state for t in trials]
+    return f"{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
+
+
 @runtime_checkable
 class StudyObserver(Protocol):
     """Observes a running study."""

@@ -25,13 +25,9 @@ _USES: Final = {
 _FOCUSED: Final = ("auprc", "recall", "f1", "auroc")
 _SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "brier", "ece", "accuracy")
 _TESTS: Final = (
-    "cam_mass_inside",
-    "empty_share",
-    "deletion_gain_over_random",
-    "insertion_gain_over_random",
-    "additivity_error",
-    "rank_stability",
-)
+    "cam_mass_inside", "empty_share", "deletion_gain_over_random", "insertion_gain_over_random",
+    "additivity_error", "rank_stability",
+)  # fmt: skip
 _FEWEST: Final = 10  # counts of patients under an agreement are not shown below this
 _LIMIT: Final = 4900  # MLflow's registry takes 5,000 characters
 
@@ -41,7 +37,7 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
     config = bundle.config
     sections = [
         f"# {registered}",
-        _describe_model(bundle, config),
+        _describe_model(bundle),
         _list_warnings(config),
         _tabulate(metrics, config.get("focus_class", "")),
         _tabulate_faithfulness(metrics),
@@ -59,7 +55,8 @@ def describe_kind(config: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_model(bundle: Bundle, config: Mapping[str, Any]) -> str:
+def _describe_model(bundle: Bundle) -> str:
+    config = bundle.config
     lines = [
         f"- Does: {_KINDS.get(str(config.get('kind')), 'not stated')}",
         f"- Classes: {', '.join(map(str, config.get('classes', []))) or 'not stated'}",
