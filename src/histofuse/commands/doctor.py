@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -56,17 +56,10 @@ class Check:
 
 def examine() -> Iterator[Check]:
     """Run all checks; a check that raises an error counts as failed."""
-    checks: tuple[Callable[[], Iterator[Check]], ...] = (
-        check_python,
-        check_packages,
-        check_torch,
-        check_data,
-        check_disk,
-        check_mlflow,
-        check_git,
-        check_dvc,
-        check_browser,
-    )
+    checks = (
+        check_python, check_packages, check_torch, check_data, check_disk, check_mlflow, check_git,
+        check_dvc, check_browser,
+    )  # fmt: skip
     for check in checks:
         try:
             yield from check()

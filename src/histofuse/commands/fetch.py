@@ -28,7 +28,6 @@ MARKER: Final = "FETCHED.json"
 class DataSet:
     """An open data set."""
 
-    name: str
     url: str  # base of its file listing
     list_files: Callable[[str], list[Remote]]  # from the base URL
     into: Path  # the default target folder
@@ -49,7 +48,7 @@ def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
     """
     data_set = DATA_SETS[name]
     folder = into or data_set.into
-    if (known := _find_fetched(folder, data_set)) is not None:
+    if (known := _find_fetched(folder, name)) is not None:
         report(f"{name} is already in {known}")
         return known
     report(f"{name}: {data_set.terms}")
@@ -83,11 +82,11 @@ def _download_all(files: list[Remote], folder: Path) -> None:
         archive.unlink()
 
 
-def _find_fetched(folder: Path, data_set: DataSet) -> Path | None:
-    if not (folder / MARKER).is_file() or load_json(folder / MARKER)["data_set"] != data_set.name:
+def _find_fetched(folder: Path, name: str) -> Path | None:
+    if not (folder / MARKER).is_file() or load_json(folder / MARKER)["data_set"] != name:
         return None
     with suppress(DownloadError):
-        return _find_layout(folder, data_set)
+        return _find_layout(folder, DATA_SETS[name])
     return None
 
 
@@ -142,27 +141,22 @@ def list_physionet(base: str) -> list[Remote]:
 
 
 DATA_SETS: Final = {
-    data_set.name: data_set
-    for data_set in (
-        DataSet(
-            name="brecahad",
-            url="https://api.figshare.com/v2",
-            list_files=list_figshare,
-            into=Path("data/brecahad"),
-            layout=("images", "groundTruth"),
-            key="data.brecahad",
-            page=f"https://doi.org/10.6084/m9.figshare.{FIGSHARE_ARTICLE}",
-            terms="Aksac et al., BMC Research Notes 2019;12:82, CC BY 4.0",
-        ),
-        DataSet(
-            name="mimic-demo",
-            url="https://physionet.org/files/mimic-iv-demo/2.2",
-            list_files=list_physionet,
-            into=Path("data/mimic-iv-demo"),
-            layout=("hosp",),
-            key="data.mimiciv",
-            page="https://physionet.org/content/mimic-iv-demo/2.2/",
-            terms="MIMIC-IV Clinical Database Demo 2.2, ODbL 1.0",
-        ),
-    )
+    "brecahad": DataSet(
+        url="https://api.figshare.com/v2",
+        list_files=list_figshare,
+        into=Path("data/brecahad"),
+        layout=("images", "groundTruth"),
+        key="data.brecahad",
+        page=f"https://doi.org/10.6084/m9.figshare.{FIGSHARE_ARTICLE}",
+        terms="Aksac et al., BMC Research Notes 2019;12:82, CC BY 4.0",
+    ),
+    "mimic-demo": DataSet(
+        url="https://physionet.org/files/mimic-iv-demo/2.2",
+        list_files=list_physionet,
+        into=Path("data/mimic-iv-demo"),
+        layout=("hosp",),
+        key="data.mimiciv",
+        page="https://physionet.org/content/mimic-iv-demo/2.2/",
+        terms="MIMIC-IV Clinical Database Demo 2.2, ODbL 1.0",
+    ),
 }

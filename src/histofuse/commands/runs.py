@@ -212,13 +212,13 @@ def _show(value: float | str | None, ends: tuple[float, float] | None) -> str:
 def _explain(rows: Sequence[RunRow]) -> str:
     lines = []
     if any(name.startswith("interval_") for r in rows for name in r.metrics):
-        lines.append("Under each value its interval; reports/tables say how it was made.")
+        lines.append("Intervals are below the values; reports/tables describe the method.")
     if any(r.in_production for r in rows):
         lines.append("*  in production")
     if any(r.leaky for r in rows):
         lines.append("!  leaky: the label chose the pairs, and these scores measure that")
     if rows and all(r.source == "simulated" for r in rows):
-        lines.append("Simulated data: the numbers say whether the code works, nothing of patients.")
+        lines.append("Simulated data: the numbers test the code and say nothing about patients.")
     return "\n".join(["", *lines]) if lines else ""
 
 

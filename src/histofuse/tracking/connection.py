@@ -147,7 +147,10 @@ class Connection:
         Raises:
             MlflowError: For any error of MLflow, its database or the connection to it.
         """
-        with _without_deprecations():
+        with warnings.catch_warnings():
+            # MLflow uses what it deprecates, such as stages, and warnings may be errors.
+            for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", kind)
             import_mlflow()
             import requests
             from mlflow.exceptions import MlflowException
@@ -230,15 +233,6 @@ def _without_sync() -> Iterator[None]:
         yield
     finally:
         event.remove(Engine, "connect", relax)
-
-
-@contextmanager
-def _without_deprecations() -> Iterator[None]:
-    """Let MLflow use what it deprecates, such as stages, also where warnings are errors."""
-    with warnings.catch_warnings():
-        for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
-            warnings.simplefilter("ignore", kind)
-        yield
 
 
 @contextmanager

@@ -462,12 +462,6 @@ def _make_signature(interface: Interface) -> Any:
 
 
 def _to_version(found: ModelVersion, contents: Mapping[str, str]) -> Version:
-    run_id = found.run_id or ""
-    return Version(
-        name=found.name,
-        number=int(found.version),
-        digest=found.tags[DIGEST_TAG],
-        run_id=run_id,
-        source=found.source or "",
-        content=contents.get(run_id),
-    )
+    run_id, number = found.run_id or "", int(found.version)
+    digest, content = found.tags[DIGEST_TAG], contents.get(run_id)
+    return Version(found.name, number, digest, run_id, found.source or "", content)

@@ -60,7 +60,7 @@ def test_an_interval_stands_under_its_value(scored):
     lines = describe_runs(kind="tabular", columns=["test/brier"]).splitlines()
     at = next(n for n, line in enumerate(lines) if "mlp" in line)
     assert lines[at + 1].strip() == "0.11–0.22"
-    assert any(line.startswith("Under each value its interval") for line in lines)
+    assert any(line.startswith("Intervals are below") for line in lines)
 
 
 def test_leaky_production_and_simulated_are_marked(scored):
