@@ -130,8 +130,7 @@ def promote(
 
 @app.command()
 def rollback(
-    model: Model,
-    reason: Annotated[str, typer.Option(help="Reason, recorded with it.")] = "",
+    model: Model, reason: Annotated[str, typer.Option(help="Reason, recorded with it.")] = ""
 ) -> None:
     """Return to the previous production version."""
     from histofuse.commands.promote import rollback as roll_back

@@ -232,11 +232,7 @@ def _scale(axes: Axes, span: dict[str, Any]) -> None:
 
 
 def _make_figure(
-    facts: StudyFacts,
-    trials: Sequence[TrialRecord],
-    *,
-    height: float,
-    **edges: float,
+    facts: StudyFacts, trials: Sequence[TrialRecord], *, height: float, **edges: float
 ) -> tuple[Figure, Axes]:
     """Make a figure of a height in inches; other edges than usual as shares of the figure."""
     figure = Figure(figsize=(WIDTH, height))

@@ -90,10 +90,7 @@ def _fetch(model: str, registered: str, digest: str, store: Store, target: Path)
 
 def _copy(source: Path, target: Path, left_out: frozenset[str]) -> None:
     shutil.copytree(
-        source,
-        target,
-        ignore=lambda _, names: left_out & set(names),
-        copy_function=_link_or_copy,
+        source, target, ignore=lambda _, names: left_out & set(names), copy_function=_link_or_copy
     )
 
 

@@ -372,11 +372,7 @@ def _write_artifacts(
 
 
 def _register(
-    p: Publication,
-    store: Store,
-    run_id: str,
-    registered: Version | None,
-    origin: Mapping[str, str],
+    p: Publication, store: Store, run_id: str, registered: Version | None, origin: Mapping[str, str]
 ) -> int:
     """Register what a run holds, unless it is registered, and return the version's number."""
     if registered is None:
