@@ -325,7 +325,7 @@ def read_curves(bundle: Bundle) -> list[tuple[int, dict[str, float]]]:
     path = bundle.path / HISTORY
     if not path.is_file():
         return []
-    table: Any = pd.read_csv(path, float_precision="round_trip")
+    table: Any = pd.read_csv(path)
     steps = table.get("epoch", table.get("round", table.index + 1))
     cross_validated = any(column.endswith("_sd") for column in table)
     values = table[[c for c in table if c not in {"epoch", "round"} and not c.endswith("_sd")]]

@@ -96,8 +96,7 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     environment = _build_environment(folder, database, _open_secrets(folder))
-    config = {"database": database.replace("%", "%%"), "admin": ADMIN}
-    write_private(AUTH_TEMPLATE.format(**config, seconds=CREDENTIALS_SECONDS), folder / AUTH_CONFIG)
+    _write_auth_config(folder, database)
     write_json({"address": _name_address(settings)}, folder / STATE)
     _announce(settings, folder)
     os.execve(sys.executable, _build_command(settings, folder), environment)
@@ -235,6 +234,11 @@ def write_private(text: str, path: Path) -> None:
         opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def _write_auth_config(folder: Path, database: str) -> None:
+    config = {"database": database.replace("%", "%%"), "admin": ADMIN}
+    write_private(AUTH_TEMPLATE.format(**config, seconds=CREDENTIALS_SECONDS), folder / AUTH_CONFIG)
 
 
 # --- MLflow -------------------------------------------------------------------------------------

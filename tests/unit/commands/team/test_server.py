@@ -119,7 +119,7 @@ def test_private_file_is_its_owners_from_the_start(tmp_path, monkeypatch):
         os.umask(before)
     assert [stat.S_IMODE(mode) for mode in modes] == [0o600]
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
-    assert module._read_private(tmp_path / "file") == "secret"
+    assert (tmp_path / "file").read_text() == "secret"
 
 
 def test_secrets_are_created_once_and_kept(tmp_path):
