@@ -127,14 +127,14 @@ def test_files_that_are_there_are_not_asked_for_again(server, tmp_path):
     assert "/hosp/patients.csv.gz" not in [path for path, _ in server.asked]
 
 
-def test_broken_line_is_taken_up_where_it_broke(server, tmp_path):
+def test_broken_download_resumes(server, tmp_path):
     server.break_after = [4000, 3000]
     assert download(remote(server), tmp_path)
     assert (tmp_path / "f").read_bytes() == b"0123456789" * 1000
     assert [wanted for _, wanted in server.asked] == [None, "bytes=4000-", "bytes=7000-"]
 
 
-def test_next_call_goes_on_from_what_the_last_one_got(server, tmp_path):
+def test_next_call_resumes_a_partial_download(server, tmp_path):
     server.break_after = [1000] + [0] * 10
     with pytest.raises(DownloadError, match="again to resume"):
         download(remote(server), tmp_path)
@@ -152,7 +152,7 @@ def test_server_without_ranges_is_read_from_the_start(server, tmp_path):
     assert (tmp_path / "f").read_bytes() == b"0123456789" * 1000
 
 
-def test_part_of_another_file_is_thrown_away(server, tmp_path):
+def test_partial_download_of_another_file_is_discarded(server, tmp_path):
     (tmp_path / "f.part").write_bytes(b"x" * 500)
     download(remote(server), tmp_path)
     assert (tmp_path / "f").read_bytes() == b"0123456789" * 1000
@@ -194,7 +194,7 @@ def test_link_in_an_archive_is_refused(tmp_path):
         unpack(archive, tmp_path / "into")
 
 
-def test_offline_names_the_host_and_the_way_by_hand(tmp_path):
+def test_offline_names_the_host_and_the_manual_download(tmp_path):
     with pytest.raises(DownloadError) as error:
         fetch("mimic-demo", "http://127.0.0.1:9", tmp_path / "demo")
     message = str(error.value)

@@ -79,7 +79,7 @@ def test_batches_make_no_difference(frames):
     pd.testing.assert_frame_equal(few, many, rtol=0, atol=1e-6)
 
 
-def test_fusion_answers_by_the_record_where_there_is_one(frames, patients):
+def test_fusion_uses_the_record_if_there_is_one(frames, patients):
     said, table = ask(
         frames, "models/fusion_label_blind", patients=patients, crosswalk=Path("crosswalk.csv")
     )
@@ -136,7 +136,7 @@ def test_health_records_alone_go_through_a_tabular_model(small_project):
     np.testing.assert_allclose(mine, stored.loc[mine.index, "probability"], atol=1e-6)
 
 
-def test_all_that_is_wrong_with_points_is_said_at_once(frames):
+def test_all_faults_of_points_are_listed_at_once(frames):
     Path("points.csv").write_text(
         "frame_id,x_px,y_px\nCase_1-01,10,20\nCase_1-01,97,20\nCase_1-01,x,20\nCase_7-01,1,1\n"
     )
@@ -160,12 +160,12 @@ def test_all_that_is_wrong_with_points_is_said_at_once(frames):
         ({"points": Path("none.csv")}, r"none\.csv: no such file"),
     ],
 )
-def test_what_is_missing_is_said(frames, arguments, said):
+def test_missing_inputs_are_named(frames, arguments, said):
     with pytest.raises(InputError, match=said):
         ask(**{"frames": frames, **arguments})
 
 
-def test_patients_must_say_whose_tissue_it_is_and_say_it_once(frames, patients):
+def test_patients_must_name_each_case_once(frames, patients):
     model = "models/fusion_label_blind"
     with pytest.raises(InputError, match="no column 'case_id'"):
         ask(frames, model, patients=patients)

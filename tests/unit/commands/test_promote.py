@@ -270,7 +270,7 @@ def test_rollback_by_the_model_s_own_name(published):
     assert run("rollback", LOGISTIC).exit_code == 1
 
 
-def test_version_in_production_is_said_to_be(published):
+def test_version_in_production_is_reported(published):
     run("promote", LOGISTIC)
     result = run("promote", LOGISTIC)
     assert result.exit_code == 0
@@ -301,7 +301,7 @@ def test_version_that_models_holds_is_meant_unless_another_is_named(two):
     assert asked("--digest", find(LOGISTIC, 2).digest[:8].upper()) == "2"
 
 
-def test_latest_is_meant_where_models_holds_none(two):
+def test_latest_is_chosen_if_models_holds_none(two):
     shutil.rmtree("models/logistic_regression")
     assert asked() == "2"
 
@@ -339,7 +339,7 @@ def test_model_that_is_not_there_is_refused_with_those_that_are(published):
 # --- the list -----------------------------------------------------------------------------------
 
 
-def test_registry_shows_where_the_versions_stand(two):
+def test_registry_shows_aliases_and_stages(two):
     run("promote", LOGISTIC)
     run("promote", LOGISTIC, "--version", 2)
 

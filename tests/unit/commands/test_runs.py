@@ -36,7 +36,7 @@ def scored(published):
     return published
 
 
-def test_patches_and_admissions_are_compared_apart_best_first(scored):
+def test_patches_and_admissions_have_tables_of_their_own_best_first(scored):
     text = describe_runs()
     patches, admissions = text.split("models on admissions")
     found = values(describe_runs(form="json"))
@@ -50,7 +50,7 @@ def test_patches_and_admissions_are_compared_apart_best_first(scored):
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_an_interval_stands_under_its_value(scored):
+def test_an_interval_is_shown_below_its_value(scored):
     store = open_store()
     (run,) = [r for r in store.find_runs(CONTENT_TAG) if r.info.run_name == "mlp"]
     ends = {"interval_low/test.brier": 0.111, "interval_high/test.brier": 0.222}
@@ -88,14 +88,14 @@ def test_runs_are_filtered_and_sorted(scored):
     )
 
 
-def test_learning_rates_stand_under_one_name(scored):
+def test_learning_rates_share_a_name(scored):
     text = describe_runs(columns=["learning_rate", "learning_rate.head", "study"])
     assert "0.001" in text
     params = values(describe_runs(form="json"))["simple_cnn"]["params"]
     assert {"learning_rate.head", "learning_rate.backbone"} <= set(params)
 
 
-def test_a_column_no_run_has_is_said(scored):
+def test_an_unknown_column_is_named(scored):
     with pytest.raises(InputError, match="no run has 'test/auprc/mitosys'"):
         describe_runs(columns=["test/auprc/mitosys"])
 
@@ -116,7 +116,7 @@ def test_only_models_that_are_here(scored):
     assert "mlp" not in names_of(describe_runs(current=True))
 
 
-def test_an_empty_store_is_said(tmp_path, monkeypatch):
+def test_an_empty_store_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert describe_runs().startswith("no published runs at sqlite:///")

@@ -45,7 +45,7 @@ def test_the_server_gets_the_model_and_the_address(started, tmp_path):
     assert os.environ[serve.MODEL_VARIABLE] == str(tmp_path / "model")
 
 
-def test_a_port_in_use_is_said_before_the_model_is_loaded(started):
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(started):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -71,7 +71,7 @@ def test_a_study_without_params_or_model_is_refused(project, name, said):
         tune(name, 1, None, None)
 
 
-def test_the_stage_is_run_and_its_use_is_said(project, capsys):
+def test_the_stage_runs_and_next_steps_are_shown(project, capsys):
     tune("xgboost", 4, None, 40)
     said = json.loads((project / "said.json").read_text())
     assert said["words"] == ["xgboost", "--workers", "4", "--trials", "40"]

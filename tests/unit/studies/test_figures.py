@@ -137,7 +137,7 @@ def test_slices_show_the_whole_range_and_each_trial_once():
     ]  # fmt: skip
 
 
-def test_parallel_coordinates_stand_where_the_values_are():
+def test_parallel_coordinates_match_the_values():
     low = {"learning_rate": 1e-5, "batch_size": 16, "hidden": [256, 128]}
     high = {"learning_rate": 1e-3, "batch_size": 512, "hidden": [128]}
     trials = [
@@ -152,12 +152,12 @@ def test_parallel_coordinates_stand_where_the_values_are():
     assert heights[1] == pytest.approx([0.0, 0.0, 0.0])
 
 
-def test_where_less_is_better_the_best_so_far_falls():
+def test_best_so_far_falls_when_minimising():
     figure = draw_history(replace(FACTS, direction="minimize"), make_trials(12))
     assert (np.diff(figure.axes[0].lines[0].get_ydata()) <= 0).all()
 
 
-def test_too_few_trials_for_importance_are_said():
+def test_too_few_trials_for_importance_are_reported():
     texts = [t.get_text() for t in draw_importance(FACTS, make_trials(3)).axes[0].texts]
     assert texts == ["fewer than 5 complete trials that differ"]
 

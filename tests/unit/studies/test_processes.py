@@ -143,7 +143,7 @@ def test_interrupted_in_a_trial_and_resumed_gives_the_same_files(alone, tmp_path
     assert [t.state.name for t in toy.look()].count("FAIL") == 1
 
 
-def test_a_longer_study_goes_on_where_a_shorter_one_ended(alone, tmp_path):
+def test_a_longer_study_continues_a_shorter_one(alone, tmp_path):
     toy = Toy(tmp_path)
     toy.run("--trials", "5")
     assert toy.read() == alone.read()[:5]
@@ -296,7 +296,7 @@ def test_one_worker_gives_the_same_trials_on_postgresql(alone, postgres, tmp_pat
     assert toy.read() == alone.read()
 
 
-def test_database_that_goes_away_is_named_and_the_study_goes_on_later(postgres, tmp_path):
+def test_lost_database_is_named_and_the_study_continues_later(postgres, tmp_path):
     toy = Toy(tmp_path, postgres.make_database("toy_away"))
     stage = toy.start(seconds=0.5, trials=6)
     toy.wait_for(lambda trials: sum(t.state.is_finished() for t in trials) >= 2)

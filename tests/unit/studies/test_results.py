@@ -55,7 +55,7 @@ def test_the_first_of_equals_is_the_best():
     assert find_best(FACTS, TRIALS[1:3]) is None
 
 
-def test_a_smaller_value_is_better_where_less_is():
+def test_smallest_value_is_best_when_minimising():
     less = StudyFacts(**{**vars(FACTS), "direction": "minimize"})
     trials = [TrialRecord(n, "COMPLETE", v, {}) for n, v in enumerate((0.3, 0.1, 0.2))]
     assert find_best(less, trials).number == 1
@@ -71,7 +71,7 @@ def test_without_a_complete_trial_nothing_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["study.json", "trials.csv"])
-def test_a_broken_folder_is_said(tmp_path, file):
+def test_a_broken_folder_is_named(tmp_path, file):
     write_study(FACTS, TRIALS, tmp_path / "study", draw)
     (tmp_path / "study" / file).unlink()
     with pytest.raises(InputError, match="study"):
@@ -89,7 +89,7 @@ def test_a_broken_folder_is_said(tmp_path, file):
         ("trials.csv", "[128]", "[128", "JSON"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path, file, found, broken, said):
+def test_faults_of_a_file_are_named(tmp_path, file, found, broken, said):
     folder = tmp_path / "study"
     write_study(FACTS, TRIALS, folder, draw)
     text = (folder / file).read_text()
@@ -109,7 +109,7 @@ def test_the_same_trials_give_the_same_bytes(tmp_path):
     assert first == {f.name: f.read_bytes() for f in (tmp_path / "b").rglob("*") if f.is_file()}
 
 
-def test_a_study_replaces_what_was_there_or_leaves_it(tmp_path):
+def test_a_study_replaces_its_folder_completely_or_not_at_all(tmp_path):
     folder = tmp_path / "study"
     write_study(FACTS, TRIALS, folder, draw)
     (folder / "stray").touch()

@@ -207,7 +207,7 @@ def test_a_dead_or_silent_worker_s_trial_is_failed_and_tried_again(
 
 
 @pytest.mark.parametrize(("seconds", "lost"), [(60, True), (0, False)])
-def test_a_trial_nobody_signed_is_soon_lost(tmp_path, monkeypatch, seconds, lost):
+def test_an_unsigned_trial_is_soon_lost(tmp_path, monkeypatch, seconds, lost):
     """It was begun by a process that was killed right then."""
     study = open_study(tmp_path / "j")
     monkeypatch.setattr(search, "_sign", lambda *given: None)
@@ -228,7 +228,7 @@ def test_a_process_killed_before_it_drew_params_is_known_by_name(tmp_path, monke
     assert run(study)[0].params["learning_rate"] == BASE.learning_rate
 
 
-def test_the_first_trial_is_queued_again_where_its_worker_s_finder_died_too(tmp_path):
+def test_the_first_trial_is_queued_again_after_two_deaths(tmp_path):
     study = open_study(tmp_path / "j")
     trial = begin_elsewhere(study, describe_ended_process(), time.time())
     assert study._fail(trial._trial_id, search.LOST, value=True)
@@ -238,10 +238,10 @@ def test_the_first_trial_is_queued_again_where_its_worker_s_finder_died_too(tmp_
 
 
 @pytest.mark.parametrize("reports", [True, False])
-def test_a_process_taken_for_dead_drops_its_trial_and_goes_on(tmp_path, monkeypatch, reports):
+def test_a_process_presumed_dead_drops_its_trial_and_continues(tmp_path, monkeypatch, reports):
     study, other = open_study(tmp_path / "j", trials=3), open_study(tmp_path / "j", trials=3)
 
-    def sleep_through_a_night(params, report):
+    def be_silent(params, report):
         monkeypatch.setattr(search, "SILENT_SECONDS", -1.0)
         assert other.recover_lost() == 1
         monkeypatch.undo()
@@ -249,7 +249,7 @@ def test_a_process_taken_for_dead_drops_its_trial_and_goes_on(tmp_path, monkeypa
             report(0, 0.0)
         return TrialResult(0.0)
 
-    assert study.try_next(sleep_through_a_night, BASE)
+    assert study.try_next(be_silent, BASE)
     assert study.read_trials() == []
     trials = run(study)
     assert [t.number for t in trials] == [0, 1, 2]
@@ -335,7 +335,7 @@ def test_a_password_is_not_shown():
 
 
 @pytest.mark.parametrize("storage", ["nosuch://x", "sqlite:////nowhere/at/all.db", "/proc/j/j"])
-def test_a_storage_that_cannot_be_opened_is_said(storage):
+def test_a_storage_that_cannot_be_opened_is_named(storage):
     with pytest.raises(InputError, match=r"study_storage: cannot be (opened|reached)"):
         open_study(storage)
 

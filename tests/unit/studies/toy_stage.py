@@ -39,7 +39,7 @@ BASE = ToyParams(depth=7, rate=0.5, widths=[8])
 
 
 def make_job(make_objective: Callable[[int, str], Any], **changes: Any) -> StudyJob:
-    """Make the job of a study, with other settings than usual where wished."""
+    """Make the job of a study, with changed settings."""
     settings = {
         "trials": 12,
         "metric": "auroc",
@@ -56,7 +56,7 @@ def make_job(make_objective: Callable[[int, str], Any], **changes: Any) -> Study
         seed=7,
         inputs={"data": "0" * 64},
         source="simulated",
-        measured_on="thin air",
+        measured_on="a formula",
         make_objective=make_objective,
     )
 

@@ -11,19 +11,19 @@ def card(tmp_path, metrics=None, **config):
     return write_card("histofuse-fusion", open_bundle(tmp_path / "m"), metrics or {})
 
 
-def test_simulation_and_leaks_are_said(tmp_path):
+def test_simulation_and_leaks_are_stated(tmp_path):
     text = card(tmp_path, source="simulated", leaky=True)
     assert "Trained on simulated data" in text
     assert "label leaks" in text
 
 
-def test_real_and_honest_model_is_not_called_otherwise(tmp_path):
+def test_real_data_without_leaks_give_no_warning(tmp_path):
     text = card(tmp_path, source="brecahad", leaky=False)
     assert "simulated" not in text
     assert "leak" not in text
 
 
-def test_scores_are_tabled_and_undefined_ones_shown_as_such(tmp_path):
+def test_undefined_scores_are_marked(tmp_path):
     text = card(tmp_path, {"test/auroc/macro": 0.8125, "validation/auroc/macro": None})
     assert "| auroc/macro | – | 0.812 |" in text
     assert "brier" not in text
@@ -50,13 +50,13 @@ def test_mitosis_leads_with_its_interval_and_accuracy_comes_last(tmp_path):
     ]
 
 
-def test_tests_of_explanations_stand_in_the_card(tmp_path):
+def test_card_shows_the_tests_of_explanations(tmp_path):
     text = card(tmp_path, {"faithfulness/cam_mass_inside": 0.25})
     assert "| cam mass inside | 0.250 |" in text
     assert "explanations" not in card(tmp_path / "other", {})
 
 
-def test_card_says_on_how_much_it_was_calibrated(tmp_path):
+def test_card_counts_the_calibration_rows(tmp_path):
     with writing_bundle(tmp_path / "m", "m") as folder:
         (folder / "config.json").write_text(json.dumps({"kind": "image", "classes": ["a", "b"]}))
         fitted = {"n": 1200, "per_class": [34, 1166]}

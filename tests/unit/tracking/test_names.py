@@ -27,7 +27,7 @@ def test_columns_are_named_as_training_reports_them(column, name):
     assert name_column(column, cross_validated=False) == name
 
 
-def test_columns_of_cross_validation_are_named_apart():
+def test_columns_of_cross_validation_have_names_of_their_own():
     assert name_column("validation_macro_f1", cross_validated=True) == "cv/validation/macro_f1"
 
 

@@ -50,7 +50,7 @@ def test_everything_of_a_model_is_logged(project, artifacts_of):
     assert version.run_id == run.info.run_id
 
 
-def test_intervals_and_faithfulness_are_metrics_beside_the_others(project):
+def test_intervals_and_faithfulness_are_metrics(project):
     publish_all()
     store = open_store()
     mlp = run_of(store, "histofuse-mlp").data.metrics
@@ -217,7 +217,7 @@ def test_six_processes_publish_at_once_to_a_fresh_store(project):
     assert {run_of(store, v.name).data.tags[CONTENT_TAG] for v in store.list_versions()}
 
 
-def test_standard_deviations_are_no_curves(project, tmp_path):
+def test_standard_deviations_are_not_curves(project, tmp_path):
     from histofuse.core.bundle import open_bundle, writing_bundle
 
     with writing_bundle(tmp_path / "xgboost", "xgboost") as folder:

@@ -71,7 +71,7 @@ def test_run_of_a_killed_process_is_marked_by_the_next(project):
     assert [r.info.status for r in runs()] == ["KILLED", "RUNNING", "FINISHED"]
 
 
-def test_training_goes_on_where_the_store_fails_on_the_way(project, monkeypatch, capsys):
+def test_training_continues_when_the_store_fails(project, monkeypatch, capsys):
     def fail(*_, **__):
         raise RegistryError("the server went away.")
 

@@ -28,7 +28,7 @@ def test_pulled_bundle_is_the_one_that_was_registered(digests):
     assert (bundle.path / "weights.safetensors").read_bytes() == b"weights"
 
 
-def test_pulled_bundle_that_was_altered_is_pulled_anew(digests):
+def test_altered_bundle_is_pulled_again(digests):
     bundle = pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
     (bundle.path / "weights.safetensors").write_bytes(b"altered")
     again = pull_bundle("histofuse-mlp", digests["histofuse-mlp"])
@@ -49,7 +49,7 @@ def test_lost_registry_is_restored_from_the_bundle_dvc_holds(digests, clone, cap
     assert [v.name for v in open_store().list_versions()] == ["histofuse-mlp"]
 
 
-def test_digest_that_nobody_holds_is_named(digests):
+def test_unknown_digest_is_named(digests):
     with pytest.raises(RegistryError) as error:
         pull_bundle("histofuse-mlp", "0" * 64)
     message = str(error.value)
@@ -59,7 +59,7 @@ def test_digest_that_nobody_holds_is_named(digests):
     assert "dvc pull" in message
 
 
-def test_versions_are_listed_with_where_they_stand(digests, make):
+def test_versions_are_listed_with_alias_and_stage(digests, make):
     make.bundle("mlp", "tabular", weights=b"other")
     store = open_store()
     store.set_alias("histofuse-resnet18", "production", 1)

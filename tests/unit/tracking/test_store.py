@@ -10,7 +10,7 @@ from histofuse.tracking.connection import DATABASE
 from histofuse.tracking.store import open_store
 
 
-def test_server_that_is_down_is_said_so_within_seconds(project, monkeypatch):
+def test_unreachable_server_is_reported_within_seconds(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(RegistryError) as error:
@@ -43,7 +43,7 @@ def test_folder_that_cannot_be_written_to_is_named(project, monkeypatch):
         open_store()
 
 
-def test_team_server_is_honoured(project, monkeypatch, tmp_path):
+def test_tracking_uri_is_used(project, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team/mlflow.db")
     assert open_store().database == Path(tmp_path) / "team" / "mlflow.db"
 

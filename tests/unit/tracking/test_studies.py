@@ -86,7 +86,7 @@ def test_a_study_is_a_run_and_its_trials_are_nested_in_it(store):
     assert trials[2].data.tags["histofuse.reason"] == "ValueError: no"
 
 
-def test_trials_told_again_are_not_written_again(store):
+def test_trials_observed_again_are_not_written_again(store):
     write_study_runs(FACTS, TRIALS[:2], store)
     parent, before = read(store)
     assert parent.info.status == "RUNNING"
@@ -107,7 +107,7 @@ def test_a_longer_study_goes_on_in_the_same_run(store):
     assert parent.data.metrics["search/macro_f1"] == 0.9
 
 
-def test_a_trial_cut_off_half_way_is_written_anew(store):
+def test_an_incomplete_trial_is_written_again(store):
     parent = write_study_runs(FACTS, TRIALS[:1], store)
     tags = {STUDY_TAG: FACTS.study_id, TRIAL_TAG: "1", PARENT_TAG: parent}
     half = store.create_run("resnet18 trial 1", tags).info.run_id
@@ -131,7 +131,7 @@ def test_a_trial_that_took_the_number_of_a_lost_one_is_put_right(store):
     assert trials[2].data.params["learning_rate"] == str(third.params["learning_rate"])
 
 
-def test_two_who_tell_a_server_of_one_study_write_it_once(store, monkeypatch):
+def test_two_writers_of_one_study_write_it_once(store, monkeypatch):
     create = Store.create_run
 
     def write_slowly(*args, **kwargs):
@@ -185,14 +185,14 @@ def test_a_trial_costs_three_calls_and_one_known_already_none(store):
     assert counting.calls == {"get_run": 1}
 
 
-def test_two_who_take_turns_write_each_trial_once(store):
+def test_alternating_writers_write_each_trial_once(store):
     one, other = StudyWriter(store), StudyWriter(store)
     for writer, count in ((one, 1), (other, 3), (one, 4), (other, 4)):
         writer.write(FACTS, TRIALS[:count])
     assert sorted(read(store)[1]) == [0, 1, 2, 3]
 
 
-def test_what_one_who_was_killed_left_half_written_is_found_by_one_who_goes_on(store, monkeypatch):
+def test_a_writer_completes_what_a_killed_one_left(store, monkeypatch):
     here, elsewhere = StudyWriter(store), StudyWriter(store)
     here.write(FACTS, TRIALS[:1])
     with monkeypatch.context() as patch:
@@ -213,7 +213,7 @@ def kill(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_study_whose_run_was_deleted_meanwhile_is_written_anew(store):
+def test_a_study_with_a_deleted_run_is_written_again(store):
     writer = StudyWriter(store)
     writer.write(FACTS, TRIALS[:2])
     for run in store.find_runs(STUDY_TAG, FACTS.study_id):
@@ -222,7 +222,7 @@ def test_a_study_whose_run_was_deleted_meanwhile_is_written_anew(store):
     assert len(read(store)[1]) == 4
 
 
-def test_what_waited_for_a_slow_store_is_told_once(store, monkeypatch):
+def test_queued_observations_are_written_once(store, monkeypatch):
     told, go_on = [], threading.Event()
 
     def write(_, __, trials):
@@ -239,7 +239,7 @@ def test_what_waited_for_a_slow_store_is_told_once(store, monkeypatch):
     assert len(told) <= 2  # the one under way when the others came, and the last
 
 
-def test_why_a_trial_failed_is_not_told_of_restricted_data(store):
+def test_reasons_of_failure_are_hidden_for_restricted_data(store):
     facts = replace(FACTS, source="restricted")
     failed = make_trial(2, "FAIL", reason="ValueError: subject_id 10004235 has no weight")
     trials = [*TRIALS[:2], failed, TRIALS[3]]
@@ -254,7 +254,7 @@ def test_why_a_trial_failed_is_not_told_of_restricted_data(store):
     assert not any("10004235" in f.read_text() for f in folder.rglob("*") if f.is_file())
 
 
-def test_a_study_stopped_half_way_goes_on_in_the_same_runs(store):
+def test_an_interrupted_study_continues_in_the_same_runs(store):
     with open_observer(0.0) as recorder:
         recorder.observe(FACTS, TRIALS[:2])
     parent, before = read(store)
@@ -267,7 +267,7 @@ def test_a_study_stopped_half_way_goes_on_in_the_same_runs(store):
     }
 
 
-def test_what_was_written_while_a_study_ran_is_not_written_again_from_its_folder(store):
+def test_publishing_skips_what_was_recorded_live(store):
     odd = make_trial(
         4, value=0.1, scores={"cv/rounds": 12.0}, steps={"cv/loss/fold": [float("nan"), 1e-17]}
     )
@@ -282,7 +282,7 @@ def test_what_was_written_while_a_study_ran_is_not_written_again_from_its_folder
     assert {n: r.info.run_id for n, r in read(store)[1].items()} == before
 
 
-def test_the_recorder_writes_beside_the_study_and_closes_when_all_is_told(store):
+def test_the_recorder_closes_after_writing_all(store):
     with open_observer(0.0) as recorder:
         assert isinstance(recorder, StudyObserver)
         recorder.observe(FACTS, TRIALS[:2])

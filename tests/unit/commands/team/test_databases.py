@@ -93,7 +93,7 @@ def test_old_cluster_without_its_port_is_still_refused(tmp_path):
         "postgresql://host/db?user=u&password=p@ss/word",
     ],
 )
-def test_passwords_with_at_signs_and_slashes_are_hidden_whole(text):
+def test_passwords_with_at_signs_and_slashes_are_hidden_completely(text):
     shown = redact(text).replace("password=", "")
     assert "ss" not in shown
     assert "word" not in shown

@@ -119,7 +119,7 @@ def test_the_running_mean_is_reported_and_its_last_is_the_value():
         assert told[-1] == result.value == pytest.approx(np.mean(scores))
 
 
-def test_shared_matrices_give_each_trial_what_it_had_alone():
+def test_shared_matrices_do_not_change_a_trial():
     table = make_table()
     shared = XgboostObjective(table, FEATURES, XGBOOST, 3, "auroc")
     sampled = {"subsample": 0.7, "colsample": 0.6}
@@ -129,7 +129,7 @@ def test_shared_matrices_give_each_trial_what_it_had_alone():
         assert shared(params, ignore) == alone(params, ignore)
 
 
-def test_targets_that_tell_nothing_score_as_chance():
+def test_random_targets_score_as_chance():
     table = make_table(n=1200, shuffle=True)
     for objective, params in (
         (XgboostObjective(table, FEATURES, XGBOOST, 3, "auroc"), XGBOOST),
@@ -172,7 +172,7 @@ def test_rounds_are_those_of_the_best_mean():
     assert choose_rounds([np.array([0.5]), np.array([0.5, 0.9])]) == 1
 
 
-def test_what_cannot_be_tuned_is_said():
+def test_models_that_cannot_be_tuned_are_refused():
     table = EncodedTable(make_table(), FEATURES, Path("encoder.json"), "died", "simulated", {})
     lr = LogisticRegressionParams(kind="logistic_regression", c=1.0, imbalance="none", **DECISION)
     with pytest.raises(InputError, match="kind logistic_regression; expected xgboost or mlp"):
