@@ -33,7 +33,7 @@ from histofuse.training.crossval import (
     find_fold,
     list_folds,
     name_run,
-    select_chain,
+    select_models,
 )
 from histofuse.training.fold_processes import count_workers, end_with_parent, run_processes
 
@@ -64,15 +64,17 @@ def main(fold: str | None = None) -> None:
 
 def load_chain() -> Chain:
     """Load every section the chain depends on."""
-    return select_chain(
-        load_section(CrossvalParams, "crossval"),
-        load_section(ImageModelsParams, "image").root,
-        load_section(TabularModelsParams, "tabular").root,
-        load_section(PairingsParams, "pairing").root,
-        load_section(EncodingParams, "encoding"),
-        load_section(EncodersParams, "encoders"),
-        load_section(FusionParams, "fusion"),
-        load_seed(),
+    return select_models(
+        Chain(
+            load_section(CrossvalParams, "crossval"),
+            load_section(ImageModelsParams, "image").root,
+            load_section(TabularModelsParams, "tabular").root,
+            load_section(PairingsParams, "pairing").root,
+            load_section(EncodingParams, "encoding"),
+            load_section(EncodersParams, "encoders"),
+            load_section(FusionParams, "fusion"),
+            load_seed(),
+        )
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,20 +32,6 @@ _ADMISSIONS: Final = Contract(
     | {"probability": "float", "prediction": "int"},
     key=("subject_id", "hadm_id"),
     open_ended=True,
-)
-
-
-# Fields of `Predictions` with an entry for each row.
-_BY_ROW: Final = (
-    "keys",
-    "split",
-    "labels",
-    "probabilities",
-    "predictions",
-    "groups",
-    "subjects",
-    "admissions",
-    "logits",
 )
 
 
@@ -126,7 +112,7 @@ class Predictions:
 
     def take(self, rows: Int[np.ndarray, " m"]) -> Predictions:
         """Take rows by position, in the order given."""
-        columns = {name: getattr(self, name) for name in _BY_ROW}
+        columns = {name: getattr(self, name) for name in _list_columns()}
         return replace(self, **{n: None if c is None else c[rows] for n, c in columns.items()})
 
     @property
@@ -161,6 +147,12 @@ def name_admissions(subjects: np.ndarray, admissions: np.ndarray) -> np.ndarray:
     return np.array([f"{subject}/{admission}" for subject, admission in pairs], dtype=object)
 
 
+def _list_columns() -> list[str]:
+    """List the fields with an entry for each row."""
+    whole = ("name", "config", "history", "digest")
+    return [field.name for field in fields(Predictions) if field.name not in whole]
+
+
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Concatenate rows of the same kind; name, config, history and digest are the first part's."""
 
@@ -168,7 +160,7 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         columns = [getattr(part, name) for part in parts]
         return None if any(c is None for c in columns) else np.concatenate(columns)
 
-    return replace(parts[0], **{name: join(name) for name in _BY_ROW})
+    return replace(parts[0], **{name: join(name) for name in _list_columns()})
 
 
 def load_predictions(path: Path) -> Predictions:

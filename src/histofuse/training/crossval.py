@@ -10,7 +10,7 @@ another fold tests.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from histofuse.core.artifacts import digest_file, digest_folder, digest_text, to_json, write_json
-from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import collect_faults
 from histofuse.core.naming import name_fusion
@@ -129,26 +129,17 @@ class Chain:
         return {**found, **singles, "crossval": crossval, "seed": self.seed}
 
 
-def select_chain(  # noqa: PLR0917
-    crossval: CrossvalParams,
-    images: Mapping[str, ImageParams],
-    tabulars: Mapping[str, AnyTabularParams],
-    pairings: Mapping[str, AnyPairing],
-    encoding: EncodingParams,
-    encoders: EncodersParams,
-    fusion: FusionParams,
-    seed: int,
-) -> Chain:
-    """Select the models that ``crossval`` names from their sections.
+def select_models(chain: Chain) -> Chain:
+    """Select the models that ``crossval`` names from those of all sections.
 
     Raises:
         InputError: With each name that is no model or rule, and each encoder that is not trained.
     """
-    where = "params.yaml, crossval"
+    where, params, encoders = "params.yaml, crossval", chain.crossval, chain.encoders
     asked = (
-        ("image_models", crossval.image_models, images, encoders.image),
-        ("tabular_models", crossval.tabular_models, tabulars, encoders.patient),
-        ("rules", crossval.rules, pairings, None),
+        ("image_models", params.image_models, chain.images, encoders.image),
+        ("tabular_models", params.tabular_models, chain.tabulars, encoders.patient),
+        ("rules", params.rules, chain.pairings, None),
     )
     with collect_faults() as faults:
         for key, names, known, encoder in asked:
@@ -158,21 +149,18 @@ def select_chain(  # noqa: PLR0917
             if encoder is not None and encoder not in names:
                 problem = f"holds no {encoder!r}, which section encoders names"
                 faults.add(f"{where}.{key}", problem, "the encoder among them")
-    return Chain(
-        crossval=crossval,
-        images={n: images[n] for n in crossval.image_models},
-        tabulars={n: tabulars[n] for n in crossval.tabular_models},
-        pairings={n: pairings[n] for n in crossval.rules},
-        encoding=encoding,
-        encoders=encoders,
-        fusion=fusion,
-        seed=seed,
+    return replace(
+        chain,
+        images={n: chain.images[n] for n in params.image_models},
+        tabulars={n: chain.tabulars[n] for n in params.tabular_models},
+        pairings={n: chain.pairings[n] for n in params.rules},
     )
 
 
 def name_run(chain: Chain, sources: Sources) -> str:
     """Name a run by all that can change its folds: params, inputs and code."""
-    weights = {n: digest_file(Path(p.weights)) for n, p in chain.images.items() if _is_file(p)}
+    files = {n: Path(p.weights) for n, p in chain.images.items() if p.weights.endswith(SAFETENSORS)}
+    weights = {name: digest_file(path) for name, path in files.items()}
     parts = {"params": chain.to_dict(), "inputs": sources.digest(), "weights": weights}
     code = {"code": digest_code(__name__), "torch": torch.__version__}
     return digest_text(to_json({**parts, **code}))[:16]
@@ -216,7 +204,7 @@ def find_fold(run: Path, fold: int) -> Path:
 
 
 def _run_chain(chain: Chain, sources: Sources, fold: int, folder: Path) -> None:
-    chain = replace(chain, images={n: resolve_weights(p) for n, p in chain.images.items()})
+    chain = replace(chain, images={n: _resolve_weights(p) for n, p in chain.images.items()})
     # Checkpoints lie below the working directory: folds that run side by side have their own.
     with chdir(folder):
         split_fold(chain, sources, fold)
@@ -267,28 +255,22 @@ def _encode(chain: Chain, sources: Sources) -> None:
     write_json(encoder.to_dict(), _SCRATCH / "encoder.json")
 
 
-def train_once(path: Path, train: Callable[[Path], object]) -> None:
-    """Train a model unless its bundle is there."""
-    if not (path / MANIFEST).is_file():
-        train(path)
+def _is_trained(name: str) -> bool:
+    return (MODELS / name / MANIFEST).is_file()
 
 
 def _train_images(chain: Chain, sources: Sources) -> None:
     data = load_patch_data(sources.patches, PATCHES)
     for name, params in chain.images.items():
-        train_once(
-            MODELS / name,
-            lambda path, p=params: train_image(data, p, chain.seed, NullRecorder(), path),
-        )
+        if not _is_trained(name):
+            train_image(data, params, chain.seed, NullRecorder(), MODELS / name)
 
 
 def _train_tabulars(chain: Chain, sources: Sources) -> None:
     for name, params in chain.tabulars.items():
-        table = load_table(_SCRATCH, sources.cohort / "meta.json", params.kind)
-        train_once(
-            MODELS / name,
-            lambda path, t=table, p=params: train_tabular(t, p, chain.seed, NullRecorder(), path),
-        )
+        if not _is_trained(name):
+            table = load_table(_SCRATCH, sources.cohort / "meta.json", params.kind)
+            train_tabular(table, params, chain.seed, NullRecorder(), MODELS / name)
 
 
 def _embed(chain: Chain, sources: Sources) -> None:
@@ -306,7 +288,7 @@ def _embed(chain: Chain, sources: Sources) -> None:
         "classes": image.config["classes"],
         "focus_class": image.config["focus_class"],
         "sources": {side: bundle.config["source"] for side, bundle in sides.items()},
-        "encoders": {side: _describe(bundle) for side, bundle in sides.items()},
+        "encoders": {s: {"name": b.name, "digest": b.digest} for s, b in sides.items()},
     }
     patches = apply_network(load_image_model(image), sources.patches, index).embeddings
     embeddings = Embeddings(
@@ -317,10 +299,6 @@ def _embed(chain: Chain, sources: Sources) -> None:
     write_embeddings(embeddings, _SCRATCH / "embeddings")
 
 
-def _describe(bundle: Bundle) -> dict[str, str]:
-    return {"name": bundle.name, "digest": bundle.digest}
-
-
 def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> None:
     cohort = read_table(sources.cohort / "cohort.parquet", COHORT)
     patients = join_targets(read_table(PATIENTS, PATIENT_SPLITS), cohort)
@@ -329,18 +307,13 @@ def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> 
     path = _SCRATCH / f"{rule}.parquet"
     write_table(pairs, path, PAIRS)
     data = load_pairs(path, _SCRATCH / "embeddings", pairing)
-    train_once(
-        MODELS / name_fusion(rule),
-        lambda p: train_fusion(data, chain.fusion, chain.seed, NullRecorder(), p),
-    )
+    name = name_fusion(rule)
+    if not _is_trained(name):
+        train_fusion(data, chain.fusion, chain.seed, NullRecorder(), MODELS / name)
 
 
-def _is_file(params: ImageParams) -> bool:
-    return params.weights.endswith(SAFETENSORS)
-
-
-def resolve_weights(params: ImageParams) -> ImageParams:
+def _resolve_weights(params: ImageParams) -> ImageParams:
     """Make the path of a weights file absolute, for a process that changes its directory."""
-    if not _is_file(params):
+    if not params.weights.endswith(SAFETENSORS):
         return params
     return params.model_copy(update={"weights": str(Path(params.weights).resolve())})

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -27,14 +26,6 @@ _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 def count_workers(workers: int | Literal["auto"], threads: int) -> int:
     """Count the folds to run at a time."""
     return max(1, count_processors() // threads) if workers == "auto" else workers
-
-
-@dataclass(frozen=True)
-class _Running:
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    began: float
 
 
 def run_processes(
@@ -58,37 +49,35 @@ def run_processes(
         HistofuseError: With the end of what the failing command printed.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    waiting, running = deque(commands), list[_Running]()
+    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    waiting, running = deque(commands), dict[str, tuple[subprocess.Popen[bytes], float]]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 name = waiting.popleft()
-                running.append(_start(name, commands[name], logs, threads))
+                process = _start(commands[name], environment, logs / f"{name}.log")
+                running[name] = (process, time.monotonic())
             time.sleep(_POLL_SECONDS)
-            for one in [r for r in running if r.process.poll() is not None]:
-                running.remove(one)
-                _require_success(one)
-                done(one.name, time.monotonic() - one.began)
+            for name in [n for n, (process, _) in running.items() if process.poll() is not None]:
+                process, began = running.pop(name)
+                if process.returncode:
+                    log = (logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+                    tail = log[-_TAIL_CHARACTERS:]
+                    raise HistofuseError(f"{name} exited {process.returncode}:\n{tail}")
+                done(name, time.monotonic() - began)
     finally:
-        for one in running:
-            one.process.kill()
-            one.process.wait()
+        for process, _ in running.values():
+            process.kill()
+            process.wait()
 
 
-def _start(name: str, command: Sequence[str], logs: Path, threads: int) -> _Running:
-    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    log = logs / f"{name}.log"
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT
         )
-    return _Running(name, process, log, time.monotonic())
-
-
-def _require_success(one: _Running) -> None:
-    if one.process.returncode:
-        tail = one.log.read_text(encoding="utf-8", errors="replace")[-_TAIL_CHARACTERS:]
-        raise HistofuseError(f"{one.name} exited {one.process.returncode}:\n{tail}")
 
 
 def end_with_parent() -> None:

@@ -24,7 +24,7 @@ from histofuse.training.crossval import (
     find_fold,
     list_folds,
     name_run,
-    select_chain,
+    select_models,
 )
 
 SPECS = [
@@ -67,15 +67,17 @@ def make_chain(**changes) -> Chain:
     tabulars = load_section(TabularModelsParams, "tabular").root
     cnn = images["simple_cnn"].model_copy(update={"epochs": 1, "input_px": 16})
     mlp = tabulars["mlp"].model_copy(update={"epochs": 4})
-    return select_chain(
-        CrossvalParams.model_validate(VALUES | changes),
-        images | {"simple_cnn": cnn},
-        tabulars | {"mlp": mlp},
-        load_section(PairingsParams, "pairing").root,
-        load_section(EncodingParams, "encoding"),
-        load_section(EncodersParams, "encoders"),
-        load_section(FusionParams, "fusion").model_copy(update={"epochs": 2}),
-        load_seed(),
+    return select_models(
+        Chain(
+            CrossvalParams.model_validate(VALUES | changes),
+            images | {"simple_cnn": cnn},
+            tabulars | {"mlp": mlp},
+            load_section(PairingsParams, "pairing").root,
+            load_section(EncodingParams, "encoding"),
+            load_section(EncodersParams, "encoders"),
+            load_section(FusionParams, "fusion").model_copy(update={"epochs": 2}),
+            load_seed(),
+        )
     )
 
 
