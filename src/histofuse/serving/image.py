@@ -111,14 +111,6 @@ class ImagePredictor(Predictor):
 
         return draw_maps(self.mapper, patches.stored, self.number_classes(table))
 
-    def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
-        """Compute embeddings.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
-        return self.embed_patches(self.read(inputs))
-
     def embed_patches(self, patches: Patches) -> Float32[np.ndarray, "n width"]:
         """Compute embeddings of what `read` returned."""
         return embed_images(self.model, patches.stored)

@@ -78,14 +78,6 @@ class TabularPredictor(Predictor):
         shown = explain_record(self.model, encoded, encode_typical(self.encoder))
         return table.assign(**tabulate_contributions(shown, self.model.features, self.encoder))
 
-    def embed(self, inputs: Any) -> Float32[np.ndarray, "n width"]:
-        """Compute embeddings; only multilayer perceptrons have them.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
-        return self.embed_encoded(self.encode(self.read(inputs)))
-
     def encode(self, records: pd.DataFrame) -> pd.DataFrame:
         """Encode what `read` returned."""
         from histofuse.features.encoding import encode_checked
@@ -95,7 +87,11 @@ class TabularPredictor(Predictor):
         return encode_checked(self.encoder, records, impute=name_table(kind) == "imputed")
 
     def embed_encoded(self, encoded: pd.DataFrame) -> Float32[np.ndarray, "n width"]:
-        """Compute embeddings of what `encode` returned."""
+        """Compute embeddings of what `encode` returned.
+
+        Raises:
+            BundleError: If the model is not a multilayer perceptron: others have none.
+        """
         from histofuse.models.tabular import MlpModel
 
         if not isinstance(self.model, MlpModel):

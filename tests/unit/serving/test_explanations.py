@@ -21,6 +21,10 @@ def read_map(text):
         return np.array(image) / 255
 
 
+def embed(predictor, patches):
+    return predictor.embed_patches(predictor.read(patches))
+
+
 def test_maps_of_an_image_network_are_those_of_its_gallery(image, patches):
     table = open_predictor(image.path).predict(patches, gradcam=True)
 
@@ -109,7 +113,7 @@ def test_shap_values_of_fusion_add_up_to_the_fused_logit(fusion, patches, patien
     assert table["shap_base"].iloc[2] is None
     with torch.inference_mode():
         rows = encode(fusion.patient.encoder, patients)
-        embedded = torch.from_numpy(predictor.image.embed(patches))
+        embedded = torch.from_numpy(embed(predictor.image, patches))
         logits = fusion.model(embedded, torch.from_numpy(fusion.patient.model.embed(rows)))
     for row in (0, 1, 3):
         explained = table.iloc[row]
@@ -138,7 +142,7 @@ def test_each_row_is_explained_for_its_own_class(fusion, patches, patients):
 
     patient = fusion.patient
     rows, typical = encode(patient.encoder, patients), encode_typical(patient.encoder)
-    embedded = open_predictor(fusion.image.path).embed(patches)
+    embedded = embed(open_predictor(fusion.image.path), patches)
     targets = np.array([0, 1, 2, 1])
     networks = FusionNetworks(patient.model, fusion.model)
     found = explain_fused_record(networks, rows, typical, embedded, targets)
