@@ -21,16 +21,14 @@ def parse_grid(text: str) -> Grid:
     table = [_split_row(line) for line in lines if line.startswith("|")]
     notes = [_strip_markup(line[2:]) for line in lines if line.startswith("- ")]
     headings, rows = (table[0], table[2:]) if table else ([], [])
-    return Grid(_strip_markup(caption), headings, [_fit(row, len(headings)) for row in rows], notes)
+    columns = len(headings)
+    rows = [[*row, *[""] * columns][:columns] for row in rows]
+    return Grid(_strip_markup(caption), headings, rows, notes)
 
 
 def _split_row(line: str) -> list[str]:
     cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
     return [_strip_markup(cell.strip().replace("\\|", "|")) for cell in cells]
-
-
-def _fit(row: list[str], columns: int) -> list[str]:
-    return [*row[:columns], *[""] * (columns - len(row))]
 
 
 def _strip_markup(text: str) -> str:

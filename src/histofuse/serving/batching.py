@@ -10,24 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import pandas as pd
 
 MOST_ROWS_TOGETHER: Final = 256
-
-
-@runtime_checkable
-class Answering(Protocol):
-    """The part of a predictor that follows reading."""
-
-    def answer(self, read: Any, /, **options: bool) -> pd.DataFrame:
-        """Answer what was read."""
-        ...
-
-    def merge(self, parts: list[Any], /) -> Any:
-        """Merge what was read from several requests."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -39,9 +26,12 @@ class _Request:
 
 
 class RequestQueue:
-    """Answers requests in a single thread, which uses all cores."""
+    """Answers requests in a single thread, which uses all cores.
 
-    def __init__(self, predictor: Answering) -> None:
+    The predictor's `answer` takes what was read from a request, or from several after `merge`.
+    """
+
+    def __init__(self, predictor: Any) -> None:
         self._predictor = predictor
         self._waiting: SimpleQueue[_Request] = SimpleQueue()
         Thread(target=self._serve, name="histofuse", daemon=True).start()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from histofuse.explain.maps.gradcam import enlarge
 from histofuse.explain.maps.mappers import Inputs, Mapper
 from histofuse.explain.shap_values.variables import sum_columns
 from histofuse.features.encoding import Encoder
-from histofuse.tracking.interface import SHAP, SHAP_BASE
+from histofuse.tracking.interface import SHAP, SHAP_BASE, encode_png
 
 
 def draw_maps(
@@ -41,15 +39,8 @@ def draw_maps(
         torch.from_numpy(array).to(device) for array in (stored, decided, *patient_embeddings)
     )
     maps = mapper.compute_maps(Inputs(model.prepare(patches), tuple(others), targets))
-    return [_draw(heat) for heat in enlarge(maps, model.spec.patch_px)]
-
-
-def _draw(heat: Float32[np.ndarray, "side side"]) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(np.rint(heat * 255).astype(np.uint8)).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    grey = np.rint(enlarge(maps, model.spec.patch_px) * 255).astype(np.uint8)
+    return list(map(encode_png, grey))
 
 
 def tabulate_contributions(

@@ -95,10 +95,14 @@ def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
 
 def _draw_noise(bundle: Bundle) -> str:
     """Draw a patch of noise: the base64 of a PNG, as a client would send one."""
+    side = bundle.config["architecture"]["patch_px"]
+    return encode_png(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def encode_png(pixels: np.ndarray) -> str:
+    """Encode an image as the base64 of a PNG."""
     from PIL import Image
 
-    side = bundle.config["architecture"]["patch_px"]
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(noise).save(file, format="PNG")
+    Image.fromarray(pixels).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
