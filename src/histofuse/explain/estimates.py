@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from histofuse.core.artifacts import load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 
 FAITHFULNESS: Final = "faithfulness.json"
 _DECIMALS: Final = 6  # beyond them two machines may differ

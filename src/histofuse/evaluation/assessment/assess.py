@@ -35,7 +35,7 @@ from histofuse.evaluation.assessment.subgroups import (
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
-from histofuse.evaluation.metrics.clusters import number_groups
+from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Facts, Result
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import AssessmentParams
@@ -60,8 +60,6 @@ CHOSEN_PAIR: Final = (
     "more often than it should."
 )
 
-Reliabilities = Mapping[str, Mapping[str, list[Bin]]]
-
 
 @dataclass(frozen=True)
 class Assessment:
@@ -83,7 +81,7 @@ class Assessment:
     calibrator: Calibrator
     focus: str
     quality: Mapping[str, Quality]
-    reliability: Reliabilities
+    reliability: Mapping[str, Mapping[str, list[Bin]]]
     decision_curve: DecisionCurve
     operating_points: list[OperatingPoint]
     coverage: Mapping[str, Coverage]
@@ -122,6 +120,17 @@ def assess_model(
     scores, positive = rows.probabilities[:, column], rows.labels == column
     chosen_on = (validation.probabilities[:, column], validation.labels == column)
     restricted = facts.patient_source == RESTRICTED
+    subgroups = None
+    if rows.admissions is not None and rows.subjects is not None:
+        flagged = rows.predictions == column
+        membership = name_subgroups(features, rows.admissions, params.age_bands_years)
+        subgroups = measure_subgroups(
+            Rows(scores, flagged, positive, rows.subjects),
+            membership,
+            params,
+            drawn,
+            restricted=restricted,
+        )
     return Assessment(
         result=result,
         calibrator=calibrator,
@@ -134,7 +143,7 @@ def assess_model(
         decision_curve=measure_decision_curve(scores, positive, params.thresholds, drawn),
         operating_points=measure_operating_points(chosen_on, (scores, positive), params, drawn),
         coverage=_measure_coverages(validation, rows, params, drawn),
-        subgroups=_measure_subgroups(rows, column, features, params, drawn, restricted=restricted),
+        subgroups=subgroups,
     )
 
 
@@ -179,36 +188,12 @@ def _measure_coverages(
 ) -> dict[str, Coverage]:
     if not len(validation):
         return {}
-    fitted_on, seed = (validation.probabilities, validation.labels), drawn.bootstrap.seed
-    rules = [
-        fit_conformal(*fitted_on, score, params.coverage, seed)
-        for score in list_scores(validation.labels)
-    ]
-    return {
-        rule.score: measure_coverage(rule, rows.probabilities, rows.labels, rows.classes, drawn)
-        for rule in rules
-    }
-
-
-def _measure_subgroups(
-    rows: Predictions,
-    column: int,
-    features: pd.DataFrame,
-    params: AssessmentParams,
-    drawn: ClusterBootstrap,
-    *,
-    restricted: bool,
-) -> dict[str, Attribute] | None:
-    if rows.admissions is None or rows.subjects is None:
-        return None
-    split_rows = Rows(
-        rows.probabilities[:, column],
-        rows.predictions == column,
-        rows.labels == column,
-        rows.subjects,
-    )
-    membership = name_subgroups(features, rows.admissions, params.age_bands_years)
-    return measure_subgroups(split_rows, membership, params, drawn, restricted=restricted)
+    found = {}
+    for score in list_scores(validation.labels):
+        fitted_on = validation.probabilities, validation.labels
+        rule = fit_conformal(*fitted_on, score, params.coverage, drawn.bootstrap.seed)
+        found[score] = measure_coverage(rule, rows.probabilities, rows.labels, rows.classes, drawn)
+    return found
 
 
 # --- rendering ----------------------------------------------------------------------------------
@@ -270,9 +255,7 @@ def _describe(assessment: Assessment, facts: Facts, params: AssessmentParams) ->
         "decision_curve": assessment.decision_curve.to_dict(),
         "operating_points": [point.to_dict() for point in assessment.operating_points],
         "conformal": _describe_conformal(assessment, params),
-        "subgroups": None
-        if subgroups is None
-        else {name: attribute.to_dict() for name, attribute in subgroups.items()},
+        "subgroups": subgroups and {name: of.to_dict() for name, of in subgroups.items()},
         "subgroups_note": explain_subgroups(assessment, facts),
     }
 

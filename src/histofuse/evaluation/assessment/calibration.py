@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import ECE_BINS, find_event, place_in_bins
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 
 ALL: Final = "all"
 COMPONENTS: Final = (
@@ -53,11 +53,7 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
-        return {
-            "before": render_intervals(self.before),
-            "after": render_intervals(self.after),
-            "change": render_intervals(self.change),
-        }
+        return {side: render_intervals(of) for side, of in vars(self).items()}
 
 
 def measure_quality(
@@ -95,10 +91,12 @@ def _measure_scope(
     width = parts[0].shape[1]
 
     def measure(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
-        first = compute_quality(totals[:, :width], len(columns))
-        second = compute_quality(totals[:, width:], len(columns))
-        named = {f"before/{n}": v for n, v in first.items()}
-        return named | {f"after/{n}": v for n, v in second.items()}
+        sides = {"before": totals[:, :width], "after": totals[:, width:]}
+        return {
+            f"{side}/{name}": values
+            for side, sums in sides.items()
+            for name, values in compute_quality(sums, len(columns)).items()
+        }
 
     def measure_change(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
         found = measure(totals)

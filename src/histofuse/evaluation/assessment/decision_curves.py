@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, round_all
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import ThresholdRange
 
 Series = Float[np.ndarray, " t"]

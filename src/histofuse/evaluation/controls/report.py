@@ -91,7 +91,6 @@ def make_control_tables(
         "shuffles and whole cases (of the record: patients). –: another model's classes."
     )
     chance = ", ".join(f"{name_metric(m)} {c:.3f}" for m, c in _find_chance(controls).items())
-    arms = {TITLES.get(arm, arm): intervals for arm, intervals in controls.arms.items()}
     differences = {
         f"{TITLES.get(new, new)} less {TITLES.get(old, old).lower()}": {
             m: d.interval for m, d in of.items()
@@ -99,30 +98,22 @@ def make_control_tables(
         for (new, old), of in controls.differences.items()
     }
     shuffled = {
-        TITLES.get(name, name): {m: s.interval for m, s in of.items()}
-        for name, of in controls.shuffled.items()
+        name: {m: s.interval for m, s in of.items()} for name, of in controls.shuffled.items()
+    }
+    chance_note = f"Chance level: {chance}."
+    tables = {
+        "arms": (f"Pairing arms, test split, {patches}", controls.arms, [over_cases]),
+        "differences": (f"Paired differences of arms, {patches}", differences, [over_cases]),
+        "shuffled": (
+            "Metrics after shuffling, test split",
+            shuffled,
+            [over_shuffles, chance_note],
+        ),
     }
     return [
-        Table(
-            "arms",
-            f"Pairing arms, test split, {patches}{mark}",
-            headings,
-            _make_rows(arms, controls.metrics),
-            [over_cases],
-        ),
-        Table(
-            "differences",
-            f"Paired differences of arms, {patches}{mark}",
-            headings,
-            _make_rows(differences, controls.metrics),
-            [over_cases],
-        ),
-        Table(
-            "shuffled",
-            f"Metrics after shuffling, test split{mark}",
-            headings,
-            _make_rows(shuffled, controls.metrics),
-            [over_shuffles, f"Chance level: {chance}."],
+        *(
+            Table(name, caption + mark, headings, _make_rows(of, controls.metrics), notes)
+            for name, (caption, of, notes) in tables.items()
         ),
         Table(
             "verdicts",
@@ -137,7 +128,10 @@ def make_control_tables(
 def _make_rows(
     intervals: Mapping[str, Mapping[str, Interval]], metrics: Sequence[str]
 ) -> list[dict[str, Cell]]:
-    return [{"model": title, **{m: of.get(m) for m in metrics}} for title, of in intervals.items()]
+    return [
+        {"model": TITLES.get(name, name), **{m: of.get(m) for m in metrics}}
+        for name, of in intervals.items()
+    ]
 
 
 def _find_chance(controls: Controls) -> dict[str, float]:

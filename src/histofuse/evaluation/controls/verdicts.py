@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from histofuse.core.naming import show_ends
 from histofuse.evaluation.controls.measure import (
     ALIGNED,
     BLIND,
@@ -177,10 +178,7 @@ def show(interval: Interval, sign: str = "") -> str:
     """Show an interval: "0.612 [0.500, 0.700]"."""
     if interval.value is None:
         return "not defined"
-    number = f"{interval.value:{sign}.3f}"
-    if interval.low is None or interval.high is None:
-        return number
-    return f"{number} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+    return f"{interval.value:{sign}.3f} {show_ends(interval.low, interval.high, sign)}".rstrip()
 
 
 def _get_differences(controls: Controls, new: str, old: str) -> dict[str, Interval]:

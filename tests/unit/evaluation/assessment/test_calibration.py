@@ -5,7 +5,7 @@ from histofuse.evaluation.assessment.calibration import COMPONENTS, measure_qual
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import brier_score, calibration_error
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
 
 BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)

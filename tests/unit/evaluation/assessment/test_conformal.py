@@ -15,7 +15,7 @@ from histofuse.evaluation.assessment.conformal import (
 )
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
 
 BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)

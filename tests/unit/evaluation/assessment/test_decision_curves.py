@@ -4,7 +4,7 @@ import pytest
 from histofuse.evaluation.assessment.decision_curves import list_thresholds, measure_decision_curve
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import ThresholdRange
 from histofuse.params.intervals import IntervalParams
 

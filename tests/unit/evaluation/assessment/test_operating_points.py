@@ -8,7 +8,7 @@ from histofuse.evaluation.assessment.operating_points import (
 )
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
-from histofuse.evaluation.metrics.clusters import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 

@@ -3,7 +3,7 @@ import pytest
 
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, find_tail
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
-from histofuse.evaluation.metrics.clusters import Clusters, number_groups
+from histofuse.evaluation.metrics.weighted import Clusters, number_groups
 from histofuse.params.intervals import IntervalParams
 
 BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="bca"), seed=1)
