@@ -41,6 +41,12 @@ class Contract:
     open_ended: bool = False
 
 
+def parse_columns(text: str) -> dict[str, str]:
+    """Parse ``name:kind`` words; a word without a kind is a ``str``."""
+    words = (word.partition(":") for word in text.split())
+    return {name: kind or "str" for name, _, kind in words}
+
+
 def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> None:
     """Check a table against its contract.
 

@@ -21,7 +21,7 @@ import pandas as pd
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.ids import FrameId, case_of_frame
 from histofuse.core.progress import track
-from histofuse.core.tables import Contract
+from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
 from histofuse.data.tiff import read_rgb
 from histofuse.params.data import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
@@ -32,26 +32,12 @@ MARKER = "SIMULATED.json"  # written by the simulation next to the two folders
 
 FRAMES = Contract(
     name="frames",
-    columns={
-        "frame_id": "str",
-        "case_id": "str",
-        "file": "str",
-        "width_px": "int",
-        "height_px": "int",
-        "pixels_sha256": "str",
-    },
+    columns=parse_columns("frame_id case_id file width_px:int height_px:int pixels_sha256"),
     key=("frame_id",),
 )
 ANNOTATIONS = Contract(
     name="annotations",
-    columns={
-        "frame_id": "str",
-        "case_id": "str",
-        "x_px": "float",
-        "y_px": "float",
-        "label": "str",
-        "source_key": "str",
-    },
+    columns=parse_columns("frame_id case_id x_px:float y_px:float label source_key"),
     key=("frame_id", "source_key", "x_px", "y_px"),
 )
 

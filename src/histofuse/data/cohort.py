@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.tables import Contract
+from histofuse.core.tables import Contract, parse_columns
 from histofuse.data.mimic import Hospital
 from histofuse.data.targets import HOURS_AFTER_ADMISSION, Target, add_outcomes, find_target
 from histofuse.params.base import PARAMS_FILE
@@ -19,20 +19,11 @@ from histofuse.params.ehr import CohortParams, IndexAdmission, PredictionTime
 
 COHORT: Final = Contract(
     name="index admissions",
-    columns={
-        "subject_id": "int",
-        "hadm_id": "int",
-        "admittime": "datetime",
-        "dischtime": "datetime",
-        "prediction_time": "datetime",
-        "target": "int",
-        "age_years": "float",
-        "sex": "str",
-        "race": "str",
-        "insurance": "str",
-        "marital_status": "str",
-        "admission_type": "str",
-    },
+    columns=parse_columns(
+        "subject_id:int hadm_id:int admittime:datetime dischtime:datetime "
+        "prediction_time:datetime target:int age_years:float sex race insurance marital_status "
+        "admission_type"
+    ),
     key=("subject_id", "hadm_id"),
 )
 DEMOGRAPHICS: Final = ("sex", "race", "insurance", "marital_status", "admission_type")

@@ -12,21 +12,20 @@ import csv
 import gzip
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.tables import parse_columns
 from histofuse.data.row_filter import can_filter, filter_rows
 
-Kind = Literal["int", "float", "str", "datetime", "date"]
 Keep = Mapping[str, Collection[int] | Collection[str]]
 
 DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
-DATE_FORMAT: Final = "%Y-%m-%d"
 
 LAYOUT_REMEDY: Final = (
     "Let data.mimiciv in params.yaml name the folder that holds hosp/, as PhysioNet lays it out; "
@@ -40,64 +39,48 @@ class Schema:
     """The columns of a published table.
 
     Attributes:
-        columns: Column name to kind, in the published order.
+        columns: Column name to ``int``, ``float``, ``str``, ``datetime`` or ``date``, in the
+            published order.
         required: Columns that are never null.
     """
 
-    columns: Mapping[str, Kind]
-    required: frozenset[str] = field(default_factory=frozenset)
+    columns: Mapping[str, str]
+    required: frozenset[str]
 
 
-def _columns(text: str) -> dict[str, Kind]:
-    """Parse ``name:kind`` words; a word without a kind is a string."""
-    columns: dict[str, Kind] = {}
-    for word in text.split():
-        name, _, kind = word.partition(":")
-        assert kind in ("", *get_args(Kind))
-        columns[name] = kind or "str"  # pyright: ignore[reportArgumentType]
-    return columns
+def _parse_schema(text: str) -> Schema:
+    """Parse words as `parse_columns` does; ``!`` ends a required one."""
+    required = (word.partition(":")[0].rstrip("!") for word in text.split() if word[-1] == "!")
+    return Schema(parse_columns(text.replace("!", "")), frozenset(required))
 
 
 # ICD codes, GSN and NDC are strings: their leading zeros mean something.
 TABLES: Final[Mapping[str, Schema]] = {
-    "patients": Schema(
-        _columns("subject_id:int gender anchor_age:int anchor_year:int anchor_year_group dod:date"),
-        frozenset({"subject_id", "gender", "anchor_age", "anchor_year"}),
+    "patients": _parse_schema(
+        "subject_id:int! gender! anchor_age:int! anchor_year:int! anchor_year_group dod:date"
     ),
-    "admissions": Schema(
-        _columns(
-            "subject_id:int hadm_id:int admittime:datetime dischtime:datetime deathtime:datetime "
-            "admission_type admit_provider_id admission_location discharge_location insurance "
-            "language marital_status race edregtime:datetime edouttime:datetime "
-            "hospital_expire_flag:int"
-        ),
-        frozenset({"subject_id", "hadm_id", "admittime", "dischtime", "hospital_expire_flag"}),
+    "admissions": _parse_schema(
+        "subject_id:int! hadm_id:int! admittime:datetime! dischtime:datetime! deathtime:datetime "
+        "admission_type admit_provider_id admission_location discharge_location insurance "
+        "language marital_status race edregtime:datetime edouttime:datetime "
+        "hospital_expire_flag:int!"
     ),
-    "diagnoses_icd": Schema(
-        _columns("subject_id:int hadm_id:int seq_num:int icd_code icd_version:int"),
-        frozenset({"subject_id", "hadm_id", "icd_code", "icd_version"}),
+    "diagnoses_icd": _parse_schema(
+        "subject_id:int! hadm_id:int! seq_num:int icd_code! icd_version:int!"
     ),
-    "labevents": Schema(
-        _columns(
-            "labevent_id:int subject_id:int hadm_id:int specimen_id:int itemid:int "
-            "order_provider_id charttime:datetime storetime:datetime value valuenum:float valueuom "
-            "ref_range_lower:float ref_range_upper:float flag priority comments"
-        ),
-        frozenset({"subject_id", "itemid", "charttime"}),
+    "labevents": _parse_schema(
+        "labevent_id:int subject_id:int! hadm_id:int specimen_id:int itemid:int! "
+        "order_provider_id charttime:datetime! storetime:datetime value valuenum:float valueuom "
+        "ref_range_lower:float ref_range_upper:float flag priority comments"
     ),
-    "prescriptions": Schema(
-        _columns(
-            "subject_id:int hadm_id:int pharmacy_id:int poe_id poe_seq:int order_provider_id "
-            "starttime:datetime stoptime:datetime drug_type drug formulary_drug_cd gsn ndc "
-            "prod_strength form_rx dose_val_rx dose_unit_rx form_val_disp form_unit_disp "
-            "doses_per_24_hrs:float route"
-        ),
-        frozenset({"subject_id", "hadm_id"}),
+    "prescriptions": _parse_schema(
+        "subject_id:int! hadm_id:int! pharmacy_id:int poe_id poe_seq:int order_provider_id "
+        "starttime:datetime stoptime:datetime drug_type drug formulary_drug_cd gsn ndc "
+        "prod_strength form_rx dose_val_rx dose_unit_rx form_val_disp form_unit_disp "
+        "doses_per_24_hrs:float route"
     ),
-    "d_labitems": Schema(_columns("itemid:int label fluid category"), frozenset({"itemid"})),
-    "d_icd_diagnoses": Schema(
-        _columns("icd_code icd_version:int long_title"), frozenset({"icd_code", "icd_version"})
-    ),
+    "d_labitems": _parse_schema("itemid:int! label fluid category"),
+    "d_icd_diagnoses": _parse_schema("icd_code! icd_version:int! long_title"),
 }
 _PATIENT: Final = "subject_id"
 
@@ -144,9 +127,8 @@ def collect_rows(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
     Raises:
         InputError: If the file is cut short, damaged, or holds a cell that does not parse.
     """
-    faults = FaultList()
-    collected = collect(rows, path, faults)
-    faults.raise_if_any()
+    with collect_faults() as faults:
+        collected = collect(rows, path, faults)
     assert collected is not None
     return collected
 
@@ -156,13 +138,8 @@ def read_rows(
 ) -> pl.DataFrame:
     """Stream through a table once and return the wanted columns of the wanted rows.
 
-    Memory grows with the rows that stay, not with the file. Null cells stay null.
-
-    Args:
-        root: The folder that holds ``hosp/``.
-        table: A name of `TABLES`.
-        columns: The columns wanted, in this order, typed as in its `Schema`.
-        keep: Column to wanted values; a row stays if it has a wanted value in each of them.
+    Arguments as of `scan_rows`. Memory grows with the rows that stay, not with the file. Null cells
+    stay null.
 
     Returns:
         The rows in the order of the file.
@@ -171,17 +148,12 @@ def read_rows(
         InputError: If the file or columns are missing, the file is cut short or damaged, or with
             every column that holds cells that do not parse (line, value, how many).
     """
-    faults = FaultList()
-    path = check_file(root, table, faults)
-    faults.raise_if_any()
+    with collect_faults() as faults:
+        path = check_file(root, table, faults)
     assert path is not None
-    rows = scan_text(path, keep, number=True).select("line", *columns)
-    text = collect(rows, path, faults)
-    faults.raise_if_any()
-    assert text is not None
-    parsed = parse_table(text, table, path, faults)
-    faults.raise_if_any()
-    return parsed
+    text = collect_rows(scan_text(path, keep, number=True).select("line", *columns), path)
+    with collect_faults() as faults:
+        return parse_table(text, table, path, faults)
 
 
 def check_file(root: Path, table: str, faults: FaultList) -> Path | None:
@@ -275,7 +247,7 @@ def _damage(path: Path, error: Exception) -> Fault:
     return Fault(path, f"cut short or damaged ({reason})", "the whole file", DAMAGE_REMEDY)
 
 
-def _parse(name: str, kind: Kind, *, strict: bool) -> pl.Expr:
+def _parse(name: str, kind: str, *, strict: bool) -> pl.Expr:
     column = pl.col(name)
     match kind:
         case "int":
@@ -286,8 +258,8 @@ def _parse(name: str, kind: Kind, *, strict: bool) -> pl.Expr:
             return column.str.to_datetime(DATETIME_FORMAT, strict=strict)
         case "date":
             # The full release writes dod as a date; earlier ones add a midnight to it.
-            return column.str.head(10).str.to_date(DATE_FORMAT, strict=strict)
-        case "str":
+            return column.str.head(10).str.to_date("%Y-%m-%d", strict=strict)
+        case _:
             return column
 
 
@@ -306,7 +278,7 @@ def parse_table(text: pl.DataFrame, table: str, path: Path, faults: FaultList) -
     return parsed
 
 
-_EXPECTED: Mapping[Kind, str] = {
+_EXPECTED: Mapping[str, str] = {
     "int": "a whole number",
     "float": "a number",
     "datetime": "YYYY-MM-DD HH:MM:SS",

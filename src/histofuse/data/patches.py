@@ -12,20 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.tables import Contract, read_table
+from histofuse.core.tables import Contract, parse_columns, read_table
 
 PATCH_INDEX = Contract(
     name="patch index",
-    columns={
-        "patch_id": "str",
-        "frame_id": "str",
-        "case_id": "str",
-        "x_px": "float",
-        "y_px": "float",
-        "label": "str",
-        "shard": "int",
-        "row": "int",
-    },
+    columns=parse_columns(
+        "patch_id frame_id case_id x_px:float y_px:float label shard:int row:int"
+    ),
     key=("patch_id",),
 )
 INDEX = "index.parquet"

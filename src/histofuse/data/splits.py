@@ -10,18 +10,12 @@ import pandas as pd
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.ids import SPLITS
 from histofuse.core.seeding import derive_seed, make_rng
-from histofuse.core.tables import Contract
+from histofuse.core.tables import Contract, parse_columns
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams, Unit
 
 PATCH_SPLITS = Contract(
     name="patch splits",
-    columns={
-        "patch_id": "str",
-        "frame_id": "str",
-        "case_id": "str",
-        "label": "str",
-        "split": "str",
-    },
+    columns=parse_columns("patch_id frame_id case_id label split"),
     key=("patch_id",),
 )
 PATIENT_SPLITS = Contract(

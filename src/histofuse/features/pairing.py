@@ -25,7 +25,7 @@ import pandas as pd
 
 from histofuse.core.errors import LeakageError, collect_faults
 from histofuse.core.ids import SPLITS
-from histofuse.core.tables import Contract
+from histofuse.core.tables import Contract, parse_columns
 from histofuse.data.crosswalk import PATIENT, read_crosswalk
 from histofuse.params.pairing import (
     LabelAlignedParams,
@@ -37,15 +37,7 @@ from histofuse.params.pairing import (
 
 PAIRS: Final = Contract(
     name="pairs of patch and patient",
-    columns={
-        "patch_id": "str",
-        "case_id": "str",
-        "frame_id": "str",
-        "subject_id": "int",
-        "hadm_id": "int",
-        "split": "str",
-        "label": "str",
-    },
+    columns=parse_columns("patch_id case_id frame_id subject_id:int hadm_id:int split label"),
     key=("patch_id",),
 )
 

@@ -38,16 +38,7 @@ PREDICTIONS = "predictions.parquet"
 
 FUSION_PREDICTIONS = Contract(
     name="fusion predictions",
-    columns={
-        "patch_id": "str",
-        "case_id": "str",
-        "frame_id": "str",
-        "subject_id": "int",
-        "hadm_id": "int",
-        "split": "str",
-        "label": "str",
-        "prediction": "str",
-    },
+    columns={**PAIRS.columns, "prediction": "str"},
     key=("patch_id",),
     open_ended=True,
 )

@@ -3,8 +3,9 @@
 The entries are in ``catalogue.json``.
 
 Codes, titles, item numbers, labels and reference ranges are those in use (ICD-9-CM, ICD-10-CM and
-``d_labitems``). How often a laboratory test is missing was measured on the MIMIC-IV demo (275
-admissions); other frequencies are plausible, not measured.
+``d_labitems``); fields named as a published column hold what it holds. How often a laboratory test
+is missing was measured on the MIMIC-IV demo (275 admissions); other frequencies are plausible, not
+measured.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ class Code:
     """One condition in both code versions.
 
     Attributes:
-        icd9: Undotted ICD-9-CM code.
-        icd10: Undotted ICD-10-CM code.
-        title9: Its long title.
-        title10: Its long title; empty where it is that of ICD-9.
+        icd9, icd10: Undotted codes of ICD-9-CM and ICD-10-CM.
+        title9, title10: Their long titles; `title10` is empty where it is that of ICD-9.
     """
 
     icd9: str
@@ -42,8 +41,7 @@ class Condition:
         name: Its name in the risk model.
         codes: Codes of which a patient carries one.
         logit: Log-odds of having it at age 60 and average frailty.
-        per_decade: Added per ten years of age.
-        frailty: Added per standard deviation of frailty.
+        per_decade, frailty: Added per ten years of age, and per standard deviation of frailty.
         acute: Drawn at each admission; otherwise kept for life.
     """
 
@@ -60,13 +58,9 @@ class Lab:
     """A laboratory test.
 
     Attributes:
-        itemid: As in ``d_labitems``.
-        label: As in ``d_labitems``.
-        category: As in ``d_labitems``.
         panel: Tests of a panel are drawn together.
         unit: ``labevents.valueuom``; empty for none.
-        low: Lower end of the reference range.
-        high: Upper end of the reference range.
+        low, high: Ends of the reference range.
         decimals: Decimals printed.
         centre: Median of the population, in `unit`.
         spread: Standard deviation between admissions; of the logarithm where `skewed`.
@@ -76,8 +70,7 @@ class Lab:
         missing: Share of admissions at which it is never ordered; 0 for tumour markers, which are
             ordered draw by draw.
         skewed: Log-normal rather than normal.
-        other_unit: A unit some results come in instead.
-        other_factor: From `unit` to it.
+        other_unit, other_factor: A unit some results come in instead; from `unit` to it.
     """
 
     itemid: int
@@ -101,15 +94,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class TextLab:
-    """A test with a result in words: no ``valuenum``.
-
-    Attributes:
-        itemid: As in ``d_labitems``.
-        label: As in ``d_labitems``.
-        fluid: As in ``d_labitems``.
-        category: As in ``d_labitems``.
-        comments: Results, written where the release writes them: into ``comments``.
-    """
+    """A test with its results in words: no ``valuenum``, only ``comments``."""
 
     itemid: int
     label: str
@@ -130,10 +115,8 @@ class Drug:
         gsn: Generic sequence number, zeros leading; empty where the release has none.
         ndc: National drug code; "0" where the release has none.
         strength: ``prod_strength``.
-        dose: ``dose_val_rx`` and ``dose_unit_rx``.
-        dispensed: ``form_val_disp`` and ``form_unit_disp``.
+        dose, dispensed: ``dose_val_rx, dose_unit_rx`` and ``form_val_disp, form_unit_disp``.
         per_day: ``doses_per_24_hrs``; 0 for none.
-        route: ``route``.
     """
 
     name: str
@@ -149,20 +132,27 @@ class Drug:
     route: str
 
 
-def _list_conditions() -> tuple[Condition, ...]:
-    return tuple(
-        Condition(**condition | {"codes": tuple(Code(**code) for code in condition["codes"])})
-        for condition in _TABLES["conditions"]
-    )
+def _list_codes(codes: list[dict[str, str]]) -> tuple[Code, ...]:
+    return tuple(Code(**code) for code in codes)
 
 
 _TABLES: Final = json.loads((Path(__file__).parent / "catalogue.json").read_text("utf-8"))
 
-BREAST_FEMALE: Final = tuple(Code(**code) for code in _TABLES["breast_female"])
-BREAST_MALE: Final = tuple(Code(**code) for code in _TABLES["breast_male"])
-METASTASES: Final = tuple(Code(**code) for code in _TABLES["metastases"])
-OTHER_CANCERS: Final = tuple(Code(**code) for code in _TABLES["other_cancers"])
-CONDITIONS: Final = _list_conditions()
+BREAST_FEMALE: Final = _list_codes(_TABLES["breast_female"])
+BREAST_MALE: Final = _list_codes(_TABLES["breast_male"])
+METASTASES: Final = _list_codes(_TABLES["metastases"])
+OTHER_CANCERS: Final = _list_codes(_TABLES["other_cancers"])
+CONDITIONS: Final = tuple(
+    Condition(**c | {"codes": _list_codes(c["codes"])}) for c in _TABLES["conditions"]
+)
 LABS: Final = tuple(Lab(**lab) for lab in _TABLES["labs"])
 TEXT_LABS: Final = tuple(TextLab(**lab) for lab in _TABLES["text_labs"])
 DRUGS: Final = tuple(Drug(**drug) for drug in _TABLES["drugs"])
+# Name to share.
+RACES: Final[dict[str, float]] = _TABLES["races"]
+ADMISSION_TYPES: Final[dict[str, float]] = _TABLES["admission_types"]
+LOCATIONS: Final[dict[str, float]] = _TABLES["locations"]
+DESTINATIONS: Final[list[str]] = _TABLES["destinations"]
+MARITAL: Final[list[str]] = _TABLES["marital"]
+# Levels that conditions move: condition -> itemid -> shift (of the logarithm if skewed).
+LAB_EFFECTS: Final[dict[str, dict[str, float]]] = _TABLES["lab_effects"]

@@ -134,9 +134,7 @@ def record_labs(
 
 def _draw_panels(rng: Generator, patients: Patients, draws: _Draws) -> dict[str, NDArray]:
     n = len(draws.minute)
-    drawn: dict[str, NDArray] = {}
-    for panel, chance in PANEL_LATER.items():
-        drawn[panel] = draws.first | (rng.random(n) < chance)
+    drawn = {panel: draws.first | (rng.random(n) < p) for panel, p in PANEL_LATER.items()}
     known = patients.breast_cancer[draws.patient]
     drawn["marker"] = rng.random(n) < np.where(known, 0.06, 0.002)
     drawn["text"] = rng.random(n) < 0.7
@@ -230,6 +228,5 @@ def list_labs() -> pl.DataFrame:
     """List ``d_labitems``."""
     rows = [(lab.itemid, lab.label, "Blood", lab.category) for lab in LABS]
     rows += [(lab.itemid, lab.label, lab.fluid, lab.category) for lab in TEXT_LABS]
-    return pl.DataFrame(rows, schema=list(TABLES["d_labitems"].columns), orient="row").sort(
-        "itemid"
-    )
+    table = pl.DataFrame(rows, schema=list(TABLES["d_labitems"].columns), orient="row")
+    return table.sort("itemid")

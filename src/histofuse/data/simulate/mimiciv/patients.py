@@ -7,14 +7,14 @@ Time is counted in minutes since 1970 on the hospital's own calendar, where ICD-
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, LABS
+from histofuse.data.simulate.mimiciv.catalogue import CONDITIONS, LAB_EFFECTS, LABS
 from histofuse.data.simulate.mimiciv.risk import (
     IN_HOSPITAL_INTERCEPT,
     IN_HOSPITAL_SLOPE,
@@ -34,22 +34,6 @@ NEVER: Final = np.iinfo(np.int64).max
 CONDITION_NAMES: Final = [condition.name for condition in CONDITIONS]
 ITEMIDS: Final = [lab.itemid for lab in LABS]
 
-# Laboratory levels that conditions move: condition -> itemid -> shift (of the logarithm if skewed).
-LAB_EFFECTS: Final[dict[str, dict[int, float]]] = {
-    "renal_failure": {50912: 0.5, 51006: 0.4, 51222: -0.4, 50971: 0.15},
-    "kidney_injury": {50912: 0.45, 51006: 0.35, 50882: -1.0},
-    "diabetes": {50931: 0.25},
-    "diabetes_complicated": {50931: 0.35, 50912: 0.25},
-    "liver_disease": {50885: 0.6, 51237: 0.12, 51274: 0.12, 51265: -0.35, 50862: -0.15},
-    "infection": {51301: 0.3},
-    "hyponatraemia": {50983: -4.0, 50902: -3.0},
-    "acute_bleeding": {51222: -0.8, 51221: -2.4},
-    "deficiency_anaemia": {51222: -0.6, 51221: -1.8, 51250: -5.0, 51277: 1.2},
-    "coagulopathy": {51265: -0.6},
-    "weight_loss": {50862: -0.25},
-    "dehydration": {51006: 0.2, 50983: 1.5},
-}
-
 
 @dataclass(frozen=True)
 class Patients:
@@ -57,7 +41,6 @@ class Patients:
 
     Attributes:
         subject_id: Eight digits, ascending.
-        male: Sex.
         breast_cancer: Whether the index admission carries the code.
         other_cancer: Whether another solid tumour is coded.
         age_years: At the index admission.
@@ -90,7 +73,6 @@ class Stays:
     """One entry an admission, by patient and time.
 
     Attributes:
-        patient: Position of the patient.
         order: 0 at the index admission, negative before, positive after.
         admitted: Minute.
         discharged: Minute; that of death where `died`.
@@ -178,9 +160,8 @@ def draw_fates(rng: Generator, patients: Patients, stays: Stays) -> tuple[Fates,
     index = np.flatnonzero(stays.order == 0)
     logit = compute_logit(_risk_values(patients, stays, index))
     probability = expit(logit)
-    in_hospital = rng.random(len(patients)) < expit(
-        IN_HOSPITAL_INTERCEPT + IN_HOSPITAL_SLOPE * logit
-    )
+    dying = expit(IN_HOSPITAL_INTERCEPT + IN_HOSPITAL_SLOPE * logit)
+    in_hospital = rng.random(len(patients)) < dying
     within_a_year = ~in_hospital & (rng.random(len(patients)) < probability)
 
     left = stays.discharged[index]
@@ -188,8 +169,8 @@ def draw_fates(rng: Generator, patients: Patients, stays: Stays) -> tuple[Fates,
     death = np.full(len(patients), NEVER)
     death[in_hospital] = left[in_hospital]
     death[within_a_year] = (left + days * DAY)[within_a_year]
-    death, stays = _cut(stays, _draw_late_deaths(rng, stays, death, left))
-    return Fates(probability, death), stays
+    death = _draw_late_deaths(rng, stays, death, left)
+    return Fates(probability, death), _cut(stays, death)
 
 
 def _draw_conditions(
@@ -262,7 +243,7 @@ def _draw_lab_levels(
     for name, effects in LAB_EFFECTS.items():
         present = conditions[:, CONDITION_NAMES.index(name)]
         for itemid, shift in effects.items():
-            levels[:, ITEMIDS.index(itemid)] += shift * present
+            levels[:, ITEMIDS.index(int(itemid))] += shift * present
     return levels
 
 
@@ -310,17 +291,10 @@ def _draw_late_deaths(
     return np.where(dies, after, death)
 
 
-def _cut(stays: Stays, death: NDArray[np.int64]) -> tuple[NDArray[np.int64], Stays]:
+def _cut(stays: Stays, death: NDArray[np.int64]) -> Stays:
     """Drop admissions after death, and end in death the one it falls into."""
-    kept = select(stays, stays.admitted < death[stays.patient])
+    before = stays.admitted < death[stays.patient]
+    kept = Stays(**{f.name: getattr(stays, f.name)[before] for f in fields(stays)})
     died = kept.discharged >= death[kept.patient]
     discharged = np.minimum(kept.discharged, death[kept.patient])
-    return death, replace(kept, died=died, discharged=discharged)
-
-
-Rows = TypeVar("Rows", Patients, Stays)
-
-
-def select(rows: Rows, which: NDArray) -> Rows:
-    """Keep the entries of a mask or a list of positions."""
-    return type(rows)(**{f.name: getattr(rows, f.name)[which] for f in fields(rows)})
+    return replace(kept, died=died, discharged=discharged)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
-
 import numpy as np
 import polars as pl
 from numpy.random import Generator
@@ -12,6 +9,13 @@ from numpy.typing import NDArray
 
 from histofuse.core.seeding import make_rng
 from histofuse.data.mimic_tables import TABLES
+from histofuse.data.simulate.mimiciv.catalogue import (
+    ADMISSION_TYPES,
+    DESTINATIONS,
+    LOCATIONS,
+    MARITAL,
+    RACES,
+)
 from histofuse.data.simulate.mimiciv.cells import (
     Clock,
     choose,
@@ -24,63 +28,16 @@ from histofuse.data.simulate.mimiciv.drugs import record_drugs
 from histofuse.data.simulate.mimiciv.labs import list_labs, record_labs
 from histofuse.data.simulate.mimiciv.patients import DAY, NEVER, Fates, Patients, Stays
 
-RACES: Final = {
-    "WHITE": 0.64,
-    "BLACK/AFRICAN AMERICAN": 0.12,
-    "HISPANIC/LATINO - PUERTO RICAN": 0.04,
-    "HISPANIC/LATINO - DOMINICAN": 0.02,
-    "ASIAN": 0.03,
-    "ASIAN - CHINESE": 0.02,
-    "WHITE - OTHER EUROPEAN": 0.03,
-    "WHITE - RUSSIAN": 0.02,
-    "OTHER": 0.04,
-    "UNKNOWN": 0.03,
-    "PATIENT DECLINED TO ANSWER": 0.01,
-}
-ADMISSION_TYPES: Final = {
-    "EW EMER.": 0.4,
-    "OBSERVATION ADMIT": 0.15,
-    "URGENT": 0.13,
-    "EU OBSERVATION": 0.09,
-    "SURGICAL SAME DAY ADMISSION": 0.09,
-    "ELECTIVE": 0.05,
-    "DIRECT EMER.": 0.05,
-    "DIRECT OBSERVATION": 0.03,
-    "AMBULATORY OBSERVATION": 0.01,
-}
-LOCATIONS: Final = {
-    "EMERGENCY ROOM": 0.55,
-    "PHYSICIAN REFERRAL": 0.25,
-    "TRANSFER FROM HOSPITAL": 0.12,
-    "CLINIC REFERRAL": 0.05,
-    "WALK-IN/SELF REFERRAL": 0.03,
-}
-DESTINATIONS: Final = (
-    "HOME",
-    "HOME HEALTH CARE",
-    "SKILLED NURSING FACILITY",
-    "REHAB",
-    "HOSPICE",
-    "",
-)
-MARITAL: Final = ("MARRIED", "SINGLE", "WIDOWED", "DIVORCED")
 
+def record_hospital(
+    patients: Patients, stays: Stays, fates: Fates, seed: int
+) -> tuple[dict[str, pl.DataFrame], NDArray[np.int64]]:
+    """Write down everything the hospital would know of its patients.
 
-@dataclass(frozen=True)
-class Simulated:
-    """The tables by name, and the keys of each patient's index admission.
-
-    Attributes:
-        tables: Name to table, columns as in ``TABLES``.
-        index_hadm_id: One a patient.
+    Returns:
+        Name to table, columns as in ``TABLES``; and the ``hadm_id`` of each patient's index
+        admission.
     """
-
-    tables: dict[str, pl.DataFrame]
-    index_hadm_id: NDArray[np.int64]
-
-
-def record_hospital(patients: Patients, stays: Stays, fates: Fates, seed: int) -> Simulated:
-    """Write down everything the hospital would know of its patients."""
 
     def stream(name: str) -> Generator:
         return make_rng(seed, "simulate_mimiciv", name)
@@ -102,15 +59,11 @@ def record_hospital(patients: Patients, stays: Stays, fates: Fates, seed: int) -
         "d_icd_diagnoses": list_codes(),
     }
     ordered = {name: table.select(list(TABLES[name].columns)) for name, table in tables.items()}
-    return Simulated(ordered, hadm_id[stays.order == 0])
+    return ordered, hadm_id[stays.order == 0]
 
 
 def _record_patients(
-    patients: Patients,
-    stays: Stays,
-    fates: Fates,
-    first: NDArray[np.int64],
-    clock: Clock,
+    patients: Patients, stays: Stays, fates: Fates, first: NDArray[np.int64], clock: Clock
 ) -> pl.DataFrame:
     everyone = np.arange(len(patients))
     index = stays.admitted[stays.order == 0]

@@ -57,7 +57,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
     patients = draw_patients(rng, params.patients, params.breast_cancer_fraction)
     stays = draw_stays(make_rng(seed, "simulate_mimiciv", "stays"), patients)
     fates, stays = draw_fates(make_rng(seed, "simulate_mimiciv", "fates"), patients, stays)
-    recorded = record_hospital(patients, stays, fates, seed)
+    tables, index_hadm_id = record_hospital(patients, stays, fates, seed)
 
     index = stays.order == 0
     survived = patients.breast_cancer & ~stays.died[index]
@@ -66,7 +66,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
     risks = pd.DataFrame(
         {
             "subject_id": patients.subject_id,
-            "hadm_id": recorded.index_hadm_id,
+            "hadm_id": index_hadm_id,
             "true_probability": fates.probability,
         }
     )
@@ -85,7 +85,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
             "breast_cancer_prevalence": round(float(np.mean(outcome[survived])), 6),
         },
     }
-    return SimulatedHospital(recorded.tables, risks, metadata)
+    return SimulatedHospital(tables, risks, metadata)
 
 
 def write_hospital(tables: dict[str, pl.DataFrame], folder: Path) -> None:
