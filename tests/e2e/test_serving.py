@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histofuse.data.patches import open_shards
+from histofuse.data.patches import ShardReader
 from histofuse.promotion.scoring import TestData
 
 KEY = ["subject_id", "hadm_id"]
@@ -101,7 +101,7 @@ def read_rows(project, name, kind):
         table = data.read_admissions()
         return table[KEY], to_records(table.drop(columns=[*KEY, "split", "target"]))
     table = data.read_patches() if kind == "image" else data.read_pairs("label_blind")
-    stored = open_shards(data.patches).read(table["shard"], table["row"])
+    stored = ShardReader(data.patches).read(table["shard"], table["row"])
     records = [{"image": to_text(patch)} for patch in stored]
     if kind == "fusion":
         features = table[KEY].merge(data.read_features(), on=KEY, how="left", validate="m:1")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofuse.data.brecahad import ANNOTATIONS
-from histofuse.data.cutting import cut_windows, extract_window, index_shards, reflect
+from histofuse.data.cutting import cut_windows, index_shards, reflect
 
 side = st.integers(1, 12)
 fraction = st.floats(0, 1, allow_subnormal=False)
@@ -22,6 +22,12 @@ def mirror(index: int, length: int) -> int:
         if 0 <= position + step < length:
             position += step
     return position
+
+
+def extract_window(frame, x_px, y_px, size_px):
+    window = np.empty((1, size_px, size_px, 3), np.uint8)
+    cut_windows(frame, np.array([x_px]), np.array([y_px]), window)
+    return window[0]
 
 
 @given(side, side, st.integers(1, 30), fraction, fraction)

@@ -42,6 +42,7 @@ ANNOTATIONS = Contract(
 )
 
 Source = Literal["simulated", "brecahad"]
+_Point = tuple[str, float, float]  # key, x and y
 _FRAME_NAME = re.compile(r"[^-]+-\d+")
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 _REMEDY = (
@@ -68,13 +69,6 @@ class DataSet:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class _Point:
-    key: str
-    x: float
-    y: float
-
-
 def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
     """Read and check a data set in BreCaHAD's layout.
 
@@ -89,7 +83,10 @@ def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
     """
     images, truths = _list_files(folder)
     with collect_faults() as faults:
-        _check_pairs(images, truths, faults)
+        for frame in sorted(images.keys() - truths.keys()):
+            faults.add(images[frame], "no annotation file", f"{GROUND_TRUTH}/{frame}.json")
+        for frame in sorted(truths.keys() - images.keys()):
+            faults.add(truths[frame], "no frame for it", f"{IMAGES}/{frame}.tif")
         points = {frame: _read_points(path, faults) for frame, path in truths.items()}
         frames, notes = _read_frames(folder, images, faults)
 
@@ -136,15 +133,6 @@ def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[Frame
     return paths
 
 
-def _check_pairs(
-    images: dict[FrameId, Path], truths: dict[FrameId, Path], faults: FaultList
-) -> None:
-    for frame in sorted(images.keys() - truths.keys()):
-        faults.add(images[frame], "no annotation file", f"{GROUND_TRUTH}/{frame}.json")
-    for frame in sorted(truths.keys() - images.keys()):
-        faults.add(truths[frame], "no frame for it", f"{IMAGES}/{frame}.tif")
-
-
 def _read_points(path: Path, faults: FaultList) -> list[_Point]:
     """Read the points of one JSON, in the published order of keys."""
     try:
@@ -170,7 +158,7 @@ def _read_points(path: Path, faults: FaultList) -> list[_Point]:
         else:
             for n, entry in enumerate(entries):
                 if _check_point(entry, f"{path}, {spelt}[{n}]", faults):
-                    points[key].append(_Point(key, float(entry["x"]), float(entry["y"])))
+                    points[key].append((key, float(entry["x"]), float(entry["y"])))
     return [point for key in ANNOTATION_KEYS for point in points[key]]
 
 
@@ -226,10 +214,10 @@ def _tabulate(
     class_of_key = classes.class_of_key
     size_of = frames.set_index("frame_id")[["width_px", "height_px"]]
     rows = [
-        (frame, case_of_frame(frame), p.x * width, p.y * height, class_of_key[p.key], p.key)
+        (frame, case_of_frame(frame), x * width, y * height, class_of_key[key], key)
         for frame, (width, height) in zip(size_of.index, size_of.to_numpy().tolist(), strict=True)
-        for p in points[frame]
-        if p.key in class_of_key
+        for key, x, y in points[frame]
+        if key in class_of_key
     ]
     table = pd.DataFrame(rows, columns=list(ANNOTATIONS.columns))
     unique = table.drop_duplicates(list(ANNOTATIONS.key), ignore_index=True)

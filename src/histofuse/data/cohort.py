@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -147,7 +146,7 @@ def choose_prediction_time(target: Target, params: CohortParams) -> PredictionTi
         InputError: If the target cannot be predicted then.
     """
     if params.prediction_time == "target_default":
-        return target.default_prediction_time
+        return target.prediction_times[0]
     if params.prediction_time not in target.prediction_times:
         problem = f"{params.prediction_time!r} does not suit the target {target.name}"
         allowed = ", ".join(("target_default", *target.prediction_times))
@@ -273,7 +272,6 @@ def _check_classes(
 
 
 def _to_table(stays: pl.DataFrame) -> pd.DataFrame:
-    columns: Sequence[str] = list(COHORT.columns)
-    table = stays.select(columns).sort("subject_id", "hadm_id").to_pandas()
+    table = stays.select(list(COHORT.columns)).sort("subject_id", "hadm_id").to_pandas()
     texts = [name for name, kind in COHORT.columns.items() if kind == "str"]
     return table.astype(dict.fromkeys(texts, "str"))

@@ -30,58 +30,35 @@ Image = NDArray[np.uint8]  # (height, width, 3) RGB
 Coordinates = NDArray[np.float64]  # (n,) pixels; pixel i spans [i, i + 1)
 
 
-def extract_window(frame: Image, x_px: float, y_px: float, size_px: int) -> Image:
-    """Cut a square window out of a frame, centred on a point as nearly as whole pixels allow.
+def cut_windows(picture: Image | Slide, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
+    """Cut a square window per point into `out`, which sets their size.
 
-    Pixel i spans [i, i + 1), so a window of even side is centred between two pixels. What lies
-    beyond the frame is its mirror image, without repeating the outermost pixel; a frame smaller
-    than the window is mirrored over and over.
+    Pixel i spans [i, i + 1), so a window of even side is centred between two pixels, as nearly to
+    the point as whole pixels allow. What lies beyond the picture is its mirror image, without
+    repeating the outermost pixel; a picture smaller than the window is mirrored over and over. A
+    slide is read by region and never held whole.
     """
-    window = np.empty((1, size_px, size_px, frame.shape[2]), frame.dtype)
-    cut_windows(frame, np.array([x_px]), np.array([y_px]), window)
-    return window[0]
-
-
-def cut_windows(frame: Image, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
-    """Cut one window per point, as `extract_window` does, into `out`, which sets their size."""
     size = out.shape[1]
-    height, width, _ = frame.shape
-    tops = window_origin(y_px, size)
-    lefts = window_origin(x_px, size)
-    inside = (tops >= 0) & (lefts >= 0) & (tops + size <= height) & (lefts + size <= width)
-    for n, (top, left, whole) in enumerate(
-        zip(tops.tolist(), lefts.tolist(), inside.tolist(), strict=True)
-    ):
-        if whole:
-            out[n] = frame[top : top + size, left : left + size]
-        else:
-            rows = reflect(np.arange(top, top + size), height)
-            columns = reflect(np.arange(left, left + size), width)
-            out[n] = frame[rows[:, None], columns]
-
-
-def cut_slide_windows(slide: Slide, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
-    """Cut windows as `cut_windows` does, out of a slide and without ever holding it whole."""
-    size = out.shape[1]
-    height, width = slide.shapes[0]
-    tops = window_origin(y_px, size).tolist()
-    lefts = window_origin(x_px, size).tolist()
+    if isinstance(picture, np.ndarray):
+        height, width, _ = picture.shape
+        read = partial(_read_region, picture)
+    else:
+        height, width = picture.shapes[0]
+        read = picture.read_region
+    tops, lefts = window_origin(y_px, size).tolist(), window_origin(x_px, size).tolist()
     for n, (top, left) in enumerate(zip(tops, lefts, strict=True)):
         if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
-            out[n] = slide.read_region(top, left, size, size)
-        else:
-            out[n] = _read_mirrored(slide, top, left, size)
+            out[n] = read(top, left, size, size)
+            continue
+        rows = reflect(np.arange(top, top + size), height)
+        columns = reflect(np.arange(left, left + size), width)
+        first, begin = int(rows.min()), int(columns.min())
+        region = read(first, begin, int(rows.max()) + 1 - first, int(columns.max()) + 1 - begin)
+        out[n] = region[(rows - first)[:, None], columns - begin]
 
 
-def _read_mirrored(slide: Slide, top: int, left: int, size: int) -> Image:
-    rows, columns = (
-        reflect(np.arange(start, start + size), length)
-        for start, length in zip((top, left), slide.shapes[0], strict=True)
-    )
-    first, begin = int(rows.min()), int(columns.min())
-    extent = int(rows.max()) + 1 - first, int(columns.max()) + 1 - begin
-    region = slide.read_region(first, begin, *extent)
-    return region[(rows - first)[:, None], columns - begin]
+def _read_region(frame: Image, top: int, left: int, height: int, width: int) -> Image:
+    return frame[top : top + height, left : left + width]
 
 
 def window_origin(centre_px: Coordinates, size_px: int) -> NDArray[np.int64]:
@@ -271,13 +248,13 @@ def _cut_job(
     """Cut the patches of a job and write them to their places; return what was wrong."""
     try:
         with open_picture(job.path) as picture:
-            if isinstance(picture, Slide) and normalise is None:
-                job = job.take(_order(job, shards.side, picture.tile_px)[0])
-                cut = partial(cut_slide_windows, picture)
-            else:
+            source = picture
+            if normalise is not None:
                 frame = _read_whole(picture, job.path) if isinstance(picture, Slide) else picture
-                cut = partial(cut_windows, normalise(frame) if normalise else frame)
-            _cut_points(job, cut, shards)
+                source = normalise(frame)
+            elif isinstance(picture, Slide):
+                job = job.take(_order(job, shards.side, picture.tile_px)[0])
+            _cut_points(job, source, shards)
     except InputError as error:
         return error.faults
     return []
@@ -294,7 +271,7 @@ def _read_whole(slide: Slide, path: Path) -> Image:
     return slide.read_region(0, 0, height, width)
 
 
-def _cut_points(job: _Job, cut: Callable[..., None], shards: _Shards) -> None:
+def _cut_points(job: _Job, picture: Image | Slide, shards: _Shards) -> None:
     """Cut the patches of a job in its order, a buffer's worth at a time."""
     count = len(job.places)
     fitting = min(count, max(1, _BUFFER_BYTES // shards.patch_bytes))
@@ -302,7 +279,7 @@ def _cut_points(job: _Job, cut: Callable[..., None], shards: _Shards) -> None:
     for first in range(0, count, fitting):
         part = job.take(slice(first, first + fitting))
         patches = buffer[: len(part.places)]
-        cut(part.x_px, part.y_px, patches)
+        cut_windows(picture, part.x_px, part.y_px, patches)
         shards.write(part.places, patches)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import track
-from histofuse.data.patches import crop_margin, load_index, open_shards
+from histofuse.data.patches import ShardReader, crop_margin, load_index
 
 _BATCH = 256
 
@@ -37,7 +37,7 @@ def export_imagefolder(patches: Path, splits: pd.DataFrame | None, out: Path) ->
         raise InputError([Fault(out, "is not empty", "a new folder", "Name another, or empty it.")])
     index = load_index(patches)
     paths = _name_files(index, splits, patches)
-    reader = open_shards(patches)
+    reader = ShardReader(patches)
     with replacing_folder(out) as folder:
         for parent in sorted({folder / path.parent for path in paths}):
             parent.mkdir(parents=True)

@@ -125,27 +125,21 @@ def _check_keys(
     core: Mapping[str, pl.DataFrame], paths: Mapping[str, Path | None], faults: FaultList
 ) -> None:
     """Check keys between tables; a table that could not be read is passed over."""
-    unique = {"patients": "subject_id", "admissions": "hadm_id"}
-    for table, key in unique.items():
+    for table, key in (("patients", "subject_id"), ("admissions", "hadm_id")):
         if core[table].width:
-            _note_duplicates(core[table][key], f"{paths[table]}, {key}", faults)
+            keys = core[table][key]
+            repeated = keys.filter(keys.is_duplicated() & keys.is_not_null()).unique().sort()
+            if repeated.len():
+                where = f"{paths[table]}, {key}"
+                faults.add(where, f"{_sample(repeated)} more than once", "each value once")
     foreign = [("admissions", "subject_id", "patients"), ("diagnoses_icd", "hadm_id", "admissions")]
     for table, key, owner in foreign:
         if core[table].width and core[owner].width:
             unknown = core[table][key].drop_nulls().unique().sort()
             unknown = unknown.filter(~unknown.is_in(core[owner][key].implode()))
-            _note_values(unknown, f"{paths[table]}, {key}", f"not in {owner}", owner, faults)
-
-
-def _note_duplicates(key: pl.Series, where: str, faults: FaultList) -> None:
-    repeated = key.filter(key.is_duplicated() & key.is_not_null()).unique().sort()
-    if repeated.len():
-        faults.add(where, f"{_sample(repeated)} more than once", "each value once")
-
-
-def _note_values(values: pl.Series, where: str, what: str, owner: str, faults: FaultList) -> None:
-    if values.len():
-        faults.add(where, f"{_sample(values)} {what}", f"a row in {owner} for each")
+            if unknown.len():
+                problem = f"{_sample(unknown)} not in {owner}"
+                faults.add(f"{paths[table]}, {key}", problem, f"a row in {owner} for each")
 
 
 def _sample(values: pl.Series, shown: int = 5) -> str:

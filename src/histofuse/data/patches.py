@@ -54,6 +54,9 @@ class ShardReader:
     Attributes:
         folder: The folder.
         meta: Its ``meta.json``.
+
+    Raises:
+        InputError: If the folder has no readable ``meta.json``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,22 +101,13 @@ class ShardReader:
         return self._shards[shard]
 
 
-def open_shards(folder: Path) -> ShardReader:
-    """Open the patches of a folder for reading.
-
-    Raises:
-        InputError: If the folder has no readable ``meta.json``.
-    """
-    return ShardReader(folder)
-
-
 def read_patches(folder: Path, index: pd.DataFrame) -> Patches:
     """Read the patches of some rows of the index, (n, stored_px, stored_px, 3) RGB in their order.
 
     Raises:
         InputError: If a shard is missing, is no array of patches, or is too short.
     """
-    return open_shards(folder).read(index["shard"], index["row"])
+    return ShardReader(folder).read(index["shard"], index["row"])
 
 
 def load_index(folder: Path) -> pd.DataFrame:

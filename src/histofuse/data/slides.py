@@ -92,16 +92,12 @@ class TiffSlide:
         page = self._pages[level]
         number = row * -(-page.imagewidth // page.tilewidth) + column
         with naming_file(self._path):
-            data = self._read_segment(page, number)
+            page.parent.filehandle.seek(page.dataoffsets[number])
+            data = page.parent.filehandle.read(page.databytecounts[number]) or None
             tile, _, shape = page.decode(data, number, jpegtables=page.jpegtables)
         if tile is None:  # a tile left out stands for the page's background
             tile = np.full(shape, page.nodata, page.dtype)
         return to_rgb(tile[0, : shape[1], : shape[2]], planar=False).rgb
-
-    def _read_segment(self, page: TiffPage, number: int) -> bytes | None:
-        count = page.databytecounts[number]
-        page.parent.filehandle.seek(page.dataoffsets[number])
-        return page.parent.filehandle.read(count) if count else None
 
 
 class OpenSlideSlide:

@@ -152,20 +152,8 @@ def fold_patients(
     """Split patients for one fold of a cross-validation, stratified as `split_patients` does.
 
     Over all folds each patient that is not linked is tested once. Validation is one of as many
-    folds of the rest.
-
-    Args:
-        cohort: The cohort (`data.cohort.COHORT`), one or more admissions per patient.
-        folds: How many there are.
-        test_fold: Which of them is the test split, from 0.
-        seed: The run's seed; the folds are the same for every `test_fold`.
-        linked: The split of patients already assigned through their tissue, by subject_id.
-
-    Returns:
-        A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
-
-    Raises:
-        InputError: If too few patients have, or have not, the outcome to fill three splits.
+    folds of the rest. Fold `test_fold`, from 0, is the test split; the folds are the same for each
+    of them. Cohort, links, result and error are as of `split_patients`.
     """
     outcome, split_of = _start_in_train(cohort, linked)
     dealt = 0

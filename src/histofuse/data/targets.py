@@ -62,7 +62,7 @@ class Target:
     Attributes:
         name: Its name in params.
         description: The label in words.
-        prediction_times: Those it can be predicted at; the first is its default.
+        prediction_times: Those it can be predicted at; the first is its ``target_default``.
         label: Boolean over the columns of stays.
         conditions: Stays it is defined for.
         secrets: What no feature may give away; each group of features declares what it would.
@@ -76,11 +76,6 @@ class Target:
     conditions: tuple[Condition, ...]
     secrets: tuple[Secret, ...]
     uses_diagnosis: bool = False
-
-    @property
-    def default_prediction_time(self) -> PredictionTime:
-        """The prediction time of ``target_default``."""
-        return self.prediction_times[0]
 
     def secrets_at(self, prediction_time: PredictionTime) -> tuple[Secret, ...]:
         """What must not be seen at that time: its own secrets, and what is known only later."""

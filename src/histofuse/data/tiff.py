@@ -72,7 +72,8 @@ def naming_file(path: Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, IndexError, RuntimeError, KeyError, struct.error) as error:
         # tifffile and imagecodecs raise subclasses of ValueError and RuntimeError on damaged files.
-        problem = f"cannot be decoded ({_first_line(error)})"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        problem = f"cannot be decoded ({reason})"
         raise InputError([Fault(path, problem, ACCEPTED, _MENDING)]) from None
 
 
@@ -126,7 +127,3 @@ def to_rgb(pixels: NDArray[np.integer], *, planar: bool) -> Decoded:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         changes.append("16 bits scaled to 8")
     return Decoded(np.ascontiguousarray(pixels, dtype=np.uint8), tuple(changes))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

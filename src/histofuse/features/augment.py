@@ -137,9 +137,6 @@ def augment_patches(
     return normalise(images, normalisation)
 
 
-# --- choosing -----------------------------------------------------------------------------------
-
-
 def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Jitter]:
     """Turn random numbers into geometry and colour for a batch."""
     signed = 2 * unit - 1
@@ -160,9 +157,6 @@ def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Jitte
         hue=signed[:, 9] * params.hue,
     )
     return warp, jitter
-
-
-# --- geometry -----------------------------------------------------------------------------------
 
 
 def crop_centre(stored: Stored, geometry: PatchGeometry) -> Cut:
@@ -225,9 +219,6 @@ def resize(stored: Stored, side_px: int) -> Cut:
     else:
         resized = interpolate(images, (side_px, side_px), mode="bicubic", antialias=True)
     return resized.permute(0, 2, 3, 1)
-
-
-# --- colour -------------------------------------------------------------------------------------
 
 
 def apply_jitter(images: Images, jitter: Jitter) -> Images:

@@ -20,7 +20,7 @@ import polars as pl
 from histofuse.core.errors import Fault, InputError
 from histofuse.data.mimic_tables import read_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request
-from histofuse.features.specs import FeatureSpec, describe
+from histofuse.features.specs import KEY, FeatureSpec, describe
 from histofuse.params.ehr import DiagnosesFrom, EhrFeaturesParams, PredictionTime
 
 GROUPINGS: Final[Mapping[str, str]] = {
@@ -31,7 +31,6 @@ COUNT: Final = "comorbidity_count"
 DIAGNOSIS_COLUMNS: Final = ("subject_id", "hadm_id", "icd_code", "icd_version")
 _VERSIONS: Final = {9: "icd9", 10: "icd10"}
 _LONGEST_CODE: Final = 7
-_ADMISSION: Final = ("subject_id", "hadm_id")
 _MASK: Final = pl.UInt64
 
 
@@ -117,9 +116,9 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
     return (
         diagnoses.lazy()
         .join(masks.lazy(), on=["icd_code", "icd_version"], how="inner")
-        .group_by(_ADMISSION)
+        .group_by(KEY)
         .agg(pl.col("mask").bitwise_or())
-        .sort(_ADMISSION)
+        .sort(KEY)
         .collect(engine="streaming")
     )
 
@@ -163,15 +162,15 @@ def build_comorbidities(
     """
     masks = mask_admissions(diagnoses, grouping)
     known = _join_known(index, admissions, masks, from_index=from_index)
-    mask = known.group_by(_ADMISSION).agg(pl.col("mask").bitwise_or())
-    joined = index.select(_ADMISSION).join(mask, on=_ADMISSION, how="left", maintain_order="left")
+    mask = known.group_by(KEY).agg(pl.col("mask").bitwise_or())
+    joined = index.select(KEY).join(mask, on=KEY, how="left", maintain_order="left")
     return unpack_mask(joined, grouping, exclude=exclude)
 
 
 def _join_known(
     index: pl.DataFrame, admissions: pl.DataFrame, masks: pl.DataFrame, *, from_index: bool
 ) -> pl.DataFrame:
-    earlier = masks.join(admissions, on=_ADMISSION, how="inner").rename(
+    earlier = masks.join(admissions, on=KEY, how="inner").rename(
         {"hadm_id": "other_id", "admittime": "other_admittime", "dischtime": "other_dischtime"}
     )
     ended = pl.col("other_dischtime") <= pl.col("prediction_time")
@@ -222,8 +221,8 @@ def _list_specs(request: Request) -> list[FeatureSpec]:
 def _build(request: Request) -> tuple[pl.DataFrame, None]:
     diagnoses = choose_diagnoses(request.params, request.prediction_time)
     table = build_comorbidities(
-        request.index.select(*_ADMISSION, "admittime", "dischtime", "prediction_time"),
-        request.admissions.select(*_ADMISSION, "admittime", "dischtime"),
+        request.index.select(*KEY, "admittime", "dischtime", "prediction_time"),
+        request.admissions.select(*KEY, "admittime", "dischtime"),
         read_rows(request.root, "diagnoses_icd", DIAGNOSIS_COLUMNS, request.subjects),
         load_grouping(request.params.comorbidities),
         from_index=diagnoses == "prior_and_index",

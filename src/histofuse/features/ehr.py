@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,9 +80,15 @@ def build_features(
         "target": target.name,
         "prediction_time": prediction_time,
         "diagnoses_from": choose_diagnoses(params, prediction_time),
-        "masked": _list_masks(masks),
+        "masked": [
+            {"group": group, "name": name, "reason": reason}
+            for group, mask in masks.items()
+            for name, reason in sorted(mask.items())
+        ],
     }
-    return EhrFeatures(_to_pandas(table, specs), specs, masked_json, quality)
+    dtypes = {"continuous": "float64", "binary": "int8", "categorical": "str"}
+    typed = table.to_pandas().astype({spec.name: dtypes[spec.kind] for spec in specs})
+    return EhrFeatures(typed, specs, masked_json, quality)
 
 
 def mask_groups(
@@ -91,16 +97,3 @@ def mask_groups(
     """Say what would give the target away: group to name to reason."""
     secrets = target.secrets_at(prediction_time)
     return {group.name: group.mask(secrets) for group in groups}
-
-
-def _list_masks(masks: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    return [
-        {"group": group, "name": name, "reason": reason}
-        for group, mask in masks.items()
-        for name, reason in sorted(mask.items())
-    ]
-
-
-def _to_pandas(table: pl.DataFrame, specs: Sequence[FeatureSpec]) -> pd.DataFrame:
-    dtypes = {"continuous": "float64", "binary": "int8", "categorical": "str"}
-    return table.to_pandas().astype({spec.name: dtypes[spec.kind] for spec in specs})

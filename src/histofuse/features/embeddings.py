@@ -143,23 +143,16 @@ def select_pairs(
     Raises:
         InputError: Saying how many patches and patients have no embedding.
     """
+    matches = []
     with collect_faults() as faults:
-        matches = [
-            _find_rows(part.rows, pairs, list(contract.key))
-            for part, contract in (
-                (embeddings.image, IMAGE_ROWS),
-                (embeddings.patient, PATIENT_ROWS),
-            )
-        ]
-        for rows, contract in zip(matches, (IMAGE_ROWS, PATIENT_ROWS), strict=True):
+        for part, contract in ((embeddings.image, IMAGE_ROWS), (embeddings.patient, PATIENT_ROWS)):
+            key = list(contract.key)
+            rows = pairs[key].merge(part.rows, on=key, how="left", validate="m:1")["row"]
             missing = rows.isna()
             if missing.any():
-                example = pairs.loc[missing.to_numpy(), list(contract.key)].iloc[0].to_dict()
+                example = pairs.loc[missing.to_numpy(), key].iloc[0].to_dict()
                 problem = f"{int(missing.sum())} pairs without an embedding, such as {example}"
                 faults.add(contract.name, problem, "one for each pair", "Run dvc repro embed.")
-    image, patient = (rows.to_numpy(dtype=np.int64) for rows in matches)
-    return embeddings.image.values[image], embeddings.patient.values[patient]
-
-
-def _find_rows(rows: pd.DataFrame, pairs: pd.DataFrame, key: list[str]) -> pd.Series:
-    return pairs[key].merge(rows, on=key, how="left", validate="m:1")["row"]
+            matches.append((part.values, rows))
+    image, patient = (values[rows.to_numpy(dtype=np.int64)] for values, rows in matches)
+    return image, patient

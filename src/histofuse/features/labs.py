@@ -13,7 +13,7 @@ import polars as pl
 
 from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
-from histofuse.features.specs import FeatureSpec
+from histofuse.features.specs import KEY, FeatureSpec
 
 DEFINITIONS: Final = Path(__file__).parent / "labs.json"
 STATISTICS: Final = ("mean", "min", "max")
@@ -29,7 +29,6 @@ LABEVENT_COLUMNS: Final = (
 # Sums of whole numbers do not depend on the order in which a parallel scan meets the rows, so
 # values are summed in ten-thousandths of their unit.
 _STEPS: Final = 10_000
-_ADMISSION: Final = ("subject_id", "hadm_id")
 _STANDARD, _CONVERTED, _CORRECTED = "as_recorded", "unit_converted", "unit_corrected"
 _NO_NUMBER, _UNKNOWN_UNIT, _IMPLAUSIBLE = "no_number", "unknown_unit", "implausible"
 FATES: Final = (_STANDARD, _CONVERTED, _CORRECTED, _NO_NUMBER, _UNKNOWN_UNIT, _IMPLAUSIBLE)
@@ -70,7 +69,7 @@ def load_labs() -> Mapping[str, Lab]:
 
 
 def _to_lab(name: str, lab: Mapping[str, Any]) -> Lab:
-    units = {_normalise_unit(unit): factor for unit, factor in lab["units"].items()}
+    units = {"".join(unit.lower().split()): factor for unit, factor in lab["units"].items()}
     return Lab(
         name=name,
         label=lab["label"],
@@ -84,16 +83,8 @@ def _to_lab(name: str, lab: Mapping[str, Any]) -> Lab:
     )
 
 
-def _normalise_unit(unit: str) -> str:
-    return "".join(unit.lower().split())
-
-
 def choose_labs(names: Sequence[str]) -> list[Lab]:
-    """Look up laboratory values by name.
-
-    Raises:
-        InputError: With every name that is not defined.
-    """
+    """Look up laboratory values by name, as `choose` does."""
     return choose(names, load_labs(), "ehr_features.labs")
 
 
@@ -124,7 +115,7 @@ def aggregate_labs(
     value = pl.col("value")
     return (
         _judge_values(rows, labs)
-        .group_by(*_ADMISSION, "lab")
+        .group_by(*KEY, "lab")
         .agg(
             (value.sum() / value.count() / _STEPS).alias("mean"),
             (value.min() / _STEPS).alias("min"),
@@ -136,13 +127,14 @@ def aggregate_labs(
 
 
 def _tabulate_items(labs: Sequence[Lab]) -> pl.DataFrame:
-    items = [(itemid, lab.name) for lab in labs for itemid in lab.itemids]
-    return pl.DataFrame(items, schema={"itemid": pl.Int64, "lab": pl.String}, orient="row")
+    items = [(itemid, lab.name, lab.low, lab.high) for lab in labs for itemid in lab.itemids]
+    schema = {"itemid": pl.Int64, "lab": pl.String, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(items, schema=schema, orient="row")
 
 
 def _join_window(rows: pl.LazyFrame, index: pl.DataFrame, lookback_hours: float) -> pl.LazyFrame:
     opens = pl.col("admittime") - pl.duration(seconds=round(lookback_hours * 3600))
-    windows = index.select(*_ADMISSION, "prediction_time", opens=opens)
+    windows = index.select(*KEY, "prediction_time", opens=opens)
     own = (pl.col("row_hadm_id") == pl.col("hadm_id")).fill_null(True)
     stored = (pl.col("storetime") <= pl.col("prediction_time")).fill_null(True)
     return (
@@ -154,12 +146,10 @@ def _join_window(rows: pl.LazyFrame, index: pl.DataFrame, lookback_hours: float)
 
 def _judge_values(rows: pl.LazyFrame, labs: Sequence[Lab]) -> pl.LazyFrame:
     """Replace ``valuenum`` and ``valueuom`` by ``value`` (ten-thousandths) and ``fate``."""
-    limits = _tabulate_limits(labs).lazy()
     unit = pl.col("valueuom").fill_null("").str.to_lowercase().str.replace_all(r"\s", "")
     judged = (
         rows.with_columns(unit=unit)
         .join(_tabulate_units(labs).lazy(), on=["lab", "unit"], how="left")
-        .join(limits, on="lab", how="inner")
         .with_columns(converted=pl.col("valuenum") * pl.col("factor"))
         .with_columns(corrected=_correct_mix_up(labs))
         .with_columns(fate=_judge())
@@ -178,12 +168,6 @@ def _tabulate_units(labs: Sequence[Lab]) -> pl.DataFrame:
     units = [(lab.name, unit, factor) for lab in labs for unit, factor in lab.units.items()]
     schema = {"lab": pl.String, "unit": pl.String, "factor": pl.Float64}
     return pl.DataFrame(units, schema=schema, orient="row")
-
-
-def _tabulate_limits(labs: Sequence[Lab]) -> pl.DataFrame:
-    limits = [(lab.name, lab.low, lab.high) for lab in labs]
-    schema = {"lab": pl.String, "low": pl.Float64, "high": pl.Float64}
-    return pl.DataFrame(limits, schema=schema, orient="row")
 
 
 def _correct_mix_up(labs: Sequence[Lab]) -> pl.Expr:
@@ -221,11 +205,11 @@ def spread_labs(aggregated: pl.DataFrame, index: pl.DataFrame, labs: Sequence[La
     Returns:
         ``subject_id``, ``hadm_id`` and the columns; null where no value was usable.
     """
-    table = index.select(_ADMISSION)
+    table = index.select(KEY)
     for lab in labs:
         names = {statistic: f"{lab.name}_{statistic}" for statistic in STATISTICS}
-        columns = aggregated.filter(pl.col("lab") == lab.name).select(*_ADMISSION, *STATISTICS)
-        table = table.join(columns.rename(names), on=_ADMISSION, how="left", maintain_order="left")
+        columns = aggregated.filter(pl.col("lab") == lab.name).select(*KEY, *STATISTICS)
+        table = table.join(columns.rename(names), on=KEY, how="left", maintain_order="left")
     return table
 
 

@@ -9,7 +9,7 @@ what a gain from fusion can mean:
 - ``label_aligned``: the patient is chosen by the patch's label. A gain is the pairing's own doing.
 - ``linked``: a crosswalk gives the patient of each case. Only here does a gain mean something.
 
-Choices are made by hashing identifiers with the seed, so they hang neither on the order of rows nor
+Choices are made by hashing identifiers with the seed; they depend neither on the order of rows nor
 on any state.
 """
 
@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from histofuse.core.errors import LeakageError, collect_faults
+from histofuse.core.errors import Fault, InputError, LeakageError, collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.data.crosswalk import PATIENT, read_crosswalk
@@ -84,7 +84,7 @@ def make_pairs(
         case LabelBlindParams(level="case"):
             assigned = _pair_cases(patches, patients, seed)
         case LabelBlindParams():
-            assigned = _pair_patches(patches, patients, seed)
+            assigned = _deal_by_split(patches, "patch_id", patients, seed).sort_index()
         case PermutedParams():
             assigned = _permute(patches, _pair_cases(patches, patients, seed), seed)
         case LabelAlignedParams(positive_share=shares):
@@ -95,9 +95,6 @@ def make_pairs(
     pairs = patches.assign(**{c: assigned[c].to_numpy() for c in PATIENT})[list(PAIRS.columns)]
     require_disjoint(pairs, patches, patients)
     return pairs
-
-
-# --- the guard ----------------------------------------------------------------------------------
 
 
 def require_disjoint(pairs: pd.DataFrame, patches: pd.DataFrame, patients: pd.DataFrame) -> None:
@@ -136,25 +133,11 @@ def _name_breaches(table: pd.DataFrame, breach: pd.Series, of: str, key: str) ->
         yield f"{int(breach.sum())} pairs are not in the split of their {of}, {example}"
 
 
-# --- rules --------------------------------------------------------------------------------------
-
-
 def _pair_cases(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Give each case a patient of its own; patients are used again once all have a case."""
     cases = patches[["case_id", "split"]].drop_duplicates()
-    given = pd.concat(
-        _deal(group, "case_id", patients[patients["split"] == split], f"split {split!r}", seed)
-        for split, group in _groups(cases)
-    )
+    given = _deal_by_split(cases, "case_id", patients, seed)
     return patches[["case_id", "split"]].merge(given, on=["case_id", "split"], validate="m:1")
-
-
-def _pair_patches(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Give each patch a patient, all patients of a split as evenly as can be."""
-    return pd.concat(
-        _deal(group, "patch_id", patients[patients["split"] == split], f"split {split!r}", seed)
-        for split, group in _groups(patches)
-    ).sort_index()
 
 
 def _permute(patches: pd.DataFrame, assigned: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -203,9 +186,6 @@ def _require_shares(labels: set[str], shares: dict[str, float]) -> None:
             faults.add("params.yaml, pairing, positive_share", problem, "one for each class")
 
 
-# --- dealing ------------------------------------------------------------------------------------
-
-
 def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for split in SPLITS:
         group = table[table["split"] == split]
@@ -213,23 +193,29 @@ def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield split, group
 
 
+def _deal_by_split(
+    units: pd.DataFrame, key: str, patients: pd.DataFrame, seed: int
+) -> pd.DataFrame:
+    """Deal the patients of each split out to its units, as evenly as can be."""
+    return pd.concat(
+        _deal(group, key, patients[patients["split"] == split], f"split {split!r}", seed)
+        for split, group in _groups(units)
+    )
+
+
 def _deal(units: pd.DataFrame, key: str, pool: pd.DataFrame, where: str, seed: int) -> pd.DataFrame:
     """Deal the admissions of a pool out to units, in turn; both in the order of their hashes."""
     if units.empty:
         return units.assign(**dict.fromkeys(PATIENT, 0))
-    _require_pool(pool, len(units), where)
+    if pool.empty:
+        problem = f"no patients for {len(units)} cases or patches"
+        remedy = "Widen the cohort, or change splits.patients."
+        raise InputError([Fault(where, problem, "at least one", remedy)])
     pool = _shuffle_patients(pool, seed)
     order = np.argsort(_hash(units[key], seed, key), kind="stable")
     turn = np.empty(len(units), dtype=np.int64)
     turn[order] = np.arange(len(units)) % len(pool)
     return units.assign(**{column: pool[column].to_numpy()[turn] for column in PATIENT})
-
-
-def _require_pool(pool: pd.DataFrame, needed: int, where: str) -> None:
-    with collect_faults() as faults:
-        if pool.empty:
-            remedy = "Widen the cohort, or change splits.patients."
-            faults.add(where, f"no patients for {needed} cases or patches", "at least one", remedy)
 
 
 def _shuffle_patients(pool: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -245,9 +231,6 @@ def _hash(ids: Iterable[str], seed: int, stream: str) -> np.ndarray:
     salt = f"{seed}/pairing/{stream}/"
     digests = (hashlib.blake2b(f"{salt}{i}".encode(), digest_size=8).digest() for i in ids)
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
-
-
-# --- linked -------------------------------------------------------------------------------------
 
 
 def _link(patches: pd.DataFrame, patients: pd.DataFrame, path: Path) -> pd.DataFrame:

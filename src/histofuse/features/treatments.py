@@ -14,12 +14,11 @@ import polars as pl
 
 from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
-from histofuse.features.specs import describe
+from histofuse.features.specs import KEY, describe
 
 DEFINITIONS: Final = Path(__file__).parent / "treatments.json"
 PRESCRIPTION_COLUMNS: Final = ("subject_id", "starttime", "drug_type", "drug", "route")
 SOLVENT: Final = "BASE"
-_ADMISSION: Final = ("subject_id", "hadm_id")
 _ORDER: Final = ("drug", "route")
 
 
@@ -73,11 +72,7 @@ def _compile(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def choose_treatments(names: Sequence[str]) -> list[Treatment]:
-    """Look up treatment groups by name.
-
-    Raises:
-        InputError: With every name that is not defined.
-    """
+    """Look up treatment groups by name, as `choose` does."""
     return choose(names, load_treatments(), "ehr_features.treatments")
 
 
@@ -101,12 +96,12 @@ def select_orders(
     Source: MIMIC-IV hosp/prescriptions.
     """
     opens = pl.col("admittime") - pl.duration(seconds=round(lookback_days * 86_400))
-    windows = index.select(*_ADMISSION, "prediction_time", opens=opens)
+    windows = index.select(*KEY, "prediction_time", opens=opens)
     return (
         prescriptions.filter(pl.col("drug").is_not_null(), pl.col("drug_type").ne_missing(SOLVENT))
         .join(windows.lazy(), on="subject_id", how="inner")
         .filter(pl.col("starttime").is_between("opens", "prediction_time"))
-        .select(*_ADMISSION, *_ORDER)
+        .select(*KEY, *_ORDER)
         .unique()
     )
 
@@ -136,10 +131,10 @@ def flag_treatments(
     names = [treatment.name for treatment in treatments]
     given = (
         orders.join(distinct.with_columns(flags), on=_ORDER, how="inner", nulls_equal=True)
-        .group_by(_ADMISSION)
+        .group_by(KEY)
         .agg(pl.col(names).max())
     )
-    joined = index.select(_ADMISSION).join(given, on=_ADMISSION, how="left", maintain_order="left")
+    joined = index.select(KEY).join(given, on=KEY, how="left", maintain_order="left")
     return joined.with_columns(pl.col(names).fill_null(0))
 
 

@@ -22,7 +22,7 @@ from histofuse.core.naming import name_pairing
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
-from histofuse.data.patches import ShardReader, load_index, open_shards
+from histofuse.data.patches import ShardReader, load_index
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.evaluation.predictions import HISTORY, Predictions, name_admissions
 from histofuse.features.encoding import join_splits
@@ -125,13 +125,13 @@ def score_test_split(
 
 
 def _read_patches(rows: pd.DataFrame, data: TestData) -> Iterator[np.ndarray]:
-    reader = open_shards(data.patches)
+    reader = ShardReader(data.patches)
     for part in _split(rows):
         yield _read_part(reader, part)
 
 
 def _read_pairs(rows: pd.DataFrame, data: TestData) -> Iterator[dict[str, Any]]:
-    reader, features = open_shards(data.patches), data.read_features()
+    reader, features = ShardReader(data.patches), data.read_features()
     _require_records(rows, features)
     for part in _split(rows):
         records = part[list(KEY)].merge(features, on=list(KEY), how="left", validate="m:1")

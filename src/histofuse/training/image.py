@@ -27,9 +27,9 @@ from histofuse.data.patches import (
     INDEX,
     META,
     PatchMeta,
+    ShardReader,
     load_index,
     load_meta,
-    open_shards,
     read_patches,
 )
 from histofuse.data.splits import PATCH_SPLITS
@@ -363,7 +363,7 @@ def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outpu
     Raises:
         InputError: If the patches are of another size than the model's.
     """
-    reader = open_shards(folder)
+    reader = ShardReader(folder)
     _check_sides(model.spec, reader.meta, folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()

@@ -13,7 +13,7 @@ import tifffile
 from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import (
-    extract_window,
+    cut_windows,
     index_shards,
     reflect,
     window_origin,
@@ -22,10 +22,10 @@ from histofuse.data.cutting import (
 from histofuse.data.patches import (
     PATCH_INDEX,
     PatchMeta,
+    ShardReader,
     crop_margin,
     load_index,
     load_meta,
-    open_shards,
     read_patches,
 )
 
@@ -53,6 +53,12 @@ def make_data_set(folder: Path, frames=3, per_frame=5, shape=(40, 50)):
 
 def digests(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+
+
+def extract_window(frame, x_px, y_px, size_px):
+    window = np.empty((1, size_px, size_px, 3), np.uint8)
+    cut_windows(frame, np.array([x_px]), np.array([y_px]), window)
+    return window[0]
 
 
 def test_a_window_inside_is_the_slice_around_the_point():
@@ -199,16 +205,16 @@ def test_shards_that_do_not_fit_the_index_are_refused(tmp_path):
     out = tmp_path / "patches"
     write_patches(annotations, frames, tmp_path, out, meta=META, shard_patches=7)
     with pytest.raises(InputError, match=r"shard-00002\.npy: holds 1 patches"):
-        open_shards(out).read([2], [1])
+        ShardReader(out).read([2], [1])
     with pytest.raises(InputError, match=r"shard-00009\.npy: not readable"):
-        open_shards(out).read([9], [0])
+        ShardReader(out).read([9], [0])
     content = (out / "shard-00000.npy").read_bytes()
     (out / "shard-00000.npy").write_bytes(content[:-10])
     with pytest.raises(InputError, match=r"shard-00000\.npy: not readable"):
-        open_shards(out).read([0], [0])
+        ShardReader(out).read([0], [0])
     np.save(out / "shard-00001.npy", np.zeros((7, 5, 5, 3), np.uint8))
     with pytest.raises(InputError, match=r"shard-00001\.npy: holds uint8 \(7, 5, 5, 3\)"):
-        open_shards(out).read([1], [0])
+        ShardReader(out).read([1], [0])
 
 
 def test_a_meta_with_other_keys_is_refused(tmp_path):

@@ -85,7 +85,8 @@ def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]
     evenly spaced and dealt out at random, so every seed has the same number of cases with many.
     """
     rng = make_rng(seed, _STREAM, "plan")
-    density = _around_one(rng, params.cases, 0.25)
+    density = rng.uniform(0.75, 1.25, params.cases)
+    density /= density.mean()
     mitoses = rng.permutation(_count_mitoses(params))
     plans = []
     for case in range(1, params.cases + 1):
@@ -227,8 +228,3 @@ def _annotate(
         fractions = np.clip(dots / (shape[1], shape[0]), 0, 1).round(6)
         annotation[key] = [{"x": float(x), "y": float(y)} for x, y in fractions]
     return annotation
-
-
-def _around_one(rng: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:
-    weights = rng.uniform(1 - spread, 1 + spread, count)
-    return weights / weights.mean()
