@@ -13,8 +13,7 @@ from histofuse.core.progress import report
 from histofuse.evaluation.crossval.evaluate import cross_validate
 from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import load_folds
-from histofuse.evaluation.crossval.report import describe_fold, describe_run
-from histofuse.evaluation.crossval.tables import make_crossval_tables
+from histofuse.evaluation.crossval.report import describe_fold, describe_run, make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Facts
 from histofuse.evaluation.performance.tables import write_tables

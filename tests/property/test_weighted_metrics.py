@@ -88,13 +88,13 @@ def test_every_weighting_is_scikit_learns_sample_weight(seed, n, k, groups, leve
     rows = draw_predictions(seed, n, k, groups, levels)
     names = name_metrics(rows.classes)
     prepared = prepare_metrics(rows, names)
-    weights = np.random.default_rng(seed).integers(0, 4, (5, prepared.groups))
+    weights = np.random.default_rng(seed).integers(0, 4, (5, prepared.clusters.count))
     weights[:, 0] += weights.sum(axis=1) == 0
 
     measured = prepared.measure(weights)
 
     for line, weighting in zip(measured, weights, strict=True):
-        expected = slow_metrics(rows, weighting[prepared.group].astype(float))
+        expected = slow_metrics(rows, weighting[prepared.clusters.number].astype(float))
         found = dict(zip(names, line.tolist(), strict=True))
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
@@ -105,7 +105,7 @@ def test_equal_weights_give_the_metrics_of_the_rows(seed, n, k, levels):
     rows = draw_predictions(seed, n, k, 5, levels)
     names = name_metrics(rows.classes)
     prepared = prepare_metrics(rows, names)
-    line = prepared.measure(np.full((1, prepared.groups), 3))[0]
+    line = prepared.measure(np.full((1, prepared.clusters.count), 3))[0]
 
     found = {f"test/{n}": None if np.isnan(v) else v for n, v in zip(names, line, strict=True)}
     assert found == pytest.approx(
@@ -127,7 +127,7 @@ def test_a_few_metrics_cost_and_give_only_themselves():
     rows = draw_predictions(0, 40, 3, 6, 99)
     every = prepare_metrics(rows, name_metrics(rows.classes))
     few = prepare_metrics(rows, ["auprc/c1", "brier"])
-    weights = np.random.default_rng(0).integers(0, 3, (20, every.groups))
+    weights = np.random.default_rng(0).integers(0, 3, (20, every.clusters.count))
 
     where = [every.metrics.index(name) for name in few.metrics]
     np.testing.assert_array_equal(few.measure(weights), every.measure(weights)[:, where])
@@ -137,7 +137,7 @@ def test_a_few_metrics_cost_and_give_only_themselves():
 def test_blocks_do_not_change_the_numbers(monkeypatch):
     rows = draw_predictions(0, 40, 3, 6, 99)
     prepared = prepare_metrics(rows, name_metrics(rows.classes))
-    weights = np.random.default_rng(0).integers(0, 3, (50, prepared.groups))
+    weights = np.random.default_rng(0).integers(0, 3, (50, prepared.clusters.count))
     at_once = prepared.measure(weights)
     monkeypatch.setattr("histofuse.evaluation.metrics.weighted._CELLS", 41 * 3)
 

@@ -6,8 +6,9 @@ and validation rows; a shuffle of images touches every split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -59,22 +60,18 @@ def shuffle_within(
     return order
 
 
-def shuffle_labels(tensors: PairTensors, rng: np.random.Generator) -> PairTensors:
-    """Shuffle the labels training sees."""
-    order = torch.from_numpy(shuffle_within(tensors.split, TRAINED_ON, rng))
-    return replace(tensors, labels=tensors.labels[order])
-
-
-def shuffle_images(tensors: PairTensors, rng: np.random.Generator) -> PairTensors:
-    """Shuffle image embeddings over the patches of each split; patients and labels stay."""
-    order = torch.from_numpy(shuffle_within(tensors.split, SPLITS, rng))
-    return replace(tensors, image=tensors.image[order])
-
-
-SHUFFLES: Mapping[str, Callable[[PairTensors, np.random.Generator], PairTensors]] = {
-    "shuffled_labels": shuffle_labels,
-    "shuffled_images": shuffle_images,
+# What each control shuffles, and the splits within which it does.
+SHUFFLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "shuffled_labels": ("labels", TRAINED_ON),
+    "shuffled_images": ("image", SPLITS),
 }
+
+
+def shuffle(tensors: PairTensors, control: str, rng: np.random.Generator) -> PairTensors:
+    """Shuffle the labels training sees, or image embeddings over the patches of each split."""
+    field, splits = SHUFFLES[control]
+    order = torch.from_numpy(shuffle_within(tensors.split, splits, rng))
+    return replace(tensors, **{field: getattr(tensors, field)[order]})
 
 
 def run_fusion_control(
@@ -93,7 +90,7 @@ def run_fusion_control(
     found = []
     for number in range(repeats):
         rng = make_rng(seed, "controls", control, rule, number)
-        tensors = SHUFFLES[control](whole, rng)
+        tensors = shuffle(whole, control, rng)
         found.append(_train_head(data, tensors, params, derive_seed(seed, "controls", number)))
     return found
 

@@ -14,8 +14,7 @@ from histofuse.params.tabular import TabularParams
 from histofuse.training.controls import (
     run_fusion_control,
     run_tabular_control,
-    shuffle_images,
-    shuffle_labels,
+    shuffle,
     shuffle_within,
 )
 from histofuse.training.fusion import PairedEmbeddings, PairTensors
@@ -42,7 +41,7 @@ def test_shuffle_keeps_each_row_in_its_split():
 
 
 def test_labels_are_shuffled_where_training_looks_and_nowhere_else(tensors):
-    found = shuffle_labels(tensors, make_rng(1))
+    found = shuffle(tensors, "shuffled_labels", make_rng(1))
     moved = (found.labels != tensors.labels).numpy()
     assert moved[SPLIT == "train"].mean() > 0.8
     assert moved[SPLIT == "validation"].mean() > 0.8
@@ -52,7 +51,7 @@ def test_labels_are_shuffled_where_training_looks_and_nowhere_else(tensors):
 
 
 def test_images_are_shuffled_everywhere_and_patients_stay_with_labels(tensors):
-    found = shuffle_images(tensors, make_rng(1))
+    found = shuffle(tensors, "shuffled_images", make_rng(1))
     moved = (found.image != tensors.image).numpy()[:, 0]
     assert all(moved[s == SPLIT].mean() > 0.8 for s in ("train", "validation", "test"))
     assert torch.equal(found.labels, tensors.labels)

@@ -13,7 +13,12 @@ from scipy.special import softmax
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.naming import name_pairing
-from histofuse.evaluation.assessment.calibration import Quality, measure_quality
+from histofuse.evaluation.assessment.calibration import (
+    Bin,
+    Quality,
+    measure_quality,
+    measure_reliability,
+)
 from histofuse.evaluation.assessment.conformal import (
     Coverage,
     fit_conformal,
@@ -25,7 +30,6 @@ from histofuse.evaluation.assessment.operating_points import (
     OperatingPoint,
     measure_operating_points,
 )
-from histofuse.evaluation.assessment.reliability import Bin, measure_reliability
 from histofuse.evaluation.assessment.subgroups import (
     Attribute,
     Rows,

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.assess import Assessment
+from histofuse.evaluation.assessment.calibration import Bin
 from histofuse.evaluation.assessment.conformal import Coverage
 from histofuse.evaluation.assessment.decision_curves import DecisionCurve
-from histofuse.evaluation.assessment.reliability import Bin
 from histofuse.evaluation.assessment.subgroups import Attribute, Subgroup
 from histofuse.evaluation.drawing import (
     BLUE,

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from histofuse.evaluation.assessment.reliability import FEWEST_SHOWN
+from histofuse.evaluation.assessment.calibration import FEWEST_SHOWN
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 from histofuse.evaluation.metrics.weighted import rank_rows

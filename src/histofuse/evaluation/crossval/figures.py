@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from histofuse.evaluation.crossval.evaluate import CrossValidation
-from histofuse.evaluation.crossval.tables import choose_metrics
+from histofuse.evaluation.crossval.report import choose_metrics
 from histofuse.evaluation.drawing import (
     BLACK,
     CLASS_COLOURS,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from histofuse.evaluation.assessment.reliability import (
+from histofuse.evaluation.assessment.calibration import (
     bound_share,
     count_effective,
     measure_reliability,

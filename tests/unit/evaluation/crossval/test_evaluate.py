@@ -10,8 +10,7 @@ from histofuse.core.errors import LeakageError
 from histofuse.evaluation.crossval.evaluate import cross_validate, find_spread, measure_rows
 from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import Folds, FoldSplit, pool, require_unseen
-from histofuse.evaluation.crossval.report import describe_run, explain_gaps
-from histofuse.evaluation.crossval.tables import make_crossval_tables
+from histofuse.evaluation.crossval.report import describe_run, explain_gaps, make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
