@@ -169,19 +169,8 @@ def make_minority_table(results: Sequence[Result], facts: Facts, intervals: Inte
     columns |= {"brier": ("Brier", "brier"), "ece": ("ECE", "ece")} | _ACCURACY
     rows = _list_rows(results, columns, intervals.of)
     caption = f"{show_name(focus).capitalize()} first: models on patches"
-    chance = _describe_chance(results, facts, focus)
-    table = Table(focus, caption, _head(columns), rows, chance)
+    table = Table(focus, caption, _head(columns), rows, [])
     return _complete(table, results, facts, intervals)
-
-
-def _describe_chance(results: Sequence[Result], facts: Facts, focus: str) -> list[str]:
-    for result in results:
-        rows = result.model.of(facts.split)
-        n, total = rows.count_classes().get(focus, 0), len(rows)
-        if total:
-            share = f"{n / total:.3f}, the share of {show_name(focus)} ({n:,} of {total:,} patches)"
-            return [f"Chance has an AUPRC of {share}, and an AUC of 0.5."]
-    return []
 
 
 def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals) -> Table:
@@ -230,11 +219,24 @@ def _describe_splits(results: Sequence[Result], facts: Facts) -> Iterable[str]:
         if model is not None:
             splits = sorted(model.splits, key=lambda s: s != facts.split)
             yield "; ".join(_describe_split(s, model.of(s)) for s in splits) + "."
+            yield from _describe_chance(model, facts)
 
 
 def _describe_split(split: str, rows: Predictions) -> str:
     classes = ", ".join(f"{show_name(c)} {n:,}" for c, n in rows.count_classes().items())
     return f"{split.capitalize()}: {rows.describe_size()} ({classes})"
+
+
+def _describe_chance(model: Predictions, facts: Facts) -> Iterable[str]:
+    """Give the chance level next to every AUPRC: the share of the class in focus."""
+    rows, focus = model.of(facts.split), model.focus_class
+    if count := rows.count_classes().get(focus, 0):
+        enriched = model.on_patches and facts.image_source == "simulated"
+        remark = ", enriched in the simulation" if enriched else ""
+        yield (
+            f"Chance has an AUC of 0.5 and an AUPRC of {count / len(rows):.3f}, the share of "
+            f"{show_name(focus)} ({count:,} of {len(rows):,} {rows.unit}{remark})."
+        )
 
 
 def _find_too_good(results: Sequence[Result], facts: Facts) -> list[str]:

@@ -78,8 +78,16 @@ def test_minority_table_begins_with_mitosis_and_ends_with_accuracy(make):
     columns = [c for c in table.headings if c not in ("model", "leaky", "data")]
     assert columns[:3] == ["mitosis_auprc", "mitosis_recall", "mitosis_f1"]
     assert columns[-1] == "accuracy"
-    assert table.notes[0] == (
-        "Chance has an AUPRC of 0.200, the share of mitosis (2 of 10 patches), and an AUC of 0.5."
+
+
+def test_chance_level_and_enrichment_are_stated_next_to_every_auprc(make):
+    tables = make()
+    share = "an AUPRC of 0.200, the share of mitosis (2 of 10 patches, enriched in the simulation)"
+    for name in ("mitosis", "table1_image", "table3_all", "fusion_vs_image"):
+        assert any(share in note for note in tables[name].notes), name
+    assert any(
+        "an AUPRC of 0.250, the share of death (2 of 8 admissions)" in note
+        for note in tables["table2_tabular"].notes
     )
 
 
