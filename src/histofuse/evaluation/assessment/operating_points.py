@@ -92,7 +92,8 @@ def measure_operating_points(
         params: The points asked for.
         bootstrap: Of the groups of `rows`.
     """
-    aims: list[tuple[Aim, float]] = [("specificity", target) for target in params.specificities]
+    aims: list[tuple[Aim, float]] = []
+    aims += [("specificity", target) for target in params.specificities]
     aims += [("sensitivity", target) for target in params.sensitivities]
     points = []
     for aim, target in aims:

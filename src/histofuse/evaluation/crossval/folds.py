@@ -43,12 +43,10 @@ class Folds:
 
     Attributes:
         tests: Model to its test rows, fold by fold.
-        digests: Model to its bundles' digests, fold by fold.
         splits: Of each fold.
     """
 
     tests: Mapping[str, Sequence[Predictions]]
-    digests: Mapping[str, Sequence[str]]
     splits: Sequence[FoldSplit]
 
 
@@ -61,14 +59,12 @@ def load_folds(paths: Sequence[Path], names: Sequence[str], sources: Sources) ->
     """
     splits = [_audit_fold(path, sources) for path in paths]
     tests: dict[str, list[Predictions]] = {name: [] for name in names}
-    digests: dict[str, list[str]] = {name: [] for name in names}
     for path in paths:
         for name in names:
             model = load_predictions(path / MODELS / name)
             require_unseen(model, path)
             tests[name].append(model.of(TEST))
-            digests[name].append(model.digest)
-    return Folds(tests, digests, splits)
+    return Folds(tests, splits)
 
 
 def _audit_fold(path: Path, sources: Sources) -> FoldSplit:

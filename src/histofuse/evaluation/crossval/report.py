@@ -123,7 +123,7 @@ def _describe_model(result: Result, crossval: CrossValidation) -> dict[str, Any]
         "rows": len(rows),
         "groups": rows.count_groups(),
         "group_unit": rows.group_unit,
-        "digests": list(crossval.folds.digests[name]),
+        "digests": [tested.digest for tested in crossval.folds.tests[name]],
         "per_fold": [{m: round_number(v) for m, v in metrics.items()} for metrics in per_fold],
         "over_folds": {m: _describe_spread(crossval.spread(name, m)) for m in per_fold[0]},
         "pooled": {

@@ -101,12 +101,11 @@ def _head(columns: Columns) -> dict[str, str]:
 def _list_rows(
     results: Sequence[Result], columns: Columns, of: Mapping[str, Mapping[str, Interval]]
 ) -> list[dict[str, Cell]]:
-    return [
-        {"model": r.title}
-        | {column: of[r.name].get(metric) for column, (_, metric) in columns.items()}
-        | {"leaky": r.leaky or "no", "data": r.data}
-        for r in results
-    ]
+    rows: list[dict[str, Cell]] = []
+    for r in results:
+        values = {column: of[r.name].get(metric) for column, (_, metric) in columns.items()}
+        rows.append({"model": r.title, **values, "leaky": r.leaky or "no", "data": r.data})
+    return rows
 
 
 def _complete(table: Table, results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:

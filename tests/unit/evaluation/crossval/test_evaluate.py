@@ -58,6 +58,7 @@ def make_fold(fold, name="resnet18", kind="image", skill=1.0, mitoses=4, seed=0)
         predictions=p.argmax(axis=1),
         groups=np.array([f"Case_{fold}_{n % 4}" for n in range(40)], dtype=object),
         subjects=None,
+        digest="d" * 64,
     )
 
 
@@ -73,7 +74,7 @@ def folds():
     counts = {s: dict.fromkeys(CLASSES, 3) for s in ("train", "validation", "test")}
     patients = {"train": 20, "validation": 9, "test": 10}
     split = FoldSplit({"test": ["Case_0_0"]}, counts, patients)
-    return Folds(tests, {name: ["d" * 64] * 3 for name in tests}, [split] * 3)
+    return Folds(tests, [split] * 3)
 
 
 @pytest.fixture
