@@ -5,7 +5,7 @@ Source: as asked of diagnostic tests, STARD 2015, items 12 and 24.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -92,11 +92,8 @@ def measure_operating_points(
         params: The points asked for.
         bootstrap: Of the groups of `rows`.
     """
-    aims: list[tuple[Aim, float]] = []
-    aims += [("specificity", target) for target in params.specificities]
-    aims += [("sensitivity", target) for target in params.sensitivities]
     points = []
-    for aim, target in aims:
+    for aim, target in _list_aims(params):
         threshold = choose_threshold(*chosen_by, aim, target)
         if threshold is None:
             note = "validation holds no positives, or no negatives, to choose by"
@@ -108,6 +105,13 @@ def measure_operating_points(
         chosen_on = {name: round_number(value[0]) for name, value in validation.items()}
         points.append(OperatingPoint(aim, target, threshold, chosen_on, found, ""))
     return points
+
+
+def _list_aims(params: AssessmentParams) -> Iterator[tuple[Aim, float]]:
+    for target in params.specificities:
+        yield "specificity", target
+    for target in params.sensitivities:
+        yield "sensitivity", target
 
 
 def _count_outcomes(
