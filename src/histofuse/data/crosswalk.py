@@ -40,7 +40,8 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
     with collect_faults() as faults:
         rows = _read_rows(path, faults)
         faults.raise_if_any()
-        admissions = _list_admissions(patients)
+        ordered = patients.sort_values(PATIENT).groupby("subject_id")["hadm_id"]
+        admissions = {int(subject): hadm.tolist() for subject, hadm in ordered}
         cases = set(patches["case_id"])
         links: dict[str, tuple[int, int]] = {}
         for line, row in rows:
@@ -55,13 +56,6 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
             faults.add(path, f"no row for case {case!r}", "a patient for each case")
     table = [(case, *links[case]) for case in sorted(cases)]
     return pd.DataFrame(table, columns=["case_id", *PATIENT])
-
-
-def _list_admissions(patients: pd.DataFrame) -> dict[int, list[int]]:
-    admissions: dict[int, list[int]] = {}
-    for subject, hadm in sorted(patients[PATIENT].itertuples(index=False, name=None)):
-        admissions.setdefault(int(subject), []).append(int(hadm))
-    return admissions
 
 
 def _read_rows(path: Path, faults: FaultList) -> list[tuple[int, dict[str, str]]]:

@@ -223,16 +223,13 @@ def _plan_jobs(
     for frame, end, count in zip(frames, counts.cumsum(), counts, strict=True):
         places = order[end - count : end]
         job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
-        tile_px = find_tile(job.path) if _is_large(job.path) else None
+        large = job.path.is_file() and job.path.stat().st_size > _LARGE_FILE_BYTES
+        tile_px = find_tile(job.path) if large else None
         if tile_px is None:
             yield job
         else:
             bands = _order(job, size_px, tile_px)[1]
             yield from (job.take(np.flatnonzero(bands == band)) for band in np.unique(bands))
-
-
-def _is_large(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > _LARGE_FILE_BYTES
 
 
 def _order(

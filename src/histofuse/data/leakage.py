@@ -45,7 +45,9 @@ def audit_patches(
             f"{a}-{b}": _count_shared(table, a, b, window_px) for a, b in combinations(SPLITS, 2)
         },
         "forbidden": {f"{a}-{b}": _forbidden(params, a, b) for a, b in combinations(SPLITS, 2)},
-        "counts": _count_classes(table),
+        "counts": pd.crosstab(table["split"], table["label"])
+        .reindex(list(SPLITS), fill_value=0)
+        .to_dict("index"),
     }
 
 
@@ -120,11 +122,3 @@ def _count_overlapping(left: pd.DataFrame, right: pd.DataFrame, window_px: int) 
         distance, _ = KDTree(those.to_numpy()).query(these[["x_px", "y_px"]].to_numpy(), p=np.inf)
         total += int((distance < window_px).sum())
     return total
-
-
-def _count_classes(table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    counts = table.groupby(["split", "label"]).size()
-    labels = sorted(table["label"].unique())
-    return {
-        split: {label: int(counts.get((split, label), 0)) for label in labels} for split in SPLITS
-    }

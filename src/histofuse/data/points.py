@@ -42,20 +42,16 @@ def read_points(frames: Path, points: Path | None, classes: ClassesParams) -> Po
         InputError: With all that is wrong: files, columns, frames, points.
     """
     if points is None:
-        return _read_brecahad_points(frames, classes)
+        data = read_brecahad(frames, classes)
+        for note in data.notes:
+            report(note)
+        names = data.frames.set_index("frame_id")["file"]
+        files = {str(frame): frames / name for frame, name in names.items()}
+        return Points(data.annotations[["case_id", "frame_id", "x_px", "y_px"]], files)
     files = _list_tiffs(frames)
     table = _read_point_table(points, files)
     used = set(table["frame_id"])
     return Points(table, {frame: path for frame, path in files.items() if frame in used})
-
-
-def _read_brecahad_points(folder: Path, classes: ClassesParams) -> Points:
-    data = read_brecahad(folder, classes)
-    for note in data.notes:
-        report(note)
-    names = data.frames.set_index("frame_id")["file"]
-    files = {str(frame): folder / name for frame, name in names.items()}
-    return Points(data.annotations[["case_id", "frame_id", "x_px", "y_px"]], files)
 
 
 def _list_tiffs(folder: Path) -> dict[str, Path]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,7 +103,11 @@ class OpenSlideSlide:
     """A `Slide` in any format of OpenSlide; pixels that were not scanned are white."""
 
     def __init__(self, path: Path) -> None:
-        openslide = _import_openslide(path)
+        try:
+            import openslide
+        except ImportError:
+            remedy = "Run pip install 'histofuse[slides]'."
+            raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
         if not path.is_file():
             raise InputError([Fault(path, "no such file", "a slide")])
         self._path = path
@@ -213,12 +216,3 @@ def _require_inside(shape: tuple[int, int], top: int, left: int, height: int, wi
     if min(top, left) < 0 or top + height > shape[0] or left + width > shape[1]:
         region = f"rows {top} to {top + height}, columns {left} to {left + width}"
         raise ValueError(f"{region} reach beyond a level of {shape[0]} x {shape[1]} pixels")
-
-
-def _import_openslide(path: Path) -> ModuleType:
-    try:
-        import openslide
-    except ImportError:
-        remedy = "Run pip install 'histofuse[slides]'."
-        raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
-    return openslide

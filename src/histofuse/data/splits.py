@@ -167,20 +167,15 @@ def fold_patients(
         rest = make_rng(seed, "patient folds", value, "rest").permutation(
             shuffled[fold != test_fold]
         )
-        if linked is None:
-            _require_rest(len(rest), value, test_fold)
+        if linked is None and len(rest) < 2:
+            problem = f"{len(rest)} patients with target {value} are left outside the test split"
+            expected = "at least 2, for training and validation"
+            fault = Fault(f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort.")
+            raise InputError([fault])
         split_of[shuffled[fold == test_fold]] = "test"
         split_of[rest[::folds]] = "validation"
 
     return _spread_splits(cohort, split_of)
-
-
-def _require_rest(count: int, value: int, test_fold: int) -> None:
-    if count < 2:
-        problem = f"{count} patients with target {value} are left outside the test split"
-        expected = "at least 2, for training and validation"
-        fault = Fault(f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort.")
-        raise InputError([fault])
 
 
 def _start_in_train(cohort: pd.DataFrame, linked: pd.Series | None) -> tuple[pd.Series, pd.Series]:

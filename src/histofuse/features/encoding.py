@@ -378,14 +378,11 @@ def check_features(features: pd.DataFrame, kinds: Mapping[str, Kind], where: str
                 remedy = "Add it; an empty column means that it is not known."
                 faults.add(where, f"no column {name!r}", f"a {kind} column", remedy)
             elif kind == "categorical":
-                _check_texts(features[name], where, faults)
+                column = features[name]
+                text = column.map(lambda value: isinstance(value, str)).astype(bool)
+                _note_first(column, column.notna() & ~text, where, "a text", faults)
             else:
                 _check_numbers(features[name], kind, where, faults)
-
-
-def _check_texts(column: pd.Series, where: str, faults: FaultList) -> None:
-    bad = column.notna() & ~column.map(lambda value: isinstance(value, str)).astype(bool)
-    _note_first(column, bad, where, "a text", faults)
 
 
 def _check_numbers(column: pd.Series, kind: Kind, where: str, faults: FaultList) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -46,41 +46,33 @@ class Lab:
         low: The lowest value a patient can have, in the standard unit.
         high: The highest.
         units: Unit, lower case and without blanks, to its factor; the empty one is a null unit.
-        typical: Range in which a mix-up may bring a value.
+        typical: Lowest and highest value that a corrected mix-up may have.
         mix_up: Factors tried on a value outside low..high that claims the standard unit.
     """
 
     name: str
     label: str
     unit: str
-    itemids: tuple[int, ...]
+    itemids: Sequence[int]
     low: float
     high: float
     units: Mapping[str, float]
-    typical: tuple[float, float]
-    mix_up: tuple[float, ...]
+    typical: Sequence[float]
+    mix_up: Sequence[float]
 
 
 @cache
 def load_labs() -> Mapping[str, Lab]:
     """Load the definitions that come with the package."""
     labs = json.loads(DEFINITIONS.read_text("utf-8"))["labs"]
-    return {name: _to_lab(name, lab) for name, lab in labs.items()}
+    return {
+        name: Lab(**lab | {"name": name, "units": _normalise_units(lab["units"])})
+        for name, lab in labs.items()
+    }
 
 
-def _to_lab(name: str, lab: Mapping[str, Any]) -> Lab:
-    units = {"".join(unit.lower().split()): factor for unit, factor in lab["units"].items()}
-    return Lab(
-        name=name,
-        label=lab["label"],
-        unit=lab["unit"],
-        itemids=tuple(lab["itemids"]),
-        low=lab["low"],
-        high=lab["high"],
-        units={**units, "": 1.0},
-        typical=(lab["typical"][0], lab["typical"][1]),
-        mix_up=tuple(lab["mix_up"]),
-    )
+def _normalise_units(units: Mapping[str, float]) -> dict[str, float]:
+    return {"".join(unit.lower().split()): factor for unit, factor in units.items()} | {"": 1.0}
 
 
 def choose_labs(names: Sequence[str]) -> list[Lab]:
@@ -176,7 +168,7 @@ def _correct_mix_up(labs: Sequence[Lab]) -> pl.Expr:
     for lab in labs:
         for factor in lab.mix_up:
             guess = pl.col("valuenum") * factor
-            fits = (pl.col("lab") == lab.name) & guess.is_between(*lab.typical)
+            fits = (pl.col("lab") == lab.name) & guess.is_between(lab.typical[0], lab.typical[1])
             tries.append(pl.when(fits).then(guess))
     return pl.coalesce(tries)
 

@@ -241,17 +241,13 @@ def _link(patches: pd.DataFrame, patients: pd.DataFrame, path: Path) -> pd.DataF
     joined = joined.assign(patient_split=actual)
     wrong = joined[joined["split"] != joined["patient_split"]]
     if len(wrong):
-        raise LeakageError(_describe_crossing(wrong, path))
+        lines = [
+            f"{row.case_id} is in {row.split}, its patient {row.subject_id} in {row.patient_split}"
+            for row in wrong.drop_duplicates(["case_id", "split"]).itertuples()
+        ]
+        raise LeakageError(
+            f"{path} links cases and patients of different splits: {'; '.join(lines)}. Set "
+            "data.crosswalk to this file before the patients are split: they then follow their "
+            "cases."
+        )
     return joined
-
-
-def _describe_crossing(wrong: pd.DataFrame, path: Path) -> str:
-    crossing = wrong.drop_duplicates(["case_id", "split"])
-    lines = [
-        f"{row.case_id} is in {row.split}, its patient {row.subject_id} in {row.patient_split}"
-        for row in crossing.itertuples()
-    ]
-    return (
-        f"{path} links cases and patients of different splits: {'; '.join(lines)}. Set "
-        "data.crosswalk to this file before the patients are split: they then follow their cases."
-    )

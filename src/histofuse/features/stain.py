@@ -56,7 +56,7 @@ def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:
         The stains, or None where the frame does not define two: too little tissue, or one stain.
     """
     pixels = rgb.reshape(-1, 3)
-    density = _to_density(pixels[:: max(1, len(pixels) // _SAMPLES)])
+    density = _TABLE[pixels[:: max(1, len(pixels) // _SAMPLES)]].astype(np.float64)
     tissue = density[np.linalg.norm(density, axis=1) > _LEAST_DENSITY]
     if len(tissue) < _LEAST_TISSUE:
         return None
@@ -93,10 +93,6 @@ def normalise(rgb: NDArray[np.uint8], reference: StainFit = REFERENCE) -> NDArra
 
 # Optical density of each 8-bit intensity; one is added so that black stays finite.
 _TABLE = -np.log((np.arange(256) + 1.0) / _LIGHT).astype(np.float32)
-
-
-def _to_density(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return _TABLE[pixels].astype(np.float64)
 
 
 def _find_extremes(tissue: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -99,7 +99,8 @@ def place_points(
         for candidate in np.minimum(_pick_points(rng, room, 8 * count), last):
             if len(points) == count + len(taken):
                 break
-            if not points or _squared_gap(points, candidate) >= spacing_px**2:
+            gaps = np.square(np.asarray(points) - candidate).sum(axis=1) if points else np.inf
+            if np.min(gaps) >= spacing_px**2:
                 points.append(candidate)
         spacing_px *= 0.85
     return np.array(points[len(taken) :]).reshape(-1, 2)
@@ -187,10 +188,6 @@ def _pick_points(rng: np.random.Generator, allowed: NDArray[np.bool_], count: in
         return np.zeros((0, 2))
     chosen = rng.integers(0, len(rows), count)
     return (np.column_stack((columns, rows))[chosen] + rng.random((count, 2))) * COARSE
-
-
-def _squared_gap(points: list[NDArray[np.float64]], point: NDArray[np.float64]) -> float:
-    return float(np.square(np.asarray(points) - point).sum(axis=1).min())
 
 
 def _distance_into_discs(

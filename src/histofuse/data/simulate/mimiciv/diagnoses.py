@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,14 @@ from histofuse.data.simulate.mimiciv.patients import (
     Stays,
 )
 
+ALL_CODES: Final[list[Code]] = [
+    *(code for condition in CONDITIONS for code in condition.codes),
+    *BREAST_FEMALE,
+    *BREAST_MALE,
+    *METASTASES,
+    *OTHER_CANCERS,
+]
+
 
 def record_diagnoses(
     rng: Generator, patients: Patients, stays: Stays, hadm_id: NDArray
@@ -33,7 +42,7 @@ def record_diagnoses(
     """Code what each admission was billed for."""
     who, m = stays.patient, len(stays)
     rows: list[tuple[NDArray, NDArray]] = []  # stay, position in the list of codes
-    position = {code: i for i, code in enumerate(_all_codes())}
+    position = {code: i for i, code in enumerate(ALL_CODES)}
 
     def note(present: NDArray, codes: Sequence[Code], variant: NDArray) -> None:
         stay = np.flatnonzero(present)
@@ -69,15 +78,11 @@ def _number_diagnoses(
     # An admission without any of the conditions still has a reason: a fall.
     stay, code = (np.concatenate(part) for part in zip(*rows, strict=True))
     bare = np.setdiff1d(np.arange(len(stays)), stay)
-    fall = _all_codes().index(CONDITIONS[CONDITION_NAMES.index("fall")].codes[0])
+    fall = ALL_CODES.index(CONDITIONS[CONDITION_NAMES.index("fall")].codes[0])
     stay, code = np.append(stay, bare), np.append(code, np.full(len(bare), fall))
     version10 = stays.discharged[stay] >= ICD10_DAY * DAY
-    codes = _all_codes()
-    text = np.where(
-        version10,
-        np.array([c.icd10 for c in codes])[code],
-        np.array([c.icd9 for c in codes])[code],
-    )
+    icd9, icd10 = np.array([(c.icd9, c.icd10) for c in ALL_CODES]).T
+    text = np.where(version10, icd10[code], icd9[code])
     table = pl.DataFrame(
         {
             "subject_id": patients.subject_id[stays.patient[stay]],
@@ -94,12 +99,7 @@ def _number_diagnoses(
 
 def list_codes() -> pl.DataFrame:
     """List ``d_icd_diagnoses``."""
-    rows = [(c.icd9, 9, c.title9) for c in _all_codes()]
-    rows += [(c.icd10, 10, c.title10 or c.title9) for c in _all_codes()]
+    rows = [(c.icd9, 9, c.title9) for c in ALL_CODES]
+    rows += [(c.icd10, 10, c.title10 or c.title9) for c in ALL_CODES]
     table = pl.DataFrame(rows, schema=list(TABLES["d_icd_diagnoses"].columns), orient="row")
     return table.unique(["icd_code", "icd_version"]).sort("icd_version", "icd_code")
-
-
-def _all_codes() -> list[Code]:
-    cancers = [*BREAST_FEMALE, *BREAST_MALE, *METASTASES, *OTHER_CANCERS]
-    return [code for condition in CONDITIONS for code in condition.codes] + cancers
