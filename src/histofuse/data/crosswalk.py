@@ -7,6 +7,7 @@ The file that comes with the project has no rows: its two data sets share no pat
 from __future__ import annotations
 
 import csv
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +42,7 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
         rows = _read_rows(path, faults)
         faults.raise_if_any()
         ordered = patients.sort_values(PATIENT).groupby("subject_id")["hadm_id"]
-        admissions = {int(subject): hadm.tolist() for subject, hadm in ordered}
+        admissions = ordered.agg(list).to_dict()
         cases = set(patches["case_id"])
         links: dict[str, tuple[int, int]] = {}
         for line, row in rows:
@@ -77,7 +78,10 @@ def _read_rows(path: Path, faults: FaultList) -> list[tuple[int, dict[str, str]]
 
 
 def _find_admission(
-    row: dict[str, str], admissions: dict[int, list[int]], where: str, faults: FaultList
+    row: dict[str, str],
+    admissions: Mapping[Hashable, list[int]],
+    where: str,
+    faults: FaultList,
 ) -> tuple[int, int] | None:
     """Find the index admission a row means; None, and a fault noted, where there is not one."""
     subject, hadm = row["subject_id"] or "", row.get("hadm_id") or ""
