@@ -126,17 +126,13 @@ def _lower(text: pl.Expr) -> pl.Expr:
 def _count_earlier(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
     """Count the admissions that began before, and the days since the last of them ended."""
     others = admissions.select(
-        "subject_id",
-        other_id="hadm_id",
-        other_admittime="admittime",
-        other_dischtime="dischtime",
+        "subject_id", other_id="hadm_id", other_admittime="admittime", other_dischtime="dischtime"
     )
     earlier = (
         index.select(*KEY, "admittime")
         .join(others, on="subject_id", how="inner")
         .filter(
-            pl.col("other_id") != pl.col("hadm_id"),
-            pl.col("other_admittime") < pl.col("admittime"),
+            pl.col("other_id") != pl.col("hadm_id"), pl.col("other_admittime") < pl.col("admittime")
         )
     )
     gap = pl.col("admittime").first() - pl.col("other_dischtime").max()
