@@ -26,7 +26,7 @@ from histofuse.params.tune import StudyParams
 from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
 from histofuse.studies.run import Options, StudyJob, run_study
-from histofuse.studies.trials import NullObserver, StudyFacts, StudyObserver, TrialRecord
+from histofuse.studies.trials import NullObserver, StudyObserver, StudySpec, TrialRecord
 from histofuse.tracking.names import STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import PARENT_TAG, STATUS, open_observer
@@ -52,20 +52,20 @@ class CallByCall:
     def __init__(self) -> None:
         self.store, self.parent, self.known = open_store(STUDIES_EXPERIMENT), "", set()
 
-    def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
+    def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
         if not self.parent:
-            self.parent = self.store.create_run(facts.name, {STUDY_TAG: facts.study_id}).info.run_id
+            self.parent = self.store.create_run(spec.name, {STUDY_TAG: spec.study_id}).info.run_id
         for trial in trials:
             if trial.number not in self.known:
                 self.known.add(trial.number)
-                self._write(facts, trial)
+                self._write(spec, trial)
 
-    def _write(self, facts: StudyFacts, trial: TrialRecord) -> None:
+    def _write(self, spec: StudySpec, trial: TrialRecord) -> None:
         client = self.store.client
         run_id = self.store.create_run(
             f"trial {trial.number}", {PARENT_TAG: self.parent}
         ).info.run_id
-        for key, text in ((STUDY_TAG, facts.study_id), (TRIAL_TAG, str(trial.number))):
+        for key, text in ((STUDY_TAG, spec.study_id), (TRIAL_TAG, str(trial.number))):
             client.set_tag(run_id, key, text)
         for key, value in trial.params.items():
             client.log_param(run_id, key, value)
@@ -113,8 +113,8 @@ def run_apart(kind: str, store: Path, trials: int) -> tuple[Cost, list[TrialReco
         command = [sys.executable, __file__, kind, name, str(trials)]
         environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
         subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-        facts, found = read_study(folder / STUDY)
-        written = Store(uri, STUDIES_EXPERIMENT).find_runs(STUDY_TAG, facts.study_id)
+        spec, found = read_study(folder / STUDY)
+        written = Store(uri, STUDIES_EXPERIMENT).find_runs(STUDY_TAG, spec.study_id)
         numbers = {int(r.data.tags[TRIAL_TAG]) for r in written if TRIAL_TAG in r.data.tags}
         assert numbers == (set() if kind == UNRECORDED else set(range(trials))), (kind, numbers)
         return Cost(**json.loads((folder / "cost.json").read_text())), found

@@ -52,8 +52,8 @@ class Case:
         start = time.perf_counter()
         run_study(job, options, folder / "study", NullObserver(), lambda *_: None)
         seconds = time.perf_counter() - start
-        facts, trials = read_study(folder / "study")
-        best = find_best(facts, trials)
+        spec, trials = read_study(folder / "study")
+        best = find_best(spec, trials)
         assert best is not None, "write_study writes no study without one"
         return trials, best, seconds
 

@@ -11,7 +11,7 @@ from histofuse.evaluation.assessment.assess import assess_model, describe_assess
 from histofuse.evaluation.assessment.figures import draw_assessment
 from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.performance.results import Facts, evaluate_model
+from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
@@ -23,8 +23,8 @@ from histofuse.params.promotion import PromotionParams
 from histofuse.training.decision import load_decision
 
 MODELS = Path("models")
-PATCH_FACTS = Path("data/patches/meta.json")
-COHORT_FACTS = Path("data/cohort/meta.json")
+PATCH_METADATA = Path("data/patches/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
 PATCH_AUDIT = Path("data/splits/patches_audit.json")
 EHR_FEATURES = Path("data/ehr/features.parquet")
 OUTPUT = Path("reports/assessment")
@@ -35,9 +35,9 @@ def main() -> None:
     params = load_section(AssessmentParams, "assessment")
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     pairings = load_section(PairingsParams, "pairing").root
-    facts = Facts(
-        image_source=load_json(PATCH_FACTS)["source"],
-        patient_source=load_json(COHORT_FACTS)["source"],
+    context = Context(
+        image_source=load_json(PATCH_METADATA)["source"],
+        patient_source=load_json(COHORT_METADATA)["source"],
         patch_audit=load_json(PATCH_AUDIT),
         rules={name: pairing.rule for name, pairing in pairings.items()},
         split=reported.split,
@@ -49,23 +49,23 @@ def main() -> None:
     names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
     assessments = []
     for name in track(names, "assessing", total=len(names)):
-        result = evaluate_model(load_predictions(MODELS / name), facts)
+        result = evaluate_model(load_predictions(MODELS / name), context)
         calibrator = load_decision(MODELS / name).calibrator
         assessments.append(
-            assess_model(result, calibrator, features, facts, params, bootstrap=bootstrap)
+            assess_model(result, calibrator, features, context, params, bootstrap=bootstrap)
         )
-    report(f"assessed {len(assessments)} models on {facts.split}")
+    report(f"assessed {len(assessments)} models on {context.split}")
 
-    tables = make_assessment_tables(assessments, facts, params, bootstrap.params)
+    tables = make_assessment_tables(assessments, context, params, bootstrap.params)
     with replacing_folder(OUTPUT) as folder:
         write_json(
-            describe_assessments(assessments, facts, params, bootstrap.params),
+            describe_assessments(assessments, context, params, bootstrap.params),
             folder / "assessment.json",
         )
         write_tables(tables, folder / "tables")
         for a in track(assessments, "drawing figures", total=len(assessments)):
             place = folder / "figures" / a.result.name
-            draw_assessment(a, facts.split, params.coverage, bootstrap.params.confidence, place)
+            draw_assessment(a, context.split, params.coverage, bootstrap.params.confidence, place)
     report(f"wrote {len(tables)} tables and figures of {len(assessments)} models in {OUTPUT}")
 
 

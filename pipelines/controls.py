@@ -23,8 +23,8 @@ MODELS = Path("models")
 PAIRS = Path("data/pairs")
 EMBEDDINGS = Path("data/embeddings")
 ENCODED = Path("data/encoded")
-COHORT_FACTS = Path("data/cohort/meta.json")
-PATCH_FACTS = Path("data/patches/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
+PATCH_METADATA = Path("data/patches/meta.json")
 STUDIES = Path("studies")
 OUT = Path("reports/controls")
 
@@ -40,7 +40,7 @@ def main() -> None:
         pairs=PAIRS,
         embeddings=EMBEDDINGS,
         fusion=apply_values(fusion, read_best_params(STUDIES / fusion.study / BEST_PARAMS)),
-        table=load_table(ENCODED, COHORT_FACTS, tabular.kind),
+        table=load_table(ENCODED, COHORT_METADATA, tabular.kind),
         tabular=apply_values(tabular, read_best_params(STUDIES / tabular.study / BEST_PARAMS)),
     )
     arms = load_arms(MODELS, load_section(EncodersParams, "encoders").image, pairings)
@@ -48,7 +48,10 @@ def main() -> None:
 
     controls = run_controls(arms, inputs, params, bootstrap)
     verdicts = judge(controls)
-    simulated = "simulated" in (load_json(PATCH_FACTS)["source"], load_json(COHORT_FACTS)["source"])
+    simulated = "simulated" in (
+        load_json(PATCH_METADATA)["source"],
+        load_json(COHORT_METADATA)["source"],
+    )
     with replacing_folder(OUT) as folder:
         write_controls(controls, verdicts, bootstrap.params, folder, simulated=simulated)
     for verdict in verdicts:

@@ -15,7 +15,7 @@ from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import load_folds
 from histofuse.evaluation.crossval.report import describe_fold, describe_run, make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.performance.results import Facts
+from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import CrossvalParams, ImageModelsParams, TabularModelsParams
@@ -102,7 +102,7 @@ def run_folds(chain: Chain, folds: range, run: Path) -> None:
 def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
     """Write ``crossval.json``, tables and figures."""
     cohort = load_json(sources.cohort / "meta.json")
-    facts = Facts(
+    context = Context(
         image_source=load_json(sources.patches / "meta.json")["source"],
         patient_source=cohort["source"],
         patch_audit={"leaky": False},
@@ -112,7 +112,7 @@ def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
         alarm_at=load_section(PromotionParams, "promotion").alarm_at,
     )
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), chain.seed)
-    found = cross_validate(load_folds(folds, chain.names, sources), facts, bootstrap)
+    found = cross_validate(load_folds(folds, chain.names, sources), context, bootstrap)
     tables = make_crossval_tables(found)
     with replacing_folder(OUT) as folder:
         write_json(describe_run(found, chain.crossval), folder / "crossval.json")

@@ -10,7 +10,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
 from histofuse.evaluation.performance.intervals import describe_intervals, estimate_intervals
-from histofuse.evaluation.performance.results import Facts, evaluate_model, summarise
+from histofuse.evaluation.performance.results import Context, evaluate_model, summarise
 from histofuse.evaluation.performance.tables import make_tables, write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.base import load_keys, load_section, load_seed
@@ -20,8 +20,8 @@ from histofuse.params.pairing import PairingsParams
 from histofuse.params.promotion import PromotionParams
 
 MODELS = Path("models")
-PATCH_FACTS = Path("data/patches/meta.json")
-COHORT_FACTS = Path("data/cohort/meta.json")
+PATCH_METADATA = Path("data/patches/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
 PATCH_AUDIT = Path("data/splits/patches_audit.json")
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
@@ -31,9 +31,9 @@ METRICS = Path("reports/metrics.json")
 def main() -> None:
     params = load_section(EvaluationParams, "evaluation")
     pairings = load_section(PairingsParams, "pairing").root
-    facts = Facts(
-        image_source=load_json(PATCH_FACTS)["source"],
-        patient_source=load_json(COHORT_FACTS)["source"],
+    context = Context(
+        image_source=load_json(PATCH_METADATA)["source"],
+        patient_source=load_json(COHORT_METADATA)["source"],
         patch_audit=load_json(PATCH_AUDIT),
         rules={name: pairing.rule for name, pairing in pairings.items()},
         split=params.split,
@@ -43,13 +43,13 @@ def main() -> None:
     # By the names in params.yaml, so that a model left over from earlier params stays out.
     rules = sorted(pairings, key=lambda name: name != params.primary_rule)
     names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
-    results = [evaluate_model(load_predictions(MODELS / name), facts) for name in names]
+    results = [evaluate_model(load_predictions(MODELS / name), context) for name in names]
     report(f"read predictions of {len(results)} models")
 
-    comparison = compare_fusion(results, facts)
+    comparison = compare_fusion(results, context)
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
-    intervals = estimate_intervals(results, comparison, facts, bootstrap)
-    tables = make_tables(results, comparison, facts, intervals)
+    intervals = estimate_intervals(results, comparison, context, bootstrap)
+    tables = make_tables(results, comparison, context, intervals)
     with replacing_folder(TABLES) as folder:
         write_tables(tables, folder)
     with replacing_folder(FIGURES) as folder:
@@ -58,7 +58,7 @@ def main() -> None:
         if comparison:
             path = folder / "comparison" / "fusion_vs_resnet.png"
             draw_comparison_figure(comparison, params.split, intervals, path)
-    summary = summarise(results, describe_pairs(comparison, facts))
+    summary = summarise(results, describe_pairs(comparison, context))
     summary["intervals"] = describe_intervals(intervals, params.split)
     write_json(summary, METRICS)
     report(f"wrote {METRICS}, {len(tables)} tables in {TABLES}, figures in {FIGURES}")

@@ -33,7 +33,7 @@ PATCHES = Path("data/patches")
 EMBEDDINGS = Path("data/embeddings")
 ENCODED_FOLDER = Path("data/encoded")
 SPECS = Path("data/ehr/features.json")
-COHORT_FACTS = Path("data/cohort/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
 ASSESSMENT = Path("reports/assessment/assessment.json")
 OUT = Path("reports/explain/fusion")
 
@@ -59,7 +59,7 @@ def main() -> None:
         specs=load_specs(SPECS),
         predictions=read_table(bundle.path / PREDICTIONS, FUSION_PREDICTIONS),
     )
-    row_level = load_json(COHORT_FACTS)["source"] != "restricted"
+    row_level = load_json(COHORT_METADATA)["source"] != "restricted"
     report(f"read {bundle.name} and its predictions of {len(cases.predictions):,} test pairs")
 
     out = OUT / bundle.name

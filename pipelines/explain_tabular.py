@@ -23,7 +23,7 @@ from histofuse.params.intervals import IntervalParams
 MODELS = Path("models")
 ENCODED_FOLDER = Path("data/encoded")
 SPECS = Path("data/ehr/features.json")
-COHORT_FACTS = Path("data/cohort/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
 OUT = Path("reports/explain/shap")
 
 
@@ -35,7 +35,7 @@ def main(model: str) -> None:
         "imputed": read_table(ENCODED_FOLDER / "imputed.parquet", ENCODED),
         "with_missing": read_table(ENCODED_FOLDER / "with_missing.parquet", ENCODED),
     }
-    row_level = load_json(COHORT_FACTS)["source"] != "restricted"
+    row_level = load_json(COHORT_METADATA)["source"] != "restricted"
     report(f"read {model} and {len(encoded['imputed']):,} encoded admissions")
 
     write_shap_report(

@@ -12,7 +12,7 @@ from histofuse.tracking.recorder import open_recorder
 from histofuse.training.tabular import describe_training, load_table, train_tabular
 
 ENCODED = Path("data/encoded")
-COHORT_FACTS = Path("data/cohort/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
 STUDIES = Path("studies")
 MODELS = Path("models")
 
@@ -20,7 +20,7 @@ MODELS = Path("models")
 def main(model: str) -> None:
     params = load_section(TabularParams, f"tabular.{model}").root
     params = apply_values(params, read_best_params(STUDIES / params.study / BEST_PARAMS))
-    table = load_table(ENCODED, COHORT_FACTS, params.kind)
+    table = load_table(ENCODED, COHORT_METADATA, params.kind)
     report(
         f"read {len(table.rows):,} rows of {len(table.features)} features,"
         f" {int(table.rows['target'].sum()):,} with {table.target}"

@@ -11,13 +11,13 @@ from histofuse.studies.objectives.folds import make_job
 from histofuse.training.tabular import load_table
 
 ENCODED = Path("data/encoded")
-COHORT_FACTS = Path("data/cohort/meta.json")
+COHORT_METADATA = Path("data/cohort/meta.json")
 
 
 def main(name: str, *words: str) -> None:
     base = load_section(TabularParams, f"tabular.{name}").root
     params = load_section(StudyParams, f"tune.{name}")
-    table = load_table(ENCODED, COHORT_FACTS, base.kind)
+    table = load_table(ENCODED, COHORT_METADATA, base.kind)
     job = make_job(name, table, base, params, load_seed())
     run_job(job, words, load_section(StudyStorage, "study_storage").root)
 

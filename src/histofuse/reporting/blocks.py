@@ -132,7 +132,7 @@ class Numbers(_Element):
 
 
 @dataclass(frozen=True)
-class Facts(_Element):
+class Terms(_Element):
     """Terms with their values."""
 
     rows: Sequence[tuple[str, str]]
@@ -154,7 +154,7 @@ class Fold(_Element):
     blocks: Sequence[Block]
 
 
-Block = Prose | Bullets | Note | Grid | Figure | Gallery | Numbers | Facts | Heading | Fold
+Block = Prose | Bullets | Note | Grid | Figure | Gallery | Numbers | Terms | Heading | Fold
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import show_name
-from histofuse.reporting.blocks import Block, Chapter, Facts, Heading
+from histofuse.reporting.blocks import Block, Chapter, Heading, Terms
 from histofuse.reporting.inputs import Run
 
 Side = Literal["images", "patients"]
@@ -107,5 +107,5 @@ def write_sheets_chapter(run: Run) -> Chapter:
     blocks: list[Block] = []
     for side in SIDES:
         blocks.append(Heading(name_source(run, side), f"sheet-{side}"))
-        blocks.append(Facts(describe_source(run, side)))
+        blocks.append(Terms(describe_source(run, side)))
     return Chapter("sheets", "Data sheets", blocks)

@@ -20,7 +20,7 @@ from histofuse.core.artifacts import replacing_file
 from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
-from histofuse.studies.trials import StudyFacts, TrialRecord, count_unfinished, find_best
+from histofuse.studies.trials import StudySpec, TrialRecord, count_unfinished, find_best
 
 COLOURS = "viridis"
 WIDTH = 7.2  # inches
@@ -28,7 +28,7 @@ FEWEST_FOR_IMPORTANCE = 5
 LONGEST_LABEL = 12
 
 
-def draw_study(facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path) -> None:
+def draw_study(spec: StudySpec, trials: Sequence[TrialRecord], folder: Path) -> None:
     """Draw history, importances, parallel coordinates and slices as PNG files of a folder."""
     for name, draw in (
         ("history", draw_history),
@@ -37,24 +37,24 @@ def draw_study(facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path) -
         ("slices", draw_slices),
     ):
         with rc_context(STYLE):
-            figure = draw(facts, trials)
+            figure = draw(spec, trials)
         with replacing_file(folder / f"{name}.png") as path:
             # Without matplotlib's version: the same trials give the same bytes.
             figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def draw_history(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+def draw_history(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:
     """Draw the value of each trial and the best so far."""
-    figure, axes = _make_figure(facts, trials, height=3.9)
+    figure, axes = _make_figure(spec, trials, height=3.9)
     complete = _complete(trials)
     numbers = [t.number for t in complete]
     values = [_value(t) for t in complete]
-    extreme = np.maximum if facts.direction == "maximize" else np.minimum
+    extreme = np.maximum if spec.direction == "maximize" else np.minimum
     best = extreme.accumulate(values)
     axes.step(numbers, best, where="post", color=BLUE, label="best so far")
     axes.scatter(numbers, values, s=18, color=GREY, zorder=3, label="trial")
     _mark_unfinished(axes, trials)
-    axes.set(xlabel="trial", ylabel=facts.metric, title=f"Study {facts.name}")
+    axes.set(xlabel="trial", ylabel=spec.metric, title=f"Study {spec.name}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.5, max(len(trials), 2) - 0.5)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=4)
@@ -72,13 +72,13 @@ def _mark_unfinished(axes: Axes, trials: Sequence[TrialRecord]) -> None:
                          transform=foot, clip_on=False, label=label)  # fmt: skip
 
 
-def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+def draw_importance(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:
     """Draw the share of the value's variance that each param explains."""
-    shares = measure_importance(facts, trials)
-    height = 1.6 + 0.32 * max(len(facts.space), 3)
-    left = 0.05 + 0.078 * max(map(len, facts.space)) / WIDTH
-    figure, axes = _make_figure(facts, trials, height=height, left=left)
-    axes.set(title=f"Study {facts.name}: which params matter for {facts.metric}")
+    shares = measure_importance(spec, trials)
+    height = 1.6 + 0.32 * max(len(spec.space), 3)
+    left = 0.05 + 0.078 * max(map(len, spec.space)) / WIDTH
+    figure, axes = _make_figure(spec, trials, height=height, left=left)
+    axes.set(title=f"Study {spec.name}: which params matter for {spec.metric}")
     if not shares:
         text = f"fewer than {FEWEST_FOR_IMPORTANCE} complete trials that differ"
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -93,18 +93,18 @@ def draw_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
     return figure
 
 
-def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict[str, float]:
+def measure_importance(spec: StudySpec, trials: Sequence[TrialRecord]) -> dict[str, float]:
     """Measure the importance of each param by fANOVA; empty if too few trials differ."""
     import optuna
     from optuna.trial import create_trial
 
     complete = _complete(trials)
-    space = TypeAdapter(dict[str, Range]).validate_python(facts.space)
-    varied = [k for k in facts.space if len({_label(t.params[k]) for t in complete}) > 1]
+    space = TypeAdapter(dict[str, Range]).validate_python(spec.space)
+    varied = [k for k in spec.space if len({_label(t.params[k]) for t in complete}) > 1]
     if len(complete) < FEWEST_FOR_IMPORTANCE or len({_value(t) for t in complete}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction=facts.direction, sampler=optuna.samplers.RandomSampler(0))
+    study = optuna.create_study(direction=spec.direction, sampler=optuna.samplers.RandomSampler(0))
     distributions = {k: to_distribution(space[k]) for k in varied}
     for trial in complete:
         params = {k: to_stored(space[k], trial.params[k]) for k in varied}
@@ -113,19 +113,19 @@ def measure_importance(facts: StudyFacts, trials: Sequence[TrialRecord]) -> dict
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
-    return {**dict.fromkeys(facts.space, 0.0), **shares}
+    return {**dict.fromkeys(spec.space, 0.0), **shares}
 
 
-def draw_parallel(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+def draw_parallel(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:
     """Draw each complete trial as a line over all params, coloured by its value."""
-    complete = sorted(_complete(trials), key=_value, reverse=facts.direction != "maximize")
-    names = list(facts.space)
+    complete = sorted(_complete(trials), key=_value, reverse=spec.direction != "maximize")
+    names = list(spec.space)
     longest = 0.05 * max(map(len, names))  # inches down, and left of the first, at 40 degrees
     height, foot, left = 3.6 + longest, 0.5 + longest, 0.07 + 0.05 * len(names[0]) / WIDTH
     edges = {"left": left, "right": 0.86, "top": 0.8, "bottom": foot / height}
-    figure, axes = _make_figure(facts, trials, height=height, **edges)
+    figure, axes = _make_figure(spec, trials, height=height, **edges)
     lines = [
-        [(i, _place(facts.space[name], t.params[name])) for i, name in enumerate(names)]
+        [(i, _place(spec.space[name], t.params[name])) for i, name in enumerate(names)]
         for t in complete
     ]
     collection = LineCollection(lines, cmap=COLOURS, linewidths=1.4, alpha=0.85)
@@ -133,16 +133,16 @@ def draw_parallel(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
     axes.add_collection(collection)
     for i, name in enumerate(names):
         axes.axvline(i, color=FAINT, zorder=0)
-        _label_ends(axes, i, facts.space[name])
+        _label_ends(axes, i, spec.space[name])
     axes.set(xlim=(-0.3, len(names) - 0.7), ylim=(-0.02, 1.02), yticks=[])
     turned = {"rotation": 40, "rotation_mode": "anchor", "ha": "right"}
     axes.set_xticks(range(len(names)), names, fontsize=8, **turned)
     axes.tick_params(axis="x", length=0, pad=14)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.grid(visible=False)
-    axes.set_title(f"Study {facts.name}: {len(complete)} complete trials", pad=22)
+    axes.set_title(f"Study {spec.name}: {len(complete)} complete trials", pad=22)
     bar = figure.add_axes((0.885, foot / height, 0.018, 0.8 - foot / height))
-    figure.colorbar(collection, cax=bar).set_label(facts.metric)
+    figure.colorbar(collection, cax=bar).set_label(spec.metric)
     return figure
 
 
@@ -159,25 +159,25 @@ def _label_ends(axes: Axes, x: int, span: dict[str, Any]) -> None:
                   fontsize=7, color=GREY, bbox=ground)  # fmt: skip
 
 
-def draw_slices(facts: StudyFacts, trials: Sequence[TrialRecord]) -> Figure:
+def draw_slices(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:
     """Draw the value of each complete trial against each param, and mark pruned trials."""
-    names = list(facts.space)
+    names = list(spec.space)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 0.9 + 2.1 * rows))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    best = find_best(facts, trials)
+    best = find_best(spec, trials)
     for axes, name in zip(grid.flat, names, strict=False):
-        _draw_slice(axes, facts.space[name], name, trials, best)
+        _draw_slice(axes, spec.space[name], name, trials, best)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     for row in grid:
-        row[0].set_ylabel(facts.metric)
+        row[0].set_ylabel(spec.metric)
     marks = "darker later, best in red, pruned below" if _pruned(trials) else "best trial in red"
-    figure.suptitle(f"Study {facts.name}: {facts.metric} by param ({marks})", fontsize=10)
+    figure.suptitle(f"Study {spec.name}: {spec.metric} by param ({marks})", fontsize=10)
     top, foot = 1 - 0.45 / figure.get_figheight(), 0.75 / figure.get_figheight()
     figure.subplots_adjust(left=0.1, right=0.97, top=top, bottom=foot, hspace=0.55, wspace=0.18)
-    _write_footer(figure, facts, trials)
+    _write_footer(figure, spec, trials)
     return figure
 
 
@@ -232,20 +232,20 @@ def _scale(axes: Axes, span: dict[str, Any]) -> None:
 
 
 def _make_figure(
-    facts: StudyFacts, trials: Sequence[TrialRecord], *, height: float, **edges: float
+    spec: StudySpec, trials: Sequence[TrialRecord], *, height: float, **edges: float
 ) -> tuple[Figure, Axes]:
     """Make a figure of a height in inches; other edges than usual as shares of the figure."""
     figure = Figure(figsize=(WIDTH, height))
     usual = {"left": 0.1, "right": 0.97, "top": 1 - 0.4 / height, "bottom": 0.95 / height}
     figure.subplots_adjust(**usual | edges)
-    _write_footer(figure, facts, trials)
+    _write_footer(figure, spec, trials)
     return figure, figure.subplots()
 
 
-def _write_footer(figure: Figure, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
-    simulated = "SIMULATED DATA  ·  " if facts.source == "simulated" else ""
+def _write_footer(figure: Figure, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
+    simulated = "SIMULATED DATA  ·  " if spec.source == "simulated" else ""
     counts = f"{len(trials)} trials, {count_unfinished(trials)}"
-    text = f"{simulated}{facts.metric} on {facts.measured_on}  ·  {counts}"
+    text = f"{simulated}{spec.metric} on {spec.measured_on}  ·  {counts}"
     figure.text(0.02, 0.1 / figure.get_figheight(), text, fontsize=7.5, color=GREY)
 
 

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
 from histofuse.core.errors import Fault, HistofuseError, InputError
-from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
+from histofuse.studies.trials import StudySpec, TrialRecord, find_best
 
 BEST_PARAMS: Final = "best_params.json"
-FACTS: Final = "study.json"
+SPEC: Final = "study.json"
 TRIALS: Final = "trials.csv"
 FIGURES: Final = "figures"
 
@@ -31,40 +31,40 @@ _STATES: Final = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def write_study(
-    facts: StudyFacts,
+    spec: StudySpec,
     trials: Sequence[TrialRecord],
     folder: Path,
-    draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
+    draw: Callable[[StudySpec, Sequence[TrialRecord], Path], None],
 ) -> None:
     """Write a study to `folder`, replacing its content; `draw` is given the folder of figures.
 
     Raises:
         HistofuseError: If no trial is complete, so that there are no best params.
     """
-    best = find_best(facts, trials)
+    best = find_best(spec, trials)
     if best is None:
         reasons = sorted({t.reason for t in trials if t.reason})
         reason = f": {reasons[0]}" if reasons else ""
-        raise HistofuseError(f"study {facts.name}: none of {len(trials)} trials completed{reason}")
+        raise HistofuseError(f"study {spec.name}: none of {len(trials)} trials completed{reason}")
     with replacing_folder(folder) as temporary:
         write_json(best.params, temporary / BEST_PARAMS)
-        facts_and_best = {**asdict(facts), "best": {"number": best.number, "value": best.value}}
-        write_json(facts_and_best, temporary / FACTS)
+        content = {**asdict(spec), "best": {"number": best.number, "value": best.value}}
+        write_json(content, temporary / SPEC)
         write_text(format_trials(trials), temporary / TRIALS)
         (temporary / FIGURES).mkdir()
-        draw(facts, trials, temporary / FIGURES)
+        draw(spec, trials, temporary / FIGURES)
 
 
-def read_study(folder: Path) -> tuple[StudyFacts, list[TrialRecord]]:
+def read_study(folder: Path) -> tuple[StudySpec, list[TrialRecord]]:
     """Read what `write_study` wrote.
 
     Raises:
         InputError: If a file is missing or invalid.
     """
-    values: Any = load_json(folder / FACTS)
+    values: Any = load_json(folder / SPEC)
     try:
-        facts = StudyFacts(**{key: value for key, value in values.items() if key != "best"})
-        return facts, parse_trials((folder / TRIALS).read_text(encoding="utf-8"))
+        spec = StudySpec(**{key: value for key, value in values.items() if key != "best"})
+        return spec, parse_trials((folder / TRIALS).read_text(encoding="utf-8"))
     except (AttributeError, TypeError, KeyError, ValueError, OSError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         remedy = "Run the study again: histofuse tune, or dvc repro."

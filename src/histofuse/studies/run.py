@@ -26,8 +26,8 @@ from histofuse.studies.search import MOST_RETRIES, Study, name_study
 from histofuse.studies.storage import describe_storage, reaching
 from histofuse.studies.trials import (
     Objective,
-    StudyFacts,
     StudyObserver,
+    StudySpec,
     TrialRecord,
     count_unfinished,
     find_best,
@@ -57,7 +57,7 @@ class StudyJob:
         return self.make_objective(self.seed, self.params.metric)
 
 
-def make_facts(job: StudyJob, code: str) -> StudyFacts:
+def make_spec(job: StudyJob, code: str) -> StudySpec:
     """Describe a study; its id depends on all but the number of trials, and on a digest of code."""
     values = {key: value for key, value in job.base.model_dump().items() if key != STUDY}
     space = {key: span.model_dump() for key, span in job.params.space.items()}
@@ -67,7 +67,7 @@ def make_facts(job: StudyJob, code: str) -> StudyFacts:
         "metric": job.params.metric, "code": code,
         **{key: value for key, value in settings.items() if key != "trials"},
     }  # fmt: skip
-    return StudyFacts(
+    return StudySpec(
         name=job.name,
         study_id=digest_text(to_json(decisive)),
         metric=job.params.metric,
@@ -107,7 +107,7 @@ def run_study(
     options: Options,
     folder: Path,
     observer: StudyObserver,
-    draw: Callable[[StudyFacts, Sequence[TrialRecord], Path], None],
+    draw: Callable[[StudySpec, Sequence[TrialRecord], Path], None],
 ) -> None:
     """Run a study until it has its trials, and write its folder, unless this is a worker.
 
@@ -125,22 +125,22 @@ def run_study(
     check_space(job.params, job.base, f"tune.{job.name}", job.model)
     params = job.params.model_copy(update={"trials": options.trials or job.params.trials})
     code = digest_code(__name__, job.make_objective.__module__)
-    facts = make_facts(replace(job, params=params), code)
-    study = Study(facts, params, options.storage)
+    spec = make_spec(replace(job, params=params), code)
+    study = Study(spec, params, options.storage)
     with reaching():
         if options.worker_of is not None:
             _work(study, job, options.worker_of)
             return
         _Coordinator(study, job, options, observer).run()
         trials = study.read_trials()
-    write_study(facts, trials, folder, draw)
-    for line in describe_study(facts, trials, folder, options.storage):
+    write_study(spec, trials, folder, draw)
+    for line in describe_study(spec, trials, folder, options.storage):
         report(line)
 
 
 def _work(study: Study, job: StudyJob, study_id: str) -> None:
     """Run trials until there are enough, or the process that started this one has ended."""
-    if study.facts.study_id != study_id:
+    if study.spec.study_id != study_id:
         raise HistofuseError(
             f"study {job.name}: code, params or inputs have changed since it was started. "
             "Run the same command: it starts a study of the present ones."
@@ -212,7 +212,7 @@ class _Coordinator:
     def _start_worker(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, sys.argv[0], self.job.name]
         command += ["--trials", str(self.study.params.trials)]
-        command += ["--worker-of", self.study.facts.study_id]
+        command += ["--worker-of", self.study.spec.study_id]
         # Threads of several workers would compete for the cores.
         threads = {"OMP_NUM_THREADS": "1"} if self.options.workers > 1 else {}
         environment = {**os.environ, **threads, STORAGE_VARIABLE: self.options.storage}
@@ -263,12 +263,12 @@ class _Coordinator:
 
     def _describe_state(self) -> str:
         trials = self.study.read_trials()
-        best = find_best(self.study.facts, trials)
-        value = "" if best is None else f"best {self.study.facts.metric} {best.value:.4f}, "
+        best = find_best(self.study.spec, trials)
+        value = "" if best is None else f"best {self.study.spec.metric} {best.value:.4f}, "
         return value + count_unfinished(trials)
 
     def _report(self) -> None:
-        self.observer.observe(self.study.facts, self.study.read_trials())
+        self.observer.observe(self.study.spec, self.study.read_trials())
         self._observe_at = time.monotonic() + OBSERVE_SECONDS
 
     def _end_workers(self) -> None:
@@ -279,18 +279,18 @@ class _Coordinator:
 
 
 def describe_study(
-    facts: StudyFacts, trials: Sequence[TrialRecord], folder: Path, storage: str
+    spec: StudySpec, trials: Sequence[TrialRecord], folder: Path, storage: str
 ) -> list[str]:
     """Describe in a few lines how a study ended and how to look at it."""
-    best, first = find_best(facts, trials), trials[0]
+    best, first = find_best(spec, trials), trials[0]
     assert best is not None
     value, first_value = best.value or 0.0, first.value
     gain = "" if first_value is None else f", with the values of params.yaml {first_value:.4f}"
     params = ", ".join(f"{key} {_show(v)}" for key, v in best.params.items())
     return [
-        f"wrote {folder}: best {facts.metric} {value:.4f} on {facts.measured_on}{gain}",
+        f"wrote {folder}: best {spec.metric} {value:.4f} on {spec.measured_on}{gain}",
         f"{len(trials)} trials, {count_unfinished(trials)}; best is trial {best.number}: {params}",
-        f"optuna trials --study-name {name_study(facts)} {describe_storage(storage)}",
+        f"optuna trials --study-name {name_study(spec)} {describe_storage(storage)}",
     ]
 
 

@@ -33,7 +33,7 @@ from histofuse.core.seeding import derive_seed
 from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.space import from_stored, to_distribution, to_stored
 from histofuse.studies.storage import open_storage, opening
-from histofuse.studies.trials import Objective, StopTrial, StudyFacts, TrialRecord, TrialResult
+from histofuse.studies.trials import Objective, StopTrial, StudySpec, TrialRecord, TrialResult
 
 if TYPE_CHECKING:
     import optuna
@@ -54,9 +54,9 @@ MOST_RETRIES: Final = 3  # of params whose process ends each time
 MOST_FAILURES: Final = 5  # in a row, and the study stops
 
 
-def name_study(facts: StudyFacts) -> str:
+def name_study(spec: StudySpec) -> str:
     """Name a study in its storage: "xgboost-1f3a…"."""
-    return f"{facts.name}-{facts.study_id[:12]}"
+    return f"{spec.name}-{spec.study_id[:12]}"
 
 
 class Study:
@@ -66,27 +66,27 @@ class Study:
         InputError: If the storage cannot be opened.
     """
 
-    def __init__(self, facts: StudyFacts, params: StudyParams, storage: str) -> None:
+    def __init__(self, spec: StudySpec, params: StudyParams, storage: str) -> None:
         import optuna
 
         # Optuna would report each trial; the progress bar and the table do that.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # Permanently: another thread may be importing, and warning filters belong to the process.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        self.facts = facts
+        self.spec = spec
         self.params = params
         self.distributions = {key: to_distribution(span) for key, span in params.space.items()}
         with opening():
             self._storage = open_storage(storage)
             self._study = optuna.create_study(
                 storage=self._storage,
-                study_name=name_study(facts),
-                direction=facts.direction,
+                study_name=name_study(spec),
+                direction=spec.direction,
                 pruner=_make_pruner(params),
                 load_if_exists=True,
             )
             self._first = {
-                key: to_stored(span, reduce(getitem, key.split("."), facts.base))
+                key: to_stored(span, reduce(getitem, key.split("."), spec.base))
                 for key, span in params.space.items()
             }
             kept = self.list_kept()
@@ -119,7 +119,7 @@ class Study:
         steps = known.get(STEPS)
         if steps is None:
             reported = [float(v) for _, v in sorted(trial.intermediate_values.items())]
-            steps = {f"search/{self.facts.metric}": reported} if reported else {}
+            steps = {f"search/{self.spec.metric}": reported} if reported else {}
         return TrialRecord(
             number=number,
             state=state,
@@ -179,7 +179,7 @@ class Study:
     def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         import optuna
 
-        seed = derive_seed(self.facts.seed, "study", self.facts.name, number)
+        seed = derive_seed(self.spec.seed, "study", self.spec.name, number)
         if self.params.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed)
@@ -200,7 +200,7 @@ class Study:
             section = apply_values(base, from_stored(self.params.space, trial.params))
             result = objective(section, report)
             if not math.isfinite(result.value):
-                raise ValueError(f"{self.facts.metric} is {result.value}")
+                raise ValueError(f"{self.spec.metric} is {result.value}")
         except StopTrial:
             self._study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         except UpdateFinishedTrialError:
@@ -217,7 +217,7 @@ class Study:
     def _explain(self, error: Exception) -> str:
         """Describe an error; of restricted data only its type, since a message may quote a row."""
         kind = type(error).__name__
-        return kind if self.facts.source == "restricted" else f"{kind}: {error}"[:500]
+        return kind if self.spec.source == "restricted" else f"{kind}: {error}"[:500]
 
     def _tell(self, trial: Trial, result: TrialResult) -> None:
         trial.set_user_attr(SCORES, {k: float(v) for k, v in result.scores.items()})
@@ -237,7 +237,7 @@ class Study:
         if len(last) == MOST_FAILURES and all(t.state.name == "FAIL" for t in last):
             reason = last[-1].user_attrs.get(REASON, "their processes ended")
             raise HistofuseError(
-                f"study {self.facts.name}: the last {MOST_FAILURES} trials failed, the last with: "
+                f"study {self.spec.name}: the last {MOST_FAILURES} trials failed, the last with: "
                 f"{reason}. Fix the cause and run the same command: finished trials are kept."
             )
 

@@ -44,7 +44,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class StudyFacts:
+class StudySpec:
     """Description of a study."""
 
     name: str  # that of the model: xgboost, fusion
@@ -73,10 +73,10 @@ class TrialRecord:
     reason: str = ""  # why it failed
 
 
-def find_best(facts: StudyFacts, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+def find_best(spec: StudySpec, trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """Find the best complete trial, the first of equals; None if none is complete."""
     complete = [t for t in trials if t.state == "COMPLETE" and t.value is not None]
-    sign = -1.0 if facts.direction == "maximize" else 1.0
+    sign = -1.0 if spec.direction == "maximize" else 1.0
     return min(complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
 
@@ -90,7 +90,7 @@ def count_unfinished(trials: Sequence[TrialRecord]) -> str:
 class StudyObserver(Protocol):
     """Observes a running study."""
 
-    def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
+    def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
         """Receive all trials finished so far, including those received before."""
         ...
 
@@ -98,5 +98,5 @@ class StudyObserver(Protocol):
 class NullObserver:
     """Ignores the study."""
 
-    def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
+    def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
         """Ignore the trials."""

@@ -22,8 +22,8 @@ from uuid import uuid4
 from histofuse.core.artifacts import digest_folder, digest_text, write_text
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
-from histofuse.studies.results import FACTS, TRIALS, format_trials, read_study
-from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
+from histofuse.studies.results import SPEC, TRIALS, format_trials, read_study
+from histofuse.studies.trials import StudySpec, TrialRecord, find_best
 from histofuse.tracking.lease import holding
 from histofuse.tracking.names import (
     CONTENT_TAG,
@@ -81,28 +81,28 @@ class StudyRecorder:
         self._writer = StudyWriter(store)
         self._live_at = time.monotonic() + live_after_seconds
         self._pool = ThreadPoolExecutor(1)
-        self._latest: tuple[StudyFacts, list[TrialRecord]] | None = None
+        self._latest: tuple[StudySpec, list[TrialRecord]] | None = None
         self._failed = False
 
-    def observe(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> None:
+    def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
         """Queue the trials; those that MLflow does not hold yet are written."""
         if time.monotonic() >= self._live_at:
-            self._latest = facts, list(trials)
+            self._latest = spec, list(trials)
             self._pool.submit(self._write, *self._latest)
 
     def close(self) -> None:
         """Wait until all is written."""
         self._pool.shutdown()
 
-    def _write(self, facts: StudyFacts, trials: list[TrialRecord]) -> None:
+    def _write(self, spec: StudySpec, trials: list[TrialRecord]) -> None:
         is_latest = self._latest is not None and trials is self._latest[1]
         if self._failed or not is_latest:  # the latest holds all trials of the others
             return
         try:
-            self._writer.write(facts, trials)
+            self._writer.write(spec, trials)
         except Exception as error:  # whatever it is, the trials go on
             self._failed = True
-            report(f"study {facts.name} is no longer recorded, but goes on. {error}")
+            report(f"study {spec.name} is no longer recorded, but goes on. {error}")
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -120,14 +120,14 @@ class StudyWriter:
         self._parent_id: str | None = None
         self._written: dict[int, tuple[str, str]] = {}  # number -> run, digest
 
-    def write(self, facts: StudyFacts, trials: Sequence[TrialRecord]) -> str:
+    def write(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> str:
         """Write the runs that are not there yet; return the id of the study's own."""
         # Several machines may run one study and record it on the same server.
-        with holding(self.store, f"{STUDIES}.{facts.study_id[:12]}"):
-            parent = self._find_own() or self._take_over(facts)
+        with holding(self.store, f"{STUDIES}.{spec.study_id[:12]}"):
+            parent = self._find_own() or self._take_over(spec)
             for trial in trials:
-                self._put(facts, trial, parent.info.run_id)
-            _summarise(facts, trials, parent, self.store)
+                self._put(spec, trial, parent.info.run_id)
+            _summarise(spec, trials, parent, self.store)
         return parent.info.run_id
 
     def _find_own(self) -> Run | None:
@@ -138,19 +138,19 @@ class StudyWriter:
         is_own = run.data.tags.get(WRITER_TAG) == self._token
         return run if is_own and run.info.lifecycle_stage == "active" else None
 
-    def _take_over(self, facts: StudyFacts) -> Run:
+    def _take_over(self, spec: StudySpec) -> Run:
         """Read what is there, after marking the study's run as written by this writer."""
-        runs = self.store.find_runs(STUDY_TAG, facts.study_id)
+        runs = self.store.find_runs(STUDY_TAG, spec.study_id)
         parent = next((r for r in runs if TRIAL_TAG not in r.data.tags), None)
         if parent is None:
-            parent = _begin(facts, self._token, self.store)
+            parent = _begin(spec, self._token, self.store)
         else:
             self.store.log_batch(parent.info.run_id, tags={WRITER_TAG: self._token})
         self._written = _list_complete([r for r in runs if TRIAL_TAG in r.data.tags], self.store)
         self._parent_id = parent.info.run_id
         return parent
 
-    def _put(self, facts: StudyFacts, trial: TrialRecord, parent_id: str) -> None:
+    def _put(self, spec: StudySpec, trial: TrialRecord, parent_id: str) -> None:
         """Write a trial unless it is there, in place of another of its number."""
         digest = _digest(trial)
         run_id, written = self._written.get(trial.number, (None, None))
@@ -158,33 +158,33 @@ class StudyWriter:
             return
         if run_id is not None:
             self.store.client.delete_run(run_id)
-        run_id = _write_trial(facts, trial, digest, parent_id, self.store)
+        run_id = _write_trial(spec, trial, digest, parent_id, self.store)
         self._written[trial.number] = run_id, digest
 
 
-def _begin(facts: StudyFacts, token: str, store: Store) -> Run:
-    tags = _tag(facts, "study") | describe_revision(read_revision())
+def _begin(spec: StudySpec, token: str, store: Store) -> Run:
+    tags = _tag(spec, "study") | describe_revision(read_revision())
     tags |= {WRITER_TAG: token, PROCESS_TAG: describe_process()}
-    run = store.create_run(f"study {facts.name}", tags)
+    run = store.create_run(f"study {spec.name}", tags)
     params = {
         # A longer study continues the same run, and MLflow never changes a param.
-        **{key: value for key, value in facts.settings.items() if key != "trials"},
-        "metric": facts.metric,
-        "measured_on": facts.measured_on,
-        "seed": facts.seed,
-        "space": {key.replace(".", "/"): value for key, value in facts.space.items()},
+        **{key: value for key, value in spec.settings.items() if key != "trials"},
+        "metric": spec.metric,
+        "measured_on": spec.measured_on,
+        "seed": spec.seed,
+        "space": {key.replace(".", "/"): value for key, value in spec.space.items()},
     }
     store.log_batch(run.info.run_id, params=flatten(params))
-    store.log_inputs(run.info.run_id, facts.inputs)
+    store.log_inputs(run.info.run_id, spec.inputs)
     return run
 
 
-def _tag(facts: StudyFacts, kind: str) -> dict[str, str]:
+def _tag(spec: StudySpec, kind: str) -> dict[str, str]:
     return {
-        STUDY_TAG: facts.study_id,
+        STUDY_TAG: spec.study_id,
         "histofuse.kind": kind,
-        "histofuse.model": facts.name,
-        "histofuse.source": facts.source,
+        "histofuse.model": spec.name,
+        "histofuse.source": spec.source,
     }
 
 
@@ -211,46 +211,46 @@ def _list_complete(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, st
 
 
 def _write_trial(
-    facts: StudyFacts, trial: TrialRecord, digest: str, parent_id: str, store: Store
+    spec: StudySpec, trial: TrialRecord, digest: str, parent_id: str, store: Store
 ) -> str:
-    tags = _tag(facts, "trial") | {
+    tags = _tag(spec, "trial") | {
         PARENT_TAG: parent_id,
         TRIAL_TAG: str(trial.number),
         TRIAL_DIGEST_TAG: digest,
         STATE_TAG: trial.state,
     }
-    if reason := _show_reason(facts, trial):
+    if reason := _show_reason(spec, trial):
         tags["histofuse.reason"] = reason
-    final = {f"search/{facts.metric}": trial.value} if trial.value is not None else {}
+    final = {f"search/{spec.metric}": trial.value} if trial.value is not None else {}
     rows = [(0, {**trial.scores, **final})]
     rows += [
         (step, {name: value}) for name, values in trial.steps.items()
         for step, value in enumerate(values)
     ]  # fmt: skip
-    run_id = store.create_run(f"{facts.name} trial {trial.number}", tags).info.run_id
+    run_id = store.create_run(f"{spec.name} trial {trial.number}", tags).info.run_id
     store.log_batch(run_id, params=name_params(trial.params), rows=rows)
     store.end_run(run_id, STATUS[trial.state])
     return run_id
 
 
-def _show_reason(facts: StudyFacts, trial: TrialRecord) -> str:
+def _show_reason(spec: StudySpec, trial: TrialRecord) -> str:
     """Show why a trial failed; of restricted data only the error type, which names no patient."""
-    return trial.reason.partition(":")[0] if facts.source == RESTRICTED else trial.reason
+    return trial.reason.partition(":")[0] if spec.source == RESTRICTED else trial.reason
 
 
-def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, store: Store) -> None:
+def _summarise(spec: StudySpec, trials: Sequence[TrialRecord], parent: Run, store: Store) -> None:
     """Update the study's own run from its trials."""
-    best = find_best(facts, trials)
+    best = find_best(spec, trials)
     states = [t.state for t in trials]
     metrics = {f"trials/{state.lower()}": float(states.count(state)) for state in STATUS}
     chosen: dict[str, str] = {}
     if best is not None and best.value is not None:
-        metrics |= {f"search/{facts.metric}": best.value, "search/best_trial": float(best.number)}
+        metrics |= {f"search/{spec.metric}": best.value, "search/best_trial": float(best.number)}
         chosen = {f"histofuse.best.{key}": str(value) for key, value in best.params.items()}
     run_id, known = parent.info.run_id, parent.data
     if not (metrics.items() <= known.metrics.items() and chosen.items() <= known.tags.items()):
         store.log_batch(run_id, rows=[(len(trials), metrics)], tags=chosen)
-    if len(trials) >= facts.settings["trials"] and parent.info.status != "FINISHED":
+    if len(trials) >= spec.settings["trials"] and parent.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED")
 
 
@@ -260,7 +260,7 @@ def _summarise(facts: StudyFacts, trials: Sequence[TrialRecord], parent: Run, st
 def publish_studies(folder: Path = STUDIES) -> Outcome:
     """Write the studies below a folder, or the one in it, that MLflow does not hold."""
     outcome = Outcome([], [])
-    folders = sorted(path.parent for path in folder.rglob(FACTS))
+    folders = sorted(path.parent for path in folder.rglob(SPEC))
     if not folders:
         return outcome
     store = open_store(STUDIES_EXPERIMENT)
@@ -271,14 +271,14 @@ def publish_studies(folder: Path = STUDIES) -> Outcome:
 
 
 def _publish_study(folder: Path, store: Store) -> bool:
-    facts, trials = read_study(folder)
+    spec, trials = read_study(folder)
     content = digest_folder(folder)
     if any(run.info.status == "FINISHED" for run in store.find_runs(CONTENT_TAG, content)):
         return False
-    run_id = StudyWriter(store).write(facts, trials)
+    run_id = StudyWriter(store).write(spec, trials)
     with TemporaryDirectory(prefix="histofuse-") as scratch:
         shutil.copytree(folder, Path(scratch) / "study")
-        shown = [replace(trial, reason=_show_reason(facts, trial)) for trial in trials]
+        shown = [replace(trial, reason=_show_reason(spec, trial)) for trial in trials]
         write_text(format_trials(shown), Path(scratch) / "study" / TRIALS)
         store.log_folder(run_id, Path(scratch), replaced=("study",))
     store.log_batch(run_id, tags={CONTENT_TAG: content})

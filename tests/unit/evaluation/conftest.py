@@ -12,7 +12,7 @@ from histofuse.core.bundle import writing_bundle
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
-from histofuse.evaluation.performance.results import Facts, Result, evaluate_model
+from histofuse.evaluation.performance.results import Context, Result, evaluate_model
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams
 
@@ -79,10 +79,10 @@ def _write(path: Path, table: pd.DataFrame, config: dict) -> Path:
 
 
 @pytest.fixture
-def facts() -> Callable[..., Facts]:
-    """Make facts; words given replace the usual ones."""
+def context() -> Callable[..., Context]:
+    """Make context; words given replace the usual ones."""
 
-    def make(**changes) -> Facts:
+    def make(**changes) -> Context:
         values = {
             "image_source": "simulated",
             "patient_source": "simulated",
@@ -92,7 +92,7 @@ def facts() -> Callable[..., Facts]:
             "primary": "label_blind",
             "alarm_at": 0.98,
         }
-        return Facts(**(values | changes))
+        return Context(**(values | changes))
 
     return make
 
@@ -114,12 +114,12 @@ BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="perc
 
 
 def measure(
-    models: list[Predictions], facts: Facts
+    models: list[Predictions], context: Context
 ) -> tuple[list[Result], Comparison | None, Intervals]:
     """Evaluate models, compare fusion with its image model, and put intervals on all of it."""
-    results = [evaluate_model(model, facts) for model in models]
-    comparison = compare_fusion(results, facts)
-    return results, comparison, estimate_intervals(results, comparison, facts, BOOTSTRAP)
+    results = [evaluate_model(model, context) for model in models]
+    comparison = compare_fusion(results, context)
+    return results, comparison, estimate_intervals(results, comparison, context, BOOTSTRAP)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from histofuse.core.bundle import open_bundle, writing_bundle
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion
 from histofuse.evaluation.performance.intervals import estimate_intervals
-from histofuse.evaluation.performance.results import Facts, evaluate_model, summarise
+from histofuse.evaluation.performance.results import Context, evaluate_model, summarise
 from histofuse.evaluation.performance.tables import make_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.base import load_section
@@ -64,11 +64,11 @@ def unchecked(function):
 
 def test_all_agree_without_mitoses(bundle):
     rows, focus = load_predictions(bundle.path), "tumour"
-    facts = Facts("brecahad", "simulated", {"leaky": False}, {}, "test", "label_blind", 0.98)
-    results = [evaluate_model(rows, facts)]
+    context = Context("brecahad", "simulated", {"leaky": False}, {}, "test", "label_blind", 0.98)
+    results = [evaluate_model(rows, context)]
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), seed=1)
-    intervals = estimate_intervals(results, compare_fusion(results, facts), facts, bootstrap)
-    tables = make_tables(results, None, facts, intervals)
+    intervals = estimate_intervals(results, compare_fusion(results, context), context, bootstrap)
+    tables = make_tables(results, None, context, intervals)
     assert {t.name for t in tables} >= {focus}
     assert all("tumour_auprc" in t.headings for t in tables)
 

@@ -15,14 +15,14 @@ from histofuse.studies.figures import (
     draw_study,
     measure_importance,
 )
-from histofuse.studies.trials import StudyFacts, TrialRecord
+from histofuse.studies.trials import StudySpec, TrialRecord
 
 SPACE = {
     "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True},
     "batch_size": {"type": "int", "low": 16, "high": 512, "log": False},
     "hidden": {"type": "choice", "of": [[256, 128], [128]]},
 }
-FACTS = StudyFacts(
+SPEC = StudySpec(
     "fusion", "ab" * 32, "macro_f1", "validation", "maximize", SPACE, {}, {"trials": 9}, 1, {},
     "simulated",
 )  # fmt: skip
@@ -46,7 +46,7 @@ def test_all_figures_are_drawn_and_the_same_each_time(tmp_path, count):
     trials = make_trials(count)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        draw_study(FACTS, trials, tmp_path / name)
+        draw_study(SPEC, trials, tmp_path / name)
     first = {f.name: f.read_bytes() for f in (tmp_path / "a").iterdir()}
     assert set(first) == {
         "history.png", "importance.png", "parallel_coordinates.png", "slices.png",
@@ -58,15 +58,15 @@ def test_all_figures_are_drawn_and_the_same_each_time(tmp_path, count):
 
 
 def test_the_param_that_decides_is_the_most_important():
-    shares = measure_importance(FACTS, make_trials(60))
+    shares = measure_importance(SPEC, make_trials(60))
     assert max(shares, key=shares.get) == "learning_rate"
     assert shares["learning_rate"] > 0.6
     assert sum(shares.values()) == pytest.approx(1)
-    assert measure_importance(FACTS, make_trials(3)) == {}
+    assert measure_importance(SPEC, make_trials(3)) == {}
 
 
 def test_pruned_and_failed_trials_are_marked():
-    figure = draw_history(FACTS, make_trials(12))
+    figure = draw_history(SPEC, make_trials(12))
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["best so far", "trial", "pruned (2)", "failed (1)"]
@@ -75,7 +75,7 @@ def test_pruned_and_failed_trials_are_marked():
 
 
 def test_simulated_data_are_marked():
-    texts = [text.get_text() for text in draw_history(FACTS, make_trials(4)).texts]
+    texts = [text.get_text() for text in draw_history(SPEC, make_trials(4)).texts]
     assert any("SIMULATED DATA" in text for text in texts)
 
 
@@ -111,8 +111,8 @@ def make_wide_trials(count):
 @pytest.mark.parametrize("draw", [draw_history, draw_importance, draw_parallel, draw_slices])
 @pytest.mark.parametrize("wide", [False, True])
 def test_no_word_is_cut_off_at_the_edge(draw, wide):
-    facts = replace(FACTS, name="resnet18", space=WIDE) if wide else FACTS
-    figure = draw(facts, make_wide_trials(12) if wide else make_trials(12))
+    spec = replace(SPEC, name="resnet18", space=WIDE) if wide else SPEC
+    figure = draw(spec, make_wide_trials(12) if wide else make_trials(12))
     drawn = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
     width, height = figure.get_size_inches()
     assert drawn.width > 0.8 * width
@@ -123,7 +123,7 @@ def test_no_word_is_cut_off_at_the_edge(draw, wide):
 
 def test_slices_show_the_whole_range_and_each_trial_once():
     trials = make_trials(20)
-    figure = draw_slices(FACTS, trials)
+    figure = draw_slices(SPEC, trials)
     complete, pruned = (sum(t.state == s for t in trials) for s in ("COMPLETE", "PRUNED"))
     rate, batch, hidden = figure.axes[:3]
     for axes in (rate, batch, hidden):
@@ -145,7 +145,7 @@ def test_parallel_coordinates_match_the_values():
         TrialRecord(1, "PRUNED", None, high),
         TrialRecord(2, "COMPLETE", 0.5, high),
     ]
-    lines = draw_parallel(FACTS, trials).axes[0].collections[0]
+    lines = draw_parallel(SPEC, trials).axes[0].collections[0]
     assert lines.get_array().tolist() == [0.5, 0.9], "the best is drawn last, on top"
     heights = [path.vertices[:, 1].tolist() for path in lines.get_paths()]
     assert heights[0] == pytest.approx([0.5, 1.0, 1.0])
@@ -153,22 +153,22 @@ def test_parallel_coordinates_match_the_values():
 
 
 def test_best_so_far_falls_when_minimising():
-    figure = draw_history(replace(FACTS, direction="minimize"), make_trials(12))
+    figure = draw_history(replace(SPEC, direction="minimize"), make_trials(12))
     assert (np.diff(figure.axes[0].lines[0].get_ydata()) <= 0).all()
 
 
 def test_too_few_trials_for_importance_are_reported():
-    texts = [t.get_text() for t in draw_importance(FACTS, make_trials(3)).axes[0].texts]
+    texts = [t.get_text() for t in draw_importance(SPEC, make_trials(3)).axes[0].texts]
     assert texts == ["fewer than 5 complete trials that differ"]
 
 
 def test_equal_values_have_no_importance():
     trials = [replace(t, value=0.7) for t in make_trials(9) if t.state == "COMPLETE"]
-    assert measure_importance(FACTS, trials) == {}
+    assert measure_importance(SPEC, trials) == {}
 
 
 def test_a_param_that_never_varied_has_none():
     trials = [replace(t, params={**t.params, "batch_size": 64}) for t in make_trials(20)]
-    shares = measure_importance(FACTS, trials)
+    shares = measure_importance(SPEC, trials)
     assert shares["batch_size"] == 0
     assert sum(shares.values()) == pytest.approx(1)

@@ -12,9 +12,9 @@ from histofuse.studies.results import (
     read_study,
     write_study,
 )
-from histofuse.studies.trials import StudyFacts, TrialRecord, find_best
+from histofuse.studies.trials import StudySpec, TrialRecord, find_best
 
-FACTS = StudyFacts(
+SPEC = StudySpec(
     name="fusion",
     study_id="ab" * 32,
     metric="macro_f1",
@@ -37,42 +37,42 @@ TRIALS = [
 ]
 
 
-def draw(facts, trials, folder):
+def draw(spec, trials, folder):
     (folder / "history.png").write_bytes(b"png")
 
 
 def test_a_study_is_read_back_as_it_was_written(tmp_path):
-    write_study(FACTS, TRIALS, tmp_path / "study", draw)
-    assert read_study(tmp_path / "study") == (FACTS, TRIALS)
+    write_study(SPEC, TRIALS, tmp_path / "study", draw)
+    assert read_study(tmp_path / "study") == (SPEC, TRIALS)
     assert read_best_params(tmp_path / "study" / "best_params.json") == {"hidden": [128]}
     assert (tmp_path / "study" / "figures" / "history.png").is_file()
     assert json.loads((tmp_path / "study" / "study.json").read_text())["best"]["number"] == 0
 
 
 def test_the_first_of_equals_is_the_best():
-    assert find_best(FACTS, TRIALS).number == 0
-    assert find_best(FACTS, TRIALS[1:]).number == 3
-    assert find_best(FACTS, TRIALS[1:3]) is None
+    assert find_best(SPEC, TRIALS).number == 0
+    assert find_best(SPEC, TRIALS[1:]).number == 3
+    assert find_best(SPEC, TRIALS[1:3]) is None
 
 
 def test_smallest_value_is_best_when_minimising():
-    less = StudyFacts(**{**vars(FACTS), "direction": "minimize"})
+    less = StudySpec(**{**vars(SPEC), "direction": "minimize"})
     trials = [TrialRecord(n, "COMPLETE", v, {}) for n, v in enumerate((0.3, 0.1, 0.2))]
     assert find_best(less, trials).number == 1
-    assert find_best(FACTS, trials).number == 0
+    assert find_best(SPEC, trials).number == 0
 
 
 def test_without_a_complete_trial_nothing_is_written(tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "kept").touch()
     with pytest.raises(HistofuseError, match='none of 2 trials completed: ValueError: "a"'):
-        write_study(FACTS, TRIALS[1:3], tmp_path / "study", draw)
+        write_study(SPEC, TRIALS[1:3], tmp_path / "study", draw)
     assert [p.name for p in (tmp_path / "study").iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize("file", ["study.json", "trials.csv"])
 def test_a_broken_folder_is_named(tmp_path, file):
-    write_study(FACTS, TRIALS, tmp_path / "study", draw)
+    write_study(SPEC, TRIALS, tmp_path / "study", draw)
     (tmp_path / "study" / file).unlink()
     with pytest.raises(InputError, match="study"):
         read_study(tmp_path / "study")
@@ -91,7 +91,7 @@ def test_a_broken_folder_is_named(tmp_path, file):
 )
 def test_faults_of_a_file_are_named(tmp_path, file, found, broken, said):
     folder = tmp_path / "study"
-    write_study(FACTS, TRIALS, folder, draw)
+    write_study(SPEC, TRIALS, folder, draw)
     text = (folder / file).read_text()
     assert found in text
     (folder / file).write_text(text.replace(found, broken))
@@ -102,7 +102,7 @@ def test_faults_of_a_file_are_named(tmp_path, file, found, broken, said):
 
 def test_the_same_trials_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        write_study(FACTS, TRIALS, tmp_path / name, draw)
+        write_study(SPEC, TRIALS, tmp_path / name, draw)
         write_study(*read_study(tmp_path / name), tmp_path / name, draw)
     first = {f.name: f.read_bytes() for f in (tmp_path / "a").rglob("*") if f.is_file()}
     assert set(first) == {"best_params.json", "study.json", "trials.csv", "history.png"}
@@ -111,18 +111,18 @@ def test_the_same_trials_give_the_same_bytes(tmp_path):
 
 def test_a_study_replaces_its_folder_completely_or_not_at_all(tmp_path):
     folder = tmp_path / "study"
-    write_study(FACTS, TRIALS, folder, draw)
+    write_study(SPEC, TRIALS, folder, draw)
     (folder / "stray").touch()
     before = {f.name for f in folder.iterdir()}
 
-    def fail(facts, trials, figures):
+    def fail(spec, trials, figures):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_study(FACTS, TRIALS, folder, fail)
+        write_study(SPEC, TRIALS, folder, fail)
     assert {f.name for f in folder.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["study"]
-    write_study(FACTS, TRIALS[:1], folder, draw)
+    write_study(SPEC, TRIALS[:1], folder, draw)
     assert not (folder / "stray").exists()
     assert read_study(folder)[1] == TRIALS[:1]
 

@@ -15,7 +15,7 @@ from histofuse.params.base import load_section
 from histofuse.params.fusion import FusionParams
 from histofuse.params.tune import StudyParams
 from histofuse.studies import search
-from histofuse.studies.run import StudyJob, make_facts
+from histofuse.studies.run import StudyJob, make_spec
 from histofuse.studies.search import Study, name_study
 from histofuse.studies.space import from_stored
 from histofuse.studies.storage import describe_storage, drop_half_line, open_storage
@@ -41,7 +41,7 @@ def open_study(storage, seed=1, code="c", source="simulated", **changes):
         name="fusion", model="fusion", base=BASE, params=params, seed=seed, inputs={"pairs": "d"},
         source=source, measured_on="nothing", make_objective=lambda *_: score,
     )  # fmt: skip
-    return Study(make_facts(job, code), params, str(storage))
+    return Study(make_spec(job, code), params, str(storage))
 
 
 def score(params, report):
@@ -71,7 +71,7 @@ def test_the_first_trial_is_that_of_the_params_and_the_best_no_worse(tmp_path):
     study = open_study(tmp_path / "j")
     trials = run(study)
     assert trials[0].params == {"learning_rate": 1e-4, "hidden": [256, 128], "batch_size": 256}
-    best = find_best(study.facts, trials)
+    best = find_best(study.spec, trials)
     assert best.value > trials[0].value
     assert best.scores == {"cv/f1/macro": best.value}
     assert best.steps == {"cv/auroc/fold": [best.value] * 2}
@@ -254,7 +254,7 @@ def test_a_process_presumed_dead_drops_its_trial_and_continues(tmp_path, monkeyp
     trials = run(study)
     assert [t.number for t in trials] == [0, 1, 2]
     assert trials[0].params["learning_rate"] == BASE.learning_rate
-    assert find_best(study.facts, trials).value != 0.0
+    assert find_best(study.spec, trials).value != 0.0
 
 
 def test_a_trial_that_finished_while_it_was_being_given_up_did_finish(tmp_path):
@@ -347,7 +347,7 @@ def test_a_database_holds_a_study_as_a_journal_does(tmp_path):
 
 def test_optuna_s_own_commands_work_on_the_journal(tmp_path):
     study = open_study(tmp_path / "j", trials=4, pruner="none")
-    best = find_best(study.facts, run(study))
+    best = find_best(study.spec, run(study))
     words = describe_storage(str(tmp_path / "j")).split()
 
     def ask(command, *more):
@@ -357,7 +357,7 @@ def test_optuna_s_own_commands_work_on_the_journal(tmp_path):
         )  # fmt: skip
         return done.stdout
 
-    name = name_study(study.facts)
+    name = name_study(study.spec)
     assert name in ask("studies")
     assert ask("trials", "--study-name", name).count("COMPLETE") == 4
     assert f"{best.params['learning_rate']}"[:8] in ask("best-trial", "--study-name", name)

@@ -52,15 +52,15 @@ def test_two_workers_tune_xgboost_and_mlflow_shows_each_trial(project):
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    facts, trials = read_study(Path("studies/xgboost"))
-    best: Any = find_best(facts, trials)
+    spec, trials = read_study(Path("studies/xgboost"))
+    best: Any = find_best(spec, trials)
     assert f"best auroc {best.value:.4f} on stratified folds of the training" in done.stderr
     assert [t.number for t in trials] == list(range(TRIALS))
 
     base = load_section(TabularParams, "tabular.xgboost").root
     tuned = apply_values(base, read_best_params(Path("studies/xgboost") / BEST_PARAMS))
     table = load_table(Path("data/encoded"), Path("data/cohort/meta.json"), "xgboost")
-    objective: Any = make_objective(table, base, facts.seed, facts.metric)
+    objective: Any = make_objective(table, base, spec.seed, spec.metric)
     again = objective(tuned, lambda step, value: None)
     assert again.value == best.value
     assert again.steps == best.steps

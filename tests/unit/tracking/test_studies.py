@@ -11,7 +11,7 @@ import pytest
 
 from histofuse.core.errors import RegistryError
 from histofuse.studies.results import write_study
-from histofuse.studies.trials import State, StudyFacts, StudyObserver, TrialRecord
+from histofuse.studies.trials import State, StudyObserver, StudySpec, TrialRecord
 from histofuse.tracking.names import STATE_TAG, STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import (
@@ -26,7 +26,7 @@ SPACE = {
     "learning_rate": {"type": "float", "low": 1e-5, "high": 0.1, "log": True},
     "augmentation.hue": {"type": "float", "low": 0.0, "high": 0.1, "log": False},
 }
-FACTS = StudyFacts(
+SPEC = StudySpec(
     "resnet18", "ab" * 32, "macro_f1", "validation", "maximize", SPACE, {},
     {"trials": 4, "sampler": "tpe"}, 1, {"patches": "cd" * 32}, "simulated",
 )  # fmt: skip
@@ -52,12 +52,12 @@ def store(tmp_path, monkeypatch):
     return open_store(STUDIES_EXPERIMENT)
 
 
-def write_study_runs(facts, trials, store):
-    return StudyWriter(store).write(facts, trials)
+def write_study_runs(spec, trials, store):
+    return StudyWriter(store).write(spec, trials)
 
 
 def read(store):
-    runs = store.find_runs(STUDY_TAG, FACTS.study_id)
+    runs = store.find_runs(STUDY_TAG, SPEC.study_id)
     (parent,) = [r for r in runs if TRIAL_TAG not in r.data.tags]
     trials = {int(r.data.tags[TRIAL_TAG]): r for r in runs if TRIAL_TAG in r.data.tags}
     assert len(trials) == len(runs) - 1
@@ -65,7 +65,7 @@ def read(store):
 
 
 def test_a_study_is_a_run_and_its_trials_are_nested_in_it(store):
-    write_study_runs(FACTS, TRIALS, store)
+    write_study_runs(SPEC, TRIALS, store)
     parent, trials = read(store)
 
     assert parent.info.status == "FINISHED"
@@ -87,11 +87,11 @@ def test_a_study_is_a_run_and_its_trials_are_nested_in_it(store):
 
 
 def test_trials_observed_again_are_not_written_again(store):
-    write_study_runs(FACTS, TRIALS[:2], store)
+    write_study_runs(SPEC, TRIALS[:2], store)
     parent, before = read(store)
     assert parent.info.status == "RUNNING"
-    write_study_runs(FACTS, TRIALS, store)
-    write_study_runs(FACTS, TRIALS, store)
+    write_study_runs(SPEC, TRIALS, store)
+    write_study_runs(SPEC, TRIALS, store)
     parent, after = read(store)
     assert len(after) == 4
     assert all(after[n].info.run_id == before[n].info.run_id for n in before)
@@ -99,8 +99,8 @@ def test_trials_observed_again_are_not_written_again(store):
 
 
 def test_a_longer_study_goes_on_in_the_same_run(store):
-    write_study_runs(FACTS, TRIALS, store)
-    longer = replace(FACTS, settings={**FACTS.settings, "trials": 5})
+    write_study_runs(SPEC, TRIALS, store)
+    longer = replace(SPEC, settings={**SPEC.settings, "trials": 5})
     write_study_runs(longer, [*TRIALS, make_trial(4, value=0.9)], store)
     parent, trials = read(store)
     assert len(trials) == 5
@@ -108,10 +108,10 @@ def test_a_longer_study_goes_on_in_the_same_run(store):
 
 
 def test_an_incomplete_trial_is_written_again(store):
-    parent = write_study_runs(FACTS, TRIALS[:1], store)
-    tags = {STUDY_TAG: FACTS.study_id, TRIAL_TAG: "1", PARENT_TAG: parent}
+    parent = write_study_runs(SPEC, TRIALS[:1], store)
+    tags = {STUDY_TAG: SPEC.study_id, TRIAL_TAG: "1", PARENT_TAG: parent}
     half = store.create_run("resnet18 trial 1", tags).info.run_id
-    write_study_runs(FACTS, TRIALS, store)
+    write_study_runs(SPEC, TRIALS, store)
     _, trials = read(store)
     assert len(trials) == 4
     assert trials[1].info.run_id != half
@@ -121,9 +121,9 @@ def test_an_incomplete_trial_is_written_again(store):
 def test_a_trial_that_took_the_number_of_a_lost_one_is_put_right(store):
     # Trial 2 runs, so the one after it is told as 3; when 2 is lost, that one becomes the third.
     third = make_trial(3, value=0.6)
-    write_study_runs(FACTS, [*TRIALS[:2], third], store)
+    write_study_runs(SPEC, [*TRIALS[:2], third], store)
     told = [*TRIALS[:2], replace(third, number=2), make_trial(3, value=0.8)]
-    write_study_runs(FACTS, told, store)
+    write_study_runs(SPEC, told, store)
 
     _, trials = read(store)
     values = {n: r.data.metrics.get("search/macro_f1") for n, r in trials.items()}
@@ -144,14 +144,14 @@ def test_two_writers_of_one_study_write_it_once(store, monkeypatch):
     for server in servers:
         server.database = None  # a server has no file to lock
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda server: write_study_runs(FACTS, TRIALS, server), servers))
+        list(pool.map(lambda server: write_study_runs(SPEC, TRIALS, server), servers))
 
     assert sorted(read(store)[1]) == [0, 1, 2, 3]
 
 
 def test_a_trial_of_many_epochs_is_written_to_its_last(store):
     curves = {f"val/{name}/epoch": [float(step) for step in range(900)] for name in "abc"}
-    write_study_runs(FACTS, [make_trial(0, value=0.5, steps=curves)], store)
+    write_study_runs(SPEC, [make_trial(0, value=0.5, steps=curves)], store)
     run_id = read(store)[1][0].info.run_id
     for name in curves:
         assert store.read_steps(run_id, name) == set(range(900))
@@ -169,7 +169,7 @@ class Counting:
 
 
 def test_a_trial_costs_three_calls_and_one_known_already_none(store):
-    writer, long = StudyWriter(store), replace(FACTS, settings={**FACTS.settings, "trials": 20})
+    writer, long = StudyWriter(store), replace(SPEC, settings={**SPEC.settings, "trials": 20})
     writer.write(long, TRIALS[:2])
     counting = Counting(store.client)
     store.__dict__["client"] = counting
@@ -188,20 +188,20 @@ def test_a_trial_costs_three_calls_and_one_known_already_none(store):
 def test_alternating_writers_write_each_trial_once(store):
     one, other = StudyWriter(store), StudyWriter(store)
     for writer, count in ((one, 1), (other, 3), (one, 4), (other, 4)):
-        writer.write(FACTS, TRIALS[:count])
+        writer.write(SPEC, TRIALS[:count])
     assert sorted(read(store)[1]) == [0, 1, 2, 3]
 
 
 def test_a_writer_completes_what_a_killed_one_left(store, monkeypatch):
     here, elsewhere = StudyWriter(store), StudyWriter(store)
-    here.write(FACTS, TRIALS[:1])
+    here.write(SPEC, TRIALS[:1])
     with monkeypatch.context() as patch:
         patch.setattr(Store, "end_run", kill)
         with pytest.raises(KeyboardInterrupt):
-            elsewhere.write(FACTS, TRIALS[:2])
+            elsewhere.write(SPEC, TRIALS[:2])
     half = read(store)[1][1].info
     assert half.status == "RUNNING"
-    here.write(FACTS, TRIALS)
+    here.write(SPEC, TRIALS)
 
     _, trials = read(store)
     assert sorted(trials) == [0, 1, 2, 3]
@@ -215,10 +215,10 @@ def kill(*_, **__):
 
 def test_a_study_with_a_deleted_run_is_written_again(store):
     writer = StudyWriter(store)
-    writer.write(FACTS, TRIALS[:2])
-    for run in store.find_runs(STUDY_TAG, FACTS.study_id):
+    writer.write(SPEC, TRIALS[:2])
+    for run in store.find_runs(STUDY_TAG, SPEC.study_id):
         store.client.delete_run(run.info.run_id)
-    writer.write(FACTS, TRIALS)
+    writer.write(SPEC, TRIALS)
     assert len(read(store)[1]) == 4
 
 
@@ -232,7 +232,7 @@ def test_queued_observations_are_written_once(store, monkeypatch):
     monkeypatch.setattr(StudyWriter, "write", write)
     recorder = StudyRecorder(store, 0.0)
     for count in (1, 2, 3, 4):
-        recorder.observe(FACTS, TRIALS[:count])
+        recorder.observe(SPEC, TRIALS[:count])
     go_on.set()
     recorder.close()
     assert told[-1] == 4
@@ -240,10 +240,10 @@ def test_queued_observations_are_written_once(store, monkeypatch):
 
 
 def test_reasons_of_failure_are_hidden_for_restricted_data(store):
-    facts = replace(FACTS, source="restricted")
+    spec = replace(SPEC, source="restricted")
     failed = make_trial(2, "FAIL", reason="ValueError: subject_id 10004235 has no weight")
     trials = [*TRIALS[:2], failed, TRIALS[3]]
-    write_study(facts, trials, Path("studies/resnet18"), lambda *_: None)
+    write_study(spec, trials, Path("studies/resnet18"), lambda *_: None)
     publish_studies()
 
     parent, runs = read(store)
@@ -256,10 +256,10 @@ def test_reasons_of_failure_are_hidden_for_restricted_data(store):
 
 def test_an_interrupted_study_continues_in_the_same_runs(store):
     with open_observer(0.0) as recorder:
-        recorder.observe(FACTS, TRIALS[:2])
+        recorder.observe(SPEC, TRIALS[:2])
     parent, before = read(store)
     with open_observer(0.0) as recorder:
-        recorder.observe(FACTS, TRIALS)
+        recorder.observe(SPEC, TRIALS)
     after = read(store)
     assert after[0].info.run_id == parent.info.run_id
     assert {n: after[1][n].info.run_id for n in before} == {
@@ -272,11 +272,11 @@ def test_publishing_skips_what_was_recorded_live(store):
         4, value=0.1, scores={"cv/rounds": 12.0}, steps={"cv/loss/fold": [float("nan"), 1e-17]}
     )
     odd = replace(odd, params={**odd.params, "hidden": [256, 128], "flips": True, "name": "a,b"})
-    facts = replace(FACTS, settings={**FACTS.settings, "trials": 5})
+    spec = replace(SPEC, settings={**SPEC.settings, "trials": 5})
     with open_observer(0.0) as recorder:
-        recorder.observe(facts, [*TRIALS, odd])
+        recorder.observe(spec, [*TRIALS, odd])
     before = {n: r.info.run_id for n, r in read(store)[1].items()}
-    write_study(facts, [*TRIALS, odd], Path("studies/resnet18"), lambda *_: None)
+    write_study(spec, [*TRIALS, odd], Path("studies/resnet18"), lambda *_: None)
     assert publish_studies() == (["resnet18"], [])
 
     assert {n: r.info.run_id for n, r in read(store)[1].items()} == before
@@ -285,16 +285,16 @@ def test_publishing_skips_what_was_recorded_live(store):
 def test_the_recorder_closes_after_writing_all(store):
     with open_observer(0.0) as recorder:
         assert isinstance(recorder, StudyObserver)
-        recorder.observe(FACTS, TRIALS[:2])
-        recorder.observe(FACTS, TRIALS)
+        recorder.observe(SPEC, TRIALS[:2])
+        recorder.observe(SPEC, TRIALS)
     assert len(read(store)[1]) == 4
 
 
 def test_a_short_study_is_left_to_publish(store):
     with open_observer(60.0) as recorder:
-        recorder.observe(FACTS, TRIALS)
+        recorder.observe(SPEC, TRIALS)
     assert store.find_runs(STUDY_TAG) == []
-    write_study(FACTS, TRIALS, Path("studies/resnet18"), lambda *_: None)
+    write_study(SPEC, TRIALS, Path("studies/resnet18"), lambda *_: None)
     assert publish_studies(Path("studies/resnet18")) == (["resnet18"], [])
     assert len(read(store)[1]) == 4
 
@@ -306,17 +306,17 @@ def test_a_store_that_fails_does_not_stop_a_study(store, monkeypatch, capsys):
     monkeypatch.setattr(StudyWriter, "write", fail)
     recorder = StudyRecorder(store, 0.0)
     for _ in range(3):
-        recorder.observe(FACTS, TRIALS)
+        recorder.observe(SPEC, TRIALS)
     recorder.close()
     assert capsys.readouterr().err.count("gone") == 1
 
 
 def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
-    def draw(facts, trials, folder):
+    def draw(spec, trials, folder):
         (folder / "history.png").write_bytes(b"png")
 
     assert publish_studies() == ([], [])
-    write_study(FACTS, TRIALS, Path("studies/resnet18"), draw)
+    write_study(SPEC, TRIALS, Path("studies/resnet18"), draw)
     assert publish_studies() == (["resnet18"], [])
     parent, trials = read(store)
     assert len(trials) == 4
@@ -332,5 +332,5 @@ def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
 
 
 def test_models_are_not_drowned_in_trials(store):
-    write_study_runs(FACTS, TRIALS, store)
-    assert open_store().find_runs(STUDY_TAG, FACTS.study_id) == []
+    write_study_runs(SPEC, TRIALS, store)
+    assert open_store().find_runs(STUDY_TAG, SPEC.study_id) == []

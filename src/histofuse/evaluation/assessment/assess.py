@@ -40,7 +40,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import number_groups
-from histofuse.evaluation.performance.results import Facts, Result
+from histofuse.evaluation.performance.results import Context, Result
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
@@ -96,7 +96,7 @@ def assess_model(
     result: Result,
     calibrator: Calibrator,
     features: pd.DataFrame,
-    facts: Facts,
+    context: Context,
     params: AssessmentParams,
     *,
     bootstrap: Bootstrap,
@@ -107,7 +107,7 @@ def assess_model(
         result: Its predictions and their metrics.
         calibrator: Of the same bundle.
         features: The feature table, for subgroups.
-        facts: About the data.
+        context: About the data.
         params: Section ``assessment``.
         bootstrap: Draws cases or patients.
 
@@ -116,14 +116,14 @@ def assess_model(
             probabilities.
     """
     logits = require_logits(result.model, calibrator)
-    before = softmax(logits[result.model.split == facts.split], axis=1)
-    rows, validation = (result.model.of(split) for split in (facts.split, "validation"))
+    before = softmax(logits[result.model.split == context.split], axis=1)
+    rows, validation = (result.model.of(split) for split in (context.split, "validation"))
     focus = rows.focus_class
     column = rows.classes.index(focus)
     drawn = ClusterBootstrap(bootstrap, number_groups(rows))
     scores, positive = rows.probabilities[:, column], rows.labels == column
     chosen_on = (validation.probabilities[:, column], validation.labels == column)
-    restricted = facts.patient_source == RESTRICTED
+    restricted = context.patient_source == RESTRICTED
     subgroups = None
     if rows.admissions is not None and rows.subjects is not None:
         flagged = rows.predictions == column
@@ -204,7 +204,10 @@ def _measure_coverages(
 
 
 def describe_assessments(
-    assessments: list[Assessment], facts: Facts, params: AssessmentParams, intervals: IntervalParams
+    assessments: list[Assessment],
+    context: Context,
+    params: AssessmentParams,
+    intervals: IntervalParams,
 ) -> dict[str, Any]:
     """Render ``assessment.json``.
 
@@ -233,17 +236,17 @@ def describe_assessments(
         where there is no interval.
     """
     return {
-        "split": facts.split,
+        "split": context.split,
         "confidence": intervals.confidence,
         "method": intervals.method,
         "resamples": intervals.resamples,
-        "models": {a.result.name: _describe(a, facts, params) for a in assessments},
+        "models": {a.result.name: _describe(a, context, params) for a in assessments},
     }
 
 
-def _describe(assessment: Assessment, facts: Facts, params: AssessmentParams) -> dict[str, Any]:
+def _describe(assessment: Assessment, context: Context, params: AssessmentParams) -> dict[str, Any]:
     result = assessment.result
-    rows = result.model.of(facts.split)
+    rows = result.model.of(context.split)
     subgroups = assessment.subgroups
     return {
         "title": result.title,
@@ -260,7 +263,7 @@ def _describe(assessment: Assessment, facts: Facts, params: AssessmentParams) ->
         "operating_points": [point.to_dict() for point in assessment.operating_points],
         "conformal": _describe_conformal(assessment, params),
         "subgroups": subgroups and {name: of.to_dict() for name, of in subgroups.items()},
-        "subgroups_note": explain_subgroups(assessment, facts),
+        "subgroups_note": explain_subgroups(assessment, context),
     }
 
 
@@ -293,20 +296,20 @@ def _describe_conformal(assessment: Assessment, params: AssessmentParams) -> dic
     }
 
 
-def has_strangers(assessment: Assessment, facts: Facts) -> bool:
+def has_strangers(assessment: Assessment, context: Context) -> bool:
     """Whether a model's patients are paired with tissue that is not theirs."""
     model = assessment.result.model
-    rule = facts.rules.get(name_pairing(model.name))
+    rule = context.rules.get(name_pairing(model.name))
     return model.kind == "fusion" and rule != "linked"
 
 
-def explain_subgroups(assessment: Assessment, facts: Facts) -> str:
+def explain_subgroups(assessment: Assessment, context: Context) -> str:
     """Say what a model's subgroups are of."""
     if assessment.subgroups is None:
         return NO_PATIENTS
-    if not has_strangers(assessment, facts):
+    if not has_strangers(assessment, context):
         return CHOSEN_PAIR
     model = assessment.result.model
-    subjects = model.of(facts.split).subjects
+    subjects = model.of(context.split).subjects
     patients = 0 if subjects is None else len(np.unique(subjects))
     return f"{patients:,} patients are paired with the patches. {STRANGERS} {CHOSEN_PAIR}"

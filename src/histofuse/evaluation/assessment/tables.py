@@ -19,7 +19,7 @@ from histofuse.evaluation.assessment.calibration import ALL
 from histofuse.evaluation.assessment.operating_points import RATES
 from histofuse.evaluation.assessment.subgroups import Attribute
 from histofuse.evaluation.metrics.clustered import explain_resampling
-from histofuse.evaluation.performance.results import Facts
+from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import Cell, Table
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
@@ -45,7 +45,7 @@ _FEW_CASES: Final = "With fewer than ten cases an interval says little."
 
 def make_assessment_tables(
     assessments: Sequence[Assessment],
-    facts: Facts,
+    context: Context,
     params: AssessmentParams,
     intervals: IntervalParams,
 ) -> list[Table]:
@@ -56,12 +56,12 @@ def make_assessment_tables(
         _make_calibration_table(assessments),
         _make_operating_table(assessments),
         _make_conformal_table(assessments, params),
-        _make_subgroup_table(assessments, facts),
+        _make_subgroup_table(assessments, context),
     ]
     return [
         replace(
             table,
-            caption=f"{table.caption}, {facts.split} split.{marked}",
+            caption=f"{table.caption}, {context.split} split.{marked}",
             notes=[
                 *table.notes,
                 explain_resampling(intervals, "cases (images, fusion) or patients (health record)"),
@@ -143,7 +143,7 @@ def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentP
     return _make_table("conformal", "Prediction sets", rows, notes)
 
 
-def _make_subgroup_table(assessments: Sequence[Assessment], facts: Facts) -> Table:
+def _make_subgroup_table(assessments: Sequence[Assessment], context: Context) -> Table:
     rows: list[Row] = []
     for a in assessments:
         for attribute, found in (a.subgroups or {}).items():
@@ -155,7 +155,7 @@ def _make_subgroup_table(assessments: Sequence[Assessment], facts: Facts) -> Tab
         CHOSEN_PAIR,
         f"Image models: {NO_PATIENTS}.",
     ]
-    if any(has_strangers(a, facts) for a in assessments):
+    if any(has_strangers(a, context) for a in assessments):
         notes.append(f"Fusion: {STRANGERS}")
     return _make_table("subgroups", "Subgroups of patients", rows, notes)
 

@@ -17,7 +17,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
-from histofuse.evaluation.performance.results import Facts, Result, evaluate_model
+from histofuse.evaluation.performance.results import Context, Result, evaluate_model
 from histofuse.evaluation.predictions import Predictions
 
 
@@ -46,7 +46,7 @@ class CrossValidation:
         per_fold: Model to metrics without a split in their names, fold by fold.
         comparison: Fusion and the image model it is built on; None without fusion.
         intervals: Of the pooled metrics, and of fusion less image.
-        facts: About the data.
+        context: About the data.
     """
 
     folds: Folds
@@ -54,25 +54,25 @@ class CrossValidation:
     per_fold: Mapping[str, Sequence[Metrics]]
     comparison: Comparison | None
     intervals: Intervals
-    facts: Facts
+    context: Context
 
     def spread(self, model: str, metric: str) -> Spread:
         """Summarise a metric of a model over the folds."""
         return find_spread([metrics[metric] for metrics in self.per_fold[model]])
 
 
-def cross_validate(folds: Folds, facts: Facts, bootstrap: Bootstrap) -> CrossValidation:
+def cross_validate(folds: Folds, context: Context, bootstrap: Bootstrap) -> CrossValidation:
     """Measure all models, fold by fold and pooled."""
-    results = [evaluate_model(pool(tests), facts) for tests in folds.tests.values()]
+    results = [evaluate_model(pool(tests), context) for tests in folds.tests.values()]
     per_fold = {name: [measure_rows(rows) for rows in tests] for name, tests in folds.tests.items()}
-    comparison = compare_fusion(results, facts)
+    comparison = compare_fusion(results, context)
     return CrossValidation(
         folds=folds,
         results=results,
         per_fold=per_fold,
         comparison=comparison,
-        intervals=estimate_intervals(results, comparison, facts, bootstrap),
-        facts=facts,
+        intervals=estimate_intervals(results, comparison, context, bootstrap),
+        context=context,
     )
 
 

@@ -34,7 +34,7 @@ def draw_crossval(crossval: CrossValidation, folder: Path) -> None:
 def draw_folds(crossval: CrossValidation, results: Sequence[Result], path: Path) -> None:
     """Draw a panel a metric: a dot a fold, and the pooled value with its interval."""
     rows = results[0].model
-    footer = describe_footer(results[0], crossval.facts.split, rows)
+    footer = describe_footer(results[0], crossval.context.split, rows)
     save_drawing(_draw, (crossval, results), footer, path)
 
 

@@ -14,7 +14,7 @@ from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, meas
 from histofuse.evaluation.crossval.folds import TEST, FoldSplit
 from histofuse.evaluation.metrics.bootstrap import round_number
 from histofuse.evaluation.performance.intervals import render_ends
-from histofuse.evaluation.performance.results import Facts, Result, find_focus
+from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.performance.tables import (
     NOT_DEFINED,
     Cell,
@@ -87,14 +87,14 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
         resamples in which fusion is higher); ``intervals`` (confidence, method, resamples);
         ``notes``. Values that are not defined are None.
     """
-    facts = crossval.facts
+    context = crossval.context
     return {
         "how": {"unit": "case", "folds": len(crossval.folds.splits)}
         | params.model_dump(include={"validation_unit", "threads"}),
-        "data": {"images": facts.image_source, "patients": facts.patient_source},
+        "data": {"images": context.image_source, "patients": context.patient_source},
         "simulated": any(r.simulated for r in crossval.results),
         "minority": find_focus(crossval.results),
-        "folds": [_describe_split(split, facts) for split in crossval.folds.splits],
+        "folds": [_describe_split(split, context) for split in crossval.folds.splits],
         "models": {r.name: _describe_model(r, crossval) for r in crossval.results},
         "minus_image_model": _describe_differences(crossval),
         "intervals": crossval.intervals.params.model_dump(),
@@ -102,8 +102,8 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
     }
 
 
-def _describe_split(split: FoldSplit, facts: Facts) -> dict[str, Any]:
-    hidden = facts.patient_source == RESTRICTED
+def _describe_split(split: FoldSplit, context: Context) -> dict[str, Any]:
+    hidden = context.patient_source == RESTRICTED
     return {
         "cases": dict(split.cases),
         "patches": dict(split.patches),
@@ -162,13 +162,13 @@ def make_crossval_tables(crossval: CrossValidation) -> list[Table]:
     """Make all tables; one without rows is left out."""
     patches = [r for r in crossval.results if r.model.on_patches]
     records = [r for r in crossval.results if not r.model.on_patches]
-    facts, intervals = crossval.facts, crossval.intervals
+    context, intervals = crossval.context, crossval.intervals
     pooled = [
-        _rename(make_minority_table(patches, facts, intervals), "pooled_patches", crossval),
-        _rename(make_tabular_table(records, facts, intervals), "pooled_health_records", crossval),
+        _rename(make_minority_table(patches, context, intervals), "pooled_patches", crossval),
+        _rename(make_tabular_table(records, context, intervals), "pooled_health_records", crossval),
     ]
     if crossval.comparison:
-        table = make_fusion_table(crossval.comparison, facts, intervals)
+        table = make_fusion_table(crossval.comparison, context, intervals)
         pooled.append(_rename(table, "fusion_minus_image", crossval))
     by_fold = [
         _make_fold_table("folds_patches", "Models on patches, fold by fold", patches, crossval),
@@ -241,7 +241,7 @@ def _list_folds(
 
 def _count(rows: Predictions, focus: str, crossval: CrossValidation) -> Cell:
     count = rows.count_classes()[focus]
-    restricted = not rows.on_patches and crossval.facts.patient_source == RESTRICTED
+    restricted = not rows.on_patches and crossval.context.patient_source == RESTRICTED
     few = restricted and count < FEWEST_PATIENTS
     return f"fewer than {FEWEST_PATIENTS}" if few else count
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from histofuse.core.naming import name_pairing
 from histofuse.evaluation.metrics.classification import Metrics
-from histofuse.evaluation.performance.results import Facts, Result, is_primary
+from histofuse.evaluation.performance.results import Context, Result, is_primary
 
 # Source: paper, Figure 7 (five standard metrics side by side), the one that says least put last.
 HEADLINE = {
@@ -40,10 +40,10 @@ class Comparison:
     fused: tuple[Result, ...]
 
 
-def compare_fusion(results: Sequence[Result], facts: Facts) -> Comparison | None:
+def compare_fusion(results: Sequence[Result], context: Context) -> Comparison | None:
     """Put fusion models beside their image encoder; None where either is not there."""
     fused = sorted(
-        (r for r in results if r.model.kind == "fusion"), key=lambda r: not is_primary(r, facts)
+        (r for r in results if r.model.kind == "fusion"), key=lambda r: not is_primary(r, context)
     )
     if not fused:
         return None
@@ -62,18 +62,18 @@ def subtract_metrics(fusion: Metrics, image: Metrics, split: str) -> Metrics:
     return difference
 
 
-def describe_pairs(comparison: Comparison | None, facts: Facts) -> dict[str, Any]:
+def describe_pairs(comparison: Comparison | None, context: Context) -> dict[str, Any]:
     """Render each fusion model's pairing and its difference from the image model."""
     if comparison is None:
         return {}
     return {
         result.name: {
-            "rule": facts.rules[name_pairing(result.name)],
+            "rule": context.rules[name_pairing(result.name)],
             "leaky": bool(result.leaky),
             "image_model": comparison.image.name,
             "patients": _count_patients(result),
             "minus_image_model": subtract_metrics(
-                result.metrics, comparison.image.metrics, facts.split
+                result.metrics, comparison.image.metrics, context.split
             ),
         }
         for result in comparison.fused

@@ -11,7 +11,7 @@ import numpy as np
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
-from histofuse.evaluation.performance.results import Facts, Result
+from histofuse.evaluation.performance.results import Context, Result
 from histofuse.params.intervals import IntervalParams
 
 # With fewer cases 95 % intervals hold the truth far less often: benchmarks/interval_coverage.py.
@@ -36,14 +36,14 @@ class Intervals:
 def estimate_intervals(
     results: Sequence[Result],
     comparison: Comparison | None,
-    facts: Facts,
+    context: Context,
     bootstrap: Bootstrap,
 ) -> Intervals:
     """Put an interval on every metric of every model, and on fusion less image.
 
     All models on the same rows are measured on the same resamples.
     """
-    split = facts.split
+    split = context.split
     of = {r.name: bootstrap.estimate_metrics(r.model.of(split)) for r in results}
     minus_image = {}
     if comparison:
@@ -78,11 +78,13 @@ def render_ends(interval: Interval) -> dict[str, Any]:
     return interval.to_dict("low", "high", "groups", "defined")
 
 
-def explain_intervals(results: Sequence[Result], intervals: Intervals, facts: Facts) -> list[str]:
+def explain_intervals(
+    results: Sequence[Result], intervals: Intervals, context: Context
+) -> list[str]:
     """Say under a table how its intervals were made, and of how few groups."""
     units = dict.fromkeys(result.model.group_unit for result in results)
     notes = [explain_resampling(intervals.params, " or ".join(units))]
-    reported = [result.model.of(facts.split) for result in results]
+    reported = [result.model.of(context.split) for result in results]
     sizes = {(rows.count_groups(), rows.group_unit) for rows in reported}
     small = sorted(f"{n:,} {unit}" for n, unit in sizes if n < FEW_GROUPS)
     if small:

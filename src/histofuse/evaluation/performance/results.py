@@ -13,7 +13,7 @@ from histofuse.params.pairing import LEAKY_RULES
 
 
 @dataclass(frozen=True)
-class Facts:
+class Context:
     """What is known of the data beside the predictions.
 
     Attributes:
@@ -64,7 +64,7 @@ class Result:
         return "simulated" in self.data
 
 
-def evaluate_model(model: Predictions, facts: Facts) -> Result:
+def evaluate_model(model: Predictions, context: Context) -> Result:
     """Measure a model on each of its splits and declare where its numbers come from."""
     metrics: Metrics = {}
     for split in model.splits:
@@ -73,7 +73,7 @@ def evaluate_model(model: Predictions, facts: Facts) -> Result:
             rows.labels, rows.probabilities, rows.predictions, rows.classes, split
         )
     return Result(
-        model, metrics, _make_title(model), name_data(model, facts), find_leaks(model, facts)
+        model, metrics, _make_title(model), name_data(model, context), find_leaks(model, context)
     )
 
 
@@ -85,28 +85,28 @@ def _make_title(model: Predictions) -> str:
     return f"Fusion ({parts}), {name_pairing(model.name).replace('_', '-')}"
 
 
-def name_data(model: Predictions, facts: Facts) -> str:
+def name_data(model: Predictions, context: Context) -> str:
     """Name where a model's rows come from."""
     if model.kind == "fusion":
-        return " + ".join(dict.fromkeys((facts.image_source, facts.patient_source)))
-    return facts.image_source if model.on_patches else facts.patient_source
+        return " + ".join(dict.fromkeys((context.image_source, context.patient_source)))
+    return context.image_source if model.on_patches else context.patient_source
 
 
-def find_leaks(model: Predictions, facts: Facts) -> str:
+def find_leaks(model: Predictions, context: Context) -> str:
     """Say why a model's numbers flatter it; empty where nothing is declared leaky."""
     if not model.on_patches:
         return ""
     reasons = []
-    if facts.patch_audit["leaky"]:
+    if context.patch_audit["leaky"]:
         reasons.append("patches split by patch")
-    if model.kind == "fusion" and facts.rules[name_pairing(model.name)] in LEAKY_RULES:
+    if model.kind == "fusion" and context.rules[name_pairing(model.name)] in LEAKY_RULES:
         reasons.append("pairing follows the label")
     return "; ".join(reasons)
 
 
-def is_primary(result: Result, facts: Facts) -> bool:
+def is_primary(result: Result, context: Context) -> bool:
     """Tell the fusion model that stands for fusion."""
-    return result.name == name_fusion(facts.primary)
+    return result.name == name_fusion(context.primary)
 
 
 def find_focus(results: Sequence[Result]) -> str | None:

@@ -18,7 +18,7 @@ from histofuse.core.naming import NOT_DEFINED, show_name
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.intervals import Intervals, explain_intervals
-from histofuse.evaluation.performance.results import Facts, Result, find_focus
+from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.predictions import Predictions
 
 NOT_APPLICABLE = "NA"
@@ -48,19 +48,19 @@ class Table:
 def make_tables(
     results: Sequence[Result],
     comparison: Comparison | None,
-    facts: Facts,
+    context: Context,
     intervals: Intervals,
 ) -> list[Table]:
     """Make all tables; one without rows is left out."""
     of_kind = {k: [r for r in results if r.model.kind == k] for k in ("image", "tabular")}
     tables = [
-        make_image_table(of_kind["image"], facts, intervals),
-        make_tabular_table(of_kind["tabular"], facts, intervals),
-        make_overview(results, facts, intervals),
-        make_minority_table([r for r in results if r.model.on_patches], facts, intervals),
+        make_image_table(of_kind["image"], context, intervals),
+        make_tabular_table(of_kind["tabular"], context, intervals),
+        make_overview(results, context, intervals),
+        make_minority_table([r for r in results if r.model.on_patches], context, intervals),
     ]
     if comparison:
-        tables.append(make_fusion_table(comparison, facts, intervals))
+        tables.append(make_fusion_table(comparison, context, intervals))
     return [t for t in tables if t.rows]
 
 
@@ -108,37 +108,39 @@ def _list_rows(
     return rows
 
 
-def _complete(table: Table, results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+def _complete(
+    table: Table, results: Sequence[Result], context: Context, intervals: Intervals
+) -> Table:
     """Add to caption and notes what must be said of any table."""
-    caption = f"{table.caption}, {facts.split} split."
+    caption = f"{table.caption}, {context.split} split."
     if any(r.simulated for r in results):
         caption += " Simulated data: no patients, no claim."
-    notes = describe_data(results, facts) + explain_intervals(results, intervals, facts)
+    notes = describe_data(results, context) + explain_intervals(results, intervals, context)
     return replace(table, caption=caption, notes=[*table.notes, *notes])
 
 
 # --- the paper's tables -------------------------------------------------------------------------
 
 
-def make_image_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+def make_image_table(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:
     """Make Table 1: image models on patches."""
     columns = _focus_on(find_focus(results) or "minority") | PAPER_COLUMNS
     rows = _list_rows(results, columns, intervals.of)
     table = Table("table1_image", "Table 1. Image models", _head(columns), rows, [_MEANS])
-    return _complete(table, results, facts, intervals)
+    return _complete(table, results, context, intervals)
 
 
-def make_tabular_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+def make_tabular_table(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:
     """Make Table 2: models on health records."""
     target = results[0].model.classes[1] if results else "target"
     columns = _focus_on(target) | PAPER_COLUMNS
     rows = _list_rows(results, columns, intervals.of)
     caption = f"Table 2. Models on health records, target {target}"
     table = Table("table2_tabular", caption, _head(columns), rows, [_MEANS])
-    return _complete(table, results, facts, intervals)
+    return _complete(table, results, context, intervals)
 
 
-def make_overview(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+def make_overview(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:
     """Make Table 3: all models, those on patches with the class that counts most."""
     focus = find_focus(results)
     leading = _focus_on(focus, "auc") if focus else {}
@@ -155,13 +157,13 @@ def make_overview(results: Sequence[Result], facts: Facts, intervals: Intervals)
                 "patches answer different questions and are not to be ranked together."
             ]
     table = Table("table3_all", "Table 3. All models", _head(columns), rows, notes)
-    return _complete(table, results, facts, intervals)
+    return _complete(table, results, context, intervals)
 
 
 # --- beyond the paper ---------------------------------------------------------------------------
 
 
-def make_minority_table(results: Sequence[Result], facts: Facts, intervals: Intervals) -> Table:
+def make_minority_table(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:
     """Make the table that says most of the rarest class."""
     focus = find_focus(results) or "minority"
     columns = _focus_on(focus, "precision", "auc") | _MACRO_F1 | _MACRO_AUC
@@ -169,10 +171,10 @@ def make_minority_table(results: Sequence[Result], facts: Facts, intervals: Inte
     rows = _list_rows(results, columns, intervals.of)
     caption = f"{show_name(focus).capitalize()} first: models on patches"
     table = Table(focus, caption, _head(columns), rows, [])
-    return _complete(table, results, facts, intervals)
+    return _complete(table, results, context, intervals)
 
 
-def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals) -> Table:
+def make_fusion_table(comparison: Comparison, context: Context, intervals: Intervals) -> Table:
     """Make the table of fusion models less the image model they are built on, patch by patch."""
     image = comparison.image
     columns = _focus_on(find_focus([image]) or "minority", "auc")
@@ -184,15 +186,15 @@ def make_fusion_table(comparison: Comparison, facts: Facts, intervals: Intervals
     rows = _list_rows(comparison.fused, columns, differences)
     caption = f"Fusion less {image.title}: paired differences"
     table = Table("fusion_vs_image", caption, _head(columns), rows, [])
-    return _complete(table, [image, *comparison.fused], facts, intervals)
+    return _complete(table, [image, *comparison.fused], context, intervals)
 
 
 # --- what must be said --------------------------------------------------------------------------
 
 
-def describe_data(results: Sequence[Result], facts: Facts) -> list[str]:
+def describe_data(results: Sequence[Result], context: Context) -> list[str]:
     """Describe the rows: sizes of the splits, leaks, pairing, and scores too good to be true."""
-    notes = [*_describe_splits(results, facts)]
+    notes = [*_describe_splits(results, context)]
     if any(r.leaky for r in results):
         notes.append("Leaky rows show how much a leak is worth; they are not results.")
     if any(r.model.kind == "fusion" for r in results):
@@ -201,24 +203,26 @@ def describe_data(results: Sequence[Result], facts: Facts) -> list[str]:
             "the record cannot predict the class of a patch: any gain of a fusion model over the "
             "image model is chance, the extra head on the same embedding, or a leak."
         )
-    if too_good := _find_too_good(results, facts):
+    if too_good := _find_too_good(results, context):
         notes.append(
-            f"{facts.alarm_at} or more without a declared leak is an alarm, not a success: "
+            f"{context.alarm_at} or more without a declared leak is an alarm, not a success: "
             f"{', '.join(too_good)}. Look for a leak before trusting it."
         )
-    reported = [r.metrics[m] for r in results for m in r.metrics if m.startswith(f"{facts.split}/")]
+    reported = [
+        r.metrics[m] for r in results for m in r.metrics if m.startswith(f"{context.split}/")
+    ]
     if None in reported:
         notes.append(f"{NOT_DEFINED}: not defined, because a class has no example in the split.")
     return notes
 
 
-def _describe_splits(results: Sequence[Result], facts: Facts) -> Iterable[str]:
+def _describe_splits(results: Sequence[Result], context: Context) -> Iterable[str]:
     for on_patches in (True, False):
         model = next((r.model for r in results if r.model.on_patches == on_patches), None)
         if model is not None:
-            splits = sorted(model.splits, key=lambda s: s != facts.split)
+            splits = sorted(model.splits, key=lambda s: s != context.split)
             yield "; ".join(_describe_split(s, model.of(s)) for s in splits) + "."
-            yield from _describe_chance(model, facts)
+            yield from _describe_chance(model, context)
 
 
 def _describe_split(split: str, rows: Predictions) -> str:
@@ -226,11 +230,11 @@ def _describe_split(split: str, rows: Predictions) -> str:
     return f"{split.capitalize()}: {rows.describe_size()} ({classes})"
 
 
-def _describe_chance(model: Predictions, facts: Facts) -> Iterable[str]:
+def _describe_chance(model: Predictions, context: Context) -> Iterable[str]:
     """Give the chance level next to every AUPRC: the share of the class in focus."""
-    rows, focus = model.of(facts.split), model.focus_class
+    rows, focus = model.of(context.split), model.focus_class
     if count := rows.count_classes().get(focus, 0):
-        enriched = model.on_patches and facts.image_source == "simulated"
+        enriched = model.on_patches and context.image_source == "simulated"
         remark = ", enriched in the simulation" if enriched else ""
         yield (
             f"Chance has an AUC of 0.5 and an AUPRC of {count / len(rows):.3f}, the share of "
@@ -238,12 +242,12 @@ def _describe_chance(model: Predictions, facts: Facts) -> Iterable[str]:
         )
 
 
-def _find_too_good(results: Sequence[Result], facts: Facts) -> list[str]:
-    names = [f"{facts.split}/{m}" for m in ("f1/macro", "auroc/macro")]
+def _find_too_good(results: Sequence[Result], context: Context) -> list[str]:
+    names = [f"{context.split}/{m}" for m in ("f1/macro", "auroc/macro")]
     return [
         r.title
         for r in results
-        if not r.leaky and any((r.metrics.get(n) or 0) >= facts.alarm_at for n in names)
+        if not r.leaky and any((r.metrics.get(n) or 0) >= context.alarm_at for n in names)
     ]
 
 

@@ -19,7 +19,6 @@ from histofuse.reporting.blocks import (
     Block,
     Bullets,
     Chapter,
-    Facts,
     Fold,
     Grid,
     Heading,
@@ -27,6 +26,7 @@ from histofuse.reporting.blocks import (
     Number,
     Numbers,
     Prose,
+    Terms,
 )
 from histofuse.reporting.chapters.paper import judge_run, summarise_claims
 from histofuse.reporting.inputs import Run
@@ -230,7 +230,7 @@ def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
     versions = [[name, version] for name, version in origin.packages.items()]
     rows = [[key, value] for key, value in flatten(run.params).items()]
     blocks: list[Block] = [
-        Facts(facts),
+        Terms(facts),
         Grid("Bundle digests", ["Model", "SHA-256 of the manifest"], models),
         *_list_stage_times(run),
         Fold("Package versions", [Grid("Versions", ["Package", "Version"], versions)]),

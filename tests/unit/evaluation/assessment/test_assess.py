@@ -117,7 +117,7 @@ def paths(tmp_path):
 
 
 @pytest.fixture
-def assess(paths, facts):
+def assess(paths, context):
     features = pd.DataFrame(
         {
             "subject_id": np.arange(N),
@@ -130,7 +130,7 @@ def assess(paths, facts):
     )
 
     def run(**changes):
-        known = facts(**changes)
+        known = context(**changes)
         found = []
         for path in paths:
             result = evaluate_model(load_predictions(path), known)

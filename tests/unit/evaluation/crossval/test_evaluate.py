@@ -78,8 +78,8 @@ def folds():
 
 
 @pytest.fixture
-def found(folds, facts):
-    return cross_validate(folds, facts(rules={"label_blind": "label_blind"}), BOOTSTRAP)
+def found(folds, context):
+    return cross_validate(folds, context(rules={"label_blind": "label_blind"}), BOOTSTRAP)
 
 
 def test_pooled_metrics_are_those_of_all_test_rows_together(found, folds):
@@ -149,8 +149,8 @@ def test_json_holds_folds_and_pooled_numbers(found, folds):
     }
 
 
-def test_few_restricted_patients_are_not_counted(folds, facts):
-    known = facts(rules={"label_blind": "label_blind"}, patient_source="restricted")
+def test_few_restricted_patients_are_not_counted(folds, context):
+    known = context(rules={"label_blind": "label_blind"}, patient_source="restricted")
     described = describe_run(cross_validate(folds, known, BOOTSTRAP), PARAMS)
     assert described["folds"][0]["patients"] == {"train": 20, "validation": None, "test": 10}
 

@@ -17,8 +17,8 @@ def texts(figure: Figure) -> str:
     return "\n".join(t.get_text() for t in figure.findobj(Text))
 
 
-def test_a_model_gets_all_figures_the_same_bytes_each_time(models, facts, measured, tmp_path):
-    results, _, intervals = measured(models, facts())
+def test_a_model_gets_all_figures_the_same_bytes_each_time(models, context, measured, tmp_path):
+    results, _, intervals = measured(models, context())
     for folder in ("a", "b"):
         figures.draw_model_figures(results[2], "test", intervals, tmp_path / folder)
     assert sorted(f.name for f in (tmp_path / "a").iterdir()) == FILES
@@ -66,8 +66,8 @@ def test_training_draws_what_there_is(columns):
     assert len(right.lines) == len(columns) - 1
 
 
-def test_leaky_bars_are_hatched_and_named_and_have_intervals(models, facts, measured, tmp_path):
-    _, comparison, intervals = measured(models, facts())
+def test_leaky_bars_are_hatched_and_named_and_have_intervals(models, context, measured, tmp_path):
+    _, comparison, intervals = measured(models, context())
     assert comparison is not None
     figure = figures.draw_comparison(comparison, intervals)
     assert "aligned (leaky)" in texts(figure)
@@ -83,8 +83,8 @@ def test_leaky_bars_are_hatched_and_named_and_have_intervals(models, facts, meas
 
 
 @pytest.mark.parametrize(("source", "marked"), [("simulated", True), ("brecahad", False)])
-def test_simulated_data_are_marked_on_the_figure(models, facts, source, marked):
-    result = evaluate_model(models[0], facts(image_source=source))
+def test_simulated_data_are_marked_on_the_figure(models, context, source, marked):
+    result = evaluate_model(models[0], context(image_source=source))
     footer = describe_footer(result, "test", result.model.of("test"))
     assert ("SIMULATED DATA" in footer) is marked
     assert "n = 10 patches of 2 cases" in footer

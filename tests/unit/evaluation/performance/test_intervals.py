@@ -11,9 +11,9 @@ BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="perc
 
 
 @pytest.fixture
-def evaluated(models, facts, measured):
+def evaluated(models, context, measured):
     def evaluate(*chosen):
-        known = facts()
+        known = context()
         results, _, intervals = measured(list(chosen) or models, known)
         return results, intervals, known
 

@@ -9,12 +9,12 @@ from histofuse.evaluation.performance.comparison import (
 from histofuse.evaluation.performance.results import evaluate_model, find_focus, summarise
 
 
-def evaluate(models, facts):
-    return [evaluate_model(model, facts) for model in models]
+def evaluate(models, context):
+    return [evaluate_model(model, context) for model in models]
 
 
-def test_every_split_is_measured(models, facts):
-    image, tabular, *_ = evaluate(models, facts())
+def test_every_split_is_measured(models, context):
+    image, tabular, *_ = evaluate(models, context())
     assert image.metrics["test/accuracy"] == 0.7
     assert image.metrics["test/recall/mitosis"] == 0.0
     assert image.metrics["validation/accuracy"] == 0.7
@@ -23,8 +23,8 @@ def test_every_split_is_measured(models, facts):
     assert "validation/accuracy" not in tabular.metrics
 
 
-def test_titles_are_for_readers(models, facts):
-    assert [r.title for r in evaluate(models, facts())] == [
+def test_titles_are_for_readers(models, context):
+    assert [r.title for r in evaluate(models, context())] == [
         "ResNet-18",
         "MLP",
         "Fusion (ResNet-18 + MLP), aligned",
@@ -32,14 +32,14 @@ def test_titles_are_for_readers(models, facts):
     ]
 
 
-def test_leaks_are_declared_by_the_rule_not_the_name(models, facts):
-    assert [r.leaky for r in evaluate(models, facts())] == [
+def test_leaks_are_declared_by_the_rule_not_the_name(models, context):
+    assert [r.leaky for r in evaluate(models, context())] == [
         "",
         "",
         "pairing follows the label",
         "",
     ]
-    by_patch = evaluate(models, facts(patch_audit={"leaky": True}))
+    by_patch = evaluate(models, context(patch_audit={"leaky": True}))
     assert [r.leaky for r in by_patch] == [
         "patches split by patch",
         "",
@@ -48,8 +48,8 @@ def test_leaks_are_declared_by_the_rule_not_the_name(models, facts):
     ]
 
 
-def test_data_are_named_by_modality(models, facts):
-    real = facts(image_source="brecahad", patient_source="mimic-iv-demo")
+def test_data_are_named_by_modality(models, context):
+    real = context(image_source="brecahad", patient_source="mimic-iv-demo")
     results = evaluate(models, real)
     assert [r.data for r in results[:3]] == [
         "brecahad",
@@ -57,17 +57,17 @@ def test_data_are_named_by_modality(models, facts):
         "brecahad + mimic-iv-demo",
     ]
     assert not any(r.simulated for r in results)
-    half = evaluate(models, facts(image_source="brecahad"))
+    half = evaluate(models, context(image_source="brecahad"))
     assert [r.simulated for r in half] == [False, True, True, True]
 
 
-def test_comparison_puts_the_primary_rule_first(models, facts):
-    comparison = compare_fusion(evaluate(models, facts()), facts())
+def test_comparison_puts_the_primary_rule_first(models, context):
+    comparison = compare_fusion(evaluate(models, context()), context())
     assert comparison is not None
     assert comparison.image.name == "resnet18"
     assert [r.name for r in comparison.fused] == ["fusion_label_blind", "fusion_aligned"]
-    assert compare_fusion(evaluate(models[:2], facts()), facts()) is None
-    assert compare_fusion(evaluate(models[1:], facts()), facts()) is None
+    assert compare_fusion(evaluate(models[:2], context()), context()) is None
+    assert compare_fusion(evaluate(models[1:], context()), context()) is None
 
 
 def test_differences_need_both_sides():
@@ -80,9 +80,9 @@ def test_differences_need_both_sides():
     }
 
 
-def test_summary_holds_metrics_sizes_and_pairs(models, facts):
-    results = evaluate(models, facts())
-    paired = describe_pairs(compare_fusion(results, facts()), facts())
+def test_summary_holds_metrics_sizes_and_pairs(models, context):
+    results = evaluate(models, context())
+    paired = describe_pairs(compare_fusion(results, context()), context())
     summary = summarise(results, paired)
 
     assert list(summary["models"]) == ["resnet18", "mlp", "fusion_aligned", "fusion_label_blind"]
@@ -100,8 +100,8 @@ def test_summary_holds_metrics_sizes_and_pairs(models, facts):
     assert aligned["minus_image_model"]["test/accuracy"] == pytest.approx(0.3)
 
 
-def test_class_in_focus_is_that_of_the_bundles_on_patches(models, facts):
-    results = evaluate(models, facts())
+def test_class_in_focus_is_that_of_the_bundles_on_patches(models, context):
+    results = evaluate(models, context())
     assert find_focus(results) == "mitosis"
     assert find_focus(results[1:2]) is None
     models[0].config["focus_class"] = "tumour"

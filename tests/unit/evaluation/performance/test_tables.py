@@ -11,9 +11,9 @@ from histofuse.evaluation.performance.tables import (
 
 
 @pytest.fixture
-def make(models, facts, measured):
+def make(models, context, measured):
     def tables(chosen=slice(None), **changes):
-        known = facts(**changes)
+        known = context(**changes)
         results, comparison, intervals = measured(models[chosen], known)
         return {t.name: t for t in make_tables(results, comparison, known, intervals)}
 
@@ -44,9 +44,9 @@ def test_table_1_is_the_papers_with_mitosis_first_and_accuracy_last(make):
     assert list(values) == list(table.headings)
 
 
-def test_each_number_has_its_interval(make, models, facts, measured):
+def test_each_number_has_its_interval(make, models, context, measured):
     table = make()["table1_image"]
-    accuracy = measured(models, facts())[2].of["resnet18"]["accuracy"]
+    accuracy = measured(models, context())[2].of["resnet18"]["accuracy"]
     (row,) = read(table)
 
     assert row["accuracy_low"] == f"{accuracy.low:.4f}"
