@@ -32,7 +32,7 @@ from histofuse.data.patches import PatchMeta
 from histofuse.models.backbones import ImageModel
 from histofuse.params.base import load_section
 from histofuse.params.image import ImageParams
-from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
+from histofuse.training.fitting.cpu import multiplying_small_maps
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.graphs import GraphedNetwork
 from histofuse.training.fitting.recipe import Rows, resolve_precision

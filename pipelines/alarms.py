@@ -11,11 +11,10 @@ from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import DATA_FILES, AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_keys, load_section, load_seed
-from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.params.promotion import PromotionParams
+from histofuse.params.promotion import AlarmParams, PromotionParams
 
 DATA = Path("data")
 MODELS = Path("models")

@@ -10,10 +10,10 @@ from histofuse.evaluation.controls.run import ControlInputs, load_arms, run_cont
 from histofuse.evaluation.controls.verdicts import judge
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.controls import ControlParams
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
+from histofuse.params.promotion import ControlParams
 from histofuse.params.tabular import AllTabularParams
 from histofuse.params.tune import apply_values
 from histofuse.studies.results import BEST_PARAMS, read_best_params

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.params.promotion import PromotionParams
+from histofuse.params.promotion import AlarmParams, PromotionParams
 from histofuse.promotion.decision import Grounds, Production, Record
 from histofuse.promotion.gate import Evidence, Verdict, decide
 from histofuse.promotion.log import LOG

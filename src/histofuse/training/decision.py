@@ -1,9 +1,14 @@
-"""A decision: logits -> calibrated probabilities -> classes, both steps fitted on validation."""
+"""A decision: logits -> calibrated probabilities -> classes, both steps fitted on validation.
+
+The scores of the class in focus lead tables and reports, and promotion is decided on them.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -60,3 +65,27 @@ def load_decision(folder: Path) -> Decision:
     """Read what `write_decision` wrote."""
     calibrator = Calibrator.from_dict(load_json(folder / CALIBRATOR))
     return Decision(calibrator, Thresholds.from_dict(load_json(folder / THRESHOLD)))
+
+
+MITOSIS: Final = "mitosis"
+
+
+def choose_focus_class(
+    classes: Sequence[str], labels: Iterable[str] = (), *, target: str | None = None
+) -> str:
+    """Choose the class in focus of a model; its ``config.json`` holds it as ``focus_class``.
+
+    Args:
+        classes: Class names, in the order of the model's outputs.
+        labels: Class names of the training rows.
+        target: The target of a model of the health record; None for classes of patches.
+
+    Returns:
+        The target; else mitosis; else the rarest class of the training rows.
+    """
+    if target is not None:
+        return target
+    if MITOSIS in classes:
+        return MITOSIS
+    counts = Counter(labels)
+    return min((name for name in classes if counts[name]), key=counts.__getitem__)

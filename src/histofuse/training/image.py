@@ -46,9 +46,8 @@ from histofuse.models.backbones import (
 from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze_backbone
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.training.calibrate import check_method
-from histofuse.training.decision import Decision, fit_decision, write_decision
-from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
-from histofuse.training.fitting.fit import fit
+from histofuse.training.decision import Decision, choose_focus_class, fit_decision, write_decision
+from histofuse.training.fitting.fit import fit, make_checkpoint_key, resumable
 from histofuse.training.fitting.history import FitResult, write_history
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import (
@@ -58,9 +57,8 @@ from histofuse.training.fitting.recipe import (
     Rows,
     compute_class_weights,
     compute_row_weights,
+    make_schedule,
 )
-from histofuse.training.fitting.schedule import make_schedule
-from histofuse.training.focus import choose_focus_class
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(

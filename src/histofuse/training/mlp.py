@@ -19,8 +19,8 @@ from histofuse.training.fitting.recipe import (
     Rows,
     compute_class_weights,
     compute_row_weights,
+    make_schedule,
 )
-from histofuse.training.fitting.schedule import make_schedule
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
 

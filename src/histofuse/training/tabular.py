@@ -43,8 +43,7 @@ from histofuse.params.tabular import (
     XgboostParams,
 )
 from histofuse.training.calibrate import check_method
-from histofuse.training.decision import Decision, fit_decision, write_decision
-from histofuse.training.focus import choose_focus_class
+from histofuse.training.decision import Decision, choose_focus_class, fit_decision, write_decision
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows, check_trainable, select_rows
 from histofuse.training.scores import score_logits
@@ -155,7 +154,7 @@ def _keep_checkpoints(
     if not isinstance(params, MlpParams):
         yield None
         return
-    from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
+    from histofuse.training.fitting.fit import make_checkpoint_key, resumable
 
     code = digest_code(__name__)
     key = make_checkpoint_key(params.model_dump(), seed, table.digests, code)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from histofuse.params.decision import ThresholdRule, read_precision_target
-from histofuse.training.fitted_on import FittedOn, count_classes, count_rows
+from histofuse.training.calibrate import FittedOn, count_classes, count_rows
 
 THRESHOLD_MINIMUM = 5
 # With fewer rows of a class a threshold is still fitted, with a warning.

@@ -5,7 +5,7 @@ from ruamel.yaml import YAML
 
 from histofuse.core.errors import InputError
 from histofuse.params.base import load_section
-from histofuse.params.controls import AlarmParams, ControlParams
+from histofuse.params.promotion import AlarmParams, ControlParams
 
 SECTIONS = YAML(typ="safe", pure=True).load(Path(__file__).parents[3] / "params.yaml")
 

@@ -23,7 +23,7 @@ from histofuse.reporting.chapters.framing import find_focus
 from histofuse.tracking.model_card import write_card
 from histofuse.tracking.names import FOCUS_TAG
 from histofuse.tracking.publish import describe_run
-from histofuse.training.focus import choose_focus_class
+from histofuse.training.decision import choose_focus_class
 
 CLASSES = ["apoptosis", "tumour", "non_tumour"]
 # The rarest class differs between training, validation and test rows.

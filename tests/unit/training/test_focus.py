@@ -1,6 +1,6 @@
 import pytest
 
-from histofuse.training.focus import choose_focus_class
+from histofuse.training.decision import choose_focus_class
 
 
 @pytest.mark.parametrize(

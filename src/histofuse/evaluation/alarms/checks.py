@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
-from histofuse.params.promotion import PromotionParams
+from histofuse.params.promotion import AlarmParams, PromotionParams
 
 Outcome = Literal["passed", "alarm", "not_made"]
 # ``leak``: certain, such as a shared case; ``suspicion``: implausible, such as a perfect score.

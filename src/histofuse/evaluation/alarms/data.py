@@ -17,8 +17,8 @@ from histofuse.evaluation.alarms.checks import (
 )
 from histofuse.features.encoding import ENCODED, Encoder, encode_table, fit_encoder
 from histofuse.features.specs import FeatureSpec
-from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
+from histofuse.params.promotion import AlarmParams
 from histofuse.training.scores import compute_auroc
 
 _FOLDS: Final = 5

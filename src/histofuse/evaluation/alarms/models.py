@@ -19,9 +19,8 @@ from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_chec
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
-from histofuse.params.controls import AlarmParams
 from histofuse.params.pairing import LEAKY_RULES
-from histofuse.params.promotion import PromotionParams, name_focus
+from histofuse.params.promotion import AlarmParams, PromotionParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator
 from histofuse.training.decision import load_decision
 from histofuse.training.thresholds import Thresholds, fit_thresholds

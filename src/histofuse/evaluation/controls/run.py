@@ -20,10 +20,9 @@ from histofuse.evaluation.controls.measure import (
 )
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.predictions import Predictions, load_predictions, name_admissions
-from histofuse.params.controls import ControlParams
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import AnyPairing, PairingParams
-from histofuse.params.promotion import name_focus
+from histofuse.params.promotion import ControlParams, name_focus
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.controls import run_fusion_control, run_tabular_control
 from histofuse.training.fusion import PairedEmbeddings, load_pairs

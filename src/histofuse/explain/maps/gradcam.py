@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
+from histofuse.training.fitting.cpu import multiplying_small_maps
 
 _BATCH = 64
 

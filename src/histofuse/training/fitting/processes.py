@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from histofuse.training.fitting.cpu.overrides import overriding_forward
+from histofuse.training.fitting.cpu import overriding_forward
 
 
 def read_launch() -> tuple[int, int] | None:

@@ -35,10 +35,9 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
 from histofuse.features.specs import FEATURES, load_specs, to_json_list
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.controls import AlarmParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.params.promotion import PromotionParams
+from histofuse.params.promotion import AlarmParams, PromotionParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.promotion.gate import FILES, Evidence, Scored, decide
 from histofuse.training.calibrate import fit_calibrator

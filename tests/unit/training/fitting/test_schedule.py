@@ -2,7 +2,7 @@
 
 import pytest
 
-from histofuse.training.fitting.schedule import make_schedule
+from histofuse.training.fitting.recipe import make_schedule
 
 
 def test_schedules_by_value():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from histofuse.training.fitting.cpu.dropout import drawing_dropout_by_bits
+from histofuse.training.fitting.cpu import drawing_dropout_by_bits
 
 DTYPES = [torch.float32, torch.bfloat16]
 

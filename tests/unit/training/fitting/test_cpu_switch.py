@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from histofuse.training.fitting.cpu.switch import training_faster_on_cpu
+from histofuse.training.fitting.cpu import training_faster_on_cpu
 
 
 def test_convolutions_and_dropout_are_replaced_while_it_is_on():

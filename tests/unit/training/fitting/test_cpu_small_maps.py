@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from histofuse.training.fitting.cpu import small_maps
-from histofuse.training.fitting.cpu.small_maps import multiplying_small_maps
+from histofuse.training.fitting import cpu
+from histofuse.training.fitting.cpu import multiplying_small_maps
 
 SHAPES = [
     # channels in and out, kernel, stride, padding, dilation, side of the input
@@ -36,8 +36,8 @@ def test_small_maps_and_their_gradients_are_those_of_the_convolution(monkeypatch
     assert gradient[0, 0].numel() <= 4
     expected = run(layer, images, gradient)
     multiplied = []
-    linear = small_maps.linear
-    monkeypatch.setattr(small_maps, "linear", lambda *a: multiplied.append(a) or linear(*a))
+    linear = cpu.linear
+    monkeypatch.setattr(cpu, "linear", lambda *a: multiplied.append(a) or linear(*a))
     with multiplying_small_maps(layer):
         found = run(layer, images, gradient)
     assert multiplied
@@ -45,7 +45,7 @@ def test_small_maps_and_their_gradients_are_those_of_the_convolution(monkeypatch
 
 
 def test_larger_maps_and_grouped_layers_are_convolved(monkeypatch):
-    monkeypatch.delattr(small_maps, "linear")
+    monkeypatch.delattr(cpu, "linear")
     layer, grouped = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
     images, small = torch.randn(2, 4, 3, 2), torch.randn(2, 4, 2, 2)
     with multiplying_small_maps(nn.ModuleList([layer, grouped])):
