@@ -18,13 +18,14 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.crossval import CrossvalParams, ImageModelsParams, TabularModelsParams
+from histofuse.params.crossval import CrossvalParams, ImageModelsParams
 from histofuse.params.data import DataParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.promotion import PromotionParams
+from histofuse.params.tabular import AllTabularParams
 from histofuse.training.crossval import (
     Chain,
     Sources,
@@ -67,7 +68,7 @@ def load_chain() -> Chain:
         Chain(
             load_section(CrossvalParams, "crossval"),
             load_section(ImageModelsParams, "image").root,
-            load_section(TabularModelsParams, "tabular").root,
+            load_section(AllTabularParams, "tabular").root,
             load_section(PairingsParams, "pairing").root,
             load_section(EncodingParams, "encoding"),
             load_section(EncodersParams, "encoders"),

@@ -23,7 +23,7 @@ from histofuse.params.base import load_section
 from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.names import name_registered
 from histofuse.tracking.registry import pull_bundle
-from histofuse.training.image import apply_network, digest_patches
+from histofuse.training.image import apply_network
 
 LOCK = Path("registry.lock.json")
 PATCHES = Path("data/patches")
@@ -69,7 +69,7 @@ def describe(bundle: Bundle) -> dict[str, str]:
 
 def embed_all_patches(bundle: Bundle) -> Embedded:
     """Take the embeddings that the encoder's training computed; else compute them."""
-    origin = {"encoder": bundle.digest, "patches": digest_patches(PATCHES)}
+    origin = {"encoder": bundle.digest, "patches": digest_folder(PATCHES)}
     if kept := find_image_embeddings(origin, IMAGE_EMBEDDINGS / bundle.name):
         return kept
     report(f"{IMAGE_EMBEDDINGS / bundle.name}: not of this encoder and these patches; embedding")

@@ -20,6 +20,7 @@ _MODELS: Final[Mapping[str, str]] = {
     "xgboost": "XGBoost",
 }
 _METRICS: Final[Mapping[str, str]] = {"auprc": "AUPRC", "auroc": "AUROC", "f1": "F1", "ece": "ECE"}
+_CURVES: Final[Mapping[str, str]] = {"macro_f1": "f1/macro", "auroc": "auroc/macro"}
 _CHECKS: Final[Mapping[str, str]] = {"validation_test_gap": "validation-test gap"}
 
 
@@ -60,6 +61,16 @@ def name_metric(metric: str) -> str:
     """Name a metric: "auprc/mitosis" -> "Mitosis AUPRC"."""
     score, _, of = metric.partition("/")
     return f"{show_name(of).capitalize()} {_METRICS.get(score, score)}".strip()
+
+
+def name_column(column: str, *, cross_validated: bool = False) -> str:
+    """Name a column of ``history.csv`` as a metric: "train_macro_f1" -> "train/f1/macro"."""
+    if cross_validated:
+        return "cv/" + column.replace("_", "/", 1)
+    if column.startswith("learning_rate_"):
+        return column.replace("learning_rate_", "learning_rate/", 1)
+    split, _, metric = column.partition("_")
+    return f"{split}/{_CURVES.get(metric, metric)}"
 
 
 def spell_metrics(text: str) -> str:

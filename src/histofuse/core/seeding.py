@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 
 import numpy as np
 
@@ -26,13 +25,3 @@ def derive_seed(seed: int, *names: str | int) -> int:
 def make_rng(seed: int, *names: str | int) -> np.random.Generator:
     """Make a NumPy generator for a named stream."""
     return np.random.default_rng(derive_seed(seed, *names))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, and make PyTorch refuse non-deterministic kernels."""
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True)

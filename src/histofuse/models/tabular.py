@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 from safetensors.numpy import load_file, save_file
 
 from histofuse.core.artifacts import load_json
@@ -52,20 +52,6 @@ def select_features(rows: Rows, features: list[str]) -> Float32[np.ndarray, "n f
         fault = Fault("encoded rows", f"shape {rows.shape}", f"(n, {len(features)})")
         raise InputError([fault])
     return rows.astype(np.float32)
-
-
-class TabularModel(Protocol):
-    """A fitted model.
-
-    Attributes:
-        features: Its features, in the order it reads them.
-    """
-
-    features: list[str]
-
-    def logits(self, rows: Rows) -> Float[np.ndarray, " n"]:
-        """Compute the log-odds of the positive class, not calibrated."""
-        ...
 
 
 @dataclass(frozen=True)

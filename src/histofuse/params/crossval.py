@@ -8,7 +8,6 @@ from pydantic import Field
 
 from histofuse.params.base import Section, SectionOf
 from histofuse.params.image import ImageParams
-from histofuse.params.tabular import AnyTabularParams
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -53,9 +52,3 @@ class ProtocolParams(Section):
 
 class ImageModelsParams(SectionOf[dict[str, ImageParams]]):
     """Section ``image``: all networks by name."""
-
-
-class TabularModelsParams(
-    SectionOf[dict[str, Annotated[AnyTabularParams, Field(discriminator="kind")]]]
-):
-    """Section ``tabular``: all models by name."""

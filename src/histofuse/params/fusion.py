@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from histofuse.params.base import Section
-from histofuse.params.decision import CalibrationMethod, ThresholdRule
-from histofuse.params.tune import StudyName
+from histofuse.params.tune import ClassifierSection
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class FusionParams(Section):
+class FusionParams(ClassifierSection):
     """How the fusion head is built and trained.
 
     Attributes:
@@ -24,7 +23,6 @@ class FusionParams(Section):
         standardise: Whether each dimension of the image embedding is brought to mean 0 and variance
             1, fitted on training patches and kept with the weights. The paper does not say so.
         patience: Epochs without a better validation macro-F1 after which training stops.
-        study: Whose best values replace those given here; ``none`` keeps them.
     """
 
     hidden: Annotated[list[Count], Field(min_length=1)]
@@ -36,9 +34,6 @@ class FusionParams(Section):
     epochs: Count
     patience: Count
     imbalance: Literal["none", "class_weights"]
-    calibration: CalibrationMethod
-    threshold: ThresholdRule
-    study: StudyName
 
 
 ModelName = Annotated[str, Field(min_length=1)]

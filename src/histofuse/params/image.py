@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from histofuse.params.base import Section
-from histofuse.params.decision import CalibrationMethod, ThresholdRule
-from histofuse.params.tune import StudyName
+from histofuse.params.tune import ClassifierSection
 
 SAFETENSORS = ".safetensors"
 
@@ -59,7 +58,7 @@ class AugmentationParams(Section):
         return self
 
 
-class ImageParams(Section):
+class ImageParams(ClassifierSection):
     """Architecture and training of an image network.
 
     Attributes:
@@ -87,9 +86,6 @@ class ImageParams(Section):
         minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
             such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
         normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
-        calibration: Fitted on validation.
-        threshold: Fitted on validation.
-        study: Whose best values replace those given here; ``none`` keeps them.
     """
 
     backbone: Annotated[str, Field(min_length=1)]
@@ -112,6 +108,3 @@ class ImageParams(Section):
     augmentation: AugmentationParams
     normalisation: Normalisation
     minimum_map_px: Count
-    calibration: CalibrationMethod
-    threshold: ThresholdRule
-    study: StudyName

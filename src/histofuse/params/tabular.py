@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from histofuse.params.base import Section, SectionOf
-from histofuse.params.decision import CalibrationMethod, ThresholdRule
-from histofuse.params.tune import StudyName
+from histofuse.params.base import SectionOf
+from histofuse.params.tune import ClassifierSection
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -19,13 +18,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Imbalance = Literal["none", "class_weights"]
 
 
-class _TabularSection(Section):
-    calibration: CalibrationMethod
-    threshold: ThresholdRule
-    study: StudyName
-
-
-class LogisticRegressionParams(_TabularSection):
+class LogisticRegressionParams(ClassifierSection):
     """L2-penalised logistic regression; `c` is the inverse of the penalty."""
 
     kind: Literal["logistic_regression"]
@@ -33,7 +26,7 @@ class LogisticRegressionParams(_TabularSection):
     imbalance: Imbalance
 
 
-class GradientBoostingParams(_TabularSection):
+class GradientBoostingParams(ClassifierSection):
     """Gradient-boosted trees on imputed values."""
 
     kind: Literal["gradient_boosting"]
@@ -43,7 +36,7 @@ class GradientBoostingParams(_TabularSection):
     subsample: Fraction
 
 
-class MlpParams(_TabularSection):
+class MlpParams(ClassifierSection):
     """Multilayer perceptron; the last of `hidden` is the width of the patient embedding."""
 
     kind: Literal["mlp"]
@@ -68,7 +61,7 @@ class MlpParams(_TabularSection):
         return self
 
 
-class XgboostParams(_TabularSection):
+class XgboostParams(ClassifierSection):
     """XGBoost; `rounds` is the most that cross-validation may choose."""
 
     kind: Literal["xgboost"]

@@ -10,11 +10,26 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.params.base import PARAMS_FILE, Section, SectionOf
+from histofuse.params.decision import CalibrationMethod, ThresholdRule
 
 STUDY = "study"  # the key of a model's section that names the study whose values it takes
 
 # The study that supplies the best values for the section; `none` keeps its own.
 StudyName = Annotated[str, Field(pattern=r"^\w+$")]
+
+
+class ClassifierSection(Section):
+    """What every classifier's section holds.
+
+    Attributes:
+        calibration: Fitted on validation.
+        threshold: Fitted on validation.
+        study: Whose best values replace those given here; ``none`` keeps them.
+    """
+
+    calibration: CalibrationMethod
+    threshold: ThresholdRule
+    study: StudyName
 
 
 class _Range(Section):

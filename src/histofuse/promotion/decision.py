@@ -1,14 +1,14 @@
-"""Versions into production and back, each step on record.
+"""Promotion and rollback of versions, each recorded.
 
-A promotion touches several things: the alias ``production``, the stages while MLflow has them, the
-chain of versions that were in production, tags, an audit record beside the run, and the log under
-git. No store changes them all at once. So the whole decision is first written in one piece, as the
-tag `INTENT_TAG` of the version; then it is carried out, each step of which may be done twice; then
-the tag goes. Whatever is killed on the way is carried out by the next to come: a promotion, a
-rollback or ``publish``. Until then a reader may see alias and stage apart.
+A promotion changes several things: the alias ``production``, the stages while MLflow has them, the
+list of versions that were in production, tags, an audit record next to the run, and the log under
+git. No store changes them all at once. So the whole decision is first written as the tag
+`INTENT_TAG` of the version, then carried out in idempotent steps, and then the tag is removed. If
+the process is killed on the way, the next promotion, rollback or ``publish`` completes it. Until
+then alias and stage may differ.
 
-Whoever moves the alias by hand in MLflow is taken at their word: the version it points to is in
-production, and a rollback returns to the one that was promoted before it.
+An alias moved by hand in MLflow counts: the version it points to is in production, and a rollback
+returns to the one that was promoted before it.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Grounds:
     """Why a version goes into production.
 
     Attributes:
-        reason: In words; empty where none was given.
+        reason: In words; empty if none was given.
         forced: Whether the gate was overridden.
         checks: The gate's: ``name``, ``passed`` and ``detail`` of each.
-        metrics: On the test split: ``value``, ``low`` and ``high`` of each, None where undefined.
-        digests: Of the data the gate looked at.
+        metrics: On the test split: ``value``, ``low`` and ``high`` of each, None if undefined.
+        digests: Of the data that the gate used.
     """
 
     reason: str = ""
@@ -68,7 +68,7 @@ class Grounds:
 
     @property
     def gate(self) -> str:
-        """``passed``, or the names of the checks that failed; empty where none was made."""
+        """``passed``, or the names of the checks that failed; empty if there were none."""
         failed = ", ".join(str(check["name"]) for check in self.checks if not check["passed"])
         return failed or ("passed" if self.checks else "")
 
@@ -78,13 +78,12 @@ class Record:
     """The audit record of one decision, in full.
 
     Attributes:
-        entry: What the log under git holds.
-        version: The version in production from then on.
+        entry: Its line in the log under git.
+        version: The version in production after the decision.
         from_version: The one before; None for the first.
-        chain: The versions in production one after another, as they are from then on.
-        run_id: The run behind the version.
-        grounds: What the decision rests on.
-        dvc_lock: Digest of ``dvc.lock``; None where there is none.
+        chain: The versions in production one after another, this one last.
+        grounds: The reasons for the decision.
+        dvc_lock: Digest of ``dvc.lock``; None if there is none.
         git_dirty: Whether the sources differed from the commit.
     """
 
@@ -110,26 +109,9 @@ class Record:
 
     @property
     def artifact(self) -> str:
-        """Where it lies among the artifacts of the run: a file of its own for each decision."""
+        """Its path among the artifacts of the run, different for each decision."""
         moment = re.sub(r"[-:.]", "", self.entry.when)
         return f"{RECORDS}/{moment}-{self.entry.event}.json"
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One step of the chain.
-
-    Attributes:
-        event: What is done.
-        target: The version that is to be in production.
-        chain: The versions in production one after another, as they are to be.
-        before: Where the versions stand before.
-    """
-
-    event: Event
-    target: Version
-    chain: Sequence[int]
-    before: ModelStatus
 
 
 # --- the decisions ------------------------------------------------------------------------------
@@ -137,12 +119,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class Production:
-    """What is in production in one registry.
-
-    Attributes:
-        store: The registry.
-        log: The log under git.
-    """
+    """What is in production in one registry, and the log under git."""
 
     store: Store
     log: Path = LOG
@@ -153,14 +130,14 @@ class Production:
         Args:
             target: The version.
             seen: The version that was in production when the decision was made.
-            grounds: What the decision rests on.
+            grounds: The reasons for the decision.
 
         Returns:
-            The record; None where the version is in production already.
+            The record; None if the version is already in production.
 
         Raises:
-            RegistryError: If another version came into production since the decision was made, or
-                the store fails; what was begun is then completed by the next call.
+            RegistryError: If another version was put into production since the decision was made,
+                or the store fails; the next call then completes the promotion.
         """
         with holding(self.store, target.name) as confirm:
             before = self._mend(target.name)
@@ -168,17 +145,18 @@ class Production:
                 return None
             if before.production != seen:
                 raise RegistryError(
-                    f"{target.name}: {_show(before.production)} came into production while "
+                    f"{target.name}: {_show(before.production)} was put into production while "
                     f"{_show(seen)} was being compared with; nothing was changed. Run it again."
                 )
             chain = [*read_chain(before), target.number]
-            return self._decide(_Step("promote", target, chain, before), grounds, confirm)
+            record = _make_record(self.store, "promote", target, before.production, chain, grounds)
+            return self._decide(record, confirm)
 
     def rollback(self, name: str, reason: str = "") -> Record:
-        """Put the version back into production that was there before.
+        """Return to the version that was in production before.
 
         Raises:
-            RegistryError: If there was none before, or it is lost or altered.
+            RegistryError: If there was none before, or its files are missing or altered.
         """
         with holding(self.store, name) as confirm:
             before = self._mend(name)
@@ -187,11 +165,12 @@ class Production:
             if not earlier:
                 raise RegistryError(_explain_no_earlier(name, before.production))
             target = _require_whole(self.store, name, earlier[-1])
-            step = _Step("rollback", target, earlier, before)
-            return self._decide(step, Grounds(reason=reason), confirm)
+            grounds, current = Grounds(reason=reason), before.production
+            record = _make_record(self.store, "rollback", target, current, earlier, grounds)
+            return self._decide(record, confirm)
 
     def read(self, name: str) -> ModelStatus:
-        """Read where the versions of a model stand, once what was cut short is carried out."""
+        """Read the status of a model's versions, after completing an interrupted promotion."""
         status = self.store.read_status(name)
         if not status.cut_short:
             return status
@@ -199,9 +178,9 @@ class Production:
             return self._mend(name)
 
     def mend_all(self) -> None:
-        """Carry out what was cut short, and give a new registry what was decided before it.
+        """Complete interrupted promotions, and restore production in a new registry from the log.
 
-        Reads a local store without MLflow, and does nothing where there is nothing to do.
+        Reads a local store without MLflow.
 
         Raises:
             InputError: If the log cannot be read.
@@ -217,16 +196,16 @@ class Production:
                 with holding(self.store, name):
                     _restore(self.store, name, replay(entries, name))
 
-    def _decide(self, step: _Step, grounds: Grounds, confirm: Confirm) -> Record:
-        record, target = _write_record(step, grounds, self.store), step.target
+    def _decide(self, record: Record, confirm: Confirm) -> Record:
         confirm()
         # The decision: what follows only carries it out.
-        self.store.tag_version(target.name, target.number, {INTENT_TAG: record.to_json()})
+        intent = {INTENT_TAG: record.to_json()}
+        self.store.tag_version(record.entry.model, record.version, intent)
         self._carry_out(record)
         return record
 
     def _carry_out(self, record: Record) -> None:
-        """Do what was decided; each step may be done twice."""
+        """Carry out a decision; every step is idempotent."""
         store, name, number = self.store, record.entry.model, record.version
         store.set_alias(name, PRODUCTION, number)
         staged = store.put_in_production_stage(name, number)
@@ -241,11 +220,7 @@ class Production:
         _verify(store, record, staged=staged)
 
     def _mend(self, name: str) -> ModelStatus:
-        """Carry out what a killed process had decided; the right to do so must be held.
-
-        Returns:
-            Where the versions stand then.
-        """
+        """Complete what a killed process had decided, and return the status; needs the lease."""
         status = self.store.read_status(name)
         texts = [tags[INTENT_TAG] for tags in status.version_tags.values() if INTENT_TAG in tags]
         records = sorted((Record.from_json(text) for text in texts), key=lambda r: r.entry.when)
@@ -259,16 +234,16 @@ def _explain_no_earlier(name: str, current: int | None) -> str:
     if current is None:
         return f"{name}: no version was ever in production. Put one there: histofuse promote {name}"
     return (
-        f"{name}: version {current} is the first in production, there is none before it to return "
+        f"{name}: version {current} is the first in production, there is no earlier one to return "
         f"to. Choose one: histofuse registry lists them, histofuse promote {name} --version N."
     )
 
 
 def _require_whole(store: Store, name: str, number: int) -> Version:
-    """Find a version whose files are there as they were.
+    """Find a version and verify its files.
 
     Raises:
-        RegistryError: If they are not.
+        RegistryError: If they are missing or altered.
     """
     found = [v for v in store.list_versions() if v.name == name and v.number == number]
     remedy = f"Choose another: histofuse promote {name} --version N."
@@ -294,17 +269,24 @@ def read_chain(status: ModelStatus) -> list[int]:
     """Read the versions that were in production one after another; the last one is, if any is."""
     chain = [int(number) for number in status.tags.get(CHAIN_TAG, "").split(",") if number]
     current = status.production
-    # Moved by hand, or before there was a chain.
+    # The alias was moved by hand, or before the list was kept.
     return chain if current is None or chain[-1:] == [current] else [*chain, current]
 
 
-def _write_record(step: _Step, grounds: Grounds, store: Store) -> Record:
-    revision, target, current = read_revision(), step.target, step.before.production
+def _make_record(  # noqa: PLR0917
+    store: Store,
+    event: Event,
+    target: Version,
+    current: int | None,
+    chain: Sequence[int],
+    grounds: Grounds,
+) -> Record:
+    revision = read_revision()
     digests = {v.number: v.digest for v in store.list_versions() if v.name == target.name}
     entry = Entry(
         id=uuid4().hex,
         when=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        event=step.event,
+        event=event,
         model=target.name,
         digest=target.digest,
         from_digest=None if current is None else digests.get(current),
@@ -318,7 +300,7 @@ def _write_record(step: _Step, grounds: Grounds, store: Store) -> Record:
         entry=entry,
         version=target.number,
         from_version=current,
-        chain=list(step.chain[-LONGEST_CHAIN:]),
+        chain=list(chain[-LONGEST_CHAIN:]),
         run_id=target.run_id,
         grounds=grounds,
         dvc_lock=digest_file(LOCK) if LOCK.is_file() else None,
@@ -327,7 +309,7 @@ def _write_record(step: _Step, grounds: Grounds, store: Store) -> Record:
 
 
 def name_user() -> str:
-    """Name who decides: the user's name, and no name of a machine."""
+    """Name the user who decides, without the name of the machine."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -351,7 +333,7 @@ def _show_version(record: Record, number: int) -> str:
 
 
 def _describe(record: Record) -> dict[str, str]:
-    """Describe a decision as tags of the version it brought into production."""
+    """Describe a decision as tags of the version that it put into production."""
     entry, grounds = record.entry, record.grounds
     before = record.from_version
     return _describe_entry(entry) | _prefixed(
@@ -382,7 +364,7 @@ def _describe_entry(entry: Entry) -> dict[str, str]:
 
 
 def _show_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Show what is a mean over the classes, with its interval; the artifact has the rest."""
+    """Show the means over classes with their intervals; the artifact has the other metrics."""
     shown = {name: m for name, m in metrics.items() if name.endswith("/macro")}
     return "; ".join(f"{name} {_show_interval(m)}" for name, m in shown.items())
 
@@ -399,26 +381,26 @@ def _prefixed(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _verify(store: Store, record: Record, *, staged: bool) -> None:
-    """Look whether the registry is as it was left.
+    """Verify that alias and stage are as they were set.
 
     Raises:
-        RegistryError: If somebody else has changed it meanwhile.
+        RegistryError: If somebody else changed them in the meantime.
     """
     status = store.read_status(record.entry.model)
     in_stage = [n for n, stage in status.stages.items() if stage == PRODUCTION_STAGE]
     if status.production != record.version or (staged and in_stage != [record.version]):
         raise RegistryError(
             f"{record.entry.model}: version {record.version} was put into production, and now the "
-            f"alias says {_show(status.production)} and the stage {in_stage}: somebody changes "
-            "it by hand at this moment. See histofuse registry, then run it again."
+            f"alias says {_show(status.production)} and the stage {in_stage}: somebody is changing "
+            "it by hand. See histofuse registry, then run it again."
         )
 
 
-# --- a registry made anew -----------------------------------------------------------------------
+# --- a new registry -----------------------------------------------------------------------------
 
 
 def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
-    """Bring back alias, stage, chain and tags as the log has them, less what is not here."""
+    """Restore alias, stage, chain and tags from the log, for the versions that are registered."""
     status = store.read_status(name)
     if not chain or status.decided:
         return
@@ -431,8 +413,8 @@ def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
         where = f" of commit {last.git_commit[:12]}" if last.git_commit else ""
         report(
             f"{name}: {last.digest[:12]}, in production since {last.when[:10]}, is not in the "
-            f"registry. dvc pull{where} and histofuse publish bring it back; nothing is in "
-            "production until then."
+            f"registry. Restore it with dvc pull{where} and histofuse publish; until then "
+            "nothing is in production."
         )
         return
     numbers = [held[entry.digest] for entry in chain if entry.digest in held]
@@ -440,6 +422,6 @@ def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
     store.set_alias(name, PRODUCTION, number)
     store.put_in_production_stage(name, number)
     store.tag_version(name, number, _describe_entry(last))
-    # Last: it says that all of the above is there.
+    # Last: it marks the above as complete.
     store.tag_model(name, CHAIN_TAG, _join(numbers))
     report(f"{name}: version {number} is in production again, as {last.by} decided {last.when}")

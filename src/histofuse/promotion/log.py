@@ -1,9 +1,9 @@
-"""What was decided about production, in a file under git: ``promotions.jsonl``.
+"""Log of promotions and rollbacks in a file under git: ``promotions.jsonl``.
 
-A registry can be made again from what DVC holds, but nobody can make a decision again. So each
-promotion and each rollback is a line of this file, by the digest of the bundle, and ``publish``
-gives a registry that knows of no production its aliases back. It is committed like the code. The
-file only grows; two branches that both grew are merged line by line (see ``.gitattributes``).
+A registry can be rebuilt from the data in DVC, but decisions cannot. So each promotion and each
+rollback is a line of this file, by the digest of the bundle, and ``publish`` restores the aliases
+of a new registry from it. It is committed like the code. Lines are only added; two branches that
+both added lines are merged line by line (see ``.gitattributes``).
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ class Entry:
     """One decision.
 
     Attributes:
-        id: Tells decisions apart, also of the same moment.
+        id: Unique.
         when: UTC, as in ``2026-01-31T12:00:00.000000Z``: sorts as text.
-        event: What was done.
-        model: The registered model.
-        digest: The bundle in production from then on.
+        digest: The bundle in production after the decision.
         from_digest: The one before; None for the first.
         by: User name.
         forced: Whether the gate was overridden.
-        reason: Why; empty where none was given.
+        reason: Empty if none was given.
         gate: ``passed``, or the names of the checks that failed; empty for a rollback.
         git_commit: The sources checked out; None outside git.
     """
@@ -56,10 +54,10 @@ class Entry:
 
 
 def read_log(path: Path = LOG) -> list[Entry]:
-    """Read the decisions, oldest first; none where there is no file.
+    """Read the decisions, oldest first; empty if there is no file.
 
     Raises:
-        InputError: With every line that is none.
+        InputError: With every invalid line.
     """
     if not path.is_file():
         return []
@@ -70,7 +68,7 @@ def read_log(path: Path = LOG) -> list[Entry]:
         try:
             entries.append(_read_entry(json.loads(line)))
         except (ValueError, TypeError) as error:
-            remedy = "Restore the file from git; where a merge left its marks, keep both sides."
+            remedy = "Restore the file from git; after a merge conflict, keep both sides."
             faults.add(f"{path}, line {number}", f"{line[:60]!r} ({error})", "a decision", remedy)
     faults.raise_if_any()
     return sorted(entries, key=lambda entry: entry.when)
@@ -84,7 +82,7 @@ def _read_entry(values: Any) -> Entry:
 
 
 def append_entry(entry: Entry, path: Path = LOG, lock: Path = LOCK) -> None:
-    """Add a decision, unless it is there already; the file is whole at any moment."""
+    """Add a decision unless it is there; the file is replaced atomically."""
     from filelock import FileLock
 
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +96,10 @@ def append_entry(entry: Entry, path: Path = LOG, lock: Path = LOCK) -> None:
 
 
 def replay(entries: Sequence[Entry], model: str) -> list[Entry]:
-    """Find the decisions behind what is in production, and behind what a rollback returns to.
+    """List the decisions behind the versions that were in production one after another.
 
     Returns:
-        One a step: the last is in production; empty where nothing ever was.
+        The last is in production, rollbacks return to those before; empty if none ever was.
     """
     chain: list[Entry] = []
     for entry in (e for e in entries if e.model == model):
@@ -113,7 +111,7 @@ def replay(entries: Sequence[Entry], model: str) -> list[Entry]:
 
 
 def _roll_back(chain: list[Entry], entry: Entry) -> list[Entry]:
-    """Drop the last steps until the digest that was returned to is in production."""
+    """Drop the last decisions until the digest that was returned to is in production."""
     for length in range(len(chain) - 1, 0, -1):
         if chain[length - 1].digest == entry.digest:
             return [*chain[: length - 1], entry]

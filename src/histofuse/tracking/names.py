@@ -33,13 +33,6 @@ STATE_TAG: Final = "histofuse.trial_state"  # on trials: COMPLETE, PRUNED or FAI
 MODEL_FOLDER: Final = "model"
 BUNDLE_FOLDER: Final = "model/artifacts/bundle"
 
-_CURVES: Final[Mapping[str, str]] = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "macro_f1": "f1/macro",
-    "auroc": "auroc/macro",
-}
-
 
 @dataclass(frozen=True)
 class Version:
@@ -107,16 +100,6 @@ def name_end(metric: str, end: Literal["low", "high"]) -> str:
     With dots, so that a search for a metric in the UI finds that metric only.
     """
     return f"interval_{end}/{metric.replace('/', '.')}"
-
-
-def name_column(column: str, *, cross_validated: bool) -> str:
-    """Name a column of ``history.csv`` as training reports it: "train_loss" -> "train/loss"."""
-    if cross_validated:
-        return "cv/" + column.replace("_", "/", 1)
-    if column.startswith("learning_rate_"):
-        return column.replace("learning_rate_", "learning_rate/", 1)
-    split, _, metric = column.partition("_")
-    return f"{split}/{_CURVES.get(metric, metric)}"
 
 
 def name_params(values: Mapping[str, Any]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from histofuse.core.naming import name_column
 from histofuse.core.progress import report, track
 from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import XGBOOST_THREADS, make_matrix
@@ -170,7 +171,9 @@ def _grow(
         row = _summarise([fold.step(number) for fold in folds])
         yield {"round": number + 1, **row}
         if number % ROUNDS_PER_RECORD == 0:
-            recorder.log_metrics(_name_metrics(row), number + 1)
+            means = {k: v for k, v in row.items() if not k.endswith("_sd") and np.isfinite(v)}
+            named = {name_column(k, cross_validated=True): v for k, v in means.items()}
+            recorder.log_metrics(named, number + 1)
         if row["validation_auroc"] > best:
             best, best_round = row["validation_auroc"], number
         if number - best_round >= params.early_stopping_rounds:
@@ -186,12 +189,6 @@ def _summarise(rows: list[dict[str, float]]) -> dict[str, float]:
         summary[name] = float(values.mean()) if len(values) else np.nan
         summary[f"{name}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
     return summary
-
-
-def _name_metrics(row: dict[str, float]) -> dict[str, float]:
-    """Name metrics as the tracking does: "validation_auroc" -> "cv/validation/auroc"."""
-    means = {k: v for k, v in row.items() if not k.endswith("_sd") and np.isfinite(v)}
-    return {f"cv/{k.replace('_', '/', 1)}": v for k, v in means.items()}
 
 
 def _score_folds(folds: list[_Fold], rounds: int) -> Scores:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from histofuse.core.artifacts import load_json, write_json
@@ -35,6 +36,17 @@ class Decision(NamedTuple):
         """Compute calibrated probabilities, and the class decided on for each row."""
         probabilities = self.calibrator.probabilities(logits)
         return probabilities, self.thresholds.decide(probabilities)
+
+    def tabulate(
+        self, keys: pd.DataFrame, classes: Sequence[str], logits: Float[np.ndarray, "n k"]
+    ) -> pd.DataFrame:
+        """Add logits, calibrated probabilities and the class decided on to the keys of rows."""
+        probabilities, decided = self.decide(logits)
+        return keys.assign(
+            **{f"logit_{c}": logits[:, k] for k, c in enumerate(classes)},
+            **{f"probability_{c}": probabilities[:, k] for k, c in enumerate(classes)},
+            prediction=pd.array(np.array(classes, dtype=object)[decided], dtype="str"),
+        )
 
 
 def fit_decision(

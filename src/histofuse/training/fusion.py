@@ -25,11 +25,11 @@ from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
 from histofuse.training.calibrate import check_method
-from histofuse.training.decision import Decision, fit_decision, write_decision
+from histofuse.training.decision import fit_decision, write_decision
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fitting.fit import fit, make_checkpoint_key, resumable
 from histofuse.training.fitting.history import FitResult, write_history
-from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, compute_class_weights
+from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, read_recipe
 from histofuse.training.recorder import Recorder
 
 HISTORY = "history.csv"
@@ -121,23 +121,19 @@ def train_fusion(
     with resumable(path.name, key) as checkpoints, one_thread():
         result = fit(network, train, validation, recipe, checkpoints, recorder)
         logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)
-        decision = _fit_decision(tensors, logits, params)
+        rows, labels = tensors.split == "validation", tensors.labels.numpy()
+        decision = fit_decision(logits[rows], labels[rows], params.calibration, params.threshold)
         with writing_bundle(path, path.name) as folder:
             save_file(network.state_dict(), folder / WEIGHTS)
             write_decision(decision, folder)
             write_history(result, folder / HISTORY)
-            predictions = make_predictions(data, logits, decision)
+            keys = data.pairs[[c for c in FUSION_PREDICTIONS.columns if c != "prediction"]]
+            predictions = decision.tabulate(keys, data.classes, logits).sort_values("patch_id")
             write_table(predictions, folder / PREDICTIONS, FUSION_PREDICTIONS)
             config = _describe(path.name, data, params, seed, result.best_epoch)
             write_json(config, folder / CONFIG)
     recorder.finish(path)
     return result
-
-
-def _fit_decision(tensors: PairTensors, logits: np.ndarray, params: FusionParams) -> Decision:
-    rows = tensors.split == "validation"
-    labels = tensors.labels.numpy()[rows]
-    return fit_decision(logits[rows], labels, params.calibration, params.threshold)
 
 
 def gather(data: PairedEmbeddings) -> PairTensors:
@@ -180,35 +176,14 @@ def make_recipe(
 
     Source: paper 3.3 (cross-entropy, Adam, early stopping) and Appendix B (macro-F1, patience 5).
     """
-    weighted = params.imbalance == "class_weights"
     return Recipe(
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        patience=params.patience,
+        **read_recipe(params, train.labels, classes),
         monitor="macro_f1",
         seed=derive_seed(seed, "fusion"),
         groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
-        weight_decay=params.weight_decay,
-        class_weights=compute_class_weights(train.labels, classes) if weighted else None,
         # On embeddings, sharing out batches would cost more than it saves.
         devices=1,
     )
-
-
-def make_predictions(
-    data: PairedEmbeddings, logits: np.ndarray, decision: Decision
-) -> pd.DataFrame:
-    """Table the predictions for all pairs, sorted by patch."""
-    classes = data.classes
-    probabilities, decided = decision.decide(logits)
-    called = np.array(classes, dtype=object)[decided]
-    keys = [c for c in FUSION_PREDICTIONS.columns if c != "prediction"]
-    table = data.pairs[keys].assign(
-        **{f"logit_{c}": logits[:, k] for k, c in enumerate(classes)},
-        **{f"probability_{c}": probabilities[:, k] for k, c in enumerate(classes)},
-        prediction=pd.array(called, dtype="str"),
-    )
-    return table.sort_values("patch_id", ignore_index=True)
 
 
 def _describe(

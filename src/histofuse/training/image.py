@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import nn
 
-from histofuse.core.artifacts import digest_file, digest_text, to_json, write_json
+from histofuse.core.artifacts import digest_file, digest_folder, write_json
 from histofuse.core.bundle import CONFIG, MANIFEST, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import Fault, FaultList, InputError
@@ -46,7 +46,7 @@ from histofuse.models.backbones import (
 from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze_backbone
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.training.calibrate import check_method
-from histofuse.training.decision import Decision, choose_focus_class, fit_decision, write_decision
+from histofuse.training.decision import choose_focus_class, fit_decision, write_decision
 from histofuse.training.fitting.fit import fit, make_checkpoint_key, resumable
 from histofuse.training.fitting.history import FitResult, write_history
 from histofuse.training.fitting.processes import Draws
@@ -55,9 +55,8 @@ from histofuse.training.fitting.recipe import (
     ParameterGroup,
     Recipe,
     Rows,
-    compute_class_weights,
-    compute_row_weights,
     make_schedule,
+    read_recipe,
 )
 from histofuse.training.recorder import Recorder
 
@@ -141,14 +140,8 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
     faults.raise_if_any()
     table = joined.drop(columns="_merge").sort_values("patch_id", ignore_index=True)
     table = table.astype({"shard": "int64", "row": "int64"})
-    digests = {"patches": digest_patches(folder), "splits": digest_file(splits)}
+    digests = {"patches": digest_folder(folder), "splits": digest_file(splits)}
     return PatchData(folder, table, meta, digests)
-
-
-def digest_patches(folder: Path) -> str:
-    """Compute the digest of all files of a folder of patches."""
-    files = {file.name: digest_file(file) for file in sorted(folder.iterdir()) if file.is_file()}
-    return digest_text(to_json(files))
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -188,12 +181,15 @@ def train_image(
         recipe = make_recipe(path.name, model, train, params, seed)
         result = fit(model, train, validation, recipe, checkpoints, recorder)
         outputs = apply_network(model, data.folder, data.table)
-        decision = _fit_decision(data, outputs.logits, params)
+        rows = (data.table["split"] == "validation").to_numpy()
+        labels = data.number_labels(data.table)[rows]
+        decision = fit_decision(outputs.logits[rows], labels, params.calibration, params.threshold)
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
             write_decision(decision, folder)
             write_history(result, folder / HISTORY)
-            predictions = make_predictions(data, outputs.logits, decision)
+            keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
+            predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
             write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
             config = _describe(path.name, model, data, params, seed)
             best = {"inputs": inputs, "best_epoch": result.best_epoch}
@@ -204,12 +200,6 @@ def train_image(
             write_image_embeddings(image, origin, embeddings)
     recorder.finish(path)
     return result
-
-
-def _fit_decision(data: PatchData, logits: np.ndarray, params: ImageParams) -> Decision:
-    rows = (data.table["split"] == "validation").to_numpy()
-    labels = data.number_labels(data.table)[rows]
-    return fit_decision(logits[rows], labels, params.calibration, params.threshold)
 
 
 def _describe(
@@ -253,13 +243,8 @@ def make_recipe(
     name: str, model: ImageModel, train: Rows, params: ImageParams, seed: int
 ) -> Recipe:
     """Translate the params into a recipe for the loop."""
-    classes = len(model.spec.classes)
-    weighted = params.imbalance == "class_weights"
-    sampled = params.imbalance == "weighted_sampler"
     return Recipe(
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        patience=params.patience,
+        **read_recipe(params, train.labels, len(model.spec.classes)),
         monitor="macro_f1",
         seed=derive_seed(seed, "image", name),
         groups=(
@@ -268,15 +253,12 @@ def make_recipe(
                 "backbone", tuple(model.backbone.parameters()), params.backbone_learning_rate
             ),
         ),
-        weight_decay=params.weight_decay,
         schedule=make_schedule(
             params.schedule,
             params.epochs,
             step_epochs=params.step_epochs,
             step_factor=params.step_factor,
         ),
-        class_weights=compute_class_weights(train.labels, classes) if weighted else None,
-        row_weights=compute_row_weights(train.labels, classes) if sampled else None,
         prepare=_make_prepare(model, params),
         begin_epoch=_make_unfreezing(params),
         precision=params.precision,
@@ -316,27 +298,6 @@ def _digest_weights(params: ImageParams) -> dict[str, str]:
     # create_model has refused a file that is not there.
     path = Path(params.weights)
     return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
-
-
-def make_predictions(
-    data: PatchData, logits: Float32[np.ndarray, "n classes"], decision: Decision
-) -> pd.DataFrame:
-    """Make an `IMAGE_PREDICTIONS` table: raw logits, calibrated probabilities, decided classes.
-
-    Args:
-        data: Patches; the table has their rows in its order, by ``patch_id``.
-        logits: Of each patch.
-        decision: Fitted on validation.
-    """
-    classes = data.meta.classes
-    probabilities, decided = decision.decide(logits)
-    table = data.table[["patch_id", "case_id", "frame_id", "split", "label"]].copy()
-    for number, name in enumerate(classes):
-        table[f"logit_{name}"] = logits[:, number]
-    for number, name in enumerate(classes):
-        table[f"probability_{name}"] = probabilities[:, number]
-    table["prediction"] = pd.array(np.array(classes)[decided], dtype="str")
-    return table
 
 
 # --- using a trained network --------------------------------------------------------------------

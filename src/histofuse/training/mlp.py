@@ -17,9 +17,8 @@ from histofuse.training.fitting.recipe import (
     ParameterGroup,
     Recipe,
     Rows,
-    compute_class_weights,
-    compute_row_weights,
     make_schedule,
+    read_recipe,
 )
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
@@ -78,17 +77,11 @@ def make_recipe(
     network: Mlp, train: LabelledRows, params: MlpParams, seed: int, monitor: Monitor
 ) -> Recipe:
     """Translate the params into a recipe for the loop."""
-    labels = torch.from_numpy(train.target)
-    weighted = params.imbalance == "class_weights"
-    sampled = params.imbalance == "balanced_sampling"
     return Recipe(
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        patience=params.patience,
+        **read_recipe(params, torch.from_numpy(train.target), 2),
         monitor=monitor,
         seed=derive_seed(seed, "mlp"),
         groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
-        weight_decay=params.weight_decay,
         schedule=make_schedule(
             "step",
             params.epochs,
@@ -96,8 +89,6 @@ def make_recipe(
             step_factor=params.step_factor,
             warmup_epochs=params.warmup_epochs,
         ),
-        class_weights=compute_class_weights(labels, 2) if weighted else None,
-        row_weights=compute_row_weights(labels, 2) if sampled else None,
         # On a table, sharing out batches would cost more than it saves.
         devices=1,
     )

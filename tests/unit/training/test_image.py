@@ -28,7 +28,6 @@ from histofuse.training.image import (
     IMAGE_PREDICTIONS,
     apply_network,
     create_model,
-    digest_patches,
     load_patch_data,
     make_recipe,
     predict_images,
@@ -210,7 +209,7 @@ def test_embeddings_lead_to_the_logits(trained, project):
 
 def test_training_keeps_the_embeddings_of_its_own_encoder_and_patches(trained, project):
     kept, patches = trained.parents[1] / "embeddings" / "tiny", project / "patches"
-    origin = {"encoder": open_bundle(trained).digest, "patches": digest_patches(patches)}
+    origin = {"encoder": open_bundle(trained).digest, "patches": digest_folder(patches)}
     image = find_image_embeddings(origin, kept)
     assert image is not None
     index = read_table(patches / "index.parquet", PATCH_INDEX)

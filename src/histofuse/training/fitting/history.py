@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from histofuse.core.artifacts import write_text
@@ -104,29 +105,6 @@ def is_finished(history: Sequence[Mapping[str, float]], recipe: Recipe) -> bool:
     return len(history) - 1 - find_best(history, recipe.monitor) >= recipe.patience
 
 
-_METRICS = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "macro_f1": "f1/macro",
-    "auroc": "auroc/macro",
-}
-
-
-def name_metric(column: str) -> str:
-    """Name a history column as a metric: "validation_macro_f1" -> "validation/f1/macro"."""
-    if column.startswith("learning_rate_"):
-        return column.replace("learning_rate_", "learning_rate/", 1)
-    split, metric = column.split("_", 1)
-    return f"{split}/{_METRICS[metric]}"
-
-
 def write_history(result: FitResult, path: Path) -> None:
     """Write ``history.csv``: one row per epoch, six significant digits, NaN left empty."""
-    columns = list(result.history[0])
-    lines = [",".join(columns)]
-    lines += [",".join(_render(row[c]) for c in columns) for row in result.history]
-    write_text("\n".join(lines) + "\n", path)
-
-
-def _render(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+    write_text(pd.DataFrame(result.history).to_csv(index=False, float_format="%.6g"), path)

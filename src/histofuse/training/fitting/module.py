@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from histofuse.core.devices import send
+from histofuse.core.naming import name_column
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.training.fitting.batches import (
@@ -24,7 +25,7 @@ from histofuse.training.fitting.batches import (
     split_batches,
 )
 from histofuse.training.fitting.graphs import GraphedNetwork
-from histofuse.training.fitting.history import find_best, is_finished, measure, name_metric
+from histofuse.training.fitting.history import find_best, is_finished, measure
 from histofuse.training.fitting.processes import Draws, Share
 from histofuse.training.fitting.recipe import Inputs, Recipe, Rows
 from histofuse.training.recorder import Recorder
@@ -256,7 +257,7 @@ class FitModule(pl.LightningModule):
     def _record(self, row: dict[str, float]) -> None:
         if self.global_rank:
             return
-        metrics = {name_metric(name): value for name, value in row.items() if name != "epoch"}
+        metrics = {name_column(name): value for name, value in row.items() if name != "epoch"}
         known = {name: value for name, value in metrics.items() if not np.isnan(value)}
         self.recorder.log_metrics(known, step=int(row["epoch"]))
 

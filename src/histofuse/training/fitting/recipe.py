@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -112,9 +112,15 @@ def compute_class_weights(labels: Int[Tensor, " n"], classes: int) -> Float[Tens
     return torch.where(counts > 0, len(labels) / (classes * counts.clamp(min=1)), 0.0)
 
 
-def compute_row_weights(labels: Int[Tensor, " n"], classes: int) -> Float[Tensor, " n"]:
-    """Compute sampling weights that draw each class equally often."""
-    return compute_class_weights(labels, classes)[labels]
+def read_recipe(params: Any, labels: Int[Tensor, " n"], classes: int) -> dict[str, Any]:
+    """Read what the sections of all networks state alike: epochs, batches and class balance."""
+    weights = compute_class_weights(labels, classes)
+    sampled = params.imbalance in ("weighted_sampler", "balanced_sampling")
+    shared = ("epochs", "batch_size", "patience", "weight_decay")
+    return {name: getattr(params, name) for name in shared} | {
+        "class_weights": weights if params.imbalance == "class_weights" else None,
+        "row_weights": weights[labels] if sampled else None,
+    }
 
 
 def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
