@@ -116,13 +116,12 @@ def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only run the checks.")] = False,
 ) -> None:
     """Promote a version to production if the gate accepts it."""
-    from histofuse.commands.promote import Override
     from histofuse.commands.promote import promote as promote_version
-    from histofuse.promotion.versions import Choice
 
     _enter_project()
-    choice, override = Choice(model, version, digest), Override(force, reason)
-    outcome = promote_version(choice, override, dry_run=dry_run)
+    outcome = promote_version(
+        model, version=version, digest=digest, forced=force, reason=reason, dry_run=dry_run
+    )
     typer.echo("\n".join(outcome.lines))
     if outcome.refused:
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ def describe_results(metrics: Path = METRICS) -> list[str]:
     """Table the test scores and name the other results.
 
     Raises:
-        InputError: If nothing was evaluated yet.
+        InputError: If no model was evaluated yet.
     """
     if not metrics.is_file():
         raise InputError([Fault(metrics, "no such file", "the results", "Run make repro.")])
@@ -45,12 +45,12 @@ def _tabulate(
         remark = "" if leaky in {"no", False} else f"  leaky: {leaky}"
         yield f"  {name:<{width}}  {cells}{remark}"
     if all(facts.get("data") == "simulated" for facts in declared.values()) and declared:
-        yield "  Simulated data: the numbers say whether the code works, nothing about patients."
+        yield "  Simulated data: the scores test the code and say nothing about patients."
 
 
 def _list_places(reports: Path) -> Iterator[str]:
     yield "  Open next:"
-    yield f"    {reports / 'index.html'}         the report, for a person"
+    yield f"    {reports / 'index.html'}         the report"
     yield "    make ui                    every run with its curves, figures and files"
     yield f"    {reports / 'tables'}/*.md        the paper's tables"
     yield f"    {reports / 'figures'}/           ROC, confusion and training curves"

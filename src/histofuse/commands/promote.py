@@ -16,7 +16,6 @@ from histofuse.promotion.gate import Evidence, Verdict, decide
 from histofuse.promotion.log import LOG
 from histofuse.promotion.versions import (
     SHOWN_DIGITS,
-    Choice,
     choose_version,
     find_name,
     find_production,
@@ -27,34 +26,36 @@ from histofuse.tracking.store import Store, open_store
 
 
 @dataclass(frozen=True)
-class Override:
-    """Whether to override the gate."""
-
-    forced: bool = False
-    reason: str = ""  # required if it is overridden
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """The lines to show, and whether the gate refused the promotion."""
+    """What a promotion did, in lines to show, and whether the gate refused it."""
 
     lines: list[str]
     refused: bool = False
 
 
-def promote(choice: Choice, override: Override, *, dry_run: bool = False) -> Outcome:
+def promote(
+    model: str,
+    *,
+    version: int | None = None,
+    digest: str | None = None,
+    forced: bool = False,
+    reason: str = "",
+    dry_run: bool = False,
+) -> Outcome:
     """Put a version into production if it passes the gate or the gate is overridden.
+
+    `digest` may be the first digits only.
 
     Raises:
         InputError: If no such version is registered, several match, or the gate is overridden
             without a reason.
         RegistryError: If the registry cannot be reached, or changed in the meantime.
     """
-    if override.forced and not override.reason.strip():
+    if forced and not reason.strip():
         fault = Fault("--reason", "nothing", "why the gate is overridden", "It goes on record.")
         raise InputError([fault])
     store = open_store()
-    target = choose_version(store, choice, _load_primary_rule())
+    target = choose_version(store, model, _load_primary_rule(), version=version, digest=digest)
     production = Production(store)
     status = (store.read_status if dry_run else production.read)(target.name)
     current = find_production(store, status)
@@ -64,11 +65,11 @@ def promote(choice: Choice, override: Override, *, dry_run: bool = False) -> Out
     evidence = _gather(store, target, current)
     verdict = decide(evidence, load_section(PromotionParams, "promotion"))
     lines = [_introduce(target, current), *(f"  {line}" for line in verdict.lines())]
-    if not verdict.passed and not override.forced:
+    if not verdict.passed and not forced:
         return Outcome([*lines, _refuse(target, verdict)], refused=True)
     if dry_run:
         return Outcome([*lines, f"{show_version(target)} would be promoted; nothing was changed"])
-    grounds = _state_grounds(evidence, verdict, override)
+    grounds = _state_grounds(evidence, verdict, reason.strip())
     record = production.promote(target, status.production, grounds)
     return Outcome([*lines, *_conclude(target, verdict, record)])
 
@@ -109,12 +110,12 @@ def _gather(store: Store, target: Version, current: Version | None) -> Evidence:
     return gather_evidence(store, target, current, rules)
 
 
-def _state_grounds(evidence: Evidence, verdict: Verdict, override: Override) -> Grounds:
+def _state_grounds(evidence: Evidence, verdict: Verdict, reason: str) -> Grounds:
     from histofuse.promotion.evidence import digest_test_data, measure_candidate
 
     return Grounds(
-        reason=override.reason.strip(),
-        forced=override.forced and not verdict.passed,
+        reason=reason,
+        forced=not verdict.passed,
         checks=verdict.to_dict()["checks"],
         metrics=measure_candidate(evidence, load_section(PromotionParams, "promotion")),
         digests=digest_test_data(evidence.candidate.config),

@@ -1,4 +1,4 @@
-"""``histofuse registry``: which versions there are, and which is in production."""
+"""``histofuse registry``: the registered versions, and which one is in production."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEADER = ("", "model", "version", "digest", "aliases", "stage", "promoted (UTC)
 
 
 def describe_registry(*, as_json: bool = False) -> list[str]:
-    """Table all versions, a star where ``models/`` holds the same bundle; or list them as JSON.
+    """List all versions as a table or as JSON; a star marks the bundles that ``models/`` contains.
 
     Raises:
         RegistryError: If the registry cannot be reached.
@@ -24,7 +24,7 @@ def describe_registry(*, as_json: bool = False) -> list[str]:
         return [to_json([asdict(one) for one in listed]).rstrip("\n")]
     if not listed:
         where = redact(name_store())
-        return [f"no models at {where}; dvc repro or histofuse publish brings them"]
+        return [f"no models at {where}; run dvc repro or histofuse publish"]
     lines = _align([_HEADER, *(_to_row(one) for one in listed)])
     return lines + [
         f"! a promotion of {one.model} to version {one.version} was cut short; "

@@ -94,11 +94,8 @@ def gather_evidence(
     """
     data = data or TestData()
     with _copied(store, candidate) as copy:
-        scored, files, signature = (
-            _score(store, copy, data),
-            copy.list_files(),
-            copy.has_signature(),
-        )
+        scored, files = _score(store, copy, data), copy.list_files()
+        signature = copy.has_signature()
         alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored.scored, data, rules))
     return Evidence(
         candidate=scored,
@@ -209,15 +206,7 @@ def _shorten(fault: str, copy: _Registered) -> str:
 
 
 def _describe_unscored(version: Version, config: Mapping[str, Any], fault: str) -> Scored:
-    return Scored(
-        version=version.number,
-        digest=version.digest,
-        config=config,
-        bundle_fault=fault,
-        scored=None,
-        scoring_fault=fault,
-        stored=None,
-    )
+    return Scored(version.number, version.digest, config, fault, scoring_fault=fault)
 
 
 def _open(store: Store, copy: _Registered) -> Bundle:

@@ -55,9 +55,9 @@ class Scored:
     digest: str
     config: Mapping[str, Any]
     bundle_fault: str
-    scored: Predictions | None
-    scoring_fault: str
-    stored: Predictions | None
+    scored: Predictions | None = None
+    scoring_fault: str = ""
+    stored: Predictions | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All checks, passed or not.
-
-    Attributes:
-        checks: In the order in which they are shown.
-    """
+    """All checks, passed or not, in the order in which they are shown."""
 
     checks: tuple[Check, ...]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from histofuse.core.artifacts import digest_file, load_json
@@ -16,45 +15,36 @@ from histofuse.tracking.store import Store
 SHOWN_DIGITS = 12
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A user's choice of a version.
-
-    Attributes:
-        model: The model's name, as in ``models/`` or as registered.
-        version: Its number; None for any.
-        digest: The first digits of its bundle's digest; None for any.
-    """
-
-    model: str
-    version: int | None = None
-    digest: str | None = None
-
-
 def show_version(version: Version) -> str:
     """Write a version with its digest: "histofuse-mlp version 2 (0123456789ab)"."""
     return f"{version.name} version {version.number} ({version.digest[:SHOWN_DIGITS]})"
 
 
 def choose_version(
-    store: Store, choice: Choice, primary_rule: str, models: Path = MODELS
+    store: Store,
+    model: str,
+    primary_rule: str,
+    models: Path = MODELS,
+    *,
+    version: int | None = None,
+    digest: str | None = None,
 ) -> Version:
-    """Choose the version that was named, else the one in `models`, else the latest.
+    """Choose the version with a number or first digits, else the one in `models`, else the latest.
 
     Raises:
         InputError: If there is none, or several match the digest.
     """
     versions = store.list_versions()
-    name = find_name(choice.model, {v.name for v in versions}, store, primary_rule)
+    name = find_name(model, {v.name for v in versions}, store, primary_rule)
     candidates = [v for v in versions if v.name == name]
-    if choice.version is not None or choice.digest is not None:
-        return _find_chosen(candidates, choice)
-    digest = _digest_held(name, models, primary_rule)
-    if digest is None:
+    if version is not None or digest is not None:
+        return _find_chosen(candidates, version, digest)
+    current = _digest_held(name, models, primary_rule)
+    if current is None:
         return candidates[-1]
-    held = [v for v in candidates if v.digest == digest]
+    held = [v for v in candidates if v.digest == current]
     if not held:
-        problem = f"holds {name} {digest[:SHOWN_DIGITS]}, which is not in the registry"
+        problem = f"holds {name} {current[:SHOWN_DIGITS]}, which is not in the registry"
         remedy = "Run histofuse publish, or name a version: --version N."
         raise InputError([Fault(models, problem, _list(candidates), remedy)])
     return held[0]
@@ -76,16 +66,12 @@ def find_name(model: str, registered: set[str], store: Store, primary_rule: str)
     raise InputError([Fault(where, f"no model {model!r}", expected, remedy)])
 
 
-def _find_chosen(candidates: Sequence[Version], choice: Choice) -> Version:
-    prefix = (choice.digest or "").lower()
-    matches = [
-        version
-        for version in candidates
-        if choice.version in (None, version.number) and version.digest.startswith(prefix)
-    ]
+def _find_chosen(candidates: Sequence[Version], version: int | None, digest: str | None) -> Version:
+    prefix = (digest or "").lower()
+    matches = [v for v in candidates if version in (None, v.number) and v.digest.startswith(prefix)]
     if len(matches) == 1:
         return matches[0]
-    parts = {"version": choice.version, "digest": choice.digest}
+    parts = {"version": version, "digest": digest}
     given = " and ".join(f"{key} {value}" for key, value in parts.items() if value is not None)
     problem = f"{given} matches {_list(matches)}" if matches else f"no {given}"
     remedy = "Give more digits, or the version." if matches else ""
@@ -106,7 +92,7 @@ def _digest_held(name: str, models: Path, primary_rule: str) -> str | None:
 
 
 def find_production(store: Store, status: ModelStatus) -> Version | None:
-    """Find the version in production, also if its files are lost."""
+    """Find the version in production, even if its files are missing."""
     number = status.production
     if number is None:
         return None

@@ -16,13 +16,13 @@ REGISTERED_PREFIX: Final = "histofuse-"
 DIGEST_TAG: Final = "histofuse.bundle_digest"  # on runs and versions: the bundle behind them
 CONTENT_TAG: Final = "histofuse.published"  # on runs: digest of all that was logged, set last
 MODEL_TAG: Final = "histofuse.model_content"  # on runs: digest of the registered files
-PROCESS_TAG: Final = "histofuse.process"  # on live runs: who writes them
-PRODUCTION: Final = "production"  # the alias of the version in use
+PROCESS_TAG: Final = "histofuse.process"  # on live runs: the process that writes them
+PRODUCTION: Final = "production"  # the alias of the version in production
 PRODUCTION_STAGE: Final = "Production"  # where MLflow has stages
 PROMOTION: Final = "histofuse.promotion."  # prefix of the tags below, and folder of the records
-CHAIN_TAG: Final = f"{PROMOTION}chain"  # on models: the versions in use one after another
-WHEN_TAG: Final = f"{PROMOTION}when"  # on versions: when it last came into production
-INTENT_TAG: Final = f"{PROMOTION}intent"  # on versions: a promotion under way, in full
+CHAIN_TAG: Final = f"{PROMOTION}chain"  # on models: the versions in production one after another
+WHEN_TAG: Final = f"{PROMOTION}when"  # on versions: when it was last promoted
+INTENT_TAG: Final = f"{PROMOTION}intent"  # on versions: an unfinished promotion, as JSON
 REGISTERED_TAG: Final = "histofuse.registered_model"  # on runs: name and version of their model
 VERSION_TAG: Final = "histofuse.version"
 FOCUS_TAG: Final = "histofuse.class_in_focus"  # on runs: the class whose scores lead the tables
@@ -58,7 +58,7 @@ class ModelStatus:
 
     @property
     def production(self) -> int | None:
-        """The version in use: the alias says so, or before there was one the stage."""
+        """The version in production: that of the alias or, if there is none, of the stage."""
         if PRODUCTION in self.aliases:
             return self.aliases[PRODUCTION]
         staged = [number for number, stage in self.stages.items() if stage == PRODUCTION_STAGE]
@@ -66,12 +66,12 @@ class ModelStatus:
 
     @property
     def cut_short(self) -> bool:
-        """Whether a promotion was begun and not completed."""
+        """Whether a promotion was interrupted."""
         return any(INTENT_TAG in tags for tags in self.version_tags.values())
 
     @property
     def decided(self) -> bool:
-        """Whether it is known here what is in production, or was."""
+        """Whether a version is or was in production in this registry."""
         return self.production is not None or CHAIN_TAG in self.tags
 
 

@@ -27,7 +27,7 @@ from histofuse.core.artifacts import (
     write_text,
 )
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
-from histofuse.core.naming import name_fusion
+from histofuse.core.naming import name_column, name_fusion
 from histofuse.core.progress import track
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.evaluation import EvaluationParams
@@ -43,7 +43,6 @@ from histofuse.tracking.names import (
     VERSION_TAG,
     Version,
     flatten,
-    name_column,
     name_curve,
     name_end,
     name_params,

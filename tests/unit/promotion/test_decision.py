@@ -269,7 +269,7 @@ while decided < 4:
         production.promote(version, before, Grounds())
         decided += 1
     except RegistryError as error:
-        if "came into production while" not in str(error):
+        if "was put into production while" not in str(error):
             raise
 """
 
@@ -305,7 +305,7 @@ def test_processes_that_promote_at_once_leave_one_consistent_state(three, server
 
 def test_decision_on_a_state_that_has_changed_is_not_carried_out(three):
     promote(three, 1)
-    with pytest.raises(RegistryError, match="version 1 came into production while nothing"):
+    with pytest.raises(RegistryError, match="version 1 was put into production while nothing"):
         Production(three).promote(find(three, 2), None, GROUNDS)
     assert stand(three)[0] == 1
 

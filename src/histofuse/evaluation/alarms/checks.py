@@ -6,6 +6,7 @@ cannot be made, because a file is missing, is not a passed one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,17 +109,13 @@ def describe_alarms(
         order) and ``alarms``: those of them whose outcome is ``alarm``.
     """
     rendered = [check.to_dict() for check in checks]
-    count = {o: sum(c.outcome == o for c in checks) for o in ("passed", "alarm", "not_made")}
+    count = Counter(c.outcome for c in checks)
     return {
         "format": FORMAT,
         "models": {name: dict(entry) for name, entry in models.items()},
         "data": dict(data),
-        "summary": {
-            "checks": len(checks),
-            "passed": count["passed"],
-            "alarms": count["alarm"],
-            "not_made": count["not_made"],
-        },
+        "summary": {"checks": len(checks), "alarms": count["alarm"]}
+        | {outcome: count[outcome] for outcome in ("passed", "not_made")},
         "checks": rendered,
         "alarms": [check for check in rendered if check["outcome"] == "alarm"],
     }

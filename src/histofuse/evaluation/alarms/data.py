@@ -81,10 +81,7 @@ def _show_shared(shared: Mapping[str, Mapping[str, int]]) -> str:
 def check_features(joined: pd.DataFrame, encoded: pd.DataFrame, params: AlarmParams) -> AlarmCheck:
     """Look for a feature that predicts the target alone, by its values or by being missing.
 
-    Args:
-        joined: Raw features with split and target, as from `features.encoding.join_splits`.
-        encoded: The encoded table in which missing values are NaN.
-        params: The limit, and the rows a feature must have.
+    `joined` is from `features.encoding.join_splits`; missing values of `encoded` are NaN.
     """
     scores = score_features(joined, encoded, params.feature_fewest_rows)
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
@@ -158,15 +155,9 @@ def check_encoder(  # noqa: PLR0917
     tolerance: float,
     model: str | None = None,
 ) -> AlarmCheck:
-    """Refit the encoder on training rows and compare it with the stored one.
+    """Refit the encoder on training rows and compare it with the stored ``encoder.json``.
 
-    Args:
-        stored: ``encoder.json``.
-        joined: Raw features with split and target.
-        specs: Of the features.
-        params: Section ``encoding``.
-        tolerance: Of a learnt number.
-        model: The model with this encoder; None for the encoded tables.
+    `model` is the model with this encoder; None for the encoded tables.
     """
     different = _compare_encoders(_fit(joined, ("train",), specs, params), stored, tolerance)
     name, rows = "encoder", int((joined["split"] == "train").sum())

@@ -102,16 +102,11 @@ def _read_scaler(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_model(
-    model: AlarmModel,
-    test: pd.DataFrame | None,
-    rules: AlarmRules,
+    model: AlarmModel, test: pd.DataFrame | None, rules: AlarmRules
 ) -> Iterator[AlarmCheck]:
-    """Check what a bundle and the current test split tell about a model.
+    """Check a model's bundle and the rows of the current test split, None if there are none.
 
-    Args:
-        model: The model.
-        test: Rows of the current test split, as `tabulate_rows` has them; None if there are none.
-        rules: Params and bootstrap.
+    The columns of `test` are those of `tabulate_rows`.
     """
     params, promotion = rules.alarms, rules.promotion
     if model.kind == "fusion":
@@ -151,12 +146,9 @@ def tabulate_rows(rows: Predictions) -> pd.DataFrame:
 
 
 def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dict[str, pd.Series]:
-    """List what two splits must not share.
+    """List what two splits must not share, from the columns of `tabulate_rows`.
 
-    Args:
-        kind: Of the model.
-        rows: As `tabulate_rows` has them.
-        split_units: Allowed units of the image split. With ``frame`` cases may be shared.
+    If ``frame`` is among the allowed `split_units` of images, cases may be shared.
 
     Returns:
         ``cases``, ``frames`` or ``patients`` -> its name for each row.
@@ -173,13 +165,9 @@ def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dic
 def mark_seen(
     kind: str, test: pd.DataFrame, stored: pd.DataFrame, split_units: Sequence[str]
 ) -> dict[str, pd.Series]:
-    """Mark test rows that a model has seen in training or validation.
+    """Mark current test rows that a model has seen in training or validation.
 
-    Args:
-        kind: Of the model.
-        test: Rows of the current test split.
-        stored: Rows of every split the model was trained with.
-        split_units: Allowed units of the image split.
+    `stored` has the rows of every split that the model was trained with.
 
     Returns:
         ``cases``, ``frames`` or ``patients`` -> the name for each test row that was seen, else
@@ -222,15 +210,12 @@ def check_training_rows(
 
 
 def check_too_good(rows: Predictions, promotion: PromotionParams) -> AlarmCheck:
-    """Look for a test score at or above ``promotion.alarm_at``.
-
-    Args:
-        rows: Of the test split.
-        promotion: Section ``promotion``.
-    """
-    measured = _measure(rows)
+    """Look for a score of the test rows at or above ``promotion.alarm_at``."""
+    measured = classification_metrics(
+        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
+    )
     metrics = [name_focus(m, rows.focus_class) for m in promotion.alarm_metrics]
-    values = {metric: measured.get(metric) for metric in metrics}
+    values = {metric: measured.get(f"test/{metric}") for metric in metrics}
     high = [m for m, v in values.items() if v is not None and v >= promotion.alarm_at]
     scores = ", ".join(f"{m} {show_value(v)}" for m, v in values.items())
     limit = f"{promotion.alarm_at:g}"
@@ -279,13 +264,6 @@ def check_validation_test_gap(
         yield make_check(name, rows.name, kinds, large, detail, numbers, "suspicion")
 
 
-def _measure(rows: Predictions) -> dict[str, float | None]:
-    measured = classification_metrics(
-        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-    )
-    return {name.removeprefix("test/"): value for name, value in measured.items()}
-
-
 # --- fits ---------------------------------------------------------------------------------------
 
 
@@ -323,12 +301,8 @@ def _check_fit(
 ) -> AlarmCheck:
     """Check that something was fitted on validation rows.
 
-    Args:
-        name: Of the check.
-        model: The model.
-        measure_gap: Refits on a mask of rows and their labels; returns the largest difference.
-        stated: Rows of each class it states to be fitted on.
-        tolerance: Largest difference allowed.
+    `measure_gap` refits on a mask of rows and their labels, and returns the largest difference;
+    `stated` are the rows of each class that the fit names.
     """
     assert model.rows is not None
     split, labels = model.rows.split, model.rows.labels
@@ -372,11 +346,8 @@ def check_scaler(
 ) -> AlarmCheck:
     """Recompute means and spreads of image embeddings on training pairs.
 
-    Args:
-        model: A fusion model.
-        embedded: Split -> image embeddings of its pairs.
-        standardised: Whether the model standardises at all.
-        tolerance: Absolute and relative to the spread.
+    `embedded` maps each split to the image embeddings of its pairs; `tolerance` is relative to the
+    spread.
     """
     assert model.scaler is not None
     name, kinds, scaler = "scaler", (model.kind,), model.scaler

@@ -5,13 +5,13 @@ import torch
 
 from histofuse.training.fitting.batches import as_columns, order_rows, split_batches
 from histofuse.training.fitting.recipe import (
-    compute_row_weights,
+    compute_class_weights,
 )
 
 
 def test_the_weighted_sampler_draws_classes_equally():
     labels = torch.tensor([0] * 20 + [1] * 980)
-    weights = compute_row_weights(labels, 2)
+    weights = compute_class_weights(labels, 2)[labels]
     order = order_rows(1000, weights, torch.Generator().manual_seed(0))
     assert len(order) == 1000
     assert labels[order].float().mean().item() == pytest.approx(0.5, abs=0.06)
