@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json
+from histofuse.core.artifacts import digest_folder, load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report

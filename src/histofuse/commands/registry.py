@@ -27,8 +27,8 @@ def describe_registry(*, as_json: bool = False) -> list[str]:
         return [f"no models at {where}; run dvc repro or histofuse publish"]
     lines = _align([_HEADER, *(_to_row(one) for one in listed)])
     return lines + [
-        f"! a promotion of {one.model} to version {one.version} was cut short; "
-        "histofuse publish completes it"
+        f"! a promotion of {one.model} to version {one.version} was interrupted; "
+        "run histofuse publish to complete it"
         for one in listed
         if one.cut_short
     ]

@@ -166,11 +166,7 @@ def find_code(
     Imports inside functions are followed too, and the packages of a module, which Python runs
     before it. Modules from elsewhere are left out.
 
-    Args:
-        starts: Scripts or modules.
-        src: Folder of the packages.
-        ignored: Folders to leave out.
-        known: Files that are neither read nor followed.
+    `ignored` are folders to leave out, `known` files that are neither read nor followed.
 
     Returns:
         Digest of each file reached, `starts` among them.
@@ -230,15 +226,9 @@ def digest_code(*modules: str) -> str:
 
 
 def write_code_list(script: Path, path: Path, ignored: Iterable[str] = ()) -> int:
-    """List the code of a stage, one ``digest path`` a line.
+    """List the code of a stage at `path`, one ``digest path`` a line; return the number of files.
 
-    Args:
-        script: The stage's file, in a folder next to ``src``.
-        path: The list.
-        ignored: Folders to leave out, from the root.
-
-    Returns:
-        How many files it lists.
+    `script` is in a folder next to ``src``; `ignored` are folders to leave out, from the root.
 
     Raises:
         InputError: If a file is no valid Python.

@@ -63,9 +63,8 @@ def _require_one_process() -> None:
 class StageTime:
     """Seconds of one stage, without DVC's own before and after.
 
-    Attributes:
-        start_up: From the first import of this package to the stage's own code.
-        work: From there to its end, with the modules imported on first use.
+    `start_up` is from the first import of this package to the stage's own code, `work` from there
+    to its end, including modules imported on first use.
     """
 
     start_up: float
@@ -73,7 +72,7 @@ class StageTime:
 
     @property
     def total(self) -> float:
-        """Both."""
+        """Start-up and work."""
         return self.start_up + self.work
 
 

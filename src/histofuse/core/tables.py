@@ -95,10 +95,7 @@ def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
 def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -> None:
     """Write a table as `write_table` does, one part at a time, so it is never in memory as a whole.
 
-    Args:
-        parts: At least one. Keys must be unique over all parts, and are checked within each.
-        path: File to replace.
-        contract: Of the table.
+    At least one part; keys must be unique over all parts and are checked within each.
 
     Raises:
         InputError: If a part violates the contract; then nothing is written.
@@ -122,10 +119,7 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
 def read_table(path: Path, contract: Contract, *, categories: bool = False) -> pd.DataFrame:
     """Read a Parquet table and check it.
 
-    Args:
-        path: The file.
-        contract: Of the table.
-        categories: Read ``str`` columns as categories: a few bytes a row if values recur.
+    `categories` reads ``str`` columns as categories: a few bytes a row if values recur.
 
     Raises:
         InputError: If the file is missing, is not Parquet, or violates its contract.

@@ -89,16 +89,12 @@ def _take(future: Future, address: str) -> Any:
         return future.result()
     except KilledWorker:
         problem = "a job killed one worker after another, or all were lost"
+        expected = "workers that keep running"
         remedy = "See the workers' log; usually they ran out of memory."
-        raise InputError(
-            [Fault(f"engine {address}", problem, "workers that keep running", remedy)]
-        ) from None
     except FutureCancelledError:
-        problem = "the Dask scheduler was lost"
+        problem, expected = "the Dask scheduler was lost", "a scheduler that keeps running"
         remedy = "Start it again, and run this again."
-        raise InputError(
-            [Fault(f"engine {address}", problem, "a scheduler that keeps running", remedy)]
-        ) from None
+    raise InputError([Fault(f"engine {address}", problem, expected, remedy)])
 
 
 @contextmanager

@@ -36,13 +36,10 @@ class ImageSpec:
     """All that rebuilds an image network, except its weights.
 
     Attributes:
-        backbone: As in params.
-        classes: Names, in the order of the logits.
+        classes: In the order of the logits.
         input_px: Side of the input.
         patch_px: Side of the patch that is resized to it.
         margin_px: Context around it in a stored patch.
-        normalisation: Of the input.
-        dropout: Before the last layer.
     """
 
     backbone: str
@@ -112,9 +109,7 @@ class ImageModel(nn.Module):
 def build_model(spec: ImageSpec, weights: str) -> ImageModel:
     """Build a network from random numbers of torch's global generator and the weights named.
 
-    Args:
-        spec: What to build.
-        weights: ``none``, ``imagenet``, or the path of a safetensors file.
+    `weights` is ``none``, ``imagenet``, or the path of a safetensors file.
 
     Raises:
         InputError: If there is no such backbone, it does not take such images, or the weights are

@@ -46,15 +46,9 @@ class Mlp(nn.Module):
         return copy.deepcopy(self).eval().requires_grad_(True)
 
     def compute_logit(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
-        """Compute the log-odds of the positive class, whichever the number of outputs."""
-        return to_logit(self(x))
-
-
-def to_logit(outputs: Float[Tensor, "batch outputs"]) -> Float[Tensor, " batch"]:
-    """Reduce one or two outputs to the log-odds of the positive class."""
-    if outputs.shape[1] == 1:
-        return outputs[:, 0]
-    return outputs[:, 1] - outputs[:, 0]
+        """Compute the log-odds of the positive class from one or two outputs."""
+        outputs = self(x)
+        return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 1] - outputs[:, 0]
 
 
 def _make_block(inputs: int, outputs: int, dropout: float) -> nn.Sequential:

@@ -52,14 +52,10 @@ def download_state(fetch: Callable[[], State], backbone: str) -> State:
 
 
 def load_weights(backbone: nn.Module, state: State, dropped: tuple[str, ...], where: str) -> None:
-    """Load weights into a backbone; every key must fit.
+    """Load weights into a backbone in place; every key must fit.
 
-    Args:
-        backbone: Changed in place.
-        state: Key to tensor.
-        dropped: Prefixes of keys that belong to what the backbone does without: the ImageNet
-            classifier and auxiliary heads.
-        where: Names the source in messages.
+    `dropped` are prefixes of keys that the backbone has no use for, those of the ImageNet
+    classifier and of auxiliary heads; `where` names the source in messages.
 
     Raises:
         InputError: Listing missing, unexpected and mismatched keys.
@@ -74,11 +70,6 @@ def load_weights(backbone: nn.Module, state: State, dropped: tuple[str, ...], wh
         for k in own
         if k in given and given[k].shape != own[k].shape
     ]
-    _refuse(where, missing, unexpected, mismatched)
-    backbone.load_state_dict(dict(given), strict=False)
-
-
-def _refuse(where: str, missing: list[str], unexpected: list[str], mismatched: list[str]) -> None:
     faults = FaultList()
     remedy = "Give the backbone these weights were made for, or other weights."
     for keys, problem, expected in (
@@ -91,3 +82,4 @@ def _refuse(where: str, missing: list[str], unexpected: list[str], mismatched: l
             listed = ", ".join(keys[:_NAMED])
             faults.add(where, f"{len(keys)} {problem} {listed}{rest}", expected, remedy)
     faults.raise_if_any()
+    backbone.load_state_dict(dict(given), strict=False)

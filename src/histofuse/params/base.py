@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from histofuse.core.errors import Fault, InputError
 
 PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -36,10 +38,7 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> SectionT:
     """Load and check one section of params.yaml.
 
-    Args:
-        model: The section's type.
-        name: Its dotted name, such as ``image.resnet18``.
-        path: The YAML 1.2 file, read as DVC reads it.
+    `name` is dotted, such as ``image.resnet18``; `path` is a YAML 1.2 file, as DVC reads it.
 
     Raises:
         InputError: If the file or section is missing, or with each unknown, missing or wrong key.
@@ -53,7 +52,7 @@ def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> 
 
 
 def load_seed(path: Path = PARAMS_FILE) -> int:
-    """Load the one seed every random stream is derived from.
+    """Load the seed that every random stream is derived from.
 
     Raises:
         InputError: If it is missing or not a whole number.
@@ -65,11 +64,7 @@ def load_seed(path: Path = PARAMS_FILE) -> int:
 
 
 def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
-    """List the keys of a section, in its order, without checking what they hold.
-
-    Args:
-        name: Its dotted name, such as ``image``, whose keys are the image models.
-        path: The YAML 1.2 file.
+    """List the keys of a section, such as the image models of ``image``, without checking values.
 
     Raises:
         InputError: If the file or section is missing, or is no mapping.
@@ -92,7 +87,7 @@ def _load_yaml(path: Path) -> Any:
 
 @lru_cache(maxsize=4)
 def _parse_yaml(text: bytes) -> Any:
-    """Parse once what a stage reads section by section; nobody may change what comes back."""
+    """Parse a file once; callers must not change the result."""
     return YAML(typ="safe", pure=True).load(text)
 
 

@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histofuse.params.base import Section, SectionOf
+from histofuse.params.base import Count, Section, SectionOf
 from histofuse.params.image import ImageParams
 
 Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class CrossvalParams(Section):

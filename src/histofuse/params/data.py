@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, RootModel, model_validator
+from pydantic import Field, model_validator
 
-from histofuse.params.base import Section
+from histofuse.params.base import Section, SectionOf
 
 Path = Annotated[str, Field(min_length=1)]
 
@@ -45,13 +45,11 @@ KEY_ALIASES: Mapping[str, str] = MappingProxyType({"tubule": "lumen", "non_tubul
 ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class ClassesParams(RootModel[dict[ClassName, list[str]]]):
+class ClassesParams(SectionOf[dict[ClassName, list[str]]]):
     """Class name to the keys folded into it, in the order of the model's outputs.
 
     Keys that no class names are left out of the annotations.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True)
 
     @property
     def names(self) -> list[str]:

@@ -27,13 +27,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ThresholdRange(Section):
-    """Threshold probabilities of the decision curve.
-
-    Attributes:
-        low: The first.
-        high: The last.
-        step: From one to the next.
-    """
+    """Threshold probabilities of the decision curve, from `low` to `high`."""
 
     low: Share
     high: Share

@@ -6,9 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from histofuse.params.base import Section
+from histofuse.params.base import Count, Section
 
-Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
 
 

@@ -9,10 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histofuse.params.base import Section
+from histofuse.params.base import Count, Section
 from histofuse.params.tune import ClassifierSection
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class FusionParams(ClassifierSection):

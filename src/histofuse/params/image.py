@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from histofuse.params.base import Section
+from histofuse.params.base import Count, Section
 from histofuse.params.tune import ClassifierSection
 
 SAFETENSORS = ".safetensors"
 
-Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
 Normalisation = Literal["unit", "imagenet"]
@@ -67,22 +66,17 @@ class ImageParams(ClassifierSection):
         weights: What the backbone starts from: ``none`` (random), ``imagenet`` (downloaded), or the
             path of a safetensors file with the library's key names.
         input_px: Side of what the network takes; patches of another side are resized (bicubic).
-        epochs: The most there will be.
-        batch_size: Patches a step.
         head_learning_rate: Of the new last layer.
         backbone_learning_rate: Of all else.
-        weight_decay: L2 penalty.
         dropout: Before the last layer.
         frozen_epochs: Epochs at the start in which only the last layer learns.
         unfreeze_every_epochs: Epochs from the unfreezing of one stage of the backbone, deepest
             first, to the next.
+        epochs: Maximum number of epochs.
+        step_epochs: Epochs after which the ``step`` schedule multiplies the rates by `step_factor`.
         imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``; inverse frequency both.
-        schedule: Of the learning rates.
-        step_epochs: Epochs to a step of the ``step`` schedule.
-        step_factor: Its factor.
         patience: Epochs without a better validation macro-F1 after which training stops.
         precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
-        augmentation: Of training patches.
         minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
             such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
         normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.

@@ -57,7 +57,7 @@ class PromotionParams(Section):
         interval: How an interval is read from the resamples.
         fewest_groups: Cases (or patients) in the test split below which no interval is trusted: of
             three cases there are ten different resamples.
-        few_groups: What stands in for the interval then. ``leave_one_out``: the worst value found
+        few_groups: What replaces the interval then. ``leave_one_out``: the worst value found
             when any one case is left out, and nothing where a class is of a single case. ``point``:
             the value itself. ``refuse``: nothing.
         tolerance: By how much a probability scored now may differ from the one the bundle holds.

@@ -36,12 +36,7 @@ class HistologySimulationParams(Section):
 
 
 class MimicSimulationParams(Section):
-    """How many patients are simulated, and which share of them has breast cancer.
-
-    Attributes:
-        patients: Patients in all.
-        breast_cancer_fraction: Share that carries 174.x or C50.x at an admission.
-    """
+    """Number of simulated patients, and the share with 174.x or C50.x at an admission."""
 
     patients: Annotated[int, Field(ge=50, le=200_000)]
     breast_cancer_fraction: Annotated[float, Field(gt=0.0, lt=1.0)]

@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from histofuse.params.base import SectionOf
+from histofuse.params.base import Count, SectionOf
 from histofuse.params.tune import ClassifierSection
 
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Imbalance = Literal["none", "class_weights"]
 

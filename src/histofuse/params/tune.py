@@ -84,9 +84,9 @@ class StudyParams(Section):
         trials: Finished trials, pruned ones included, over all workers; more continue the study.
         metric: What the best trial is best in.
         sampler: ``tpe`` learns from earlier trials; ``random`` does not.
-        pruner: Gives up on trials that fall behind: ``median`` of the others at the same fold or
-            epoch, or ``none``.
-        pruner_warmup_trials: Trials that are never given up on.
+        pruner: ``median`` stops trials below the median of the others at the same fold or epoch;
+            ``none`` stops none.
+        pruner_warmup_trials: Trials that are never stopped.
         space: Dotted key of the model's section -> its range.
     """
 
@@ -112,17 +112,14 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def check_space(params: StudyParams, section: BaseModel, name: str, model: str) -> None:
-    """Check that a study's space makes sense for the model's section.
+    """Check that a study's space fits the model's section.
 
-    Args:
-        params: The study.
-        section: The model's own section.
-        name: The study's section, such as ``tune.xgboost``, for messages.
-        model: The model's section, such as ``tabular.xgboost``, for messages.
+    For messages, `name` is the study's section, such as ``tune.xgboost``, and `model` the model's,
+    such as ``tabular.xgboost``.
 
     Raises:
-        InputError: With each key that the section has not, each end of a range or choice that it
-            refuses, and each value of params.yaml that lies outside its range.
+        InputError: With each key that is not in the section, each end of a range or choice that it
+            refuses, and each value of params.yaml outside its range.
     """
     faults = FaultList()
     for key, tried in params.space.items():

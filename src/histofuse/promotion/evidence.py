@@ -195,8 +195,9 @@ def _score(store: Store, copy: _Registered, data: TestData) -> Scored:
     scored = _describe_unscored(copy.version, _attempt(copy.read_config)[0] or {}, fault)
     if bundle is None:
         return scored
+    has_rows = (bundle.path / PREDICTIONS).is_file()
     predictions, fault = _attempt(lambda: score_test_split(bundle, copy.encoders, data))
-    stored = _attempt(lambda: _load_stored(bundle))[0]
+    stored = _attempt(lambda: read_predictions(bundle))[0] if has_rows else None
     return replace(scored, scored=predictions, scoring_fault=fault, stored=stored)
 
 
@@ -218,10 +219,6 @@ def _open(store: Store, copy: _Registered) -> Bundle:
         open_bundle(encoder, digest=entry["digest"], row_level=False)
     store.load_model(version.name, version.number)
     return bundle
-
-
-def _load_stored(bundle: Bundle) -> Predictions | None:
-    return read_predictions(bundle) if (bundle.path / PREDICTIONS).is_file() else None
 
 
 def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:

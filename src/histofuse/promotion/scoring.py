@@ -37,11 +37,7 @@ PATCH_KEY: Final = ["patch_id"]
 
 @dataclass(frozen=True)
 class TestData:
-    """The current test split.
-
-    Attributes:
-        root: The folder of all data.
-    """
+    """The current test split, below the folder of all data."""
 
     __test__ = False  # not a test class, despite its name
     root: Path = Path("data")
@@ -92,16 +88,10 @@ class TestData:
 def score_test_split(
     bundle: Bundle, encoders: Path | None = None, data: TestData | None = None
 ) -> Predictions:
-    """Predict the current test split.
+    """Predict the current test split, in the order of its keys.
 
-    Args:
-        bundle: The model.
-        encoders: A fusion model's frozen encoders, ``image`` and ``patient``; None to pull them
-            from the registry.
-        data: The split.
-
-    Returns:
-        The test rows alone, in the order of their keys.
+    `encoders` is the folder of a fusion model's frozen encoders, ``image`` and ``patient``; None
+    pulls them from the registry.
 
     Raises:
         InputError: If the model does not fit the data: other classes, another target, another
@@ -127,7 +117,7 @@ def score_test_split(
 def _read_patches(rows: pd.DataFrame, data: TestData) -> Iterator[np.ndarray]:
     reader = ShardReader(data.patches)
     for part in _split(rows):
-        yield _read_part(reader, part)
+        yield reader.read(part["shard"], part["row"])
 
 
 def _read_pairs(rows: pd.DataFrame, data: TestData) -> Iterator[dict[str, Any]]:
@@ -135,15 +125,14 @@ def _read_pairs(rows: pd.DataFrame, data: TestData) -> Iterator[dict[str, Any]]:
     _require_records(rows, features)
     for part in _split(rows):
         records = part[list(KEY)].merge(features, on=list(KEY), how="left", validate="m:1")
-        yield {"image": _read_part(reader, part), "patient": records.drop(columns=list(KEY))}
+        yield {
+            "image": reader.read(part["shard"], part["row"]),
+            "patient": records.drop(columns=list(KEY)),
+        }
 
 
 def _split(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
     return (rows.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(rows), ROWS_AT_ONCE))
-
-
-def _read_part(reader: ShardReader, part: pd.DataFrame) -> np.ndarray:
-    return reader.read(part["shard"], part["row"])
 
 
 def _require_records(rows: pd.DataFrame, features: pd.DataFrame) -> None:

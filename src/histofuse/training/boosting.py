@@ -109,12 +109,8 @@ def cross_validate(
     All folds grow together, one tree per round each, and growing stops once the mean AUROC of the
     held-out folds has not risen for ``early_stopping_rounds``.
 
-    Args:
-        rows: Training rows of both classes; NaN means missing. All rows of a patient fall into the
-            same fold.
-        params: The section of params.yaml.
-        seed: Of the folds and of XGBoost's sampling.
-        recorder: Told the mean scores every few rounds.
+    All rows of a patient fall into the same fold; NaN means missing. The recorder receives the mean
+    scores every few rounds.
     """
     splits = split_folds(rows, params.folds, derive_seed(seed, "folds"))
     notes = [f"{len(splits)} folds: too few patients"] if len(splits) < params.folds else []

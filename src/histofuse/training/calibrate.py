@@ -115,7 +115,12 @@ class Calibrator:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Calibrator:
         """Read what `to_dict` rendered."""
-        curves = tuple(_read_curve(curve) for curve in values["curves"])
+        curves = tuple(
+            SigmoidCurve(curve["slope"], curve["intercept"])
+            if curve["curve"] == "sigmoid"
+            else StepCurve(tuple(curve["x"]), tuple(curve["y"]))
+            for curve in values["curves"]
+        )
         fitted_on = FittedOn.from_dict(values["fitted_on"])
         return cls(values["method"], values["temperature"], curves, fitted_on)
 
@@ -258,12 +263,6 @@ def _fit_isotonic(
     return StepCurve(tuple(model.X_thresholds_.tolist()), tuple(model.y_thresholds_.tolist())), []
 
 
-def _read_curve(values: dict[str, Any]) -> Curve:
-    if values["curve"] == "sigmoid":
-        return SigmoidCurve(values["slope"], values["intercept"])
-    return StepCurve(tuple(values["x"]), tuple(values["y"]))
-
-
 CurveFit = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], tuple[Curve, list[str]]]
 # Method -> fit of one class's curve, one-vs-rest, from its log-odds and which rows are of the
 # class; returns notes on what the rows were too few for.
@@ -288,7 +287,7 @@ class FittedOn:
 
     Attributes:
         per_class: Rows of each class.
-        notes: What the rows were too few for, and what was used instead; empty if nothing.
+        notes: What the rows were too few for, and what was used instead.
     """
 
     per_class: tuple[int, ...]

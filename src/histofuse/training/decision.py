@@ -87,10 +87,7 @@ def choose_focus_class(
 ) -> str:
     """Choose the class in focus of a model; its ``config.json`` holds it as ``focus_class``.
 
-    Args:
-        classes: Class names, in the order of the model's outputs.
-        labels: Class names of the training rows.
-        target: The target of a model of the health record; None for classes of patches.
+    `labels` are the classes of the training rows; `target` is that of a model of the health record.
 
     Returns:
         The target; else mitosis; else the rarest class of the training rows.

@@ -45,13 +45,11 @@ FUSION_PREDICTIONS = Contract(
 
 @dataclass(frozen=True)
 class PairedEmbeddings:
-    """Pairs and what the encoders make of both sides.
+    """Pairs and the embeddings of both sides.
 
     Attributes:
         pairs: `features.pairing.PAIRS`.
-        embeddings: Of every patch and patient in it.
-        pairing: The rule behind the pairs.
-        digests: SHA-256 of each input file, by what it is.
+        digests: ``pairs``, ``embeddings``, ``image_embeddings``, ``patient_embeddings`` -> SHA-256.
     """
 
     pairs: pd.DataFrame
@@ -66,12 +64,7 @@ class PairedEmbeddings:
 
 
 def load_pairs(path: Path, embeddings: Path, pairing: PairingParams) -> PairedEmbeddings:
-    """Load pairs and the embeddings of both sides.
-
-    Args:
-        path: A `features.pairing.PAIRS` table.
-        embeddings: Their folder.
-        pairing: The rule behind the pairs.
+    """Load a `features.pairing.PAIRS` table and the embeddings of both sides.
 
     Raises:
         InputError: If a file is missing or breaks its contract.

@@ -85,10 +85,8 @@ class PatchData:
     """Patches with their splits, still on disk.
 
     Attributes:
-        folder: Of the shards.
         table: `data.patches.PATCH_INDEX` with the column ``split``, sorted by ``patch_id``.
-        meta: Sides and classes.
-        digests: What was read -> SHA-256.
+        digests: ``patches`` and ``splits`` -> SHA-256.
     """
 
     folder: Path
@@ -115,9 +113,7 @@ class PatchData:
 def load_patch_data(folder: Path, splits: Path) -> PatchData:
     """Join the patches of a folder with their splits, by key.
 
-    Args:
-        folder: Of shards, index and meta.
-        splits: Path of a `data.splits.PATCH_SPLITS` table of the same patches.
+    `splits` is a `data.splits.PATCH_SPLITS` table of the same patches.
 
     Raises:
         InputError: If a file is missing, the patches of the two differ, or a label is no class.
@@ -158,18 +154,13 @@ def train_image(
 ) -> FitResult:
     """Train one network, calibrate it on validation, and write its bundle.
 
-    A run that was killed goes on after its last whole epoch and ends in the same bytes.
+    A killed run resumes after its last complete epoch and ends in the same bytes.
 
-    Args:
-        data: Patches and splits.
-        params: Section ``image.<name>``.
-        seed: The run's seed.
-        recorder: Told of params, epochs and the bundle.
-        path: Folder of the bundle; its last part is the model's name.
-        embeddings: Folder for the embeddings of all patches; None writes none.
+    The last part of `path` is the model's name. Embeddings of all patches are written to the folder
+    `embeddings`, if it is given.
 
     Raises:
-        InputError: If the backbone, weights or precision cannot be had, or a split is empty.
+        InputError: If the backbone, weights or precision are not available, or a split is empty.
     """
     check_method(params.calibration)
     recorder.log_params({**params.model_dump(), "seed": seed})
@@ -222,7 +213,7 @@ def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> 
     """Build the network of a section; its random weights come from the seed and the name.
 
     Raises:
-        InputError: If the backbone or its weights cannot be had.
+        InputError: If the backbone or its weights are not available.
     """
     spec = ImageSpec(
         backbone=params.backbone,
@@ -295,7 +286,6 @@ def _make_unfreezing(params: ImageParams) -> Callable[[nn.Module, int], None]:
 
 
 def _digest_weights(params: ImageParams) -> dict[str, str]:
-    # create_model has refused a file that is not there.
     path = Path(params.weights)
     return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
 
@@ -304,7 +294,7 @@ def _digest_weights(params: ImageParams) -> dict[str, str]:
 
 
 class Outputs(NamedTuple):
-    """What a network makes of patches, in fp32."""
+    """Outputs of a network for patches, in fp32."""
 
     embeddings: Float32[np.ndarray, "n width"]
     logits: Float32[np.ndarray, "n classes"]
@@ -314,13 +304,10 @@ class Outputs(NamedTuple):
 def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outputs:
     """Compute the embeddings and raw logits of stored patches in one pass.
 
-    Args:
-        model: A trained network; computes on the GPU where there is one.
-        folder: Of the shards, cut with the model's own patch and margin.
-        index: Rows of the patch index, in the order wanted.
+    The network computes on the GPU if there is one. The output is in the order of `index`.
 
     Raises:
-        InputError: If the patches are of another size than the model's.
+        InputError: If the patches of `folder` are of another size than the model's.
     """
     reader = ShardReader(folder)
     _check_sides(model.spec, reader.meta, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import Mlp, one_thread
 from histofuse.params.tabular import MlpParams
 from histofuse.training.fitting.fit import fit
+from histofuse.training.fitting.history import FitResult
 from histofuse.training.fitting.recipe import (
     Monitor,
     ParameterGroup,
@@ -27,23 +28,6 @@ from histofuse.training.rows import LabelledRows
 MONITOR_MINIMUM = 5
 
 
-@dataclass(frozen=True)
-class MlpFit:
-    """A trained network.
-
-    Attributes:
-        network: With the weights of its best epoch, in eval mode, on CPU.
-        history: One mapping an epoch.
-        best_epoch: Counted from 1.
-        monitor: The validation metric that chose it.
-    """
-
-    network: Mlp
-    history: list[dict[str, float]]
-    best_epoch: int
-    monitor: Monitor
-
-
 def fit_mlp(
     train: LabelledRows,
     validation: LabelledRows,
@@ -53,10 +37,14 @@ def fit_mlp(
     recorder: Recorder,
     checkpoints: Path | None = None,
     show_progress: bool = True,
-) -> MlpFit:
+) -> tuple[Mlp, FitResult, Monitor]:
     """Train with Adam, warm-up, step decay and early stopping.
 
     If the validation set is too small to rank on, its loss is monitored instead, with a warning.
+
+    Returns:
+        The network with the weights of its best epoch, in eval mode on the CPU; the history; and
+        the validation metric that chose the epoch.
 
     Raises:
         InputError: If there are no training or no validation rows.
@@ -70,7 +58,7 @@ def fit_mlp(
     rows = (_to_rows(train), _to_rows(validation))
     with one_thread():
         result = fit(network, *rows, recipe, checkpoints, recorder)
-    return MlpFit(network, result.history, result.best_epoch, monitor)
+    return network, result, monitor
 
 
 def make_recipe(

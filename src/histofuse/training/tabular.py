@@ -76,7 +76,7 @@ class EncodedTable:
         encoder: The encoder's JSON file, copied into the bundle.
         target: Name of the target, such as ``mortality_1y``.
         source: ``simulated``, ``mimic-iv-demo`` or ``restricted``.
-        digests: SHA-256 of each input, by what it is.
+        digests: ``encoded`` and ``encoder`` -> SHA-256.
     """
 
     rows: pd.DataFrame
@@ -88,12 +88,7 @@ class EncodedTable:
 
 
 def load_table(encoded: Path, cohort_meta: Path, kind: Kind) -> EncodedTable:
-    """Load the encoded table that a kind of model reads.
-
-    Args:
-        encoded: Folder of the tables and their encoder.
-        cohort_meta: ``meta.json`` of the cohort.
-        kind: Of the model.
+    """Load the encoded table that a kind of model reads from a folder, with its encoder.
 
     Raises:
         InputError: If a file is missing or breaks its contract.
@@ -226,7 +221,7 @@ def fit_model(
     recorder: Recorder,
     checkpoints: Path | None = None,
 ) -> Fit:
-    """Fit one model on the training rows; the validation rows only tell when to stop."""
+    """Fit one model on the training rows; the validation rows only decide when to stop."""
     data = _Data(
         table.features,
         select_rows(table.rows, table.features, "train"),
@@ -309,18 +304,18 @@ def _fit_mlp(
 ) -> Fit:
     from histofuse.training.mlp import fit_mlp
 
-    fitted = fit_mlp(
+    network, result, monitor = fit_mlp(
         data.train, data.validation, params, seed, recorder=recorder, checkpoints=checkpoints
     )
     architecture = {
         "hidden": params.hidden,
-        "outputs": fitted.network.output.out_features,
+        "outputs": network.output.out_features,
         "dropout": params.dropout,
         "embedding_dim": params.hidden[-1],
     }
-    extra = {"training": {"best_epoch": fitted.best_epoch, "monitor": fitted.monitor}}
-    history = pd.DataFrame(fitted.history).astype({"epoch": "int64"})
-    return Fit(MlpModel(data.features, fitted.network), history, architecture, extra)
+    extra = {"training": {"best_epoch": result.best_epoch, "monitor": monitor}}
+    history = pd.DataFrame(result.history).astype({"epoch": "int64"})
+    return Fit(MlpModel(data.features, network), history, architecture, extra)
 
 
 def describe_training(path: Path) -> str:

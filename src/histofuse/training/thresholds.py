@@ -127,7 +127,10 @@ def fit_thresholds(
             optimal_at_prevalence
             and 0 < min(counts[c], len(labels) - counts[c]) < THRESHOLD_MINIMUM
         ):
-            value, note = _take_prevalence(counts[c], len(labels))
+            inside, n = counts[c], len(labels)
+            value = (inside + 1) / (n + 2)
+            rows = f"{count_rows(inside)} inside and {n - inside} outside"
+            note = [f"{rows}, threshold at the prevalence"]
         else:
             value, note = _fit_threshold(probabilities[:, c], labels == c, choose)
         values.append(1 / k if value is None else value)
@@ -185,11 +188,6 @@ def _fit_threshold(
     if inside < THRESHOLD_COMFORT:
         notes = [*notes, f"the threshold rests on {count_rows(inside)} of the class"]
     return float(np.clip(cuts.thresholds[best], TINY, 1 - TINY)), notes
-
-
-def _take_prevalence(inside: int, n: int) -> tuple[float, list[str]]:
-    note = f"{count_rows(inside)} inside and {n - inside} outside, threshold at the prevalence"
-    return (inside + 1) / (n + 2), [note]
 
 
 def _count_cuts(scores: Float[np.ndarray, " n"], is_class: np.ndarray) -> _Cuts:

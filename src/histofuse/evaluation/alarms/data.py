@@ -34,9 +34,8 @@ def check_image_split(
     if audit is None:
         yield skip_check("shared[images]", None, IMAGES, "the split has no audit; dvc repro")
         return
-    shared = _find_forbidden(audit)
-    detail = _show_shared(shared) or "no case, frame or pixel is in two splits that may not share"
-    yield make_check("shared[images]", None, IMAGES, bool(shared), detail, {"shared": shared})
+    none = "no case, frame or pixel is in two splits that may not share"
+    yield _check_shared("shared[images]", IMAGES, audit, none)
     units = {audit["unit"], audit["validation_unit"]}
     leaky = bool(audit["leaky"]) or not units <= set(split_units)
     overlapping = {
@@ -54,25 +53,23 @@ def check_patient_split(audit: Mapping[str, Any] | None) -> AlarmCheck:
     """Check that the patient splits share no patient."""
     if audit is None:
         return skip_check("shared[patients]", None, RECORDS, "the split has no audit; dvc repro")
-    shared = _find_forbidden(audit)
-    detail = _show_shared(shared) or "no patient is in two splits"
-    return make_check("shared[patients]", None, RECORDS, bool(shared), detail, {"shared": shared})
+    return _check_shared("shared[patients]", RECORDS, audit, "no patient is in two splits")
 
 
-def _find_forbidden(audit: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    found = {
+def _check_shared(
+    name: str, concerns: Sequence[str], audit: Mapping[str, Any], none: str
+) -> AlarmCheck:
+    forbidden = {
         pair: {what: counts[what] for what in audit["forbidden"][pair] if counts.get(what)}
         for pair, counts in audit["shared"].items()
     }
-    return {pair: counts for pair, counts in found.items() if counts}
-
-
-def _show_shared(shared: Mapping[str, Mapping[str, int]]) -> str:
-    return ", ".join(
+    shared = {pair: counts for pair, counts in forbidden.items() if counts}
+    shown = ", ".join(
         f"{pair} share {count:,} {what.replace('_', ' ')}"
         for pair, counts in shared.items()
         for what, count in counts.items()
     )
+    return make_check(name, None, concerns, bool(shared), shown or none, {"shared": shared})
 
 
 # --- features -----------------------------------------------------------------------------------

@@ -48,11 +48,7 @@ DATA_FILES: Final = (
 
 @dataclass(frozen=True)
 class AlarmData:
-    """The current data; each part is None if a file of it is missing.
-
-    Attributes:
-        root: Their folder.
-    """
+    """The current data below a folder; each part is None if a file of it is missing."""
 
     root: Path
 
@@ -96,13 +92,12 @@ class AlarmData:
 
     def read_test_rows(self, kind: str, name: str) -> pd.DataFrame | None:
         """Read the rows of the current test split of a model, with what they belong to."""
-        match kind:
-            case "fusion":
-                path, contract = self.root / "pairs" / f"{name_pairing(name)}.parquet", PAIRS
-            case "tabular":
-                path, contract = self.root / "splits" / "patients.parquet", PATIENT_SPLITS
-            case _:
-                path, contract = self.root / "splits" / "patches.parquet", PATCH_SPLITS
+        file, contract = {
+            "fusion": (f"pairs/{name_pairing(name)}.parquet", PAIRS),
+            "tabular": ("splits/patients.parquet", PATIENT_SPLITS),
+            "image": ("splits/patches.parquet", PATCH_SPLITS),
+        }[kind]
+        path = self.root / file
         if not path.is_file():
             return None
         rows = read_table(path, contract)

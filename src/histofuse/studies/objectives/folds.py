@@ -255,7 +255,7 @@ class MlpObjective:
         from histofuse.training.mlp import fit_mlp
 
         parts, recorder = (fold.rest, fold.held_out), NullRecorder()
-        fitted = fit_mlp(*parts, params, self.seed, recorder=recorder, show_progress=False)
-        logits = compute_logits(fitted.network, fold.held_out.x)
+        network, *_ = fit_mlp(*parts, params, self.seed, recorder=recorder, show_progress=False)
+        logits = compute_logits(network, fold.held_out.x)
         scores = score_logits(logits, fold.held_out.target)
         return {key: scores[key] for key in _NAMES}

@@ -37,7 +37,7 @@ def run_fit(
     checkpoints: Path | None,
     recorder: Recorder,
 ) -> FitResult:
-    """Do what `fit` promises."""
+    """Run `fit` once its arguments were checked."""
     module = FitModule(network, train, validation, recipe, recorder)
     trainer = _make_trainer(recipe, checkpoints)
     last = checkpoints / LAST if checkpoints and (checkpoints / LAST).is_file() else None
@@ -70,7 +70,11 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
     gpus = torch.cuda.device_count()
     # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
     accelerator = "gpu" if gpus else "cpu"
-    devices, nodes = _choose_devices(recipe, gpus)
+    devices, nodes = max(1, gpus), 1
+    if recipe.devices != "auto":
+        devices = recipe.devices
+    elif launched := read_launch():
+        devices, nodes = launched
     # With deterministic kernels torch would fill all new memory with NaN.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     if not gpus:
@@ -98,13 +102,6 @@ def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
         callbacks=_save_each_epoch(checkpoints) if checkpoints else None,
         default_root_dir=checkpoints or os.devnull,
     )
-
-
-def _choose_devices(recipe: Recipe, gpus: int) -> tuple[int, int]:
-    """Choose the number of devices on this node, and of nodes."""
-    if recipe.devices != "auto":
-        return recipe.devices, 1
-    return read_launch() or (max(1, gpus), 1)
 
 
 def _save_each_epoch(folder: Path) -> ModelCheckpoint:
