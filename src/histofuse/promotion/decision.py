@@ -28,6 +28,7 @@ from uuid import uuid4
 from histofuse.core.artifacts import digest_file, to_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError, RegistryError
+from histofuse.core.naming import show_interval
 from histofuse.core.progress import report
 from histofuse.promotion.log import LOG, Entry, Event, append_entry, read_log, replay
 from histofuse.tracking.lease import Confirm, holding
@@ -365,15 +366,12 @@ def _describe_entry(entry: Entry) -> dict[str, str]:
 
 def _show_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
     """Show the means over classes with their intervals; the artifact has the other metrics."""
-    shown = {name: m for name, m in metrics.items() if name.endswith("/macro")}
-    return "; ".join(f"{name} {_show_interval(m)}" for name, m in shown.items())
-
-
-def _show_interval(metric: Mapping[str, float | None]) -> str:
-    value, low, high = (metric[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "undefined"
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    shown = {
+        name: "undefined" if m["value"] is None else show_interval(m["value"], m["low"], m["high"])
+        for name, m in metrics.items()
+        if name.endswith("/macro")
+    }
+    return "; ".join(f"{name} {text}" for name, text in shown.items())
 
 
 def _prefixed(tags: Mapping[str, str]) -> dict[str, str]:
