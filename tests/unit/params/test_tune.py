@@ -57,7 +57,10 @@ def test_the_project_s_own_studies_fit_their_models():
         ("{batch_size: {type: int, low: 2.5, high: 64, log: false}}", "batch_size.low: is 2.5"),
         ("{dropout: {type: choice, of: [0.1]}}", "dropout.of"),
         ("{dropout: {type: choice, of: [0.1, 0.1]}}", "values that differ"),
-        ("{drop: {type: choice, of: [0.1, 0.3]}}", "drop: no key of fusion; expected one of: hid"),
+        (
+            "{drop: {type: choice, of: [0.1, 0.3]}}",
+            "drop: no key of fusion; expected one of: calibration, threshold, hidden",
+        ),
         ("{study: {type: choice, of: [a, b]}}", "study: no key"),
         ("{dropout: {type: float, low: 0.0, high: 1.5, log: false}}", "holds 1.5, which fusion"),
         ("{hidden: {type: choice, of: [[256, 128], [0]]}}", "holds [0], which fusion refuses"),
