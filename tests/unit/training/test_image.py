@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from histofuse.core.artifacts import to_json
+from histofuse.core.artifacts import digest_folder, to_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
