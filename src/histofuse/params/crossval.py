@@ -25,7 +25,7 @@ class CrossvalParams(Section):
         rules: Keys of the section ``pairing`` under which fusion is trained; the first stands for
             fusion.
         workers: Folds at a time; ``auto`` is as many as the processors hold.
-        threads: Of each fold. Sums are added up in an order that hangs on it, so it is fixed, and
+        threads: Of each fold. The order of summation depends on it, so it is fixed, and
             the number of workers changes no bit.
     """
 

@@ -41,7 +41,7 @@ class Comparison:
 
 
 def compare_fusion(results: Sequence[Result], context: Context) -> Comparison | None:
-    """Put fusion models beside their image encoder; None where either is not there."""
+    """Compare fusion models with their image encoder; None if either is missing."""
     fused = sorted(
         (r for r in results if r.model.kind == "fusion"), key=lambda r: not is_primary(r, context)
     )

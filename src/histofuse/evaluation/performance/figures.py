@@ -65,7 +65,7 @@ def draw_model_figures(result: Result, split: str, intervals: Intervals, folder:
 def draw_comparison_figure(
     comparison: Comparison, split: str, intervals: Intervals, path: Path
 ) -> None:
-    """Draw and save fusion beside the image model it is built on."""
+    """Draw and save fusion next to the image model it is built on."""
     widest = comparison.fused[0]
     footer = describe_footer(widest, split, widest.model.of(split))
     save_drawing(draw_comparison, (comparison, intervals), footer, path)

@@ -1,4 +1,4 @@
-"""Intervals beside the metrics of the split that is reported, of models and of differences."""
+"""Intervals of the metrics on the reported split, for models and differences."""
 
 from __future__ import annotations
 

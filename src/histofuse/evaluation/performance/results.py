@@ -14,7 +14,7 @@ from histofuse.params.pairing import LEAKY_RULES
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of the data beside the predictions.
+    """What an evaluation knows about the data besides the predictions.
 
     Attributes:
         image_source: ``simulated`` or ``brecahad``.

@@ -1,4 +1,4 @@
-"""The paper's tables, as CSV and Markdown, with what must be said beside them.
+"""The paper's tables, as CSV and Markdown, with the notes they need.
 
 They begin with the class that counts most and end with accuracy; each number has its interval.
 
