@@ -43,9 +43,9 @@ _VERSIONS: Final = """
     LEFT JOIN tags p ON p.run_uuid = v.run_id AND p.key = :content
     ORDER BY v.name, v.version
 """
-_RUNNING: Final = """
-    SELECT r.run_uuid, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = ?
-    WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'
+_RUNS: Final = """
+    SELECT r.run_uuid, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = :tag
+    WHERE r.status = :status AND r.lifecycle_stage = 'active'
 """
 
 _STATUSES: Final = (
@@ -87,7 +87,13 @@ def read_versions(database: Path) -> list[Version]:
 def read_running(database: Path) -> dict[str, str]:
     """Map each run marked as running to the tag of the process that writes it."""
     with _reading(database) as connection:
-        return dict(_select(connection, _RUNNING, (PROCESS_TAG,)))
+        return dict(_select(connection, _RUNS, {"tag": PROCESS_TAG, "status": "RUNNING"}))
+
+
+def read_finished(database: Path) -> dict[str, str]:
+    """Map each finished run to the digest of the content it was written from."""
+    with _reading(database) as connection:
+        return dict(_select(connection, _RUNS, {"tag": CONTENT_TAG, "status": "FINISHED"}))
 
 
 def read_statuses(database: Path) -> list[ModelStatus]:

@@ -15,7 +15,13 @@ from histofuse.core.artifacts import replacing_folder
 from histofuse.core.processes import is_dead
 from histofuse.tracking.connection import Connection, MlflowError, import_mlflow, name_store, quiet
 from histofuse.tracking.interface import SHAP_BASE, Interface
-from histofuse.tracking.local import locate_artifacts, read_running, read_statuses, read_versions
+from histofuse.tracking.local import (
+    locate_artifacts,
+    read_finished,
+    read_running,
+    read_statuses,
+    read_versions,
+)
 from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
@@ -91,6 +97,12 @@ class Store(Connection):
             value: Its value; None finds any but the empty one.
         """
         return self._search_runs(f"tags.`{tag}` " + ("!= ''" if value is None else f"= '{value}'"))
+
+    def has_finished(self, content: str) -> bool:
+        """Tell whether a finished run was written from this content."""
+        if self.database is not None:  # without MLflow, which takes seconds to import
+            return content in read_finished(self.database).values()
+        return any(run.info.status == "FINISHED" for run in self.find_runs(CONTENT_TAG, content))
 
     def _search_runs(self, query: str) -> list[Run]:
         ids, order = [self.experiment_id], ["start_time ASC"]

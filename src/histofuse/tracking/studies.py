@@ -273,7 +273,7 @@ def publish_studies(folder: Path = STUDIES) -> Outcome:
 def _publish_study(folder: Path, store: Store) -> bool:
     spec, trials = read_study(folder)
     content = digest_folder(folder)
-    if any(run.info.status == "FINISHED" for run in store.find_runs(CONTENT_TAG, content)):
+    if store.has_finished(content):
         return False
     run_id = StudyWriter(store).write(spec, trials)
     with TemporaryDirectory(prefix="histofuse-") as scratch:

@@ -1,5 +1,7 @@
 """Studies as nested runs: whole, idempotent, rebuilt from what DVC holds."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -297,6 +299,17 @@ def test_a_short_study_is_left_to_publish(store):
     write_study(SPEC, TRIALS, Path("studies/resnet18"), lambda *_: None)
     assert publish_studies(Path("studies/resnet18")) == (["resnet18"], [])
     assert len(read(store)[1]) == 4
+
+
+def test_publishing_without_news_does_not_import_mlflow(store):
+    write_study(SPEC, TRIALS, Path("studies/resnet18"), lambda *_: None)
+    publish_studies()
+    command = "import sys; from histofuse.tracking.studies import publish_studies as publish\n"
+    command += "print(publish().unchanged, 'mlflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['resnet18'] False"
 
 
 def test_a_store_that_fails_does_not_stop_a_study(store, monkeypatch, capsys):
