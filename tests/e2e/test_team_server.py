@@ -268,7 +268,7 @@ def test_two_at_once_publish_each_bundle_once(alice):
     printed = [process.communicate()[0].decode() for process in both]
 
     assert [process.returncode for process in both] == [0, 0]
-    assert sum("3 written" in text for text in printed) == 1, printed
+    assert sum("3 models written" in text for text in printed) == 1, printed
     assert list_versions(alice) == before
     assert len(list_runs(alice)) == runs
 
