@@ -27,7 +27,8 @@ from histofuse.params.pairing import LEAKY_RULES, PairingParams
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import fit_decision, write_decision
 from histofuse.training.fitting.batches import compute_logits
-from histofuse.training.fitting.fit import fit, make_checkpoint_key, resumable
+from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
+from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult, write_history
 from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, read_recipe
 from histofuse.training.recorder import Recorder

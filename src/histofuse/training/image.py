@@ -47,7 +47,8 @@ from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze
 from histofuse.params.image import SAFETENSORS, ImageParams
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import choose_focus_class, fit_decision, write_decision
-from histofuse.training.fitting.fit import fit, make_checkpoint_key, resumable
+from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
+from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult, write_history
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import (

@@ -149,7 +149,7 @@ def _keep_checkpoints(
     if not isinstance(params, MlpParams):
         yield None
         return
-    from histofuse.training.fitting.fit import make_checkpoint_key, resumable
+    from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 
     code = digest_code(__name__)
     key = make_checkpoint_key(params.model_dump(), seed, table.digests, code)

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from histofuse.training.fitting.checkpoints import LAST
 from histofuse.training.fitting.cpu import training_faster_on_cpu
-from histofuse.training.fitting.fit import LAST
 from histofuse.training.fitting.history import FitResult, find_best, is_finished
 from histofuse.training.fitting.module import FitModule
 from histofuse.training.fitting.processes import read_launch, sharing_batch_norm

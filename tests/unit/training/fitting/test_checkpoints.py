@@ -2,7 +2,7 @@
 
 import pytest
 
-from histofuse.training.fitting.fit import LAST, make_checkpoint_key, resumable
+from histofuse.training.fitting.checkpoints import LAST, make_checkpoint_key, resumable
 
 
 def test_the_checkpoint_key_hangs_on_all_it_should():

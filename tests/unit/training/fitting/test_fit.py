@@ -13,7 +13,8 @@ from torch import nn
 
 from histofuse.core.errors import InputError
 from histofuse.training.fitting.batches import compute_logits
-from histofuse.training.fitting.fit import LAST, fit
+from histofuse.training.fitting.checkpoints import LAST
+from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import (
     measure,
     write_history,

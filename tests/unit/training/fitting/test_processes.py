@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from histofuse.training.fitting.fit import LAST
+from histofuse.training.fitting.checkpoints import LAST
 from histofuse.training.fitting.processes import Draws, Share
 
 RANKS = Path(__file__).parent / "ranks.py"
