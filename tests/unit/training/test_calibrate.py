@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from overconfident import make_model, to_columns
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import make_classification
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from histofuse.core.errors import InputError
 from histofuse.params.base import load_section
@@ -27,20 +26,6 @@ from histofuse.training.decision import fit_decision, load_decision, write_decis
 from histofuse.training.thresholds import fit_thresholds
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
-
-
-def make_model(classes: int, seed: int = 0):
-    features, labels = make_classification(
-        900, 8, n_informative=5, n_classes=classes, class_sep=0.6, random_state=seed
-    )
-    model = LogisticRegression(C=100.0).fit(features[:300], labels[:300])
-    # Overconfident on purpose, so that there is something to calibrate.
-    model.coef_ *= 3
-    return model, features[300:], labels[300:]
-
-
-def to_columns(logits):
-    return np.column_stack([np.zeros_like(logits), logits])
 
 
 @pytest.mark.parametrize(("method", "peer"), [("platt", "sigmoid"), ("temperature", "temperature")])

@@ -2,24 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import make_classification
-from sklearn.linear_model import LogisticRegression
+from overconfident import make_model, to_columns
 
 from histofuse.training.decision import fit_decision, load_decision, write_decision
-
-
-def make_model(classes: int, seed: int = 0):
-    features, labels = make_classification(
-        900, 8, n_informative=5, n_classes=classes, class_sep=0.6, random_state=seed
-    )
-    model = LogisticRegression(C=100.0).fit(features[:300], labels[:300])
-    # Overconfident on purpose, so that there is something to calibrate.
-    model.coef_ *= 3
-    return model, features[300:], labels[300:]
-
-
-def to_columns(logits):
-    return np.column_stack([np.zeros_like(logits), logits])
 
 
 @pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])

@@ -4,26 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import make_classification
-from sklearn.linear_model import LogisticRegression
+from overconfident import make_model, to_columns
 from sklearn.metrics import recall_score, roc_curve
 
 from histofuse.training.calibrate import fit_calibrator
 from histofuse.training.thresholds import Thresholds, fit_thresholds
-
-
-def make_model(classes: int, seed: int = 0):
-    features, labels = make_classification(
-        900, 8, n_informative=5, n_classes=classes, class_sep=0.6, random_state=seed
-    )
-    model = LogisticRegression(C=100.0).fit(features[:300], labels[:300])
-    # Overconfident on purpose, so that there is something to calibrate.
-    model.coef_ *= 3
-    return model, features[300:], labels[300:]
-
-
-def to_columns(logits):
-    return np.column_stack([np.zeros_like(logits), logits])
 
 
 def test_too_few_rows_put_the_threshold_at_the_prevalence():
