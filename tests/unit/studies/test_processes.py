@@ -23,6 +23,7 @@ from histofuse.studies.storage import open_storage
 STAGE = Path(__file__).parent / "toy_stage.py"
 TRIALS = 12
 JOURNAL = "studies.journal"
+HOLD = "hold"  # while this file exists, toys' trials wait after their next report
 
 
 @dataclass
@@ -78,16 +79,23 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill_in_a_trial(toy: Toy, after: int) -> optuna.trial.FrozenTrial:
-    """Kill the worker of a running trial once enough have finished."""
+    """Kill the worker of a running trial once enough have finished.
+
+    All trials are held at their next report meanwhile: on a busy machine one may end between the
+    look at the storage and the signal.
+    """
+    toy.wait_for(lambda trials: sum(t.state.is_finished() for t in trials) >= after)
+    hold = toy.folder / HOLD
+    hold.touch()
 
     def find_halfway(trials):
         return [t for t in trials if t.state.name == "RUNNING" and t.intermediate_values]
 
-    def is_on_the_way(trials):
-        return find_halfway(trials) and sum(t.state.is_finished() for t in trials) >= after
-
-    trial = find_halfway(toy.wait_for(is_on_the_way))[0]
+    toy.wait_for(find_halfway)
+    time.sleep(0.5)  # a trial that was past its last report ends
+    trial = find_halfway(toy.wait_for(find_halfway))[0]
     os.kill(int(trial.user_attrs[WORKER].rpartition(":")[2]), signal.SIGKILL)
+    hold.unlink()
     return trial
 
 

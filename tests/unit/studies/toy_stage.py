@@ -64,6 +64,8 @@ def make_job(make_objective: Callable[[int, str], Any], **changes: Any) -> Study
 class ToyObjective:
     """Best at depth 3, rate 0.01 and widths [16, 8]; the later the fold, the better.
 
+    A file ``hold`` in the folder makes trials wait after their next report.
+
     Args:
         seconds: How long a trial takes.
         deadly_depth: Ends the process as `kill -9` does.
@@ -84,6 +86,8 @@ class ToyObjective:
             time.sleep(self.seconds / FOLDS)
             values.append(compute_value(params) * (FOLDS + fold) / (2 * FOLDS))
             report(fold, sum(values) / len(values))
+            while Path("hold").exists():
+                time.sleep(0.02)
         value = sum(values) / len(values)
         return TrialResult(value, {"cv/auroc": value}, {"cv/auroc/fold": values})
 
