@@ -28,7 +28,19 @@ GROUPINGS: Final[Mapping[str, str]] = {
     "elixhauser_quan": "elixhauser_quan.json",
 }
 COUNT: Final = "comorbidity_count"
+# Codes that name a neoplasm or its radiotherapy, in groups of other diseases; prefixes.
+CANCER_CODES: Final = (
+    "D630",  # anaemia in neoplastic disease
+    "28522",
+    "M360",  # dermatomyositis in neoplastic disease
+    "G130",  # paraneoplastic neuropathy
+    "G131",  # atrophy of the nervous system in neoplastic disease
+    "J701",  # lung disease due to radiation
+    "5081",
+)
 DIAGNOSIS_COLUMNS: Final = ("subject_id", "hadm_id", "icd_code", "icd_version")
+RANK: Final = "seq_num"
+_PRINCIPAL: Final = 1
 _VERSIONS: Final = {9: "icd9", 10: "icd10"}
 _LONGEST_CODE: Final = 7
 _MASK: Final = pl.UInt64
@@ -86,8 +98,7 @@ def match_code(grouping: Grouping, code: str, version: int) -> int:
     Returns:
         A mask with bit k set for membership of the k-th group.
     """
-    prefixes = grouping.prefixes[version]
-    code = code.replace(".", "").strip().upper()
+    prefixes, code = grouping.prefixes[version], _clean(code)
     mask = 0
     for length in range(1, min(len(code), _LONGEST_CODE) + 1):
         sets, clears = prefixes.get(code[:length], (0, 0))
@@ -95,13 +106,19 @@ def match_code(grouping: Grouping, code: str, version: int) -> int:
     return mask
 
 
-def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame:
+def _clean(code: str) -> str:
+    return code.replace(".", "").strip().upper()
+
+
+def mask_admissions(
+    diagnoses: pl.DataFrame, grouping: Grouping, exclude: Collection[str] = ()
+) -> pl.DataFrame:
     """Compute the mask of each admission that has a diagnosis.
 
     Args:
-        diagnoses: ``subject_id``, ``hadm_id``, ``icd_code``, ``icd_version``; one row per
-            diagnosis, any order. Null codes match nothing.
+        diagnoses: `DIAGNOSIS_COLUMNS`; one row per diagnosis, any order. Null codes match nothing.
         grouping: Defines the groups.
+        exclude: Those of `CANCER_CODES` among these match nothing.
 
     Returns:
         ``subject_id``, ``hadm_id``, ``mask``, sorted by key.
@@ -112,7 +129,8 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
     Source: MIMIC-IV hosp/diagnoses_icd.
     """
     codes = diagnoses.lazy().select("icd_code", "icd_version").unique().collect(engine="streaming")
-    masks = codes.with_columns(pl.Series("mask", _match_all(codes, grouping), dtype=_MASK))
+    hidden = tuple(set(CANCER_CODES).intersection(exclude))
+    masks = codes.with_columns(pl.Series("mask", _match_all(codes, grouping, hidden), dtype=_MASK))
     return (
         diagnoses.lazy()
         .join(masks.lazy(), on=["icd_code", "icd_version"], how="inner")
@@ -123,12 +141,15 @@ def mask_admissions(diagnoses: pl.DataFrame, grouping: Grouping) -> pl.DataFrame
     )
 
 
-def _match_all(codes: pl.DataFrame, grouping: Grouping) -> list[int]:
+def _match_all(codes: pl.DataFrame, grouping: Grouping, hidden: tuple[str, ...]) -> list[int]:
     unknown = set(codes["icd_version"].unique()) - set(_VERSIONS)
     if unknown:
         problem = f"icd_version {sorted(map(str, unknown))}"
         raise InputError([Fault("diagnoses_icd", problem, "9 or 10 in each row")])
-    return [0 if c is None else match_code(grouping, c, v) for c, v in codes.iter_rows()]
+    return [
+        0 if c is None or _clean(c).startswith(hidden) else match_code(grouping, c, v)
+        for c, v in codes.iter_rows()
+    ]
 
 
 def build_comorbidities(
@@ -138,29 +159,35 @@ def build_comorbidities(
     grouping: Grouping,
     *,
     from_index: bool,
+    principal: bool,
     exclude: Collection[str] = (),
 ) -> pl.DataFrame:
     """Flag the comorbidity groups known at prediction time, and count them.
 
     Codes are billed after discharge. So an earlier admission counts if it ended by the prediction
     time, and the index admission only if `from_index` and the prediction time is its discharge or
-    later.
+    later. The principal diagnosis of the index admission is the reason for it, not a comorbidity;
+    that of an earlier admission is one by now.
 
     Args:
         index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``; one row per index
             admission.
         admissions: ``subject_id``, ``hadm_id``, ``admittime``, ``dischtime`` of the same patients.
-        diagnoses: As in `mask_admissions`.
+        diagnoses: As in `mask_admissions`; with `RANK` unless `principal`.
         grouping: Defines the groups.
         from_index: Whether the index admission's own codes may be used.
-        exclude: Groups that must leave no trace: neither a flag, nor in the count, nor through the
-            hierarchy.
+        principal: Whether its principal diagnosis counts with them.
+        exclude: Groups, and those of `CANCER_CODES`, that must leave no trace: neither a flag, nor
+            in the count, nor through the hierarchy.
 
     Returns:
         ``subject_id``, ``hadm_id``, one 0/1 column per group kept, and `COUNT`; in the order of
         `index`. A patient without a code has zeros.
     """
-    masks = mask_admissions(diagnoses, grouping)
+    own = diagnoses.join(index.select(KEY), on=KEY, how="semi")
+    counted = own if principal else own.filter(pl.col(RANK).ne_missing(_PRINCIPAL))
+    own_masks = mask_admissions(counted, grouping, exclude).rename({"mask": "own_mask"})
+    masks = mask_admissions(diagnoses, grouping, exclude).join(own_masks, on=KEY, how="left")
     known = _join_known(index, admissions, masks, from_index=from_index)
     mask = known.group_by(KEY).agg(pl.col("mask").bitwise_or())
     joined = index.select(KEY).join(mask, on=KEY, how="left", maintain_order="left")
@@ -178,7 +205,8 @@ def _join_known(
         pl.col("other_admittime") < pl.col("admittime")
     )
     own = (pl.col("other_id") == pl.col("hadm_id")) & pl.lit(from_index)
-    return index.join(earlier, on="subject_id", how="inner").filter(ended & (prior | own))
+    known = index.join(earlier, on="subject_id", how="inner").filter(ended & (prior | own))
+    return known.with_columns(mask=pl.when(prior).then("mask").otherwise("own_mask"))
 
 
 def unpack_mask(
@@ -220,12 +248,15 @@ def _list_specs(request: Request) -> list[FeatureSpec]:
 
 def _build(request: Request) -> tuple[pl.DataFrame, None]:
     diagnoses = choose_diagnoses(request.params, request.prediction_time)
+    principal = request.params.index_diagnoses == "all"
+    columns = DIAGNOSIS_COLUMNS if principal else (*DIAGNOSIS_COLUMNS, RANK)
     table = build_comorbidities(
         request.index.select(*KEY, "admittime", "dischtime", "prediction_time"),
         request.admissions.select(*KEY, "admittime", "dischtime"),
-        read_rows(request.root, "diagnoses_icd", DIAGNOSIS_COLUMNS, request.subjects),
+        read_rows(request.root, "diagnoses_icd", columns, request.subjects),
         load_grouping(request.params.comorbidities),
         from_index=diagnoses == "prior_and_index",
+        principal=principal,
         exclude=request.masked,
     )
     return table, None
@@ -242,5 +273,6 @@ COMORBIDITY: Final = FeatureGroup(
             "hierarchy",
             ("metastatic_cancer", "solid_tumour", "lymphoma"),
         ),
+        Giveaway("cancer", "a code of another disease that names a neoplasm", CANCER_CODES),
     ),
 )

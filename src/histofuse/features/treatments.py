@@ -19,6 +19,16 @@ from histofuse.features.specs import KEY, describe
 DEFINITIONS: Final = Path(__file__).parent / "treatments.json"
 PRESCRIPTION_COLUMNS: Final = ("subject_id", "starttime", "drug_type", "drug", "route")
 SOLVENT: Final = "BASE"
+# Antiemetics given with chemotherapy alone: NK1 antagonists, and the setron combined with them.
+CHEMOTHERAPY_ANTIEMETICS: Final = (
+    "aprepitant",
+    "fosaprepitant",
+    "emend",
+    "palonosetron",
+    "netupitant",
+    "fosnetupitant",
+    "rolapitant",
+)
 _ORDER: Final = ("drug", "route")
 
 
@@ -144,6 +154,9 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     rows = scan_rows(request.root, "prescriptions", PRESCRIPTION_COLUMNS, request.subjects)
     lookback = request.params.treatment_lookback_days
     orders = select_orders(rows, request.index, lookback_days=lookback)
+    drug = pl.col("drug").str.to_lowercase()
+    for name in sorted(request.masked.intersection(CHEMOTHERAPY_ANTIEMETICS)):
+        orders = orders.filter(~drug.str.contains(name, literal=True))
     collected = collect_rows(orders, find_table(request.root, "prescriptions"))
     return flag_treatments(collected, request.index, treatments), None
 
@@ -161,5 +174,6 @@ TREATMENT: Final = FeatureGroup(
             "given for the cancer or its spread",
             ("chemotherapy", "endocrine", "her2", "g_csf", "bisphosphonates"),
         ),
+        Giveaway("cancer", "an antiemetic given with chemotherapy alone", CHEMOTHERAPY_ANTIEMETICS),
     ),
 )

@@ -44,6 +44,9 @@ class EhrFeaturesParams(Section):
         comorbidities: ``elixhauser_ahrq`` (29 groups) or ``elixhauser_quan`` (31).
         diagnoses_from: Whether the index admission's billing codes count, not only earlier ones.
             A prediction before discharge uses only earlier ones, whatever is set here.
+        index_diagnoses: Which codes of the index admission are comorbidities: ``secondary`` as
+            published (Elixhauser 1998, AHRQ), without the principal one (``seq_num`` 1); or
+            ``all``.
         labs: Names of ``features/labs.json``.
         lab_lookback_hours: How long before admission a laboratory value still counts; it covers
             the emergency department.
@@ -53,6 +56,7 @@ class EhrFeaturesParams(Section):
 
     comorbidities: GroupingName
     diagnoses_from: DiagnosesFrom
+    index_diagnoses: Literal["secondary", "all"]
     labs: list[str]
     lab_lookback_hours: Annotated[float, Field(ge=0)]
     treatments: list[str]

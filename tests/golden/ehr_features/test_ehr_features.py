@@ -14,6 +14,7 @@ TIMES = ["admittime", "dischtime", "prediction_time"]
 PARAMS = EhrFeaturesParams(
     comorbidities="elixhauser_ahrq",
     diagnoses_from="prior_and_index",
+    index_diagnoses="secondary",
     labs=["haemoglobin", "creatinine", "albumin"],
     lab_lookback_hours=24.0,
     treatments=["chemotherapy", "endocrine", "steroids", "opioids", "antiemetics"],

@@ -290,7 +290,7 @@ CODES = make_diagnoses((1, 10, "4280", 9), (1, 11, "042", 9), (1, 12, "496", 9))
 def test_only_codes_known_at_prediction_time_count(prediction_day, from_index, expected):
     prediction = pl.Series([datetime(2150, 3, prediction_day)])
     index = STAYS[1:2].with_columns(prediction_time=prediction)
-    flags = build_comorbidities(index, STAYS, CODES, AHRQ, from_index=from_index)
+    flags = build_comorbidities(index, STAYS, CODES, AHRQ, from_index=from_index, principal=True)
     row = flags.row(0, named=True)
     assert {g for g in AHRQ.groups if row[g]} == expected
     assert row[COUNT] == len(expected)
@@ -298,6 +298,27 @@ def test_only_codes_known_at_prediction_time_count(prediction_day, from_index, e
 
 def test_a_patient_without_codes_has_zeros_and_keeps_the_order():
     index = STAYS.reverse().with_columns(prediction_time=pl.col("dischtime"))
-    flags = build_comorbidities(index, STAYS, CODES.clear(), AHRQ, from_index=True)
+    flags = build_comorbidities(index, STAYS, CODES.clear(), AHRQ, from_index=True, principal=True)
     assert flags["hadm_id"].to_list() == [12, 11, 10]
     assert flags[COUNT].to_list() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("principal", [False, True])
+def test_the_reason_for_the_index_admission_is_no_comorbidity(principal):
+    """AHRQ and Elixhauser count secondary diagnoses; an earlier stay's reason is one by now."""
+    codes = make_diagnoses(
+        (1, 10, "4280", 9), (1, 11, "042", 9), (1, 11, "4019", 9), (1, 11, "496", 9)
+    ).with_columns(seq_num=pl.Series([1, 1, 2, None]))
+    index = STAYS[1:2].with_columns(prediction_time=pl.col("dischtime"))
+    flags = build_comorbidities(index, STAYS, codes, AHRQ, from_index=True, principal=principal)
+    row = flags.row(0, named=True)
+    secondary = {"congestive_heart_failure", "hypertension", "chronic_pulmonary"}
+    assert {g for g in AHRQ.groups if row[g]} == secondary | ({"hiv"} if principal else set())
+
+
+def test_an_admission_that_is_index_and_earlier_loses_its_reason_only_as_index():
+    codes = CODES.with_columns(seq_num=pl.lit(1))
+    index = STAYS[:2].with_columns(prediction_time=pl.col("dischtime"))
+    flags = build_comorbidities(index, STAYS, codes, AHRQ, from_index=True, principal=False)
+    assert flags["congestive_heart_failure"].to_list() == [0, 1]
+    assert flags["hiv"].to_list() == [0, 0]

@@ -25,6 +25,7 @@ def make_params(**changes):
     values = {
         "comorbidities": "elixhauser_ahrq",
         "diagnoses_from": "prior_and_index",
+        "index_diagnoses": "secondary",
         "labs": list(load_labs()),
         "lab_lookback_hours": 24.0,
         "treatments": list(load_treatments()),
@@ -72,6 +73,42 @@ def test_cancer_targets_mask_what_encodes_the_cancer(name):
     assert {"metastatic_cancer", "solid_tumour", "lymphoma"} <= set(masks["comorbidity"])
     assert {"chemotherapy", "endocrine", "her2"} <= set(masks["treatment"])
     assert {"cea", "ca_27_29"} <= set(masks["laboratory"])
+
+
+PO = f"{',' * 11}PO"
+PLANTED = [
+    ("elixhauser_ahrq", "diagnoses_icd", "3,31,2,D63.0,10"),
+    ("elixhauser_ahrq", "diagnoses_icd", "3,31,2,28522,9"),
+    ("elixhauser_ahrq", "diagnoses_icd", "3,31,2,M360,10"),
+    ("elixhauser_quan", "diagnoses_icd", "3,31,2,G131,10"),
+    ("elixhauser_quan", "diagnoses_icd", "3,31,2,J701,10"),
+    ("elixhauser_quan", "diagnoses_icd", "3,31,2,5081,9"),
+    *(
+        (
+            "elixhauser_ahrq",
+            "prescriptions",
+            f"2,21,,,,,2160-06-01 08:00:00,,MAIN,{drug}{',' * 11}PO",
+        )
+        for drug in ("Aprepitant", "FOSAPREPITANT", "Emend", "palonosetron", "Rolapitant")
+    ),
+]
+
+
+@pytest.mark.parametrize(("grouping", "table", "row"), PLANTED)
+def test_what_tells_the_cancer_leaves_no_trace_in_other_groups(tmp_path, grouping, table, row):
+    (tmp_path / "hosp").mkdir()
+    for file in (GOLDEN / "hosp").iterdir():
+        (tmp_path / "hosp" / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "hosp" / f"{table}.csv").open("a") as file:
+        file.write(f"{row}\n")
+
+    def build(root, name):
+        params = make_params(comorbidities=grouping)
+        return build_features(load_cohort(), root, params, TARGETS[name], "discharge").table
+
+    assert not build(tmp_path, "mortality_1y").equals(build(GOLDEN, "mortality_1y"))
+    for name in ("metastasis", "breast_cancer"):
+        pd.testing.assert_frame_equal(build(tmp_path, name), build(GOLDEN, name))
 
 
 @pytest.mark.parametrize("diagnoses_from", ["prior", "prior_and_index"])

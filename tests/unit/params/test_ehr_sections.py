@@ -6,6 +6,7 @@ from histofuse.params.ehr import EhrFeaturesParams, EncodingParams
 FEATURES = {
     "comorbidities": "elixhauser_quan",
     "diagnoses_from": "prior",
+    "index_diagnoses": "all",
     "labs": ["albumin"],
     "lab_lookback_hours": 0.0,
     "treatments": [],
