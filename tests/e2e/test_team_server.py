@@ -312,6 +312,159 @@ def test_no_password_is_shown_or_logged(server, alice, postgres):
     assert os.environ.get("MLFLOW_TRACKING_PASSWORD") is None
 
 
+# --- who may do what ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A server without PostgreSQL, its users, and what a member has registered."""
+
+    server: Server
+    member: Project
+    reader: Project
+    run_id: str
+    source: str
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory) -> Iterator[Roles]:
+    scratch = tmp_path_factory.mktemp("roles")
+    project = copy_sources(scratch / "histofuse")
+    with open_server(project, scratch / "log") as server:
+        member, reader = server.login("member"), server.login("reader", "--read-only")
+        made = ask(member, "mlflow/experiments/create", "POST", json={"name": "histofuse"})
+        started = {"experiment_id": made.json()["experiment_id"], "run_name": "first"}
+        info = ask(member, "mlflow/runs/create", "POST", json=started).json()["run"]["info"]
+        artifacts = info["artifact_uri"].removeprefix("mlflow-artifacts:/")
+        stored = f"mlflow-artifacts/artifacts/{artifacts}/model/model.py"
+        assert ask(member, stored, "PUT", data=b"of the member").ok
+        source = f"{info['artifact_uri']}/model"
+        assert ask(member, "mlflow/registered-models/create", "POST", json={"name": "own"}).ok
+        version = {"name": "own", "source": source, "run_id": info["run_id"]}
+        assert ask(member, "mlflow/model-versions/create", "POST", json=version).ok
+        yield Roles(server, member, reader, info["run_id"], source)
+
+
+def list_changes(roles: Roles) -> list[tuple[str, str, dict[str, Any]]]:
+    """List requests that change something, of each part of MLflow."""
+    run, experiment = {"run_id": roles.run_id}, roles.source.split("/")[1]
+    location = f"{roles.source.removeprefix('mlflow-artifacts:/')}/model.py"
+    tag = {"key": "k", "value": "v"}
+    version = {"name": "own", "version": "1"}
+    trace = {"trace": {"trace_info": {"trace_id": "tr-1", "tags": {}}}}
+    return [
+        ("POST", "2.0/mlflow/experiments/create", {"json": {"name": "mine"}}),
+        ("POST", "2.0/mlflow/experiments/update", {"json": {"experiment_id": "1"}}),
+        ("POST", "2.0/mlflow/experiments/set-experiment-tag", {"json": tag}),
+        ("POST", "2.0/mlflow/runs/create", {"json": {"experiment_id": experiment}}),
+        ("POST", "2.0/mlflow/runs/create", {"json": {"experiment_id": "0"}}),
+        ("POST", "2.0/mlflow/runs/log-batch", {"json": run | {"tags": [tag]}}),
+        ("POST", "2.0/mlflow/runs/set-tag", {"json": run | tag}),
+        ("POST", "2.0/mlflow/runs/create-promptlab-run", {"json": {"experiment_id": "0"}}),
+        ("POST", "2.0/mlflow/logged-models", {"json": {"experiment_id": "0", "name": "m"}}),
+        ("POST", "2.0/mlflow/registered-models/create", {"json": {"name": "evil"}}),
+        ("POST", "2.0/mlflow/registered-models/create", {"json": {"name": "lock.publishing"}}),
+        ("POST", "2.0/mlflow/registered-models/set-tag", {"json": {"name": "own", **tag}}),
+        ("POST", "2.0/mlflow/registered-models/alias", {"json": version | {"alias": "production"}}),
+        ("POST", "2.0/mlflow/registered-models/rename", {"json": {"name": "own", "new_name": "x"}}),
+        ("DELETE", "2.0/mlflow/registered-models/delete", {"json": {"name": "own"}}),
+        ("POST", "2.0/mlflow/model-versions/create", {"json": {"name": "own", "source": "s3://x"}}),
+        ("POST", "2.0/mlflow/model-versions/set-tag", {"json": version | tag}),
+        ("PATCH", "2.0/mlflow/model-versions/update", {"json": version | {"description": "x"}}),
+        ("PUT", f"2.0/mlflow-artifacts/artifacts/{location}", {"data": b"of the reader"}),
+        ("PUT", "2.0/mlflow-artifacts/artifacts/loose", {"data": b"of the reader"}),
+        ("POST", f"2.0/mlflow-artifacts/mpu/create/{location}", {"json": {"path": "x"}}),
+        ("DELETE", f"2.0/mlflow-artifacts/artifacts/{location}", {}),
+        ("POST", "2.0/mlflow/webhooks", {"json": {"name": "w", "url": "http://127.0.0.1:1"}}),
+        ("POST", "2.0/mlflow/gateway-proxy", {"json": {"gateway_path": "x"}}),
+        ("GET", "2.0/mlflow/gateway-proxy?gateway_path=x", {}),
+        ("POST", "3.0/mlflow/traces", {"json": trace}),
+        ("POST", "3.0/mlflow/scorers/register", {"json": {"experiment_id": "0", "name": "s"}}),
+        ("POST", "3.0/mlflow/datasets/create", {"json": {"name": "d", "experiment_ids": ["0"]}}),
+        ("POST", "3.0/mlflow/gateway/secrets/create", {"json": {"secret_name": "s"}}),
+        ("POST", "3.0/mlflow/assistant/message", {"json": {"message": "hello"}}),
+        ("POST", "3.0/mlflow/mcp-servers", {"json": {"name": "io.x/y"}}),
+        ("POST", "2.0/mlflow/users/create", {"json": {"username": "x", "password": "y" * 12}}),
+        ("POST", "3.0/mlflow/roles/assign", {"json": {"username": "reader", "role_id": 1}}),
+    ]
+
+
+def test_reader_changes_nothing(roles):
+    login = (roles.reader.settings[f"MLFLOW_TRACKING_{key}"] for key in ("USERNAME", "PASSWORD"))
+    sent = {"auth": tuple(login), "timeout": 60}
+    for method, path, options in list_changes(roles):
+        for prefix in ("api", "ajax-api"):
+            address = f"{roles.server.address}/{prefix}/{path}"
+            answer = requests.request(method, address, **sent, **options)
+            assert answer.status_code == 403, (method, prefix, path, answer.text)
+    traces = requests.post(f"{roles.server.address}/v1/traces", **sent, data=b"")
+    assert traces.status_code == 403
+    files = roles.server.folder / "artifacts"
+    (file,) = [path for path in files.rglob("*") if path.is_file()]
+    assert file.read_bytes() == b"of the member"
+
+
+def test_reader_reads(roles):
+    assert ask(roles.reader, "mlflow/model-versions/search").json()["model_versions"]
+    assert [run["info"]["run_name"] for run in list_runs(roles.reader)] == ["first"]
+    path = roles.source.removeprefix("mlflow-artifacts:/")
+    stored = ask(roles.reader, f"mlflow-artifacts/artifacts/{path}/model.py")
+    assert stored.content == b"of the member"
+    given = roles.reader.settings
+    login = (given["MLFLOW_TRACKING_USERNAME"], given["MLFLOW_TRACKING_PASSWORD"])
+    page = requests.get(roles.server.address, auth=login, timeout=60)
+    assert page.ok
+    assert "<html" in page.text
+
+
+@pytest.mark.parametrize("key", ["artifact_location", "artifactLocation"])
+def test_only_the_server_chooses_where_files_are_stored(roles, tmp_path, key):
+    admin = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": ""}
+    password = json.loads((roles.server.folder / "secrets.json").read_text())["admin_password"]
+    settings = roles.member.settings | admin | {"MLFLOW_TRACKING_PASSWORD": password}
+    for user in (roles.member, replace(roles.member, settings=settings)):
+        for location in (str(tmp_path), f"file://{tmp_path}", "s3://x/y", "mlflow-artifacts:/../x"):
+            asked = {"name": f"elsewhere {location}", key: location}
+            for body in ({"json": asked}, {"json": json.dumps(asked)}):
+                answer = ask(user, "mlflow/experiments/create", "POST", **body)
+                assert answer.status_code == 400, answer.text
+                assert "only the server chooses" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/etc", "file:///etc", "s3://x/y", "https://example.org/x", "mlflow-artifacts://x/1/model"],
+)
+def test_version_comes_from_the_artifacts_of_its_run(roles, source):
+    for tags in ([], [{"key": "mlflow.prompt.is_prompt", "value": "true"}]):
+        version = {"name": "own", "source": source, "run_id": roles.run_id, "tags": tags}
+        answer = ask(roles.member, "mlflow/model-versions/create", "POST", json=version)
+        assert answer.status_code == 400, answer.text
+
+
+def test_member_writes_to_artifacts_of_experiments_only(roles):
+    before = sorted(roles.server.project.root.rglob("*evil*"))
+    for path in (
+        "../evil",
+        "..%2fevil",
+        "%2e%2e/evil",
+        "1/..%2f..%2fevil",
+        "%2ftmp%2fevil",
+        "evil",
+    ):
+        address = f"{roles.server.address}/api/2.0/mlflow-artifacts/artifacts/{path}"
+        request = requests.Request("PUT", address, data=b"x")
+        prepared = requests.Session().prepare_request(request)
+        prepared.url = address  # as it is: requests would resolve it
+        given = roles.member.settings
+        prepared.prepare_auth(
+            (given["MLFLOW_TRACKING_USERNAME"], given["MLFLOW_TRACKING_PASSWORD"])
+        )
+        answer = requests.Session().send(prepared, timeout=60)
+        assert answer.status_code >= 400, path
+    assert sorted(roles.server.project.root.rglob("*evil*")) == before == []
+
+
 def test_without_a_database_users_and_runs_survive_a_restart_too(tmp_path):
     project = copy_sources(tmp_path / "histofuse")
     with open_server(project, tmp_path / "log") as server:

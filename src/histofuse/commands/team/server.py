@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from histofuse.commands.team.access import AUTHORIZE, SOURCES
 from histofuse.commands.team.databases import check_database, refuse_old_cluster
 from histofuse.commands.team.members import ADMIN, Team
 from histofuse.commands.ui import SERVER_SETTINGS, require_free
@@ -48,13 +49,18 @@ OBJECT_STORES: Final[Mapping[str, str]] = {
     "wasbs": "azure.storage.blob",
     "abfss": "azure.storage.filedatalake",
 }
+# MLflow's variables that the server inherits: those of object stores and of the database.
+INHERITED: Final = (
+    "MLFLOW_ARTIFACT_UPLOAD_", "MLFLOW_BOTO_", "MLFLOW_GCS_", "MLFLOW_S3_",
+    "MLFLOW_SQLALCHEMYSTORE_",
+)  # fmt: skip
 
 AUTH_TEMPLATE: Final = """\
 [mlflow]
 default_permission = READ
 database_uri = {database}
 admin_username = {admin}
-authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+authorization_function = {authorize}
 auth_cache_ttl_seconds = {seconds}
 """
 
@@ -98,8 +104,10 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
     environment = _build_environment(folder, database, _open_secrets(folder))
     _write_auth_config(folder, database)
     write_json({"address": _name_address(settings)}, folder / STATE)
+    command = _build_command(settings, _open_artifacts(settings.artifacts, folder))
     _announce(settings, folder)
-    os.execve(sys.executable, _build_command(settings, folder), environment)
+    os.umask(0o077)  # for all that MLflow writes
+    os.execve(sys.executable, command, environment)
 
 
 def open_team(folder: Path = FOLDER) -> Team:
@@ -237,16 +245,31 @@ def write_private(text: str, path: Path) -> None:
 
 
 def _write_auth_config(folder: Path, database: str) -> None:
-    config = {"database": database.replace("%", "%%"), "admin": ADMIN}
-    write_private(AUTH_TEMPLATE.format(**config, seconds=CREDENTIALS_SECONDS), folder / AUTH_CONFIG)
+    config = AUTH_TEMPLATE.format(
+        database=database.replace("%", "%%"),
+        admin=ADMIN,
+        authorize=AUTHORIZE,
+        seconds=CREDENTIALS_SECONDS,
+    )
+    write_private(config, folder / AUTH_CONFIG)
 
 
 # --- MLflow -------------------------------------------------------------------------------------
 
 
-def _build_command(settings: Settings, folder: Path) -> list[str]:
+def _open_artifacts(artifacts: str | None, folder: Path) -> str:
+    """Name the folder or URL of artifacts; a new folder is its owner's alone."""
+    if artifacts is not None and "://" in artifacts:
+        return artifacts
+    path = folder / ARTIFACTS if artifacts is None else Path(artifacts)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        report(f"WARNING: other users of this machine can open {path}. To stop that: chmod 700 it")
+    return str(path.resolve())
+
+
+def _build_command(settings: Settings, artifacts: str) -> list[str]:
     hosts, origins = list_allowed(settings)
-    artifacts = settings.artifacts or str((folder / ARTIFACTS).resolve())
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--workers", str(settings.workers), "--uvicorn-opts", UVICORN]
@@ -259,10 +282,13 @@ def _build_command(settings: Settings, folder: Path) -> list[str]:
 def _build_environment(folder: Path, database: str, kept: Secrets) -> dict[str, str]:
     """Build MLflow's environment, which holds the passwords: other users cannot see it.
 
-    Variables that would point MLflow at another server, or weaken this one, are left out.
+    MLflow's other variables are left out: they could name another server, or weaken this one.
     """
-    own = ("MLFLOW_SERVER_", "MLFLOW_TRACKING_", "MLFLOW_AUTH_", "MLFLOW_REGISTRY_", "_MLFLOW_")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(INHERITED) or not name.startswith(("MLFLOW_", "_MLFLOW_"))
+    }
     return {
         **inherited,
         **SERVER_SETTINGS,
@@ -270,6 +296,7 @@ def _build_environment(folder: Path, database: str, kept: Secrets) -> dict[str, 
         "MLFLOW_AUTH_CONFIG_PATH": str((folder / AUTH_CONFIG).resolve()),
         "MLFLOW_AUTH_ADMIN_PASSWORD": kept.admin_password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": kept.secret_key,
+        "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": SOURCES,
         "PYTHONWARNINGS": "ignore",  # MLflow's packages warn about each other
     }
 

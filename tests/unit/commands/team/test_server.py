@@ -86,7 +86,7 @@ def test_all_faults_are_listed_together():
 def test_the_command_line_which_other_users_can_see_holds_no_password(tmp_path):
     kept = module.Secrets("admin-hidden", "key-hidden")
     url = "postgresql+psycopg://u:db-hidden@h/d"
-    command = " ".join(module._build_command(settings(), tmp_path))
+    command = " ".join(module._build_command(settings(), "artifacts"))
     environment = module._build_environment(tmp_path, url, kept)
     assert "hidden" not in command
     assert environment["MLFLOW_BACKEND_STORE_URI"] == url
@@ -97,10 +97,14 @@ def test_servers_own_settings_win_over_the_users_environment(tmp_path, monkeypat
     monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_USERNAME", "someone")
+    monkeypatch.setenv("MLFLOW_BASIC_AUTH_FAIL_CLOSED", "false")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://store")
     made = module._build_environment(tmp_path, "url", module.Secrets("a", "b"))
     assert "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE" not in made
     assert "MLFLOW_TRACKING_URI" not in made
     assert "MLFLOW_AUTH_ADMIN_USERNAME" not in made
+    assert "MLFLOW_BASIC_AUTH_FAIL_CLOSED" not in made
+    assert made["MLFLOW_S3_ENDPOINT_URL"] == "http://store"
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -162,6 +166,7 @@ def started(monkeypatch):
     """What would have replaced this process: its command and environment."""
     calls = []
     monkeypatch.setattr(os, "execve", lambda _, *call: calls.append(call))
+    monkeypatch.setattr(os, "umask", lambda _: 0o022)
     return calls
 
 
@@ -182,6 +187,27 @@ def test_without_a_database_it_keeps_all_in_an_sqlite_file_of_its_folder(
     assert f"sqlite:///{folder}/mlflow.db" in (folder / "auth.ini").read_text()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert module.open_team(folder).address == f"http://127.0.0.1:{free_port}"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_artifacts_are_the_owners_alone(tmp_path, started, free_port, monkeypatch, named):
+    masks = []
+    monkeypatch.setattr(os, "umask", masks.append)
+    artifacts = tmp_path / ("shared" if named else "server/artifacts")
+    serve(
+        settings(port=free_port, artifacts=str(artifacts) if named else None), tmp_path / "server"
+    )
+    ((command, _),) = started
+    assert command[command.index("--artifacts-destination") + 1] == str(artifacts)
+    assert stat.S_IMODE(artifacts.stat().st_mode) == 0o700
+    assert masks == [0o077]
+
+
+def test_artifacts_that_others_can_open_are_named(tmp_path, started, free_port, capsys):
+    (tmp_path / "shared").mkdir(mode=0o755)
+    given = settings(port=free_port, artifacts=str(tmp_path / "shared"))
+    serve(given, tmp_path / "server")
+    assert f"can open {tmp_path / 'shared'}" in capsys.readouterr().err
 
 
 def test_cluster_of_an_older_version_stops_it_unless_a_database_is_named(
