@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from histofuse.commands.download import (
     resolve_inside,
     unpack,
 )
-from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.artifacts import load_json, parse_json, write_json
 from histofuse.core.progress import report
 
 MARKER: Final = "FETCHED.json"
@@ -120,7 +119,7 @@ def list_figshare(base: str) -> list[Remote]:
                 digest=entry.get("computed_md5") or entry["supplied_md5"],
                 size=int(entry["size"]),
             )
-            for entry in json.loads(read_text(url))["files"]
+            for entry in parse_json(read_text(url))["files"]
             if not entry.get("is_link_only")
         ]
     except (ValueError, KeyError, TypeError) as error:

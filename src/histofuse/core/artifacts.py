@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,17 +83,68 @@ def write_text(text: str, path: Path) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, as `parse_json` does.
 
     Raises:
-        InputError: If the file is missing or is not JSON; names the line and column.
+        InputError: If the file is missing or is not such JSON; names the line and column, or the
+            key.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", "a JSON file")]) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise InputError([Fault(path, f"not JSON ({error})", "a JSON document")]) from None
+    except ValueError as error:
+        expected = "JSON in UTF-8, each key once in its object, finite numbers"
+        raise InputError([Fault(path, str(error), expected)]) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that means one thing: UTF-8, each key once in its object, finite numbers.
+
+    Raises:
+        ValueError: With what is wrong.
+    """
+    try:
+        return json.loads(
+            decode_text(text) if isinstance(text, bytes) else text,
+            object_pairs_hook=_join_pairs,
+            parse_float=_parse_finite,
+            parse_constant=_parse_finite,
+        )
+    except RecursionError:
+        raise ValueError("objects or lists nested too deeply") from None
+
+
+def decode_text(raw: bytes) -> str:
+    """Decode UTF-8, with a byte order mark or without.
+
+    Raises:
+        ValueError: If it is another encoding, with its name where it can be told.
+    """
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:4]:
+        raise ValueError("is UTF-16 text, not UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _join_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    joined = dict(pairs)
+    if len(joined) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        repeated = ", ".join(repr(key[:60]) for key, count in counts.items() if count > 1)
+        raise ValueError(f"key {repeated} more than once in one object")
+    return joined
+
+
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:60]} is not a finite number")
+    return number
 
 
 def digest_file(path: Path) -> str:

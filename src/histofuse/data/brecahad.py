@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
-from histofuse.core.ids import FrameId, case_of_frame
+from histofuse.core.ids import CaseId, FrameId, case_of_frame, identify, list_spellings, unify_names
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
@@ -43,7 +44,9 @@ ANNOTATIONS = Contract(
 
 Source = Literal["simulated", "brecahad"]
 _Point = tuple[str, float, float]  # key, x and y
-_FRAME_NAME = re.compile(r"[^-]+-\d+")
+# A case of two parts, such as Case-10, is one of a word and a number; "Case-10" alone is no frame.
+_FRAME_NAME = re.compile(r"(?!case\s*-\s*\d+\s*$)(?:[^-]+|[^\W\d_]+-\d+)-\d+\s*", re.IGNORECASE)
+_PLACE = ["frame_id", "x_px", "y_px"]
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 _REMEDY = (
     "Run histofuse fetch brecahad, or set data.brecahad in params.yaml to the folder that holds "
@@ -73,13 +76,13 @@ def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
     """Read and check a data set in BreCaHAD's layout.
 
     Keys may be spelt as in the files (``lumen``) or as in the data set's README (``tubule``).
-    Points of keys that no class names are checked and left out; a point given twice under one key
-    counts once.
+    Points of keys that no class names are checked and left out; a point given twice in one class
+    counts once. A case spelt in several ways is one case (`core.ids.identify`).
 
     Raises:
         InputError: With the faults of all files: missing folders, frames without annotations and
             the reverse, TIFFs that cannot be decoded, JSON that is not JSON, unknown keys,
-            coordinates outside [0, 1]; or no annotation of any class.
+            a key twice in a file, coordinates outside [0, 1]; or no annotation of any class.
     """
     images, truths = _list_files(folder)
     with collect_faults() as faults:
@@ -91,8 +94,10 @@ def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
         frames, notes = _read_frames(folder, images, faults)
 
     annotations, repeated = _tabulate(points, frames, classes)
+    notes += _describe_spellings(images)
     if repeated:
         notes.append(f"{repeated} repeated annotations dropped")
+    notes += _describe_contradictions(annotations)
     if annotations.empty:
         expected = f"points under {', '.join(classes.class_of_key)}"
         raise InputError([Fault(folder / GROUND_TRUTH, "no annotation of any class", expected)])
@@ -114,11 +119,13 @@ def _list_files(folder: Path) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]
         truths = _by_frame(folder / GROUND_TRUTH, {".json"}, faults)
         if not images and not truths and not faults.faults:
             faults.add(folder / IMAGES, "no frames", "Case_<case>-<number>.tif files", _REMEDY)
-    return images, truths
+    names = {identify(frame): frame for frame in images}
+    return images, {names.get(identify(frame), frame): path for frame, path in truths.items()}
 
 
 def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[FrameId, Path]:
     paths: dict[FrameId, Path] = {}
+    seen: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         # Names that start with a dot are the leavings of file managers and archives.
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
@@ -126,8 +133,8 @@ def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[Frame
         frame = FrameId(path.stem)
         if not _FRAME_NAME.fullmatch(frame):
             faults.add(path, "a name without case and number", f"Case_<case>-<nn>{path.suffix}")
-        elif frame in paths:
-            faults.add(path, f"the same frame as {paths[frame].name}", "one file per frame")
+        elif (known := seen.setdefault(identify(frame), path)) != path:
+            faults.add(path, f"the same frame as {known.name}", "one file per frame")
         else:
             paths[frame] = path
     return paths
@@ -136,12 +143,9 @@ def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[Frame
 def _read_points(path: Path, faults: FaultList) -> list[_Point]:
     """Read the points of one JSON, in the published order of keys."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        faults.add(f"{path}, line {error.lineno}", f"not JSON ({error.msg})", "a JSON document")
-        return []
-    except UnicodeDecodeError as error:
-        faults.add(path, f"not JSON ({error.reason} at byte {error.start})", "UTF-8 text")
+        content = load_json(path)
+    except InputError as error:
+        faults.faults += error.faults
         return []
     if not isinstance(content, dict):
         faults.add(path, f"holds {_describe(content)}", "an object from key to list of points")
@@ -181,6 +185,7 @@ def _read_frames(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Decode all frames, in several threads, and tabulate their sizes and digests."""
     rows, changes = [], Counter()
+    case_of = unify_names(case_of_frame(frame) for frame in images)
     results = map_jobs(_describe_frame, images.values(), engine="threads")
     for (frame, path), result in track(
         zip(images.items(), results, strict=True), "reading frames", total=len(images)
@@ -189,9 +194,8 @@ def _read_frames(
             faults.faults += result.faults
             continue
         size, digest, changed = result
-        rows.append(
-            (frame, case_of_frame(frame), path.relative_to(folder).as_posix(), *size, digest)
-        )
+        case = case_of[case_of_frame(frame)]
+        rows.append((frame, case, path.relative_to(folder).as_posix(), *size, digest))
         changes.update(changed)
     notes = [f"{change} in {count} frames" for change, count in sorted(changes.items())]
     return pd.DataFrame(rows, columns=list(FRAMES.columns)), notes
@@ -212,16 +216,36 @@ def _tabulate(
 ) -> tuple[pd.DataFrame, int]:
     """Bring points to pixels and keys to classes; also count the repeated points."""
     class_of_key = classes.class_of_key
-    size_of = frames.set_index("frame_id")[["width_px", "height_px"]]
+    described = frames[["frame_id", "case_id", "width_px", "height_px"]].itertuples(index=False)
     rows = [
-        (frame, case_of_frame(frame), x * width, y * height, class_of_key[key], key)
-        for frame, (width, height) in zip(size_of.index, size_of.to_numpy().tolist(), strict=True)
+        (frame, case, x * width, y * height, class_of_key[key], key)
+        for frame, case, width, height in described
         for key, x, y in points[frame]
         if key in class_of_key
     ]
     table = pd.DataFrame(rows, columns=list(ANNOTATIONS.columns))
-    unique = table.drop_duplicates(list(ANNOTATIONS.key), ignore_index=True)
+    unique = table.drop_duplicates([*_PLACE, "label"], ignore_index=True)
     return unique, len(table) - len(unique)
+
+
+def _describe_spellings(images: dict[FrameId, Path]) -> list[str]:
+    """Say which cases are spelt in several ways, each spelling with its first file."""
+    files = {case_of_frame(frame): path.name for frame, path in reversed(images.items())}
+    return [
+        f"one case in {len(spellings)} spellings: "
+        + ", ".join(f"{spelling!r} ({files[CaseId(spelling)]})" for spelling in spellings)
+        for spellings in list_spellings(files)
+    ]
+
+
+def _describe_contradictions(annotations: pd.DataFrame) -> list[str]:
+    """Say which points lie in several classes."""
+    several = annotations[annotations.duplicated(_PLACE, keep=False)]
+    if several.empty:
+        return []
+    first = several[several["frame_id"] == several["frame_id"].iloc[0]]
+    labels, count = ", ".join(sorted(set(first["label"]))), len(several.drop_duplicates(_PLACE))
+    return [f"{count} points lie in several classes, such as in {first.iloc[0, 0]} ({labels})"]
 
 
 def _describe(value: Any) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.spatial import KDTree
 
 from histofuse.core.errors import LeakageError
-from histofuse.core.ids import SPLITS
+from histofuse.core.ids import SPLITS, identify
 from histofuse.params.splits import ImageSplitParams
 
 
@@ -22,6 +22,8 @@ def audit_patches(
     params: ImageSplitParams,
 ) -> dict[str, Any]:
     """Count what each pair of splits shares: cases, frames, identical frames, overlapping windows.
+
+    Two spellings of a case or a frame are one (`core.ids.identify`).
 
     Args:
         splits: `data.splits.PATCH_SPLITS`.
@@ -101,7 +103,7 @@ def _count_shared(table: pd.DataFrame, a: str, b: str, window_px: int) -> dict[s
     left, right = table[table["split"] == a], table[table["split"] == b]
 
     def shared(column: str) -> int:
-        return len(set(left[column]) & set(right[column]))
+        return len(_identify_all(left[column]) & _identify_all(right[column]))
 
     return {
         "cases": shared("case_id"),
@@ -109,6 +111,10 @@ def _count_shared(table: pd.DataFrame, a: str, b: str, window_px: int) -> dict[s
         "identical_frames": shared("pixels_sha256"),
         "overlapping_patches": _count_overlapping(left, right, window_px),
     }
+
+
+def _identify_all(names: pd.Series) -> set[str]:
+    return {identify(name) for name in names.unique()}
 
 
 def _count_overlapping(left: pd.DataFrame, right: pd.DataFrame, window_px: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final, Literal
 
 import polars as pl
 
-from histofuse.core.artifacts import digest_text
+from histofuse.core.artifacts import digest_text, load_json
 from histofuse.core.errors import FaultList, collect_faults
 from histofuse.data.mimic_tables import (
     TABLES,
@@ -84,7 +83,7 @@ def identify_source(root: Path) -> Source:
         InputError: If ``patients`` cannot be read.
     """
     marker = root / SIMULATED_MARKER
-    if marker.is_file() and json.loads(marker.read_text("utf-8")).get("source") == "simulated":
+    if marker.is_file() and load_json(marker).get("source") == "simulated":
         return "simulated"
     subjects = read_rows(root, "patients", ["subject_id"])["subject_id"].sort()
     digest = digest_text("\n".join(map(str, subjects)))

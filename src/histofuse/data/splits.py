@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.ids import SPLITS
+from histofuse.core.ids import SPLITS, identify, unify_names
 from histofuse.core.seeding import derive_seed, make_rng
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams, Unit
@@ -61,6 +61,7 @@ def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: i
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = table[f"{unit}_id"]
+    groups = groups.map(unify_names(groups))
     count = groups.nunique()
     # Fewer groups than folds: one group per fold, as long as there are two.
     folds = min(folds, count)
@@ -102,7 +103,7 @@ def _require_classes(table: pd.DataFrame, params: ImageSplitParams) -> None:
 
 def count_folds(index: pd.DataFrame, folds: int) -> int:
     """Number of folds by case: as requested, but at most one per case."""
-    return min(folds, index["case_id"].nunique())
+    return min(folds, len({identify(case) for case in index["case_id"].unique()}))
 
 
 def split_patients(

@@ -14,7 +14,6 @@ returns to the one that was promoted before it.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
 
-from histofuse.core.artifacts import digest_file, to_json
+from histofuse.core.artifacts import digest_file, parse_json, to_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.naming import show_interval
@@ -104,7 +103,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> Record:
         """Read what `to_json` rendered."""
-        values = json.loads(text)
+        values = parse_json(text)
         entry, grounds = Entry(**values.pop("entry")), Grounds(**values.pop("grounds"))
         return cls(entry=entry, grounds=grounds, **values)
 

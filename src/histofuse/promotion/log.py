@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from histofuse.core.artifacts import write_text
+from histofuse.core.artifacts import parse_json, write_text
 from histofuse.core.errors import FaultList
 from histofuse.tracking.provenance import PROMOTIONS
 
@@ -66,7 +66,7 @@ def read_log(path: Path = LOG) -> list[Entry]:
         if not line.strip():
             continue
         try:
-            entries.append(_read_entry(json.loads(line)))
+            entries.append(_read_entry(parse_json(line)))
         except (ValueError, TypeError) as error:
             remedy = "Restore the file from git; after a merge conflict, keep both sides."
             faults.add(f"{path}, line {number}", f"{line[:60]!r} ({error})", "a decision", remedy)

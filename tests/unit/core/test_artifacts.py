@@ -63,6 +63,33 @@ def test_json_refuses_nan(tmp_path):
     assert not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b'{"a": {"mitosis": [1], "tumor": [], "mitosis": [2]}}', "key 'mitosis' more than once"),
+        (b'{"a": NaN}', "NaN is not a finite number"),
+        (b'{"a": -Infinity}', "-Infinity is not a finite number"),
+        (b'{"a": 1e999}', "1e999 is not a finite number"),
+        (b"[" * 100_000, "nested too deeply"),
+        ('{"a": 1}'.encode("utf-16"), "is UTF-16 text"),
+        (b'{"\xff": 1}', "is not UTF-8 text"),
+        (b'{"a": 1' + b"0" * 6_000 + b"}", "digits"),
+    ],
+)
+def test_json_that_could_mean_several_things_is_refused_with_its_name(tmp_path, text, problem):
+    path = tmp_path / "input.json"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=problem) as error:
+        load_json(path)
+    assert error.value.faults[0].where == path
+
+
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "input.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert load_json(path) == {"a": 1}
+
+
 def test_json_fault_names_file_and_line(tmp_path):
     path = tmp_path / "broken.json"
     path.write_text('{"a": 1,\n "b": }')

@@ -85,6 +85,51 @@ def test_repeated_points_count_once_and_are_said(tmp_path):
     assert data.notes == ["2 repeated annotations dropped"]
 
 
+def test_a_point_in_two_keys_of_a_class_counts_once_and_in_two_classes_is_said(tmp_path):
+    folded = {"mitosis": ["mitosis"], "other": ["tumor", "apoptosis"]}
+    points = [{"x": 0.5, "y": 0.5}]
+    write_frame(tmp_path, "Case_1-01", dict.fromkeys(("mitosis", "tumor", "apoptosis"), points))
+    data = read_brecahad(tmp_path, ClassesParams.model_validate(folded))
+    assert data.annotations["label"].tolist() == ["mitosis", "other"]
+    assert data.notes == [
+        "1 repeated annotations dropped",
+        "1 points lie in several classes, such as in Case_1-01 (mitosis, other)",
+    ]
+
+
+def test_a_key_twice_in_a_file_is_refused_by_name(tmp_path):
+    write_frame(tmp_path, "Case_1-01", {})
+    text = '{"tumor": [{"x": 0.1, "y": 0.1}], "mitosis": [], "tumor": [{"x": 0.2, "y": 0.2}]}'
+    (tmp_path / "groundTruth" / "Case_1-01.json").write_text(text)
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith("groundTruth/Case_1-01.json: key 'tumor' more than once")
+
+
+def test_spellings_of_a_case_are_one_case_and_said(tmp_path):
+    point = {"tumor": [{"x": 0.5, "y": 0.5}]}
+    for frame in ("Case_10-01", "case_10-02", "Case_010-03", "CASE 10-04", "Case-10-05"):
+        write_frame(tmp_path, frame, point)
+    write_frame(tmp_path, "Case_1-01", point)
+    (tmp_path / "groundTruth/Case_10-01.json").rename(tmp_path / "groundTruth/case_010-1.json")
+    data = read_brecahad(tmp_path, CLASSES)
+    assert data.frames["case_id"].value_counts().to_dict() == {"CASE 10": 5, "Case_1": 1}
+    assert data.annotations["case_id"].tolist() == data.frames["case_id"].tolist()
+    (note,) = data.notes
+    assert "one case in 5 spellings: 'CASE 10' (CASE 10-04.tif)" in note
+    assert "'case_10' (case_10-02.tif)" in note
+
+
+def test_spellings_of_a_frame_are_the_same_frame(tmp_path):
+    point = {"tumor": [{"x": 0.5, "y": 0.5}]}
+    for frame in ("Case_10-01", "case_10-1"):
+        write_frame(tmp_path, frame, point)
+    assert faults_of(tmp_path) == [
+        f"{part}/case_10-1.{suffix}: the same frame as Case_10-01.{suffix}; "
+        "expected one file per frame."
+        for part, suffix in (("images", "tif"), ("groundTruth", "json"))
+    ]
+
+
 def test_changes_to_pixels_are_said(tmp_path):
     rgb = write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.5, "y": 0.5}]})
     rgba = np.concatenate((rgb, rgb[..., :1]), axis=2)
@@ -123,7 +168,7 @@ def test_all_faults_of_all_frames_are_listed_at_once(tmp_path):
     for start, content in (
         ("images/Case_1-03.tif: no annotation file", "groundTruth/Case_1-03.json"),
         ("groundTruth/Case_1-04.json: no frame for it", "images/Case_1-04.tif"),
-        ("groundTruth/Case_1-01.json, line 3: not JSON", "delimiter"),
+        ("groundTruth/Case_1-01.json: not JSON", "delimiter: line 3"),
         ("groundTruth/Case_1-02.json, tumor[1].x: is 1.25", "[0, 1]"),
         ("groundTruth/Case_1-02.json, tumor[1].y: is -0.5", "[0, 1]"),
         ("groundTruth/Case_1-05.json: unknown key 'tumour'", "non_tumor, lumen, non_lumen, tubule"),
@@ -141,7 +186,7 @@ def test_all_faults_of_all_frames_are_listed_at_once(tmp_path):
         ('{"tumor": [[0.1, 0.2]]}', "tumor[0]: is [0.1, 0.2]"),
         ('{"tumor": [{"x": 0.1}]}', "tumor[0]: is"),
         ('{"tumor": [{"x": "0.1", "y": 0}]}', "tumor[0].x: is '0.1'"),
-        ('{"tumor": [{"x": NaN, "y": 0}]}', "tumor[0].x: is nan"),
+        ('{"tumor": [{"x": NaN, "y": 0}]}', "NaN is not a finite number"),
         ('{"tumor": [{"x": true, "y": 0}]}', "tumor[0].x: is True"),
         ('{"tumor": [{"x": 1.0000001, "y": 0}]}', "tumor[0].x: is 1.0000001"),
     ],
@@ -156,7 +201,7 @@ def test_malformed_points_are_named(text, message, tmp_path):
 def test_json_in_another_encoding_is_named(tmp_path):
     write_frame(tmp_path, "Case_1-01", {})
     (tmp_path / "groundTruth" / "Case_1-01.json").write_bytes(b'{"\xff": []}')
-    assert "not JSON" in faults_of(tmp_path)[0]
+    assert "not UTF-8 text" in faults_of(tmp_path)[0]
 
 
 def test_a_wrong_folder_says_how_to_mend_it(tmp_path):
@@ -170,8 +215,9 @@ def test_a_wrong_folder_says_how_to_mend_it(tmp_path):
 
 
 def test_a_name_without_case_and_number_is_refused(tmp_path):
-    write_frame(tmp_path, "slide", {"tumor": [{"x": 0.5, "y": 0.5}]})
-    assert len(faults_of(tmp_path)) == 2
+    for name in ("slide", "Case-10", "2020-01-15"):
+        write_frame(tmp_path, name, {"tumor": [{"x": 0.5, "y": 0.5}]})
+    assert len(faults_of(tmp_path)) == 6
 
 
 def test_no_annotation_of_any_class_is_a_fault(tmp_path):

@@ -44,6 +44,12 @@ def test_disjoint_cases_are_clean():
     require_clean(result)
 
 
+def test_spellings_of_a_case_share_it():
+    rows = [("a1", 0, 0, "train"), ("A2", 0, 0, "test"), ("b1", 0, 0, "validation")]
+    with pytest.raises(LeakageError, match="train-test share 1 cases"):
+        require_clean(audit(rows))
+
+
 def test_windows_overlap_below_a_side_and_not_at_it():
     near = [("a1", 0, 0, "train"), ("a1", 63, 63, "test"), ("a1", 0, 200, "validation")]
     apart = [("a1", 0, 0, "train"), ("a1", 64, 0, "test"), ("a1", 0, 200, "validation")]

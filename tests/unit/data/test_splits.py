@@ -42,6 +42,15 @@ def test_units_stay_whole_and_every_split_holds_mitoses(unit):
     assert set(mitoses.index) == {"train", "validation", "test"}
 
 
+def test_spellings_of_a_case_fall_into_one_split():
+    index = make_index()
+    lower = index["frame_id"].str.endswith("0")
+    spelt = index["case_id"].mask(lower, index["case_id"].str.lower())
+    for fold in range(5):
+        splits = split_patches(index.assign(case_id=spelt), make_params(test_fold=fold), seed=1)
+        assert (splits.groupby(index["case_id"])["split"].nunique() == 1).all()
+
+
 def test_folds_tile_the_data():
     tests = [
         set(
