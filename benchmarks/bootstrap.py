@@ -47,7 +47,9 @@ def make_predictions(kind: str, share: tuple[float, ...], groups: int) -> Predic
 
 
 def make_bootstrap(resamples: int) -> Bootstrap:
-    return Bootstrap(IntervalParams(resamples=resamples, confidence=0.95, method="bca"), SEED)
+    return Bootstrap(
+        IntervalParams(resamples=resamples, confidence=0.95, method="bca", fewest_groups=10), SEED
+    )
 
 
 def loop_over_resamples(rows: Predictions) -> Iterator[dict[str, float]]:

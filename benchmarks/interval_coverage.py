@@ -97,7 +97,9 @@ def find_truth(world: World) -> dict[str, float]:
 def cover(world: World, truth: dict[str, float], number: int) -> dict[tuple[str, str], float]:
     """1 where an interval holds the truth, 0 where not, NaN where there is none."""
     rows = world.draw(make_rng(1, world.name, number), world.cases)
-    params = IntervalParams(resamples=RESAMPLES, confidence=CONFIDENCE, method="bca")
+    params = IntervalParams(
+        resamples=RESAMPLES, confidence=CONFIDENCE, method="bca", fewest_groups=10
+    )
     found = Bootstrap(params, number).resample_metrics(rows, world.shown)
     held = {}
     for metric in world.shown:

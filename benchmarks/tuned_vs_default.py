@@ -91,7 +91,9 @@ def compare(case: Case, folder: Path) -> float:
 def print_table(before: Predictions, after: Predictions) -> float:
     positive = before.classes[1]
     names = {m: m if m == "brier" else f"{m}/{positive}" for m in METRICS}
-    params = IntervalParams(resamples=RESAMPLES, confidence=CONFIDENCE, method="bca")
+    params = IntervalParams(
+        resamples=RESAMPLES, confidence=CONFIDENCE, method="bca", fewest_groups=10
+    )
     bootstrap = Bootstrap(params, seed=1)
     columns = [bootstrap.estimate_metrics(p, [*names.values()]) for p in (before, after)]
     differences = bootstrap.estimate_differences(after, before, [*names.values()])

@@ -7,7 +7,7 @@ from histofuse.core.artifacts import load_json, replacing_folder
 from histofuse.core.progress import report
 from histofuse.evaluation.controls.report import write_controls
 from histofuse.evaluation.controls.run import ControlInputs, load_arms, run_controls
-from histofuse.evaluation.controls.verdicts import judge
+from histofuse.evaluation.controls.verdicts import Rules, judge
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import EncodersParams, FusionParams
@@ -47,7 +47,8 @@ def main() -> None:
     report(f"read predictions of {len(arms)} arms")
 
     controls = run_controls(arms, inputs, params, bootstrap)
-    verdicts = judge(controls)
+    rules = Rules(params.gain_margin, params.chance_margin, bootstrap.params.fewest_groups)
+    verdicts = judge(controls, rules)
     simulated = "simulated" in (
         load_json(PATCH_METADATA)["source"],
         load_json(COHORT_METADATA)["source"],

@@ -118,7 +118,9 @@ def show_ends(low: float | None, high: float | None, sign: str = "") -> str:
     return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def show_interval(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Write a value with its interval: "0.459 [0.364, 0.761]"."""
-    ends = "" if value is None else show_ends(low, high)
-    return f"{show_value(value)} {ends}".rstrip()
+def show_interval(
+    value: float | None, low: float | None = None, high: float | None = None, sign: str = ""
+) -> str:
+    """Write a value with its interval: "0.459 [0.364, 0.761]"; see `show_value`."""
+    ends = "" if value is None else show_ends(low, high, sign)
+    return f"{show_value(value, sign=sign)} {ends}".rstrip()

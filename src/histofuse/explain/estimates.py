@@ -13,10 +13,12 @@ from scipy.stats import rankdata
 
 from histofuse.core.artifacts import load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.metrics.weighted import Clusters
 
 FAITHFULNESS: Final = "faithfulness.json"
 _DECIMALS: Final = 6  # beyond them two machines may differ
+Outcome = Literal["good", "concern", "inconclusive", ""]
 Scores = Mapping[str, Float[np.ndarray, " n"]]
 
 
@@ -36,16 +38,24 @@ class Measure:
     limit: float | None = None
     concern: str = ""
 
-    def find_concern(self, estimate: Estimate) -> str:
-        """Describe the concern about a score; empty where there is none."""
+    def find_outcome(self, estimate: Estimate, fewest_groups: int) -> Outcome:
+        """Tell on which side of its limit a score lies by its interval; empty without a limit."""
+        if estimate.value is None or self.limit is None:
+            return ""
+        side = find_side(estimate, fewest_groups, self.limit)
+        if side == "inconclusive":
+            return "inconclusive"
+        return "good" if (side == "above") == (self.better == "higher") else "concern"
+
+    def find_concern(self, estimate: Estimate, fewest_groups: int) -> str:
+        """Describe the concern about a score; empty where its value is on the good side."""
         if estimate.value is None or self.limit is None:
             return ""
         sign = 1 if self.better == "higher" else -1
         if sign * (estimate.value - self.limit) > 0:
             return ""
-        ends = [estimate.low, estimate.high]
-        sure = all(end is not None and sign * (end - self.limit) <= 0 for end in ends)
-        return self.concern if sure else f"{self.concern}, uncertain with so few rows"
+        sure = self.find_outcome(estimate, fewest_groups) == "concern"
+        return self.concern if sure else f"{self.concern}, inconclusive"
 
 
 def load_measures(path: Path) -> dict[str, Measure]:
@@ -118,16 +128,17 @@ def correlate_ranks(
 
 
 def render_estimates(
-    estimates: Mapping[str, Estimate], measures: Mapping[str, Measure]
+    estimates: Mapping[str, Estimate], measures: Mapping[str, Measure], fewest_groups: int
 ) -> dict[str, dict[str, Any]]:
     """Render for ``faithfulness.json``.
 
     Returns:
         Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
         ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``meaning``,
-        ``concern`` (a sentence where the score is on the wrong side of its limit, else empty) and
-        ``note`` (why there is no value or interval, else empty). A name ``a/b`` is part b
-        of a, and no concern by itself.
+        ``outcome`` (``good``, ``concern`` or ``inconclusive`` by interval and limit; empty without
+        a limit), ``concern`` (a sentence where the value is on the wrong side of its limit, else
+        empty) and ``note`` (why there is no value or interval, else empty). A name ``a/b`` is part
+        b of a, and no concern by itself.
     """
     rendered = {}
     for name, estimate in estimates.items():
@@ -139,7 +150,8 @@ def render_estimates(
         } | {
             "better": measure.better,
             "meaning": measure.meaning,
-            "concern": "" if part else measure.find_concern(estimate),
+            "outcome": "" if part else measure.find_outcome(estimate, fewest_groups),
+            "concern": "" if part else measure.find_concern(estimate, fewest_groups),
         }
     return rendered
 

@@ -22,6 +22,7 @@ ScoreName = Annotated[
 ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(gt=0, lt=0.5)]
 
 LOWER_IS_BETTER: Final = frozenset({"brier", "ece"})
 
@@ -87,7 +88,10 @@ class PromotionParams(Section):
     def intervals(self) -> IntervalParams:
         """Params of the bootstrap."""
         return IntervalParams(
-            resamples=self.resamples, confidence=self.confidence, method=self.interval
+            resamples=self.resamples,
+            confidence=self.confidence,
+            method=self.interval,
+            fewest_groups=self.fewest_groups,
         )
 
 
@@ -96,13 +100,19 @@ class ControlParams(Section):
 
     Attributes:
         repeats: Shuffles, each with a head of its own; one may lie off chance by chance.
-        metrics: What is compared, the one that counts most first.
+        metrics: What is compared. The first decides: verdicts on several metrics would find a gain
+            by chance in one of them. The others are shown without a verdict.
         tabular: The model of the health record that is trained on shuffled targets.
+        gain_margin: There is no gain if the whole interval of a difference lies below this.
+        chance_margin: A macro AUROC is at chance if its interval holds chance and both ends are
+            less than this away from it.
     """
 
     repeats: Annotated[int, Field(ge=3)]
     metrics: Annotated[list[MetricName], Field(min_length=1)]
     tabular: Literal["logistic_regression", "xgboost"]
+    gain_margin: Width
+    chance_margin: Width
 
 
 class AlarmParams(Section):

@@ -110,7 +110,9 @@ def models(tmp_path) -> list[Predictions]:
     return [load_predictions(path) for path in paths]
 
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 
 
 def measure(

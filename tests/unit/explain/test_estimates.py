@@ -10,7 +10,9 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Estimate, Measure, estimate_means, render_estimates
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=400, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=400, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 LOOKS = Measure("Mass", "higher", 0.0, "it looks elsewhere")
 
 
@@ -39,20 +41,25 @@ def test_a_score_that_is_undefined_everywhere_has_no_value_but_a_note():
     found = estimate_means({"a": np.full(4, np.nan)}, np.array([0, 0, 1, 1]), BOOTSTRAP)["a"]
     assert (found.value, found.low, found.n) == (None, None, 0)
     assert found.note == "not defined on these rows"
-    assert render_estimates({"a": found}, {"a": LOOKS})["a"]["concern"] == ""
+    assert render_estimates({"a": found}, {"a": LOOKS}, 10)["a"]["concern"] == ""
 
 
 @pytest.mark.parametrize(
-    ("ends", "concern"),
+    ("ends", "groups", "outcome", "concern"),
     [
-        ((0.2, 0.1, 0.3), ""),
-        ((-0.2, -0.3, -0.1), "it looks elsewhere"),
-        ((-0.2, -0.3, 0.1), "it looks elsewhere, uncertain with so few rows"),
-        ((-0.2, None, None), "it looks elsewhere, uncertain with so few rows"),
+        ((0.2, 0.1, 0.3), 12, "good", ""),
+        ((0.2, -0.1, 0.3), 12, "inconclusive", ""),
+        ((0.2, 0.1, 0.3), 3, "inconclusive", ""),
+        ((-0.2, -0.3, -0.1), 12, "concern", "it looks elsewhere"),
+        ((-0.2, -0.3, -0.1), 3, "inconclusive", "it looks elsewhere, inconclusive"),
+        ((-0.2, -0.3, 0.1), 12, "inconclusive", "it looks elsewhere, inconclusive"),
+        ((-0.2, None, None), 12, "inconclusive", "it looks elsewhere, inconclusive"),
     ],
 )
-def test_a_score_on_the_wrong_side_of_its_limit_is_a_concern(ends, concern):
-    found = {"cam": Estimate(*ends, 9, 3), "cam/part": Estimate(*ends, 9, 3)}
-    rendered = render_estimates(found, {"cam": LOOKS})
+def test_a_score_on_the_wrong_side_of_its_limit_is_a_concern(ends, groups, outcome, concern):
+    found = {"cam": Estimate(*ends, 90, groups), "cam/part": Estimate(*ends, 90, groups)}
+    rendered = render_estimates(found, {"cam": LOOKS}, 10)
+    assert rendered["cam"]["outcome"] == outcome
     assert rendered["cam"]["concern"] == concern
+    assert rendered["cam/part"]["outcome"] == ""
     assert rendered["cam/part"]["concern"] == ""

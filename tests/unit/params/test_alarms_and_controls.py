@@ -25,6 +25,8 @@ SECTIONS = YAML(typ="safe", pure=True).load(Path(__file__).parents[3] / "params.
         (ControlParams, "controls", "repeats", 2),
         (ControlParams, "controls", "metrics", ["auroc/mitosis"]),
         (ControlParams, "controls", "tabular", "mlp"),
+        (ControlParams, "controls", "gain_margin", 0),
+        (ControlParams, "controls", "chance_margin", 0.5),
     ],
 )
 def test_nonsense_is_refused_by_its_key(tmp_path, model, section, key, value):

@@ -40,7 +40,6 @@ _HEADINGS: Final = {
     "auroc": "AUROC",
     "false_positive_rate": "FPR",
 }
-_FEW_CASES: Final = "With fewer than ten cases an interval says little."
 
 
 def make_assessment_tables(
@@ -65,7 +64,7 @@ def make_assessment_tables(
             notes=[
                 *table.notes,
                 explain_resampling(intervals, "cases (images, fusion) or patients (health record)"),
-                _FEW_CASES,
+                f"With fewer than {intervals.fewest_groups} cases an interval says little.",
             ],
         )
         for table in tables

@@ -38,13 +38,15 @@ class Shuffled:
 
     Attributes:
         interval: Mean over the shuffles; resamples draw both shuffles and cases (or patients), for
-            the patients that a test case was paired with move all shuffles alike. `groups` is the
-            smaller of the two counts.
+            the patients that a test case was paired with move all shuffles alike. Its `groups` are
+            the smaller of the two counts.
+        groups: Test cases, or patients.
         values: Of each shuffle.
         chance: Chance level; None where it depends on the threshold.
     """
 
     interval: Interval
+    groups: int
     values: tuple[float, ...]
     chance: float | None
 
@@ -54,7 +56,7 @@ class Controls:
     """All arms.
 
     Attributes:
-        metrics: Those compared, the one that counts most first.
+        metrics: Those compared; verdicts follow from the first.
         arms: ``image`` and each rule there is, to metric to interval over cases.
         differences: Such pairs of arms, new less old, to metric to difference.
         shuffled: Such as ``shuffled_images[label_blind]``, to metric to what is left.
@@ -106,6 +108,7 @@ def measure_shuffles(
     return {
         m: Shuffled(
             pooled.interval(m, "percentile"),
+            found[0].groups,
             tuple(values[~np.isnan(values[:, k]), k].tolist()),
             chance.get(m),
         )
@@ -144,7 +147,7 @@ def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, 
         ``groups`` (cases), ``note``), ``differences`` (``"label_blind - image"`` to metric to the
         same and ``probability_above``), ``shuffled`` (control to metric to the same, of the
         mean over shuffles, with ``values`` and ``chance``) and ``verdicts`` (``question``,
-        ``answer``: yes, no or undecided, ``sentence``). What is not defined is None.
+        ``answer``: yes, no or inconclusive, ``sentence``). What is not defined is None.
     """
     return {
         "metrics": list(controls.metrics),

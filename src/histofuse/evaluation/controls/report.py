@@ -83,8 +83,14 @@ def make_control_tables(
     patches = controls.sizes["patches"]
     headings = {"model": "Arm"} | {m: name_metric(m) for m in controls.metrics}
     over_cases = (
-        f"{explain_resampling(intervals, 'cases')} With fewer than 10 cases an interval covers the "
-        "true value less often than it claims."
+        f"{explain_resampling(intervals, 'cases')} With fewer than {intervals.fewest_groups} cases "
+        "an interval covers the true value less often than it claims."
+    )
+    deciding = (
+        f"{name_metric(controls.metrics[0])} decides, and macro AUROC about chance; other metrics "
+        "are shown without a verdict, for a gain in one of several is soon found by chance. "
+        f"With fewer than {intervals.fewest_groups} cases, or patients, every answer is "
+        "inconclusive."
     )
     over_shuffles = (
         f"Means over shuffles; in brackets {intervals.confidence:.0%} percentile intervals over "
@@ -120,7 +126,7 @@ def make_control_tables(
             f"Verdicts of the controls{mark}",
             {"model": "Question", "answer": "Answer", "sentence": "Why"},
             [{"model": v.question, "answer": v.answer, "sentence": v.sentence} for v in verdicts],
-            [],
+            [deciding],
         ),
     ]
 

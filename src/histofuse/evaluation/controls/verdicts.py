@@ -1,12 +1,17 @@
-"""Verdicts of the controls: each follows from intervals, and may be undecided."""
+"""Verdicts of the controls: yes, no or inconclusive, each from the interval of one metric.
+
+Several metrics on the same cases are one test: a gain in any one of five is found by chance far
+more often than the confidence says. So the first metric of ``controls.metrics`` decides; macro
+AUROC decides about chance, as its chance level is 0.5 for any classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from histofuse.core.naming import show_ends
+from histofuse.core.naming import show_interval
 from histofuse.evaluation.controls.measure import (
     ALIGNED,
     BLIND,
@@ -16,8 +21,9 @@ from histofuse.evaluation.controls.measure import (
     Shuffled,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.sides import find_side
 
-Answer = Literal["yes", "no", "undecided"]
+Answer = Literal["yes", "no", "inconclusive"]
 RANK: Final = "auroc/macro"
 
 
@@ -27,7 +33,8 @@ class ControlVerdict:
 
     Attributes:
         question: In words.
-        answer: ``undecided`` where the intervals hold both answers, or there are none.
+        answer: ``inconclusive`` where the interval holds both answers, is drawn from too few cases
+            or patients, or is missing.
         sentence: Why, with its numbers.
     """
 
@@ -36,116 +43,87 @@ class ControlVerdict:
     sentence: str
 
 
-def judge(controls: Controls) -> list[ControlVerdict]:
+@dataclass(frozen=True)
+class Rules:
+    """What an interval must show for an answer; see `ControlParams` and `IntervalParams`."""
+
+    gain_margin: float
+    chance_margin: float
+    fewest_groups: int
+
+
+def judge(controls: Controls, rules: Rules) -> list[ControlVerdict]:
     """Judge all questions there are arms for."""
-    verdicts = [judge_gain(controls), judge_null(controls)]
+    verdicts = [judge_gain(controls, rules), judge_null(controls, rules)]
     if (ALIGNED, BLIND) in controls.differences:
-        verdicts += [judge_aligned(controls), judge_leakage(controls)]
-    return [*verdicts, *_judge_shuffles(controls)]
+        verdicts += [judge_aligned(controls, rules), judge_leakage(controls, rules)]
+    return [*verdicts, *_judge_shuffles(controls, rules)]
 
 
-def judge_gain(controls: Controls) -> ControlVerdict:
-    """Ask whether fusion under label-blind pairing gains on the image, and on shuffled patients.
+def judge_gain(controls: Controls, rules: Rules) -> ControlVerdict:
+    """Ask whether label-blind fusion gains on the image, and on shuffled patients.
 
-    Yes: some metric gains on both, by its interval. No: none gains on the image. Else a gain on the
-    image that shuffled patients give as well is the head's, or the intervals say nothing.
+    Yes: on both. No: on one of them there is no gain; what shuffled patients gain as well is the
+    work of another head on the same embedding.
     """
     question = "Does the health record add anything under label-blind pairing?"
-    over_image, over_null = (
-        _get_differences(controls, BLIND, other) for other in (IMAGE, PERMUTED)
-    )
-    known = [m for m in controls.metrics if _has_ends(over_image.get(m))]
-    if not known:
-        sentence = "No difference from the image model has an interval."
-        return ControlVerdict(question, "undecided", sentence)
-    gains = [m for m in known if _is_above(over_image[m])]
-    both = [m for m in gains if _is_above(over_null.get(m))]
-    if both:
-        shown = "; ".join(
-            f"{m} {show(over_image[m], '+')} over the image and {show(over_null[m], '+')} over "
-            "permuted patients"
-            for m in both
-        )
-        return ControlVerdict(question, "yes", f"It gains on both: {shown}.")
-    if gains:
-        shown = _list(over_image, gains, "+")
-        sentence = f"It gains on the image ({shown}), but not on permuted patients: "
-        sentence += "the gain may be another head on the same embedding."
-        return ControlVerdict(question, "undecided", sentence)
-    shown = _list(over_image, known, "+")
-    sentence = f"No metric gains on the image model by its interval: {shown}."
-    return ControlVerdict(question, "no", sentence)
+    gains = {
+        "the image model": _get_difference(controls, BLIND, IMAGE),
+        "permuted patients": _get_difference(controls, BLIND, PERMUTED),
+    }
+    answers = {other: answer_gain(gain, rules) for other, gain in gains.items()}
+    deciding = next((a for a in ("no", "inconclusive") if a in answers.values()), "yes")
+    other = next(other for other, answer in answers.items() if answer == deciding)
+    shown = ", ".join(f"{_show(gain, '+')} over {other}" for other, gain in gains.items())
+    reason = _explain_gain(deciding, gains[other], rules)
+    if deciding != "yes":
+        reason = f"Over {other}: {reason}"
+    return ControlVerdict(question, deciding, f"{controls.metrics[0]} {shown}. {reason}")
 
 
-def judge_null(controls: Controls) -> ControlVerdict:
-    """Ask whether each of the two lies within the other's interval, in every metric."""
-    question = "Are label-blind and permuted pairing within each other's interval?"
-    blind, permuted = (controls.arms.get(arm, {}) for arm in (BLIND, PERMUTED))
-    known = [m for m in controls.metrics if _has_ends(blind.get(m)) and _has_ends(permuted.get(m))]
-    if not known:
-        return ControlVerdict(question, "undecided", "The two have no interval in common.")
-    outside = [
-        m
-        for m in known
-        if not (_holds(permuted[m], blind[m].value) and _holds(blind[m], permuted[m].value))
-    ]
-    shown = "; ".join(
-        f"{m} {show(blind[m])} against {show(permuted[m])}" for m in (outside or known)
-    )
-    if outside:
-        return ControlVerdict(question, "no", f"Outside each other's interval: {shown}.")
-    if len(known) < len(controls.metrics):
-        left = ", ".join(m for m in controls.metrics if m not in known)
-        sentence = f"Within it where there is one ({shown}); {left} has none."
-        return ControlVerdict(question, "undecided", sentence)
-    return ControlVerdict(question, "yes", f"In every metric: {shown}.")
+def judge_null(controls: Controls, rules: Rules) -> ControlVerdict:
+    """Ask whether label-blind and permuted pairing score alike, by their paired difference."""
+    question = "Do label-blind and permuted pairing score alike?"
+    difference = _get_difference(controls, BLIND, PERMUTED)
+    answer, reason = _answer_alike(difference, 0.0, rules.gain_margin, rules)
+    shown = _show(difference, "+")
+    return ControlVerdict(question, answer, f"{controls.metrics[0]} {shown}. {reason}")
 
 
-def judge_aligned(controls: Controls) -> ControlVerdict:
+def judge_aligned(controls: Controls, rules: Rules) -> ControlVerdict:
     """Ask whether label-aligned pairing scores above label-blind."""
     question = "Does label-aligned pairing score above label-blind?"
-    found = _get_differences(controls, ALIGNED, BLIND)
-    known = [m for m in controls.metrics if _has_ends(found.get(m))]
-    above = [m for m in known if _is_above(found[m])]
-    if above:
-        return ControlVerdict(question, "yes", f"Above it: {_list(found, above, '+')}.")
-    if known:
-        answer: Answer = "no" if all(_ends(found[m])[1] <= 0 for m in known) else "undecided"
-        return ControlVerdict(question, answer, f"{_list(found, known, '+')}.")
-    return ControlVerdict(question, "undecided", "No difference has an interval.")
+    gain = _get_difference(controls, ALIGNED, BLIND)
+    answer = answer_gain(gain, rules)
+    sentence = f"{controls.metrics[0]} {_show(gain, '+')}. {_explain_gain(answer, gain, rules)}"
+    return ControlVerdict(question, answer, sentence)
 
 
-def judge_leakage(controls: Controls) -> ControlVerdict:
+def judge_leakage(controls: Controls, rules: Rules) -> ControlVerdict:
     """Ask whether the label-aligned gain is leakage, and how much of it.
 
     Both rules use the same patches, head and kind of patient; only in one the patient is chosen by
     the label. So what label-aligned gains on the image and label-blind does not, is the label.
     """
-    question = "Is the label-aligned gain leakage, and how much of it?"
-    gain, leak = (_get_differences(controls, ALIGNED, other) for other in (IMAGE, BLIND))
-    gained = [m for m in controls.metrics if _is_above(gain.get(m))]
-    if not gained:
-        sentence = "Label-aligned pairing gains on the image in no metric by its interval: "
-        known = [m for m in controls.metrics if _has_ends(gain.get(m))]
-        return ControlVerdict(question, "undecided", f"{sentence}{_list(gain, known, '+')}.")
-    parts = []
-    for m in gained:
-        whole, leaked = gain[m].value or 0.0, leak[m].value or 0.0
-        parts.append(f"{m}: {leaked:+.3f} of {whole:+.3f}, {leaked / whole:.0%}")
-    sentence = f"Aligned less blind, of aligned less image: {'; '.join(parts)}."
-    alone = controls.shuffled.get(f"shuffled_images[{ALIGNED}]", {})
-    shown = [f"{m} {show(alone[m].interval)}" for m in gained if m in alone]
-    if shown:
-        sentence += f" With shuffled images, the aligned record alone scores {', '.join(shown)}."
-    leaks = [m for m in gained if _is_above(leak.get(m))]
-    answer: Answer = "yes" if len(leaks) == len(gained) else "undecided"
-    if all(_has_ends(leak.get(m)) and _ends(leak[m])[1] <= 0 for m in gained):
-        answer = "no"
-    lead = {"yes": "Leakage. ", "no": "None of it. ", "undecided": "Inconclusive. "}[answer]
-    return ControlVerdict(question, answer, lead + sentence)
+    question, metric = "Is the label-aligned gain leakage, and how much of it?", controls.metrics[0]
+    gain, leak = (_get_difference(controls, ALIGNED, other) for other in (IMAGE, BLIND))
+    gained = answer_gain(gain, rules)
+    if gained != "yes" or gain is None or leak is None:
+        sentence = f"{metric} {_show(gain, '+')} over the image model: no gain is shown. "
+        sentence += _explain_gain(gained, gain, rules)
+        return ControlVerdict(question, "inconclusive", sentence)
+    answer = answer_gain(leak, rules)
+    lead = {"yes": "Leakage", "no": "None of it", "inconclusive": "Not shown"}[answer]
+    share = (leak.value or 0.0) / (gain.value or 1.0)
+    sentence = f"{lead}: {metric} {_show(leak, '+')} over label-blind, "
+    sentence += f"{share:.0%} of {_show(gain, '+')} over the image model."
+    if alone := controls.shuffled.get(f"shuffled_images[{ALIGNED}]", {}).get(metric):
+        shown = _show(alone.interval)
+        sentence += f" With shuffled images, the aligned record alone scores {shown}."
+    return ControlVerdict(question, answer, sentence)
 
 
-def _judge_shuffles(controls: Controls) -> Iterator[ControlVerdict]:
+def _judge_shuffles(controls: Controls, rules: Rules) -> Iterator[ControlVerdict]:
     questions = {
         "shuffled_labels": "Does a fusion head trained on shuffled labels score at chance?",
         "shuffled_targets": "Does a record model trained on shuffled targets score at chance?",
@@ -156,52 +134,74 @@ def _judge_shuffles(controls: Controls) -> Iterator[ControlVerdict]:
     }
     for name, question in questions.items():
         if name in controls.shuffled:
-            yield judge_chance(question, controls.shuffled[name])
+            yield judge_chance(question, controls.shuffled[name], rules)
 
 
-def judge_chance(question: str, found: Mapping[str, Shuffled]) -> ControlVerdict:
-    """Ask whether the interval of macro AUROC over shuffles and groups holds chance."""
+def judge_chance(question: str, found: Mapping[str, Shuffled], rules: Rules) -> ControlVerdict:
+    """Ask whether macro AUROC over shuffles and groups is at chance."""
     left = found.get(RANK)
-    if left is None or left.chance is None or not _has_ends(left.interval):
-        return ControlVerdict(question, "undecided", f"No interval of {RANK} over the shuffles.")
-    shown = f"{RANK} {show(left.interval)} over {len(left.values)} shuffles"
-    if _holds(left.interval, left.chance):
-        return ControlVerdict(question, "yes", f"{shown}; chance is {left.chance:g}.")
-    side = "above" if (left.interval.value or 0.0) > left.chance else "below"
-    return ControlVerdict(question, "no", f"{shown}, {side} chance, {left.chance:g}.")
+    if left is None or left.chance is None:
+        return ControlVerdict(question, "inconclusive", f"{RANK} was not measured.")
+    # An interval over shuffles counts the fewer of shuffles and groups; the groups decide.
+    interval = replace(left.interval, groups=left.groups)
+    answer, reason = _answer_alike(interval, left.chance, rules.chance_margin, rules)
+    shown = f"{RANK} {_show(interval)} over {len(left.values)} shuffles"
+    return ControlVerdict(question, answer, f"{shown}; chance is {left.chance:g}. {reason}")
 
 
-# --- intervals ----------------------------------------------------------------------------------
+# --- one interval -------------------------------------------------------------------------------
 
 
-def show(interval: Interval, sign: str = "") -> str:
-    """Show an interval: "0.612 [0.500, 0.700]"."""
-    if interval.value is None:
+def answer_gain(gain: Interval | None, rules: Rules) -> Answer:
+    """Answer yes for an interval above zero, no for one below the smallest gain that counts."""
+    if gain is None:
+        return "inconclusive"
+    if find_side(gain, rules.fewest_groups) == "above":
+        return "yes"
+    none = find_side(gain, rules.fewest_groups, rules.gain_margin) == "below"
+    return "no" if none else "inconclusive"
+
+
+def _explain_gain(answer: Answer, gain: Interval | None, rules: Rules) -> str:
+    if answer == "yes":
+        return "Its whole interval is above zero."
+    if answer == "no":
+        return f"The whole interval is below {rules.gain_margin:g}, the smallest gain that counts."
+    doubt = f"The interval holds no gain as well as gains of {rules.gain_margin:g} and more."
+    return _explain_lack(gain, rules) or doubt
+
+
+def _answer_alike(
+    interval: Interval | None, reference: float, margin: float, rules: Rules
+) -> tuple[Answer, str]:
+    """Answer yes for a narrow interval that holds the reference, no for one that does not."""
+    if interval is None:
+        return "inconclusive", _explain_lack(None, rules)
+    side = find_side(interval, rules.fewest_groups, reference, margin)
+    if side == "equivalent":
+        return "yes", f"The whole interval is within {margin:g} of {reference:g}."
+    if side == "inconclusive":
+        doubt = f"The interval holds {reference:g} and differences of {margin:g} and more."
+        return "inconclusive", _explain_lack(interval, rules) or doubt
+    return "no", f"The whole interval is {side} {reference:g}."
+
+
+def _explain_lack(interval: Interval | None, rules: Rules) -> str:
+    """Say why an interval decides nothing; empty where it can."""
+    if interval is None or interval.low is None:
+        return "There is no interval."
+    if interval.groups < rules.fewest_groups:
+        few = f"{interval.groups} cases or patients are fewer than {rules.fewest_groups}"
+        return f"{few}, and an interval of so few decides nothing."
+    return ""
+
+
+def _get_difference(controls: Controls, new: str, old: str) -> Interval | None:
+    found = controls.differences.get((new, old), {}).get(controls.metrics[0])
+    return found.interval if found else None
+
+
+def _show(interval: Interval | None, sign: str = "") -> str:
+    if interval is None or interval.value is None:
         return "not defined"
-    return f"{interval.value:{sign}.3f} {show_ends(interval.low, interval.high, sign)}".rstrip()
-
-
-def _get_differences(controls: Controls, new: str, old: str) -> dict[str, Interval]:
-    return {m: d.interval for m, d in controls.differences.get((new, old), {}).items()}
-
-
-def _list(found: Mapping[str, Interval], metrics: list[str], sign: str = "") -> str:
-    return ", ".join(f"{m} {show(found[m], sign)}" for m in metrics) or "no interval at all"
-
-
-def _has_ends(interval: Interval | None) -> bool:
-    return interval is not None and interval.low is not None and interval.high is not None
-
-
-def _ends(interval: Interval) -> tuple[float, float]:
-    assert interval.low is not None and interval.high is not None
-    return interval.low, interval.high
-
-
-def _is_above(interval: Interval | None) -> bool:
-    return interval is not None and interval.low is not None and interval.low > 0
-
-
-def _holds(interval: Interval, value: float | None) -> bool:
-    low, high = _ends(interval)
-    return value is not None and low <= value <= high
+    return show_interval(interval.value, interval.low, interval.high, sign)

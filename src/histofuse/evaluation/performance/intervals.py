@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Context, Result
 from histofuse.params.intervals import IntervalParams
-
-# With fewer cases 95 % intervals hold the truth far less often: benchmarks/interval_coverage.py.
-FEW_GROUPS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def explain_intervals(
     notes = [explain_resampling(intervals.params, " or ".join(units))]
     reported = [result.model.of(context.split) for result in results]
     sizes = {(rows.count_groups(), rows.group_unit) for rows in reported}
-    small = sorted(f"{n:,} {unit}" for n, unit in sizes if n < FEW_GROUPS)
+    small = sorted(f"{n:,} {unit}" for n, unit in sizes if n < intervals.params.fewest_groups)
     if small:
         notes.append(
             f"Of {' and '.join(small)} an interval says little: it holds the truth less "

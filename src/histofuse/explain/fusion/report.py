@@ -143,6 +143,7 @@ def write_modalities(
     for name in cases.classes:
         scores[f"image_share/{name}"] = np.where(decided == name, share, np.nan)
     estimates = estimate_means(scores, rows["case_id"].to_numpy(dtype=str), bootstrap)
-    rendered: dict[str, Any] = dict(render_estimates(estimates, {"image_share": _SHARE}))
+    fewest = bootstrap.params.fewest_groups
+    rendered: dict[str, Any] = dict(render_estimates(estimates, {"image_share": _SHARE}, fewest))
     rendered["additivity_error"] = round(parts.additivity_error, 6)
     write_json(rendered, folder / MODALITIES)

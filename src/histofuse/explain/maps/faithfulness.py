@@ -1,15 +1,18 @@
 """Tests of maps: do they show what the network uses?
 
+An empty map, on which nothing supports the class, counts in every mean as what it is:
+
 - **Mass inside**: the share of a map's mass on the annotated nucleus, less the share of the patch
-  that the nucleus covers; 0 for a uniform map. BreCaHAD annotates a dot in the nucleus, not its
-  outline, and patches are centred on the dot: a disc around the centre stands for the nucleus.
+  that the nucleus covers; 0 for a uniform map, and for an empty one, which locates nothing.
+  BreCaHAD annotates a dot in the nucleus, not its outline, and patches are centred on the dot: a
+  disc around the centre stands for the nucleus.
 - **Deletion and insertion**: the cells of a patch are blurred one after another, or restored in the
   blurred patch, in the order of the map. The area under the class's probability is compared with
-  that of a random order and of an order from the centre outwards. For an empty map, the random
-  order is used.
+  that of a random order and of an order from the centre outwards. An empty map gives no order:
+  the random one is used, so that its gain over it is 0.
 - **Randomisation**: rank correlation of a map with that of the same network after its weights were
   randomised layer by layer, from the head. A map that does not change shows the patch, not the
-  network.
+  network. A uniform map, such as an empty one, has no ranks: 1 if it stays uniform, else 0.
 
 Sources: Petsiuk et al., RISE, BMVC 2018 (deletion, insertion); Adebayo et al., Sanity Checks for
 Saliency Maps, NeurIPS 2018 (cascading randomisation).
@@ -60,8 +63,8 @@ def score_maps(
         seed: The run's, for random orders and weights.
 
     Returns:
-        Name, as in `MEASURES`, to the score of each patch; NaN where it is not defined. Those after
-        each randomised part are called ``randomisation_rank_correlation/<part>``.
+        Name, as in `MEASURES`, to the score of each patch. Those after each randomised part are
+        called ``randomisation_rank_correlation/<part>``.
     """
     maps = mapper.compute_maps(inputs)
     spec = mapper.image.spec
@@ -88,11 +91,11 @@ def draw_disc(side_px: int, radius_px: float) -> Bool[np.ndarray, "side side"]:
 def measure_mass_inside(
     maps: Maps, nucleus: Bool[np.ndarray, "side side"]
 ) -> Float[np.ndarray, " n"]:
-    """Measure the share of each map's mass inside less the share of the area; NaN if empty."""
+    """Measure the share of each map's mass inside less the share of the area; 0 if empty."""
     pixels = enlarge(maps, len(nucleus)).astype(np.float64)
     mass, within = pixels.sum(axis=(1, 2)), pixels[:, nucleus].sum(axis=1)
-    share = np.divide(within, mass, out=np.full(len(maps), np.nan), where=mass > 0)
-    return share - nucleus.mean()
+    share = np.divide(within, mass, out=np.zeros(len(maps)), where=mass > 0)
+    return np.where(mass > 0, share - nucleus.mean(), 0.0)
 
 
 # --- deletion and insertion ---------------------------------------------------------------------
@@ -185,7 +188,16 @@ def _compare_with_randomised(
     name = "randomisation_rank_correlation"
     flat = maps.reshape(len(maps), -1)
     scores = {
-        f"{name}/{part}": correlate_ranks(flat, others.reshape(len(others), -1))
+        f"{name}/{part}": correlate_maps(flat, others.reshape(len(others), -1))
         for part, others in mapper.randomise(inputs, seed)
     }
     return {name: list(scores.values())[-1], **scores}
+
+
+def correlate_maps(
+    maps: Float[np.ndarray, "n cells"], others: Float[np.ndarray, "n cells"]
+) -> Float[np.ndarray, " n"]:
+    """Correlate ranks map by map; where one has none: 1 if the other has none either, else 0."""
+    uniform = [(m == m[:, :1]).all(axis=1) for m in (maps, others)]
+    correlation = correlate_ranks(maps, others)
+    return np.where(uniform[0] | uniform[1], 1.0 * (uniform[0] & uniform[1]), correlation)

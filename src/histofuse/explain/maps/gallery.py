@@ -174,4 +174,4 @@ def check_maps(
     estimates = {}
     for table, values in ((empty, empty_share), (rows, scores)):
         estimates |= estimate_means(values, table["case_id"].to_numpy(dtype=str), bootstrap)
-    return render_estimates(estimates, MEASURES)
+    return render_estimates(estimates, MEASURES, bootstrap.params.fewest_groups)

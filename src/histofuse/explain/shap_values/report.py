@@ -189,7 +189,7 @@ def check_values(
         kernel = explain_by_kernel(model.logits, x, reference, bootstrap.seed)
         by_variable = rows.sum_to_variables(kernel)
         scores |= compare_with_kernel(rows.by_variable[chosen], by_variable, bootstrap)
-    return render_estimates(scores, MEASURES)
+    return render_estimates(scores, MEASURES, bootstrap.params.fewest_groups)
 
 
 def choose_rows(model: AnyTabularModel, table: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -40,6 +40,13 @@ _OUTCOMES: Final[Mapping[str, tuple[str, Tone]]] = {
     "not_made": ("not checked", "warn"),
 }
 
+_TEST_TONES: Final[Mapping[str, Tone]] = {
+    "good": "good",
+    "concern": "bad",
+    "inconclusive": "warn",
+    "": "calm",
+}
+
 
 def write_controls_chapter(run: Run) -> Chapter:
     """Write the chapter on alarms and controls."""
@@ -153,8 +160,13 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
 
 
 def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Tabulate the tests; their baselines, which are neither good nor bad, are folded."""
-    headings = ["Test", "Value", "Better", "Concern", "Meaning"]
+    """Tabulate the tests; their baselines, which are neither good nor bad, are folded.
+
+    The share of empty maps leads, for these count in every mean below it.
+    """
+    headings = ["Test", "Value", "Better", "Outcome", "Meaning"]
+    ordered = sorted(metrics, key=lambda metric: (metric != "empty_share", metric))
+    metrics = {metric: metrics[metric] for metric in ordered}
     tests = {m: e for m, e in metrics.items() if e["better"] or e["concern"]}
     rest = {m: e for m, e in metrics.items() if m not in tests}
     caption = f"{name}: faithfulness of its explanations"
@@ -170,7 +182,7 @@ def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
         show_name(metric).capitalize(),
         show_interval(entry["value"], entry["low"], entry["high"]),
         entry["better"] or "–",
-        Mark("concern", "bad") if entry["concern"] else Mark("none", "calm"),
+        Mark(entry["outcome"] or "–", _TEST_TONES[entry["outcome"]]),
         ". ".join(filter(None, (entry["meaning"], entry["concern"], entry["note"]))),
     ]
 

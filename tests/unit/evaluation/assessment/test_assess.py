@@ -24,7 +24,7 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import fit_decision, load_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
-INTERVALS = IntervalParams(resamples=100, confidence=0.9, method="bca")
+INTERVALS = IntervalParams(resamples=100, confidence=0.9, method="bca", fewest_groups=10)
 BOOTSTRAP = Bootstrap(INTERVALS, seed=1)
 PARAMS = AssessmentParams.model_validate(
     {

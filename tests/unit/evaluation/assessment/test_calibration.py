@@ -8,7 +8,9 @@ from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 
 
 @pytest.fixture

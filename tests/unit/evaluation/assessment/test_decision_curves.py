@@ -8,7 +8,9 @@ from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import ThresholdRange
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="bca"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=300, confidence=0.9, method="bca", fewest_groups=10), seed=1
+)
 SPAN = ThresholdRange(low=0.05, high=0.6, step=0.05)
 
 

@@ -12,7 +12,9 @@ from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 PARAMS = AssessmentParams.model_validate(
     {
         "thresholds": {"low": 0.1, "high": 0.5, "step": 0.1},

@@ -11,7 +11,9 @@ from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=400, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=400, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 
 
 def make_params(fewest):

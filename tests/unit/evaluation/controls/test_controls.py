@@ -14,6 +14,7 @@ from histofuse.evaluation.controls.measure import (
 )
 from histofuse.evaluation.controls.report import draw_controls, make_control_tables, name_metric
 from histofuse.evaluation.controls.verdicts import (
+    Rules,
     judge,
     judge_aligned,
     judge_chance,
@@ -28,8 +29,9 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.training.controls import Answers
 
 CLASSES = ["mitosis", "tumour"]
-INTERVALS = IntervalParams(resamples=400, confidence=0.95, method="bca")
+INTERVALS = IntervalParams(resamples=400, confidence=0.95, method="bca", fewest_groups=10)
 BOOTSTRAP = Bootstrap(INTERVALS, seed=1)
+RULES = Rules(gain_margin=0.05, chance_margin=0.1, fewest_groups=10)
 METRICS = ("auprc/mitosis", "auroc/macro")
 
 
@@ -49,7 +51,7 @@ def make(arms=None, differences=None, shuffled=None, metrics=("auroc/macro",)):
             for pair, found in (differences or {}).items()
         },
         shuffled={
-            name: {m: Shuffled(i, (0.5,), 0.5) for m, i in each(found).items()}
+            name: {m: Shuffled(i, 12, (0.5,), 0.5) for m, i in each(found).items()}
             for name, found in (shuffled or {}).items()
         },
         sizes={"patches": "n = 10 patches of 2 cases", "admissions": "n = 5"},
@@ -57,6 +59,7 @@ def make(arms=None, differences=None, shuffled=None, metrics=("auroc/macro",)):
 
 
 UP, DOWN, ZERO, NONE = at(0.1, 0.02, 0.2), at(-0.1, -0.2, -0.02), at(0.01, -0.1, 0.1), at(0.1)
+NARROW, FEW = at(0.01, -0.02, 0.04), replace(UP, groups=9)
 OVER_IMAGE, OVER_NULL = ("label_blind", "image"), ("label_blind", "permuted")
 GAIN, LEAK = ("label_aligned", "image"), ("label_aligned", "label_blind")
 
@@ -68,94 +71,160 @@ GAIN, LEAK = ("label_aligned", "image"), ("label_aligned", "label_blind")
     ("over_image", "over_null", "answer", "says"),
     [
         (UP, UP, "yes", "+0.100 [+0.020, +0.200] over the image"),
-        (UP, ZERO, "undecided", "another head"),
-        (UP, NONE, "undecided", "another head"),
-        (ZERO, UP, "no", "No metric gains"),
+        (UP, ZERO, "inconclusive", "Over permuted patients: The interval holds no gain as well as"),
+        (UP, NONE, "inconclusive", "Over permuted patients: There is no interval"),
+        (UP, DOWN, "no", "Over permuted patients: The whole interval is below 0.05"),
+        # It holds gains of up to 0.1: that none was shown does not show that there is none.
+        (ZERO, UP, "inconclusive", "Over the image model: The interval holds no gain as well as"),
+        (NARROW, UP, "no", "Over the image model: The whole interval is below 0.05"),
         (DOWN, ZERO, "no", "-0.100 [-0.200, -0.020]"),
-        (NONE, UP, "undecided", "No difference"),
+        (NONE, UP, "inconclusive", "There is no interval"),
+        (FEW, FEW, "inconclusive", "9 cases or patients are fewer than 10"),
     ],
 )
 def test_gain_under_label_blind_pairing(over_image, over_null, answer, says):
-    found = judge_gain(make(differences={OVER_IMAGE: over_image, OVER_NULL: over_null}))
+    found = judge_gain(make(differences={OVER_IMAGE: over_image, OVER_NULL: over_null}), RULES)
     assert found.answer == answer
     assert says in found.sentence
 
 
-def test_gain_must_be_of_the_same_metric():
-    apart = {OVER_IMAGE: [UP, ZERO], OVER_NULL: [ZERO, UP]}
-    assert judge_gain(make(differences=apart, metrics=METRICS)).answer == "undecided"
-    both = {OVER_IMAGE: [ZERO, UP], OVER_NULL: [ZERO, UP]}
-    found = judge_gain(make(differences=both, metrics=METRICS))
-    assert found.answer == "yes"
-    assert "auprc" not in found.sentence
+def test_first_metric_decides_alone():
+    only_second = {OVER_IMAGE: [ZERO, UP], OVER_NULL: [ZERO, UP]}
+    found = judge_gain(make(differences=only_second, metrics=METRICS), RULES)
+    assert found.answer == "inconclusive"
+    assert "auroc" not in found.sentence
+    only_first = {OVER_IMAGE: [UP, DOWN], OVER_NULL: [UP, DOWN]}
+    assert judge_gain(make(differences=only_first, metrics=METRICS), RULES).answer == "yes"
 
 
 @pytest.mark.parametrize(
-    ("blind", "permuted", "answer"),
+    ("difference", "answer"),
     [
-        (at(0.7, 0.6, 0.8), at(0.75, 0.65, 0.85), "yes"),
-        (at(0.7, 0.6, 0.8), at(0.75, 0.72, 0.85), "no"),
-        (at(0.7, 0.6, 0.74), at(0.75, 0.65, 0.85), "no"),
-        (at(0.7), at(0.75, 0.65, 0.85), "undecided"),
+        (UP, "no"),
+        (DOWN, "no"),
+        (ZERO, "inconclusive"),
+        (NARROW, "yes"),
+        (NONE, "inconclusive"),
+        (FEW, "inconclusive"),
     ],
 )
-def test_label_blind_and_permuted_must_hold_each_other(blind, permuted, answer):
-    assert judge_null(make({"label_blind": blind, "permuted": permuted})).answer == answer
+def test_label_blind_and_permuted_are_alike_by_a_narrow_paired_difference(difference, answer):
+    assert judge_null(make(differences={OVER_NULL: difference}), RULES).answer == answer
 
 
-def test_metric_without_an_interval_leaves_the_null_undecided_and_one_outside_decides_it():
-    whole, none, far = at(0.7, 0.6, 0.8), at(0.7), at(0.9, 0.85, 0.95)
-    part = make({"label_blind": [whole, none], "permuted": [whole, whole]}, metrics=METRICS)
-    assert judge_null(part).answer == "undecided"
-    one = make({"label_blind": [whole, whole], "permuted": [whole, far]}, metrics=METRICS)
-    assert judge_null(one).answer == "no"
-    assert "auprc" not in judge_null(one).sentence
+def test_intervals_of_the_arms_are_not_compared_with_each_other():
+    wide = at(0.7, 0.4, 0.9)
+    arms = make({"label_blind": wide, "permuted": wide})
+    assert judge_null(arms, RULES).answer == "inconclusive"
 
 
 @pytest.mark.parametrize(
-    ("found", "answer"), [(UP, "yes"), (DOWN, "no"), (ZERO, "undecided"), (NONE, "undecided")]
+    ("found", "answer"),
+    [
+        (UP, "yes"),
+        (DOWN, "no"),
+        (NARROW, "no"),
+        (ZERO, "inconclusive"),
+        (NONE, "inconclusive"),
+        (FEW, "inconclusive"),
+    ],
 )
 def test_label_aligned_above_label_blind(found, answer):
-    assert judge_aligned(make(differences={LEAK: found})).answer == answer
+    assert judge_aligned(make(differences={LEAK: found}), RULES).answer == answer
 
 
 @pytest.mark.parametrize(
     ("gain", "leak", "answer", "says"),
     [
-        (at(0.2, 0.1, 0.3), at(0.15, 0.05, 0.2), "yes", "+0.150 of +0.200, 75%"),
+        (at(0.2, 0.1, 0.3), at(0.15, 0.05, 0.2), "yes", "75% of +0.200 [+0.100, +0.300]"),
         (at(0.2, 0.1, 0.3), at(-0.1, -0.2, 0.0), "no", "None of it"),
-        (at(0.2, 0.1, 0.3), at(0.05, -0.1, 0.2), "undecided", "25%"),
-        (ZERO, UP, "undecided", "in no metric"),
-        (NONE, UP, "undecided", "in no metric"),
+        (at(0.2, 0.1, 0.3), at(0.05, -0.1, 0.2), "inconclusive", "25%"),
+        (ZERO, UP, "inconclusive", "no gain is shown"),
+        (NONE, UP, "inconclusive", "no gain is shown"),
+        (FEW, FEW, "inconclusive", "no gain is shown"),
     ],
 )
 def test_share_of_the_aligned_gain_that_is_leakage(gain, leak, answer, says):
     alone = {"shuffled_images[label_aligned]": at(0.8, 0.7, 0.9)}
-    found = judge_leakage(make(differences={GAIN: gain, LEAK: leak}, shuffled=alone))
+    found = judge_leakage(make(differences={GAIN: gain, LEAK: leak}, shuffled=alone), RULES)
     assert found.answer == answer
     assert says in found.sentence
-    assert ("alone scores auroc/macro 0.800" in found.sentence) == (says != "in no metric")
+    alone_shown = "alone scores 0.800 [0.700, 0.900]" in found.sentence
+    assert alone_shown == (says != "no gain is shown")
 
 
 @pytest.mark.parametrize(
-    ("found", "answer", "says"),
+    ("found", "groups", "answer", "says"),
     [
-        (at(0.52, 0.4, 0.6), "yes", "chance is 0.5"),
-        (at(0.7, 0.6, 0.8), "no", "above chance"),
-        (at(0.3, 0.2, 0.4), "no", "below chance"),
-        (at(0.5), "undecided", "No interval"),
+        (at(0.52, 0.45, 0.58), 12, "yes", "within 0.1 of 0.5"),
+        (at(0.52, 0.19, 0.83), 12, "inconclusive", "differences of 0.1 and more"),
+        (at(0.7, 0.6, 0.8), 12, "no", "above 0.5"),
+        (at(0.3, 0.2, 0.4), 12, "no", "below 0.5"),
+        (at(0.5), 12, "inconclusive", "no interval"),
+        (at(0.52, 0.45, 0.58), 3, "inconclusive", "3 cases or patients are fewer than 10"),
     ],
 )
-def test_chance_is_in_the_interval_or_not(found, answer, says):
-    verdict = judge_chance("?", {"auroc/macro": Shuffled(found, (0.5,), 0.5)})
+def test_at_chance_is_a_narrow_interval_that_holds_it(found, groups, answer, says):
+    verdict = judge_chance("?", {"auroc/macro": Shuffled(found, groups, (0.5,), 0.5)}, RULES)
     assert verdict.answer == answer
     assert says in verdict.sentence
 
 
+def test_few_shuffles_of_many_cases_can_be_at_chance():
+    few_shuffles = replace(at(0.5, 0.45, 0.55), groups=5)
+    found = {"auroc/macro": Shuffled(few_shuffles, 12, (0.5,) * 5, 0.5)}
+    assert judge_chance("?", found, RULES).answer == "yes"
+
+
 def test_questions_without_arms_are_not_asked():
-    assert [v.answer for v in judge(make())] == ["undecided", "undecided"]
-    asked = judge(make(differences={LEAK: UP, GAIN: UP}, shuffled={"shuffled_labels": ZERO}))
-    assert [v.answer for v in asked] == ["undecided", "undecided", "yes", "yes", "no"]
+    assert [v.answer for v in judge(make(), RULES)] == ["inconclusive"] * 2
+    differences = {LEAK: UP, GAIN: UP}
+    asked = judge(make(differences=differences, shuffled={"shuffled_labels": NARROW}), RULES)
+    assert [v.answer for v in asked] == ["inconclusive", "inconclusive", "yes", "yes", "no"]
+
+
+# --- errors of the verdicts, by simulation ------------------------------------------------------
+
+
+def draw_arms(seed, cases, gain, n=40, mitoses=60):
+    """Three heads that differ by chance, per case and patch; most mitoses lie in a few cases."""
+    rng = np.random.default_rng(seed)
+    rows = predict(0.0, n=n * cases, groups=cases)
+    labels = np.ones(n * cases, dtype=np.int64)
+    counts = rng.multinomial(mitoses, rng.dirichlet(np.full(cases, 0.7)))
+    for case, count in enumerate(np.minimum(counts, n - 2)):
+        labels[case * n + rng.choice(n, count, replace=False)] = 0
+    mitosis = labels == 0
+    seen = 1.5 * mitosis + rng.normal(size=len(labels))
+
+    def head(skill):
+        of_case = np.repeat(rng.normal(scale=0.5, size=(2, cases)), n, axis=1)
+        logit = seen + of_case[0] * mitosis + of_case[1] + skill * mitosis
+        p = 1 / (1 + np.exp(-logit - rng.normal(scale=0.7, size=len(labels))))
+        return replace(rows, labels=labels, probabilities=np.column_stack([p, 1 - p]))
+
+    return {"image": head(0.0), "label_blind": head(gain), "permuted": head(0.0)}
+
+
+def ask(seed, cases, gain):
+    cheap = Bootstrap(INTERVALS.model_copy(update={"resamples": 200}), seed)
+    metrics = ("auprc/mitosis",)
+    arms = compare_arms(draw_arms(seed, cases, gain), metrics, cheap)
+    return judge_gain(Controls(metrics, *arms, {}, {}), RULES).answer
+
+
+@pytest.mark.parametrize("cases", [3, 12])
+def test_without_a_gain_yes_is_rare_and_with_few_cases_never_said(cases):
+    answers = [ask(seed, cases, 0.0) for seed in range(200)]
+    assert answers.count("yes") <= (0.05 * 200 if cases >= RULES.fewest_groups else 0)
+    if cases < RULES.fewest_groups:
+        assert set(answers) == {"inconclusive"}
+
+
+def test_true_gain_is_found_with_enough_cases_and_never_denied():
+    answers = [ask(seed, 30, 1.5) for seed in range(40)]
+    assert answers.count("yes") >= 0.9 * 40
+    assert "no" not in answers
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -246,18 +315,20 @@ def controls():
 
 
 def test_json_has_all_arms_and_verdicts(controls):
-    found = describe_controls(controls, judge(controls))
+    found = describe_controls(controls, judge(controls, RULES))
     assert list(found["arms"]) == ["image", "label_blind", "label_aligned"]
     assert set(found["differences"]["label_aligned - label_blind"]["auroc/macro"]) == {
         "value", "low", "high", "groups", "note", "probability_above"
     }  # fmt: skip
     assert len(found["shuffled"]["shuffled_images[label_aligned]"]["auroc/macro"]["values"]) == 3
-    assert {v["answer"] for v in found["verdicts"]} <= {"yes", "no", "undecided"}
+    assert {v["answer"] for v in found["verdicts"]} <= {"yes", "no", "inconclusive"}
 
 
 def test_tables_mark_simulated_data_and_say_what_chance_is(controls):
     for simulated in (True, False):
-        tables = make_control_tables(controls, judge(controls), INTERVALS, simulated=simulated)
+        tables = make_control_tables(
+            controls, judge(controls, RULES), INTERVALS, simulated=simulated
+        )
         texts = {t.name: render_markdown(t) for t in tables}
         assert set(texts) == {"arms", "differences", "shuffled", "verdicts"}
         assert all(("Simulated data" in text) == simulated for text in texts.values())

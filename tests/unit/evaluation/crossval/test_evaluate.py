@@ -18,7 +18,9 @@ from histofuse.params.crossval import CrossvalParams
 from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 PARAMS = CrossvalParams(
     folds=3,
     validation_unit="case",

@@ -22,7 +22,7 @@ from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
 
-INTERVALS = IntervalParams(resamples=200, confidence=0.9, method="percentile")
+INTERVALS = IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10)
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 
 

@@ -19,7 +19,7 @@ from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
-PARAMS = IntervalParams(resamples=400, confidence=0.95, method="percentile")
+PARAMS = IntervalParams(resamples=400, confidence=0.95, method="percentile", fewest_groups=10)
 
 
 def draw(seed=0, n=300, groups=20, classes=CLASSES, skill=0.3) -> Predictions:
@@ -42,7 +42,9 @@ def draw(seed=0, n=300, groups=20, classes=CLASSES, skill=0.3) -> Predictions:
 
 
 def make_bootstrap(resamples=400, seed=1, method="percentile") -> Bootstrap:
-    return Bootstrap(IntervalParams(resamples=resamples, confidence=0.95, method=method), seed)
+    return Bootstrap(
+        IntervalParams(resamples=resamples, confidence=0.95, method=method, fewest_groups=10), seed
+    )
 
 
 def measure(rows, method="percentile", resamples=400, metrics=None, seed=1):

@@ -6,7 +6,9 @@ from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters, number_groups
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="bca"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=300, confidence=0.9, method="bca", fewest_groups=10), seed=1
+)
 
 
 def test_intervals_are_those_of_the_bootstrap_of_metrics(models):

@@ -7,7 +7,9 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.intervals import describe_intervals, explain_intervals
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 
 
 @pytest.fixture

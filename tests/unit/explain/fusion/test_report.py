@@ -28,7 +28,9 @@ from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.fusion import FUSION_PREDICTIONS
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=100, confidence=0.95, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=100, confidence=0.95, method="percentile", fewest_groups=10), seed=1
+)
 SPECS = [
     FeatureSpec("age_years", "age", "continuous", "years", "demographics", "Age"),
     FeatureSpec("metastatic", "metastatic", "binary", "", "comorbidity", "Metastases"),

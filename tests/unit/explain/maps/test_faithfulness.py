@@ -21,6 +21,7 @@ from histofuse.explain.maps.faithfulness import (
     MEASURES,
     Curves,
     blur,
+    correlate_maps,
     draw_disc,
     measure_mass_inside,
     order_by_map,
@@ -37,7 +38,9 @@ from histofuse.params.intervals import IntervalParams
 SIDE, CASES = 32, 12
 LAYER = MapLayer("backbone.second", 16)
 SIZES = ExplainParams.model_construct(faithfulness_steps=8, nucleus_radius_px=8.0, blur_px=6.0)
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=500, confidence=0.95, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=500, confidence=0.95, method="percentile", fewest_groups=10), seed=1
+)
 SPEC = ImageSpec("tiny", ["pale", "dark"], SIDE, SIDE, 0, "unit", 0.0)
 
 
@@ -107,7 +110,7 @@ def examine(model, *, corner):
     inputs = Inputs(images, (), torch.ones(len(images), dtype=torch.long))
     scores = score_maps(mapper, inputs, to_probabilities, SIZES, 3)
     groups = np.arange(len(images)) % CASES
-    return render_estimates(estimate_means(scores, groups, BOOTSTRAP), MEASURES)
+    return render_estimates(estimate_means(scores, groups, BOOTSTRAP), MEASURES, 10)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +176,7 @@ def test_a_fusion_head_is_randomised_before_its_network(networks):
 # --- by hand ------------------------------------------------------------------------------------
 
 
-def test_mass_inside_is_the_share_of_mass_less_the_share_of_area():
+def test_mass_inside_is_the_share_of_mass_less_that_of_area_and_0_where_there_is_none():
     nucleus = np.zeros((4, 4), dtype=bool)
     nucleus[1:3, 1:3] = True
     maps = np.zeros((4, 4, 4), np.float32)
@@ -181,7 +184,7 @@ def test_mass_inside_is_the_share_of_mass_less_the_share_of_area():
     maps[1, 0, 0] = 1
     maps[2] = 0.5
     found = measure_mass_inside(maps, nucleus)
-    np.testing.assert_allclose(found, [0.75, -0.25, 0.0, np.nan], atol=1e-7)
+    np.testing.assert_allclose(found, [0.75, -0.25, 0.0, 0.0], atol=1e-7)
 
 
 def test_the_disc_has_the_area_of_its_radius():
@@ -241,6 +244,12 @@ def test_blur_keeps_a_flat_image_and_the_mean_of_any():
     assert found[0, 0].sum() == pytest.approx(1, abs=1e-5)
     assert found[0, 0, 16, 16] == pytest.approx(1 / (2 * np.pi * 4), rel=0.01)
     torch.testing.assert_close(found[0, 0, 16, 18], found[0, 0, 16, 16] * np.exp(-0.5))
+
+
+def test_a_map_that_stays_empty_has_not_changed_and_one_that_appears_has():
+    full, empty = np.arange(4.0), np.zeros(4)
+    maps, others = np.stack([empty, empty, full]), np.stack([empty, full, empty])
+    assert correlate_maps(maps, others).tolist() == [1.0, 0.0, 0.0]
 
 
 def test_maps_are_correlated_as_scipy_does_and_constant_ones_left_out():

@@ -29,7 +29,9 @@ CLASSES = ["mitosis", "tumour"]
 ROOT = Path(__file__).parents[4]
 SMALL = {"gradcam_per_class": 2, "faithfulness_per_class": 2, "faithfulness_steps": 2}
 PARAMS = load_section(ExplainParams, "explain", ROOT / "params.yaml").model_copy(update=SMALL)
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=100, confidence=0.95, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=100, confidence=0.95, method="percentile", fewest_groups=10), seed=1
+)
 
 
 def test_where_the_map_is_zero_the_patch_shows_through():
@@ -121,6 +123,9 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
     assert (summary["empty_patches"], summary["patches"]) == (6, 4)
     assert found["empty_share"]["value"] == pytest.approx(expected, abs=1e-6)
     assert (summary["layer"], summary["map_px"]) == ("features.2", 8)
+    # The empty ones among the maps tested count in every mean.
+    tested = choose_sample(patches.predictions, CLASSES, PARAMS.faithfulness_per_class)
+    assert {e["n"] for name, e in found.items() if name != "empty_share"} == {len(tested)}
 
 
 def test_a_split_without_patches_leaves_empty_reports(tmp_path):

@@ -35,7 +35,9 @@ from histofuse.training.tabular import EncodedTable, train_tabular
 
 FEATURES = [f"f{i}" for i in range(5)]
 SIZES = ExplainParams.model_construct(shap_background=40, shap_samples=30, kernel_shap_rows=4)
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=200, confidence=0.95, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=200, confidence=0.95, method="percentile", fewest_groups=10), seed=1
+)
 SPECS = [
     FeatureSpec("age_years", "age_years", "continuous", "years", "demographics", "Age"),
     FeatureSpec("sex", "sex", "categorical", "", "demographics", "Sex"),

@@ -18,7 +18,9 @@ from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import MlpModel
 from histofuse.params.intervals import IntervalParams
 
-BOOTSTRAP = Bootstrap(IntervalParams(resamples=300, confidence=0.9, method="percentile"), seed=1)
+BOOTSTRAP = Bootstrap(
+    IntervalParams(resamples=300, confidence=0.9, method="percentile", fewest_groups=10), seed=1
+)
 FEATURES = [f"f{i}" for i in range(6)]
 
 
