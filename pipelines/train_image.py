@@ -9,6 +9,7 @@ from histofuse.params.image import ImageParams
 from histofuse.params.tune import apply_values
 from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.tracking.recorder import open_recorder
+from histofuse.training.fitting.processes import report_idle_gpus
 from histofuse.training.image import load_patch_data, train_image
 
 PATCHES = Path("data/patches")
@@ -25,6 +26,7 @@ def main(model: str) -> None:
     counts = data.table["split"].value_counts()
     report(f"read {len(data.table):,} patches, {counts['train']:,} of them to train on")
 
+    report_idle_gpus(f"pipelines/train_image.py {model}")
     with open_recorder(run_name=model) as recorder:
         result = train_image(
             data, params, load_seed(), recorder, MODELS / model, embeddings=EMBEDDINGS / model

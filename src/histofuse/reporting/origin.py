@@ -12,7 +12,7 @@ from histofuse.core.artifacts import digest_file
 from histofuse.tracking.provenance import LOCK, read_revision
 
 _PACKAGES: Final = (
-    "histofuse", "captum", "dvc", "lightning", "mapie", "mlflow", "numpy", "pandas",
+    "histofuse", "captum", "dvc", "mapie", "mlflow", "numpy", "pandas",
     "scikit-learn", "shap", "torch", "torchvision", "xgboost",
 )  # fmt: skip
 

@@ -175,8 +175,6 @@ def make_recipe(
         monitor="macro_f1",
         seed=derive_seed(seed, "fusion"),
         groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
-        # On embeddings, sharing out batches would cost more than it saves.
-        devices=1,
     )
 
 

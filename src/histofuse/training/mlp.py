@@ -77,8 +77,6 @@ def make_recipe(
             step_factor=params.step_factor,
             warmup_epochs=params.warmup_epochs,
         ),
-        # On a table, sharing out batches would cost more than it saves.
-        devices=1,
     )
 
 

@@ -21,7 +21,7 @@ from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.params.image import ImageParams
 from histofuse.training import image
 from histofuse.training.decision import load_decision
-from histofuse.training.fitting import module
+from histofuse.training.fitting import trainer
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.recipe import Rows
 from histofuse.training.image import (
@@ -320,12 +320,12 @@ def test_batches_prepared_ahead_are_those_prepared_one_by_one(project, monkeypat
     monkeypatch.setattr(image, "augment_patches", augment)
     one_by_one = fit_briefly(project)
     assert max(sizes) <= 16
-    monkeypatch.setattr(module, "count_ahead", lambda *_: 3)
+    monkeypatch.setattr(trainer, "count_ahead", lambda *_: 3)
     assert fit_briefly(project) == one_by_one
     assert max(sizes) > 32
 
 
 def test_a_gpu_gets_many_small_batches_at_once():
-    assert module.count_ahead(torch.device("cpu"), 64) == 1
-    assert module.count_ahead(torch.device("cuda"), 64) == 16
-    assert module.count_ahead(torch.device("cuda"), 4096) == 1
+    assert trainer.count_ahead(torch.device("cpu"), 64) == 1
+    assert trainer.count_ahead(torch.device("cuda"), 64) == 16
+    assert trainer.count_ahead(torch.device("cuda"), 4096) == 1

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from histofuse.core.artifacts import digest_text, to_json
+from histofuse.core.artifacts import digest_text, replacing_file, to_json
 
 CHECKPOINTS: Final = Path(".histofuse/checkpoints")
 LAST: Final = "last.ckpt"
@@ -34,3 +34,16 @@ def resumable(name: str, key: str, root: Path = CHECKPOINTS) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(root / name, ignore_errors=True)
+
+
+def save_checkpoint(state: Mapping[str, Any], folder: Path) -> None:
+    """Replace the state of a run: killed at any moment, the folder holds the old or the new one."""
+    with replacing_file(folder / LAST) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Load the state of a run onto the CPU, if it was saved."""
+    if not (folder / LAST).is_file():
+        return None
+    return torch.load(folder / LAST, map_location="cpu", weights_only=True)

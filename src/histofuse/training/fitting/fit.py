@@ -1,8 +1,8 @@
 """The training loop that the image networks, the MLP and the fusion head share.
 
 Data are held in memory as tensors; a batch is a tensor of row numbers, so no loader processes are
-needed. The caller brings a network, `Rows` to train and to validate on, and a `Recipe`; `fit` runs
-Lightning, stops early and leaves the network with the weights of its best epoch:
+needed. The caller brings a network, `Rows` to train and to validate on, and a `Recipe`; `fit`
+trains, stops early and leaves the network with the weights of its best epoch:
 
     torch.manual_seed(derive_seed(seed, "mlp", "init"))
     network = Mlp(...)                               # network(*inputs) -> logits
@@ -21,23 +21,39 @@ Lightning, stops early and leaves the network with the weights of its best epoch
 The random numbers of an epoch are derived from (seed, epoch) alone, so a run killed at any moment
 and started again ends in the same bytes as an undisturbed one.
 
-**Several devices.** Lightning takes all there are, or what torchrun has started. Each global batch
-is split among the ranks, and each gathers only its own rows, in validation too. The loss is divided
-by the weight of the global batch, and batch norm and augmentation are those of the whole batch, so
-the metrics are those of one device except for rounding; only dropout masks are drawn by each rank
+**Several devices.** A process trains on one device; torchrun starts several. Each global batch is
+split among them, and each gathers only its own rows, in validation too. The loss is divided by the
+weight of the global batch, and batch norm and augmentation are those of the whole batch, so the
+metrics are those of one device except for rounding; only dropout masks are drawn by each process
 for itself. Rank 0 records and saves, and the other ranks end with the fit. A checkpoint of one
 number of processes is resumed by any other.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import nn
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.training.fitting.history import FitResult
+from histofuse.core.naming import name_column
+from histofuse.training.fitting.checkpoints import load_checkpoint, save_checkpoint
+from histofuse.training.fitting.cpu import training_faster_on_cpu
+from histofuse.training.fitting.history import FitResult, find_best, is_finished
+from histofuse.training.fitting.processes import (
+    choose_device,
+    join_processes,
+    sharing_batch_norm,
+)
 from histofuse.training.fitting.recipe import Recipe, Rows
+from histofuse.training.fitting.trainer import Trainer
 from histofuse.training.recorder import NullRecorder, Recorder
 
 
@@ -62,6 +78,29 @@ def fit(  # noqa: PLR0917
     Raises:
         InputError: If train or validation has no rows, or the precision is not available.
     """
+    _require_rows(train, validation)
+    share, device = join_processes(), choose_device()
+    recorder = recorder if recorder and not share.first else NullRecorder()
+    trainer = Trainer(network, train, validation, recipe, device, share)
+    if checkpoints and (state := load_checkpoint(checkpoints)):
+        trainer.load_state_dict(state)
+    for row in trainer.history:
+        _record(row, recorder)
+    with _configuring_torch(network, device, share.of):
+        while not is_finished(trainer.history, recipe):
+            trainer.run_epoch()
+            _record(trainer.history[-1], recorder)
+            if checkpoints and not share.first:
+                save_checkpoint(trainer.state_dict(), checkpoints)
+    if share.first:
+        # Rank 0 alone writes the bundle.
+        sys.exit(0)
+    network.cpu().load_state_dict(trainer.best_state)
+    network.eval()
+    return FitResult(trainer.history, find_best(trainer.history, recipe.monitor) + 1)
+
+
+def _require_rows(train: Rows, validation: Rows) -> None:
     faults = [
         Fault(f"split {name!r}", "holds no rows", "at least one")
         for name, rows in (("train", train), ("validation", validation))
@@ -69,8 +108,29 @@ def fit(  # noqa: PLR0917
     ]
     if faults:
         raise InputError(faults)
-    # Lightning takes seconds to import: code that only reads models does not pay for it.
-    from histofuse.training.fitting.trainer import run_fit
 
-    recorder = recorder or NullRecorder()
-    return run_fit(network, train, validation, recipe, checkpoints=checkpoints, recorder=recorder)
+
+def _record(row: Mapping[str, float], recorder: Recorder) -> None:
+    metrics = {name_column(name): value for name, value in row.items() if name != "epoch"}
+    known = {name: value for name, value in metrics.items() if not np.isnan(value)}
+    recorder.log_metrics(known, step=int(row["epoch"]))
+
+
+@contextmanager
+def _configuring_torch(network: nn.Module, device: torch.device, processes: int) -> Iterator[None]:
+    """Let torch compute the same numbers in each run, and fast."""
+    # With deterministic kernels torch would fill all new memory with NaN.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cudnn.benchmark = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # On a GPU some kernels exist in no deterministic form.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
+    with ExitStack() as stack:
+        if device.type == "cpu":
+            stack.enter_context(training_faster_on_cpu(network))
+        if processes > 1:
+            stack.enter_context(sharing_batch_norm(network))
+        stack.enter_context(warnings.catch_warnings())
+        # Graphs are recorded on a stream of their own, replayed on another.
+        warnings.filterwarnings("ignore", message=r"The AccumulateGrad node's stream")
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,15 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from histofuse.core.progress import report
 from histofuse.training.fitting.cpu import overriding_forward
-
-
-def read_launch() -> tuple[int, int] | None:
-    """Read what torchrun has started: processes on this node, and nodes; None if it has not."""
-    if not torch.distributed.is_torchelastic_launched():
-        return None
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return here, int(os.environ["WORLD_SIZE"]) // here
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,36 @@ class Share:
     def take(self, rows: Tensor) -> Tensor:
         """Take this process's rows."""
         return rows[self.first :: self.of]
+
+
+def join_processes() -> Share:
+    """Join the processes that torchrun has started, if it has, and say what this one takes."""
+    if not torch.distributed.is_torchelastic_launched():
+        return Share()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(torch.distributed.destroy_process_group)
+    return Share(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def choose_device() -> torch.device:
+    """Choose this process's GPU, if there is one, else the CPU.
+
+    Apple's GPU has no deterministic kernels and no autocast worth having.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def report_idle_gpus(script: str) -> None:
+    """Say how to use all GPUs, if there are several and torchrun has not started the script."""
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and not torch.distributed.is_torchelastic_launched():
+        command = f"torchrun --standalone --nproc-per-node {gpus} {script}"
+        report(f"uses one of {gpus} GPUs; to use all: {command}")
 
 
 @dataclass(frozen=True)

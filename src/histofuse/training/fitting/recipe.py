@@ -82,7 +82,6 @@ class Recipe:
         begin_epoch: Called with the network and the epoch (from 0); sets train and eval mode and
             freezes or unfreezes.
         precision: ``auto`` is bf16 where the hardware computes in it, else fp32.
-        devices: Number of devices, or ``auto`` for all.
         show_progress: Whether a terminal shows a progress bar.
     """
 
@@ -99,7 +98,6 @@ class Recipe:
     prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs
     begin_epoch: Callable[[nn.Module, int], None] = train_everything
     precision: Precision = "fp32"
-    devices: int | Literal["auto"] = "auto"
     show_progress: bool = True
 
 

@@ -1,113 +1,244 @@
-"""Runs a `Recipe` through Lightning's trainer."""
+"""Trains a network epoch by epoch."""
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import warnings
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
-from histofuse.training.fitting.checkpoints import LAST
-from histofuse.training.fitting.cpu import training_faster_on_cpu
-from histofuse.training.fitting.history import FitResult, find_best, is_finished
-from histofuse.training.fitting.module import FitModule
-from histofuse.training.fitting.processes import read_launch, sharing_batch_norm
-from histofuse.training.fitting.recipe import Recipe, Rows, resolve_precision
-from histofuse.training.recorder import Recorder
+from histofuse.core.devices import send
+from histofuse.core.progress import track
+from histofuse.core.seeding import derive_seed
+from histofuse.training.fitting.adam import Adam
+from histofuse.training.fitting.batches import (
+    as_columns,
+    keep_resident,
+    order_rows,
+    select_rows,
+    split_batches,
+)
+from histofuse.training.fitting.graphs import GraphedNetwork
+from histofuse.training.fitting.history import find_best, measure
+from histofuse.training.fitting.processes import Draws, Share
+from histofuse.training.fitting.recipe import Inputs, Recipe, Rows, resolve_precision
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-
-
-def run_fit(
-    network: nn.Module,
-    train: Rows,
-    validation: Rows,
-    recipe: Recipe,
-    *,
-    checkpoints: Path | None,
-    recorder: Recorder,
-) -> FitResult:
-    """Run `fit` once its arguments were checked."""
-    module = FitModule(network, train, validation, recipe, recorder)
-    trainer = _make_trainer(recipe, checkpoints)
-    last = checkpoints / LAST if checkpoints and (checkpoints / LAST).is_file() else None
-    if last:
-        state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-        module.on_load_checkpoint(state)
-        del state
-    if not is_finished(module.history, recipe):
-        with ExitStack() as stack:
-            if not torch.cuda.is_available():
-                stack.enter_context(training_faster_on_cpu(network))
-                if trainer.world_size > 1:  # on GPUs Lightning has PyTorch do the same
-                    stack.enter_context(sharing_batch_norm(network))
-            stack.enter_context(warnings.catch_warnings())
-            # Hints on loader workers and on what logs where; batches here are row numbers.
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-            # Graphs are recorded on a stream of their own, replayed on another.
-            warnings.filterwarnings("ignore", message=r"The AccumulateGrad node's stream")
-            trainer.fit(module, ckpt_path=last, weights_only=True)
-    if trainer.global_rank != 0:
-        # Rank 0 alone writes the bundle.
-        sys.exit(0)
-    network.cpu().load_state_dict(module.best_state)
-    network.eval()
-    return FitResult(module.history, find_best(module.history, recipe.monitor) + 1)
+EVALUATION_BATCH = 256
+# On a GPU the rows of several small batches are augmented at once.
+AHEAD_ROWS = 1024
+GRAPHS_VARIABLE = "HISTOFUSE_CUDA_GRAPHS"
 
 
-def _make_trainer(recipe: Recipe, checkpoints: Path | None) -> pl.Trainer:
-    gpus = torch.cuda.device_count()
-    # Apple's GPU has no deterministic kernels and no autocast worth having: CPU is the baseline.
-    accelerator = "gpu" if gpus else "cpu"
-    devices, nodes = max(1, gpus), 1
-    if recipe.devices != "auto":
-        devices = recipe.devices
-    elif launched := read_launch():
-        devices, nodes = launched
-    # With deterministic kernels torch would fill all new memory with NaN.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    if not gpus:
-        # Lightning makes torch load NVML at each of Adam's checks for a GPU, which protects forks
-        # from an initialised driver. Without a GPU torch's own check is safe and cheap.
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    several = devices * nodes > 1
-    # What is frozen changes from epoch to epoch, so the reducer must look for unused parameters.
-    strategy = "ddp_find_unused_parameters_true" if several else "auto"
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=strategy,
-        sync_batchnorm=several and bool(gpus),
-        use_distributed_sampler=False,  # training_step shares out batches among ranks
-        precision=PRECISIONS[resolve_precision(recipe.precision)],  # pyright: ignore[reportArgumentType]
-        deterministic="warn" if gpus else True,
-        max_epochs=recipe.epochs,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=checkpoints is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=_save_each_epoch(checkpoints) if checkpoints else None,
-        default_root_dir=checkpoints or os.devnull,
-    )
+class ReadyBatch(NamedTuple):
+    """One process's rows of a batch, as the network and the loss take them.
+
+    Attributes:
+        inputs: Prepared, on the device.
+        labels: On the CPU.
+        targets: The labels, on the device.
+        weights: Of the rows in the loss, on the device.
+        total: Weight of the whole batch, on the device.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+    targets: Tensor
+    weights: Tensor
+    total: Tensor
 
 
-def _save_each_epoch(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(LAST).stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+# Logits on the device, and on the CPU the labels or numbers of their rows.
+Collected = list[tuple[Tensor, Tensor]]
+
+
+def count_ahead(device: torch.device, batch_size: int) -> int:
+    """Count the batches to prepare at once; on a CPU one, which then is still in its cache."""
+    return 1 if device.type == "cpu" else max(1, AHEAD_ROWS // batch_size)
+
+
+class Trainer:
+    """A network in training, and all that a checkpoint keeps of it.
+
+    Attributes:
+        history: One mapping per epoch, as in `FitResult`.
+        best_state: Weights of the best epoch so far, on the CPU.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        network: nn.Module,
+        train: Rows,
+        validation: Rows,
+        recipe: Recipe,
+        device: torch.device,
+        share: Share,
+    ) -> None:
+        precision = resolve_precision(recipe.precision)
+        self.history: list[dict[str, float]] = []
+        self.best_state: dict[str, Tensor] = {}
+        self._network = network.to(device)
+        self._train, self._validation = train, validation
+        self._recipe, self._device, self._share = recipe, device, share
+        self._train_inputs = keep_resident(train.inputs, device)
+        self._validation_inputs = keep_resident(validation.inputs, device)
+        weights = recipe.class_weights
+        self._class_weights = None if weights is None else weights.float()
+        self._optimizer = Adam(recipe.groups, recipe.weight_decay)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._autocast = torch.autocast(
+            device.type,
+            torch.float16 if precision == "fp16" else torch.bfloat16,
+            enabled=precision != "fp32",
+            cache_enabled=False,
+        )
+        self._graphed: GraphedNetwork | None = None
+        self._compute: Callable[..., Tensor] = self._wrap_network()
+
+    def _wrap_network(self) -> Callable[..., Tensor]:
+        if self._share.of > 1:
+            # What is frozen changes from epoch to epoch, so unused parameters are looked for.
+            return DistributedDataParallel(self._network, find_unused_parameters=True)
+        if self._device.type == "cuda" and os.environ.get(GRAPHS_VARIABLE, "1") != "0":
+            self._graphed = GraphedNetwork(self._network)
+            return self._graphed
+        return self._network
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after an epoch."""
+        return {
+            "history": self.history,
+            "best_state": self.best_state,
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the epoch of a state."""
+        self.history, self.best_state = state["history"], state["best_state"]
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+
+    def run_epoch(self) -> None:
+        """Train and validate once, add the epoch to the history, keep its weights if the best."""
+        self._begin_epoch()
+        trained = self._train_epoch()
+        validated = self._validate()
+        self.history.append(self._summarise(trained, validated))
+        if find_best(self.history, self._recipe.monitor) == len(self.history) - 1:
+            state = self._network.state_dict()
+            self.best_state = {k: tensor.to("cpu", copy=True) for k, tensor in state.items()}
+
+    def _begin_epoch(self) -> None:
+        """Seed, set rates and freeze for this epoch, whatever came before it."""
+        epoch = len(self.history)
+        torch.manual_seed(derive_seed(self._recipe.seed, "epoch", epoch, self._share.first))
+        factor = self._recipe.schedule(epoch)
+        for group, planned in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
+            group["lr"] = planned.learning_rate * factor
+        self._recipe.begin_epoch(self._network, epoch)
+        if self._graphed:
+            self._graphed.refresh()
+
+    # --- training -------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> Collected:
+        collected: Collected = []
+        batches = self._order_batches()
+        shown = self._recipe.show_progress and not self._share.first
+        label = f"epoch {len(self.history) + 1} of {self._recipe.epochs}"
+        ready = self._iterate_ready(batches)
+        for batch in track(ready, label, total=len(batches)) if shown else ready:
+            with self._autocast:
+                logits = as_columns(self._compute(*batch.inputs))
+                losses = cross_entropy(logits, batch.targets, reduction="none")
+                # DDP averages over processes: each takes its part of the sum times their number.
+                loss = (batch.weights * losses).sum() / batch.total * self._share.of
+            # They stay on the device until the epoch ends: copying them would wait for it.
+            collected.append((logits.detach(), batch.labels))
+            self._optimizer.zero_grad()
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]
+            self._scaler.update()
+        return collected
+
+    def _order_batches(self) -> Sequence[Tensor]:
+        rows = order_rows(len(self._train), self._recipe.row_weights, self._make_generator("order"))
+        return split_batches(rows, self._recipe.batch_size)
+
+    def _iterate_ready(self, batches: Sequence[Tensor]) -> Iterator[ReadyBatch]:
+        # The same numbers in every process, which takes its share of them.
+        augmentation = self._make_generator("augmentation", 0)
+        ahead = count_ahead(self._device, self._recipe.batch_size)
+        for first in range(0, len(batches), ahead):
+            yield from self._prepare_batches(batches[first : first + ahead], augmentation)
+
+    def _make_generator(self, *names: str | int) -> torch.Generator:
+        """Make a generator for a named stream of the epoch under way."""
+        seed = derive_seed(self._recipe.seed, "epoch", len(self.history), *names)
+        return torch.Generator().manual_seed(seed)
+
+    def _prepare_batches(
+        self, batches: Sequence[Tensor], augmentation: torch.Generator
+    ) -> Iterator[ReadyBatch]:
+        """Prepare this process's rows of some batches at once: many small kernels cost more."""
+        mine = [self._share.take(rows) for rows in batches]
+        labels = self._train.labels[torch.cat(mine)]
+        draws = Draws(augmentation, [len(rows) for rows in batches], self._share)
+        inputs = select_rows(self._train_inputs, torch.cat(mine), self._device)
+        inputs = self._recipe.prepare(inputs, draws)
+        totals = torch.stack([self._weigh(self._train.labels[rows]).sum() for rows in batches])
+        targets, weights, totals = (
+            send(t, self._device) for t in (labels, self._weigh(labels), totals)
+        )
+        sizes = [len(rows) for rows in mine]
+        parts = (t.split(sizes) for t in (labels, targets, weights))
+        whole = zip(*(t.split(sizes) for t in inputs), strict=True)
+        return map(ReadyBatch, whole, *parts, totals)
+
+    def _weigh(self, labels: Tensor) -> Tensor:
+        if self._class_weights is None:
+            return torch.ones(len(labels))
+        return self._class_weights[labels]
+
+    # --- validation -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _validate(self) -> Collected:
+        self._network.eval()
+        collected: Collected = []
+        for rows in split_batches(torch.arange(len(self._validation)), EVALUATION_BATCH):
+            mine = self._share.take(rows)
+            inputs = select_rows(self._validation_inputs, mine, self._device)
+            inputs = self._recipe.prepare(inputs, None)
+            with self._autocast:
+                collected.append((as_columns(self._network(*inputs)), mine))
+        return collected
+
+    def _summarise(self, trained: Collected, validated: Collected) -> dict[str, float]:
+        logits, labels = (part.numpy() for part in self._gather(trained))
+        weights = None if self._class_weights is None else self._class_weights.numpy()
+        train = measure(logits, labels, weights, rank=False)
+        logits, rows = (part.numpy() for part in self._gather(validated))
+        validation = measure(logits, self._validation.labels.numpy()[rows], weights)
+        row = {"epoch": float(len(self.history) + 1)}
+        for name in ("loss", "accuracy", "macro_f1"):
+            row |= {f"train_{name}": train[name], f"validation_{name}": validation[name]}
+        row["validation_auroc"] = validation["auroc"]
+        for planned, group in zip(self._recipe.groups, self._optimizer.param_groups, strict=True):
+            row[f"learning_rate_{planned.name}"] = float(group["lr"])
+        return row
+
+    def _gather(self, collected: Collected) -> list[Tensor]:
+        mine = [torch.cat(parts).cpu() for parts in zip(*collected, strict=True)]
+        if self._share.of == 1:
+            return mine
+        everyone: list[Any] = [None] * self._share.of
+        torch.distributed.all_gather_object(everyone, mine)
+        return [torch.cat(parts) for parts in zip(*everyone, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from histofuse.training.fitting import module
+from histofuse.training.fitting import trainer
 from histofuse.training.fitting.batches import select_rows
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.processes import Draws
@@ -101,7 +101,7 @@ def note_rows(noted: list[list[int]]) -> None:
         noted.append(rows.tolist())
         return select_rows(inputs, rows, device)
 
-    module.select_rows = select
+    trainer.select_rows = select
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_a_run_killed_and_resumed_ends_in_the_bytes_of_an_undisturbed_one(tmp_pa
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert killed.stderr == b""
     state = torch.load(broken / "checkpoints" / LAST, weights_only=True)
-    assert len(state["histofuse"]["history"]) == 1
+    assert len(state["history"]) == 1
     assert not (broken / "history.csv").exists()
 
     run_fit(broken)
@@ -146,3 +146,25 @@ def test_a_run_killed_after_its_last_epoch_trains_no_more(tmp_path):
     run_fit(tmp_path)
     assert (tmp_path / "checkpoints" / LAST).stat().st_mtime_ns == before
     assert (tmp_path / "weights.safetensors").read_bytes() == first
+
+
+class Interrupter(Recorded):
+    """Interrupts the training, as Ctrl-C does, when the second epoch is recorded."""
+
+    def log_metrics(self, metrics, step) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_reaches_the_caller_and_the_run_resumes(tmp_path):
+    network, train, validation = make_problem()
+    with pytest.raises(KeyboardInterrupt):
+        fit(network, train, validation, make_recipe(network), tmp_path, Interrupter())
+    again, _, _ = make_problem()
+    recorder = Recorded()
+    resumed = fit(again, train, validation, make_recipe(again), tmp_path, recorder)
+    whole, _, _ = make_problem()
+    assert resumed == fit(whole, train, validation, make_recipe(whole))
+    assert [step for step, _ in recorder.epochs] == [1, 2, 3, 4]
+    for mine, other in zip(again.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histofuse.training.fitting import module
+from histofuse.training.fitting import trainer
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows
 
@@ -82,7 +82,7 @@ def train(network, checkpoints=None, **changes):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_graphs_change_no_digit(monkeypatch, precision):
     graphed = train(make_network(), precision=precision)
-    monkeypatch.setattr(module, "GraphedNetwork", Plain)
+    monkeypatch.setattr(trainer, "GraphedNetwork", Plain)
     assert train(make_network(), precision=precision) == graphed
 
 
@@ -95,5 +95,5 @@ def test_an_epoch_does_not_depend_on_where_graphs_were_recorded(tmp_path):
 def test_a_network_that_cannot_be_recorded_is_trained_as_it_is_and_said(monkeypatch, capsys):
     waiting = train(make_network(Waiting))
     assert "kernels are launched one by one" in capsys.readouterr().err
-    monkeypatch.setattr(module, "GraphedNetwork", Plain)
+    monkeypatch.setattr(trainer, "GraphedNetwork", Plain)
     assert train(make_network(Waiting)) == waiting

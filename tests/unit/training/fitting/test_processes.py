@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from histofuse.training.fitting.checkpoints import LAST
-from histofuse.training.fitting.processes import Draws, Share
+from histofuse.training.fitting.processes import Draws, Share, report_idle_gpus
 
 RANKS = Path(__file__).parent / "ranks.py"
 ONE = [sys.executable, str(RANKS)]
@@ -73,7 +73,7 @@ def test_a_checkpoint_of_one_process_is_resumed_by_two(folder, one):
     (stopped / "checkpoints").mkdir(parents=True)
     run(ONE, stopped, "1")
     state = torch.load(stopped / "checkpoints" / LAST, weights_only=True)
-    assert len(state["histofuse"]["history"]) == 1
+    assert len(state["history"]) == 1
     resumed = run(TWO, stopped, "2")["resumed"]
     for ours, theirs in zip(one["normed"]["history"], resumed["history"], strict=True):
         assert theirs == pytest.approx(ours, abs=1e-5)
@@ -86,3 +86,13 @@ def test_a_row_gets_the_same_random_numbers_in_any_number_of_processes():
     whole = draw(Share())
     assert torch.equal(whole, torch.rand(5, 2, generator=torch.Generator().manual_seed(3)))
     assert torch.equal(draw(Share(1, 2)), whole[1::2])
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_idle_gpus_are_reported_with_the_command_that_uses_them(monkeypatch, capsys, launched):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    report_idle_gpus("pipelines/train_image.py resnet18")
+    command = "torchrun --standalone --nproc-per-node 4 pipelines/train_image.py resnet18"
+    assert (command in capsys.readouterr().err) is not launched
