@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-# none, temperature, or a name in training.calibrate.CURVE_FITS, against which training checks it.
+# none, auto, or a name in SCALING_FITS or CURVE_FITS of training.calibrate, which checks it.
 CalibrationMethod = Annotated[str, Field(min_length=1)]
+AUTO = "auto"
 
 PRECISION_TARGET = "precision_target:"
 THRESHOLD_RULES = ("argmax", "youden_j", "max_f1", "balanced")

@@ -102,7 +102,9 @@ def _describe_calibration(bundle: Bundle) -> str:
     pairs = zip(bundle.config.get("classes", []), counts, strict=False)
     shown = ", ".join(f"{count:,} {name}" for name, count in pairs)
     number = f"{fitted['n']:,}" if "n" in fitted else "number not stated"
-    return f"{intro} ({number}{f': {shown}' if shown else ''}), by {calibrator.get('method')}"
+    method, choice = calibrator.get("method"), calibrator.get("choice")
+    taken = f"{method} ({choice['method']})" if choice else method
+    return f"{intro} ({number}{f': {shown}' if shown else ''}), by {taken}"
 
 
 def _tabulate(metrics: Mapping[str, float | None], focus: str) -> str:

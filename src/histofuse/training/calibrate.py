@@ -1,7 +1,12 @@
 """Post-hoc calibration, fitted on validation rows alone.
 
 To add a method, write a function that fits a curve from a class's log-odds to its probability, and
-enter it in `CURVE_FITS`: params, training, the alarms and serving then take it by name.
+enter it in `CURVE_FITS`, or one that fits a `scaling.Scaling` of all logits, and enter it in
+`SCALING_FITS`: params, training, the alarms and serving then take it by name.
+
+``auto`` takes one of `CANDIDATES`: the simpler one, unless the log loss of the other is lower by
+more than one standard error. Both are cross-fitted on the validation rows, in folds that keep the
+rows of a case (or patient) together, and the standard error is over cases.
 
 A small or one-sided validation set never ends a run. What it is too small for is replaced by
 something simpler, and ``fitted_on.note`` says so:
@@ -9,28 +14,43 @@ something simpler, and ``fitted_on.note`` says so:
 - isotonic needs `ISOTONIC_MINIMUM` rows inside and outside the class, else Platt is used;
 - Platt's slope needs `PLATT_MINIMUM` of each and must be positive (a calibrator must not reverse a
   model's ranking), else the slope is 1 and only the intercept is fitted;
+- biases need `scaling.BIAS_MINIMUM` rows of every class, else the temperature is fitted alone;
+- ``auto`` compares nothing where a class is in fewer than `FEWEST_GROUPS` cases, and takes the
+  first of `CANDIDATES`;
 - without any rows the logits stay as they are.
 
-Source: paper 3.2 (Platt or isotonic on the validation fold); Platt 1999 for the smoothed targets.
+Sources: paper 3.2 (Platt or isotonic on the validation fold); Platt 1999 for the smoothed targets;
+Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 7.10 (one standard error).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from scipy.special import expit, logsumexp, softmax
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.special import expit, logsumexp
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.params.decision import CalibrationMethod
+from histofuse.params.decision import AUTO, CalibrationMethod
+from histofuse.training.scaling import (
+    UNCHANGED,
+    Scaling,
+    ScalingFit,
+    count_rows,
+    find_root,
+    fit_temperature,
+    fit_temperature_and_biases,
+)
 
 PLATT_MINIMUM = 5
 ISOTONIC_MINIMUM = 10
-TEMPERATURES = (0.05, 20.0)
+FEWEST_GROUPS = 2
+FOLDS = 5
 TINY = 1e-6
+SMALLEST_PROBABILITY = 1e-15  # log loss is finite
 
 
 @dataclass(frozen=True)
@@ -69,21 +89,46 @@ Curve = SigmoidCurve | StepCurve
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which method ``auto`` took, and why.
+
+    Attributes:
+        method: The one taken.
+        log_loss: Of each method, cross-fitted on validation rows; empty where none were compared.
+        standard_error: Of the difference of the two, over cases or patients; None likewise.
+        folds: How many.
+        groups: Cases or patients.
+    """
+
+    method: CalibrationMethod
+    log_loss: dict[str, float]
+    standard_error: float | None
+    folds: int
+    groups: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class Calibrator:
     """Logits -> probabilities.
 
     Attributes:
         method: The method requested; `fitted_on` notes where another was used instead.
-        temperature: Divides the logits before the softmax; 1 unless the method is temperature.
+        scaling: Of all logits, before a softmax; unchanged where the method fits curves.
         curves: One per class, one-vs-rest, from the class's log-odds; a binary model has only that
             of its positive class. Empty where the softmax alone decides.
         fitted_on: The rows behind the fit.
+        choice: What ``auto`` took; None for the other methods.
     """
 
     method: CalibrationMethod
-    temperature: float
+    scaling: Scaling
     curves: tuple[Curve, ...]
     fitted_on: FittedOn
+    choice: Choice | None
 
     def probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute calibrated probabilities; each row sums to 1.
@@ -93,7 +138,7 @@ class Calibrator:
         """
         logits = np.asarray(logits, dtype=np.float64)
         if not self.curves:
-            return softmax(logits / self.temperature, axis=1)
+            return self.scaling.probabilities(logits)
         log_odds = compute_log_odds(logits)
         if len(self.curves) == 1:
             positive = self.curves[0](log_odds[:, 1])
@@ -107,22 +152,25 @@ class Calibrator:
         """Render for JSON."""
         return {
             "method": self.method,
-            "temperature": self.temperature,
+            **self.scaling.to_dict(),
             "curves": [curve.to_dict() for curve in self.curves],
             "fitted_on": self.fitted_on.to_dict(),
+            "choice": self.choice and self.choice.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Calibrator:
-        """Read what `to_dict` rendered."""
+        """Read what `to_dict` rendered; versions without biases and choice are read as well."""
         curves = tuple(
             SigmoidCurve(curve["slope"], curve["intercept"])
             if curve["curve"] == "sigmoid"
             else StepCurve(tuple(curve["x"]), tuple(curve["y"]))
             for curve in values["curves"]
         )
+        scaling = Scaling(values["temperature"], tuple(values.get("biases", ())))
         fitted_on = FittedOn.from_dict(values["fitted_on"])
-        return cls(values["method"], values["temperature"], curves, fitted_on)
+        choice = values.get("choice")
+        return cls(values["method"], scaling, curves, fitted_on, choice and Choice(**choice))
 
 
 def compute_log_odds(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
@@ -135,6 +183,7 @@ def compute_log_odds(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k
 def fit_calibrator(
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
     method: CalibrationMethod,
 ) -> Calibrator:
     """Fit a calibrator on validation rows.
@@ -142,8 +191,9 @@ def fit_calibrator(
     Args:
         logits: One column per class; binary models pass ``[0, logit]``.
         labels: Class numbers.
-        method: ``none``; ``temperature`` divides all logits by one number; those of `CURVE_FITS`
-            fit a curve per class, one-vs-rest on its log-odds, and renormalise.
+        groups: Case or patient of each row, by whom ``auto`` makes its folds.
+        method: ``none``; ``auto``; those of `SCALING_FITS` scale all logits before a softmax; those
+            of `CURVE_FITS` fit a curve per class, one-vs-rest on its log-odds, and renormalise.
 
     Raises:
         InputError: If there is no such method.
@@ -153,40 +203,79 @@ def fit_calibrator(
     logits = np.asarray(logits, dtype=np.float64)
     counts = count_classes(logits, labels)
     notes = [f"class {c} is absent from validation" for c, n in enumerate(counts) if n == 0]
-    if method == "none" or not len(labels):
-        return Calibrator(method, 1.0, (), FittedOn(counts, tuple(notes)))
-    if method == "temperature":
-        temperature, note = _fit_temperature(logits, labels)
-        return Calibrator(method, temperature, (), FittedOn(counts, (*notes, *note)))
+    choice, taken = None, method
+    if method == AUTO:
+        choice, note = _choose(logits, labels, groups)
+        taken, notes = choice.method, [*notes, *note]
+    scaling, curves, note = _fit(logits, labels, taken)
+    return Calibrator(method, scaling, curves, FittedOn(counts, (*notes, *note)), choice)
 
-    fit = CURVE_FITS[method]
-    log_odds = compute_log_odds(logits)
+
+def _fit(
+    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], method: CalibrationMethod
+) -> tuple[Scaling, tuple[Curve, ...], list[str]]:
+    if method == "none" or not len(labels):
+        return UNCHANGED, (), []
+    if method in SCALING_FITS:
+        scaling, notes = SCALING_FITS[method](logits, labels)
+        return scaling, (), notes
+    log_odds, k = compute_log_odds(logits), logits.shape[1]
     curves: list[Curve] = []
-    for c in (1,) if len(counts) == 2 else range(len(counts)):
-        curve, note = fit(log_odds[:, c], labels == c)
+    notes: list[str] = []
+    for c in (1,) if k == 2 else range(k):
+        curve, note = CURVE_FITS[method](log_odds[:, c], labels == c)
         curves.append(curve)
         notes += [f"class {c}: {n}" for n in note]
-    return Calibrator(method, 1.0, tuple(curves), FittedOn(counts, tuple(notes)))
+    return UNCHANGED, tuple(curves), notes
 
 
-def _fit_temperature(
-    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
-) -> tuple[float, list[str]]:
-    """Minimise the negative log-likelihood, which is convex in 1 / temperature."""
-    true = logits[np.arange(len(labels)), labels]
+# --- the choice of a method ---------------------------------------------------------------------
 
-    def slope(inverse: float) -> float:
-        expected = (softmax(inverse * logits, axis=1) * logits).sum(axis=1)
-        return float((expected - true).mean())
+CANDIDATES: Final = ("temperature", "temperature_bias")  # the simpler one first
 
-    sharpest, flattest = (1 / t for t in TEMPERATURES)
-    if slope(sharpest) <= 0:
-        if slope(flattest) == slope(sharpest):
-            return 1.0, ["the logits are equal in every row, temperature left at 1"]
-        return TEMPERATURES[0], [f"validation is separable, temperature set to {TEMPERATURES[0]}"]
-    if slope(flattest) >= 0:
-        return TEMPERATURES[1], [f"no better than chance, temperature set to {TEMPERATURES[1]}"]
-    return 1 / _find_root(slope, flattest, sharpest), []
+
+def _choose(
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> tuple[Choice, list[str]]:
+    """Choose one of `CANDIDATES`; see the head of this module."""
+    names, number = np.unique(groups, return_inverse=True)
+    simple, other = CANDIDATES
+    in_groups = [len(np.unique(number[labels == c])) for c in range(logits.shape[1])]
+    if (fewest := min(in_groups)) < FEWEST_GROUPS:
+        where = f"class {in_groups.index(fewest)} is in {fewest} of {len(names)} cases or patients"
+        note = f"{where}, methods not compared: {simple} used"
+        return Choice(simple, {}, None, 0, len(names)), [note]
+    folds = min(FOLDS, fewest)
+    losses = {m: _cross_fit(logits, labels, number, m, folds) for m in CANDIDATES}
+    gain = losses[simple] - losses[other]
+    deviation = np.bincount(number, gain - gain.mean())
+    error = (len(names) / (len(names) - 1) * (deviation**2).sum()) ** 0.5 / len(labels)
+    taken = other if gain.mean() > error else simple
+    means = {method: float(loss.mean()) for method, loss in losses.items()}
+    return Choice(taken, means, float(error), folds, len(names)), []
+
+
+def _cross_fit(
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    number: Int[np.ndarray, " n"],
+    method: CalibrationMethod,
+    folds: int,
+) -> Float[np.ndarray, " n"]:
+    """Compute the log loss of each row by a fit on the folds it is not in."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    loss = np.empty(len(labels))
+    for rest, held_out in StratifiedGroupKFold(folds).split(logits, labels, number):
+        scaling, *_ = SCALING_FITS[method](logits[rest], labels[rest])
+        p = scaling.probabilities(logits[held_out])[np.arange(len(held_out)), labels[held_out]]
+        loss[held_out] = -np.log(np.maximum(p, SMALLEST_PROBABILITY))
+    return loss
+
+
+# --- curves of single classes -------------------------------------------------------------------
 
 
 def _fit_platt(
@@ -238,14 +327,8 @@ def _fit_intercept(
 ) -> SigmoidCurve:
     """Shift the log-odds until the mean probability is the mean target."""
     reach = 50 + float(np.abs(log_odds).max())
-    shift = _find_root(lambda b: float((expit(log_odds + b) - targets).mean()), -reach, reach)
+    shift = find_root(lambda b: float((expit(log_odds + b) - targets).mean()), -reach, reach)
     return SigmoidCurve(1.0, shift)
-
-
-def _find_root(function: Callable[[float], float], low: float, high: float) -> float:
-    from scipy.optimize import brentq
-
-    return float(cast("float", brentq(function, low, high, xtol=1e-12)))
 
 
 def _fit_isotonic(
@@ -267,6 +350,11 @@ CurveFit = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], tuple[Cur
 # Method -> fit of one class's curve, one-vs-rest, from its log-odds and which rows are of the
 # class; returns notes on what the rows were too few for.
 CURVE_FITS: dict[str, CurveFit] = {"platt": _fit_platt, "isotonic": _fit_isotonic}
+# Method -> fit of a scaling of all logits, from them and the class numbers; notes likewise.
+SCALING_FITS: dict[str, ScalingFit] = {
+    "temperature": fit_temperature,
+    "temperature_bias": fit_temperature_and_biases,
+}
 
 
 def check_method(method: CalibrationMethod) -> None:
@@ -275,7 +363,7 @@ def check_method(method: CalibrationMethod) -> None:
     Raises:
         InputError: If there is no such method; names those there are.
     """
-    methods = ["none", "temperature", *CURVE_FITS]
+    methods = ["none", AUTO, *SCALING_FITS, *CURVE_FITS]
     if method not in methods:
         fault = Fault("params.yaml, calibration", f"is {method!r}", f"one of {', '.join(methods)}")
         raise InputError([fault])
@@ -325,8 +413,3 @@ def count_classes(
     if len(labels) and (labels.min() < 0 or labels.max() >= k):
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}, expected 0 to {k - 1}")
     return tuple(np.bincount(labels, minlength=k).tolist())
-
-
-def count_rows(n: int) -> str:
-    """Render a number of rows for a note."""
-    return "1 row" if n == 1 else f"{n} rows"

@@ -108,8 +108,8 @@ def _train_head(
             compute_logits(network, rows.inputs, batch_size=ROWS_AT_ONCE)
             for rows in (validation, test)
         )
-    labels = validation.labels.numpy()
-    return _answer(of_validation, labels, of_test, params)
+    cases = data.pairs.loc[data.pairs["split"] == "validation", "case_id"].to_numpy(dtype=object)
+    return _answer(of_validation, validation.labels.numpy(), cases, of_test, params)
 
 
 def run_tabular_control(
@@ -118,6 +118,8 @@ def run_tabular_control(
     """Train on shuffled targets, for each shuffle, and predict the test rows in their order."""
     split = table.rows["split"].to_numpy(dtype=object)
     target = table.rows["target"].to_numpy(dtype=np.int64)
+    rows = split == "validation"
+    patients = table.rows["subject_id"].to_numpy()[rows]
     found = []
     for number in range(repeats):
         rng = make_rng(seed, "controls", "shuffled_targets", number)
@@ -125,16 +127,17 @@ def run_tabular_control(
         changed = replace(table, rows=table.rows.assign(target=shuffled))
         model = fit_model(changed, params, derive_seed(seed, number), NullRecorder()).model
         logits = to_columns(model.logits(table.rows))
-        rows = split == "validation"
-        found.append(_answer(logits[rows], shuffled[rows], logits[split == "test"], params))
+        of_validation, of_test = logits[rows], logits[split == "test"]
+        found.append(_answer(of_validation, shuffled[rows], patients, of_test, params))
     return found
 
 
 def _answer(
     of_validation: np.ndarray,
     labels: np.ndarray,
+    groups: np.ndarray,
     of_test: np.ndarray,
     params: FusionParams | AnyTabularParams,
 ) -> Answers:
-    decision = fit_decision(of_validation, labels, params.calibration, params.threshold)
+    decision = fit_decision(of_validation, labels, groups, params.calibration, params.threshold)
     return Answers(*decision.decide(of_test))

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.progress import report
@@ -52,11 +52,15 @@ class Decision(NamedTuple):
 def fit_decision(
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
     method: CalibrationMethod,
     rule: ThresholdRule,
 ) -> Decision:
-    """Fit calibrator and thresholds on validation rows; warn where the rows were too few."""
-    calibrator = fit_calibrator(logits, labels, method)
+    """Fit calibrator and thresholds on validation rows; warn where the rows were too few.
+
+    `groups` is the case or patient of each row.
+    """
+    calibrator = fit_calibrator(logits, labels, groups, method)
     thresholds = fit_thresholds(calibrator.probabilities(logits), labels, rule)
     for name, fitted_on in (
         ("calibrator", calibrator.fitted_on),

@@ -116,7 +116,10 @@ def train_fusion(
         result = fit(network, train, validation, recipe, checkpoints, recorder)
         logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)
         rows, labels = tensors.split == "validation", tensors.labels.numpy()
-        decision = fit_decision(logits[rows], labels[rows], params.calibration, params.threshold)
+        cases = data.pairs["case_id"].to_numpy(dtype=object)
+        decision = fit_decision(
+            logits[rows], labels[rows], cases[rows], params.calibration, params.threshold
+        )
         with writing_bundle(path, path.name) as folder:
             save_file(network.state_dict(), folder / WEIGHTS)
             write_decision(decision, folder)

@@ -175,7 +175,10 @@ def train_image(
         outputs = apply_network(model, data.folder, data.table)
         rows = (data.table["split"] == "validation").to_numpy()
         labels = data.number_labels(data.table)[rows]
-        decision = fit_decision(outputs.logits[rows], labels, params.calibration, params.threshold)
+        cases = data.table["case_id"].to_numpy(dtype=object)[rows]
+        decision = fit_decision(
+            outputs.logits[rows], labels, cases, params.calibration, params.threshold
+        )
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
             write_decision(decision, folder)

@@ -159,10 +159,13 @@ def _keep_checkpoints(
 
 def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabularParams) -> None:
     logits = fit.model.logits(table.rows).astype(np.float32)
-    validation = (table.rows["split"] == "validation").to_numpy()
-    target = table.rows["target"].to_numpy(dtype=np.int64)
+    rows = table.rows[validation := (table.rows["split"] == "validation").to_numpy()]
     decision = fit_decision(
-        to_columns(logits[validation]), target[validation], params.calibration, params.threshold
+        to_columns(logits[validation]),
+        rows["target"].to_numpy(dtype=np.int64),
+        rows["subject_id"].to_numpy(),
+        params.calibration,
+        params.threshold,
     )
     predictions = make_predictions(table, logits, decision)
     write_model(fit.model, folder)

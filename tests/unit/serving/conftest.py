@@ -83,7 +83,8 @@ def to_text(data):
 def write_common(folder, k, **config):
     labels = np.array([0, 1] * 20) if k == 2 else np.arange(42) % k
     logits = np.random.default_rng(1).normal(size=(len(labels), k))
-    write_decision(fit_decision(logits, labels, "temperature", "max_f1"), folder)
+    cases = np.arange(len(labels)) // 4
+    write_decision(fit_decision(logits, labels, cases, "temperature_bias", "max_f1"), folder)
     write_json({"name": folder.name, "source": "simulated", **config}, folder / "config.json")
 
 

@@ -19,9 +19,10 @@ def add_margin(patches):
 
 
 def calibrate(bundle, logits):
-    """Divide by the temperature and take the softmax, with nothing of the package."""
-    temperature = json.loads((bundle.path / "calibrator.json").read_text())["temperature"]
-    powers = np.exp(np.asarray(logits, dtype=np.float64) / temperature)
+    """Divide by the temperature, add biases, take the softmax, with nothing of the package."""
+    found = json.loads((bundle.path / "calibrator.json").read_text())
+    scaled = np.asarray(logits, dtype=np.float64) / found["temperature"]
+    powers = np.exp(scaled + np.array(found["biases"]))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
@@ -41,8 +42,7 @@ def test_records_in_natural_units_become_calibrated_probabilities(tabular, patie
     table = open_predictor(tabular.path).predict(patients)
 
     logits = tabular.model.logits(encode(tabular.encoder, patients))
-    temperature = json.loads((tabular.path / "calibrator.json").read_text())["temperature"]
-    expected = 1 / (1 + np.exp(-logits / temperature))
+    expected = calibrate(tabular, np.column_stack([np.zeros_like(logits), logits]))[:, 1]
     np.testing.assert_allclose(table["probability_death"], expected, rtol=1e-6)
     np.testing.assert_allclose(table["probability_no_death"], 1 - expected, rtol=1e-6)
     threshold = json.loads((tabular.path / "threshold.json").read_text())["values"][1]

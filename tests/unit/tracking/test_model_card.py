@@ -60,7 +60,8 @@ def test_card_counts_the_calibration_rows(tmp_path):
     with writing_bundle(tmp_path / "m", "m") as folder:
         (folder / "config.json").write_text(json.dumps({"kind": "image", "classes": ["a", "b"]}))
         fitted = {"n": 1200, "per_class": [34, 1166]}
-        calibrator = {"method": "temperature", "fitted_on": fitted}
+        choice = {"method": "temperature_bias"}
+        calibrator = {"method": "auto", "fitted_on": fitted, "choice": choice}
         (folder / "calibrator.json").write_text(json.dumps(calibrator))
     text = write_card("histofuse-m", open_bundle(tmp_path / "m"), {})
-    assert "validation rows (1,200: 34 a, 1,166 b), by temperature" in text
+    assert "validation rows (1,200: 34 a, 1,166 b), by auto (temperature_bias)" in text

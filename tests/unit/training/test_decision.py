@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from overconfident import make_model, to_columns
 
+from histofuse.training.calibrate import CURVE_FITS, SCALING_FITS
 from histofuse.training.decision import fit_decision, load_decision, write_decision
 
 
-@pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
+@pytest.mark.parametrize("method", ["auto", *SCALING_FITS, *CURVE_FITS])
 @pytest.mark.parametrize("positives", [0, 1, 2, 28])
 @pytest.mark.parametrize("rule", ["youden_j", "max_f1", "balanced", "precision_target:0.9"])
 def test_tiny_or_one_sided_validation_still_decides_and_says_so(method, positives, rule, capsys):
     rng = np.random.default_rng(positives)
     labels = (np.arange(28) < positives).astype(np.int64)
     logits = to_columns(rng.normal(labels, 1.0))
-    calibrator, thresholds = fit_decision(logits, labels, method, rule)
+    calibrator, thresholds = fit_decision(logits, labels, np.arange(len(labels)), method, rule)
     probabilities = calibrator.probabilities(logits)
     assert np.isfinite(probabilities).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
@@ -28,7 +29,9 @@ def test_tiny_or_one_sided_validation_still_decides_and_says_so(method, positive
 def test_an_absent_class_gets_the_prior_and_the_argmax_threshold():
     logits = to_columns(np.random.default_rng(0).normal(size=30))
     labels = np.zeros(30, dtype=np.int64)
-    calibrator, thresholds = fit_decision(logits, labels, "platt", "youden_j")
+    calibrator, thresholds = fit_decision(
+        logits, labels, np.arange(len(labels)), "platt", "youden_j"
+    )
     # The smoothed target of 30 negatives is 1 / 32.
     assert calibrator.probabilities(logits)[:, 1].mean() == pytest.approx(1 / 32)
     assert thresholds.values == (0.5, 0.5)
@@ -36,7 +39,7 @@ def test_an_absent_class_gets_the_prior_and_the_argmax_threshold():
 
 
 def test_no_validation_rows_leave_the_logits_alone():
-    nothing = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
+    nothing = np.zeros((0, 3)), np.zeros(0, dtype=np.int64), np.zeros(0)
     calibrator, thresholds = fit_decision(*nothing, "isotonic", "max_f1")
     np.testing.assert_allclose(calibrator.probabilities(np.zeros((1, 3))), 1 / 3)
     assert thresholds.values == (1 / 3,) * 3
@@ -45,6 +48,8 @@ def test_no_validation_rows_leave_the_logits_alone():
 def test_decision_files_bring_both_back(tmp_path):
     model, features, labels = make_model(2)
     logits = to_columns(model.decision_function(features))
-    decision = fit_decision(logits, labels, "isotonic", "precision_target:0.8")
+    decision = fit_decision(
+        logits, labels, np.arange(len(labels)), "isotonic", "precision_target:0.8"
+    )
     write_decision(decision, tmp_path)
     assert load_decision(tmp_path) == decision

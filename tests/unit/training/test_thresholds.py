@@ -75,7 +75,7 @@ def test_balanced_evens_out_what_argmax_neglects():
     rng = np.random.default_rng(1)
     labels = (rng.random(600) < 0.1).astype(np.int64)
     logits = to_columns(rng.normal(2.0 * labels, 1.0) - 3)
-    p = fit_calibrator(logits, labels, "platt").probabilities(logits)
+    p = fit_calibrator(logits, labels, np.arange(len(labels)), "platt").probabilities(logits)
     decided = fit_thresholds(p, labels, "balanced").decide(p)
     recall, specificity = recall_score(labels, decided), recall_score(1 - labels, 1 - decided)
     assert abs(recall - specificity) < 0.02

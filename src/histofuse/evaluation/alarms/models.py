@@ -273,10 +273,10 @@ def check_validation_test_gap(
 def check_calibrator(model: AlarmModel, tolerance: float) -> AlarmCheck:
     """Refit the calibrator on validation rows and compare it with the stored one."""
     assert model.rows is not None and model.rows.logits is not None
-    logits, stored = model.rows.logits, model.calibrator
+    logits, groups, stored = model.rows.logits, model.rows.groups, model.calibrator
 
     def measure_gap(rows: np.ndarray, labels: np.ndarray) -> float:
-        again = fit_calibrator(logits[rows], labels, stored.method)
+        again = fit_calibrator(logits[rows], labels, groups[rows], stored.method)
         return float(np.abs(again.probabilities(logits) - stored.probabilities(logits)).max())
 
     return _check_fit("calibrator", model, measure_gap, stored.fitted_on.per_class, tolerance)

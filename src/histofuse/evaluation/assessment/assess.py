@@ -216,10 +216,11 @@ def describe_assessments(
         to ``title``, ``kind``, ``data``, ``leaky`` ("" for none known), ``unit``, ``rows``,
         ``group_unit``, ``groups``, ``focus`` (the class decisions are about), and
 
-        - ``calibration``: ``method``, ``fitted_on``, ``bins``, ``quality`` (class, or ``all`` of
-          several, to ``before``, ``after`` and ``change``, each metric to an interval) and
-          ``reliability`` (``before`` and ``after`` to class to a list of bins: ``predicted``,
-          ``observed``, ``low``, ``high``, ``rows``, ``groups``);
+        - ``calibration``: ``method``, ``fitted_on``, ``choice`` (what ``auto`` took, else None),
+          ``bins``, ``quality`` (class, or ``all`` of several, to ``before``, ``after`` and
+          ``change``, each metric to an interval) and ``reliability`` (``before`` and ``after`` to
+          class to a list of bins: ``predicted``, ``observed``, ``low``, ``high``, ``rows``,
+          ``groups``);
         - ``decision_curve``: ``thresholds``, ``model``, ``low``, ``high``, ``treat_all`` as lists
           of one length, ``better_than_all_and_none`` as ranges of thresholds;
         - ``operating_points``: a list of ``aim``, ``target``, ``threshold``, ``validation`` and
@@ -272,6 +273,7 @@ def _describe_calibration(assessment: Assessment) -> dict[str, Any]:
     return {
         "method": calibrator.method,
         "fitted_on": calibrator.fitted_on.to_dict(),
+        "choice": calibrator.choice and calibrator.choice.to_dict(),
         "bins": ECE_BINS,
         "quality": {name: quality.to_dict() for name, quality in assessment.quality.items()},
         "reliability": {

@@ -302,7 +302,7 @@ def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
     assert check_calibrator(facts, 1e-4).outcome == "passed"
     mask = np.isin(facts.rows.split, splits)
     logits, labels = facts.rows.logits[mask], facts.rows.labels[mask]
-    planted = fit_calibrator(logits, labels, facts.calibrator.method)
+    planted = fit_calibrator(logits, labels, facts.rows.groups[mask], facts.calibrator.method)
     found = check_calibrator(replace(facts, calibrator=planted), 1e-4)
     assert found.outcome == "alarm"
     assert f"matches a fit on {matches}" in found.detail
@@ -315,8 +315,8 @@ def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
 
 def test_calibrator_that_hides_what_it_was_fitted_on_is_found_by_its_values(small_project):
     facts = read("logistic_regression")
-    test = facts.rows.split == "test"
-    planted = fit_calibrator(facts.rows.logits[test], facts.rows.labels[test], "platt")
+    rows = facts.rows.of("test")
+    planted = fit_calibrator(rows.logits, rows.labels, rows.groups, "platt")
     planted = replace(planted, fitted_on=facts.calibrator.fitted_on)
     found = require_refused(replace(facts, calibrator=planted), "calibrator")
     assert "matches a fit on test rows" in found["calibrator"].detail

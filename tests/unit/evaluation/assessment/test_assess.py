@@ -60,13 +60,14 @@ def write_patches(folder, name, kind):
     logits, split = rng.normal(size=(N, 3)) * 2, draw_splits()
     labels = np.array([rng.choice(3, p=p) for p in softmax(logits / 2, axis=1)])
     here = split == "validation"
-    decision = fit_decision(logits[here], labels[here], "temperature", "max_f1")
+    cases = np.array([f"{s}{i % 12}" for i, s in enumerate(split)])
+    decision = fit_decision(logits[here], labels[here], cases[here], "temperature_bias", "max_f1")
     p = decision[0].probabilities(logits)
     named = np.array(CLASSES, dtype=object)
     table = pd.DataFrame(
         {
             "patch_id": [f"p{i}" for i in range(N)],
-            "case_id": [f"{s}{i % 12}" for i, s in enumerate(split)],
+            "case_id": cases,
             "split": split,
             "label": named[labels],
             "prediction": named[decision[1].decide(p)],
@@ -86,7 +87,7 @@ def write_admissions(folder):
     logit, split = rng.normal(size=N) * 2, draw_splits()
     target = (rng.random(N) < 1 / (1 + np.exp(-logit / 2))).astype(int)
     columns, here = np.column_stack([np.zeros(N), logit]), split == "validation"
-    decision = fit_decision(columns[here], target[here], "isotonic", "youden_j")
+    decision = fit_decision(columns[here], target[here], np.arange(N)[here], "isotonic", "youden_j")
     p = decision[0].probabilities(columns)
     table = pd.DataFrame(
         {
@@ -174,7 +175,9 @@ def test_logits_stand_for_what_was_before_calibration(assess, paths):
     before = softmax(logits, axis=1)
     squared = (before[:, 0] - (rows.labels == 0)) ** 2
     assert image.quality["mitosis"].before["brier"].value == pytest.approx(squared.mean())
-    cooled = softmax(np.log(before) / image.calibrator.temperature, axis=1)
+    scaling = image.calibrator.scaling
+    assert np.ptp(scaling.biases) > 0.01
+    cooled = softmax(np.log(before) / scaling.temperature + np.array(scaling.biases), axis=1)
     np.testing.assert_allclose(cooled, rows.probabilities)
 
 

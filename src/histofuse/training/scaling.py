@@ -1,0 +1,151 @@
+"""Fits of softmax(logits / temperature + biases), one bias a class.
+
+A loss with class weights, or a sampler that balances classes, shifts every class's log-odds by a
+constant. One temperature cannot undo that; a bias a class can. At the optimum of the biases the
+mean probability of each class is its share of the rows.
+
+Sources: Guo et al. 2017, On Calibration of Modern Neural Networks (temperature); Alexandari et al.
+2020, Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation
+(temperature with biases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import log_softmax, softmax
+
+# 1 / temperature lies between these.
+FLATTEST: Final = 0.05
+SHARPEST: Final = 20.0
+# A class's bias is fitted from this many of its rows.
+BIAS_MINIMUM: Final = 5
+_FLAT: Final = 1e-10  # of a gradient
+_STEPS: Final = 100
+_TINY: Final = 1e-12
+_SURE: Final = 1e-8  # a loss that only separable rows reach
+_SEPARABLE: Final = f"validation is separable, temperature set to {1 / SHARPEST:g}"
+_CHANCE: Final = f"no better than chance, temperature set to {1 / FLATTEST:g}"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Logits -> probabilities.
+
+    Attributes:
+        temperature: Divides the logits.
+        biases: Added to them then, one a class, with a mean of 0; empty for none.
+    """
+
+    temperature: float
+    biases: tuple[float, ...]
+
+    def probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Compute probabilities; each row sums to 1."""
+        return softmax(logits / self.temperature + np.array(self.biases or 0.0), axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON."""
+        return {"temperature": self.temperature, "biases": list(self.biases)}
+
+
+UNCHANGED: Final = Scaling(1.0, ())
+ScalingFit = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], tuple[Scaling, list[str]]]
+
+
+def fit_temperature(
+    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
+) -> tuple[Scaling, list[str]]:
+    """Minimise the negative log-likelihood, which is convex in 1 / temperature."""
+    of_true = logits[np.arange(len(labels)), labels]
+
+    def slope(inverse: float) -> float:
+        expected = (softmax(inverse * logits, axis=1) * logits).sum(axis=1)
+        return float((expected - of_true).mean())
+
+    if slope(SHARPEST) <= 0:
+        if slope(FLATTEST) == slope(SHARPEST):
+            return UNCHANGED, ["the logits are equal in every row, temperature left at 1"]
+        return Scaling(1 / SHARPEST, ()), [_SEPARABLE]
+    if slope(FLATTEST) >= 0:
+        return Scaling(1 / FLATTEST, ()), [_CHANCE]
+    return Scaling(1 / find_root(slope, FLATTEST, SHARPEST), ()), []
+
+
+def fit_temperature_and_biases(
+    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
+) -> tuple[Scaling, list[str]]:
+    """Minimise the negative log-likelihood, which is convex in 1 / temperature and biases.
+
+    With fewer than `BIAS_MINIMUM` rows of a class the temperature is fitted alone, with a note.
+    """
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    if counts.min() < BIAS_MINIMUM:
+        scaling, notes = fit_temperature(logits, labels)
+        why = f"class {counts.argmin()}: {count_rows(int(counts.min()))}, no biases fitted"
+        return scaling, [why, *notes]
+    # The bias of the first class is held at 0: only differences count.
+    shifts = np.broadcast_to(np.eye(len(counts))[:, 1:], (*logits.shape, len(counts) - 1))
+    spread = max(float(logits.std()), _TINY)
+    design = np.concatenate([logits[:, :, None] / spread, shifts], axis=2)
+    found, loss = _minimise(design, np.zeros_like(logits), labels)
+    inverse, biases, notes = float(found[0]) / spread, found[1:], []
+    if loss < _SURE and inverse > 0:
+        inverse = np.inf
+    if not FLATTEST < inverse < SHARPEST:
+        notes = [_CHANCE if inverse <= FLATTEST else _SEPARABLE]
+        inverse = float(np.clip(inverse, FLATTEST, SHARPEST))
+        biases, _ = _minimise(shifts, inverse * logits, labels)
+    biases = np.append(0.0, biases)
+    return Scaling(1 / inverse, tuple((biases - biases.mean()).tolist())), notes
+
+
+def _minimise(
+    design: Float[np.ndarray, "n k m"],
+    offset: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+) -> tuple[Float[np.ndarray, " m"], float]:
+    """Fit the weights w of softmax(offset + design @ w) by damped Newton steps.
+
+    Returns:
+        The weights and the negative log-likelihood there, a row.
+    """
+    n, _, m = design.shape
+    of_true = design[np.arange(n), labels].mean(axis=0)
+
+    def measure(w: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = log_softmax(offset + design @ w, axis=1)
+        return -float(log_p[np.arange(n), labels].mean()), np.exp(log_p)
+
+    w = np.zeros(m)
+    loss, p = measure(w)
+    for _ in range(_STEPS):
+        weighted = p[:, :, None] * design
+        expected = weighted.sum(axis=1)
+        gradient = expected.mean(axis=0) - of_true
+        if np.abs(gradient).max() < _FLAT:
+            break
+        squares = weighted.reshape(-1, m).T @ design.reshape(-1, m)
+        step = np.linalg.lstsq((squares - expected.T @ expected) / n, gradient, rcond=None)[0]
+        after, p = measure(w - step)
+        while after > loss + _TINY:
+            step = step / 2
+            after, p = measure(w - step)
+        w, loss = w - step, after
+    return w, loss
+
+
+def find_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Find where a rising function crosses 0."""
+    from scipy.optimize import brentq
+
+    return float(cast("float", brentq(function, low, high, xtol=1e-12)))
+
+
+def count_rows(n: int) -> str:
+    """Render a number of rows for a note."""
+    return "1 row" if n == 1 else f"{n} rows"
