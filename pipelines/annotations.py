@@ -4,6 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.privacy import RESTRICTED
 from histofuse.core.progress import report
 from histofuse.core.tables import write_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
@@ -15,17 +16,20 @@ OUT = Path("data/annotations")
 
 def main() -> None:
     classes = load_section(ClassesParams, "classes")
-    folder = Path(load_section(DataParams, "data").brecahad)
+    params = load_section(DataParams, "data")
+    folder = Path(params.brecahad)
     data = read_brecahad(folder, classes)
     cases = data.frames["case_id"].nunique()
-    report(f"read {folder} ({data.source}): {len(data.frames)} frames of {cases} cases")
+    restricted = data.source != "simulated" and params.images_restricted
+    source = RESTRICTED if restricted else data.source
+    report(f"read {folder} ({source}): {len(data.frames)} frames of {cases} cases")
     for note in data.notes:
         report(note)
 
     with replacing_folder(OUT) as out:
         write_table(data.frames, out / "frames.parquet", FRAMES)
         write_table(data.annotations, out / "annotations.parquet", ANNOTATIONS)
-        write_json({"classes": classes.names, "source": data.source}, out / "meta.json")
+        write_json({"classes": classes.names, "source": source}, out / "meta.json")
 
     counts = data.annotations["label"].value_counts()
     listed = ", ".join(f"{counts.get(name, 0):,} {name}" for name in classes.names)

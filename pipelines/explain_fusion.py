@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json, replacing_folder
+from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import name_fusion
+from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -33,7 +34,6 @@ PATCHES = Path("data/patches")
 EMBEDDINGS = Path("data/embeddings")
 ENCODED_FOLDER = Path("data/encoded")
 SPECS = Path("data/ehr/features.json")
-COHORT_METADATA = Path("data/cohort/meta.json")
 ASSESSMENT = Path("reports/assessment/assessment.json")
 OUT = Path("reports/explain/fusion")
 
@@ -59,7 +59,7 @@ def main() -> None:
         specs=load_specs(SPECS),
         predictions=read_table(bundle.path / PREDICTIONS, FUSION_PREDICTIONS),
     )
-    row_level = load_json(COHORT_METADATA)["source"] != "restricted"
+    row_level = may_show_patients([bundle.config["source"]])
     report(f"read {bundle.name} and its predictions of {len(cases.predictions):,} test pairs")
 
     out = OUT / bundle.name

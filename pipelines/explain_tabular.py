@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
+from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -23,7 +23,6 @@ from histofuse.params.intervals import IntervalParams
 MODELS = Path("models")
 ENCODED_FOLDER = Path("data/encoded")
 SPECS = Path("data/ehr/features.json")
-COHORT_METADATA = Path("data/cohort/meta.json")
 OUT = Path("reports/explain/shap")
 
 
@@ -35,7 +34,7 @@ def main(model: str) -> None:
         "imputed": read_table(ENCODED_FOLDER / "imputed.parquet", ENCODED),
         "with_missing": read_table(ENCODED_FOLDER / "with_missing.parquet", ENCODED),
     }
-    row_level = load_json(COHORT_METADATA)["source"] != "restricted"
+    row_level = may_show_patients([bundle.config["source"]])
     report(f"read {model} and {len(encoded['imputed']):,} encoded admissions")
 
     write_shap_report(

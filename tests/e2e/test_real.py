@@ -30,6 +30,7 @@ def real_project(real_data, quick, tmp_path_factory):
         | quick
         | {
             "data.brecahad": str(real_data / "brecahad"),
+            "data.images_restricted": False,
             "data.mimiciv": str(real_data / "mimic-iv-demo-2.2"),
         }
     )

@@ -19,12 +19,15 @@ class DataParams(Section):
 
     Attributes:
         brecahad: Holds ``images/`` and ``groundTruth/``.
+        images_restricted: Whether the frames are patients' data that may not be shown. MLflow and
+            the report then get no patch and no row of a patch. Simulated frames are recognised.
         mimiciv: Holds ``hosp/``.
         crosswalk: CSV of ``case_id``, ``subject_id`` and, where a patient has several index
             admissions, ``hadm_id``; without rows where the two data sets share no patient.
     """
 
     brecahad: Path
+    images_restricted: bool
     mimiciv: Path
     crosswalk: Path
 

@@ -8,18 +8,18 @@ from typing import Final
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_model, show_name
+from histofuse.core.privacy import is_aggregate
 from histofuse.reporting.blocks import Figure, Gallery
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_picture
-from histofuse.tracking.row_level import shows_patients
 
 # What a figure shows, by the stem of its file.
 _SHOWS: Final[Mapping[str, str]] = load_json(Path(__file__).with_name("figures.json"))
 
 
 def show_figures(run: Run, files: Sequence[Path], subject: str) -> Gallery:
-    """Embed figures of one subject; figures of single patients only if these may be shown."""
-    allowed = [f for f in files if f.is_file() and (run.shows_patients or not shows_patients(f))]
+    """Embed figures of one subject; of a restricted source only those of many patients."""
+    allowed = [f for f in files if f.is_file() and (run.shows_patients or is_aggregate(f))]
     return Gallery([_show(file, subject) for file in allowed])
 
 

@@ -13,10 +13,10 @@ from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import collect_faults
 from histofuse.core.naming import name_fusion
+from histofuse.core.privacy import may_show_patients
 from histofuse.reporting.blocks import Grid
 from histofuse.reporting.markdown_tables import read_grids
 from histofuse.reporting.small_cells import hide_small_rows
-from histofuse.tracking.row_level import may_show_patients
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Run:
 
     @property
     def shows_patients(self) -> bool:
-        """Whether single patients may be shown."""
-        return may_show_patients([self.cohort["source"]])
+        """Whether single patients and their tissue may be shown."""
+        return may_show_patients(self.sources)
 
     def guard(self, grid: Grid) -> Grid:
         """Hide counts of few patients, if single patients may not be shown."""

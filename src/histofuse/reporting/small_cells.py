@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.reporting.blocks import Grid
 
-FEWEST: Final = 10
-HIDDEN: Final = f"< {FEWEST}"
+HIDDEN: Final = f"< {FEWEST_PATIENTS}"
 _COUNTS: Final = ("n", "patients", "positives", "events", "admissions", "rows")
 
 
@@ -17,7 +17,7 @@ def hide_small(count: int, of: int, shown: bool) -> str:
 
     A count of no whole, `of` 0, has no share.
     """
-    if not shown and (0 < count < FEWEST or 0 < of - count < FEWEST):
+    if not shown and (0 < count < FEWEST_PATIENTS or 0 < of - count < FEWEST_PATIENTS):
         return HIDDEN
     share = f" ({100 * count / of:.0f} %)" if of else ""
     return f"{count:,}{share}"
@@ -42,7 +42,7 @@ def merge_small_steps(steps: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _is_few(step: dict[str, str]) -> bool:
-    return 0 < int(step["removed_patients"]) < FEWEST
+    return 0 < int(step["removed_patients"]) < FEWEST_PATIENTS
 
 
 def _join(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
@@ -63,4 +63,4 @@ def hide_small_rows(grid: Grid) -> Grid:
 
 def _is_small(cell: object) -> bool:
     text = str(cell).replace(",", "").split(" ")[0]
-    return text.isdigit() and 0 < int(text) < FEWEST
+    return text.isdigit() and 0 < int(text) < FEWEST_PATIENTS

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 from histofuse.core.errors import HistofuseError
+from histofuse.core.privacy import RESTRICTED
 from histofuse.core.processes import beating, describe_process, is_dead
 from histofuse.core.seeding import derive_seed
 from histofuse.params.tune import StudyParams, apply_values
@@ -217,7 +218,7 @@ class Study:
     def _explain(self, error: Exception) -> str:
         """Describe an error; of restricted data only its type, since a message may quote a row."""
         kind = type(error).__name__
-        return kind if self.spec.source == "restricted" else f"{kind}: {error}"[:500]
+        return kind if self.spec.source == RESTRICTED else f"{kind}: {error}"[:500]
 
     def _tell(self, trial: Trial, result: TrialResult) -> None:
         trial.set_user_attr(SCORES, {k: float(v) for k, v in result.scores.items()})

@@ -8,6 +8,7 @@ from typing import Any, Final
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import show_interval, show_value
+from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
 from histofuse.tracking.names import name_end
 
 _KINDS: Final = {
@@ -28,7 +29,6 @@ _TESTS: Final = (
     "cam_mass_inside", "empty_share", "deletion_gain_over_random", "insertion_gain_over_random",
     "additivity_error", "rank_stability",
 )  # fmt: skip
-_FEWEST: Final = 10  # counts of patients under an agreement are not shown below this
 _LIMIT: Final = 4900  # MLflow's registry takes 5,000 characters
 
 
@@ -97,7 +97,7 @@ def _describe_calibration(bundle: Bundle) -> str:
     calibrator = load_json(path)
     fitted = calibrator.get("fitted_on", {})
     counts = fitted.get("per_class") or []
-    if bundle.config.get("source") == "restricted" and min(counts, default=0) < _FEWEST:
+    if bundle.config.get("source") == RESTRICTED and min(counts, default=0) < FEWEST_PATIENTS:
         counts = []
     pairs = zip(bundle.config.get("classes", []), counts, strict=False)
     shown = ", ".join(f"{count:,} {name}" for name, count in pairs)

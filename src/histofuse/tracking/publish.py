@@ -28,6 +28,7 @@ from histofuse.core.artifacts import (
 )
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.naming import name_column, name_fusion
+from histofuse.core.privacy import is_aggregate, may_show_patients
 from histofuse.core.progress import track
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.evaluation import EvaluationParams
@@ -57,7 +58,6 @@ from histofuse.tracking.provenance import (
     read_revision,
     read_stages,
 )
-from histofuse.tracking.row_level import shows_patients
 from histofuse.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 
 MODELS: Final = Path("models")
 REPORTS: Final = Path("reports")
-COHORT_META: Final = Path("data/cohort/meta.json")
 # Keys of a bundle's config that are params of its run.
 LOGGED_KEYS: Final = (
     "kind", "seed", "source", "classes", "pairing", "leaky", "encoders", "architecture",
@@ -174,10 +173,10 @@ def collect(
 ) -> Publication:
     """Collect what is logged of a bundle.
 
-    Files with one row per patient and figures of single patients are left out if the data are
-    restricted.
+    Of a restricted source, files with one row per patient or patch are left out, and all figures
+    but those of many patients.
     """
-    row_level = not _is_restricted(bundle.config)
+    row_level = may_show_patients([bundle.config["source"]])
     primary = primary_rule is not None and bundle.name == name_fusion(primary_rule)
     folders = {bundle.name, COMPARISON} if primary else {bundle.name}
     return Publication(
@@ -188,14 +187,6 @@ def collect(
         documents=documents or {},
         row_level=row_level,
     )
-
-
-def _is_restricted(config: Mapping[str, Any]) -> bool:
-    """Tell whether a model was trained on patients under a data use agreement."""
-    if config.get("kind") == "image":
-        return False
-    cohort = load_json(COHORT_META) if COHORT_META.is_file() else {}
-    return "restricted" in {config.get("source"), cohort.get("source")}
 
 
 def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
@@ -230,7 +221,7 @@ def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[
             parts = file.relative_to(reports / folder).parts
             if folders.isdisjoint(parts[:-1]) or not file.is_file():
                 continue
-            if row_level or not shows_patients(PurePath(*parts)):
+            if row_level or is_aggregate(PurePath(folder, *parts)):
                 kept = [part for part in parts if part not in folders]
                 figures["/".join((shown_as, *kept))] = file
     return figures

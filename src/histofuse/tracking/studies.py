@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from histofuse.core.artifacts import digest_folder, digest_text, write_text
+from histofuse.core.privacy import RESTRICTED
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
 from histofuse.studies.results import SPEC, TRIALS, format_trials, read_study
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 STUDIES: Final = Path("studies")
 PARENT_TAG: Final = "mlflow.parentRunId"
 WRITER_TAG: Final = "histofuse.writer"  # on studies: which writer wrote last
-RESTRICTED: Final = "restricted"
 STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 

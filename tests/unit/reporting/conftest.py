@@ -132,6 +132,7 @@ def fill_project(root: Path, images: str = "simulated", patients: str = "simulat
     for name in ("waterfall_high_risk", "mean_abs_shap"):
         put_picture(root, f"reports/explain/shap/mlp/{name}.png")
     put_picture(root, "reports/explain/fusion/fusion_label_blind/case_card_0.png")
+    put_picture(root, "reports/explain/gradcam/resnet18/contact_sheet_mitosis.png")
     return root
 
 

@@ -100,6 +100,15 @@ def test_single_patients_are_shown_of_open_sources_alone(make_project, tmp_path,
     assert "Mean absolute SHAP" in alts
 
 
+@pytest.mark.parametrize(("source", "shown"), [("brecahad", True), ("restricted", False)])
+def test_tissue_is_shown_of_open_images_alone(make_project, tmp_path, source, shown):
+    _, page = render(make_project(tmp_path, source, "simulated"))
+    alts = " ".join(image["alt"] for image in page.all("img"))
+    for tissue in ("example patches", "Contact sheet", "Case card"):
+        assert (tissue in alts) is shown
+    assert "ROC" in alts
+
+
 def test_few_patients_are_hidden_where_data_are_restricted(make_project, tmp_path):
     _, page = render(make_project(tmp_path, "brecahad", "restricted"))
     assert "Sex: M4 (10 %)" not in page.text.replace("\n", "")

@@ -128,10 +128,24 @@ def test_row_level_files_of_restricted_patients_stay_behind(project, make, artif
 
     store = open_store()
     files = artifacts_of(store, run_of(store, "histofuse-mlp").info.run_id)
-    assert "explain/shap/beeswarm.png" in files
-    assert not [f for f in files if "waterfall" in f or "row_level" in f or "predictions" in f]
+    assert {"figures/roc.png", "assessment/reliability.png"} <= set(files)
+    single = ("waterfall", "row_level", "predictions", "beeswarm", "confusion")
+    assert not [f for f in files if any(word in f for word in single)]
     of_images = artifacts_of(store, run_of(store, "histofuse-resnet18").info.run_id)
     assert "model/artifacts/bundle/predictions.parquet" in of_images
+
+
+def test_tissue_of_restricted_images_stays_behind(project, make, artifacts_of):
+    make.bundle("resnet18", "image", source="restricted")
+    publish_all()
+
+    store = open_store()
+    files = artifacts_of(store, run_of(store, "histofuse-resnet18").info.run_id)
+    assert {"figures/roc.png", "explain/gradcam/faithfulness.json"} <= set(files)
+    tissue = ("Case_", "contact_sheet", "predictions")
+    assert not [f for f in files if any(word in f for word in tissue)]
+    of_records = artifacts_of(store, run_of(store, "histofuse-mlp").info.run_id)
+    assert "explain/shap/beeswarm.png" in of_records
 
 
 @pytest.mark.parametrize("step", ["log_batch", "log_folder", "create_version", "end_run"])

@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.naming import name_pairing
+from histofuse.core.privacy import RESTRICTED
 from histofuse.evaluation.assessment.calibration import (
     Bin,
     Quality,
@@ -46,7 +47,6 @@ from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.calibrate import Calibrator
 
-RESTRICTED: Final = "restricted"
 _TOLERANCE: Final = 1e-4  # bundles keep logits and probabilities as 32-bit numbers
 _RETRAIN: Final = "Train the model again with dvc repro."
 NO_PATIENTS: Final = "an image model knows no patients: there are no subgroups"

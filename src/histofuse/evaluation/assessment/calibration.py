@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit
 
+from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
 from histofuse.evaluation.metrics.classification import ECE_BINS, find_event, place_in_bins
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
@@ -44,7 +45,6 @@ COMPONENTS: Final = (
 QUALITIES: Final = ("brier", "ece", *COMPONENTS)
 _TERMS: Final = 5  # a bin: rows, and sums of p, o, p squared, p times o
 # Nothing is shown of fewer patients where they must not be identifiable.
-FEWEST_SHOWN: Final = 10
 
 
 @dataclass(frozen=True)
@@ -221,14 +221,14 @@ def measure_reliability(
         happened: Whether it did.
         group: Case or patient of each row.
         confidence: Of the intervals.
-        restricted: Whether bins of fewer than `FEWEST_SHOWN` patients are left out.
+        restricted: Whether bins of fewer than `FEWEST_PATIENTS` patients are left out.
     """
     place = place_in_bins(probability)
     bins: list[Bin] = []
     for b in range(ECE_BINS):
         here = place == b
         groups = len(np.unique(group[here]))
-        if groups >= (FEWEST_SHOWN if restricted else 1):
+        if groups >= (FEWEST_PATIENTS if restricted else 1):
             low, high = bound_share(happened[here], group[here], confidence)
             predicted, observed = probability[here].mean(), happened[here].mean()
             bins.append(Bin(float(predicted), float(observed), low, high, int(here.sum()), groups))

@@ -3,7 +3,7 @@
 Intervals draw patients, or cases, with all their rows, as `clustered` does; fairlearn's bootstrap
 draws rows.
 
-With restricted data no number rests on fewer than `FEWEST_SHOWN` patients with or without the
+With restricted data no number rests on fewer than `FEWEST_PATIENTS` patients with or without the
 target, and where that hides one subgroup alone the next smallest is hidden too, for the first could
 be had by subtraction.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from histofuse.evaluation.assessment.calibration import FEWEST_SHOWN
+from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 from histofuse.evaluation.metrics.weighted import rank_rows
@@ -194,7 +194,7 @@ def _measure_attribute(
         here = of == name
         counts = (int(here.sum()), int(rows.positive[here].sum()), patients[name])
         if name in hidden:
-            note = f"withheld: fewer than {FEWEST_SHOWN} patients could be identified"
+            note = f"withheld: fewer than {FEWEST_PATIENTS} patients could be identified"
             subgroups.append(Subgroup(name, None, None, None, {}, note))
         elif patients[name] < fewest:
             note = f"too few: fewer than {fewest} patients"
@@ -214,13 +214,13 @@ def _order(of: np.ndarray) -> list[str]:
 
 
 def _find_hidden(rows: Rows, of: np.ndarray, patients: Mapping[str, int]) -> set[str]:
-    """Find the subgroups that would tell of fewer than `FEWEST_SHOWN` patients."""
+    """Find the subgroups that would tell of fewer than `FEWEST_PATIENTS` patients."""
 
     def count_smallest(name: str) -> int:
         sides = ((of == name) & rows.positive, (of == name) & ~rows.positive)
         return min(len(np.unique(rows.patients[side])) for side in sides)
 
-    hidden = {name for name in patients if count_smallest(name) < FEWEST_SHOWN}
+    hidden = {name for name in patients if count_smallest(name) < FEWEST_PATIENTS}
     shown = [name for name in patients if name not in hidden]
     if len(hidden) == 1 and shown:
         hidden.add(min(shown, key=patients.__getitem__))

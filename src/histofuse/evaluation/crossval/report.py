@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.naming import show_name
+from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
 from histofuse.core.tables import read_table
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_rows
@@ -27,8 +28,6 @@ from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.crossval import CrossvalParams
 from histofuse.training.crossval import MODELS, PATCHES
 
-RESTRICTED: Final = "restricted"
-FEWEST_PATIENTS: Final = 10  # smaller counts of restricted patients are withheld
 _EFFECTS: Final = {
     "train": "the class cannot be learnt",
     "validation": "no threshold is fitted for the class, and argmax decides on it",

@@ -99,10 +99,10 @@ def write_shap_report(
     """Explain a tabular model on test rows and write figures, tables and ``faithfulness.json``.
 
     Columns are summed to variables before they are ranked. Writes
-    ``mean_abs_shap.csv``, ``shap.json``, ``beeswarm.png``, ``mean_abs_shap.png``,
-    ``faithfulness.json`` (see `estimates.render_estimates`) and, only if `row_level`,
-    ``waterfall_high_risk.png`` and ``waterfall_low_risk.png`` of the test rows with the highest and
-    the lowest logit.
+    ``mean_abs_shap.csv``, ``shap.json``, ``mean_abs_shap.png``, ``faithfulness.json`` (see
+    `estimates.render_estimates`) and, only if `row_level`, ``beeswarm.png``, which has a dot for
+    each patient, and ``waterfall_high_risk.png`` and ``waterfall_low_risk.png`` of the test rows
+    with the highest and the lowest logit.
 
     Args:
         bundle: The model.
@@ -137,14 +137,14 @@ def write_shap_report(
         write_json(summary, folder / "shap.json")
         write_json(check_values(rows, params, bootstrap), folder / FAITHFULNESS)
         figures.draw_importance(importance, subject, folder / "mean_abs_shap.png")
-        figures.draw_beeswarm(
-            rows.by_variable,
-            [variable.read_natural(rows.natural) for variable in rows.variables],
-            [name_in_figure(variable) for variable in rows.variables],
-            subject,
-            folder / "beeswarm.png",
-        )
         if row_level:
+            figures.draw_beeswarm(
+                rows.by_variable,
+                [variable.read_natural(rows.natural) for variable in rows.variables],
+                [name_in_figure(variable) for variable in rows.variables],
+                subject,
+                folder / "beeswarm.png",
+            )
             _draw_patients(bundle, rows, subject, folder)
     report(
         f"wrote {out_dir}: {summary['explainer']} of {summary['rows']} {SPLIT} rows,"

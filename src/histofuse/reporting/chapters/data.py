@@ -42,8 +42,9 @@ def write_data_chapter(run: Run) -> Chapter:
         _tabulate_masked(run),
         Heading("Tissue", "data-tissue"),
         _tabulate_classes(run),
-        _show_examples(run),
     ]
+    if run.shows_patients:
+        blocks.append(_show_examples(run))
     return Chapter("data", "The data", blocks)
 
 

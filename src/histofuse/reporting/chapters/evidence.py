@@ -128,7 +128,7 @@ def write_explanations_chapter(run: Run) -> Chapter:
         for folder in models:
             blocks += _show_explained(run, folder, kind)
     if not run.shows_patients:
-        text = "The records are under a data use agreement: single patients are not shown."
+        text = "Of a restricted source, single patients and their tissue are not shown."
         blocks.append(Note("calm", text))
     return Chapter("explanations", "Explanations", blocks)
 
