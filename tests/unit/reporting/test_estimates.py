@@ -45,7 +45,7 @@ def test_papers_protocol_is_its_split_and_pairs_that_follow_the_label(project):
 
 def test_map_is_compared_with_the_area(project):
     path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json({"cam_mass_inside": ENTRY}, path)
     found = collect_honest(find_run(project))
     assert found["resnet18", "cam_mass_inside", AREA] == Estimate(0.5, 0.25, 0.75)
