@@ -12,6 +12,7 @@ from histofuse.evaluation.performance.figures import draw_comparison_figure, dra
 from histofuse.evaluation.performance.intervals import describe_intervals, estimate_intervals
 from histofuse.evaluation.performance.results import Context, evaluate_model, summarise
 from histofuse.evaluation.performance.tables import make_tables, write_tables
+from histofuse.evaluation.performance.training import make_training_table
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
@@ -50,6 +51,8 @@ def main() -> None:
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     intervals = estimate_intervals(results, comparison, context, bootstrap)
     tables = make_tables(results, comparison, context, intervals)
+    if (training := make_training_table(results)).rows:
+        tables.append(training)
     with replacing_folder(TABLES) as folder:
         write_tables(tables, folder)
     with replacing_folder(FIGURES) as folder:

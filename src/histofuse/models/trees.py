@@ -84,7 +84,6 @@ def extract_trees(model: GradientBoostingClassifier) -> BoostedTrees:
     trees = [tree.tree_ for tree in model.estimators_[:, 0]]
     roots = np.cumsum([0, *(t.node_count for t in trees)])[:-1]
     pairs = list(zip(trees, roots.tolist(), strict=True))
-    prior = model.init_.class_prior_[1]  # type: ignore[union-attr]
     return BoostedTrees(
         roots=roots.astype(np.int64),
         left=np.concatenate([_children(t, t.children_left, r) for t, r in pairs]),
@@ -92,9 +91,15 @@ def extract_trees(model: GradientBoostingClassifier) -> BoostedTrees:
         feature=np.concatenate([np.maximum(t.feature, 0) for t in trees]).astype(np.int64),
         threshold=np.concatenate([t.threshold for t in trees]),
         value=np.concatenate([_leaf_values(t) for t in trees]) * model.learning_rate,
-        intercept=np.log([prior / (1 - prior)]),
+        intercept=np.array([find_prior(model)]),
         steps=np.array([max(t.max_depth for t in trees)], dtype=np.int64),
     )
+
+
+def find_prior(model: GradientBoostingClassifier) -> float:
+    """Find the logit before any tree."""
+    prior = model.init_.class_prior_[1]  # type: ignore[union-attr]
+    return float(np.log(prior / (1 - prior)))
 
 
 def _children(tree: Any, children: np.ndarray, root: int) -> Int64[np.ndarray, " nodes"]:

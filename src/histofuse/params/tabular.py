@@ -26,17 +26,22 @@ class LogisticRegressionParams(ClassifierSection):
 
 
 class GradientBoostingParams(ClassifierSection):
-    """Gradient-boosted trees on imputed values."""
+    """Gradient-boosted trees on imputed values; `rounds` is the most that validation may choose."""
 
     kind: Literal["gradient_boosting"]
     rounds: Count
     max_depth: Annotated[int, Field(ge=1, le=16)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     subsample: Fraction
+    early_stopping_rounds: Count
 
 
 class MlpParams(ClassifierSection):
-    """Multilayer perceptron; the last of `hidden` is the width of the patient embedding."""
+    """Multilayer perceptron; the last of `hidden` is the width of the patient embedding.
+
+    `monitor` is the validation metric that chooses the epoch: the loss judges probabilities, AUROC
+    and macro-F1 judge ranks and decisions, whatever becomes of the loss.
+    """
 
     kind: Literal["mlp"]
     hidden: Annotated[list[Count], Field(min_length=1)]
@@ -49,7 +54,7 @@ class MlpParams(ClassifierSection):
     step_epochs: Count
     step_factor: Annotated[float, Field(gt=0, le=1)]
     patience: Count
-    monitor: Literal["auroc", "macro_f1"]
+    monitor: Literal["loss", "auroc", "macro_f1"]
     loss: Literal["bce", "cross_entropy"]
     imbalance: Literal["none", "class_weights", "balanced_sampling"]
 

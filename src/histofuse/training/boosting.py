@@ -1,4 +1,7 @@
-"""XGBoost: rounds chosen by cross-validation on the training rows, then one fit on all of them.
+"""Boosting: how many rounds.
+
+Of XGBoost they are chosen by cross-validation on the training rows, before one fit on all of them;
+of gradient boosting by the loss on the validation rows while it grows.
 
 Source: paper 3.2 (binary:logistic, scale_pos_weight = negatives / positives, stratified 5-fold
 cross-validation on training data, early stopping with a patience of 50 rounds).
@@ -17,14 +20,15 @@ from jaxtyping import Int
 from histofuse.core.naming import name_column
 from histofuse.core.progress import report, track
 from histofuse.core.seeding import derive_seed
-from histofuse.models.trees import XGBOOST_THREADS, make_matrix
-from histofuse.params.tabular import XgboostParams
+from histofuse.models.trees import XGBOOST_THREADS, find_prior, make_matrix
+from histofuse.params.tabular import GradientBoostingParams, XgboostParams
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
 from histofuse.training.scores import score_logits
 
 if TYPE_CHECKING:
     import xgboost
+    from sklearn.ensemble import GradientBoostingClassifier
 
 # Writing each of 800 rounds to a tracking server would take longer than the rounds.
 ROUNDS_PER_RECORD = 10
@@ -200,10 +204,52 @@ def _score_folds(folds: list[_Fold], rounds: int) -> Scores:
 
 
 def _skip(params: XgboostParams, why: str) -> CrossValidation:
-    rounds = min(params.rounds, params.early_stopping_rounds)
-    note = f"{why}; {rounds} rounds taken"
-    report(f"warning: {note}")
+    rounds, note = _take_few(params, why)
     scores: Scores = {name: {"mean": None, "sd": None} for name in ("auroc", "macro_f1")}
     columns = [f"{part}_{name}" for part in ("train", "validation") for name in WATCHED]
     history = pd.DataFrame(columns=["round", *columns])
     return CrossValidation(rounds, history, scores, 0, note)
+
+
+def _take_few(params: XgboostParams | GradientBoostingParams, why: str) -> tuple[int, str]:
+    """Take few rounds where nothing can choose their number, and say why."""
+    rounds = min(params.rounds, params.early_stopping_rounds)
+    note = f"{why}; {rounds} rounds taken"
+    report(f"warning: {note}")
+    return rounds, note
+
+
+# --- gradient boosting --------------------------------------------------------------------------
+
+
+class BestRound:
+    """Finds the round with the lowest validation loss while scikit-learn's trees grow.
+
+    Growing stops once the loss has not fallen for ``early_stopping_rounds``, or where validation
+    lacks a class, after as many rounds.
+
+    Attributes:
+        rounds: Up to the best round so far.
+        note: Why validation did not choose; empty if it did.
+    """
+
+    def __init__(self, validation: LabelledRows, params: GradientBoostingParams) -> None:
+        self.rounds, self.note = 0, ""
+        self._rows, self._patience = validation, params.early_stopping_rounds
+        self._best = np.inf
+        self._logits = np.zeros(len(validation))
+        if not 0 < validation.positives < len(validation):
+            self.rounds, self.note = _take_few(params, "a class is absent from validation")
+
+    def __call__(self, number: int, model: GradientBoostingClassifier, _: Any) -> bool:
+        """Look at the tree grown last; True ends growing."""
+        if self.note:
+            return number + 1 >= self.rounds
+        tree = model.estimators_[number, 0]
+        if number == 0:
+            self._logits += find_prior(model)
+        self._logits = self._logits + model.learning_rate * tree.predict(self._rows.x)
+        loss = score_logits(self._logits, self._rows.target)["loss"]
+        if loss < self._best:
+            self._best, self.rounds = loss, number + 1
+        return number + 1 - self.rounds >= self._patience

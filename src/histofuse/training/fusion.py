@@ -128,7 +128,8 @@ def train_fusion(
             keys = data.pairs[[c for c in FUSION_PREDICTIONS.columns if c != "prediction"]]
             predictions = decision.tabulate(keys, data.classes, logits).sort_values("patch_id")
             write_table(predictions, folder / PREDICTIONS, FUSION_PREDICTIONS)
-            config = _describe(path.name, data, params, seed, result.best_epoch)
+            kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
+            config = _describe(path.name, data, params, seed) | {"training": kept}
             write_json(config, folder / CONFIG)
     recorder.finish(path)
     return result
@@ -182,9 +183,7 @@ def make_recipe(
     )
 
 
-def _describe(
-    name: str, data: PairedEmbeddings, params: FusionParams, seed: int, best_epoch: int
-) -> dict[str, Any]:
+def _describe(name: str, data: PairedEmbeddings, params: FusionParams, seed: int) -> dict[str, Any]:
     meta = data.embeddings.meta
     return {
         "kind": "fusion",
@@ -197,7 +196,6 @@ def _describe(
         "source": merge_sources(meta["sources"]["image"], meta["sources"]["patient"]),
         "sources": meta["sources"],
         "encoders": meta["encoders"],
-        "best_epoch": best_epoch,
         "architecture": {
             "image_dim": data.embeddings.image.dim,
             "patient_dim": data.embeddings.patient.dim,

@@ -187,8 +187,8 @@ def train_image(
             predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
             write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
             config = _describe(path.name, model, data, params, seed)
-            best = {"inputs": inputs, "best_epoch": result.best_epoch}
-            write_json({**config, **best}, folder / CONFIG)
+            kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
+            write_json({**config, "inputs": inputs, "training": kept}, folder / CONFIG)
         if embeddings:
             origin = {"encoder": digest_file(path / MANIFEST), "patches": data.digests["patches"]}
             image = number_rows(data.table[["patch_id"]], outputs.embeddings)

@@ -83,7 +83,7 @@ def make_recipe(
 def choose_monitor(validation: LabelledRows, params: MlpParams) -> Monitor:
     """Choose the requested metric, or the loss if a class has too few validation rows."""
     fewest = min(validation.positives, len(validation) - validation.positives)
-    if fewest >= MONITOR_MINIMUM:
+    if params.monitor == "loss" or fewest >= MONITOR_MINIMUM:
         return params.monitor
     report(
         f"warning: {fewest} validation rows of the rarer class, fewer than {MONITOR_MINIMUM}:"

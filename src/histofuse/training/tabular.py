@@ -275,6 +275,7 @@ def _fit_gradient_boosting(data: _Data, params: GradientBoostingParams, seed: in
     from sklearn.ensemble import GradientBoostingClassifier
 
     from histofuse.models.trees import extract_trees
+    from histofuse.training.boosting import BestRound
 
     peer = GradientBoostingClassifier(
         n_estimators=params.rounds,
@@ -283,14 +284,18 @@ def _fit_gradient_boosting(data: _Data, params: GradientBoostingParams, seed: in
         subsample=params.subsample,
         random_state=derive_seed(seed, "gradient_boosting"),
     )
-    peer.fit(data.train.x, data.train.target)
-    trees = extract_trees(peer)
-    stages = trees.predict_stages(data.train.x), trees.predict_stages(data.validation.x)
+    watch = BestRound(data.validation, params)
+    peer.fit(data.train.x, data.train.target, monitor=watch)
+    grown = extract_trees(peer)
+    stages = grown.predict_stages(data.train.x), grown.predict_stages(data.validation.x)
     history = [
         {"round": number + 1, **data.score(stages[0][:, number], stages[1][:, number])}
-        for number in range(params.rounds)
+        for number in range(len(grown.roots))
     ]
-    return Fit(TreesModel(data.features, trees), pd.DataFrame(history))
+    peer.estimators_ = peer.estimators_[: watch.rounds]
+    model = TreesModel(data.features, extract_trees(peer))
+    kept = {"best_round": watch.rounds, "monitor": "loss", "note": watch.note}
+    return Fit(model, pd.DataFrame(history), {"rounds": watch.rounds}, {"training": kept})
 
 
 def _fit_xgboost(data: _Data, params: XgboostParams, seed: int, recorder: Recorder) -> Fit:
@@ -327,7 +332,10 @@ def describe_training(path: Path) -> str:
     rows = predictions[predictions["split"] == "validation"]
     auroc = score_logits(rows["logit"].to_numpy(), rows["target"].to_numpy())["auroc"]
     text = f"validation AUROC {auroc:.3f} on {len(rows)} rows, {rows['target'].sum()} positive"
-    cv = load_json(path / CONFIG).get("cross_validation")
+    config = load_json(path / CONFIG)
+    if rounds := config.get("training", {}).get("best_round"):
+        return f"{rounds} rounds by validation loss; {text}"
+    cv = config.get("cross_validation")
     if not cv or cv["auroc"]["mean"] is None:
         return text
     scores = f"AUROC {_plus_minus(cv['auroc'])}, macro-F1 {_plus_minus(cv['macro_f1'])}"

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
+from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import read_table
 from histofuse.models.tabular import MlpModel, load_tabular_model
 from histofuse.params.tabular import (
@@ -23,7 +26,12 @@ from histofuse.params.tabular import (
 from histofuse.training.decision import load_decision
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.scores import score_logits
-from histofuse.training.tabular import TABULAR_PREDICTIONS, to_columns, train_tabular
+from histofuse.training.tabular import (
+    TABULAR_PREDICTIONS,
+    describe_training,
+    to_columns,
+    train_tabular,
+)
 
 DECISION = {"calibration": "platt", "threshold": "youden_j", "study": "none"}
 PARAMS = {
@@ -36,6 +44,7 @@ PARAMS = {
         max_depth=3,
         learning_rate=0.1,
         subsample=0.8,
+        early_stopping_rounds=5,
         **DECISION,
     ),
     "xgboost": XgboostParams(
@@ -127,7 +136,7 @@ def test_test_rows_change_nothing_that_is_learnt(kind, encoded, tmp_path):
     assert before.files == after.files
 
 
-@pytest.mark.parametrize("kind", ["logistic_regression", "gradient_boosting"])
+@pytest.mark.parametrize("kind", ["logistic_regression", "xgboost"])
 def test_validation_rows_change_calibrator_and_threshold_but_no_weights(kind, encoded, tmp_path):
     table = encoded()
     before = train(table, kind, tmp_path / "before" / kind)
@@ -135,7 +144,7 @@ def test_validation_rows_change_calibrator_and_threshold_but_no_weights(kind, en
     chosen = rows.index[rows["split"] == "validation"][:10]
     rows.loc[chosen, "target"] = 1 - rows.loc[chosen, "target"]
     after = train(dataclasses.replace(table, rows=rows), kind, tmp_path / "after" / kind)
-    weights = "weights.safetensors"
+    weights = "model.ubj" if kind == "xgboost" else "weights.safetensors"
     assert before.files[weights] == after.files[weights]
     assert before.files["calibrator.json"] != after.files["calibrator.json"]
     assert before.files["threshold.json"] != after.files["threshold.json"]
@@ -194,6 +203,64 @@ def test_logistic_regression_is_scikit_learn_s(encoded, tmp_path):
     peer.fit(x, rows["target"])
     ours = load_tabular_model(bundle).logits(rows)
     np.testing.assert_allclose(ours, peer.decision_function(x), atol=1e-5)
+
+
+def grow(table, rounds):
+    """Scikit-learn's own gradient boosting, that never stops early."""
+    params = PARAMS["gradient_boosting"]
+    peer = GradientBoostingClassifier(
+        n_estimators=rounds,
+        max_depth=params.max_depth,
+        learning_rate=params.learning_rate,
+        subsample=params.subsample,
+        random_state=derive_seed(7, "gradient_boosting"),
+    )
+    rows = {split: table.rows[table.rows["split"] == split] for split in ("train", "validation")}
+    x = {split: of[table.features].to_numpy(dtype=np.float32) for split, of in rows.items()}
+    peer.fit(x["train"], rows["train"]["target"])
+    stages = list(peer.staged_decision_function(x["validation"]))
+    target = rows["validation"]["target"]
+    return [s.ravel() for s in stages], [log_loss(target, expit(s.ravel())) for s in stages]
+
+
+def test_gradient_boosting_keeps_the_round_with_the_lowest_validation_loss(encoded, tmp_path):
+    table = encoded()
+    stages, losses = grow(table, 120)
+    best = int(np.argmin(losses)) + 1
+    assert losses[-1] > losses[best - 1] + 0.01  # it would train past its best
+    params = PARAMS["gradient_boosting"].model_copy(
+        update={"rounds": 120, "early_stopping_rounds": 30}
+    )
+    bundle = train(table, "gradient_boosting", tmp_path / "models" / "gb", params)
+    assert bundle.config["training"] == {"best_round": best, "monitor": "loss", "note": ""}
+    assert bundle.config["architecture"]["rounds"] == best
+    validation = table.rows[table.rows["split"] == "validation"]
+    ours = load_tabular_model(bundle).logits(validation)
+    np.testing.assert_allclose(ours, stages[best - 1], atol=1e-6)
+    history = pd.read_csv(bundle.path / "history.csv")
+    assert len(history) == best + 30
+    np.testing.assert_allclose(history["validation_loss"], losses[: best + 30], atol=1e-5)
+    assert f"{best} rounds by validation loss" in describe_training(bundle.path)
+
+
+def test_gradient_boosting_takes_few_rounds_where_validation_lacks_a_class(encoded, tmp_path):
+    table = encoded(n=200)
+    table.rows.loc[table.rows["split"] == "validation", "target"] = 0
+    bundle = train(table, "gradient_boosting", tmp_path / "models" / "gb")
+    found = bundle.config["training"]
+    assert (found["best_round"], "5 rounds taken" in found["note"]) == (5, True)
+    assert len(pd.read_csv(bundle.path / "history.csv")) == 5
+
+
+@pytest.mark.parametrize("monitor", ["loss", "auroc"])
+def test_the_network_keeps_the_epoch_its_monitor_says(monitor, encoded, tmp_path):
+    update = {"monitor": monitor, "epochs": 12, "patience": 12}
+    params = PARAMS["mlp"].model_copy(update=update)
+    bundle = train(encoded(), "mlp", tmp_path / "models" / "mlp", params)
+    curve = pd.read_csv(bundle.path / "history.csv")[f"validation_{monitor}"]
+    kept = bundle.config["training"]
+    assert kept["monitor"] == monitor
+    assert curve[kept["best_epoch"] - 1] == (curve.min() if monitor == "loss" else curve.max())
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
