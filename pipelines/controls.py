@@ -7,8 +7,9 @@ from histofuse.core.artifacts import load_json, replacing_folder
 from histofuse.core.progress import report
 from histofuse.evaluation.controls.report import write_controls
 from histofuse.evaluation.controls.run import ControlInputs, load_arms, run_controls
-from histofuse.evaluation.controls.verdicts import Rules, judge
+from histofuse.evaluation.controls.verdicts import judge
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.sides import Rules
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams

@@ -14,6 +14,7 @@ from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import collect_faults
 from histofuse.core.naming import name_fusion
 from histofuse.core.privacy import may_show_patients
+from histofuse.evaluation.metrics.sides import Rules
 from histofuse.reporting.blocks import Grid
 from histofuse.reporting.markdown_tables import read_grids
 from histofuse.reporting.small_cells import hide_small_rows
@@ -105,6 +106,13 @@ class Run:
     def primary(self) -> str:
         """The fusion model of the primary pairing."""
         return name_fusion(self.params["evaluation"]["primary_rule"])
+
+    @property
+    def rules(self) -> Rules:
+        """Rules of the verdicts."""
+        controls = self.params["controls"]
+        fewest = self.params["intervals"]["fewest_groups"]
+        return Rules(controls["gain_margin"], controls["chance_margin"], fewest)
 
     @property
     def sources(self) -> tuple[str, str]:

@@ -9,16 +9,35 @@ Source: paper.txt, Tables 1 to 3, Figures 3 and 6, sections 3.1, 4 and 5.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from histofuse.core.naming import show_interval
+from histofuse.evaluation.metrics.sides import (
+    Answer,
+    Rules,
+    Side,
+    answer_gain,
+    explain_gain,
+    explain_lack,
+    find_side,
+)
 
 Outcome = Literal["consistent", "contradicts itself", "contradicts its data"]
-Verdict = Literal["holds", "does not hold", "contradicts itself", "not measured"]
+Verdict = Literal[
+    "holds", "does not hold", "inconclusive", "contradicts itself", "not measured here"
+]
+_GAINS: Final[Mapping[Answer, Verdict]] = {
+    "yes": "holds", "no": "does not hold", "inconclusive": "inconclusive"
+}  # fmt: skip
+_LEVELS: Final[Mapping[Side, Verdict]] = {
+    "above": "holds", "below": "does not hold", "inconclusive": "inconclusive"
+}  # fmt: skip
+_SIMULATED: Final = "Simulated data say nothing about the paper's."
+_REFUTED: Final = "The paper's own figures refute it"
 FUSION: Final = "fusion"  # stands for the fusion model of the primary pairing
 IMAGE: Final = "resnet18"
 AREA: Final = "area"  # the baseline of a map: its share of the area
@@ -27,11 +46,18 @@ PAPER: Final = Path(__file__).parent / "paper.json"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its interval; no ends where the interval is not defined."""
+    """A measured value with its interval.
+
+    Attributes:
+        low: Lower end; None where there is no interval.
+        high: Upper end.
+        groups: Cases, or patients, that the interval was drawn from.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    groups: int = 0
 
     def __str__(self) -> str:
         return show_interval(self.value, self.low, self.high)
@@ -80,8 +106,8 @@ class Judgement:
     """A claim, what was measured for it, and whether it holds.
 
     Attributes:
-        protocol: Measured under the paper's protocol; None if that was not run.
-        honest: Measured on splits by case and patient with label-blind pairs; None if not run.
+        protocol: Measured under the paper's protocol; None if it was not.
+        honest: Measured on splits by case and patient with label-blind pairs; None if it was not.
     """
 
     claim: Claim
@@ -113,55 +139,63 @@ def _read_paper() -> dict[str, Any]:
     return json.loads(PAPER.read_text(encoding="utf-8"))
 
 
-def judge_claims(honest: Measured, protocol: Measured) -> list[Judgement]:
+def judge_claims(
+    honest: Measured, protocol: Measured, rules: Rules, simulated: Collection[str] = ()
+) -> list[Judgement]:
     """Judge every claim by what was measured.
 
-    A level holds if the honest interval reaches the printed figure, a gain if the honest interval
-    lies above zero. A claim that the paper itself contradicts stays contradicted.
+    A level holds if the whole honest interval reaches the printed figure, a gain if the whole
+    honest interval lies above zero; simulated data judge no claim. A claim that the paper itself
+    contradicts stays contradicted.
 
     Args:
         honest: Measured on splits by case and by patient, fusion with label-blind pairs.
-        protocol: Measured under the paper's protocol: random patch splits, label-aligned pairs.
+        protocol: Measured under the paper's protocol: random patch splits.
+        rules: Of verdicts: what counts as a gain, and of how many cases.
+        simulated: Models whose data are simulated, at least in part.
     """
     contradicted = {c.name for c in list_contradictions() if c.outcome != "consistent"}
-    return [_judge(claim, honest, protocol, contradicted) for claim in list_claims()]
+    judgements = []
+    for claim in list_claims():
+        key = (claim.model, claim.metric, claim.over)
+        ours, theirs = honest.get(key), protocol.get(key)
+        verdict, reason = _decide(claim, ours, rules)
+        if verdict != "holds" and theirs and _decide(claim, theirs, rules)[0] == "holds":
+            reason += " It holds by the paper's protocol alone."
+        refuted = bool(contradicted.intersection(claim.refuted_by))
+        if claim.model in simulated:
+            reason = _SIMULATED + (f" {_REFUTED}." if refuted else "")
+            verdict = "not measured here"
+        elif refuted:
+            measured = "" if verdict == "not measured here" else f"; measured: {verdict}"
+            verdict, reason = "contradicts itself", f"{_REFUTED}{measured}."
+        judgements.append(Judgement(claim, theirs, ours, verdict, reason))
+    return judgements
 
 
-def _judge(claim: Claim, honest: Measured, protocol: Measured, contradicted: set[str]) -> Judgement:
-    key = (claim.model, claim.metric, claim.over)
-    ours, theirs = honest.get(key), protocol.get(key)
-    verdict, reason = _decide(claim, ours)
-    if theirs is not None and verdict == "does not hold" and reaches(claim, theirs):
-        reason += "; only the paper's protocol reaches it"
-    if contradicted.intersection(claim.refuted_by):
-        measured = "" if verdict == "not measured" else f"; measured: {verdict}"
-        verdict, reason = "contradicts itself", f"Its own figures refute it{measured}"
-    return Judgement(claim, theirs, ours, verdict, reason)
-
-
-def _decide(claim: Claim, estimate: Estimate | None) -> tuple[Verdict, str]:
+def _decide(claim: Claim, estimate: Estimate | None, rules: Rules) -> tuple[Verdict, str]:
     if estimate is None:
-        return "not measured", "No such measurement in this run"
-    holds = reaches(claim, estimate)
+        paired = " on the same rows for both models" if claim.over else ""
+        return "not measured here", f"Not measured{paired} in this run"
     if claim.over:
-        reason = f"The difference is {'above' if holds else 'not above'} zero ({estimate})"
-    else:
-        reason = f"The interval {'reaches' if holds else 'stays below'} {claim.printed}"
-    return ("holds" if holds else "does not hold"), reason
+        answer = answer_gain(estimate, rules)
+        return _GAINS[answer], explain_gain(answer, estimate, rules)
+    # Whatever rounds to the printed figure reaches it.
+    reached = float(claim.printed) - _find_rounding(claim.printed)
+    side = find_side(estimate, rules.fewest_groups, reached)
+    reason = f"The interval lies on both sides of {claim.printed}."
+    if side != "inconclusive":
+        reason = (
+            f"The whole interval {'reaches' if side == 'above' else 'is below'} {claim.printed}."
+        )
+    return _LEVELS[side], explain_lack(estimate, rules) or reason
+
+
+def _find_rounding(printed: str) -> float:
+    return 0.5 * 10 ** -len(printed.partition(".")[2])
 
 
 def agrees(printed: str, low: float, high: float) -> bool:
     """Tell whether a printed figure can be the rounding of some value from low to high."""
-    half = 0.5 * 10 ** -len(printed.partition(".")[2])
+    half = _find_rounding(printed)
     return low <= float(printed) + half and high >= float(printed) - half
-
-
-def reaches(claim: Claim, estimate: Estimate) -> bool:
-    """Tell whether a measurement supports a claim, its interval included.
-
-    Without an interval the point alone decides.
-    """
-    if claim.over:
-        return (estimate.value if estimate.low is None else estimate.low) > 0
-    high = estimate.value if estimate.high is None else max(estimate.value, estimate.high)
-    return agrees(claim.printed, 0.0, high) or high > float(claim.printed)

@@ -18,6 +18,8 @@ evaluation: {split: test, primary_rule: label_blind}
 image: {resnet18: {}}
 tabular: {mlp: {}, xgboost: {}}
 encoders: {image: resnet18, patient: mlp}
+intervals: {fewest_groups: 10}
+controls: {gain_margin: 0.05, chance_margin: 0.1}
 pairing: {label_blind: {}, label_aligned: {}}
 """
 TABLE = """**Table 1. Image models, test split.**
@@ -62,12 +64,16 @@ def put_picture(root: Path, path: str, side: int = 40) -> None:
 
 def make_metrics():
     score = {"test/auprc/mitosis": 0.4, "test/auroc/macro": 0.8, "test/accuracy": 0.9}
-    ends = {name: {"low": value - 0.1, "high": value + 0.05} for name, value in score.items()}
+    ends = {
+        name: {"low": value - 0.1, "high": value + 0.05, "groups": 12}
+        for name, value in score.items()
+    }
     sizes = {"n": 30, "cases": 2, "classes": {"mitosis": 3, "tumour": 27}}
     declared = {"data": "simulated", "leaky": "no", "focus_class": "mitosis"}
     aligned = declared | {"leaky": "pairing follows the label"}
-    pair = {"image_model": "resnet18", "minus_image_model": {"test/auprc/mitosis": 0.01}}
-    less = {"test/auprc/mitosis": {"low": -0.02, "high": 0.03}}
+    pair = {"image_model": "resnet18"}
+    less = {"test/auprc/mitosis": {"value": 0.01, "low": -0.02, "high": 0.03, "groups": 12}}
+    between = {"test/auroc/macro": {"value": -0.03, "low": -0.08, "high": 0.01, "groups": 40}}
     return {
         "models": dict.fromkeys(MODELS, score),
         "declared": dict.fromkeys(MODELS, declared) | {"fusion_label_aligned": aligned},
@@ -79,6 +85,7 @@ def make_metrics():
         "intervals": {
             "models": dict.fromkeys(MODELS, ends),
             "minus_image_model": {"fusion_label_blind": less, "fusion_label_aligned": less},
+            "between_models": {"mlp - xgboost": between},
         },
     }
 

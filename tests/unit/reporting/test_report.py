@@ -7,6 +7,9 @@ import pytest
 
 from histofuse.core.artifacts import write_json, write_text
 from histofuse.core.errors import InputError
+from histofuse.reporting.blocks import Grid
+from histofuse.reporting.chapters.evidence import write_explanations_chapter
+from histofuse.reporting.chapters.paper import write_paper_chapter
 from histofuse.reporting.inputs import ARTIFACTS, find_run
 from histofuse.reporting.origin import Origin
 from histofuse.reporting.page import render_page
@@ -69,7 +72,10 @@ def test_every_link_leads_somewhere(project, table):
         write_json({"verdicts": []}, project / ARTIFACTS[name].path)
     for name in ("calibration", "operating_points", "conformal", "subgroups"):
         write_text(table, project / f"reports/assessment/tables/{name}.md")
-    write_json({"models": {}, "minus_image_model": {}}, project / ARTIFACTS["crossval"].path)
+    write_json(
+        {"models": {}, "minus_image_model": {}, "between_models": {}},
+        project / ARTIFACTS["crossval"].path,
+    )
     _, page = render(project)
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -213,3 +219,28 @@ def test_provenance_lists_seconds_by_stage_longest_first(project):
         ("embed", "41.5", "1.5"),
         ("patches", "3.0", "1.0"),
     ]
+
+
+def test_claims_are_not_judged_by_simulated_data_and_the_protocol_is_not_run(project):
+    claims = next(b for b in write_paper_chapter(find_run(project)).blocks if isinstance(b, Grid))
+    assert {row[3] for row in claims.rows} == {"not run"}
+    assert {row[5].text for row in claims.rows} == {"not measured here"}
+
+    write_json({"models": {}}, project / ARTIFACTS["protocol"].path)
+    claims = next(b for b in write_paper_chapter(find_run(project)).blocks if isinstance(b, Grid))
+    assert {row[3] for row in claims.rows} == {"–"}
+
+
+def test_share_of_empty_maps_leads_the_tests_of_maps(project):
+    entry = {"value": 0.6, "low": 0.5, "high": 0.7, "note": "", "concern": "", "meaning": "share"}
+    tests = {
+        name: entry | {"better": "lower", "outcome": outcome}
+        for name, outcome in {"cam_mass_inside": "good", "empty_share": "inconclusive"}.items()
+    }
+    path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
+    path.parent.mkdir(parents=True)
+    write_json(tests, path)
+    blocks = write_explanations_chapter(find_run(project)).blocks
+    table = next(b for b in blocks if isinstance(b, Grid))
+    assert [row[0] for row in table.rows] == ["Empty share", "Cam mass inside"]
+    assert [row[3].text for row in table.rows] == ["inconclusive", "good"]

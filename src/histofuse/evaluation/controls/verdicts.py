@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 from histofuse.core.naming import show_interval
 from histofuse.evaluation.controls.measure import (
@@ -21,10 +21,16 @@ from histofuse.evaluation.controls.measure import (
     Shuffled,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.sides import find_side
+from histofuse.evaluation.metrics.sides import (
+    Answer,
+    Rules,
+    answer_alike,
+    answer_gain,
+    explain_gain,
+)
 
-Answer = Literal["yes", "no", "inconclusive"]
 RANK: Final = "auroc/macro"
+_WEAKEST: Final[tuple[Answer, ...]] = ("no", "inconclusive", "yes")  # of two answers this decides
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,6 @@ class ControlVerdict:
     question: str
     answer: Answer
     sentence: str
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What an interval must show for an answer; see `ControlParams` and `IntervalParams`."""
-
-    gain_margin: float
-    chance_margin: float
-    fewest_groups: int
 
 
 def judge(controls: Controls, rules: Rules) -> list[ControlVerdict]:
@@ -71,11 +68,11 @@ def judge_gain(controls: Controls, rules: Rules) -> ControlVerdict:
         "the image model": _get_difference(controls, BLIND, IMAGE),
         "permuted patients": _get_difference(controls, BLIND, PERMUTED),
     }
-    answers = {other: answer_gain(gain, rules) for other, gain in gains.items()}
-    deciding = next((a for a in ("no", "inconclusive") if a in answers.values()), "yes")
-    other = next(other for other, answer in answers.items() if answer == deciding)
+    answers: dict[str, Answer] = {other: answer_gain(gain, rules) for other, gain in gains.items()}
+    other = min(answers, key=lambda other: _WEAKEST.index(answers[other]))
+    deciding = answers[other]
     shown = ", ".join(f"{_show(gain, '+')} over {other}" for other, gain in gains.items())
-    reason = _explain_gain(deciding, gains[other], rules)
+    reason = explain_gain(deciding, gains[other], rules)
     if deciding != "yes":
         reason = f"Over {other}: {reason}"
     return ControlVerdict(question, deciding, f"{controls.metrics[0]} {shown}. {reason}")
@@ -85,7 +82,7 @@ def judge_null(controls: Controls, rules: Rules) -> ControlVerdict:
     """Ask whether label-blind and permuted pairing score alike, by their paired difference."""
     question = "Do label-blind and permuted pairing score alike?"
     difference = _get_difference(controls, BLIND, PERMUTED)
-    answer, reason = _answer_alike(difference, 0.0, rules.gain_margin, rules)
+    answer, reason = answer_alike(difference, 0.0, rules.gain_margin, rules)
     shown = _show(difference, "+")
     return ControlVerdict(question, answer, f"{controls.metrics[0]} {shown}. {reason}")
 
@@ -95,7 +92,7 @@ def judge_aligned(controls: Controls, rules: Rules) -> ControlVerdict:
     question = "Does label-aligned pairing score above label-blind?"
     gain = _get_difference(controls, ALIGNED, BLIND)
     answer = answer_gain(gain, rules)
-    sentence = f"{controls.metrics[0]} {_show(gain, '+')}. {_explain_gain(answer, gain, rules)}"
+    sentence = f"{controls.metrics[0]} {_show(gain, '+')}. {explain_gain(answer, gain, rules)}"
     return ControlVerdict(question, answer, sentence)
 
 
@@ -110,7 +107,7 @@ def judge_leakage(controls: Controls, rules: Rules) -> ControlVerdict:
     gained = answer_gain(gain, rules)
     if gained != "yes" or gain is None or leak is None:
         sentence = f"{metric} {_show(gain, '+')} over the image model: no gain is shown. "
-        sentence += _explain_gain(gained, gain, rules)
+        sentence += explain_gain(gained, gain, rules)
         return ControlVerdict(question, "inconclusive", sentence)
     answer = answer_gain(leak, rules)
     lead = {"yes": "Leakage", "no": "None of it", "inconclusive": "Not shown"}[answer]
@@ -144,56 +141,9 @@ def judge_chance(question: str, found: Mapping[str, Shuffled], rules: Rules) -> 
         return ControlVerdict(question, "inconclusive", f"{RANK} was not measured.")
     # An interval over shuffles counts the fewer of shuffles and groups; the groups decide.
     interval = replace(left.interval, groups=left.groups)
-    answer, reason = _answer_alike(interval, left.chance, rules.chance_margin, rules)
+    answer, reason = answer_alike(interval, left.chance, rules.chance_margin, rules)
     shown = f"{RANK} {_show(interval)} over {len(left.values)} shuffles"
     return ControlVerdict(question, answer, f"{shown}; chance is {left.chance:g}. {reason}")
-
-
-# --- one interval -------------------------------------------------------------------------------
-
-
-def answer_gain(gain: Interval | None, rules: Rules) -> Answer:
-    """Answer yes for an interval above zero, no for one below the smallest gain that counts."""
-    if gain is None:
-        return "inconclusive"
-    if find_side(gain, rules.fewest_groups) == "above":
-        return "yes"
-    none = find_side(gain, rules.fewest_groups, rules.gain_margin) == "below"
-    return "no" if none else "inconclusive"
-
-
-def _explain_gain(answer: Answer, gain: Interval | None, rules: Rules) -> str:
-    if answer == "yes":
-        return "Its whole interval is above zero."
-    if answer == "no":
-        return f"The whole interval is below {rules.gain_margin:g}, the smallest gain that counts."
-    doubt = f"The interval holds no gain as well as gains of {rules.gain_margin:g} and more."
-    return _explain_lack(gain, rules) or doubt
-
-
-def _answer_alike(
-    interval: Interval | None, reference: float, margin: float, rules: Rules
-) -> tuple[Answer, str]:
-    """Answer yes for a narrow interval that holds the reference, no for one that does not."""
-    if interval is None:
-        return "inconclusive", _explain_lack(None, rules)
-    side = find_side(interval, rules.fewest_groups, reference, margin)
-    if side == "equivalent":
-        return "yes", f"The whole interval is within {margin:g} of {reference:g}."
-    if side == "inconclusive":
-        doubt = f"The interval holds {reference:g} and differences of {margin:g} and more."
-        return "inconclusive", _explain_lack(interval, rules) or doubt
-    return "no", f"The whole interval is {side} {reference:g}."
-
-
-def _explain_lack(interval: Interval | None, rules: Rules) -> str:
-    """Say why an interval decides nothing; empty where it can."""
-    if interval is None or interval.low is None:
-        return "There is no interval."
-    if interval.groups < rules.fewest_groups:
-        few = f"{interval.groups} cases or patients are fewer than {rules.fewest_groups}"
-        return f"{few}, and an interval of so few decides nothing."
-    return ""
 
 
 def _get_difference(controls: Controls, new: str, old: str) -> Interval | None:

@@ -14,7 +14,7 @@ from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_rows
 from histofuse.evaluation.crossval.folds import TEST, FoldSplit
 from histofuse.evaluation.metrics.bootstrap import round_number
-from histofuse.evaluation.performance.intervals import render_ends
+from histofuse.evaluation.performance.intervals import describe_between, render_ends
 from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.performance.tables import (
     NOT_DEFINED,
@@ -83,7 +83,8 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
         ``sd``, ``folds``) and ``pooled`` (metric to ``value``, ``low``, ``high``, ``groups``,
         ``defined`` and, without an interval, ``note``); ``minus_image_model``: fusion model to
         ``image_model`` and ``metrics`` (as pooled, with ``probability_above``: the share of
-        resamples in which fusion is higher); ``intervals`` (confidence, method, resamples);
+        resamples in which fusion is higher); ``between_models``: ``"new - old"`` to metric to the
+        paired difference; ``intervals`` (confidence, method, resamples);
         ``notes``. Values that are not defined are None.
     """
     context = crossval.context
@@ -96,6 +97,7 @@ def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str,
         "folds": [_describe_split(split, context) for split in crossval.folds.splits],
         "models": {r.name: _describe_model(r, crossval) for r in crossval.results},
         "minus_image_model": _describe_differences(crossval),
+        "between_models": describe_between(crossval.intervals),
         "intervals": crossval.intervals.params.model_dump(),
         "notes": [*explain_gaps(crossval.folds.splits), *_POOLING],
     }

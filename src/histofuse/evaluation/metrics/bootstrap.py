@@ -21,7 +21,7 @@ Teachers Should Know About the Bootstrap, The American Statistician 69 (2015), f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -170,6 +170,16 @@ class Resampled:
             return None
         return 1 - _share_below(draws, limit)
 
+    def minus_paired(self, other: Resampled) -> Resampled:
+        """Subtract another model's metrics on the same rows and resamples: a paired difference."""
+        return replace(
+            self,
+            values=self.values - other.values,
+            draws=self.draws - other.draws,
+            left_out=self.left_out - other.left_out,
+            paired=True,
+        )
+
     def minus(self, other: Resampled) -> Resampled:
         """Subtract the same metrics of other groups, resampled independently; no BCa intervals."""
         return Resampled(
@@ -244,13 +254,10 @@ class Bootstrap:
             InputError: If the two do not hold the same rows, joined by key, with the same labels,
                 groups and classes.
         """
-        first, second = (_prepare(rows, metrics) for rows in (new, align_rows(old, new)))
-        return self.resample(
-            lambda weights: first.measure(weights) - second.measure(weights),
-            first.metrics,
-            first.clusters,
-            paired=True,
+        first, second = (
+            self.resample_metrics(rows, metrics) for rows in (new, align_rows(old, new))
         )
+        return first.minus_paired(second)
 
     def resample(
         self, measure: Measure, metrics: Sequence[str], clusters: Clusters, *, paired: bool = False

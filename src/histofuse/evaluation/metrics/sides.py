@@ -10,9 +10,11 @@ assessing the equivalence of average bioavailability, J Pharmacokinet Biopharm 1
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 Side = Literal["above", "equivalent", "below", "inconclusive"]
+Answer = Literal["yes", "no", "inconclusive"]
 
 
 @runtime_checkable
@@ -30,6 +32,7 @@ class HasEnds(Protocol):
     @property
     def groups(self) -> int:
         """Number of cases, or patients."""
+        ...
 
 
 def find_side(
@@ -53,3 +56,60 @@ def find_side(
         return "below"
     narrow = low > reference - margin and high < reference + margin
     return "equivalent" if narrow else "inconclusive"
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an interval must show for an answer; see `ControlParams` and `IntervalParams`."""
+
+    gain_margin: float
+    chance_margin: float
+    fewest_groups: int
+
+
+def answer_gain(gain: HasEnds | None, rules: Rules) -> Answer:
+    """Answer yes for an interval above zero, no for one below the smallest gain that counts."""
+    if gain is None:
+        return "inconclusive"
+    if find_side(gain, rules.fewest_groups) == "above":
+        return "yes"
+    none = find_side(gain, rules.fewest_groups, rules.gain_margin) == "below"
+    return "no" if none else "inconclusive"
+
+
+def explain_gain(answer: Answer, gain: HasEnds | None, rules: Rules) -> str:
+    """Explain the answer of `answer_gain`."""
+    if answer == "yes":
+        return "Its whole interval is above zero."
+    if answer == "no":
+        return f"The whole interval is below {rules.gain_margin:g}, the smallest gain that counts."
+    doubt = f"The interval holds no gain as well as gains of {rules.gain_margin:g} and more."
+    return explain_lack(gain, rules) or doubt
+
+
+def answer_alike(
+    interval: HasEnds | None, reference: float, margin: float, rules: Rules
+) -> tuple[Answer, str]:
+    """Answer yes for a narrow interval that holds the reference, no for one that does not."""
+    if interval is None:
+        return "inconclusive", explain_lack(None, rules)
+    side = find_side(interval, rules.fewest_groups, reference, margin)
+    if side == "equivalent":
+        return "yes", f"The whole interval is within {margin:g} of {reference:g}."
+    if side == "inconclusive":
+        doubt = f"The interval holds {reference:g} and differences of {margin:g} and more."
+        return "inconclusive", explain_lack(interval, rules) or doubt
+    return "no", f"The whole interval is {side} {reference:g}."
+
+
+def explain_lack(interval: HasEnds | None, rules: Rules) -> str:
+    """Say why an interval decides nothing; empty where it can."""
+    if interval is None or interval.low is None:
+        return "There is no interval."
+    if interval.groups < rules.fewest_groups:
+        few = f"{interval.groups} cases or patients are fewer than {rules.fewest_groups}"
+        return f"{few}, and an interval of so few decides nothing."
+    return ""

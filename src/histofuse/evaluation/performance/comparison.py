@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from histofuse.core.naming import name_pairing
-from histofuse.evaluation.metrics.classification import Metrics
 from histofuse.evaluation.performance.results import Context, Result, is_primary
 
 # Source: paper, Figure 7 (five standard metrics side by side), the one that says least put last.
@@ -52,18 +51,8 @@ def compare_fusion(results: Sequence[Result], context: Context) -> Comparison | 
     return Comparison(image, tuple(fused)) if image else None
 
 
-def subtract_metrics(fusion: Metrics, image: Metrics, split: str) -> Metrics:
-    """Subtract the image model's metrics on one split; None where either is not defined."""
-    difference: Metrics = {}
-    for name, value in fusion.items():
-        other = image.get(name)
-        if name.startswith(f"{split}/"):
-            difference[name] = None if value is None or other is None else value - other
-    return difference
-
-
 def describe_pairs(comparison: Comparison | None, context: Context) -> dict[str, Any]:
-    """Render each fusion model's pairing and its difference from the image model."""
+    """Render each fusion model's pairing; `describe_intervals` has its difference."""
     if comparison is None:
         return {}
     return {
@@ -72,9 +61,6 @@ def describe_pairs(comparison: Comparison | None, context: Context) -> dict[str,
             "leaky": bool(result.leaky),
             "image_model": comparison.image.name,
             "patients": _count_patients(result),
-            "minus_image_model": subtract_metrics(
-                result.metrics, comparison.image.metrics, context.split
-            ),
         }
         for result in comparison.fused
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval
+from histofuse.core.errors import InputError
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval, align_rows
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Context, Result
@@ -22,11 +24,14 @@ class Intervals:
     Attributes:
         of: Model to metric, such as ``auroc/macro``, to its interval.
         minus_image: Fusion model to metric to its paired difference from the image model.
+        between: Two models of one kind on the same rows, new and old, to metric to the paired
+            difference new less old.
         params: How they were made.
     """
 
     of: Mapping[str, Mapping[str, Interval]]
     minus_image: Mapping[str, Mapping[str, Difference]]
+    between: Mapping[tuple[str, str], Mapping[str, Interval]]
     params: IntervalParams
 
 
@@ -36,12 +41,13 @@ def estimate_intervals(
     context: Context,
     bootstrap: Bootstrap,
 ) -> Intervals:
-    """Put an interval on every metric of every model, and on fusion less image.
+    """Put an interval on every metric of every model, and on paired differences of models.
 
     All models on the same rows are measured on the same resamples.
     """
     split = context.split
-    of = {r.name: bootstrap.estimate_metrics(r.model.of(split)) for r in results}
+    resampled = {r.name: bootstrap.resample_metrics(r.model.of(split)) for r in results}
+    of = {name: metrics.intervals() for name, metrics in resampled.items()}
     minus_image = {}
     if comparison:
         image = comparison.image.model.of(split)
@@ -50,7 +56,21 @@ def estimate_intervals(
             # A linked pairing holds the patches of linked patients alone.
             same = image.take(np.flatnonzero(np.isin(image.keys, rows.keys)))
             minus_image[fused.name] = bootstrap.estimate_differences(rows, same)
-    return Intervals(of, minus_image, bootstrap.params)
+    between = {
+        (new.name, old.name): resampled[new.name].minus_paired(resampled[old.name]).intervals()
+        for old, new in combinations(results, 2)
+        if new.model.kind == old.model.kind != "fusion" and _share_rows(new, old, split)
+    }
+    return Intervals(of, minus_image, between, bootstrap.params)
+
+
+def _share_rows(new: Result, old: Result, split: str) -> bool:
+    """Whether two models were measured on the same rows of the same classes."""
+    try:
+        align_rows(old.model.of(split), new.model.of(split))
+    except InputError:
+        return False
+    return True
 
 
 def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
@@ -64,10 +84,24 @@ def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
             for model, of in intervals.of.items()
         },
         "minus_image_model": {
-            model: {f"{split}/{name}": render_ends(d.interval) for name, d in of.items()}
+            model: _describe_differences({n: d.interval for n, d in of.items()}, f"{split}/")
             for model, of in intervals.minus_image.items()
         },
+        "between_models": describe_between(intervals, f"{split}/"),
     }
+
+
+def describe_between(intervals: Intervals, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Render paired differences of two models: ``"new - old"`` to metric to value and interval."""
+    return {
+        f"{new} - {old}": _describe_differences(of, prefix)
+        for (new, old), of in intervals.between.items()
+    }
+
+
+def _describe_differences(of: Mapping[str, Interval], prefix: str) -> dict[str, Any]:
+    fields = ("value", "low", "high", "groups", "defined")
+    return {f"{prefix}{name}": interval.to_dict(*fields) for name, interval in of.items()}
 
 
 def render_ends(interval: Interval) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from histofuse.core.naming import (
     name_check,
     name_model,
     show_ends,
-    show_interval,
     show_name,
     show_value,
     spell_metrics,
 )
 from histofuse.core.stage import read_stage_times
+from histofuse.evaluation.metrics.sides import Answer, answer_gain
 from histofuse.reporting.blocks import (
     Block,
     Bullets,
@@ -31,6 +31,7 @@ from histofuse.reporting.blocks import (
 from histofuse.reporting.chapters.paper import judge_run, summarise_claims
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.origin import Origin
+from histofuse.reporting.paper import Estimate
 from histofuse.reporting.tripod import answer_items, count_answered
 from histofuse.tracking.names import flatten
 
@@ -38,7 +39,9 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "leak": "Fix the data or the split and run dvc repro; until then its scores are invalid.",
     "suspicion": "Look for a leak before trusting the number.",
 }
-_FEW_CASES: Final = 10
+_GAINS: Final[Mapping[Answer, str]] = {
+    "yes": "a gain", "no": "no gain", "inconclusive": "inconclusive"
+}  # fmt: skip
 _VERDICTS: Final = 4
 
 
@@ -137,20 +140,17 @@ def _conclude(run: Run) -> Iterator[str]:
 
 def _compare_fusion(run: Run) -> Iterator[str]:
     key = f"{run.split}/auprc/{find_focus(run)}"
+    differences = run.metrics["intervals"]["minus_image_model"]
     for name, pair in run.metrics["paired"].items():
-        value = pair["minus_image_model"].get(key)
-        ends = run.metrics["intervals"]["minus_image_model"].get(name, {}).get(key, {})
-        if value is None:
+        entry = differences.get(name, {}).get(key, {})
+        if entry.get("value") is None:
             continue
-        low, high = ends.get("low"), ends.get("high")
-        if low is None or high is None:
-            word = "no interval, inconclusive"
-        else:
-            word = "a gain" if low > 0 else "a loss" if high < 0 else "inconclusive"
+        gain = Estimate(*(entry[field] for field in ("value", "low", "high", "groups")))
+        word = _GAINS[answer_gain(gain, run.rules)]
         leak = "; this measures a leak" if pair["leaky"] else ""
         yield (
             f"{name_model(name)} − {name_model(pair['image_model'])}, AUPRC of "
-            f"{show_name(find_focus(run))}: {show_interval(value, low, high)}: {word}{leak}."
+            f"{show_name(find_focus(run))}: {gain}: {word}{leak}."
         )
 
 
@@ -195,7 +195,7 @@ def _list_limits(run: Run) -> Iterator[str]:
     sizes = run.metrics["split_sizes"]["patches"]
     test, validation = sizes[run.split], sizes.get("validation", {"classes": {}})
     cases, focus = test.get("cases"), find_focus(run)
-    if cases is not None and cases < _FEW_CASES:
+    if cases is not None and cases < run.rules.fewest_groups:
         yield (
             f"The {run.split} split contains {cases} cases. With so few, an interval covers the "
             "true value less often than it claims."

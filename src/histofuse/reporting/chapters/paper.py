@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from histofuse.reporting.blocks import Block, Chapter, Grid, Heading, Mark, Note, Prose, Tone
-from histofuse.reporting.estimates import collect_honest, collect_protocol
+from histofuse.reporting.estimates import collect_honest, collect_protocol, find_simulated
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.paper import Judgement, judge_claims, list_contradictions
 
@@ -15,23 +15,26 @@ _TONES: Final[Mapping[str, Tone]] = {
     "holds": "good",
     "consistent": "good",
     "does not hold": "bad",
+    "inconclusive": "warn",
     "contradicts itself": "warn",
     "contradicts its data": "warn",
-    "not measured": "calm",
+    "not measured here": "calm",
 }
 
 # Verdict: in words for one claim, for several.
 _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "holds": ("holds", "hold"),
     "does not hold": ("does not hold", "do not hold"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
     "contradicts itself": ("contradicts the paper itself", "contradict the paper itself"),
-    "not measured": ("was not measured", "were not measured"),
+    "not measured here": ("was not measured here", "were not measured here"),
 }
 
 
 def judge_run(run: Run) -> list[Judgement]:
     """Judge the paper's claims by a run."""
-    return judge_claims(collect_honest(run), collect_protocol(run))
+    protocol = collect_protocol(run) or {}
+    return judge_claims(collect_honest(run), protocol, run.rules, find_simulated(run))
 
 
 def summarise_claims(judgements: Sequence[Judgement]) -> str:
@@ -47,8 +50,8 @@ def write_paper_chapter(run: Run) -> Chapter:
     if run.simulated:
         text = (
             "The measurements here are on simulated data. They show how the paper's claims are "
-            "tested, not whether they are true of patients. The contradictions below are the "
-            "paper's own and need no data."
+            "tested, not whether they are true of patients, so no claim is judged by them. The "
+            "contradictions below are the paper's own and need no data."
         )
         blocks.append(Note("warn", "Measured on simulated data", [text]))
     blocks += [
@@ -70,7 +73,7 @@ def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
             j.claim.text,
             j.claim.where,
             j.claim.printed or "–",
-            str(j.protocol or "–"),
+            str(j.protocol or "–") if "protocol" in run.present else "not run",
             str(j.honest or "–"),
             Mark(j.verdict, _TONES[j.verdict]),
             j.reason,
@@ -85,16 +88,15 @@ def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
         + (f", {cases} cases of tissue" if cases else "")
     )
     notes = [
-        "–: not run, or no figure.",
+        "–: no figure.",
         f"Honest: {honest}; fusion is {run.primary.removeprefix('fusion_').replace('_', '-')}. "
-        "A level holds if the interval reaches the printed figure, a gain if its interval lies "
-        "above zero.",
-        "Paper's protocol: image models on patches split at random (make evidence), fusion on "
-        "pairs that follow the label. These measure leaks.",
-        "With few cases an interval is wide, and a claim may hold for that reason alone.",
+        "A level holds if the whole interval reaches the printed figure, a gain if the whole "
+        "interval of the paired difference lies above zero. With fewer than "
+        f"{run.rules.fewest_groups} cases, or patients, the verdict is inconclusive.",
+        f"Paper's protocol: image models on patches split at random ({run.command('protocol')}). "
+        "It measures a leak.",
         f"The paper does not name the target of its health records; ours is "
-        f"{run.cohort['description']}. A gain of XGBoost over the MLP has an interval from the "
-        "ends of both, wider than a paired one.",
+        f"{run.cohort['description']}.",
     ]
     headings = ["Claim", "Where", "Paper", "Paper's protocol", "Honest", "Verdict", "Reason"]
     return Grid("Claims of the paper", headings, rows, notes)

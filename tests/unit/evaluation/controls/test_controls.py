@@ -14,7 +14,6 @@ from histofuse.evaluation.controls.measure import (
 )
 from histofuse.evaluation.controls.report import draw_controls, make_control_tables, name_metric
 from histofuse.evaluation.controls.verdicts import (
-    Rules,
     judge,
     judge_aligned,
     judge_chance,
@@ -23,6 +22,7 @@ from histofuse.evaluation.controls.verdicts import (
     judge_null,
 )
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval
+from histofuse.evaluation.metrics.sides import Rules
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams

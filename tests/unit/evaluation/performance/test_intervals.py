@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,10 +60,27 @@ def test_fusion_of_linked_patches_is_held_against_the_image_model_on_these(evalu
     linked = linked.take(np.flatnonzero(np.arange(len(linked)) % 10 > 1))  # mitoses are not linked
     _, intervals, _ = evaluated(image, linked)
 
-    found = intervals.minus_image["fusion_aligned"]["accuracy"]
-    assert found.interval.value == pytest.approx(
-        1 / 8
-    )  # the image model errs on one of these eight
+    # The image model errs on one of these eight.
+    found = describe_intervals(intervals, "test")["minus_image_model"]["fusion_aligned"]
+    assert found["test/accuracy"]["value"] == pytest.approx(1 / 8)
+
+
+def test_models_of_one_kind_are_paired_on_their_rows_and_never_on_others(evaluated, models):
+    mlp = models[1]
+    rng = np.random.default_rng(2)
+    other = replace(mlp, name="xgboost", predictions=rng.integers(0, 2, len(mlp)))
+    _, intervals, _ = evaluated(*models, other)
+
+    assert set(intervals.between) == {("xgboost", "mlp")}
+    expected = BOOTSTRAP.estimate_differences(other.of("test"), mlp.of("test"))
+    found = intervals.between["xgboost", "mlp"]
+    assert found == {metric: d.interval for metric, d in expected.items()}
+    described = describe_intervals(intervals, "test")["between_models"]["xgboost - mlp"]
+    assert described["test/accuracy"]["value"] == pytest.approx(found["accuracy"].value)
+
+    fewer = other.take(np.arange(1, len(other)))
+    _, intervals, _ = evaluated(mlp, fewer)
+    assert intervals.between == {}
 
 
 def test_it_is_said_how_intervals_were_made_and_of_how_few_cases(evaluated):

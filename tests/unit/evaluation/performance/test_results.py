@@ -4,7 +4,6 @@ from histofuse.core.errors import InputError
 from histofuse.evaluation.performance.comparison import (
     compare_fusion,
     describe_pairs,
-    subtract_metrics,
 )
 from histofuse.evaluation.performance.results import evaluate_model, find_focus, summarise
 
@@ -70,16 +69,6 @@ def test_comparison_puts_the_primary_rule_first(models, context):
     assert compare_fusion(evaluate(models[1:], context()), context()) is None
 
 
-def test_differences_need_both_sides():
-    fusion = {"test/a": 0.5, "test/b": None, "test/c": 0.1, "validation/a": 0.3}
-    image = {"test/a": 0.75, "test/b": 0.5, "test/c": None}
-    assert subtract_metrics(fusion, image, "test") == {
-        "test/a": -0.25,
-        "test/b": None,
-        "test/c": None,
-    }
-
-
 def test_summary_holds_metrics_sizes_and_pairs(models, context):
     results = evaluate(models, context())
     paired = describe_pairs(compare_fusion(results, context()), context())
@@ -97,7 +86,6 @@ def test_summary_holds_metrics_sizes_and_pairs(models, context):
     assert aligned["leaky"] is True
     assert aligned["rule"] == "label_aligned"
     assert aligned["patients"] == {"train": 2, "validation": 2, "test": 2}
-    assert aligned["minus_image_model"]["test/accuracy"] == pytest.approx(0.3)
 
 
 def test_class_in_focus_is_that_of_the_bundles_on_patches(models, context):
