@@ -23,6 +23,7 @@ from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
 from histofuse.data.patches import PatchMeta, load_index, read_patches
+from histofuse.data.pixels import UNKNOWN
 
 HERE = Path(__file__).parent
 PEER_FRAMES = 20
@@ -96,7 +97,7 @@ def take(
 
 def write_shards(images: Path, frames: pd.DataFrame, nuclei: pd.DataFrame, out: Path) -> None:
     """Our way."""
-    write_patches(nuclei, frames, images, out, meta=META, shard_patches=4096)
+    write_patches(nuclei, frames, images, out, meta=META, reading=UNKNOWN, shard_patches=4096)
 
 
 def write_class_folders(

@@ -16,6 +16,7 @@ import torch
 
 from histofuse.commands.predict import open_model
 from histofuse.data.cutting import cut_windows
+from histofuse.data.pixels import UNKNOWN
 from histofuse.data.points import read_points
 from histofuse.data.tiff import read_rgb
 from histofuse.params.base import load_section
@@ -32,7 +33,7 @@ def cut_all(points: pd.DataFrame, files: dict[str, Path], side: int) -> np.ndarr
     parts = []
     for frame, rows in points.groupby("frame_id", sort=False):
         patches = np.empty((len(rows), side, side, 3), np.uint8)
-        pixels = read_rgb(files[str(frame)]).rgb
+        pixels = read_rgb(files[str(frame)], UNKNOWN).rgb
         cut_windows(pixels, rows["x_px"].to_numpy(), rows["y_px"].to_numpy(), patches)
         parts.append(patches)
     return np.concatenate(parts)
@@ -52,7 +53,7 @@ def run_loop(model: FrameModel, stored: np.ndarray, patients: np.ndarray) -> np.
 
 def main() -> None:
     predictor = open_model(MODEL)
-    points = read_points(FRAMES, None, load_section(ClassesParams, "classes"))
+    points = read_points(FRAMES, None, load_section(ClassesParams, "classes"), UNKNOWN)
     cases = sorted(set(points.table["case_id"]))
     records = pd.read_parquet("data/ehr/features.parquet").head(len(cases))
     records.index = pd.Index(cases)
@@ -67,7 +68,7 @@ def main() -> None:
         expected = run_loop(model, stored, patients)
         peer.append(time.perf_counter() - start)
         start = time.perf_counter()
-        table = pd.concat(predict_frames(model, points.table, points.files, BATCH))
+        table = pd.concat(predict_frames(model, points.table, points.files, UNKNOWN, BATCH))
         ours.append(time.perf_counter() - start)
     columns = [c for c in table.columns if c.startswith("probability_")]
     np.testing.assert_allclose(table[columns].to_numpy(), expected, atol=1e-6)

@@ -18,7 +18,7 @@ def main() -> None:
     classes = load_section(ClassesParams, "classes")
     params = load_section(DataParams, "data")
     folder = Path(params.brecahad)
-    data = read_brecahad(folder, classes)
+    data = read_brecahad(folder, classes, params.frames)
     cases = data.frames["case_id"].nunique()
     restricted = data.source != "simulated" and params.images_restricted
     source = RESTRICTED if restricted else data.source

@@ -20,7 +20,7 @@ OUT = Path("data/patches")
 
 def main() -> None:
     params = load_section(PatchParams, "patches")
-    images = Path(load_section(DataParams, "data").brecahad)
+    data = load_section(DataParams, "data")
     annotations = read_table(TABLES / "annotations.parquet", ANNOTATIONS, categories=True)
     frames = read_table(TABLES / "frames.parquet", FRAMES)
     labels = load_json(TABLES / "meta.json")
@@ -37,9 +37,10 @@ def main() -> None:
     write_patches(
         annotations,
         frames,
-        images,
+        Path(data.brecahad),
         OUT,
         meta=meta,
+        reading=data.frames,
         shard_patches=params.shard_patches,
         normalise=find_normaliser(params.stain_normalisation),
         engine=params.engine,

@@ -35,6 +35,7 @@ app = typer.Typer(
 
 
 OpenData = Literal["brecahad", "mimic-demo"]  # downloaded without an account
+Orientation = Literal["refuse", "stored", "displayed"]
 Kind = Literal["image", "tabular", "fusion"]
 Form = Literal["table", "json", "csv"]
 Model = Annotated[str, typer.Argument(help="Registered model, such as fusion.")]
@@ -251,6 +252,12 @@ def predict(
     model: Annotated[
         str, typer.Option(help="Registered model, models:/… URI, or bundle folder.")
     ] = "histofuse-fusion",
+    orientation: Annotated[
+        Orientation | None, typer.Option(help="Frames with an orientation tag: what points mean.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=8, max=16, help="Bits of the camera in 16-bit frames.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, in patches.")] = 256,
 ) -> None:
     """Predict nuclei of frames, or rows of a patient table.
@@ -264,7 +271,8 @@ def predict(
     given = [path and path.absolute() for path in (frames, points, patients, crosswalk)]
     model = str(Path(model).absolute()) if Path(model).is_dir() else model
     _enter_project()
-    typer.echo(run(Request(*given, model=model, out=out.absolute(), batch=batch)))
+    how = {"batch": batch, "orientation": orientation, "bits": bits}
+    typer.echo(run(Request(*given, model=model, out=out.absolute(), **how)))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from histofuse.core.progress import track
 from histofuse.data.points import Points, read_points
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
-from histofuse.params.data import ClassesParams
+from histofuse.params.data import ClassesParams, DataParams, FrameParams
 from histofuse.serving.case_records import CASE, read_case_records, read_patients
 from histofuse.serving.predict import open_predictor
 from histofuse.serving.writer import open_writer
@@ -42,6 +42,8 @@ class Request:
     model: str  # a registered model, a models:/ address, or the folder of a bundle
     out: Path  # Parquet or CSV
     batch: int  # patches in a batch of the network
+    orientation: str | None = None  # in place of data.frames.orientation
+    bits: int | None = None  # in place of data.frames.bits
 
 
 def predict(request: Request) -> str:
@@ -98,19 +100,28 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     if request.frames is None:
         raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
     classes = load_section(ClassesParams, "classes")
-    points = read_points(request.frames, request.points, classes)
+    reading = _choose_reading(request)
+    points = read_points(request.frames, request.points, classes, reading)
     fused = isinstance(predictor, FusionPredictor)
     records = read_case_records(request.patients, request.crosswalk) if fused else pd.DataFrame()
     embeddings = embed_records(predictor, records) if fused else {}
     model = FrameModel(predictor, embeddings)
     patients = records[[name for name in KEY if name in records]].convert_dtypes()
     total = -(-len(points.table) // request.batch)
-    parts = predict_frames(model, points.table, points.files, request.batch)
+    parts = predict_frames(model, points.table, points.files, reading, request.batch)
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
             write(part.join(patients, on=CASE))
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
     return f"{done}; {_count_records(points, records, embeddings)}" if fused else done
+
+
+def _choose_reading(request: Request) -> FrameParams:
+    """Choose how frames are understood: as in params.yaml, but for what the request names."""
+    params = load_section(DataParams, "data").frames
+    named = {"orientation": request.orientation, "bits": request.bits}
+    chosen = {key: value for key, value in named.items() if value is not None}
+    return FrameParams(**(params.model_dump() | chosen))
 
 
 def _count_records(points: Points, records: pd.DataFrame, embedded: Collection[str]) -> str:

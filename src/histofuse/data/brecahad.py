@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
 from histofuse.data.tiff import read_rgb
-from histofuse.params.data import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams
+from histofuse.params.data import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams, FrameParams
 
 IMAGES = "images"
 GROUND_TRUTH = "groundTruth"
@@ -72,7 +73,7 @@ class DataSet:
     notes: list[str]
 
 
-def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
+def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) -> DataSet:
     """Read and check a data set in BreCaHAD's layout.
 
     Keys may be spelt as in the files (``lumen``) or as in the data set's README (``tubule``).
@@ -91,7 +92,7 @@ def read_brecahad(folder: Path, classes: ClassesParams) -> DataSet:
         for frame in sorted(truths.keys() - images.keys()):
             faults.add(truths[frame], "no frame for it", f"{IMAGES}/{frame}.tif")
         points = {frame: _read_points(path, faults) for frame, path in truths.items()}
-        frames, notes = _read_frames(folder, images, faults)
+        frames, notes = _read_frames(folder, images, reading, faults)
 
     annotations, repeated = _tabulate(points, frames, classes)
     notes += _describe_spellings(images)
@@ -181,12 +182,12 @@ def _check_point(entry: Any, where: str, faults: FaultList) -> bool:
 
 
 def _read_frames(
-    folder: Path, images: dict[FrameId, Path], faults: FaultList
+    folder: Path, images: dict[FrameId, Path], reading: FrameParams, faults: FaultList
 ) -> tuple[pd.DataFrame, list[str]]:
     """Decode all frames, in several threads, and tabulate their sizes and digests."""
     rows, changes = [], Counter()
     case_of = unify_names(case_of_frame(frame) for frame in images)
-    results = map_jobs(_describe_frame, images.values(), engine="threads")
+    results = map_jobs(partial(_describe_frame, reading=reading), images.values(), engine="threads")
     for (frame, path), result in track(
         zip(images.items(), results, strict=True), "reading frames", total=len(images)
     ):
@@ -201,10 +202,12 @@ def _read_frames(
     return pd.DataFrame(rows, columns=list(FRAMES.columns)), notes
 
 
-def _describe_frame(path: Path) -> tuple[tuple[int, int], str, tuple[str, ...]] | InputError:
+def _describe_frame(
+    path: Path, reading: FrameParams
+) -> tuple[tuple[int, int], str, tuple[str, ...]] | InputError:
     """Width and height, SHA-256 of the decoded RGB bytes, and what decoding changed."""
     try:
-        rgb, changes = read_rgb(path)
+        rgb, changes = read_rgb(path, reading)
     except InputError as error:
         return error
     height, width, _ = rgb.shape

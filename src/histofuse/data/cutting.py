@@ -20,13 +20,13 @@ from histofuse.core.progress import track
 from histofuse.core.tables import write_parts
 from histofuse.core.workers import map_jobs
 from histofuse.data.patches import INDEX, META, PATCH_INDEX, Patches, PatchMeta, shard_name
+from histofuse.data.pixels import LARGEST_PICTURE_BYTES, Image, require_content
 from histofuse.data.slides import Slide, find_tile, open_picture, order_by_tile
+from histofuse.params.data import FrameParams
 
 _BUFFER_BYTES: Final = 2**24  # of patches held by a worker
 _LARGE_FILE_BYTES: Final = 2**24  # slides beyond it are cut by several workers
-_LARGEST_NORMALISED_BYTES: Final = 2**30
 
-Image = NDArray[np.uint8]  # (height, width, 3) RGB
 Coordinates = NDArray[np.float64]  # (n,) pixels; pixel i spans [i, i + 1)
 
 
@@ -104,6 +104,7 @@ def write_patches(
     out: Path,
     *,
     meta: PatchMeta,
+    reading: FrameParams,
     shard_patches: int,
     normalise: Callable[[Image], Image] | None = None,
     engine: str = "threads",
@@ -121,6 +122,7 @@ def write_patches(
         images: The data set's folder, which `file` of `frames` is relative to.
         out: Folder to replace.
         meta: Size and classes.
+        reading: How frames are understood.
         shard_patches: Patches in a shard.
         normalise: Applied to each frame before cutting, such as stain normalisation; picklable
             unless the engine is ``threads``. A slide is read whole for it, and refused if that
@@ -136,7 +138,7 @@ def write_patches(
     with replacing_folder(out) as folder:
         shards = _Shards(folder.absolute(), len(annotations), shard_patches, meta.stored_px)
         shards.create()
-        cut = partial(_cut_job, shards=shards, normalise=normalise)
+        cut = partial(_cut_job, shards=shards, reading=reading, normalise=normalise)
         jobs = _plan_jobs(annotations, path_of, meta.stored_px)
         done = map_jobs(cut, jobs, engine=engine, workers=workers)
         total = annotations["frame_id"].nunique()
@@ -240,11 +242,15 @@ def _order(
 
 
 def _cut_job(
-    job: _Job, *, shards: _Shards, normalise: Callable[[Image], Image] | None
+    job: _Job,
+    *,
+    shards: _Shards,
+    reading: FrameParams,
+    normalise: Callable[[Image], Image] | None,
 ) -> list[Fault]:
     """Cut the patches of a job and write them to their places; return what was wrong."""
     try:
-        with open_picture(job.path) as picture:
+        with open_picture(job.path, reading) as picture:
             source = picture
             if normalise is not None:
                 frame = _read_whole(picture, job.path) if isinstance(picture, Slide) else picture
@@ -260,9 +266,9 @@ def _cut_job(
 def _read_whole(slide: Slide, path: Path) -> Image:
     """Read a whole slide, which normalisation needs."""
     height, width = slide.shapes[0]
-    if height * width * 3 > _LARGEST_NORMALISED_BYTES:
+    if height * width * 3 > LARGEST_PICTURE_BYTES:
         problem = f"{width} x {height} pixels cannot be normalised at once"
-        expected = f"at most {_LARGEST_NORMALISED_BYTES >> 20} MiB of pixels"
+        expected = f"at most {LARGEST_PICTURE_BYTES >> 20} MiB of pixels"
         remedy = "Set patches.stain_normalisation to none."
         raise InputError([Fault(path, problem, expected, remedy)])
     return slide.read_region(0, 0, height, width)
@@ -277,6 +283,8 @@ def _cut_points(job: _Job, picture: Image | Slide, shards: _Shards) -> None:
         part = job.take(slice(first, first + fitting))
         patches = buffer[: len(part.places)]
         cut_windows(picture, part.x_px, part.y_px, patches)
+        if isinstance(picture, Slide):  # a frame was looked at whole
+            require_content(patches, job.path)
         shards.write(part.places, patches)
 
 

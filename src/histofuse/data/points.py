@@ -12,7 +12,8 @@ from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.ids import FrameId, case_of_frame
 from histofuse.core.progress import report
 from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, read_brecahad
-from histofuse.params.data import ClassesParams
+from histofuse.data.tiff import read_size
+from histofuse.params.data import ClassesParams, FrameParams
 
 _SHOWN = 20  # bad values of a column
 
@@ -30,26 +31,29 @@ class Points:
     files: dict[str, Path]
 
 
-def read_points(frames: Path, points: Path | None, classes: ClassesParams) -> Points:
+def read_points(
+    frames: Path, points: Path | None, classes: ClassesParams, reading: FrameParams
+) -> Points:
     """Read where the nuclei are.
 
     Args:
         frames: A folder in BreCaHAD's layout, or with `points` any folder of TIFF files.
         points: CSV of ``frame_id,x_px,y_px``; pixel i spans [i, i + 1).
         classes: Maps the keys of BreCaHAD's JSON files to classes; others are not read.
+        reading: How frames are understood.
 
     Raises:
         InputError: With all that is wrong: files, columns, frames, points.
     """
     if points is None:
-        data = read_brecahad(frames, classes)
+        data = read_brecahad(frames, classes, reading)
         for note in data.notes:
             report(note)
         names = data.frames.set_index("frame_id")["file"]
         files = {str(frame): frames / name for frame, name in names.items()}
         return Points(data.annotations[["case_id", "frame_id", "x_px", "y_px"]], files)
     files = _list_tiffs(frames)
-    table = _read_point_table(points, files)
+    table = _read_point_table(points, files, reading)
     used = set(table["frame_id"])
     return Points(table, {frame: path for frame, path in files.items() if frame in used})
 
@@ -65,7 +69,7 @@ def _list_tiffs(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_point_table(path: Path, files: dict[str, Path]) -> pd.DataFrame:
+def _read_point_table(path: Path, files: dict[str, Path], reading: FrameParams) -> pd.DataFrame:
     columns = ["frame_id", "x_px", "y_px"]
     expected = f"a CSV of {', '.join(columns)}"
     try:
@@ -81,7 +85,7 @@ def _read_point_table(path: Path, files: dict[str, Path]) -> pd.DataFrame:
         if not len(table):
             faults.add(path, "no points", "at least one")
     with collect_faults() as faults:
-        _check_points(table, path, files, faults)
+        _check_points(table, path, _read_sizes(table, files, reading, faults), files, faults)
     case = [case_of_frame(FrameId(f)) for f in table["frame_id"]]
     table = table[columns].assign(case_id=case).sort_values("frame_id", kind="stable")
     table = table.astype({"x_px": "float64", "y_px": "float64"})
@@ -89,11 +93,12 @@ def _read_point_table(path: Path, files: dict[str, Path]) -> pd.DataFrame:
 
 
 def _check_points(
-    table: pd.DataFrame, path: Path, files: dict[str, Path], faults: FaultList
+    table: pd.DataFrame,
+    path: Path,
+    sizes: dict[str, tuple[int, int]],
+    files: dict[str, Path],
+    faults: FaultList,
 ) -> None:
-    sizes = {
-        frame: _read_size(files[frame], faults) for frame in set(table["frame_id"]) & set(files)
-    }
     for frame in sorted(set(table["frame_id"].astype(str)) - set(files)):
         faults.add(path, f"unknown frame_id {frame!r}", "a TIFF file of this name")
     for axis, side in (("x_px", 0), ("y_px", 1)):
@@ -106,14 +111,14 @@ def _check_points(
             faults.add(f"{path}, line {line + 2}, {axis}", f"is {table[axis][line]}", expected)
 
 
-def _read_size(path: Path, faults: FaultList) -> tuple[float, float]:
-    """Read width and height from a TIFF's header."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages.first
-            return float(page.imagewidth), float(page.imagelength)
-    except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
-        faults.add(path, f"not readable ({str(error).splitlines()[0]})", "a TIFF frame")
-        return float("nan"), float("nan")
+def _read_sizes(
+    table: pd.DataFrame, files: dict[str, Path], reading: FrameParams, faults: FaultList
+) -> dict[str, tuple[int, int]]:
+    """Read width and height of each frame that has points from its header."""
+    sizes = {}
+    for frame in sorted(set(table["frame_id"]) & set(files)):
+        try:
+            sizes[frame] = read_size(files[frame], reading)
+        except InputError as error:
+            faults.faults += error.faults
+    return sizes

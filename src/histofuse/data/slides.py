@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -12,12 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.data.tiff import decode_whole, naming_file, require_accepted, to_rgb
+from histofuse.data.pixels import Image, require_content, to_8_bits
+from histofuse.data.tiff import (
+    APERIO_YCC,
+    decode_whole,
+    find_bits,
+    find_turn,
+    naming_file,
+    require_accepted,
+    require_size,
+    require_tile,
+)
+from histofuse.params.data import FrameParams
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
-
-Image = NDArray[np.uint8]  # (height, width, 3) RGB
 
 # What OpenSlide reads and tifffile does not tile.
 _OPENSLIDE_SUFFIXES: Final = {".bif", ".mrxs", ".ndpi", ".scn", ".svslide", ".vms", ".vmu"}
@@ -25,6 +34,7 @@ _OPENSLIDE_TILE_PX: Final[tuple[int, int]] = (256, 256)
 _LARGEST_FRAME_BYTES: Final = 2**26  # decoded; a tiled TIFF beyond it is read by region
 _CACHE_BYTES: Final = 2**26  # of decoded tiles, an open slide
 _BAND_PX: Final = 4096  # height of the bands in which a slide is cut
+_TILES_LOOKED_AT: Final = 16  # for the range of a slide of 16 bits
 
 
 @runtime_checkable
@@ -55,8 +65,10 @@ class Slide(Protocol):
 class TiffSlide:
     """A `Slide` in a tiled TIFF; tiles that are read again soon are decoded once."""
 
-    def __init__(self, tiff: TiffFile, path: Path) -> None:
+    def __init__(self, tiff: TiffFile, path: Path, frames: FrameParams) -> None:
         levels = tiff.series[0].levels
+        if any(series.size >= tiff.series[0].size for series in tiff.series[1:]):
+            raise InputError([Fault(path, "holds several scans", "one scan and its levels")])
         self._path = path
         self._pages: list[TiffPage] = [level.keyframe for level in levels]
         for page, level in zip(self._pages, levels, strict=True):
@@ -64,10 +76,13 @@ class TiffSlide:
             if page.planarconfig == 2:
                 fault = Fault(path, "stores each channel separately", "tiles of RGB pixels")
                 raise InputError([fault])
+            _require_upright(page, path, frames)
         self.shapes = tuple((page.imagelength, page.imagewidth) for page in self._pages)
         self.tile_px = _tile_of(self._pages[0])
         tile_bytes = self.tile_px[0] * self.tile_px[1] * 3
         self._decode_tile = lru_cache(max(1, _CACHE_BYTES // tile_bytes))(self._decode)
+        first = self._pages[0]
+        self._bits = find_bits(first, lambda: self._find_largest(first), frames, path)
 
     def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
         """Read a rectangle, as `Slide` says."""
@@ -89,20 +104,32 @@ class TiffSlide:
 
     def _decode(self, level: int, row: int, column: int) -> Image:
         page = self._pages[level]
-        number = row * -(-page.imagewidth // page.tilewidth) + column
+        tile = self._decode_raw(page, row * -(-page.imagewidth // page.tilewidth) + column)
+        height, width = self.shapes[level]
+        shape = height - row * page.tilelength, width - column * page.tilewidth
+        if tile is None:  # a tile left out stands for the page's background
+            return np.full((*np.minimum(shape, _tile_of(page)), 3), page.nodata, np.uint8)
+        return to_8_bits(tile[: shape[0], : shape[1]], self._bits, self._path)
+
+    def _decode_raw(self, page: TiffPage, number: int) -> NDArray[np.unsignedinteger] | None:
         with naming_file(self._path):
             page.parent.filehandle.seek(page.dataoffsets[number])
             data = page.parent.filehandle.read(page.databytecounts[number]) or None
+            require_size(data, page, self._path)
             tile, _, shape = page.decode(data, number, jpegtables=page.jpegtables)
-        if tile is None:  # a tile left out stands for the page's background
-            tile = np.full(shape, page.nodata, page.dtype)
-        return to_rgb(tile[0, : shape[1], : shape[2]], planar=False).rgb
+        return None if tile is None else tile[0, : shape[1], : shape[2]]
+
+    def _find_largest(self, page: TiffPage) -> int:
+        """Find the largest value in some tiles, spread evenly."""
+        numbers = np.linspace(0, len(page.dataoffsets) - 1, _TILES_LOOKED_AT).astype(int)
+        tiles = (self._decode_raw(page, number) for number in np.unique(numbers).tolist())
+        return max((int(tile.max()) for tile in tiles if tile is not None), default=0)
 
 
 class OpenSlideSlide:
     """A `Slide` in any format of OpenSlide; pixels that were not scanned are white."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, frames: FrameParams) -> None:
         try:
             import openslide
         except ImportError:
@@ -110,6 +137,7 @@ class OpenSlideSlide:
             raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
         if not path.is_file():
             raise InputError([Fault(path, "no such file", "a slide")])
+        _require_plain(path, frames)
         self._path = path
         self._error = openslide.OpenSlideError
         try:
@@ -140,7 +168,7 @@ class OpenSlideSlide:
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Slide | Image]:
+def open_picture(path: Path, frames: FrameParams) -> Iterator[Slide | Image]:
     """Open a slide for reading by region; any other file is a frame, and decoded whole.
 
     Raises:
@@ -150,17 +178,21 @@ def open_picture(path: Path) -> Iterator[Slide | Image]:
 
     with ExitStack() as stack:
         if path.suffix.lower() in _OPENSLIDE_SUFFIXES:
-            slide = OpenSlideSlide(path)
-            stack.callback(slide.close)
-            yield slide
+            picture = OpenSlideSlide(path, frames)
+            stack.callback(picture.close)
+            yield picture
             return
         with naming_file(path):
             tiff = stack.enter_context(tifffile.TiffFile(path))
-            if _is_slide(tiff):
-                picture = TiffSlide(tiff, path)
+            if tiff.pages.first.compression == APERIO_YCC:
+                picture = OpenSlideSlide(path, frames)
+                stack.callback(picture.close)
+            elif _is_slide(tiff):
+                picture = TiffSlide(tiff, path, frames)
                 stack.callback(picture.forget)
             else:
-                picture = decode_whole(tiff, path).rgb
+                picture = decode_whole(tiff, path, frames).rgb
+                require_content(picture, path)
         # Outside, so that faults of whoever uses the pixels are not put down to the file.
         yield picture
 
@@ -206,6 +238,23 @@ def _is_slide(tiff: TiffFile) -> bool:
         return False
     large = page.imagelength * page.imagewidth * 3 > _LARGEST_FRAME_BYTES
     return large or bool(tiff.is_svs) or len(tiff.series[0].levels) > 1
+
+
+def _require_plain(path: Path, frames: FrameParams) -> None:
+    """Hold a slide that OpenSlide opens, if it is a TIFF, to what holds for other TIFFs."""
+    import tifffile
+
+    with suppress(tifffile.TiffFileError), tifffile.TiffFile(path) as tiff:
+        for page in tiff.pages:
+            require_tile(page.aspage(), path)
+            _require_upright(page.aspage(), path, frames)
+
+
+def _require_upright(page: TiffPage, path: Path, frames: FrameParams) -> None:
+    if find_turn(page, frames, path) != 1:
+        remedy = "Store it upright, or cut frames out of it."
+        fault = Fault(path, "is displayed turned", "a slide that is displayed as stored", remedy)
+        raise InputError([fault])
 
 
 def _tile_of(page: TiffPage) -> tuple[int, int]:

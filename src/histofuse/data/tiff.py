@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import math
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from histofuse.core.errors import Fault, InputError
+from histofuse.data.pixels import (
+    LARGEST_PICTURE_BYTES,
+    LARGEST_TILE_BYTES,
+    Image,
+    require_content,
+    settle_bits,
+    settle_orientation,
+    swaps_sides,
+    to_8_bits,
+    turn,
+)
+from histofuse.params.data import FrameParams
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 ACCEPTED = (
-    "one RGB or RGBA image of 8 or 16 bits a channel (striped, tiled or planar; uncompressed, LZW, "
-    "Deflate, JPEG, JPEG 2000 or Zstandard)"
+    "one RGB or RGBA image of 8 to 16 bits a channel (striped, tiled or planar; uncompressed, "
+    "PackBits, LZW, Deflate, JPEG, JPEG 2000 or Zstandard)"
 )
-_COLOUR = {"RGB", "YCBCR"}
 _MENDING = "Copy the file again: it is incomplete or damaged."
+_JPEG: Final = 7
+APERIO_YCC: Final = 33003  # JPEG 2000 that holds YCbCr, but does not say so
+_JPEG_2000: Final = {33004, 33005, 34712}
+# Decoders of these take no more than a tile or strip needs; others do not let one know.
+_COMPRESSIONS: Final = {1, 5, 8, 32773, 32946, 34926, 50000, _JPEG, *_JPEG_2000}
+_ORIENTATION, _XMP = 274, 700
+_LARGEST_VALUES: Final = (341, 281)  # SMaxSampleValue, MaxSampleValue
 
 
 class Decoded(NamedTuple):
@@ -32,33 +51,75 @@ class Decoded(NamedTuple):
         changes: What was done to the pixels to get there, such as "alpha dropped".
     """
 
-    rgb: NDArray[np.uint8]
+    rgb: Image
     changes: tuple[str, ...]
 
 
-def read_rgb(path: Path) -> Decoded:
+def read_rgb(path: Path, frames: FrameParams) -> Decoded:
     """Decode a TIFF file.
 
-    Alpha is dropped, not blended; 16 bits are scaled to 8 by 255 / 65535.
+    Opaque alpha is dropped; more than 8 bits are scaled to 8.
 
     Raises:
-        InputError: If the file is missing, damaged or cut short, or holds anything but `ACCEPTED`.
+        InputError: If the file is missing, damaged or cut short, holds anything but `ACCEPTED`,
+            leaves open what `frames` does not settle, would take more than `LARGEST_PICTURE_BYTES`
+            or `LARGEST_TILE_BYTES`, or is nearly black, nearly white or constant.
     """
     import tifffile
 
     with naming_file(path), tifffile.TiffFile(path) as tiff:
-        return decode_whole(tiff, path)
+        decoded = decode_whole(tiff, path, frames)
+        require_content(decoded.rgb, path)
+        return decoded
 
 
-def decode_whole(tiff: TiffFile, path: Path) -> Decoded:
-    """Decode an open TIFF file of one image, as `read_rgb` does."""
+def read_size(path: Path, frames: FrameParams) -> tuple[int, int]:
+    """Read the width and height that `read_rgb` gives, without decoding.
+
+    Raises:
+        InputError: As `read_rgb`, as far as the header tells.
+    """
+    import tifffile
+
+    with naming_file(path), tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        require_accepted(page, path, pages=len(tiff.pages))
+        width, height = page.imagewidth, page.imagelength
+        return (height, width) if swaps_sides(find_turn(page, frames, path)) else (width, height)
+
+
+def decode_whole(
+    tiff: TiffFile,
+    where: Path | str,
+    frames: FrameParams,
+    most_bytes: int = LARGEST_PICTURE_BYTES,
+) -> Decoded:
+    """Decode an open TIFF file of one image, as `read_rgb` does, if it takes `most_bytes`."""
     page = tiff.pages.first
-    require_accepted(page, path, pages=len(tiff.pages))
-    return to_rgb(page.asarray(), planar=page.planarconfig == 2)
+    require_accepted(page, where, pages=len(tiff.pages))
+    if max(page.size * _item_bytes(page), _tile_bytes(page)) > most_bytes:
+        raise _refuse_size(page, where, most_bytes)
+    orientation = find_turn(page, frames, where)
+    _require_parts(page, where)
+    pixels = page.asarray()
+    if page.planarconfig == 2:
+        pixels = np.moveaxis(pixels, 0, -1)
+    bits = find_bits(page, lambda: int(pixels.max()), frames, where)
+    rgb = turn(to_8_bits(pixels, bits, where), orientation)
+    return Decoded(rgb, tuple(_list_changes(page, bits, orientation)))
+
+
+def _list_changes(page: TiffPage, bits: int, orientation: int) -> Iterator[str]:
+    if page.samplesperpixel == 4:
+        yield "alpha dropped"
+    if bits > 8:
+        yield f"{bits} bits scaled to 8"
+    if orientation != 1:
+        yield f"turned upright from orientation {orientation}"
 
 
 @contextmanager
-def naming_file(path: Path) -> Iterator[None]:
+def naming_file(path: Path | str) -> Iterator[None]:
     """Turn what tifffile and its decoders raise in the block into a fault of the file.
 
     Raises:
@@ -77,16 +138,27 @@ def naming_file(path: Path) -> Iterator[None]:
         raise InputError([Fault(path, problem, ACCEPTED, _MENDING)]) from None
 
 
-def require_accepted(page: TiffPage, path: Path, *, pages: int) -> None:
-    """Refuse a page that is not `ACCEPTED`, is not the only one, or is incomplete.
+def require_accepted(page: TiffPage, where: Path | str, *, pages: int) -> None:
+    """Refuse a page that is not `ACCEPTED`, is not the only one, has huge tiles or is incomplete.
 
     Raises:
         InputError: Says what the page holds.
     """
     if refusal := _find_refusal(page, pages):
-        raise InputError([Fault(path, refusal, ACCEPTED)])
-    if cut := _find_cut(page, path):
-        raise InputError([Fault(path, cut, "a whole TIFF", _MENDING)])
+        raise InputError([Fault(where, refusal, ACCEPTED)])
+    require_tile(page, where)
+    if cut := _find_cut(page):
+        raise InputError([Fault(where, cut, "a whole TIFF", _MENDING)])
+
+
+def require_tile(page: TiffPage, where: Path | str) -> None:
+    """Refuse a page whose tiles take more than `LARGEST_TILE_BYTES` once decoded.
+
+    Raises:
+        InputError: Says how large they are.
+    """
+    if _tile_bytes(page) > LARGEST_TILE_BYTES:
+        raise _refuse_size(page, where, LARGEST_TILE_BYTES)
 
 
 def _find_refusal(page: TiffPage, pages: int) -> str:
@@ -95,35 +167,117 @@ def _find_refusal(page: TiffPage, pages: int) -> str:
     found = []
     if pages > 1:
         found.append(f"{pages} pages")
-    if photometric not in _COLOUR:
+    if photometric not in ("RGB", "YCBCR"):
         found.append(f"{photometric.lower()} pixels")
     elif page.samplesperpixel not in (3, 4):
         found.append(f"{page.samplesperpixel} channels")
+    elif photometric == "YCBCR" and (page.compression != _JPEG or page.planarconfig == 2):
+        # What tifffile leaves as it is.
+        found.append("YCbCr pixels that are not compressed as JPEG")
     if page.dtype not in (np.uint8, np.uint16):
         found.append(f"pixels of type {page.dtype}")
+    elif not isinstance(page.bitspersample, int) or not 8 <= page.bitspersample <= 16:
+        found.append(f"{page.bitspersample} bits a channel")
     if page.imagedepth > 1:
         found.append(f"a volume of {page.imagedepth} planes")
+    if page.compression not in _COMPRESSIONS:
+        found.append(f"compression {getattr(page.compression, 'name', page.compression)}")
     return f"holds {' and '.join(found)}" if found else ""
 
 
-def _find_cut(page: TiffPage, path: Path) -> str:
+def _find_cut(page: TiffPage) -> str:
     """Say what is missing at the end; JPEG decoders fill it with grey in silence."""
     end = max(
         (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0
     )
-    size = path.stat().st_size
+    size = page.parent.filehandle.size
     return f"cut short: {size:,} of {end:,} bytes" if end > size else ""
 
 
-def to_rgb(pixels: NDArray[np.integer], *, planar: bool) -> Decoded:
-    """Bring decoded pixels of an accepted page to 8-bit RGB."""
-    changes = []
-    if planar:
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.shape[-1] == 4:
-        pixels = pixels[..., :3]
-        changes.append("alpha dropped")
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        changes.append("16 bits scaled to 8")
-    return Decoded(np.ascontiguousarray(pixels, dtype=np.uint8), tuple(changes))
+def find_turn(page: TiffPage, frames: FrameParams, where: Path | str) -> int:
+    """Find how to `turn` a page, as `settle_orientation` decides."""
+    return settle_orientation(
+        page.tags.valueof(_ORIENTATION), page.tags.valueof(_XMP), frames, where
+    )
+
+
+def find_bits(
+    page: TiffPage, largest: Callable[[], int], frames: FrameParams, where: Path | str
+) -> int:
+    """Find how many bits of a sample are used, as `settle_bits` decides."""
+    told = (page.tags.valueof(code) for code in _LARGEST_VALUES)
+    tag = next((int(np.max(value)) for value in told if value is not None), None)
+    return settle_bits(page.bitspersample, tag, largest, frames, where)
+
+
+def _require_parts(page: TiffPage, where: Path | str) -> None:
+    """Refuse a page that lacks tiles or strips, or holds larger ones than it says."""
+    expected = math.prod(page.chunked)
+    missing = expected - sum(count > 0 for count in page.databytecounts[:expected])
+    if missing:
+        problem = f"lacks {missing} of {expected} strips or tiles"
+        raise InputError([Fault(where, problem, "a whole TIFF", _MENDING)])
+    if page.compression in {_JPEG, *_JPEG_2000}:
+        file = page.parent.filehandle
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            file.seek(offset)
+            require_size(file.read(count), page, where)
+
+
+def require_size(data: bytes | None, page: TiffPage, where: Path | str) -> None:
+    """Refuse an encoded tile or strip whose own header tells of more pixels than it may hold.
+
+    Raises:
+        InputError: Says of how many.
+    """
+    if data is None or page.compression not in {_JPEG, *_JPEG_2000}:
+        return
+    area = _find_jpeg_area(data) if page.compression == _JPEG else _find_jpeg_2000_area(data)
+    sides = page.chunks[-3:-1] if page.planarconfig == 1 else page.chunks[-2:]
+    if area > math.prod(sides) and area * 4 * _item_bytes(page) > LARGEST_TILE_BYTES:
+        problem = f"holds a part of {area:,} pixels in place of {math.prod(sides):,}"
+        raise InputError([Fault(where, problem, ACCEPTED, _MENDING)])
+
+
+def _find_jpeg_area(data: bytes) -> int:
+    """Find height times width in a JPEG's frame header; 0 if there is none before the scan."""
+    at = 0
+    while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):
+        marker = data[at + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # filling, or no content
+            at += 1 if marker == 0xFF else 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return math.prod(struct.unpack_from(">HH", data, at + 5))
+        elif marker == 0xDA:
+            return 0
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return 0
+
+
+def _find_jpeg_2000_area(data: bytes) -> int:
+    """Find the largest height times width in the headers of JPEG 2000 codestreams."""
+    starts = (match.start() for match in re.finditer(rb"\xff\x4f\xff\x51", data))
+    headers = (data[start + 8 : start + 16] for start in starts)
+    return max(
+        (math.prod(struct.unpack(">II", header)) for header in headers if len(header) == 8),
+        default=0,
+    )
+
+
+def _tile_bytes(page: TiffPage) -> int:
+    """Bytes of a decoded tile, which may be larger than the picture; 0 in strips."""
+    if not page.is_tiled:
+        return 0
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    return page.tilelength * page.tilewidth * samples * _item_bytes(page)
+
+
+def _item_bytes(page: TiffPage) -> int:
+    return page.dtype.itemsize if page.dtype else 1
+
+
+def _refuse_size(page: TiffPage, where: Path | str, most_bytes: int) -> InputError:
+    tiles = f" in tiles of {page.tilewidth} x {page.tilelength}" if page.is_tiled else ""
+    problem = f"is of {page.imagewidth} x {page.imagelength} px{tiles}"
+    return InputError([Fault(where, problem, f"at most {most_bytes >> 20} MiB once decoded")])

@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from histofuse.params.base import Section, SectionOf
 
 Path = Annotated[str, Field(min_length=1)]
+
+
+class FrameParams(Section):
+    """How the pixels of frames and slides are understood where their files leave it open.
+
+    Attributes:
+        orientation: What points refer to in files whose orientation tag is not 1: the pixels as
+            ``stored`` or as ``displayed``; ``refuse`` such files.
+        bits: Bits of the camera in files of 16 bits; ``file``: as the file's tags or values say,
+            or refused where they do not.
+    """
+
+    orientation: Literal["refuse", "stored", "displayed"]
+    bits: Literal["file"] | Annotated[int, Field(ge=8, le=16)]
 
 
 class DataParams(Section):
@@ -24,12 +38,14 @@ class DataParams(Section):
         mimiciv: Holds ``hosp/``.
         crosswalk: CSV of ``case_id``, ``subject_id`` and, where a patient has several index
             admissions, ``hadm_id``; without rows where the two data sets share no patient.
+        frames: How frames are understood.
     """
 
     brecahad: Path
     images_restricted: bool
     mimiciv: Path
     crosswalk: Path
+    frames: FrameParams
 
 
 # Source: the keys of the published JSON files.

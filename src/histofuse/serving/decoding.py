@@ -13,13 +13,23 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.data.pixels import (
+    UNKNOWN,
+    find_blank,
+    settle_bits,
+    settle_orientation,
+    to_8_bits,
+)
+from histofuse.data.tiff import decode_whole
 from histofuse.tracking.interface import IMAGE
 
-FORMATS: Final = ("PNG", "JPEG", "TIFF")
+FORMATS: Final = ("PNG", "JPEG")  # of Pillow; TIFFs are read as those of frames
+_TIFF: Final = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 # Upper limit of the size of an encoded patch.
 _BYTES_A_PIXEL: Final = 8
 _BYTES_OVERHEAD: Final = 65_536
-_OPAQUE: Final = 255
+_MOST_TIFF_BYTES: Final = 2**22  # decoded: its tiles may be larger than the patch
+_ORIENTATION: Final = 274  # in EXIF
 _NAMES: Final = "PNG, JPEG or TIFF"
 _WHOLE: Final = "whole numbers from 0 to 255"
 
@@ -76,13 +86,19 @@ def read_patches(
     """
     size = PatchSize(patch_px, margin_px)
     if isinstance(inputs, np.ndarray) and inputs.dtype != object:
-        return _add_margin(_check_pixels(inputs, "patches", "n", size), size)
+        pixels = _check_pixels(inputs, "patches", "n", size)
+        with collect_faults() as faults:
+            for row, patch in enumerate(pixels):
+                faults.faults += find_blank(patch, f"row {row}, {IMAGE}")
+        return _add_margin(pixels, size)
     rows = list(_number_rows(inputs))
     patches = np.zeros((len(rows), size.stored_px, size.stored_px, 3), np.uint8)
     with collect_faults() as faults:
         for position, (row, cell) in enumerate(rows):
             try:
-                patch = _read_cell(cell, f"row {row}, {IMAGE}", size)
+                where = f"row {row}, {IMAGE}"
+                patch = _read_cell(cell, where, size)
+                faults.faults += find_blank(patch, where)
                 patches[position] = _add_margin(patch[None], size)[0]
             except InputError as error:
                 faults.faults += error.faults
@@ -126,31 +142,64 @@ def _decode_text(text: str, where: str, size: PatchSize) -> bytes:
 
 def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
     """Decode an image if its header is that of a patch; others are not decompressed."""
-    from PIL import Image
-
     if len(data) > size.most_bytes:
         raise _refuse(where, f"is of {len(data):,} bytes", f"at most {size.most_bytes:,}")
-    expected = f"a {_NAMES} file, RGB, {size}"
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if problem := _find_problem(image, size):
-                raise _refuse(where, problem, expected)
-            return np.array(image.convert("RGB"))
+        decode = _decode_tiff if data[:4] in _TIFF else _decode_png_or_jpeg
+        return decode(data, where, size)
     except InputError:
         raise
     # Readers raise many types of errors on broken bytes.
     except Exception:
+        expected = f"a {_NAMES} file, RGB, {size}"
         raise _refuse(where, "cannot be read as an image", expected) from None
 
 
-def _find_problem(image: Any, size: PatchSize) -> str:
-    if not size.accepts(image.height, image.width):
-        return f"is of {image.width} x {image.height} px"
+def _decode_tiff(data: bytes, where: str, size: PatchSize) -> np.ndarray:
+    """Decode a TIFF as those of frames are decoded."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        page = tiff.pages.first
+        _require_patch(page.imagewidth, page.imagelength, where, size)
+        return decode_whole(tiff, where, UNKNOWN, _MOST_TIFF_BYTES).rgb
+
+
+def _decode_png_or_jpeg(data: bytes, where: str, size: PatchSize) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _require_patch(image.width, image.height, where, size)
+        if problem := _find_problem(image):
+            raise _refuse(where, problem, "opaque RGB pixels")
+        return _load(image, data, where)
+
+
+def _require_patch(width: int, height: int, where: str, size: PatchSize) -> None:
+    if not size.accepts(height, width):
+        raise _refuse(where, f"is of {width} x {height} px", str(size))
+
+
+def _find_problem(image: Any) -> str:
     if getattr(image, "n_frames", 1) != 1:
         return f"holds {image.n_frames} images"
-    if image.mode == "RGBA":
-        return "" if image.getchannel("A").getextrema()[0] == _OPAQUE else "is transparent"
-    return "" if image.mode == "RGB" else f"is of mode {image.mode}"
+    if "transparency" in image.info:
+        return "is transparent"
+    return "" if image.mode in ("RGB", "RGBA") else f"is of mode {image.mode}"
+
+
+def _load(image: Any, data: bytes, where: str) -> np.ndarray:
+    """Load the pixels of a PNG or JPEG."""
+    import imagecodecs
+
+    image.load()  # first: EXIF and XMP may follow the pixels
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    settle_orientation(image.getexif().get(_ORIENTATION), xmp, UNKNOWN, where)
+    if image.format != "PNG":
+        return to_8_bits(np.asarray(image), 8, where)
+    pixels = imagecodecs.png_decode(data)  # Pillow would cut 16 bits down to the upper 8
+    bits = settle_bits(8 * pixels.itemsize, None, lambda: int(pixels.max()), UNKNOWN, where)
+    return to_8_bits(pixels, bits, where)
 
 
 def _make_array(cell: list | tuple, where: str) -> np.ndarray:

@@ -23,6 +23,7 @@ from histofuse.core.errors import BundleError
 from histofuse.data.cutting import cut_windows
 from histofuse.data.tiff import read_rgb
 from histofuse.features.stain import find_normaliser
+from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.records import find_recorded
@@ -98,7 +99,11 @@ def embed_records(
 
 
 def predict_frames(
-    model: FrameModel, points: pd.DataFrame, files: Mapping[str, Path], batch: int
+    model: FrameModel,
+    points: pd.DataFrame,
+    files: Mapping[str, Path],
+    reading: FrameParams,
+    batch: int,
 ) -> Iterator[pd.DataFrame]:
     """Predict every point of every frame, in the order of the points.
 
@@ -106,6 +111,7 @@ def predict_frames(
         model: The model.
         points: ``case_id, frame_id, x_px, y_px``, sorted by frame.
         files: Frame to its TIFF file.
+        reading: How frames are understood.
         batch: Patches in each table.
 
     Yields:
@@ -119,7 +125,7 @@ def predict_frames(
     side = spec.patch_px + 2 * spec.margin_px
 
     def cut(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-        frame = read_rgb(files[rows["frame_id"].iloc[0]]).rgb
+        frame = read_rgb(files[rows["frame_id"].iloc[0]], reading).rgb
         frame = frame if normalise is None else normalise(frame)
         stored = np.empty((len(rows), side, side, 3), np.uint8)
         cut_windows(frame, rows["x_px"].to_numpy(), rows["y_px"].to_numpy(), stored)

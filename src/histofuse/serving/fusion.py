@@ -83,7 +83,7 @@ class FusionPredictor(Predictor):
         """Load all that an answer needs and warm up: a first answer is slower than the others."""
         self.image.load()
         self.patient.load()
-        patches = self.image.read(self.image.make_black())
+        patches = self.image.read(self.image.make_patch())
         self.answer(Pairs(patches, np.array([True]), make_unknown(self.patient.encoder.inputs)))
 
     def predict(self, inputs: Any, *, gradcam: bool = False, shap: bool = False) -> pd.DataFrame:

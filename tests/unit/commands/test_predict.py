@@ -58,6 +58,49 @@ def cut(frames, name, xs, ys, side):
     return patches
 
 
+def turn_frames(frames, orientation):
+    """Store all frames turned, so that their tag brings them back."""
+    back = {3: lambda a: a[::-1, ::-1], 6: np.rot90}[orientation]
+    for file in (frames / "images").iterdir():
+        tag = (274, "H", 1, orientation, True)
+        tifffile.imwrite(file, back(tifffile.imread(file)), photometric="rgb", extratags=[tag])
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("named", ["option", "params"])
+def test_dots_on_displayed_pixels_give_the_answers_of_upright_frames(frames, orientation, named):
+    _, table = ask(frames)
+    points = Path("points.csv")
+    table[["frame_id", "x_px", "y_px"]].to_csv(points, index=False)
+    turn_frames(frames, orientation)
+    for given in (None, points):
+        with pytest.raises(InputError) as caught:
+            ask(frames, points=given)
+        assert len(caught.value.faults) == 3
+        assert "data.frames.orientation (predict: --orientation)" in str(caught.value)
+    more = {"orientation": "displayed"}
+    if named == "params":
+        params = Path("params.yaml").read_text()
+        Path("params.yaml").write_text(
+            params.replace("orientation: refuse", "orientation: displayed")
+        )
+        more = {}
+    for given in (None, points):
+        _, again = ask(frames, points=given, **more)
+        pd.testing.assert_frame_equal(again, table)
+
+
+def test_frames_of_a_camera_of_twelve_bits_are_answered_as_those_of_eight(frames):
+    _, table = ask(frames)
+    for file in (frames / "images").iterdir():
+        camera = (tifffile.imread(file).astype(np.uint32) * 4095 + 127) // 255
+        tifffile.imwrite(file, camera.astype(np.uint16), photometric="rgb")
+    with pytest.raises(InputError, match=r"of which 12 are used.*predict: --bits"):
+        ask(frames)
+    _, again = ask(frames, bits=12)
+    pd.testing.assert_frame_equal(again, table)
+
+
 def test_every_nucleus_is_answered_as_the_served_model_answers_its_patch(frames):
     said, table = ask(frames)
     assert len(table) == 15

@@ -12,7 +12,8 @@ import tifffile
 from histofuse.core.errors import InputError
 from histofuse.core.tables import check_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
-from histofuse.params.data import ClassesParams
+from histofuse.data.pixels import UNKNOWN
+from histofuse.params.data import ClassesParams, FrameParams
 
 CLASSES = ClassesParams.model_validate(
     {"mitosis": ["mitosis"], "tumour": ["tumor"], "non_tumour": ["non_tumor"]}
@@ -31,7 +32,7 @@ def write_frame(folder: Path, frame: str, points: dict, shape=(20, 40), seed=0) 
 
 def faults_of(folder: Path) -> list[str]:
     with pytest.raises(InputError) as caught:
-        read_brecahad(folder, CLASSES)
+        read_brecahad(folder, CLASSES, UNKNOWN)
     return [str(fault).replace(f"{folder}/", "") for fault in caught.value.faults]
 
 
@@ -45,7 +46,7 @@ def test_frames_and_annotations_by_value(tmp_path):
     }
     rgb = write_frame(tmp_path, "Case_10-03", points)
 
-    data = read_brecahad(tmp_path, CLASSES)
+    data = read_brecahad(tmp_path, CLASSES, UNKNOWN)
 
     check_table(data.frames, FRAMES, "frames")
     check_table(data.annotations, ANNOTATIONS, "annotations")
@@ -67,7 +68,7 @@ def test_both_spellings_of_keys_mean_the_same(tmp_path):
     for folder, hole, solid in (("a", "lumen", "non_lumen"), ("b", "tubule", "non_tubule")):
         points = {hole: [{"x": 0.5, "y": 0.5}], solid: [{"x": 0.1, "y": 0.1}]}
         write_frame(tmp_path / folder, "Case_1-01", points)
-    a, b = (read_brecahad(tmp_path / f, classes).annotations for f in "ab")
+    a, b = (read_brecahad(tmp_path / f, classes, UNKNOWN).annotations for f in "ab")
     assert a.values.tolist() == b.values.tolist()
     assert list(a["source_key"]) == ["lumen", "non_lumen"]
 
@@ -75,12 +76,12 @@ def test_both_spellings_of_keys_mean_the_same(tmp_path):
 def test_the_marker_tells_simulated_from_real(tmp_path):
     write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.5, "y": 0.5}]})
     (tmp_path / "SIMULATED.json").write_text("{}")
-    assert read_brecahad(tmp_path, CLASSES).source == "simulated"
+    assert read_brecahad(tmp_path, CLASSES, UNKNOWN).source == "simulated"
 
 
 def test_repeated_points_count_once_and_are_said(tmp_path):
     write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.5, "y": 0.5}] * 3})
-    data = read_brecahad(tmp_path, CLASSES)
+    data = read_brecahad(tmp_path, CLASSES, UNKNOWN)
     assert len(data.annotations) == 1
     assert data.notes == ["2 repeated annotations dropped"]
 
@@ -89,7 +90,7 @@ def test_a_point_in_two_keys_of_a_class_counts_once_and_in_two_classes_is_said(t
     folded = {"mitosis": ["mitosis"], "other": ["tumor", "apoptosis"]}
     points = [{"x": 0.5, "y": 0.5}]
     write_frame(tmp_path, "Case_1-01", dict.fromkeys(("mitosis", "tumor", "apoptosis"), points))
-    data = read_brecahad(tmp_path, ClassesParams.model_validate(folded))
+    data = read_brecahad(tmp_path, ClassesParams.model_validate(folded), UNKNOWN)
     assert data.annotations["label"].tolist() == ["mitosis", "other"]
     assert data.notes == [
         "1 repeated annotations dropped",
@@ -111,7 +112,7 @@ def test_spellings_of_a_case_are_one_case_and_said(tmp_path):
         write_frame(tmp_path, frame, point)
     write_frame(tmp_path, "Case_1-01", point)
     (tmp_path / "groundTruth/Case_10-01.json").rename(tmp_path / "groundTruth/case_010-1.json")
-    data = read_brecahad(tmp_path, CLASSES)
+    data = read_brecahad(tmp_path, CLASSES, UNKNOWN)
     assert data.frames["case_id"].value_counts().to_dict() == {"CASE 10": 5, "Case_1": 1}
     assert data.annotations["case_id"].tolist() == data.frames["case_id"].tolist()
     (note,) = data.notes
@@ -132,18 +133,33 @@ def test_spellings_of_a_frame_are_the_same_frame(tmp_path):
 
 def test_changes_to_pixels_are_said(tmp_path):
     rgb = write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.5, "y": 0.5}]})
-    rgba = np.concatenate((rgb, rgb[..., :1]), axis=2)
+    rgba = np.concatenate((rgb, np.full_like(rgb[..., :1], 255)), axis=2)
     tifffile.imwrite(tmp_path / "images/Case_1-01.tif", rgba, photometric="rgb", extrasamples=[2])
-    data = read_brecahad(tmp_path, CLASSES)
+    data = read_brecahad(tmp_path, CLASSES, UNKNOWN)
     assert data.notes == ["alpha dropped in 1 frames"]
     assert data.frames["pixels_sha256"][0] == hashlib.sha256(rgb.tobytes()).hexdigest()
+
+
+def test_dots_of_a_turned_frame_lie_as_the_params_say(tmp_path):
+    """A dot a quarter from the left and three quarters from the top of 40 x 20 stored pixels."""
+    rgb = write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.25, "y": 0.75}]})
+    file = tmp_path / "images/Case_1-01.tif"
+    tifffile.imwrite(file, rgb, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+    assert "Case_1-01.tif: has orientation 6" in faults_of(tmp_path)[0]
+    placed = {}
+    for orientation in ("stored", "displayed"):
+        params = FrameParams(orientation=orientation, bits="file")
+        data = read_brecahad(tmp_path, CLASSES, params)
+        size = data.frames[["width_px", "height_px"]].iloc[0].tolist()
+        placed[orientation] = (size, data.annotations[["x_px", "y_px"]].iloc[0].tolist())
+    assert placed == {"stored": ([40, 20], [10.0, 15.0]), "displayed": ([20, 40], [5.0, 30.0])}
 
 
 def test_leavings_of_file_managers_are_passed_over(tmp_path):
     write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.5, "y": 0.5}]})
     (tmp_path / "images" / "._Case_1-01.tif").write_bytes(b"\0")
     (tmp_path / "images" / "Thumbs.db").write_bytes(b"\0")
-    assert len(read_brecahad(tmp_path, CLASSES).frames) == 1
+    assert len(read_brecahad(tmp_path, CLASSES, UNKNOWN).frames) == 1
 
 
 def test_all_faults_of_all_frames_are_listed_at_once(tmp_path):
@@ -227,7 +243,7 @@ def test_no_annotation_of_any_class_is_a_fault(tmp_path):
 
 @pytest.mark.real
 def test_counts_on_the_real_frames(real_data):
-    data = read_brecahad(real_data / "brecahad", CLASSES)
+    data = read_brecahad(real_data / "brecahad", CLASSES, UNKNOWN)
     counts = Counter(zip(data.annotations["case_id"], data.annotations["label"], strict=True))
     assert data.source == "brecahad"
     assert len(data.frames) == 27
@@ -252,7 +268,7 @@ def test_the_authors_own_files_are_read(real_data, tmp_path):
         write_frame(tmp_path, name, {}, shape=(1024, 1360))
         published = (real_data / "brecahad_schema" / f"{name}.json").read_bytes()
         (tmp_path / "groundTruth" / f"{name}.json").write_bytes(published)
-    table = read_brecahad(tmp_path, CLASSES).annotations
+    table = read_brecahad(tmp_path, CLASSES, UNKNOWN).annotations
     assert Counter(table["label"]) == {"mitosis": 4, "tumour": 288, "non_tumour": 16}
     first = table.iloc[0]
     assert (first["x_px"], first["y_px"]) == pytest.approx((562.832, 336.858), abs=1e-3)

@@ -11,6 +11,7 @@ from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
 from histofuse.data.imagefolder import export_imagefolder
 from histofuse.data.patches import PatchMeta, crop_margin, load_index, read_patches
+from histofuse.data.pixels import UNKNOWN
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def patches(tmp_path):
     folder = tmp_path / "patches"
     annotations = pd.DataFrame(points, columns=list(ANNOTATIONS.columns))
     table = pd.DataFrame(frames, columns=list(FRAMES.columns))
-    write_patches(annotations, table, tmp_path, folder, meta=meta, shard_patches=2)
+    write_patches(annotations, table, tmp_path, folder, meta=meta, reading=UNKNOWN, shard_patches=2)
     return folder
 
 

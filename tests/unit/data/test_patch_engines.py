@@ -17,8 +17,10 @@ from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
 from histofuse.data.patches import PatchMeta
+from histofuse.data.pixels import UNKNOWN
 
 META = PatchMeta(8, 2, 12, ["tumour"], "simulated", "none")
+HOW = {"meta": META, "reading": UNKNOWN}
 FRAME_COUNT, PER_FRAME = 12, 5
 # Workers cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -56,7 +58,7 @@ def cluster():
 
 def digest_shards(data_set, out: Path, **options) -> dict[str, str]:
     annotations, frames, images = data_set
-    write_patches(annotations, frames, images, out, meta=META, shard_patches=7, **options)
+    write_patches(annotations, frames, images, out, **HOW, shard_patches=7, **options)
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in out.iterdir()}
 
 

@@ -28,8 +28,10 @@ from histofuse.data.patches import (
     load_meta,
     read_patches,
 )
+from histofuse.data.pixels import UNKNOWN
 
 META = PatchMeta(8, 2, 12, ["mitosis", "tumour"], "simulated", "none")
+HOW = {"meta": META, "reading": UNKNOWN}
 
 
 def make_data_set(folder: Path, frames=3, per_frame=5, shape=(40, 50)):
@@ -111,7 +113,7 @@ def test_patch_ids_count_on_over_the_shards_and_frames_that_lie_apart():
 def test_each_stored_patch_is_the_window_of_its_row(tmp_path):
     annotations, frames, pixels = make_data_set(tmp_path)
     out = tmp_path / "patches"
-    write_patches(annotations, frames, tmp_path, out, meta=META, shard_patches=7)
+    write_patches(annotations, frames, tmp_path, out, **HOW, shard_patches=7)
 
     index = load_index(out)
     assert [np.load(f).shape[0] for f in sorted(out.glob("shard-*.npy"))] == [7, 7, 1]
@@ -133,7 +135,7 @@ def test_words_given_as_categories_change_no_byte(tmp_path, count):
         ("a", annotations),
         ("b", annotations.astype(dict.fromkeys(words, "category"))),
     ):
-        write_patches(table, frames, tmp_path, tmp_path / name, meta=META, shard_patches=7)
+        write_patches(table, frames, tmp_path, tmp_path / name, **HOW, shard_patches=7)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in names:
@@ -144,9 +146,7 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path):
     annotations, frames, _ = make_data_set(tmp_path, frames=6)
     for threads in (1, 4):
         out = tmp_path / f"patches{threads}"
-        write_patches(
-            annotations, frames, tmp_path, out, meta=META, shard_patches=4, workers=threads
-        )
+        write_patches(annotations, frames, tmp_path, out, **HOW, shard_patches=4, workers=threads)
     assert digests(tmp_path / "patches1") == digests(tmp_path / "patches4")
 
 
@@ -154,7 +154,7 @@ def test_frames_are_normalised_before_cutting(tmp_path):
     annotations, frames, pixels = make_data_set(tmp_path, frames=1, per_frame=1)
     out = tmp_path / "patches"
     write_patches(
-        annotations, frames, tmp_path, out, meta=META, shard_patches=4, normalise=lambda f: 255 - f
+        annotations, frames, tmp_path, out, **HOW, shard_patches=4, normalise=lambda f: 255 - f
     )
     x, y = annotations.loc[0, ["x_px", "y_px"]]
     expected = 255 - extract_window(pixels["Case_1-01"], x, y, 12)
@@ -166,9 +166,7 @@ def test_all_frames_that_cannot_be_read_are_named_and_nothing_is_written(tmp_pat
     (tmp_path / "images" / "Case_1-01.tif").write_bytes(b"II*\0")
     (tmp_path / "images" / "Case_1-03.tif").unlink()
     with pytest.raises(InputError) as caught:
-        write_patches(
-            annotations, frames, tmp_path, tmp_path / "patches", meta=META, shard_patches=7
-        )
+        write_patches(annotations, frames, tmp_path, tmp_path / "patches", **HOW, shard_patches=7)
     assert [Path(f.where).name for f in caught.value.faults] == ["Case_1-01.tif", "Case_1-03.tif"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images"]
 
@@ -185,6 +183,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
             folder,
             folder / "p",
             meta=PatchMeta(64, 0, 64, ["tumour"], "simulated", "none"),
+            reading=UNKNOWN,
             shard_patches=1000,
             workers=1,
         )
@@ -203,7 +202,7 @@ def test_margins_are_taken_off_on_all_sides():
 def test_shards_that_do_not_fit_the_index_are_refused(tmp_path):
     annotations, frames, _ = make_data_set(tmp_path)
     out = tmp_path / "patches"
-    write_patches(annotations, frames, tmp_path, out, meta=META, shard_patches=7)
+    write_patches(annotations, frames, tmp_path, out, **HOW, shard_patches=7)
     with pytest.raises(InputError, match=r"shard-00002\.npy: holds 1 patches"):
         ShardReader(out).read([2], [1])
     with pytest.raises(InputError, match=r"shard-00009\.npy: not readable"):

@@ -14,6 +14,7 @@ from histofuse.data import cutting, slides
 from histofuse.data.brecahad import ANNOTATIONS
 from histofuse.data.cutting import cut_windows, write_patches
 from histofuse.data.patches import PatchMeta, load_index, read_patches
+from histofuse.data.pixels import UNKNOWN
 from histofuse.data.slides import OpenSlideSlide, TiffSlide, open_picture, order_by_tile
 from histofuse.data.tiff import read_rgb
 
@@ -47,7 +48,8 @@ def cut(folder, annotations, side=96, **options):
     frames = pd.DataFrame({"frame_id": names, "file": [f"{name}.tif" for name in names]})
     meta = PatchMeta(side, 0, side, ["tumour"], "simulated", "none")
     out = folder / "patches"
-    write_patches(annotations, frames, folder, out, meta=meta, shard_patches=70, **options)
+    how = {"reading": UNKNOWN, "shard_patches": 70} | options
+    write_patches(annotations, frames, folder, out, meta=meta, **how)
     return read_patches(out, load_index(out))
 
 
@@ -87,7 +89,7 @@ def test_tiles_are_decoded_about_once(tmp_path, monkeypatch):
 
 def test_decoded_tiles_go_with_the_slide(tmp_path):
     write_pyramid(tmp_path / "slide.tif")
-    with open_picture(tmp_path / "slide.tif") as slide:
+    with open_picture(tmp_path / "slide.tif", UNKNOWN) as slide:
         slide.read_region(0, 0, 600, 600)
         tile = weakref.ref(slide._decode_tile(0, 1, 1))
         assert tile() is not None
@@ -115,7 +117,7 @@ def test_windows_are_ordered_by_band_then_column_of_tiles():
 
 def test_a_region_of_any_level_is_the_slice_of_it(tmp_path):
     pixels = write_pyramid(tmp_path / "slide.tif", "lzw")
-    with open_picture(tmp_path / "slide.tif") as slide:
+    with open_picture(tmp_path / "slide.tif", UNKNOWN) as slide:
         assert slide.shapes == ((HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2))
         assert slide.tile_px == (TILE, TILE)
         np.testing.assert_array_equal(
@@ -131,7 +133,7 @@ def test_a_region_of_any_level_is_the_slice_of_it(tmp_path):
 def test_openslide_reads_the_same_pixels(tmp_path):
     pytest.importorskip("openslide")
     pixels = write_pyramid(tmp_path / "slide.tif")
-    slide = OpenSlideSlide(tmp_path / "slide.tif")
+    slide = OpenSlideSlide(tmp_path / "slide.tif", UNKNOWN)
     try:
         assert slide.shapes[0] == (HEIGHT, WIDTH)
         np.testing.assert_array_equal(
@@ -146,13 +148,13 @@ def test_formats_of_openslide_are_opened_by_it(tmp_path, monkeypatch):
     (tmp_path / "slide.mrxs").write_bytes(b"no slide")
     with (
         pytest.raises(InputError, match=r"slide\.mrxs: cannot be read"),
-        open_picture(tmp_path / "slide.mrxs"),
+        open_picture(tmp_path / "slide.mrxs", UNKNOWN),
     ):
         pass
     monkeypatch.setitem(sys.modules, "openslide", None)
     with (
         pytest.raises(InputError, match=r"pip install 'histofuse\[slides\]'"),
-        open_picture(tmp_path / "slide.mrxs"),
+        open_picture(tmp_path / "slide.mrxs", UNKNOWN),
     ):
         pass
 
@@ -162,7 +164,7 @@ def test_frames_stay_frames(tmp_path):
     tifffile.imwrite(tmp_path / "striped.tif", pixels, photometric="rgb")
     tifffile.imwrite(tmp_path / "tiled.tif", pixels, photometric="rgb", tile=(16, 16))
     for name in ("striped.tif", "tiled.tif"):
-        with open_picture(tmp_path / name) as picture:
+        with open_picture(tmp_path / name, UNKNOWN) as picture:
             np.testing.assert_array_equal(picture, pixels)
 
 
@@ -190,7 +192,7 @@ def test_a_slide_is_normalised_whole_or_refused(tmp_path, monkeypatch):
     annotations = make_points(20)
     inverted = cut(tmp_path, annotations, normalise=lambda rgb: 255 - rgb)
     np.testing.assert_array_equal(inverted, 255 - cut_whole(pixels, annotations))
-    monkeypatch.setattr(cutting, "_LARGEST_NORMALISED_BYTES", 2**20)
+    monkeypatch.setattr(cutting, "LARGEST_PICTURE_BYTES", 2**20)
     with pytest.raises(InputError, match=r"3000 x 2500 pixels cannot be normalised at once"):
         cut(tmp_path, annotations, normalise=lambda rgb: 255 - rgb)
 
@@ -198,10 +200,72 @@ def test_a_slide_is_normalised_whole_or_refused(tmp_path, monkeypatch):
 def test_sixteen_bits_and_alpha_are_brought_to_rgb_as_in_frames(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 65536, (300, 300, 4), np.uint16)
+    pixels[..., 3] = 65535
     with tifffile.TiffWriter(tmp_path / "slide.tif") as writer:
         how = {"tile": (64, 64), "photometric": "rgb", "extrasamples": ["unassalpha"]}
         writer.write(pixels, subifds=1, **how)
         writer.write(pixels[::2, ::2], subfiletype=1, **how)
-    with open_picture(tmp_path / "slide.tif") as slide:
+    with open_picture(tmp_path / "slide.tif", UNKNOWN) as slide:
         region = slide.read_region(0, 0, 300, 300)
-    np.testing.assert_array_equal(region, read_rgb(tmp_path / "slide.tif").rgb)
+    np.testing.assert_array_equal(region, read_rgb(tmp_path / "slide.tif", UNKNOWN).rgb)
+
+
+def write_slide(path, pixels, **options):
+    with tifffile.TiffWriter(path) as writer:
+        how = {"tile": (64, 64), "photometric": "rgb"} | options
+        writer.write(pixels, subifds=1, **how)
+        writer.write(pixels[::2, ::2], subfiletype=1, **how)
+
+
+def read_all(path, **frames):
+    with open_picture(path, UNKNOWN.model_copy(update=frames)) as slide:
+        return slide.read_region(0, 0, 300, 300)
+
+
+def test_what_a_slide_leaves_open_is_settled_as_for_frames(tmp_path):
+    path = tmp_path / "slide.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    write_slide(path, pixels, extratags=[(274, "H", 1, 6, True)])
+    with pytest.raises(InputError, match=r"slide\.tif: has orientation 6"):
+        read_all(path)
+    np.testing.assert_array_equal(read_all(path, orientation="stored"), pixels)
+    with pytest.raises(InputError, match=r"slide\.tif: is displayed turned"):
+        read_all(path, orientation="displayed")
+
+    camera = pixels.astype(np.uint16) * 16  # of 12 bits
+    write_slide(path, camera)
+    with pytest.raises(InputError, match=r"slide\.tif: holds 16 bits, of which 12 are used"):
+        read_all(path)
+    np.testing.assert_array_equal(read_all(path, bits=12), np.rint(camera * (255 / 4095)))
+    write_slide(path, camera, extratags=[(281, "H", 1, 4095, True)])
+    np.testing.assert_array_equal(read_all(path), np.rint(camera * (255 / 4095)))
+
+
+def test_a_tile_whose_header_tells_of_more_pixels_is_not_decoded(tmp_path):
+    path = tmp_path / "Case_1-01.tif"
+    write_pyramid(path, "jpeg")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xc0\x00\x11\x08") + 5
+    content[at : at + 4] = (65_500).to_bytes(2) * 2
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"4,290,250,000 pixels in place of 65,536"):
+        cut(tmp_path, make_points())
+
+
+def test_a_slide_of_which_all_patches_are_black_is_named(tmp_path):
+    path = tmp_path / "Case_1-01.tif"
+    dark = np.random.default_rng(0).integers(0, 16, (HEIGHT, WIDTH, 3), np.uint8)
+    write_slide(path, dark)
+    with pytest.raises(InputError, match=r"Case_1-01\.tif: is nearly black"):
+        cut(tmp_path, make_points(20))
+
+
+def test_several_scans_in_one_file_are_refused(tmp_path):
+    path = tmp_path / "slide.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for _ in range(2):
+            writer.write(pixels, subifds=1, tile=(64, 64), photometric="rgb")
+            writer.write(pixels[::2, ::2], subfiletype=1, tile=(64, 64), photometric="rgb")
+    with pytest.raises(InputError, match=r"slide\.tif: holds several scans"):
+        read_all(path)

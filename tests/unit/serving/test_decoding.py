@@ -3,10 +3,13 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from histofuse.core.errors import InputError
 from histofuse.serving.decoding import read_patches
@@ -19,6 +22,12 @@ STORED = np.pad(PATCH, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="refle
 def encode(array, kind="PNG", mode="RGB", **options):
     file = io.BytesIO()
     Image.fromarray(array).convert(mode).save(file, format=kind, **options)
+    return file.getvalue()
+
+
+def tiff_of(array, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="rgb", **options)
     return file.getvalue()
 
 
@@ -43,8 +52,27 @@ def read(*cells):
         PATCH.astype(int),
         encode(STORED),
         STORED,
+        imagecodecs.png_encode(PATCH.astype(np.uint16) * 257),
+        tiff_of(PATCH.astype(np.uint16) * 257, byteorder=">"),
+        tiff_of(PATCH.astype(np.uint16) * 16 + PATCH // 16, bitspersample=12),
+        tiff_of(np.moveaxis(PATCH, 2, 0), planarconfig="separate"),
     ],
-    ids=["png", "tiff", "opaque", "base64", "lines", "array", "lists", "int", "margin", "stored"],
+    ids=[
+        "png",
+        "tiff",
+        "opaque",
+        "base64",
+        "lines",
+        "array",
+        "lists",
+        "int",
+        "margin",
+        "stored",
+        "png16",
+        "tiff16",
+        "tiff12",
+        "planar",
+    ],
 )
 def test_one_patch_in_many_forms(cell):
     np.testing.assert_array_equal(read(cell)[0], STORED)
@@ -79,8 +107,8 @@ def test_an_array_of_patches():
         (encode(PATCH[:8, :8]), "is of 8 x 8 px"),
         (encode(PATCH[:8]), "is of 16 x 8 px"),
         (encode(PATCH, mode="L"), "is of mode L"),
-        (encode(np.dstack([PATCH, PATCH[..., :1]]), mode="RGBA"), "is transparent"),
-        (encode(PATCH, "TIFF", save_all=True, append_images=[Image.fromarray(PATCH)]), "2 images"),
+        (encode(np.dstack([PATCH, PATCH[..., :1]]), mode="RGBA"), "holds transparent pixels"),
+        (encode(PATCH, "TIFF", save_all=True, append_images=[Image.fromarray(PATCH)]), "2 pages"),
         (b"x" * 10**6, "is of 1,000,000 bytes"),
         ("x" * 10**6, "is a text of 1,000,000 characters"),
         (PATCH[:8], r"of shape \(8, 16, 3\)"),
@@ -89,11 +117,57 @@ def test_an_array_of_patches():
         (PATCH.astype(int) - 300, "from -300 to"),
         ([[1, 2], [3]], "rows of unequal lengths"),
         (PATCH.astype(str).tolist(), "of type <U"),
+        (encode(PATCH, "PNG", save_all=True, append_images=[Image.fromarray(PATCH)]), "2 images"),
+        (encode(PATCH, transparency=(0, 0, 0)), "is transparent"),
+        (encode(PATCH, "JPEG", "CMYK"), "is of mode CMYK"),
+        (encode(PATCH, "TIFF", "LAB"), "cielab pixels"),
+        (encode(PATCH, mode="P"), "is of mode P"),
+        (encode(PATCH, mode="1"), "is of mode 1"),
+        (PATCH // 16, "is nearly black"),
+        (encode(PATCH // 16), "is nearly black"),
+        (encode(230 + PATCH // 12), "is nearly white"),
+        (np.zeros_like(PATCH), "is constant"),
+        (imagecodecs.png_encode(PATCH.astype(np.uint16) * 16), "of which 12 are used"),
+        (tiff_of(PATCH.astype(np.uint16) * 16), "of which 12 are used"),
+        (tiff_of(np.dstack([PATCH, PATCH[..., :1]]), extrasamples=[1]), "holds transparent"),
+        (tiff_of(PATCH, compression="zlib", tile=(1264, 1264)), "in tiles of 1264 x 1264"),
     ],
 )
 def test_what_is_no_patch_is_named_by_its_row(cell, problem):
     with pytest.raises(InputError, match=f"row 1, image: .*{problem}"):
         read(PATCH, cell)
+
+
+def give_orientation(kind, orientation, place):
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"exif": exif}
+    if place == "xmp":
+        packet = f'<x tiff:Orientation="{orientation}"/>'
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", packet)
+        options = {"xmp": packet.encode()} if kind == "JPEG" else {"pnginfo": text}
+    return encode(PATCH, kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [("TIFF", "exif"), ("JPEG", "exif"), ("JPEG", "xmp"), ("PNG", "exif"), ("PNG", "xmp")],
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_patches_must_be_stored_upright(kind, place, orientation):
+    data = give_orientation(kind, orientation, place)
+    if orientation == 1:
+        assert read(data).shape == (1, *STORED.shape)
+        return
+    with pytest.raises(InputError, match=f"row 1, image: has orientation {orientation}"):
+        read(PATCH, data)
+
+
+def test_blank_patches_of_an_array_are_named_by_their_rows():
+    with pytest.raises(InputError) as error:
+        read_patches(np.stack([PATCH, PATCH // 16, PATCH]), SIDE, MARGIN)
+    assert [fault.where for fault in error.value.faults] == ["row 1, image"]
 
 
 def test_faulty_rows_are_named_by_their_labels():

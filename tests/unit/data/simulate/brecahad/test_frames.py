@@ -12,6 +12,7 @@ import tifffile
 
 from histofuse.core.seeding import make_rng
 from histofuse.data.brecahad import read_brecahad
+from histofuse.data.pixels import UNKNOWN
 from histofuse.data.simulate.brecahad.frames import (
     FramePlan,
     plan_frames,
@@ -59,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_reader_takes_it_for_brecahad(folder):
-    data = read_brecahad(folder, CLASSES)
+    data = read_brecahad(folder, CLASSES, UNKNOWN)
     assert data.source == "simulated"
     assert data.notes == []
     assert data.frames["frame_id"].tolist() == [
