@@ -238,7 +238,7 @@ def test_share_of_empty_maps_leads_the_tests_of_maps(project):
         for name, outcome in {"cam_mass_inside": "good", "empty_share": "inconclusive"}.items()
     }
     path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(tests, path)
     blocks = write_explanations_chapter(find_run(project)).blocks
     table = next(b for b in blocks if isinstance(b, Grid))
