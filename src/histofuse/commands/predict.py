@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 import pandas as pd
@@ -74,9 +75,12 @@ def open_model(model: str) -> ImagePredictor | TabularPredictor | FusionPredicto
     """
     if (Path(model) / MANIFEST).is_file():
         return open_predictor(Path(model))
-    folder = open_store().locate_model(name_address(model)) / "artifacts"
-    encoders = folder / "encoders"
-    return open_predictor(folder / "bundle", encoders if encoders.is_dir() else None)
+    with TemporaryDirectory(prefix="histofuse-") as scratch:
+        folder = open_store().locate_model(name_address(model), Path(scratch)) / "artifacts"
+        encoders = folder / "encoders"
+        predictor = open_predictor(folder / "bundle", encoders if encoders.is_dir() else None)
+        predictor.load()
+    return predictor
 
 
 def _predict_records(predictor: TabularPredictor, request: Request) -> str:

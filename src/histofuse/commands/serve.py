@@ -1,23 +1,22 @@
-"""``histofuse serve``: a registered model behind MLflow's scoring server, with limits."""
+"""``histofuse serve``: a registered model behind a scoring server with limits."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Final
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from histofuse.commands.ui import require_free
+from histofuse.core.processes import forget_environment
 from histofuse.core.progress import report
-from histofuse.serving.app import MODEL_VARIABLE, MOST_BYTES
-from histofuse.tracking.connection import SETTINGS
+from histofuse.serving.limits import LIMITS, MIB
 from histofuse.tracking.names import PRODUCTION, REGISTERED_PREFIX
 from histofuse.tracking.store import open_store
 
-APP: Final = "histofuse.serving.app:make_app"
-
 
 def serve(model: str, host: str, port: int, workers: int) -> None:
-    """Put a scoring server in the place of this process.
+    """Serve a model until a signal comes; ends the process.
 
     Args:
         model: A registered model (its production version), or any ``models:/…`` address.
@@ -31,15 +30,21 @@ def serve(model: str, host: str, port: int, workers: int) -> None:
     address = name_address(model)
     store = open_store()
     require_free(port, host)
-    folder = store.locate_model(address)
-    report(f"serving {address} on http://{host}:{port}/invocations (Ctrl-C ends it)")
-    report(f"a request holds at most {MOST_BYTES // 1024 // 1024} MiB")
-    settings = {**SETTINGS, "MLFLOW_TRACKING_URI": store.uri}
-    os.environ.update({k: v for k, v in settings.items() if k not in os.environ})
+    with TemporaryDirectory(prefix="histofuse-") as scratch:
+        folder = store.locate_model(address, Path(scratch))
+        report(f"serving {address} on http://{host}:{port}/invocations (Ctrl-C ends it)")
+        report(f"a request holds at most {LIMITS.most_bytes // MIB} MiB")
+        status = _run(folder, host, port, workers)
+    sys.stdout.flush()
+    os._exit(status)  # a thread may still compute for a client that is gone
+
+
+def _run(folder: Path, host: str, port: int, workers: int) -> int:
+    from histofuse.serving.server import MODEL_VARIABLE, run
+
+    forget_environment()
     os.environ[MODEL_VARIABLE] = str(folder)
-    command = [sys.executable, "-m", "uvicorn", "--factory", APP, "--host", host]
-    command += ["--port", str(port), "--workers", str(workers), "--log-level", "warning"]
-    os.execv(sys.executable, command)
+    return run(host, port, workers)
 
 
 def name_address(model: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+MOST_CHARACTERS: Final = 400  # of each part of a fault that is shown
+MOST_FAULTS: Final = 100  # that a message lists; it counts the others
 
 
 class HistofuseError(Exception):
@@ -29,8 +33,16 @@ class Fault:
     remedy: str = ""
 
     def __str__(self) -> str:
-        remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{self.where}: {self.problem}; expected {self.expected}.{remedy}"
+        where, problem, expected, remedy = map(
+            shorten, (str(self.where), self.problem, self.expected, self.remedy)
+        )
+        return f"{where}: {problem}; expected {expected}.{' ' if remedy else ''}{remedy}"
+
+
+def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Cut a text that may come from outside, and escape what would control a terminal or a log."""
+    cut = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 class InputError(HistofuseError):
@@ -38,8 +50,16 @@ class InputError(HistofuseError):
 
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = list(faults)
-        head = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__("\n  - ".join([f"{head} in the input:", *map(str, self.faults)]))
+        super().__init__(list_faults(self.faults))
+
+
+def list_faults(faults: Sequence[Fault], most: int = MOST_FAULTS) -> str:
+    """List faults, one per line; those beyond the first are counted."""
+    count = len(faults)
+    lines = ["1 fault in the input:" if count == 1 else f"{count:,} faults in the input:"]
+    lines += map(str, faults[:most])
+    lines += [f"… and {count - most:,} more"] if count > most else []
+    return "\n  - ".join(lines)
 
 
 class BundleError(HistofuseError):

@@ -8,6 +8,26 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
+
+# What a server that we start gets of our environment; the rest may hold passwords.
+_INHERITED: Final = (
+    "CUDA_", "GOMP_", "HOME", "KMP_", "LANG", "LC_", "LD_LIBRARY_PATH", "LOGNAME", "MKL_",
+    "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PATH", "PYTHON", "SHELL", "TMPDIR", "TORCH_", "TZ",
+    "USER", "VIRTUAL_ENV", "XDG_",
+)  # fmt: skip
+
+
+def list_inherited(*others: str) -> dict[str, str]:
+    """List the variables that a process we start may see: the usual ones, and others by prefix."""
+    return {k: v for k, v in os.environ.items() if k.startswith((*_INHERITED, *others))}
+
+
+def forget_environment() -> None:
+    """Remove the variables that servers need not see from this process and those it starts."""
+    kept = list_inherited()
+    os.environ.clear()
+    os.environ.update(kept)
 
 
 def describe_process() -> str:

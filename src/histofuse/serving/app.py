@@ -1,89 +1,106 @@
-"""MLflow's scoring server behind a check of each request.
+"""The application that serves a model: MLflow's scoring protocol, in JSON.
 
-MLflow reads a body of any size into memory before it checks it, and answers a request without a
-content type with a server error.
+MLflow's own application repeats what it refuses, with all values of the patients, and answers some
+bodies that are no JSON with a server error.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
-MODEL_VARIABLE: Final = "HISTOFUSE_SERVED_MODEL"
-MOST_BYTES: Final = 32 * 1024 * 1024
-_PATIENCE: Final = 8  # times the limit: how much of a refused body is received
+import pandas as pd
+from fastapi import FastAPI, Request, Response
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.version import VERSION
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from histofuse.core.errors import HistofuseError, shorten
+from histofuse.core.progress import report
+from histofuse.serving.endpoint import Endpoint, explaining
+from histofuse.serving.limits import LIMITS, Limits, RequestLimits
+from histofuse.serving.server import MODEL_VARIABLE, STARTUP_FAILURE
+from histofuse.serving.wire import read_request, write_answer
+
+_JSON: Final = "application/json"
+Answer = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True)
-class RequestCheck:
-    """An ASGI application that checks requests before it passes them to another one.
+def make_app() -> RequestLimits:
+    """Make the application that serves the model of the folder in `MODEL_VARIABLE`.
 
-    Attributes:
-        app: Answers the requests.
-        most_bytes: Limit of a request's body.
+    If that fails, the process ends with `STARTUP_FAILURE`, and uvicorn starts no other one.
     """
-
-    app: App
-    most_bytes: int = MOST_BYTES
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        if b"content-type" not in headers:
-            await _refuse(send, 415, "no Content-Type; expected application/json")
-        elif (body := await self._read(headers, receive)) is None:
-            limit = f"{self.most_bytes // 1024 // 1024} MiB"
-            await _refuse(send, 413, f"the body is too large; expected at most {limit}")
-        else:
-            await self.app(scope, _replay(body, receive), send)
-
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """Read a body; None if it is too large.
-
-        A body that is too large is received and discarded, so that the client can read the answer;
-        beyond a second limit the connection is closed.
-        """
-        stated = headers.get(b"content-length", b"0")
-        fits = stated.isdigit() and int(stated) <= self.most_bytes
-        body, size, more = bytearray(), 0, True
-        while more and size <= _PATIENCE * self.most_bytes:
-            message = await receive()
-            chunk, more = message.get("body", b""), message.get("more_body", False)
-            size += len(chunk)
-            fits = fits and size <= self.most_bytes
-            body.extend(chunk) if fits else body.clear()
-        return bytes(body) if fits else None
+    if (parent := parent_process()) is not None:
+        Thread(target=_end_with, args=[parent], daemon=True).start()
+    try:
+        folder = Path(os.environ[MODEL_VARIABLE])
+        return serve_endpoint(Endpoint(find_artifacts(folder)))
+    except Exception as error:
+        known = isinstance(error, HistofuseError)
+        report(f"the model cannot be served: {error if known else shorten(repr(error))}")
+        sys.exit(STARTUP_FAILURE)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def replay() -> Message:
-        return next(messages, None) or await receive()
-
-    return replay
+def find_artifacts(folder: Path) -> dict[str, str]:
+    """Find the parts of a registered model in its folder: ``bundle`` and perhaps ``encoders``."""
+    parts = (folder / "artifacts").iterdir()
+    return {part.name: str(part) for part in parts}
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    body = json.dumps({"error_code": "BAD_REQUEST", "message": message}).encode()
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits:
+    """Make the application that serves an endpoint."""
+    app = FastAPI(title="histofuse")
+
+    async def check_health(_: Request) -> Response:
+        return Response("\n", 503 if endpoint.failed else 200, media_type=_JSON)
+
+    async def name_version(_: Request) -> Response:
+        return Response(VERSION, media_type=_JSON)
+
+    def read(body: bytes) -> Future[pd.DataFrame]:
+        return endpoint.submit(*read_request(body))
+
+    async def answer(request: Request) -> Response:
+        with explaining():
+            future = await asyncio.to_thread(read, await request.body())
+            try:
+                answered = asyncio.wrap_future(future)
+                table = await asyncio.wait_for(answered, limits.answer_seconds)
+            except TimeoutError:
+                message = "the model is busy; send the request again later"
+                raise MlflowException(message, TEMPORARILY_UNAVAILABLE) from None
+            return Response(await asyncio.to_thread(write_answer, table), media_type=_JSON)
+
+    app.add_route("/ping", check_health, methods=["GET"])
+    app.add_route("/health", check_health, methods=["GET"])
+    app.add_route("/version", name_version, methods=["GET"])
+    app.add_route("/invocations", _reporting(answer), methods=["POST"])
+    return RequestLimits(app, limits)
 
 
-def make_app() -> RequestCheck:
-    """Make the application that serves the model named by `MODEL_VARIABLE`."""
-    from mlflow.pyfunc import load_model, scoring_server
+def _reporting(answer: Answer) -> Answer:
+    """Report errors as MLflow does."""
 
-    return RequestCheck(scoring_server.init(load_model(os.environ[MODEL_VARIABLE])))
+    async def respond(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except MlflowException as error:
+            status = error.get_http_status_code()
+            return Response(error.serialize_as_json(), status, media_type=_JSON)
+
+    return respond
+
+
+def _end_with(parent: Any) -> None:
+    """End this process when the one that watches it has ended: nobody could stop it any more."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

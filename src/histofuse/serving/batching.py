@@ -6,8 +6,14 @@ other rows (`histofuse.serving.networks`), so simultaneous clients share one bat
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Final
@@ -15,6 +21,7 @@ from typing import Any, Final
 import pandas as pd
 
 MOST_ROWS_TOGETHER: Final = 256
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,37 +36,57 @@ class RequestQueue:
     """Answers requests in a single thread, which uses all cores.
 
     The predictor's `answer` takes what was read from a request, or from several after `merge`.
+
+    Attributes:
+        failed: Whether the thread has ended, so that nothing is answered any more.
     """
 
     def __init__(self, predictor: Any) -> None:
+        self.failed = False
         self._predictor = predictor
         self._waiting: SimpleQueue[_Request] = SimpleQueue()
+        self._taken: list[_Request] = []
         Thread(target=self._serve, name="histofuse", daemon=True).start()
 
-    def answer(self, read: Any, rows: int, options: dict[str, bool]) -> pd.DataFrame:
-        """Wait for the answer to what was read."""
+    def submit(self, read: Any, rows: int, options: dict[str, bool]) -> Future[pd.DataFrame]:
+        """Hand over what was read; a future that is cancelled while it waits costs nothing."""
         request = _Request(read, rows, options)
         self._waiting.put(request)
-        return request.answer.result()
+        if self.failed:  # asked last, as the thread fails those that wait when it ends
+            self._fail_all()
+        return request.answer
 
     def _serve(self) -> None:
-        while True:
-            requests = self._take()
-            if len(requests) > 1 and self._answer_together(requests):
-                continue
-            for request in requests:
-                self._answer_alone(request)
+        try:
+            while True:
+                self._taken = self._take()
+                if len(self._taken) == 1 or not self._answer_together(self._taken):
+                    for request in self._taken:
+                        self._answer_alone(request)
+        # Otherwise the server would go on and never answer.
+        except BaseException:
+            _log.critical("the thread that computes answers ended; the server stops", exc_info=True)
+            self.failed = True
+            self._fail_all()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _fail_all(self) -> None:
+        left = self._taken + list(_take_available(self._waiting))
+        for request in left:
+            if not request.answer.done():
+                request.answer.set_exception(RuntimeError("nothing is computed any more"))
 
     def _take(self) -> list[_Request]:
         """Wait for a request, and take those that are already waiting too."""
-        taken = [self._waiting.get()]
-        rows = taken[0].rows
-        while rows < MOST_ROWS_TOGETHER:
-            try:
-                taken.append(self._waiting.get_nowait())
-            except Empty:
-                break
-            rows += taken[-1].rows
+        taken: list[_Request] = []
+        rows = 0
+        while not taken:
+            for request in chain([self._waiting.get()], _take_available(self._waiting)):
+                if request.answer.set_running_or_notify_cancel():
+                    taken.append(request)
+                    rows += request.rows
+                if rows >= MOST_ROWS_TOGETHER:
+                    break
         return taken
 
     def _answer_together(self, requests: list[_Request]) -> bool:
@@ -84,3 +111,10 @@ class RequestQueue:
         # The client waits for the result, whatever it is.
         except Exception as error:
             request.answer.set_exception(error)
+
+
+def _take_available(queue: SimpleQueue[_Request]) -> Iterator[_Request]:
+    """Take what is in a queue, without waiting for more."""
+    with suppress(Empty):
+        while True:
+            yield queue.get_nowait()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +17,19 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
-from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.errors import (
+    Fault,
+    HistofuseError,
+    InputError,
+    collect_faults,
+    list_faults,
+    shorten,
+)
 from histofuse.serving.batching import RequestQueue
 from histofuse.serving.predict import open_predictor
+from histofuse.serving.wire import check_rows
 
-MOST_ROWS: Final = 1024
+MOST_FAULTS_ANSWERED: Final = 20  # the others are counted
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +47,12 @@ class Endpoint:
         )
         self.predictor.load()
         self._queue = RequestQueue(self.predictor)
+        self._options = list(inspect.signature(self.predictor.answer).parameters)[1:]
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing is answered any more."""
+        return self._queue.failed
 
     def answer(self, inputs: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Answer a request.
@@ -42,38 +60,58 @@ class Endpoint:
         Raises:
             MlflowException: With status 400 if the request is at fault, 500 if the model is.
         """
-        try:
-            return self._answer(inputs, params or {})
-        except InputError as error:
-            raise Refusal(error) from error
-        except Exception as error:
-            _log.exception("a request failed")
-            known = f": {error}" if isinstance(error, HistofuseError) else ""
-            problem = f"The model failed{known}. See the server's log."
-            raise MlflowException(problem, error_code=INTERNAL_ERROR) from error
+        with explaining():
+            return self.submit(inputs, params or {}).result()
 
-    def _answer(self, inputs: Any, params: Mapping[str, Any]) -> pd.DataFrame:
-        rows = _count_rows(inputs)
-        read = self.predictor.read(inputs)
-        options = {name: True for name, wanted in params.items() if wanted}
-        return self._queue.answer(read, rows, options)
+    def submit(self, inputs: Any, params: Mapping[str, Any]) -> Future[pd.DataFrame]:
+        """Read a request and hand it to the thread that computes.
+
+        Raises:
+            InputError: If the request is at fault.
+        """
+        if not isinstance(inputs, pd.DataFrame):
+            raise InputError([Fault("input", f"is a {type(inputs).__name__}", "a data frame")])
+        check_rows(len(inputs))
+        options = self._read_options(params)
+        return self._queue.submit(self.predictor.read(inputs), len(inputs), options)
+
+    def _read_options(self, params: Mapping[str, Any]) -> dict[str, bool]:
+        """Read which explanations are asked for.
+
+        Raises:
+            InputError: With each param that is unknown or not true or false.
+        """
+        known = self._options
+        with collect_faults() as faults:
+            if unknown := [name for name in params if name not in known]:
+                problem = f"unknown key {unknown[0]!r}, {len(unknown):,} such keys"
+                faults.add("params", problem, f"one of {', '.join(known)}")
+            for name in known:
+                if not isinstance(params.get(name, False), bool):
+                    faults.add(f"params, {name}", "another type", "true or false")
+        return {name: True for name, wanted in params.items() if wanted}
 
 
-def _count_rows(inputs: Any) -> int:
-    """Count the rows of a request.
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Turn errors into those that MLflow's server reports.
 
     Raises:
-        InputError: If it has no rows, too many rows, or is not a table.
+        MlflowException: With status 400 if the request is at fault, 500 if the model is.
     """
-    if not isinstance(inputs, pd.DataFrame):
-        raise InputError([Fault("input", f"is a {type(inputs).__name__}", "a data frame")])
-    n = len(inputs)
-    if n == 0:
-        raise InputError([Fault("input", "no rows", "at least one")])
-    if n > MOST_ROWS:
-        remedy = "Send several requests, or use histofuse predict."
-        raise InputError([Fault("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", remedy)])
-    return n
+    try:
+        yield
+    except InputError as error:
+        raise Refusal(error) from error
+    except MlflowException:
+        raise
+    except Exception as error:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        cause = shorten(f"{type(error).__name__}: {error}")
+        _log.error("a request failed\n%s%s", frames, cause)
+        known = f": {shorten(str(error))}" if isinstance(error, HistofuseError) else ""
+        problem = f"The model failed{known}. See the server's log."
+        raise MlflowException(problem, error_code=INTERNAL_ERROR) from error
 
 
 class Refusal(MlflowException):
@@ -83,14 +121,15 @@ class Refusal(MlflowException):
     """
 
     def __init__(self, error: InputError) -> None:
-        super().__init__(str(error), error_code=INVALID_PARAMETER_VALUE)
+        message = list_faults(error.faults, MOST_FAULTS_ANSWERED)
+        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
         self.faults = error.faults
 
     def serialize_as_json(self) -> str:
         """Give the body of the response."""
-        faults = [
-            {name: str(value) for name, value in asdict(fault).items() if value}
-            for fault in self.faults
+        shown = [
+            {name: shorten(str(value)) for name, value in asdict(fault).items() if value}
+            for fault in self.faults[:MOST_FAULTS_ANSWERED]
         ]
-        body = {"error_code": self.error_code, "message": self.args[0], "faults": faults}
+        body = {"error_code": self.error_code, "message": self.args[0], "faults": shown}
         return json.dumps(body)

@@ -310,11 +310,13 @@ class Store(Connection):
             self._set_addresses()
             return mlflow.pyfunc.load_model(f"models:/{name}/{number}")
 
-    def locate_model(self, address: str) -> Path:
-        """Download the model at an address such as ``models:/…`` to this machine."""
+    def locate_model(self, address: str, scratch: Path) -> Path:
+        """Find the model at an address such as ``models:/…``; a server's is copied to `scratch`."""
+        target = scratch if self.database is None else None
         with self.explaining(), quiet():
             self._set_addresses()
-            return Path(import_mlflow().artifacts.download_artifacts(artifact_uri=address))
+            artifacts = import_mlflow().artifacts
+            return Path(artifacts.download_artifacts(artifact_uri=address, dst_path=target))
 
     def _set_addresses(self) -> None:
         mlflow = import_mlflow()

@@ -1,11 +1,12 @@
 import os
 import socket
-import sys
+from pathlib import Path
 
 import pytest
 
 from histofuse.commands import serve
 from histofuse.core.errors import RegistryError
+from histofuse.serving import server
 
 
 @pytest.mark.parametrize(
@@ -24,25 +25,38 @@ def test_models_by_short_names(given, address):
 
 @pytest.fixture
 def started(monkeypatch, tmp_path):
-    """What would be run in the place of this process."""
-    commands = []
+    """What would be served: address, port, workers and the environment of the processes."""
+    calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in (serve.MODEL_VARIABLE, *serve.SETTINGS):
-        monkeypatch.setenv(name, "")  # restored after the test
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(os.environ, "MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(
-        "histofuse.tracking.store.Store.locate_model", lambda self, address: tmp_path / "model"
+        "histofuse.tracking.store.Store.locate_model", lambda self, address, scratch: scratch / "m"
     )
-    monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
-    return commands
+    monkeypatch.setattr(server, "run", lambda *given: calls.append((given, dict(os.environ))) or 3)
+    monkeypatch.setattr(os, "_exit", calls.append)
+    return calls
 
 
-def test_the_server_gets_the_model_and_the_address(started, tmp_path):
+def test_the_server_gets_the_model_and_the_address(started):
     serve.serve("fusion", "127.0.0.1", 5999, 2)
-    (command,) = started
-    assert command[0] == sys.executable
-    assert "--host 127.0.0.1 --port 5999 --workers 2" in " ".join(command)
-    assert os.environ[serve.MODEL_VARIABLE] == str(tmp_path / "model")
+    (given, environment), status = started
+    assert given == ("127.0.0.1", 5999, 2)
+    assert status == 3
+    folder = Path(environment[server.MODEL_VARIABLE]).parent
+    assert folder.name.startswith("histofuse-")
+    assert not folder.exists(), "a copy of the registry's model is left"
+
+
+def test_the_server_sees_no_password(started):
+    secret = {"MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"}
+    os.environ |= dict.fromkeys(secret, "x")
+    serve.serve("fusion", "127.0.0.1", 5999, 1)
+    (_, environment), _ = started
+    assert {"MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"}.isdisjoint(
+        environment
+    )
+    assert environment["PATH"] == os.environ["PATH"]
 
 
 def test_a_port_in_use_is_reported_before_the_model_is_loaded(started):

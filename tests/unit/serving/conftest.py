@@ -178,6 +178,12 @@ def mlp(tmp_path):
     return make_tabular(tmp_path / "models" / "mlp", "mlp")
 
 
+@pytest.fixture(scope="module")
+def kept_mlp(tmp_path_factory):
+    """A model that the tests of a module share."""
+    return make_tabular(tmp_path_factory.mktemp("kept") / "mlp", "mlp")
+
+
 @pytest.fixture
 def image(tmp_path):
     return make_image(tmp_path / "models" / "simple_cnn")

@@ -1,0 +1,177 @@
+"""Limits of size, time and memory for the bodies of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+MIB: Final = 1024 * 1024
+_DIGITS: Final = 20  # of a stated length
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the requests that a process answers at the same time.
+
+    Attributes:
+        head_bytes: Size of an address with its headers.
+        most_bytes: Size of a body.
+        small_bytes: Size up to which a body is read at once. Larger ones are read a few at a time,
+            and the others wait with what has arrived of them.
+        large_bodies: How many larger bodies are held at the same time.
+        body_seconds: Until a body is complete.
+        answer_seconds: Until a complete request is answered.
+        discarded: How much of a refused body is received, in multiples of `most_bytes`, so that
+            the client can read the answer.
+    """
+
+    head_bytes: int = 16_384
+    most_bytes: int = 32 * MIB
+    small_bytes: int = MIB // 4
+    large_bodies: int = 2
+    body_seconds: float = 30.0
+    answer_seconds: float = 60.0
+    discarded: int = 8
+
+
+LIMITS: Final = Limits()
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error, after which the connection is closed."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RequestLimits:
+    """An ASGI application that reads bodies within limits and passes them to another one."""
+
+    def __init__(self, app: App, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self._large = asyncio.Semaphore(limits.large_bodies)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif _measure_head(scope) > self.limits.head_bytes:
+            await _refuse(send, RefusedError(431, "the address or the headers are too large"))
+        elif scope["method"] == "POST":
+            await self._pass_body(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _pass_body(self, scope: Message, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as held:  # until the answer is sent
+            try:
+                _check_headers(scope["headers"])
+                stated = dict(scope["headers"]).get(b"content-length", b"0")
+                body = await _Body(self.limits, self._large, held).read_in_time(stated, receive)
+            except RefusedError as refused:
+                await _refuse(send, refused)
+                return
+            if body is not None:
+                await self.app(scope, _replay(body, receive), send)
+
+
+@dataclass
+class _Body:
+    """Reads a body.
+
+    Attributes:
+        large: Its places are for large bodies.
+        held: What the request holds.
+        waits: Whether the body waits for a place.
+    """
+
+    limits: Limits
+    large: asyncio.Semaphore
+    held: AsyncExitStack
+    waits: bool = False
+
+    async def read_in_time(self, stated: bytes, receive: Receive) -> bytes | None:
+        """Read a body, with the length that the client stated; None if the client has gone.
+
+        Raises:
+            RefusedError: If it is too large, too slow, or one of too many.
+        """
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await self._read(stated, receive)
+        except TimeoutError:
+            if self.waits:
+                raise RefusedError(503, "too many large requests; send it again later") from None
+            seconds = f"{self.limits.body_seconds:g} seconds"
+            raise RefusedError(408, f"the body took longer than {seconds}") from None
+
+    async def _read(self, stated: bytes, receive: Receive) -> bytes | None:
+        most, small = self.limits.most_bytes, self.limits.small_bytes
+        fits = stated.isdigit() and len(stated) < _DIGITS and int(stated) <= most
+        body, size, more = bytearray(), 0, True
+        while more and size <= self.limits.discarded * most:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            fits = fits and size + len(chunk) <= most
+            body.extend(chunk) if fits else body.clear()
+            if fits and size <= small < size + len(chunk):
+                await self._take_place()
+            size += len(chunk)
+        if not fits:
+            raise RefusedError(413, f"the body is too large; expected at most {most // MIB} MiB")
+        return bytes(body)
+
+    async def _take_place(self) -> None:
+        self.waits = True
+        await self.held.enter_async_context(self.large)
+        self.waits = False
+
+
+def _measure_head(scope: Message) -> int:
+    headers = sum(len(name) + len(value) for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + headers
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse what would not be JSON as it arrives.
+
+    Raises:
+        RefusedError: If so.
+    """
+    given = {name: value.decode("latin-1") for name, value in headers}
+    if b"content-type" not in given:
+        raise RefusedError(415, "no Content-Type; expected application/json")
+    kind, *parameters = (part.strip().lower() for part in given[b"content-type"].split(";"))
+    if kind != "application/json" or set(parameters) - {"", "charset=utf-8", 'charset="utf-8"'}:
+        raise RefusedError(415, "another Content-Type; expected application/json, in UTF-8")
+    if given.get(b"content-encoding", "identity").lower() != "identity":
+        raise RefusedError(415, "a Content-Encoding; expected a body that is not compressed")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def replay() -> Message:
+        return next(messages, None) or await receive()
+
+    return replay
+
+
+async def _refuse(send: Send, refused: RefusedError) -> None:
+    body = json.dumps({"error_code": "BAD_REQUEST", "message": str(refused)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,191 @@
+"""Requests and answers as JSON, in the layouts of MLflow's scoring protocol.
+
+A request that is refused is refused before it takes much more memory than its text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.errors import Fault, InputError
+
+MOST_ROWS: Final = 1024
+MOST_COLUMNS: Final = 1000  # known and unknown ones
+MOST_LISTS: Final = 3_000_000  # of pixels, in a body of 32 MiB
+RECORDS: Final = ("dataframe_records", "instances")
+SPLIT: Final = "dataframe_split"
+COLUMNS: Final = "inputs"
+PARAMS: Final = "params"
+_LAYOUTS: Final = (*RECORDS, SPLIT, COLUMNS)
+_BODY: Final = "the body"
+_OBJECTS: Final = MOST_ROWS + 2  # a row each, the rows' layout and the document
+
+
+def read_request(body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a request.
+
+    Args:
+        body: JSON in UTF-8, with the rows in one of MLflow's layouts and, optionally, params.
+
+    Returns:
+        The rows, each cell as it was given or None, and the params.
+
+    Raises:
+        InputError: If it is no such document, or holds too much.
+    """
+    document = _parse(body)
+    given = [name for name in _LAYOUTS if name in document]
+    if len(given) != 1 or set(document) - {*given, PARAMS}:
+        keys = f"{len(document):,} keys, {len(given)} of them with rows"
+        raise _refuse(_BODY, keys, f"one of {', '.join(_LAYOUTS)}, and optionally {PARAMS}")
+    params = document.get(PARAMS) or {}
+    if not isinstance(params, dict):
+        raise _refuse(PARAMS, _name_type(params), "an object")
+    return _read_rows(given[0], document[given[0]]), params
+
+
+def write_answer(table: pd.DataFrame) -> bytes:
+    """Write an answer.
+
+    Raises:
+        ValueError: If it holds a number that is not finite.
+    """
+    records = {"predictions": table.to_dict("records")}
+    return json.dumps(records, allow_nan=False, default=_to_plain).encode()
+
+
+def check_rows(n: int) -> None:
+    """Check the number of rows of a request.
+
+    Raises:
+        InputError: If there are none or too many.
+    """
+    if n == 0:
+        raise _refuse("input", "no rows", "at least one")
+    if n > MOST_ROWS:
+        remedy = "Send several requests, or use histofuse predict."
+        raise InputError([Fault("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", remedy)])
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    expected = "a JSON object, in UTF-8"
+    if body.count(b"[") > MOST_LISTS:
+        raise _refuse(_BODY, "too many lists", f"at most {MOST_LISTS:,}")
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_Objects().make)
+    except UnicodeDecodeError as error:
+        raise _refuse(_BODY, f"not UTF-8 at byte {error.start:,}", expected) from None
+    except json.JSONDecodeError as error:
+        problem = f"not JSON at character {error.pos:,} ({error.msg})"
+        raise _refuse(_BODY, problem, expected) from None
+    except RecursionError:
+        raise _refuse(_BODY, "nested too deeply", "the pixels of a patch at most") from None
+    except ValueError:
+        raise _refuse(_BODY, "a number of too many digits", "a number") from None
+    if not isinstance(document, dict):
+        raise _refuse(_BODY, _name_type(document), expected)
+    return document
+
+
+class _Objects:
+    """Makes the objects of a document, as many as a request may hold."""
+
+    def __init__(self) -> None:
+        self.left = _OBJECTS
+
+    def make(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Make an object."""
+        self.left -= 1
+        if self.left < 0:
+            remedy = "Send several requests, or use histofuse predict."
+            expected = f"at most {MOST_ROWS:,} rows"
+            raise InputError([Fault(_BODY, f"more than {_OBJECTS:,} objects", expected, remedy)])
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+            raise _refuse(_BODY, f"the key {twice!r} twice in an object", "each key once")
+        return made
+
+
+def _read_rows(layout: str, rows: Any) -> pd.DataFrame:
+    if layout == SPLIT:
+        return _read_split(rows)
+    if layout == COLUMNS and isinstance(rows, dict):
+        return _read_columns(rows)
+    return _read_records(layout, rows)
+
+
+def _read_records(layout: str, rows: Any) -> pd.DataFrame:
+    if not isinstance(rows, list):
+        raise _refuse(layout, _name_type(rows), "a list of rows")
+    check_rows(len(rows))
+    names: dict[str, None] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise _refuse(f"{layout}, row {number}", _name_type(row), "an object")
+        _check_columns(row)
+        names |= dict.fromkeys(row)
+        _check_columns(names)
+    return _make_table({name: [row.get(name) for row in rows] for name in names}, len(rows))
+
+
+def _read_split(split: Any) -> pd.DataFrame:
+    names, rows = (_get(split, SPLIT, key) for key in ("columns", "data"))
+    _check_columns(names)
+    check_rows(len(rows))
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise _refuse(f"{SPLIT}, columns", "a name twice, or not a text", "each name once")
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(names):
+            problem = f"{len(row):,} cells" if isinstance(row, list) else _name_type(row)
+            raise _refuse(f"{SPLIT}, row {number}", problem, f"a list of {len(names):,} cells")
+    columns = map(list, zip(*rows, strict=True))
+    return _make_table(dict(zip(names, columns, strict=True)), len(rows))
+
+
+def _get(split: Any, where: str, key: str) -> list[Any]:
+    value = split.get(key) if isinstance(split, dict) else None
+    if not isinstance(value, list):
+        raise _refuse(f"{where}, {key}", _name_type(value), "a list")
+    return value
+
+
+def _read_columns(columns: dict[str, Any]) -> pd.DataFrame:
+    _check_columns(columns)
+    lengths = {len(cells) if isinstance(cells, list) else -1 for cells in columns.values()}
+    if len(lengths) != 1 or -1 in lengths:
+        raise _refuse(COLUMNS, "columns of unequal lengths", "a list of cells for each column")
+    n = lengths.pop()
+    check_rows(n)
+    return _make_table(columns, n)
+
+
+def _check_columns(names: Any) -> None:
+    if len(names) > MOST_COLUMNS:
+        raise _refuse("input", f"{len(names):,} columns", f"at most {MOST_COLUMNS:,}")
+
+
+def _make_table(columns: Mapping[str, list[Any]], n: int) -> pd.DataFrame:
+    cells = {name: pd.Series(column, dtype=object) for name, column in columns.items()}
+    return pd.DataFrame(cells, index=range(n))
+
+
+def _name_type(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"not for JSON: {type(value).__name__}")
+
+
+def _refuse(where: str, problem: str, expected: str) -> InputError:
+    return InputError([Fault(where, problem, expected)])
