@@ -15,6 +15,7 @@ from rich.text import Text
 from histofuse.core.artifacts import digest_file, to_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
+from histofuse.core.naming import NOT_DEFINED, show_interval, show_value
 from histofuse.tracking.connection import name_store
 from histofuse.tracking.names import (
     CONTENT_TAG,
@@ -165,7 +166,7 @@ def _make_table(rows: Sequence[RunRow], sort: str | None, columns: Sequence[str]
     for name in names:
         table.add_column(_head(name, rows[0].class_in_focus), justify="right")
     for row in ordered:
-        cells = [_show(_find(row, name), _find_ends(row, name)) for name in names]
+        cells = [_show(row, name) for name in names]
         mark = f"{'*' * row.in_production}{'!' * row.leaky}"
         table.add_row(mark, Text(row.run), f"v{row.version}", *cells)
     return table
@@ -196,23 +197,20 @@ def _find(row: RunRow, name: str) -> float | str | None:
     return value if math.isfinite(value) else row.params.get(named)
 
 
-def _find_ends(row: RunRow, name: str) -> tuple[float, float] | None:
-    """Find the interval of a metric; None where there is none."""
-    metric = name.replace("{focus}", row.class_in_focus)
-    low, high = (row.metrics.get(name_end(metric, end), math.nan) for end in ("low", "high"))
-    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
-
-
-def _show(value: float | str | None, ends: tuple[float, float] | None) -> str:
+def _show(row: RunRow, name: str) -> str:
+    """Write a param, or a metric with its interval; a narrow table wraps the interval."""
+    value = _find(row, name)
     if value is None or isinstance(value, str):
-        return value or "–"
-    return f"{value:.3f}" + (f"\n{ends[0]:.2f}–{ends[1]:.2f}" if ends else "")
+        return value or NOT_DEFINED
+    low, high = (_find(row, name_end(name, end)) for end in ("low", "high"))
+    with_ends = isinstance(low, float) and isinstance(high, float)
+    return show_interval(value, low, high) if with_ends else show_value(value)
 
 
 def _explain(rows: Sequence[RunRow]) -> str:
     lines = []
     if any(name.startswith("interval_") for r in rows for name in r.metrics):
-        lines.append("Intervals are below the values; reports/tables describe the method.")
+        lines.append("Intervals are in brackets; reports/tables describe the method.")
     if any(r.in_production for r in rows):
         lines.append("*  in production")
     if any(r.leaky for r in rows):

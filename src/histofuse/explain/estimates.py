@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -31,18 +31,22 @@ class Measure:
         better: Direction of better scores; empty where the score is for comparison only.
         limit: A score not better than this is a concern; None: never a concern.
         concern: What a concern means for the model or its explanations.
+        exact: Whether the value itself decides, such as a largest error, which has no interval.
     """
 
     meaning: str
     better: Literal["higher", "lower", ""] = ""
     limit: float | None = None
     concern: str = ""
+    exact: bool = False
 
     def find_outcome(self, estimate: Estimate, fewest_groups: int) -> Outcome:
         """Tell on which side of its limit a score lies by its interval; empty without a limit."""
         if estimate.value is None or self.limit is None:
             return ""
-        side = find_side(estimate, fewest_groups, self.limit)
+        if self.exact:
+            estimate = replace(estimate, low=estimate.value, high=estimate.value)
+        side = find_side(estimate, 0 if self.exact else fewest_groups, self.limit)
         if side == "inconclusive":
             return "inconclusive"
         return "good" if (side == "above") == (self.better == "higher") else "concern"

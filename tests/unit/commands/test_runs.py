@@ -50,7 +50,7 @@ def test_patches_and_admissions_have_tables_of_their_own_best_first(scored):
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_an_interval_is_shown_below_its_value(scored):
+def test_an_interval_is_shown_as_everywhere(scored):
     store = open_store()
     (run,) = [r for r in store.find_runs(CONTENT_TAG) if r.info.run_name == "mlp"]
     ends = {"interval_low/test.brier": 0.111, "interval_high/test.brier": 0.222}
@@ -58,9 +58,8 @@ def test_an_interval_is_shown_below_its_value(scored):
     store.log_batch(run.info.run_id, rows=[(0, ends)])
 
     lines = describe_runs(kind="tabular", columns=["test/brier"]).splitlines()
-    at = next(n for n, line in enumerate(lines) if "mlp" in line)
-    assert lines[at + 1].strip() == "0.11–0.22"
-    assert any(line.startswith("Intervals are below") for line in lines)
+    assert next(line for line in lines if "mlp" in line).endswith(" [0.111, 0.222]")
+    assert any(line.startswith("Intervals are in brackets") for line in lines)
 
 
 def test_leaky_production_and_simulated_are_marked(scored):

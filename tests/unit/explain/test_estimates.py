@@ -44,6 +44,13 @@ def test_a_score_that_is_undefined_everywhere_has_no_value_but_a_note():
     assert render_estimates({"a": found}, {"a": LOOKS}, 10)["a"]["concern"] == ""
 
 
+@pytest.mark.parametrize(("value", "outcome"), [(1e-5, "good"), (0.1, "concern")])
+def test_a_largest_error_needs_no_interval(value, outcome):
+    measure = Measure("Error", "lower", 0.001, "it does not add up", exact=True)
+    found = Estimate(value, None, None, 5, 5, "a maximum has no interval")
+    assert measure.find_outcome(found, 10) == outcome
+
+
 @pytest.mark.parametrize(
     ("ends", "groups", "outcome", "concern"),
     [

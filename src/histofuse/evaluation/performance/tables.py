@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofuse.core.artifacts import write_text
-from histofuse.core.naming import NOT_DEFINED, show_name
+from histofuse.core.naming import NOT_DEFINED, show_interval, show_name
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.intervals import Intervals, explain_intervals
@@ -312,9 +312,7 @@ def _render_row(row: dict[str, Cell], table: Table) -> str:
 
 def _render(value: Cell, *, decimals: int, undefined: str) -> str:
     if isinstance(value, Interval):
-        number = _render(value.value, decimals=decimals, undefined=undefined)
-        ends = [_render(end, decimals=decimals, undefined="") for end in (value.low, value.high)]
-        return f"{number} [{ends[0]}, {ends[1]}]" if all(ends) else number
+        return show_interval(value.value, value.low, value.high)
     if value is None:
         return undefined
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
