@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import HistofuseError
 
 
@@ -18,7 +19,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with naming_full_disk(Path.cwd()):
+                return super().invoke(ctx)
         except HistofuseError as error:
             typer.echo(f"histofuse {ctx.invoked_subcommand}: {error}", err=True)
             sys.exit(1)

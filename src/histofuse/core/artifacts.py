@@ -15,29 +15,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import Fault, InputError
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds."""
+    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds.
+
+    Raises:
+        DiskFullError: If the disk is full; `path` is left as it was.
+    """
     temporary = _name_temporary(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming_full_disk(path, temporary):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; replace `path` with it if the block succeeds."""
+    """Yield an empty temporary folder; replace `path` with it if the block succeeds.
+
+    Raises:
+        DiskFullError: If the disk is full; `path` is left as it was.
+    """
     temporary = _name_temporary(path)
     temporary.mkdir()
     try:
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        with naming_full_disk(path, temporary):
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from histofuse.core.artifacts import load_json, to_json, write_text
 from histofuse.core.code import CodeList
+from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import Fault, HistofuseError, InputError
 
 SECONDS: Final = Path(".histofuse/seconds")
@@ -41,7 +42,8 @@ def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool =
         if code:
             code.check_sources()
             code.check_imports()
-        main(*sys.argv[1:])
+        with naming_full_disk(Path.cwd()):
+            main(*sys.argv[1:])
         if code:
             code.check_imports()  # with those on first use
     except HistofuseError as error:

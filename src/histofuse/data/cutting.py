@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histofuse.core.artifacts import replacing_folder, to_json
+from histofuse.core.disk import require_space
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import track
 from histofuse.core.tables import write_parts
@@ -170,7 +171,8 @@ class _Shards:
         return self.side * self.side * 3
 
     def create(self) -> None:
-        """Create all shards at their final size."""
+        """Create all shards at their final size, if they fit on the disk."""
+        require_space(self.count * self.patch_bytes, self.folder)
         for shard in range(-(-self.count // self.shard_patches)):
             with self._path(shard).open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": self._shape(shard)}
