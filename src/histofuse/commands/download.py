@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
@@ -17,12 +20,17 @@ from typing import Final
 from tqdm import tqdm
 
 from histofuse.core.artifacts import replacing_folder
+from histofuse.core.disk import naming_full_disk, require_space
 from histofuse.core.errors import HistofuseError
 from histofuse.core.progress import report, track
 
 TIMEOUT_SECONDS: Final = 30
 TRIES: Final = 4
 CHUNK: Final = 1 << 20
+LISTING_BYTES: Final = 1 << 24
+_NAME_BYTES: Final = 240  # with an ending such as .part, what file systems take
+_SHOWN: Final = 5  # names that cannot be trusted
+_AWAY: Final = "Move it away, or choose another folder with --into."
 
 
 class DownloadError(HistofuseError):
@@ -40,16 +48,42 @@ class Remote:
     size: int | None = None  # bytes; None if unknown
 
 
-def resolve_inside(folder: Path, name: str) -> Path:
-    """Resolve a file name from a listing or an archive.
+def resolve_inside(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Resolve the file names of a listing or an archive, before anything is touched.
 
     Raises:
-        DownloadError: If it leads out of the folder.
+        DownloadError: If any leads out of the folder, is no plain name, or stands in the way of
+            another.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise DownloadError(f"{name!r} leads out of {folder}: the listing cannot be trusted")
-    return folder / Path(*path.parts)
+    root, paths = folder.resolve(), {}
+    problems = []
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        path = folder.joinpath(*parts)
+        if not all(map(_is_plain, parts)) or not parts or name.endswith(("/", "\\")):
+            problems.append(f"{name!r} leads out of {folder}, or is no plain file name")
+        elif not path.resolve().is_relative_to(root):
+            problems.append(f"{name!r} leads out of {folder} through a link")
+        elif (key := tuple(map(str.casefold, parts))) in paths:
+            problems.append(f"{name!r} is there twice")
+        else:
+            paths[key] = path
+    for key, path in paths.items():
+        if any(key[:depth] in paths for depth in range(1, len(key))):
+            problems.append(f"{path.relative_to(folder).as_posix()!r} lies in a file")
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        shown = "; ".join(problems[:_SHOWN])
+        raise DownloadError(f"{shown}{more}: the listing cannot be trusted, nothing was changed.")
+    return list(paths.values())
+
+
+def _is_plain(part: str) -> bool:
+    """Tell whether a name means the same on every system, and leads nowhere else."""
+    dots = not part.strip(". ")
+    return (
+        part.isprintable() and len(part.encode()) <= 240 and not dots and not set(":/") & set(part)
+    )
 
 
 def read_text(url: str) -> str:
@@ -60,7 +94,10 @@ def read_text(url: str) -> str:
     """
     try:
         with _open(url, {}) as response:
-            return response.read().decode("utf-8")
+            text = response.read(LISTING_BYTES + 1)
+            if len(text) > LISTING_BYTES:
+                raise DownloadError(f"{url}: more than {LISTING_BYTES >> 20} MiB: not a listing")
+            return text.decode("utf-8")
     except (OSError, HTTPException, UnicodeDecodeError) as error:
         raise explain(url, error) from None
 
@@ -76,9 +113,13 @@ def download(remote: Remote, folder: Path) -> bool:
     Raises:
         DownloadError: If the server cannot be reached, or the checksum does not match.
     """
-    target = resolve_inside(folder, remote.path)
-    if target.is_file() and matches(target, remote):
-        return False
+    (target,) = resolve_inside(folder, [remote.path])
+    if target.exists():
+        if target.is_file() and matches(target, remote):
+            return False
+        raise DownloadError(
+            f"{target}: exists already, and is not the file of {remote.url}. {_AWAY}"
+        )
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     resumed = part.is_file() and part.stat().st_size > 0
@@ -151,8 +192,11 @@ def _append(response: HTTPResponse, part: Path, have: int, remote: Remote) -> No
     )  # fmt: skip
     with bar, part.open("ab" if have else "wb") as file:
         while block := response.read(CHUNK):
-            file.write(block)
+            with naming_full_disk(part):
+                file.write(block)
             bar.update(len(block))
+            if remote.size is not None and file.tell() > remote.size:
+                raise DownloadError(f"{remote.url}: longer than the {remote.size:,} bytes listed")
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"stopped at {part.stat().st_size:,} of {total:,} bytes")
 
@@ -179,48 +223,53 @@ def explain(url: str, error: Exception) -> DownloadError:
 def unpack(archive: Path, folder: Path) -> int:
     """Unpack a zip file into a new folder, completely or not at all.
 
+    A folder that was unpacked from it before is left as it is.
+
     Returns:
         The number of files.
 
     Raises:
-        DownloadError: If it is not a zip file, leads out of the folder, or does not fit on the
-            disk.
+        DownloadError: If it is no zip file that can be trusted, or the folder holds anything else.
+        DiskFullError: If it does not fit on the disk.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
             members = [m for m in zipped.infolist() if not m.is_dir()]
-            _check_members(members, folder)
+            targets = resolve_inside(folder, [m.filename for m in members])
+            _refuse_links(members)
+            if folder.exists():
+                _require_unpacked(folder, dict(zip(targets, members, strict=True)))
+                return len(members)
+            require_space(sum(m.file_size for m in members), folder)
             with replacing_folder(folder) as temporary:
-                for member in track(members, f"unpacking {archive.name}", len(members)):
-                    target = resolve_inside(temporary, member.filename)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with zipped.open(member) as source, target.open("wb") as file:
-                        shutil.copyfileobj(source, file, CHUNK)
-    except zipfile.BadZipFile as error:
-        raise DownloadError(
-            f"{archive}: not a zip file ({error}); remove it and fetch again"
-        ) from None
+                pairs = zip(targets, members, strict=True)
+                for target, member in track(pairs, f"unpacking {archive.name}", len(members)):
+                    _extract(zipped, member, temporary / target.relative_to(folder))
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        raise _refuse_archive(archive, error) from None
+    except RuntimeError as error:  # encrypted
+        raise _refuse_archive(archive, error) from None
     return len(members)
 
 
-def _check_members(members: list[zipfile.ZipInfo], folder: Path) -> None:
+def _refuse_archive(archive: Path, error: Exception) -> DownloadError:
+    return DownloadError(f"{archive}: not a zip file ({error}); remove it and fetch again")
+
+
+def _extract(zipped: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipped.open(member) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+
+
+def _require_unpacked(folder: Path, members: Mapping[Path, zipfile.ZipInfo]) -> None:
+    """Refuse a folder that is not what the members give."""
+    held = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    if held != {path: member.file_size for path, member in members.items()}:
+        raise DownloadError(f"{folder}: exists already, with other files in it. {_AWAY}")
+
+
+def _refuse_links(members: Iterable[zipfile.ZipInfo]) -> None:
     for member in members:
-        resolve_inside(folder, member.filename)
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
             raise DownloadError(f"{member.filename!r} is a link: the archive cannot be trusted")
-    require_space(sum(m.file_size for m in members), folder)
-
-
-def require_space(size: int, folder: Path) -> None:
-    """Make sure that files of a total size, in bytes, fit on the disk.
-
-    Raises:
-        DownloadError: If they do not.
-    """
-    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if size > free:
-        raise DownloadError(
-            f"{folder}: needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. "
-            "Free some space, or choose a folder on another disk with --into."
-        )

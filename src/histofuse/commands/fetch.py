@@ -13,14 +13,15 @@ from histofuse.commands.download import (
     Remote,
     download,
     read_text,
-    require_space,
     resolve_inside,
     unpack,
 )
 from histofuse.core.artifacts import load_json, parse_json, write_json
+from histofuse.core.disk import require_space
 from histofuse.core.progress import report
 
 MARKER: Final = "FETCHED.json"
+ZIP: Final = ".zip"
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,26 @@ def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
 
 
 def _download_all(files: list[Remote], folder: Path) -> None:
+    zipped = [f.path for f in files if f.path.endswith(ZIP)]
+    # Before anything is touched, also what the archives are unpacked to.
+    resolve_inside(folder, [f.path for f in files])
+    unpacked = resolve_inside(folder, [path.removesuffix(ZIP) for path in zipped])
     require_space(sum(f.size or 0 for f in files), folder)
-    archives = []
     for number, remote in enumerate(files, start=1):
         new = download(remote, folder)
         report(f"{number}/{len(files)} {remote.path}: {'downloaded' if new else 'exists already'}")
-        if remote.path.endswith(".zip"):
-            archive = resolve_inside(folder, remote.path)
-            count = unpack(archive, archive.with_suffix(""))
-            report(f"unpacked {count:,} files of {remote.path}")
-            archives.append(archive)
+    archives = resolve_inside(folder, zipped)
+    for archive, into in zip(archives, unpacked, strict=True):
+        count = unpack(archive, into)
+        report(f"unpacked {count:,} files of {archive.name}")
     # Archives are kept until all are unpacked, so that an interrupted run can resume.
     for archive in archives:
         archive.unlink()
 
 
 def _find_fetched(folder: Path, name: str) -> Path | None:
-    if not (folder / MARKER).is_file() or load_json(folder / MARKER)["data_set"] != name:
+    marker = load_json(folder / MARKER) if (folder / MARKER).is_file() else None
+    if not isinstance(marker, dict) or marker.get("data_set") != name:
         return None
     with suppress(DownloadError):
         return _find_layout(folder, DATA_SETS[name])

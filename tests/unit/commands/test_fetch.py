@@ -5,13 +5,16 @@ import io
 import json
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from full_disk import limited_file_size
 
 from histofuse.commands import fetch as module
 from histofuse.commands.download import DownloadError, Remote, download, unpack
 from histofuse.commands.fetch import fetch
+from histofuse.core.disk import DiskFullError
 
 
 class Server(ThreadingHTTPServer):
@@ -167,21 +170,129 @@ def test_wrong_checksum_is_refused_and_leaves_nothing(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "C:\\evil", "..\\evil"])
-def test_archive_that_leads_out_of_its_folder_is_refused(server, tmp_path, name):
+# Names that lead out of a folder, or mean something else than a file in it on some system.
+EVIL = [
+    "../evil", "/etc/evil", "a/../../evil", "a/../evil", "C:\\evil", "..\\evil", "a\\..\\..\\evil",
+    "\\\\host\\share", "a:stream", "", ".", "..", "...", ". .", "a/..", "a/", "a//..//..",
+    "a/... /b", "new\nline", "bell\a", "\x1b[2Jevil", "nul\0", "x" * 300,
+]  # fmt: skip
+EVIL_ARCHIVES = ["...zip", "..zip", ".zip", "a/.zip", "a/...zip", "a\\...zip", "../evil.zip"]
+
+
+@pytest.fixture
+def target(tmp_path):
+    """A target folder among files of the user that must stay."""
+    for name in ("beside.txt", "target/own.txt", "target/a/own.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    return tmp_path / "target"
+
+
+def list_all(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_archive_that_leads_out_of_its_folder_is_refused(tmp_path, name):
     archive = tmp_path / "a.zip"
     archive.write_bytes(zip_of(**{"images__a": "x"}))
     with zipfile.ZipFile(archive, "a") as zipped:
-        zipped.writestr(zipfile.ZipInfo(name), "evil")
+        info = zipfile.ZipInfo("placeholder")
+        info.filename = name
+        if not name or info.is_dir():
+            pytest.skip("a folder, which is not unpacked")
+        zipped.writestr(info, "evil")
+    if zipfile.ZipFile(archive).infolist()[1].filename != name:
+        pytest.skip("a name that zip files cannot hold")
     with pytest.raises(DownloadError, match="leads out of"):
         unpack(archive, tmp_path / "into")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip"]
 
 
-def test_listing_that_leads_out_of_its_folder_is_refused(server, tmp_path):
-    server.files["/SHA256SUMS.txt"] = f"{'0' * 64} ../evil\n".encode()
-    with pytest.raises(DownloadError, match="leads out of"):
+@pytest.mark.parametrize("name", [*EVIL, *EVIL_ARCHIVES])
+def test_listing_that_leads_out_of_its_folder_is_refused_before_anything_is_touched(
+    server, target, name
+):
+    before = list_all(target.parent)
+    archive = serve_brecahad(server)
+    entry = {
+        "name": name,
+        "size": len(archive),
+        "download_url": f"{server.url}/file/1",
+        "computed_md5": hashlib.md5(archive).hexdigest(),
+    }
+    listing = {"files": [entry | {"name": "good.zip"}, entry]}
+    server.files[f"/articles/{module.FIGSHARE_ARTICLE}"] = json.dumps(listing).encode()
+    with pytest.raises(DownloadError, match="nothing was changed"):
+        fetch("brecahad", server.url, target)
+    assert list_all(target.parent) == before
+    assert [path for path, _ in server.asked] == [f"/articles/{module.FIGSHARE_ARTICLE}"]
+
+
+def test_checksums_that_lead_out_of_their_folder_are_refused_together(server, tmp_path):
+    lines = [f"{'0' * 64} {name}\n" for name in ("../evil", "a/b", "A/B", "c", "c/d", "/e")]
+    server.files["/SHA256SUMS.txt"] = "".join(lines).encode()
+    with pytest.raises(DownloadError) as error:
         fetch("mimic-demo", server.url, tmp_path)
+    said = str(error.value)
+    assert all(part in said for part in ("'../evil' leads", "'A/B' is there twice", "'/e' leads"))
+    assert "'c/d' lies in a file" in said
+
+
+def test_links_that_lead_out_of_the_target_are_not_followed(server, target):
+    serve_demo(server)
+    (target.parent / "elsewhere").mkdir()
+    (target / "hosp").symlink_to(target.parent / "elsewhere")
+    with pytest.raises(DownloadError, match=r"leads out of .* through a link"):
+        fetch("mimic-demo", server.url, target)
+    assert list((target.parent / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("own", ["BreCaHAD.zip", "BreCaHAD/thesis.txt"])
+def test_files_of_the_user_in_the_target_stay(server, target, own):
+    serve_brecahad(server)
+    (target / own).parent.mkdir(exist_ok=True)
+    (target / own).write_text("mine")
+    with pytest.raises(DownloadError, match=r"exists already.*Move it away"):
+        fetch("brecahad", server.url, target)
+    assert (target / own).read_text() == "mine"
+
+
+def test_what_was_unpacked_before_an_interruption_is_kept(server, target):
+    archive = serve_brecahad(server)
+    (target / "BreCaHAD.zip").write_bytes(archive)
+    unpack(target / "BreCaHAD.zip", target / "BreCaHAD")
+    found = fetch("brecahad", server.url, target)
+    assert (found / "images" / "a").read_text() == "tif"
+
+
+def test_a_stream_longer_than_listed_is_cut(server, tmp_path):
+    listed = replace(remote(server), size=100)
+    with pytest.raises(DownloadError, match="longer than the 100 bytes listed"):
+        download(listed, tmp_path)
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_full_disk_is_no_network_error(server, tmp_path):
+    with limited_file_size(2000), pytest.raises(DiskFullError, match=r"f\.part: the disk is full"):
+        download(remote(server), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"PK broken", b""])
+def test_a_broken_archive_is_named(tmp_path, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DownloadError, match=r"a\.zip: not a zip file"):
+        unpack(tmp_path / "a.zip", tmp_path / "into")
+
+
+def test_archives_that_cannot_be_read_are_named(tmp_path):
+    whole = bytearray(zip_of(readme="x"))
+    for place in (whole.index(b"PK\x03\x04") + 6, whole.index(b"PK\x01\x02") + 8):
+        whole[place] |= 1  # says that it is encrypted
+    (tmp_path / "a.zip").write_bytes(whole)
+    with pytest.raises(DownloadError, match=r"a\.zip: .*encrypted"):
+        unpack(tmp_path / "a.zip", tmp_path / "into")
+    assert not (tmp_path / "into").exists()
 
 
 def test_link_in_an_archive_is_refused(tmp_path):
