@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from claims import Claim, best_seconds, main, peak_mib
-from histofuse.data.mimic_tables import DATETIME_FORMAT, collect_rows, find_table, scan_rows
+from histofuse.core.text_tables import DATETIME_FORMAT
+from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.labs import LABEVENT_COLUMNS, aggregate_labs, choose_labs
 from histofuse.params.base import load_section
 from histofuse.params.ehr import EhrFeaturesParams

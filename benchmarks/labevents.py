@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from isal import igzip
 
-from histofuse.data.mimic_tables import DATETIME_FORMAT, TABLES
+from histofuse.core.text_tables import DATETIME_FORMAT
+from histofuse.data.mimic_tables import TABLES
 from histofuse.features.labs import load_labs
 
 CACHE = Path(__file__).parent / ".cache"

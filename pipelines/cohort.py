@@ -21,6 +21,8 @@ def main() -> None:
 
     hospital = load_hospital(root)
     report("read " + ", ".join(f"{n:,} {table}" for table, n in hospital.rows.items()))
+    for note in hospital.notes:
+        report(note)
 
     cohort = build_cohort(hospital, params, root)
     facts = {**cohort.describe(), "source": identify_source(root)}

@@ -185,14 +185,10 @@ def describe_stays(hospital: Hospital, params: CohortParams) -> pl.DataFrame:
         hospital.admissions.join(patients, on="subject_id", how="inner")
         .sort("subject_id", "admittime", "hadm_id")
         .with_columns(
+            pl.col("race", "insurance", "marital_status").forward_fill().over("subject_id"),
             age_years=age.cast(pl.Float64),
-            sex=_blank_to_null("gender"),
-            **{
-                name: _blank_to_null(name).forward_fill().over("subject_id")
-                for name in ("race", "insurance", "marital_status")
-            },
+            sex=pl.col("gender"),
         )
-        .with_columns(_blank_to_null("admission_type"))
     )
     return add_outcomes(stays, hospital, params.icd9, params.icd10)
 
@@ -203,11 +199,6 @@ def add_prediction_time(stays: pl.DataFrame, prediction_time: PredictionTime) ->
     if prediction_time == "admission_plus_24h":
         moment = pl.col("admittime") + pl.duration(hours=HOURS_AFTER_ADMISSION)
     return stays.with_columns(prediction_time=moment)
-
-
-def _blank_to_null(name: str) -> pl.Expr:
-    text = pl.col(name).str.strip_chars()
-    return pl.when(text != "").then(text)
 
 
 def _select_stays(

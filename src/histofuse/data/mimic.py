@@ -11,14 +11,7 @@ import polars as pl
 
 from histofuse.core.artifacts import digest_text, load_json
 from histofuse.core.errors import FaultList, collect_faults
-from histofuse.data.mimic_tables import (
-    TABLES,
-    check_file,
-    collect,
-    parse_table,
-    read_rows,
-    scan_text,
-)
+from histofuse.data.mimic_tables import Survey, find_table, read_rows, read_used, survey_table
 
 Source = Literal["simulated", "mimic-iv-demo", "restricted"]
 
@@ -32,45 +25,48 @@ LARGE_TABLES: Final = ("labevents", "prescriptions")
 
 @dataclass(frozen=True)
 class Hospital:
-    """The checked core tables, every published column, rows as in the files.
+    """The checked core tables, every used column, rows as in the files.
 
     Attributes:
         patients: One row a ``subject_id``.
         admissions: One row a ``hadm_id``; its ``subject_id`` is in `patients`.
         diagnoses: ``icd_version`` is 9 or 10; ``icd_code`` upper case, without dots or blanks.
         rows: Table to its rows, the large ones included.
+        notes: What was read in another sense than it was written, for the user to know.
     """
 
     patients: pl.DataFrame
     admissions: pl.DataFrame
     diagnoses: pl.DataFrame
     rows: Mapping[str, int]
+    notes: list[str]
 
 
 def load_hospital(root: Path) -> Hospital:
-    """Read the core tables; check them and the large ones, each in one streaming pass.
+    """Read the core tables; check every used cell of them and of the large ones, which stream.
 
     The dictionaries (``d_*``) are not needed to run and not asked for.
 
     Raises:
         InputError: With every fault of every table: missing files and columns, files cut short or
             damaged, cells that do not parse, duplicate ``hadm_id``, unknown ``subject_id`` or
-            ``hadm_id``, an ``icd_version`` other than 9 or 10.
+            ``hadm_id``, an ``icd_version`` other than 9 or 10, ICD codes that were numbers once.
     """
     with collect_faults() as faults:
-        paths = {name: check_file(root, name, faults) for name in CORE_TABLES + LARGE_TABLES}
-        core = {name: _read_whole(paths[name], name, faults) for name in CORE_TABLES}
-        rows = {name: _count_rows(paths[name], name, faults) for name in LARGE_TABLES}
-        _check_keys(core, paths, faults)
-    rows |= {name: table.height for name, table in core.items()}
-    code = (
-        pl.col("icd_code")
-        .str.strip_chars()
-        .str.to_uppercase()
-        .str.replace_all(".", "", literal=True)
-    )
-    diagnoses = core["diagnoses_icd"].with_columns(code)
-    return Hospital(core["patients"], core["admissions"], diagnoses, rows)
+        tried = {name: survey_table(root, name, faults) for name in CORE_TABLES + LARGE_TABLES}
+        surveys = {name: survey for name, survey in tried.items() if survey is not None}
+        core = {
+            name: read_used(root, name) if name in surveys else pl.DataFrame()
+            for name in CORE_TABLES
+        }
+        if core["diagnoses_icd"].width:
+            _check_codes(core["diagnoses_icd"], find_table(root, "diagnoses_icd"), faults)
+        _check_keys(core, root, faults)
+    core = {name: table.drop("line") for name, table in core.items()}
+    diagnoses = core["diagnoses_icd"].with_columns(normalise_icd(pl.col("icd_code")))
+    notes = [*_describe_words(surveys), *_describe_lost_zeros(diagnoses)]
+    rows = {name: survey.rows for name, survey in surveys.items()}
+    return Hospital(core["patients"], core["admissions"], diagnoses, rows, notes)
 
 
 def identify_source(root: Path) -> Source:
@@ -90,46 +86,58 @@ def identify_source(root: Path) -> Source:
     return "mimic-iv-demo" if digest == DEMO_SUBJECTS_SHA256 else "restricted"
 
 
-def _read_whole(path: Path | None, table: str, faults: FaultList) -> pl.DataFrame:
-    columns = list(TABLES[table].columns)
-    text = None
-    if path is not None:
-        text = collect(scan_text(path, number=True).select("line", *columns), path, faults)
-    if text is None or path is None:
-        return pl.DataFrame()
-    if table == "diagnoses_icd":
-        version = text["icd_version"].cast(pl.Int64, strict=False)
-        _note_versions(text, version.is_not_null() & ~version.is_in([9, 10]), path, faults)
-    return parse_table(text, table, path, faults)
+def normalise_icd(code: pl.Expr) -> pl.Expr:
+    """Bring codes to MIMIC's form: upper case, without dots and blanks."""
+    return code.str.to_uppercase().str.replace_all(r"[.\s]", "")
 
 
-def _note_versions(text: pl.DataFrame, bad: pl.Series, path: Path, faults: FaultList) -> None:
-    for value in text.filter(bad)["icd_version"].unique().sort():
-        rows = text.filter(pl.col("icd_version") == value)
-        where = f"{path}, line {rows['line'][0]}, icd_version"
-        more = f" ({rows.height} such rows)" if rows.height > 1 else ""
-        faults.add(where, f"is {value!r}{more}", "9 or 10")
+def _check_codes(diagnoses: pl.DataFrame, path: Path, faults: FaultList) -> None:
+    """Note versions that do not exist, and codes that only a number can have become."""
+    version, code = pl.col("icd_version"), pl.col("icd_code")
+    digits = code.str.contains(r"^\d")
+    whole = code.str.contains(r"^\d{3}\.?\d{0,2}$")
+    text = "Write the table with icd_code as text: as a number it lost its leading zeros."
+    checks = (
+        ("icd_version", ~version.is_in([9, 10]), "9 or 10", ""),
+        ("icd_code", (version == 9) & digits & ~whole, "three to five digits of ICD-9-CM", text),
+        ("icd_code", (version == 10) & digits, "a letter first, as in ICD-10-CM", text),
+    )
+    for column, is_bad, expected, remedy in checks:
+        bad = diagnoses.filter(is_bad)
+        if bad.height:
+            more = f" ({bad.height} such rows)" if bad.height > 1 else ""
+            where, value = f"{path}, line {bad['line'][0]}, {column}", str(bad[column][0])
+            faults.add(where, f"is {value!r}{more}", expected, remedy)
 
 
-def _count_rows(path: Path | None, table: str, faults: FaultList) -> int:
-    """Read a large table through, so that one cut short is noticed before any work is done."""
-    if path is None:
-        return 0
-    key = next(iter(TABLES[table].columns))
-    counted = collect(scan_text(path).select(pl.len(), pl.col(key).null_count()), path, faults)
-    return 0 if counted is None else int(counted["len"][0])
+def _describe_words(surveys: Mapping[str, Survey]) -> list[str]:
+    """Say how many cells hold a word for "missing"."""
+    counts = [
+        f"{count:,} in {table}.{column}"
+        for table, survey in surveys.items()
+        for column, count in survey.words.items()
+    ]
+    return [f"cells with NULL, NA or the like read as missing: {', '.join(counts)}"] * bool(counts)
 
 
-def _check_keys(
-    core: Mapping[str, pl.DataFrame], paths: Mapping[str, Path | None], faults: FaultList
-) -> None:
+def _describe_lost_zeros(diagnoses: pl.DataFrame) -> list[str]:
+    """Say if ICD-9 codes look as if leading zeros had been lost; 3 % of MIMIC-IV's have one."""
+    codes = diagnoses.filter(pl.col("icd_version") == 9)["icd_code"]
+    short = int(codes.str.contains(r"^\d{3}$").sum())
+    if not short or codes.str.starts_with("0").any():
+        return []
+    note = f"no ICD-9 code of diagnoses_icd begins with 0, and {short:,} have three digits"
+    return [f"{note}: if the codes were numbers once, leading zeros are lost (0389 became 389)"]
+
+
+def _check_keys(core: Mapping[str, pl.DataFrame], root: Path, faults: FaultList) -> None:
     """Check keys between tables; a table that could not be read is passed over."""
     for table, key in (("patients", "subject_id"), ("admissions", "hadm_id")):
         if core[table].width:
             keys = core[table][key]
             repeated = keys.filter(keys.is_duplicated() & keys.is_not_null()).unique().sort()
             if repeated.len():
-                where = f"{paths[table]}, {key}"
+                where = f"{find_table(root, table)}, {key}"
                 faults.add(where, f"{_sample(repeated)} more than once", "each value once")
     foreign = [("admissions", "subject_id", "patients"), ("diagnoses_icd", "hadm_id", "admissions")]
     for table, key, owner in foreign:
@@ -138,7 +146,8 @@ def _check_keys(
             unknown = unknown.filter(~unknown.is_in(core[owner][key].implode()))
             if unknown.len():
                 problem = f"{_sample(unknown)} not in {owner}"
-                faults.add(f"{paths[table]}, {key}", problem, f"a row in {owner} for each")
+                where = f"{find_table(root, table)}, {key}"
+                faults.add(where, problem, f"a row in {owner} for each")
 
 
 def _sample(values: pl.Series, shown: int = 5) -> str:

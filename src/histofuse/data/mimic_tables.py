@@ -1,4 +1,7 @@
-"""The published tables of MIMIC-IV v2.2: where they lie, their columns, and how to read them.
+"""The published tables of MIMIC-IV: where they lie, their columns, and how to read them.
+
+Only the columns that are used are asked for, in any order, so earlier and later releases are read
+too. Numbers and dates may be spelt in other ways that mean the same (see `core.text_tables`).
 
 Large tables (``labevents``: 118 million rows) are never held whole: `read_rows` and `scan_rows`
 stream a file once, plain or gzipped, and keep the columns and rows asked for. `scan_rows` does not
@@ -13,6 +16,7 @@ import gzip
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,16 +25,16 @@ from polars.io.plugins import register_io_source
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.tables import parse_columns
+from histofuse.core.text_tables import MISSING_WORD, READERS, UNREADABLE, judge, parse_header
 from histofuse.data.row_filter import can_filter, filter_rows
 
 Keep = Mapping[str, Collection[int] | Collection[str]]
-
-DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 
 LAYOUT_REMEDY: Final = (
     "Let data.mimiciv in params.yaml name the folder that holds hosp/, as PhysioNet lays it out; "
     "or run dvc repro, which simulates one."
 )
+_LONGEST_HEADER: Final = 1 << 20
 DAMAGE_REMEDY: Final = "Fetch it again and compare it with the publisher's SHA256SUMS.txt."
 
 
@@ -41,48 +45,65 @@ class Schema:
     Attributes:
         columns: Column name to ``int``, ``float``, ``str``, ``datetime`` or ``date``, in the
             published order.
+        used: Columns that are read; a file may lack the others.
         required: Columns that are never null.
     """
 
     columns: Mapping[str, str]
+    used: tuple[str, ...]
     required: frozenset[str]
 
 
 def _parse_schema(text: str) -> Schema:
-    """Parse words as `parse_columns` does; ``!`` ends a required one."""
-    required = (word.partition(":")[0].rstrip("!") for word in text.split() if word[-1] == "!")
-    return Schema(parse_columns(text.replace("!", "")), frozenset(required))
+    """Parse words as `parse_columns` does; ``!`` ends required ones, ``-`` those not used."""
+    columns = parse_columns(text.replace("!", "").replace("-", ""))
+    ends = {word.partition(":")[0].rstrip("!-"): word[-1] for word in text.split()}
+    used = tuple(name for name in columns if ends[name] != "-")
+    return Schema(columns, used, frozenset(name for name in columns if ends[name] == "!"))
 
 
 # ICD codes, GSN and NDC are strings: their leading zeros mean something.
 TABLES: Final[Mapping[str, Schema]] = {
     "patients": _parse_schema(
-        "subject_id:int! gender! anchor_age:int! anchor_year:int! anchor_year_group dod:date"
+        "subject_id:int! gender! anchor_age:int! anchor_year:int! anchor_year_group- dod:date"
     ),
     "admissions": _parse_schema(
         "subject_id:int! hadm_id:int! admittime:datetime! dischtime:datetime! deathtime:datetime "
-        "admission_type admit_provider_id admission_location discharge_location insurance "
-        "language marital_status race edregtime:datetime edouttime:datetime "
+        "admission_type admit_provider_id- admission_location discharge_location insurance "
+        "language marital_status race edregtime:datetime edouttime:datetime- "
         "hospital_expire_flag:int!"
     ),
     "diagnoses_icd": _parse_schema(
         "subject_id:int! hadm_id:int! seq_num:int icd_code! icd_version:int!"
     ),
     "labevents": _parse_schema(
-        "labevent_id:int subject_id:int! hadm_id:int specimen_id:int itemid:int! "
-        "order_provider_id charttime:datetime! storetime:datetime value valuenum:float valueuom "
-        "ref_range_lower:float ref_range_upper:float flag priority comments"
+        "labevent_id:int- subject_id:int! hadm_id:int specimen_id:int- itemid:int! "
+        "order_provider_id- charttime:datetime! storetime:datetime value- valuenum:float valueuom "
+        "ref_range_lower:float- ref_range_upper:float- flag- priority- comments-"
     ),
     "prescriptions": _parse_schema(
-        "subject_id:int! hadm_id:int! pharmacy_id:int poe_id poe_seq:int order_provider_id "
-        "starttime:datetime stoptime:datetime drug_type drug formulary_drug_cd gsn ndc "
-        "prod_strength form_rx dose_val_rx dose_unit_rx form_val_disp form_unit_disp "
-        "doses_per_24_hrs:float route"
+        "subject_id:int! hadm_id:int- pharmacy_id:int- poe_id- poe_seq:int- order_provider_id- "
+        "starttime:datetime stoptime:datetime- drug_type drug formulary_drug_cd- gsn- ndc- "
+        "prod_strength- form_rx- dose_val_rx- dose_unit_rx- form_val_disp- form_unit_disp- "
+        "doses_per_24_hrs:float- route"
     ),
     "d_labitems": _parse_schema("itemid:int! label fluid category"),
     "d_icd_diagnoses": _parse_schema("icd_code! icd_version:int! long_title"),
 }
 _PATIENT: Final = "subject_id"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a table holds.
+
+    Attributes:
+        rows: Their number.
+        words: Used column to the number of cells that hold a word for "missing", such as NULL.
+    """
+
+    rows: int
+    words: Mapping[str, int]
 
 
 def find_table(root: Path, table: str) -> Path:
@@ -112,13 +133,10 @@ def scan_rows(
     Raises:
         InputError: If the file or a column is missing.
     """
-    with collect_faults() as faults:
-        path = check_file(root, table, faults)
-    assert path is not None
-    kinds = TABLES[table].columns
-    return _scan_filtered(path, keep or {}).select(
-        _parse(name, kinds[name], strict=True) for name in columns
-    )
+    keep = keep or {}
+    path, header = _open_table(root, table, [*columns, *keep])
+    rows = _scan_filtered(path, header, table, keep)
+    return rows.select(pl.col(c) if c in keep else _read(c, table) for c in columns)
 
 
 def collect_rows(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
@@ -128,7 +146,7 @@ def collect_rows(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
         InputError: If the file is cut short, damaged, or holds a cell that does not parse.
     """
     with collect_faults() as faults:
-        collected = collect(rows, path, faults)
+        collected = _collect(rows, path, faults)
     assert collected is not None
     return collected
 
@@ -138,8 +156,8 @@ def read_rows(
 ) -> pl.DataFrame:
     """Stream through a table once and return the wanted columns of the wanted rows.
 
-    Arguments as of `scan_rows`. Memory grows with the rows that stay, not with the file. Null cells
-    stay null.
+    Arguments as of `scan_rows`. Memory grows with the rows that stay, not with the file. Missing
+    cells are null, text is stripped of blanks.
 
     Returns:
         The rows in the order of the file.
@@ -148,66 +166,150 @@ def read_rows(
         InputError: If the file or columns are missing, the file is cut short or damaged, or with
             every column that holds cells that do not parse (line, value, how many).
     """
+    keep = keep or {}
+    path, header = _open_table(root, table, [*columns, *keep])
+    rows = _keep_wanted(_scan_text(path, header, number=True), table, keep)
+    text = collect_rows(rows.select("line", *columns), path)
     with collect_faults() as faults:
-        path = check_file(root, table, faults)
-    assert path is not None
-    text = collect_rows(scan_text(path, keep, number=True).select("line", *columns), path)
-    with collect_faults() as faults:
-        return parse_table(text, table, path, faults)
+        for name in columns:
+            if name in keep:
+                continue
+            verdict = _judge(text[name], table)
+            if bad := int((verdict == UNREADABLE).sum()):
+                first = text.select("line", name).filter(verdict == UNREADABLE).row(0)
+                faults.faults.append(_describe_cell(path, table, name, first, count=bad))
+    return text.select(pl.col(c) if c in keep else _read(c, table) for c in columns)
 
 
-def check_file(root: Path, table: str, faults: FaultList) -> Path | None:
-    """Check that a table is there with all its columns; None if it cannot be read further."""
+def read_used(root: Path, table: str) -> pl.DataFrame:
+    """Read a surveyed table whole: ``line`` and the used columns; unreadable cells are null."""
+    columns = TABLES[table].used
+    path, header = _open_table(root, table, columns)
+    text = collect_rows(_scan_text(path, header, number=True).select("line", *columns), path)
+    readers = [READERS[TABLES[table].columns[name]][0] for name in columns]
+    read = (reader(text[name]) for name, reader in zip(columns, readers, strict=True))
+    return text.select("line").with_columns(*read)
+
+
+def survey_table(root: Path, table: str, faults: FaultList) -> Survey | None:
+    """Read the used columns of a table through and note all that is wrong with them.
+
+    A column with cells that do not parse is noted with the first line, its cell, and how many.
+
+    Returns:
+        None if the file cannot be read at all.
+    """
+    columns = TABLES[table].used
     try:
-        path = find_table(root, table)
-        header = _read_header(path)
+        path, header = _open_table(root, table, columns)
     except InputError as error:
         faults.faults += error.faults
         return None
-    missing = [name for name in TABLES[table].columns if name not in header]
-    if missing:
-        problem = f"no column {', '.join(map(repr, missing))}"
-        faults.add(path, problem, f"the columns of MIMIC-IV v2.2's {table}", DAMAGE_REMEDY)
+    verdicts = {
+        name: pl.col(name).map_batches(
+            partial(_judge, table=table), return_dtype=pl.UInt8, is_elementwise=True
+        )
+        for name in columns
+    }
+    counts = [
+        (pl.col(name) == verdict).sum().alias(f"{name} {verdict}")
+        for name in columns
+        for verdict in (MISSING_WORD, UNREADABLE)
+    ]
+    judged = _scan_text(path, header).select(verdicts.values())
+    counted = _collect(judged.select(pl.len().alias("rows"), *counts), path, faults)
+    if counted is None:
         return None
-    return path
+    numbers = counted.row(0, named=True)
+    text = _scan_text(path, header, number=True)
+    for name in columns:
+        if bad := numbers[f"{name} {UNREADABLE}"]:
+            worst = text.select("line", name).filter(verdicts[name] == UNREADABLE).head(1)
+            first = collect_rows(worst, path).row(0)
+            faults.faults.append(_describe_cell(path, table, name, first, count=bad))
+    words = {name: numbers[f"{name} {MISSING_WORD}"] for name in columns}
+    return Survey(numbers["rows"], {name: count for name, count in words.items() if count})
 
 
-def _read_header(path: Path) -> list[str]:
+def _judge(cells: pl.Series, table: str) -> pl.Series:
+    """As `judge`, and a required cell that is missing is unreadable."""
+    schema = TABLES[table]
+    verdict = judge(cells, schema.columns[cells.name])
+    if cells.name not in schema.required:
+        return verdict
+    empty = cells.is_null() | (cells.str.strip_chars() == "")
+    return verdict.set(empty | (verdict == MISSING_WORD), UNREADABLE)
+
+
+def _describe_cell(
+    path: Path, table: str, name: str, first: tuple[int, str | None], *, count: int
+) -> Fault:
+    """Describe a column's bad cells: the line and content of the first, and how many there are."""
+    line, cell = first
+    more = f" ({count} such rows)" if count > 1 else ""
+    problem = "empty" if cell is None else f"is {cell!r}"
+    expected = READERS[TABLES[table].columns[name]][2]
+    return Fault(f"{path}, line {line}, {name}", f"{problem}{more}", expected)
+
+
+def _open_table(root: Path, table: str, columns: Collection[str]) -> tuple[Path, list[str]]:
+    """Find a table and read its header.
+
+    Raises:
+        InputError: If there is no such file, it is no CSV in UTF-8, or a column is missing.
+    """
+    path = find_table(root, table)
+    expected = f"the columns of MIMIC-IV's {table}"
+    with collect_faults() as faults:
+        header = _read_header(path, columns, expected, faults)
+        if header and path.suffix != ".gz" and _is_cut_short(path, len(header)):
+            faults.faults.append(_damage(path, OSError("the last line is unfinished")))
+    return path, header
+
+
+def _read_header(
+    path: Path, columns: Collection[str], expected: str, faults: FaultList
+) -> list[str]:
     try:
-        with _open_text(path) as file:
-            line = file.readline()
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError([_damage(path, error)]) from None
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            line = file.readline(_LONGEST_HEADER)
+    except (EOFError, OSError, zlib.error) as error:
+        faults.faults.append(_damage(path, error))
+        return []
     if not line.strip():
-        raise InputError([Fault(path, "empty", "a CSV table with a header", DAMAGE_REMEDY)])
-    return next(csv.reader([line]))
+        faults.add(path, "empty", "a CSV table with a header", DAMAGE_REMEDY)
+        return []
+    try:
+        return parse_header(line, columns, path, expected, faults)
+    except ValueError as error:
+        faults.add(path, str(error), "a CSV table in UTF-8, lines ended by line feeds")
+        return []
 
 
-def _open_text(path: Path):
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open("r", encoding="utf-8", newline="")
+def _is_cut_short(path: Path, width: int) -> bool:
+    """Tell whether the last line of a plain file, if it has no end, lacks cells.
 
-
-def _ends_in_newline(path: Path) -> bool:
+    Plain text has no checksum: a file cut short shows only there.
+    """
     with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
+        file.seek(max(0, path.stat().st_size - _LONGEST_HEADER))
+        last = file.read().rpartition(b"\n")[2].decode("utf-8", "replace")
+    return bool(last) and len(next(csv.reader([last]))) < width
 
 
-def scan_text(path: Path, keep: Keep | None = None, *, number: bool = False) -> pl.LazyFrame:
-    """Scan all columns as text, keeping the wanted rows; ``line`` counts from the header's 1."""
+def _scan_text(path: Path, header: list[str], *, number: bool = False) -> pl.LazyFrame:
+    """Scan all columns as text; ``line`` counts from the header's 1."""
     name = "line" if number else None
-    rows = pl.scan_csv(path, infer_schema=False, row_index_name=name, row_index_offset=2)
-    return _keep_wanted(rows, keep or {})
+    return pl.scan_csv(
+        path, infer_schema=False, new_columns=header, row_index_name=name, row_index_offset=2
+    )
 
 
-def _scan_filtered(path: Path, keep: Keep) -> pl.LazyFrame:
-    """Scan as `scan_text` does, but leave most rows of other patients out before parsing."""
-    header = _read_header(path)
+def _scan_filtered(path: Path, header: list[str], table: str, keep: Keep) -> pl.LazyFrame:
+    """Scan as text and keep the wanted rows; leave most of other patients out before parsing."""
     subjects = [str(value) for value in keep.get(_PATIENT, ())]
     if _PATIENT not in keep or not can_filter(subjects):
-        return scan_text(path, keep)
+        return _keep_wanted(_scan_text(path, header), table, keep)
 
     def read(
         columns: list[str] | None, predicate: pl.Expr | None, _rows: int | None, _size: int | None
@@ -215,28 +317,28 @@ def _scan_filtered(path: Path, keep: Keep) -> pl.LazyFrame:
         texts = filter_rows(path, header.index(_PATIENT), subjects)
         names = next(texts)
         for text in texts:
-            rows = pl.scan_csv(names + text, infer_schema=False).select(columns or header)
+            rows = pl.scan_csv(names + text, infer_schema=False, new_columns=header)
+            rows = _keep_wanted(rows, table, keep).select(columns or header)
             yield (rows if predicate is None else rows.filter(predicate)).collect()
 
-    rows = register_io_source(read, schema=dict.fromkeys(header, pl.String))
-    return _keep_wanted(rows, keep)
+    kinds = {name: READERS[TABLES[table].columns[name]][1] for name in keep}
+    return register_io_source(read, schema=dict.fromkeys(header, pl.String()) | kinds)
 
 
-def _keep_wanted(rows: pl.LazyFrame, keep: Keep) -> pl.LazyFrame:
-    for column, values in keep.items():
-        rows = rows.filter(pl.col(column).is_in(sorted({str(value) for value in values})))
-    return rows
+def _keep_wanted(rows: pl.LazyFrame, table: str, keep: Keep) -> pl.LazyFrame:
+    """Keep the wanted rows; the columns that decide come out typed, the others as text."""
+    if not keep:
+        return rows  # polars cannot stream a filter without a condition
+    rows = rows.with_columns(_read(column, table) for column in keep)
+    return rows.filter(pl.col(c).is_in(sorted(set(values))) for c, values in keep.items())
 
 
-def collect(rows: pl.LazyFrame, path: Path, faults: FaultList) -> pl.DataFrame | None:
+def _collect(rows: pl.LazyFrame, path: Path, faults: FaultList) -> pl.DataFrame | None:
     """Run a scan with the streaming engine; note what is wrong with the file and return None."""
     try:
-        # Plain text has no checksum: a file cut short shows only in its unfinished last line.
-        if path.suffix != ".gz" and not _ends_in_newline(path):
-            raise OSError("the last line is unfinished")
         return rows.collect(engine="streaming")
     except pl.exceptions.InvalidOperationError as error:
-        faults.add(path, str(error).splitlines()[0], "values as MIMIC-IV v2.2 writes them")
+        faults.add(path, str(error).splitlines()[0], "values as MIMIC-IV writes them")
     except (OSError, pl.exceptions.PolarsError) as error:
         faults.faults.append(_damage(path, error))
     return None
@@ -247,53 +349,19 @@ def _damage(path: Path, error: Exception) -> Fault:
     return Fault(path, f"cut short or damaged ({reason})", "the whole file", DAMAGE_REMEDY)
 
 
-def _parse(name: str, kind: str, *, strict: bool) -> pl.Expr:
-    column = pl.col(name)
-    match kind:
-        case "int":
-            return column.cast(pl.Int64, strict=strict)
-        case "float":
-            return column.cast(pl.Float64, strict=strict)
-        case "datetime":
-            return column.str.to_datetime(DATETIME_FORMAT, strict=strict)
-        case "date":
-            # The full release writes dod as a date; earlier ones add a midnight to it.
-            return column.str.head(10).str.to_date("%Y-%m-%d", strict=strict)
-        case _:
-            return column
+def _read(name: str, table: str) -> pl.Expr:
+    """Read the cells of a column; one that cannot be read is an error."""
+    kind = READERS[TABLES[table].columns[name]][1]
+    read = partial(_read_strictly, table=table)
+    return pl.col(name).map_batches(read, return_dtype=kind, is_elementwise=True)
 
 
-def parse_table(text: pl.DataFrame, table: str, path: Path, faults: FaultList) -> pl.DataFrame:
-    """Type the columns of a text table that has a ``line`` column; note what does not parse."""
-    schema = TABLES[table]
-    names = [name for name in text.columns if name != "line"]
-    parsed = text.select(_parse(name, schema.columns[name], strict=False) for name in names)
-    for name in names:
-        bad = parsed[name].is_null() & text[name].is_not_null()
-        expected = _EXPECTED[schema.columns[name]]
-        _note_cells(text, bad, str(path), name, expected=expected, faults=faults)
-        if name in schema.required:
-            empty = text[name].is_null()
-            _note_cells(text, empty, str(path), name, expected=expected, faults=faults)
-    return parsed
-
-
-_EXPECTED: Mapping[str, str] = {
-    "int": "a whole number",
-    "float": "a number",
-    "datetime": "YYYY-MM-DD HH:MM:SS",
-    "date": "YYYY-MM-DD",
-    "str": "a value",
-}
-
-
-def _note_cells(
-    text: pl.DataFrame, bad: pl.Series, where: str, name: str, *, expected: str, faults: FaultList
-) -> None:
-    """Note the cells of a column that are bad: the first with its line, and how many there are."""
-    if not bad.any():
-        return
-    first = text.row(int(bad.arg_max() or 0), named=True)
-    more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
-    found = "empty" if first[name] is None else f"is {first[name]!r}"
-    faults.add(f"{where}, line {first['line']}, {name}", f"{found}{more}", expected)
+def _read_strictly(cells: pl.Series, table: str) -> pl.Series:
+    kind = TABLES[table].columns[cells.name]
+    read = READERS[kind][0](cells)
+    if kind == "str" or read.null_count() == cells.null_count():
+        return read
+    if (bad := judge(cells, kind) == UNREADABLE).any():
+        shown = cells.filter(bad).head(3).to_list()
+        raise pl.exceptions.InvalidOperationError(f"{cells.name} is {shown}")
+    return read

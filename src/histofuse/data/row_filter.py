@@ -3,7 +3,8 @@
 A cohort is a small part of a hospital, and parsing the rows of everyone else is what reading a
 large table takes. So the text is searched for rows first: decompressed by ISA-L on a thread of its
 own, cut at line breaks outside quotes, and each row's key compared eight bytes at a time. What is
-left out has certainly another key; a row that looks unusual is kept for the parser to judge.
+left out has certainly another key; a row that looks unusual, or whose key is no plain number, is
+kept for the parser to judge.
 
 A row's *layout* is where the commas stand in its first bytes. Rows of the same layout have their
 key at the same place, so a few comparisons decide on all of them at once.
@@ -29,6 +30,8 @@ _PLACE_BITS: Final = 20  # a million places: 5,000 keys let one row in 200 throu
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _COMMAS: Final = np.uint64(int.from_bytes(b"," * _WORD, "little"))
 _QUOTES: Final = np.uint64(int.from_bytes(b'"' * _WORD, "little"))
+_UPPER_HALVES: Final = int.from_bytes(b"\xf0" * _WORD, "little")
+_UPPER_OF_DIGITS: Final = int.from_bytes(b"0" * _WORD, "little")
 _LOW_BITS: Final = np.uint64(0x7F7F7F7F7F7F7F7F)
 
 
@@ -43,7 +46,7 @@ def filter_rows(path: Path, column: int, values: Collection[str]) -> Iterator[by
     Args:
         path: The table; its first line is the header.
         column: Number of the key's column.
-        values: The keys wanted, as they are written; see `can_filter`.
+        values: The keys wanted, whole numbers; see `can_filter`.
 
     Yields:
         The header, then whole rows, many at a time, in the order of the file: every row with a
@@ -155,7 +158,7 @@ def _find_candidates(
         alike = _match_layout(words, begins, key[1])
         place, size = key[0], key[1] - key[0]
         numbers = words[begins[alike] + place] & np.uint64((1 << 8 * size) - 1)
-        keep[undecided[alike]] = wanted[_hash(numbers)]
+        keep[undecided[alike]] = wanted[_hash(numbers)] | ~_are_plain(numbers, size)
         undecided = undecided[~alike]
     return keep
 
@@ -169,6 +172,14 @@ def _find_key(block: UInt8[np.ndarray, " n"], begin: int, column: int) -> tuple[
     start = commas[column - 1] + 1 if column else 0
     end = commas[column]
     return (start, end) if 1 <= end - start <= _WORD else None
+
+
+def _are_plain(keys: UInt64[np.ndarray, " n"], size: int) -> Bool[np.ndarray, " n"]:
+    """Say which keys of some bytes are digits alone, not 0 first: 10001.0 may mean 10001."""
+    # One less turns a first "0" into a sign; digits and six signs have the same upper half.
+    seen = (1 << 8 * size) - 1
+    upper = (keys - np.uint64(1)) & np.uint64(_UPPER_HALVES & seen)
+    return upper == np.uint64(_UPPER_OF_DIGITS & seen)
 
 
 def _match_layout(

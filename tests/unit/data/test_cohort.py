@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -143,9 +144,8 @@ def test_case_control_needs_cases(hospital):
 
 def test_the_order_of_rows_in_the_files_does_not_matter(hospital):
     read = load_hospital(hospital)
-    turned = type(read)(
-        read.patients.reverse(), read.admissions.reverse(), read.diagnoses.reverse(), read.rows
-    )
+    tables = ("patients", "admissions", "diagnoses")
+    turned = replace(read, **{name: getattr(read, name).reverse() for name in tables})
     params = CohortParams(**DECLARATION)
     assert build_cohort(turned, params, "").table.equals(build_cohort(read, params, "").table)
 

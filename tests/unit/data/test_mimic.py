@@ -122,10 +122,13 @@ def test_a_long_gzip_cut_short_never_gives_fewer_rows(write_tables):
         assert "cut short" in faults_of(collect_rows, scan, path)[0]
 
 
-def test_plain_csv_cut_short_is_an_error(hospital):
+def test_plain_csv_cut_short_is_an_error_and_one_without_a_last_line_break_is_not(hospital):
     path = hospital / "hosp" / "labevents.csv.gz"
-    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes())[:-1])
+    whole = gzip.decompress(path.read_bytes())
     path.unlink()
+    path.with_suffix("").write_bytes(whole[:-1])
+    assert read_rows(hospital, "labevents", ["itemid"]).height == 3
+    path.with_suffix("").write_bytes(whole[:-3])
     assert "unfinished" in faults_of(read_rows, hospital, "labevents", ["itemid"])[0]
 
 
@@ -135,6 +138,48 @@ def test_cells_that_do_not_parse_are_named_by_line(hospital):
     assert "line 2, valuenum: is 'high'" in fault
     scan = scan_rows(hospital, "labevents", ["valuenum"])
     assert "high" in faults_of(collect_rows, scan, find_table(hospital, "labevents"))[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "fault"),
+    [
+        ("labevents", b",50912,", b",50912.5,", "line 2, itemid: is '50912.5'"),
+        ("labevents", b",50912,", b",NULL,", "line 2, itemid: is 'NULL' (2 such rows)"),
+        ("labevents", b"2150-01-01 08", b"01.01.2150 08", "line 2, charttime: is '01.01.2150"),
+        ("labevents", b"\n,2,21", b"\n,1e-3,21", "line 4, subject_id: is '1e-3'"),
+        ("prescriptions", b"\n1,", b"\n,", "line 2, subject_id: empty"),
+        ("diagnoses_icd", b",0389,", b",389.0.0,", "line 2, icd_code: is '389.0.0'"),
+        ("diagnoses_icd", b",0389,", b",38,", "line 2, icd_code: is '38'"),
+        ("diagnoses_icd", b",0389,", b",4139.0,", "line 2, icd_code: is '4139.0'"),
+        ("diagnoses_icd", b",C50.911,", b",50911,", "line 3, icd_code: is '50911'"),
+        ("patients", b"gender", b"dod", "column 'dod' more than once"),
+    ],
+)
+def test_the_first_stage_names_file_line_and_column(hospital, table, old, new, fault):
+    rewrite(hospital, table, lambda text: text.replace(old, new))
+    faults = faults_of(load_hospital, hospital)
+    assert any(f"{table}.csv.gz" in told and fault in told for told in faults), faults
+
+
+def test_words_for_missing_are_counted(hospital):
+    rewrite(hospital, "admissions", lambda text: text.replace(b",Other,", b",NULL,"))
+    read = load_hospital(hospital)
+    assert read.admissions["insurance"].to_list() == [None, None]
+    (note,) = read.notes
+    assert "NULL, NA or the like read as missing: 2 in admissions.insurance" in note
+
+
+def test_codes_that_may_have_lost_their_zeros_are_said(hospital):
+    assert load_hospital(hospital).notes == []
+    rewrite(hospital, "diagnoses_icd", lambda text: text.replace(b",0389,", b",389,"))
+    (note,) = load_hospital(hospital).notes
+    assert "no ICD-9 code of diagnoses_icd begins with 0" in note
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_another_encoding_is_named(hospital, encoding):
+    rewrite(hospital, "patients", lambda text: text.decode().encode(encoding))
+    assert "is UTF-16 text" in faults_of(load_hospital, hospital)[0]
 
 
 def test_an_empty_required_cell_is_a_fault(hospital):

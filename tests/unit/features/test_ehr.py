@@ -1,5 +1,6 @@
 """Masks of each target, and nothing from after the prediction time."""
 
+import gzip
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import polars as pl
 import pytest
 
 from histofuse.core.errors import InputError
-from histofuse.data.mimic_tables import read_rows
+from histofuse.data.mimic_tables import TABLES, read_rows
 from histofuse.data.targets import TARGETS
 from histofuse.features.comorbidity import choose_diagnoses
 from histofuse.features.ehr import GROUPS, build_features, mask_groups
@@ -194,6 +195,57 @@ def test_prior_leaves_the_index_admission_out_at_discharge_too():
     features = build_features(load_cohort(), GOLDEN, params, TARGETS["mortality_1y"], "discharge")
     assert features.table.set_index("hadm_id").at[21, "metastatic_cancer"] == 0
     assert features.masked["diagnoses_from"] == "prior"
+
+
+def spell(change):
+    """Rewrite every cell of every table; `change` gets a column as text and its kind."""
+
+    def rewrite(table, name):
+        return table.with_columns(
+            change(pl.col(c), TABLES[name].columns[c]).alias(c) for c in table.columns
+        )
+
+    return rewrite
+
+
+def end_as(*, bom=b"", line=b"\n", last=b"\n"):
+    return lambda text: bom + text.rstrip(b"\n").replace(b"\n", line) + last
+
+
+SAME = lambda table, _: table  # noqa: E731
+SPELLINGS = {
+    "ids as floats": (spell(lambda c, k: c + ".0" if k == "int" else c), end_as()),
+    "ids with zeros first": (spell(lambda c, k: "00" + c if k == "int" else c), end_as()),
+    "ISO dates": (spell(lambda c, k: c.str.replace(" ", "T") if "date" in k else c), end_as()),
+    "slashes": (spell(lambda c, k: c.str.replace_all("-", "/") if "date" in k else c), end_as()),
+    "missing words": (spell(lambda c, _: c.fill_null("NULL")), end_as()),
+    "blanks": (spell(lambda c, _: " " + c + " "), end_as()),
+    "other order": (lambda table, _: table[sorted(table.columns)], end_as()),
+    "used columns": (lambda table, name: table[list(TABLES[name].used)], end_as()),
+    "capital header": (lambda table, _: table.rename(str.upper), end_as()),
+    "mark and CRLF": (SAME, end_as(bom=b"\xef\xbb\xbf", line=b"\r\n", last=b"\r\n")),
+    "no last line break": (SAME, end_as(last=b"")),
+}
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_tables_spelt_otherwise_give_the_same_features(tmp_path, spelling, compressed):
+    change, finish = SPELLINGS[spelling]
+    (tmp_path / "hosp").mkdir()
+    for path in (GOLDEN / "hosp").glob("*.csv*"):
+        name = path.name.partition(".")[0]
+        table = change(pl.read_csv(path, infer_schema=False), name)
+        text = finish(table.write_csv().encode())
+        out = tmp_path / "hosp" / f"{name}.csv"
+        if compressed:
+            out, text = out.with_suffix(".csv.gz"), gzip.compress(text)
+        out.write_bytes(text)
+    args = (make_params(), TARGETS["mortality_1y"], "discharge")
+    pd.testing.assert_frame_equal(
+        build_features(load_cohort(), tmp_path, *args).table,
+        build_features(load_cohort(), GOLDEN, *args).table,
+    )
 
 
 def test_order_of_the_cohort_does_not_matter():

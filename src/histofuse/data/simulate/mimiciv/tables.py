@@ -14,7 +14,7 @@ import polars as pl
 
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import Contract
-from histofuse.data.mimic_tables import DATETIME_FORMAT
+from histofuse.core.text_tables import DATETIME_FORMAT
 from histofuse.data.simulate.mimiciv.patients import (
     DAY,
     HORIZON_DAYS,

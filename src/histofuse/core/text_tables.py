@@ -1,0 +1,169 @@
+"""CSV tables that others wrote: the header, what means "missing", and how numbers are spelt.
+
+Each reader of cells takes text and returns null for a cell that is missing or cannot be read;
+`judge` tells the two apart. Tables as published take the short way, a single cast.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from histofuse.core.artifacts import decode_text
+from histofuse.core.errors import FaultList, collect_faults
+
+# Lower case. The one list for every column of every table; names of cases and frames, which may be
+# any text, are not held against it.
+MISSING_WORDS: Final = frozenset(
+    {"", "null", "na", "n/a", "#n/a", "#na", "none", "nil", "nan", "-nan", "nat", "<na>", "\\n"}
+)
+DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
+
+GOOD, MISSING_WORD, UNREADABLE = 0, 1, 2
+
+_FIRST_MOMENT: Final = datetime(1000, 1, 1)
+_LARGEST_EXACT: Final = 2.0**53  # float64 holds every whole number below
+# The year comes first, so that day and month cannot be taken for each other.
+_MOMENT: Final = (
+    r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"
+    r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*(?:Z|UTC|\+00:?00)?)?$"
+)
+
+
+def clean_text(cells: pl.Series) -> pl.Series:
+    """Strip blanks; a missing word becomes null."""
+    distinct = cells.unique()
+    if 4 * distinct.len() > cells.len():
+        return _clean_each(cells)
+    cleaned = _clean_each(distinct)
+    changed = cleaned.ne_missing(distinct)
+    return cells.replace(distinct.filter(changed), cleaned.filter(changed))
+
+
+def _clean_each(cells: pl.Series) -> pl.Series:
+    text = cells.str.strip_chars()
+    missing = text.str.to_lowercase().is_in(list(MISSING_WORDS))
+    return text.set(missing, None) if missing.any() else text
+
+
+def read_whole_numbers(cells: pl.Series) -> pl.Series:
+    """Read whole numbers; 50912, 050912, 50912.0 and 5.0912e4 are one."""
+    plain = cells.cast(pl.Int64, strict=False)
+    if plain.null_count() == cells.null_count():
+        return plain
+    number = clean_text(cells).cast(pl.Float64, strict=False)
+    exact = (number == number.floor()) & (number.abs() < _LARGEST_EXACT)
+    return plain.zip_with(plain.is_not_null(), number.set(~exact, None).cast(pl.Int64))
+
+
+def read_numbers(cells: pl.Series) -> pl.Series:
+    """Read finite numbers, a point before the decimals."""
+    plain = cells.cast(pl.Float64, strict=False)
+    if plain.null_count() < cells.len() and not plain.is_finite().all():
+        plain = plain.set(~plain.is_finite(), None)
+    if plain.null_count() == cells.null_count():
+        return plain
+    number = clean_text(cells).cast(pl.Float64, strict=False)
+    return number.set(~number.is_finite(), None)
+
+
+def read_moments(cells: pl.Series) -> pl.Series:
+    """Read dates with or without a time, year first; fractions of seconds are cut off."""
+    plain = cells.str.to_datetime(DATETIME_FORMAT, strict=False)
+    if plain.null_count() == cells.null_count() and (plain >= _FIRST_MOMENT).all():
+        return plain
+    text = clean_text(cells).str.replace(_MOMENT, "$1-$2-$3 ${4}:${5}:${6}")
+    text = text.str.replace(" ::$", " 0:00:00").str.replace(":$", ":00")
+    moments = text.str.to_datetime(DATETIME_FORMAT, strict=False)
+    return moments.set(moments < _FIRST_MOMENT, None)
+
+
+def read_dates(cells: pl.Series) -> pl.Series:
+    """Read dates, with a midnight after them or without."""
+    return read_moments(cells).dt.date()
+
+
+READERS: Final[Mapping[str, tuple[Callable[[pl.Series], pl.Series], pl.DataType, str]]] = {
+    "int": (read_whole_numbers, pl.Int64(), "a whole number"),
+    "float": (read_numbers, pl.Float64(), "a finite number"),
+    "datetime": (read_moments, pl.Datetime("us"), "YYYY-MM-DD HH:MM:SS"),
+    "date": (read_dates, pl.Date(), "YYYY-MM-DD"),
+    "str": (clean_text, pl.String(), "a value"),
+}
+
+
+def judge(cells: pl.Series, kind: str) -> pl.Series:
+    """Tell for each cell of a kind whether it is `GOOD`, a `MISSING_WORD` or `UNREADABLE`."""
+    read = READERS[kind][0](cells)
+    if read.null_count() == cells.null_count():
+        return pl.Series(cells.name, [GOOD], dtype=pl.UInt8).new_from_index(0, cells.len())
+    missing = (read if kind == "str" else clean_text(cells)).is_null()
+    word = missing & (cells.str.strip_chars() != "").fill_null(False)
+    unreadable = read.is_null() & ~missing
+    return word.cast(pl.UInt8) * MISSING_WORD + unreadable.cast(pl.UInt8) * UNREADABLE
+
+
+def parse_header(
+    line: bytes, wanted: Collection[str], where: str | Path, expected: str, faults: FaultList
+) -> list[str]:
+    """Read the names of the columns, in lower case; note wanted ones that lack, and repeated ones.
+
+    Raises:
+        ValueError: If the text is not UTF-8, or not CSV.
+    """
+    text = decode_text(line)
+    if "\r" in text.rstrip("\r\n"):
+        raise ValueError("ends its lines with carriage returns alone")
+    try:
+        cells = next(csv.reader(io.StringIO(text)), [])
+    except csv.Error as error:
+        raise ValueError(f"is not CSV ({error})") from None
+    names = [cell.strip().lower() or f"unnamed {n}" for n, cell in enumerate(cells)]
+    lacking = ", ".join(repr(name) for name in wanted if name not in names)
+    repeated = ", ".join(repr(n) for n, count in Counter(names).items() if count > 1)
+    if lacking:
+        other = next((sign for sign in ";\t|" if len(names) == 1 and sign in text), "")
+        remedy = f"Separate the columns with commas, not with {other!r}." if other else ""
+        faults.add(where, f"no column {lacking}", expected, remedy)
+    if repeated:
+        faults.add(where, f"column {repeated} more than once", "each column once")
+    return names
+
+
+def read_csv_text(path: Path, required: Sequence[str], expected: str) -> pl.DataFrame:
+    """Read a small CSV file whole: stripped text, and ``line``, where each row ends.
+
+    Names of columns are in lower case, further ones allowed, blank lines passed over. A cell that
+    is not there is null; words that mean "missing" stay, for a name may be any text.
+
+    Raises:
+        InputError: If the file is missing or not CSV in UTF-8, with each column that lacks or
+            comes twice, and with each row that has more cells than the header.
+    """
+    with collect_faults() as faults:
+        try:
+            raw = path.read_bytes()
+            header = parse_header(raw.partition(b"\n")[0], required, path, expected, faults)
+            reader = csv.reader(io.StringIO(decode_text(raw), newline=""))
+            rows = [(reader.line_num, [cell.strip() or None for cell in row]) for row in reader]
+        except FileNotFoundError:
+            faults.add(path, "no such file", expected)
+        except (OSError, ValueError, csv.Error) as error:
+            faults.add(path, str(error), expected)
+        faults.raise_if_any()
+        width = len(header)
+        for line, row in rows[1:]:
+            if any(row[width:]):
+                problem = f"{len(row)} cells under {width} columns"
+                faults.add(f"{path}, line {line}", problem, "a row as long as the header")
+    blank = [None] * width
+    filled = [[line, *(row + blank)[:width]] for line, row in rows[1:] if any(row)]
+    schema = {"line": pl.Int64} | dict.fromkeys(header, pl.String)
+    return pl.DataFrame(filled, schema=schema, orient="row")
