@@ -148,22 +148,31 @@ def read_csv_text(path: Path, required: Sequence[str], expected: str) -> pl.Data
             comes twice, and with each row that has more cells than the header.
     """
     with collect_faults() as faults:
-        try:
-            raw = path.read_bytes()
-            header = parse_header(raw.partition(b"\n")[0], required, path, expected, faults)
-            reader = csv.reader(io.StringIO(decode_text(raw), newline=""))
-            rows = [(reader.line_num, [cell.strip() or None for cell in row]) for row in reader]
-        except FileNotFoundError:
-            faults.add(path, "no such file", expected)
-        except (OSError, ValueError, csv.Error) as error:
-            faults.add(path, str(error), expected)
-        faults.raise_if_any()
-        width = len(header)
-        for line, row in rows[1:]:
+        header, rows = _read_cells(path, required, expected, faults)
+    width, blank = len(header), [None] * len(header)
+    with collect_faults() as faults:
+        for line, row in rows:
             if any(row[width:]):
                 problem = f"{len(row)} cells under {width} columns"
                 faults.add(f"{path}, line {line}", problem, "a row as long as the header")
-    blank = [None] * width
-    filled = [[line, *(row + blank)[:width]] for line, row in rows[1:] if any(row)]
+    filled = [[line, *(row + blank)[:width]] for line, row in rows if any(row)]
     schema = {"line": pl.Int64} | dict.fromkeys(header, pl.String)
     return pl.DataFrame(filled, schema=schema, orient="row")
+
+
+def _read_cells(
+    path: Path, required: Sequence[str], expected: str, faults: FaultList
+) -> tuple[list[str], list[tuple[int, list[str | None]]]]:
+    """Read the names of the columns, and each row with its line; empty cells are None."""
+    try:
+        raw = path.read_bytes()
+        header = parse_header(raw.partition(b"\n")[0], required, path, expected, faults)
+        reader = csv.reader(io.StringIO(decode_text(raw), newline=""))
+        rows = [(reader.line_num, [cell.strip() or None for cell in row]) for row in reader]
+    except FileNotFoundError:
+        faults.add(path, "no such file", expected)
+    except (OSError, ValueError, csv.Error) as error:
+        faults.add(path, str(error), expected)
+    else:
+        return header, rows[1:]
+    return [], []

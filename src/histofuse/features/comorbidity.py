@@ -18,8 +18,8 @@ from typing import Final
 import polars as pl
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.data.mimic_tables import read_rows
-from histofuse.features.groups import FeatureGroup, Giveaway, Request
+from histofuse.data.mimic_tables import find_table, read_rows
+from histofuse.features.groups import FeatureGroup, Giveaway, Request, require_content
 from histofuse.features.specs import KEY, FeatureSpec, describe
 from histofuse.params.ehr import DiagnosesFrom, EhrFeaturesParams, PredictionTime
 
@@ -107,7 +107,7 @@ def match_code(grouping: Grouping, code: str, version: int) -> int:
 
 
 def _clean(code: str) -> str:
-    return code.replace(".", "").strip().upper()
+    return "".join(code.replace(".", "").split()).upper()
 
 
 def mask_admissions(
@@ -250,15 +250,22 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     diagnoses = choose_diagnoses(request.params, request.prediction_time)
     principal = request.params.index_diagnoses == "all"
     columns = DIAGNOSIS_COLUMNS if principal else (*DIAGNOSIS_COLUMNS, RANK)
+    rows = read_rows(request.root, "diagnoses_icd", columns, request.subjects)
+    grouping = load_grouping(request.params.comorbidities)
     table = build_comorbidities(
         request.index.select(*KEY, "admittime", "dischtime", "prediction_time"),
         request.admissions.select(*KEY, "admittime", "dischtime"),
-        read_rows(request.root, "diagnoses_icd", columns, request.subjects),
-        load_grouping(request.params.comorbidities),
+        rows,
+        grouping,
         from_index=diagnoses == "prior_and_index",
         principal=principal,
         exclude=request.masked,
     )
+    # Codes of which none is known yet at the prediction time are no fault of the table.
+    if not any(_match_all(rows.select("icd_code", "icd_version").unique(), grouping, ())):
+        problem = f"none of {rows.height:,} codes is in a group of {grouping.name}"
+        remedy = "Check subject_id, hadm_id, icd_code and icd_version."
+        require_content(table, find_table(request.root, "diagnoses_icd"), problem, remedy)
     return table, None
 
 

@@ -98,6 +98,18 @@ class FeatureGroup:
         }
 
 
+def require_content(table: pl.DataFrame, where: Path, problem: str, remedy: str) -> None:
+    """Stop at features that are null or zero for every index admission.
+
+    Raises:
+        InputError: With the problem; a table without features has none.
+    """
+    features = table.drop("subject_id", "hadm_id")
+    if features.width and not any(features.select((pl.all().fill_null(0) != 0).any()).row(0)):
+        expected = f"some in the records of the cohort's {table.height:,} admissions"
+        raise InputError([Fault(where, problem, expected, remedy)])
+
+
 T = TypeVar("T")
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import polars as pl
 
 from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
-from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
+from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose, require_content
 from histofuse.features.specs import KEY, FeatureSpec
 
 DEFINITIONS: Final = Path(__file__).parent / "labs.json"
@@ -213,7 +213,8 @@ def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
         laboratory value in the order of `labs`, zeros where none was measured.
     """
     kinds = [(lab.name, lab.unit, lab.low, lab.high) for lab in labs]
-    table = pl.DataFrame(kinds, schema=["lab", "unit", "low", "high"], orient="row")
+    schema = {"lab": pl.String, "unit": pl.String, "low": pl.Float64, "high": pl.Float64}
+    table = pl.DataFrame(kinds, schema=schema, orient="row")
     counts = aggregated.group_by("lab").agg(pl.col(FATES).sum())
     joined = table.join(counts, on="lab", how="left", maintain_order="left")
     joined = joined.with_columns(pl.col(FATES).fill_null(0))
@@ -243,8 +244,12 @@ def _build(request: Request) -> tuple[pl.DataFrame, pl.DataFrame]:
     rows = scan_rows(request.root, "labevents", LABEVENT_COLUMNS, keep)
     lookback = request.params.lab_lookback_hours
     aggregated = aggregate_labs(rows, request.index, labs, lookback_hours=lookback)
-    collected = collect_rows(aggregated, find_table(request.root, "labevents"))
-    return spread_labs(collected, request.index, labs), count_fates(collected, labs)
+    path = find_table(request.root, "labevents")
+    collected = collect_rows(aggregated, path)
+    table, fates = spread_labs(collected, request.index, labs), count_fates(collected, labs)
+    problem = f"no value of ehr_features.labs is usable, out of {fates['rows'].sum():,} rows"
+    require_content(table, path, problem, "Check subject_id, hadm_id, itemid, times and units.")
+    return table, fates
 
 
 LABORATORY: Final = FeatureGroup(

@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 
 from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
-from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose
+from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose, require_content
 from histofuse.features.specs import KEY, describe
 
 DEFINITIONS: Final = Path(__file__).parent / "treatments.json"
@@ -157,8 +157,12 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     drug = pl.col("drug").str.to_lowercase()
     for name in sorted(request.masked.intersection(CHEMOTHERAPY_ANTIEMETICS)):
         orders = orders.filter(~drug.str.contains(name, literal=True))
-    collected = collect_rows(orders, find_table(request.root, "prescriptions"))
-    return flag_treatments(collected, request.index, treatments), None
+    path = find_table(request.root, "prescriptions")
+    collected = collect_rows(orders, path)
+    table = flag_treatments(collected, request.index, treatments)
+    problem = f"none of {collected.height:,} orders is one of ehr_features.treatments"
+    require_content(table, path, problem, "Check subject_id, starttime and the names of drugs.")
+    return table, None
 
 
 TREATMENT: Final = FeatureGroup(

@@ -1,6 +1,7 @@
 """Masks of each target, and nothing from after the prediction time."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -195,6 +196,32 @@ def test_prior_leaves_the_index_admission_out_at_discharge_too():
     features = build_features(load_cohort(), GOLDEN, params, TARGETS["mortality_1y"], "discharge")
     assert features.table.set_index("hadm_id").at[21, "metastatic_cancer"] == 0
     assert features.masked["diagnoses_from"] == "prior"
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("labevents", "no value of ehr_features.labs is usable, out of 0 rows"),
+        ("diagnoses_icd", "none of 0 codes is in a group of"),
+        ("prescriptions", "none of 0 orders is one of ehr_features.treatments"),
+    ],
+)
+def test_a_group_that_is_empty_for_everyone_stops_the_run(tmp_path, table, problem):
+    root = tmp_path / "mimiciv"
+    shutil.copytree(GOLDEN, root)
+    path = root / "hosp" / f"{table}.csv"
+    rows = pl.read_csv(path, infer_schema=False)
+    rows.with_columns(pl.col("subject_id") + "9").write_csv(path)
+    args = (make_params(), TARGETS["mortality_1y"], "discharge")
+    with pytest.raises(InputError, match=problem) as error:
+        build_features(load_cohort(), root, *args)
+    assert error.value.faults[0].where == path
+
+
+def test_no_labs_and_no_treatments_are_no_fault():
+    params = make_params(labs=[], treatments=[])
+    args = (load_cohort(), GOLDEN, params, TARGETS["mortality_1y"], "discharge")
+    assert not {spec.group for spec in build_features(*args).specs} & {"laboratory", "treatment"}
 
 
 def spell(change):
