@@ -15,7 +15,11 @@ from sklearn import metrics as peer
 
 from claims import peak_mib
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import calibration_error
+from histofuse.evaluation.metrics.classification import (
+    TOP_LABEL,
+    calibration_error,
+    find_top_label,
+)
 from histofuse.evaluation.metrics.weighted import name_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
@@ -67,11 +71,12 @@ def measure_by_sklearn(rows: Predictions) -> dict[str, float]:
     ranked = {
         "auroc": [peer.roc_auc_score(labels == c, p[:, c]) for c in range(k)],
         "auprc": [peer.average_precision_score(labels == c, p[:, c]) for c in range(k)],
+        "ece": [calibration_error(p[:, c], labels == c) for c in range(k)],
     }
     found = {
         "accuracy": peer.accuracy_score(labels, called),
         "brier": peer.brier_score_loss(labels, p if k > 2 else p[:, 1]),
-        "ece": calibration_error(p, labels),
+        TOP_LABEL: calibration_error(*find_top_label(p, labels)),
     }
     counted = dict(zip(("precision", "recall", "f1"), each, strict=False))
     for name, values in (counted | ranked).items():

@@ -74,8 +74,8 @@ class World:
         )
 
 
-TWO = ("auroc/c1", "auprc/c1", "recall/c1", "precision/c1", "f1/c1", "accuracy", "brier", "ece")
-THREE = ("auroc/macro", "auprc/c0", "recall/c0", "f1/macro", "accuracy", "brier", "ece")
+TWO = ("auroc/c1", "auprc/c1", "recall/c1", "precision/c1", "f1/c1", "accuracy", "brier", "ece/c1")
+THREE = ("auroc/macro", "auprc/c0", "recall/c0", "f1/macro", "accuracy", "brier", "ece/c0")
 WORLDS = [
     World("200 patients, a row each", 200, 1, (0.75, 0.25), 0.0, TWO),
     World("1,000 patients, a row each", 1000, 1, (0.75, 0.25), 0.0, TWO),

@@ -41,8 +41,9 @@ def slow_metrics(rows, weight):
     found = {
         "accuracy": peer.accuracy_score(labels, called, sample_weight=w),
         "brier": (w * slow_squares(p, labels)).sum() / w.sum(),
-        "ece": slow_calibration_error(p, labels, w),
+        "ece/top_label": slow_calibration_error(p.max(axis=1), p.argmax(axis=1) == labels, w),
     }
+    found |= {f"ece/c{c}": slow_calibration_error(p[:, c], labels == c, w) for c in range(k)}
     each = peer.precision_recall_fscore_support(
         labels, called, labels=range(k), sample_weight=w, zero_division=0
     )
@@ -55,7 +56,7 @@ def slow_metrics(rows, weight):
         found[f"auprc/c{c}"] = (
             peer.average_precision_score(hit, scores, sample_weight=w) if present[c] else np.nan
         )
-    for name in ("precision", "recall", "f1", "auroc", "auprc"):
+    for name in ("precision", "recall", "f1", "auroc", "auprc", "ece"):
         found[f"{name}/macro"] = np.mean([found[f"{name}/c{c}"] for c in range(k)])
     return found
 
@@ -65,11 +66,7 @@ def slow_squares(p, labels):
     return squared[:, 1] if p.shape[1] == 2 else squared.sum(axis=1)
 
 
-def slow_calibration_error(p, labels, w):
-    if p.shape[1] == 2:
-        claimed, happened = p[:, 1], labels == 1
-    else:
-        claimed, happened = p.max(axis=1), p.argmax(axis=1) == labels
+def slow_calibration_error(claimed, happened, w):
     bins = np.minimum((claimed * 10).astype(int), 9)
     gaps = [abs((w * (claimed - happened))[bins == b].sum()) for b in range(10)]
     return sum(gaps) / w.sum()

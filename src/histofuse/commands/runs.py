@@ -38,7 +38,7 @@ _PATCHES: Final = (
 )  # fmt: skip
 _ADMISSIONS: Final = (
     "test/auroc/{focus}", "test/auprc/{focus}", "test/recall/{focus}", "test/f1/{focus}",
-    "test/brier", "test/ece", "test/accuracy",
+    "test/ece/{focus}", "test/brier", "test/accuracy",
 )  # fmt: skip
 _LOW_IS_GOOD: Final = ("brier", "ece", "loss")
 _WIDTH: Final = 100

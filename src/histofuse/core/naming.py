@@ -76,7 +76,7 @@ def name_column(column: str, *, cross_validated: bool = False) -> str:
 def spell_metrics(text: str) -> str:
     """Spell the metrics within a text: "auprc/mitosis +0.01" -> "mitosis AUPRC +0.01"."""
     return re.sub(
-        r"\b(auprc|auroc|recall|precision|f1)/(\w+)",
+        r"\b(auprc|auroc|recall|precision|f1|ece)/(\w+)",
         lambda match: f"{show_name(match[2])} {_METRICS.get(match[1], match[1])}",
         text,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ FewGroupsRule = Literal["leave_one_out", "point", "refuse"]
 # `minority` stands for the class in focus: mitosis, or the target, or the rarest class in training.
 MetricName = Annotated[
     str,
-    Field(pattern=r"^(accuracy|brier|ece|(precision|recall|f1|auroc|auprc)/(macro|minority))$"),
+    Field(pattern=r"^(accuracy|brier|(precision|recall|f1|auroc|auprc|ece)/(macro|minority))$"),
 ]
 ScoreName = Annotated[
     str, Field(pattern=r"^(accuracy|(precision|recall|f1|auroc|auprc)/(macro|minority))$")
@@ -24,7 +24,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[float, Field(gt=0, lt=0.5)]
 
-LOWER_IS_BETTER: Final = frozenset({"brier", "ece"})
+
+def is_lower_better(metric: str) -> bool:
+    """Whether a metric is an error, such as ``brier`` or ``ece/mitosis``."""
+    return metric.partition("/")[0] in ("brier", "ece")
 
 
 def name_focus(metric: str, focus_class: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from histofuse.core.naming import show_ends
 from histofuse.evaluation.metrics.bootstrap import Interval, Resampled
-from histofuse.params.promotion import LOWER_IS_BETTER, PromotionParams
+from histofuse.params.promotion import PromotionParams, is_lower_better
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ConservativeMetric:
     @property
     def lower_is_better(self) -> bool:
         """Whether it measures an error."""
-        return self.metric in LOWER_IS_BETTER
+        return is_lower_better(self.metric)
 
     def clears(self, limit: float, *, strictly: bool) -> bool:
         """Whether the conservative value is on the good side of a limit."""
@@ -66,7 +66,7 @@ def measure_conservatively(
     if interval.value is None:
         return ConservativeMetric(metric, interval, None, interval.note, "refuse")
     if resampled.groups >= params.fewest_groups and interval.low is not None:
-        end = interval.high if metric in LOWER_IS_BETTER else interval.low
+        end = interval.high if is_lower_better(metric) else interval.low
         explanation = f"{show_ends(interval.low, interval.high)} over {_count(resampled)}"
         return ConservativeMetric(metric, interval, end, explanation, "interval")
     reason = interval.note or f"{_count(resampled)}, too few for an interval"
@@ -87,7 +87,7 @@ def _leave_one_out(
         explanation = f"{reason}; not defined without {undefined} of them, so it depends on these"
         return ConservativeMetric(metric, interval, None, explanation, "refuse")
     values = [*left_out.tolist(), interval.value]
-    worst = max(values) if metric in LOWER_IS_BETTER else min(values)
+    worst = max(values) if is_lower_better(metric) else min(values)
     explanation = f"{reason}; {worst:.3f} at worst with any one left out"
     return ConservativeMetric(metric, interval, worst, explanation, "leave_one_out")
 

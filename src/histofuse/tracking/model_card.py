@@ -23,12 +23,15 @@ _USES: Final = {
     "answers alone.",
 }
 # Metrics of the class that counts most come before these, accuracy after them.
-_FOCUSED: Final = ("auprc", "recall", "f1", "auroc")
-_SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "brier", "ece", "accuracy")
+_FOCUSED: Final = ("auprc", "recall", "f1", "auroc", "ece")
+_SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "ece/macro", "brier", "accuracy")
 _TESTS: Final = (
     "cam_mass_inside", "empty_share", "deletion_gain_over_random", "insertion_gain_over_random",
     "additivity_error", "rank_stability",
 )  # fmt: skip
+_ECE_NOTE: Final = (
+    "ece, by class, is biased upwards on few rows: its interval is a basic bootstrap interval."
+)
 _LIMIT: Final = 4900  # MLflow's registry takes 5,000 characters
 
 
@@ -116,7 +119,8 @@ def _tabulate(metrics: Mapping[str, float | None], focus: str) -> str:
         if any(metrics.get(f"{split}/{name}") is not None for split in ("validation", "test"))
     ]
     header = ["| metric | validation | test |", "|---|---|---|"]
-    return "\n".join([*header, *lines]) if lines else ""
+    note = f"\n{_ECE_NOTE}\n" if any("| ece/" in line for line in lines) else ""
+    return "\n".join([*header, *lines]) + note if lines else ""
 
 
 def _tabulate_faithfulness(metrics: Mapping[str, float | None]) -> str:

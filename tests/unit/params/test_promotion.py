@@ -5,7 +5,7 @@ from ruamel.yaml import YAML
 
 from histofuse.core.errors import InputError
 from histofuse.params.base import load_section
-from histofuse.params.promotion import PromotionParams
+from histofuse.params.promotion import PromotionParams, is_lower_better
 
 ROOT = Path(__file__).parents[3]
 SECTION = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["promotion"]
@@ -45,8 +45,13 @@ def test_nonsense_is_refused_by_its_key(tmp_path, key, value):
         load(tmp_path, **{key: value})
 
 
+def test_errors_have_upper_limits():
+    assert all(is_lower_better(m) for m in ("brier", "ece/macro", "ece/mitosis"))
+    assert not any(is_lower_better(m) for m in ("auroc/ece", "recall/mitosis", "accuracy"))
+
+
 @pytest.mark.parametrize(
-    "bars", [{"auroc/mitosis": 0.1}, {"auc/macro": 0.1}, {"auroc/macro": -0.1}, {}]
+    "bars", [{"ece": 0.1}, {"auroc/mitosis": 0.1}, {"auc/macro": 0.1}, {"auroc/macro": -0.1}, {}]
 )
 def test_bars_are_known_metrics_and_no_negative_margins(tmp_path, bars):
     margins = {**SECTION["margins"], "patches": bars}

@@ -38,13 +38,17 @@ def test_mitosis_leads_with_its_interval_and_accuracy_comes_last(tmp_path):
         "test/accuracy": 0.99,
         "test/auroc/macro": 0.9,
         "test/auprc/mitosis": 0.25,
+        "test/ece/mitosis": 0.04,
+        "test/ece/top_label": 0.01,
         name_end("test/auprc/mitosis", "low"): 0.125,
         name_end("test/auprc/mitosis", "high"): 0.5,
     }
     text = card(tmp_path, metrics, classes=["mitosis", "tumour"], focus_class="mitosis")
-    rows = [line for line in text.splitlines() if line.startswith("| a")]
+    rows = [line for line in text.splitlines() if line.startswith(("| a", "| e"))]
+    assert "its interval is a basic bootstrap interval" in text
     assert rows == [
         "| auprc/mitosis | – | 0.250 [0.125, 0.500] |",
+        "| ece/mitosis | – | 0.040 |",
         "| auroc/macro | – | 0.900 |",
         "| accuracy | – | 0.990 |",
     ]

@@ -37,7 +37,7 @@ from histofuse.evaluation.assessment.subgroups import (
     measure_subgroups,
     name_subgroups,
 )
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.bootstrap import BIASED, BIASED_METHOD, Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import number_groups
@@ -212,9 +212,10 @@ def describe_assessments(
     """Render ``assessment.json``.
 
     Returns:
-        ``split``, ``confidence``, ``method``, ``resamples`` (of the intervals) and ``models``: name
-        to ``title``, ``kind``, ``data``, ``leaky`` ("" for none known), ``unit``, ``rows``,
-        ``group_unit``, ``groups``, ``focus`` (the class decisions are about), and
+        ``split``, ``confidence``, ``method``, ``method_of`` (of metrics with a method of their
+        own), ``resamples`` (of the intervals) and ``models``: name to ``title``, ``kind``,
+        ``data``, ``leaky`` ("" for none known), ``unit``, ``rows``, ``group_unit``, ``groups``,
+        ``focus`` (the class decisions are about), and
 
         - ``calibration``: ``method``, ``fitted_on``, ``choice`` (what ``auto`` took, else None),
           ``bins``, ``quality`` (class, or ``all`` of several, to ``before``, ``after`` and
@@ -240,6 +241,7 @@ def describe_assessments(
         "split": context.split,
         "confidence": intervals.confidence,
         "method": intervals.method,
+        "method_of": dict.fromkeys(sorted(BIASED), BIASED_METHOD),
         "resamples": intervals.resamples,
         "models": {a.result.name: _describe(a, context, params) for a in assessments},
     }

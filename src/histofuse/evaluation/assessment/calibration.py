@@ -30,7 +30,7 @@ from scipy.special import ndtri, stdtrit
 
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
-from histofuse.evaluation.metrics.classification import ECE_BINS, find_event, place_in_bins
+from histofuse.evaluation.metrics.classification import ECE_BINS, place_in_bins
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
 from histofuse.evaluation.metrics.weighted import Clusters
 
@@ -77,8 +77,8 @@ def measure_quality(
 
     Returns:
         Of two classes the positive one. Of more each class against the rest, and `ALL`: there the
-        Brier score and its parts are sums over the classes, and the calibration error is about the
-        largest probability.
+        Brier score and its parts are sums over the classes, and the calibration error is their
+        mean.
     """
     scopes = {name: [c] for c, name in enumerate(classes)} | {ALL: list(range(len(classes)))}
     if len(classes) == 2:
@@ -105,7 +105,7 @@ def _measure_scope(
         return {
             f"{side}/{name}": values
             for side, sums in sides.items()
-            for name, values in compute_quality(sums, len(columns)).items()
+            for name, values in compute_quality(sums).items()
         }
 
     def measure_change(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
@@ -126,11 +126,8 @@ def _sum_events(
     columns: list[int],
     clusters: Clusters,
 ) -> Float[np.ndarray, "g s"]:
-    """Add up the terms of each class and, of several, of the class held most likely."""
-    events = [(probabilities[:, c], labels == c) for c in columns]
-    if len(columns) > 1:
-        events.append(find_event(probabilities, labels))
-    return np.column_stack([sum_bins(p, o, clusters) for p, o in events])
+    """Add up the terms of each class."""
+    return np.column_stack([sum_bins(probabilities[:, c], labels == c, clusters) for c in columns])
 
 
 def sum_bins(
@@ -143,20 +140,16 @@ def sum_bins(
     return np.column_stack([clusters.count_cells(place, ECE_BINS, t) for t in terms])
 
 
-def compute_quality(
-    totals: Float[np.ndarray, "w s"], classes: int
-) -> dict[str, Float[np.ndarray, " w"]]:
-    """Compute `QUALITIES` from weighted sums of `sum_bins`, an event after the other.
+def compute_quality(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
+    """Compute `QUALITIES` from weighted sums of `sum_bins`, a class after the other.
 
     Args:
         totals: A row a weighting.
-        classes: How many of the events are classes; of several one more follows, which only the
-            calibration error is about.
     """
-    events = totals.reshape(len(totals), -1, _TERMS, ECE_BINS)
-    each = [_decompose(events[:, e]) for e in range(classes)]
+    classes = totals.reshape(len(totals), -1, _TERMS, ECE_BINS)
+    each = [_decompose(classes[:, c]) for c in range(classes.shape[1])]
     found = {name: np.sum([e[name] for e in each], axis=0) for name in ("brier", *COMPONENTS)}
-    return found | {"ece": _decompose(events[:, -1])["ece"]}
+    return found | {"ece": np.mean([e["ece"] for e in each], axis=0)}
 
 
 def _decompose(terms: Float[np.ndarray, "w 5 bins"]) -> dict[str, Float[np.ndarray, " w"]]:

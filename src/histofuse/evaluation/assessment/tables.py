@@ -18,6 +18,7 @@ from histofuse.evaluation.assessment.assess import (
 from histofuse.evaluation.assessment.calibration import ALL
 from histofuse.evaluation.assessment.operating_points import RATES
 from histofuse.evaluation.assessment.subgroups import Attribute
+from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import Cell, Table
@@ -84,7 +85,7 @@ def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
         for name, quality in a.quality.items():
             row: Row = {"model": a.result.title, "class": "all" if name == ALL else show_name(name)}
             sides = {"before": quality.before, "after": quality.after, "change": quality.change}
-            for metric in ("brier", "ece"):
+            for metric in ("ece", "brier"):
                 row |= {f"{metric}_{side}": of[metric] for side, of in sides.items()}
             after = quality.after
             row |= {part: after[part] for part in ("reliability", "resolution", "uncertainty")}
@@ -97,7 +98,8 @@ def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
         "Brier = reliability − resolution + uncertainty + within bins, exactly, of the calibrated "
         "probabilities over ten bins of equal width.",
         "A class is compared with the rest. All: the Brier score is the sum over the classes, ECE "
-        "is about the largest probability.",
+        "their mean.",
+        EXPLAIN_BIASED,
     ]
     return _make_table("calibration", "Calibration before and after", rows, notes)
 

@@ -24,7 +24,7 @@ from histofuse.evaluation.drawing import (
     make_row,
     save_drawing,
 )
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, Interval, is_biased
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
@@ -86,6 +86,8 @@ def make_control_tables(
         f"{explain_resampling(intervals, 'cases')} With fewer than {intervals.fewest_groups} cases "
         "an interval covers the true value less often than it claims."
     )
+    if any(is_biased(metric) for metric in controls.metrics):
+        over_cases += f" {EXPLAIN_BIASED}"
     deciding = (
         f"{name_metric(controls.metrics[0])} decides, and macro AUROC about chance; other metrics "
         "are shown without a verdict, for a gain in one of several is soon found by chance. "

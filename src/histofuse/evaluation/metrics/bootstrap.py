@@ -6,8 +6,9 @@ few groups, as Student's t does for few rows: over 17 cases, 95 % intervals cove
 93 to 95 % of simulated data sets; over 3 cases in at most 75 %.
 
 The calibration error of few rows is biased upwards, and twice as much on a resample. Its interval
-is the distribution of the resamples mirrored at the value, which removes most of the bias and may
-end below the value. It covers the true value in about 89 %.
+is the basic one whatever the method of the params: the distribution of the resamples mirrored at
+the value, which removes most of the bias and may end below the value. It covers the true value in
+about 89 %.
 
 A metric is undefined on a resample that contains no example of the class. Such resamples are left
 out of its interval, and the share in which it was defined is reported. Below `FEWEST_DEFINED` there
@@ -44,7 +45,13 @@ FEWEST_DEFINED: Final = 0.9
 # Groups are left out one by one up to this number, and in as many equal blocks beyond it.
 MOST_LEFT_OUT: Final = 500
 # Biased upwards on few rows, and twice as much on a resample.
-BIASED: Final = ("ece", "reliability", "resolution")
+BIASED: Final = frozenset({"ece", "reliability", "resolution"})
+BIASED_METHOD: Final = "basic"
+EXPLAIN_BIASED: Final = (
+    "ECE, reliability and resolution are biased upwards on few rows. Their intervals are basic "
+    "bootstrap intervals (percentiles of the resamples, mirrored at the value): these remove most "
+    "of the bias, may end below the value, and at 95% cover the true ECE in about 89%."
+)
 _SAME: Final = 1e-12  # two sums of the same terms in another order
 _BLOCK: Final = 256  # weightings drawn at a time
 _MOST_KEPT: Final = 1 << 24  # weights of 4 bytes
@@ -78,6 +85,11 @@ class Interval:
         chosen = {name: getattr(self, name) for name in fields or ("value", "low", "high")}
         rounded = {n: v if isinstance(v, int) else round_number(v) for n, v in chosen.items()}
         return rounded | ({"note": self.note} if self.note else {})
+
+
+def is_biased(metric: str) -> bool:
+    """Whether a metric, such as ``ece/mitosis`` or ``after/ece``, is biased on few rows."""
+    return not BIASED.isdisjoint(metric.split("/"))
 
 
 def round_number(value: float | np.floating | None) -> float | None:
@@ -138,7 +150,7 @@ class Resampled:
             return Interval(_or_none(value), None, None, self.groups, defined, note)
         tail = find_tail(self.params.confidence, self.groups)
         ends = np.array([tail, 1 - tail])
-        if metric.rsplit("/", 1)[-1] in BIASED:
+        if is_biased(metric):
             high, low = (2 * value - np.quantile(draws, ends)).tolist()
             low = low if self.paired else max(low, 0.0)
             return Interval(float(value), low, high, self.groups, defined, "")

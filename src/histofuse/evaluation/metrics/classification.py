@@ -3,7 +3,13 @@
 A class without an example in the split has no metric: None, and so has every macro mean, for a mean
 over the other classes is another number under the same name. A class that is there but never
 predicted has precision and F1 of 0. AUROC also needs an example outside the class. Accuracy, Brier
-score and calibration error are defined as long as there is any row.
+score and calibration errors are defined as long as there is any row.
+
+The calibration error is that of each class against the rest, and their mean. That of the most
+probable class alone (`TOP_LABEL`) hides a rare class: it can be small while every probability of
+that class is several times too high.
+
+Source: Nixon et al. 2019, Measuring Calibration in Deep Learning (calibration error by class).
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from histofuse.training.scores import compute_auroc
 
 Metrics = dict[str, float | None]
 ECE_BINS = 10
+TOP_LABEL = "ece/top_label"
 
 
 def classification_metrics(
@@ -37,15 +44,16 @@ def classification_metrics(
         prefix: The split.
 
     Returns:
-        ``<prefix>/accuracy``, ``/brier``, ``/ece``, and for precision, recall, f1, auroc and auprc
-        (one against the rest) one entry a class and their plain mean under ``/macro``; None where
-        not defined.
+        ``<prefix>/accuracy``, ``/brier``, ``/ece/top_label``, and for precision, recall, f1, auroc,
+        auprc and ece (one against the rest) one entry a class and their plain mean under
+        ``/macro``; None where not defined.
     """
     counts = count_confusion(labels, predictions, len(classes))
     scored = [(probabilities[:, k], labels == k) for k in range(len(classes))]
     per_class = {name: values.tolist() for name, values in measure_counts(counts).items()}
     per_class["auroc"] = [compute_auroc(*of) for of in scored]
     per_class["auprc"] = [average_precision(*of) for of in scored]
+    per_class["ece"] = [calibration_error(*of) for of in scored]
     rows = len(labels)
     metrics = {f"{prefix}/accuracy": int(counts.trace()) / rows if rows else None}
     for name, values in per_class.items():
@@ -53,7 +61,8 @@ def classification_metrics(
         for label, value in zip(classes, values, strict=True):
             metrics[f"{prefix}/{name}/{label}"] = _or_none(value)
     metrics[f"{prefix}/brier"] = brier_score(probabilities, labels)
-    metrics[f"{prefix}/ece"] = calibration_error(probabilities, labels)
+    top_label = calibration_error(*find_top_label(probabilities, labels))
+    metrics[f"{prefix}/{TOP_LABEL}"] = _or_none(top_label)
     return metrics
 
 
@@ -162,15 +171,10 @@ def square_errors(
     return squared[:, 1] if probabilities.shape[1] == 2 else squared.sum(axis=1)
 
 
-def find_event(
+def find_top_label(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Find the event calibration is about: its probability, and whether it happened.
-
-    Of two classes it is the positive one, of more that the most probable class is the true one.
-    """
-    if probabilities.shape[1] == 2:
-        return probabilities[:, 1], labels == 1
+    """Find the probability of the most probable class, and whether it is the true one."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
@@ -207,11 +211,14 @@ def bin_reliability(
 
 
 def calibration_error(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
-) -> float | None:
-    """Compute the expected calibration error of `find_event` over ten bins of equal width."""
-    if not len(labels):
-        return None
-    bins = bin_reliability(*find_event(probabilities, labels))
+    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]
+) -> float:
+    """Compute the expected calibration error of an event over `ECE_BINS` bins of equal width.
+
+    NaN without rows.
+    """
+    if not len(happened):
+        return float("nan")
+    bins = bin_reliability(probability, happened)
     gap = np.abs(bins.predicted - bins.observed)
     return float((gap * bins.count).sum() / bins.count.sum())

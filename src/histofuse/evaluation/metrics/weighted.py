@@ -18,7 +18,8 @@ from jaxtyping import Float, Int, Shaped
 
 from histofuse.evaluation.metrics.classification import (
     ECE_BINS,
-    find_event,
+    TOP_LABEL,
+    find_top_label,
     measure_counts,
     place_in_bins,
     square_errors,
@@ -32,8 +33,8 @@ _CELLS: Final = 1 << 19  # of a weightings x rows block: a few MiB, so that it s
 
 def name_metrics(classes: Sequence[str]) -> tuple[str, ...]:
     """Name every metric of a classifier, without a split before it: "auroc/mitosis"."""
-    each = [f"{name}/{of}" for name in (*COUNTED, *RANKED) for of in ("macro", *classes)]
-    return ("accuracy", *each, "brier", "ece")
+    each = [f"{name}/{of}" for name in (*COUNTED, *RANKED, "ece") for of in ("macro", *classes)]
+    return ("accuracy", *each, "brier", TOP_LABEL)
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class WeightedMetrics:
         for column, ranking in self._rankings.items():
             name = classes[column]
             found[f"auroc/{name}"], found[f"auprc/{name}"] = ranking.measure(weights)
-        for name in (*COUNTED, *RANKED):
+        for name in (*COUNTED, *RANKED, "ece"):
             if f"{name}/macro" in self.metrics:
                 found[f"{name}/macro"] = np.mean([found[f"{name}/{c}"] for c in classes], axis=0)
         return np.column_stack([found[name] for name in self.metrics])
@@ -190,22 +191,28 @@ class WeightedMetrics:
             found = {
                 "accuracy": hits / total,
                 "brier": sums[:, k * k] / total,
-                "ece": np.abs(sums[:, k * k + 1 :]).sum(axis=1) / total,
             }
+            gaps = np.abs(sums[:, k * k + 1 :].reshape(-1, k + 1, ECE_BINS)).sum(axis=2)
+            errors = (gaps / total[:, None]).T
+        named = [*(f"ece/{c}" for c in self.rows.classes), TOP_LABEL]
+        found |= dict(zip(named, errors, strict=True))
         for name, values in measure_counts(counts).items():
             found |= {f"{name}/{c}": values[:, i] for i, c in enumerate(self.rows.classes)}
         return found
 
     @cached_property
     def _sums(self) -> Float[np.ndarray, "g sums"]:
-        """Sums over each group's rows: confusion counts, squared error, gap of each ECE bin."""
+        """Sums over each group's rows: confusion counts, squared error, gaps of the ECE bins.
+
+        The bins are those of each class, and then of the most probable one.
+        """
         k, rows, clusters = len(self.rows.classes), self.rows, self.clusters
         cells = clusters.count_cells(rows.labels * k + rows.predictions, k * k)
         squared = clusters.add_up(square_errors(rows.probabilities, rows.labels)[:, None])
-        probability, happened = find_event(rows.probabilities, rows.labels)
-        place = place_in_bins(probability)
-        gaps = clusters.count_cells(place, ECE_BINS, probability - happened)
-        return np.column_stack([cells, squared, gaps])
+        events = [(rows.probabilities[:, c], rows.labels == c) for c in range(k)]
+        events.append(find_top_label(rows.probabilities, rows.labels))
+        gaps = [clusters.count_cells(place_in_bins(p), ECE_BINS, p - o) for p, o in events]
+        return np.column_stack([cells, squared, *gaps])
 
     @cached_property
     def _rankings(self) -> dict[int, Ranking]:

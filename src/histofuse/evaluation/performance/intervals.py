@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from histofuse.core.errors import InputError
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval, align_rows
+from histofuse.evaluation.metrics.bootstrap import (
+    BIASED_METHOD,
+    Bootstrap,
+    Difference,
+    Interval,
+    align_rows,
+)
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Context, Result
@@ -78,6 +84,7 @@ def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
     return {
         "confidence": intervals.params.confidence,
         "method": intervals.params.method,
+        "method_of_ece": BIASED_METHOD,
         "resamples": intervals.params.resamples,
         "models": {
             model: {f"{split}/{name}": render_ends(i) for name, i in of.items()}

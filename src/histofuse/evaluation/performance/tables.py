@@ -15,7 +15,7 @@ from pathlib import Path
 
 from histofuse.core.artifacts import write_text
 from histofuse.core.naming import NOT_DEFINED, show_interval, show_name
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, Interval
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.intervals import Intervals, explain_intervals
 from histofuse.evaluation.performance.results import Context, Result, find_focus
@@ -167,10 +167,14 @@ def make_minority_table(results: Sequence[Result], context: Context, intervals: 
     """Make the table that says most of the rarest class."""
     focus = find_focus(results) or "minority"
     columns = _focus_on(focus, "precision", "auc") | _MACRO_F1 | _MACRO_AUC
-    columns |= {"brier": ("Brier", "brier"), "ece": ("ECE", "ece")} | _ACCURACY
+    columns |= {
+        f"{focus}_ece": (f"{show_name(focus).capitalize()} ECE", f"ece/{focus}"),
+        "macro_ece": ("Macro ECE", "ece/macro"),
+        "brier": ("Brier", "brier"),
+    } | _ACCURACY
     rows = _list_rows(results, columns, intervals.of)
     caption = f"{show_name(focus).capitalize()} first: models on patches"
-    table = Table(focus, caption, _head(columns), rows, [])
+    table = Table(focus, caption, _head(columns), rows, [EXPLAIN_BIASED])
     return _complete(table, results, context, intervals)
 
 

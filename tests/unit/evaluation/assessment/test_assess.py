@@ -206,6 +206,15 @@ def test_tables_are_marked_and_explained(assess):
         assert all(set(row) == set(table.headings) for row in table.rows)
         assert render_csv(table).count("\n") == len(table.rows) + 1
         assert "90% intervals" in render_markdown(table)
+    assert "ECE, reliability and resolution are biased" in render_markdown(tables["calibration"])
+    assert list(tables["calibration"].headings)[:4] == [
+        "model",
+        "class",
+        "ece_before",
+        "ece_after",
+    ]
+    described = describe_assessments(found, known, PARAMS, INTERVALS)
+    assert described["method_of"]["ece"] == "basic"
     calibration = tables["calibration"].rows[0]
     sum_of_parts = (
         calibration["reliability"].value

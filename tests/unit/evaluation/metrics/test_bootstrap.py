@@ -62,7 +62,7 @@ def test_every_metric_has_its_value_and_an_interval_about_it(method):
     assert {f"test/{n}": i.value for n, i in found.items()} == pytest.approx(known)
     for name, i in found.items():
         assert i.low is not None and i.high is not None and i.low < i.high, name
-        assert (i.low < i.value < i.high) or name == "ece"
+        assert (i.low < i.value < i.high) or name.startswith("ece/")
         assert (i.groups, i.defined, i.note) == (20, 1.0, "")
 
 
@@ -137,11 +137,11 @@ def test_calibration_error_is_mirrored_for_it_is_biased_upwards():
     rows = draw(n=60, groups=30, classes=["no", "yes"])
     happened = np.random.default_rng(0).random(60) < rows.probabilities[:, 1]  # well calibrated
     rows = replace(rows, labels=happened.astype(np.int64))
-    found = make_bootstrap(500).resample_metrics(rows, ["ece"])
+    found = make_bootstrap(500).resample_metrics(rows, ["ece/yes"])
     tail = find_tail(0.95, 30)
     low, high = np.quantile(found.draws[:, 0], [tail, 1 - tail])
 
-    ece = found.interval("ece", "bca")
+    ece = found.interval("ece/yes", "bca")
 
     assert found.draws.mean() > found.values[0]
     assert ece.low == pytest.approx(max(0.0, 2 * found.values[0] - high))
@@ -152,7 +152,7 @@ def test_difference_of_calibration_errors_may_be_negative():
     good = draw(n=600, classes=["no", "yes"])
     over = good.probabilities[:, 1] > 0.5
     bad = replace(good, probabilities=np.column_stack([~over, over]).astype(float))
-    found = compare(good, bad, ["ece"])["ece"].interval
+    found = compare(good, bad, ["ece/yes"])["ece/yes"].interval
 
     assert found.high < 0
     assert found.low < found.value < found.high

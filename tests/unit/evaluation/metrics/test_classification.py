@@ -50,16 +50,16 @@ def test_every_metric_is_scikit_learns(seed, n, k, ties):
         values = [score(labels == c, p[:, c]) for c in range(k)]
         expected |= {f"{name}/{c}": v for c, v in zip(classes, values, strict=True)}
         expected[f"{name}/macro"] = np.mean(values)
-    expected["ece"] = slow_calibration_error(labels, p)
+    values = [slow_calibration_error(p[:, c], labels == c) for c in range(k)]
+    expected |= {f"ece/{c}": v for c, v in zip(classes, values, strict=True)}
+    expected["ece/macro"] = np.mean(values)
+    expected["ece/top_label"] = slow_calibration_error(p.max(axis=1), p.argmax(axis=1) == labels)
 
     assert found == pytest.approx({f"test/{name}": v for name, v in expected.items()})
 
 
-def slow_calibration_error(labels, p):
-    if p.shape[1] == 2:
-        pairs = [(row[1], label == 1) for row, label in zip(p, labels, strict=True)]
-    else:
-        pairs = [(row.max(), row.argmax() == label) for row, label in zip(p, labels, strict=True)]
+def slow_calibration_error(claimed, happened):
+    pairs = list(zip(claimed, happened, strict=True))
     total = 0.0
     for b in range(10):
         held = [q for q in pairs if min(int(q[0] * 10), 9) == b]
@@ -79,7 +79,20 @@ def test_by_hand():
     assert found["test/f1/no"] == pytest.approx(2 / 3)
     assert found["test/auroc/yes"] == 1.0
     assert found["test/brier"] == pytest.approx((0.01 + 0.36 + 0.1225 + 0.04) / 4)
-    assert found["test/ece"] == pytest.approx((0.1 + abs(1.25 - 1) + 0.2) / 4)
+    assert found["test/ece/yes"] == pytest.approx((0.1 + abs(1.25 - 1) + 0.2) / 4)
+    assert found["test/ece/top_label"] == pytest.approx((0.1 + abs(1.25 - 1) + 0.2) / 4)
+
+
+def test_a_rare_class_that_is_overrated_shows_in_its_own_calibration_error_alone():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4000) > 0.03).astype(int)  # class 0 in 3 of 100
+    p = np.column_stack([np.full(4000, 0.08), np.full(4000, 0.47), np.full(4000, 0.45)])
+    labels[labels == 1] = rng.choice([1, 2], (labels == 1).sum(), p=[0.49, 0.51])
+    found = classification_metrics(labels, p, labels, CLASSES, "test")
+    assert found["test/ece/mitosis"] == pytest.approx(0.05, abs=0.01)
+    assert found["test/ece/top_label"] < 0.02
+    each = [found[f"test/ece/{c}"] for c in CLASSES]
+    assert found["test/ece/macro"] == pytest.approx(np.mean(each))
 
 
 def test_absent_class_has_no_metric_and_no_macro_mean():
@@ -113,7 +126,7 @@ def test_no_rows_no_metrics():
     none = np.array([], dtype=int)
     found = classification_metrics(none, np.empty((0, 3)), none, CLASSES, "test")
     assert set(found.values()) == {None}
-    assert len(found) == 3 + 5 * 4
+    assert len(found) == 3 + 6 * 4
 
 
 def test_confusion_has_the_truth_in_rows():
@@ -137,5 +150,4 @@ def test_reliability_of_a_calibrated_coin():
     bins = bin_reliability(np.array([0.25, 0.25, 0.25, 0.25, 1.0]), np.array([1, 0, 0, 0, 1]) > 0)
     assert bins.predicted.tolist() == bins.observed.tolist() == [0.25, 1.0]
     assert bins.count.tolist() == [4, 1]
-    certain = np.array([[1.0, 0.0, 0.0]] * 2)
-    assert calibration_error(certain, np.array([0, 1])) == 0.5
+    assert calibration_error(np.ones(2), np.array([True, False])) == 0.5

@@ -77,7 +77,9 @@ def test_minority_table_begins_with_mitosis_and_ends_with_accuracy(make):
     table = make()["mitosis"]
     columns = [c for c in table.headings if c not in ("model", "leaky", "data")]
     assert columns[:3] == ["mitosis_auprc", "mitosis_recall", "mitosis_f1"]
-    assert columns[-1] == "accuracy"
+    assert columns[-4:] == ["mitosis_ece", "macro_ece", "brier", "accuracy"]
+    assert "basic bootstrap intervals" in render_markdown(table)
+    assert "basic" not in render_markdown(make()["table1_image"])  # no ECE there
 
 
 def test_chance_level_and_enrichment_are_stated_next_to_every_auprc(make):
