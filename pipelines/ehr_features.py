@@ -34,6 +34,7 @@ def main() -> None:
         write_json(to_json_list(features.specs), folder / "features.json")
         write_json(features.masked, folder / "masked.json")
         write_text(labs.to_csv(index=False), folder / "lab_quality.csv")
+        write_text(features.outside.to_csv(index=False), folder / "outside_range.csv")
     counts = labs.sum(numeric_only=True).astype(int)
     report(
         f"wrote {len(features.specs)} features ({len(features.masked['masked'])} masked by the "
@@ -41,6 +42,11 @@ def main() -> None:
         f"another unit, {counts['unit_corrected']:,} unit errors mended, "
         f"{counts['implausible']:,} implausible"
     )
+    for row in features.outside[features.outside["outside"] > 0].itertuples():
+        report(
+            f"{row.feature}: {row.outside:,} values outside {row.low:g} to {row.high:g} {row.unit} "
+            "are missing"
+        )
 
 
 if __name__ == "__main__":

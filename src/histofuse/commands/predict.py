@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,17 @@ from histofuse.data.points import Points, read_points
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams, FrameParams
-from histofuse.serving.case_records import CASE, read_case_records, read_patients
+from histofuse.serving.case_records import (
+    CASE,
+    count_ignored,
+    read_case_records,
+    read_patients,
+    screen_records,
+)
 from histofuse.serving.predict import open_predictor
+from histofuse.serving.records import join_warnings
 from histofuse.serving.writer import open_writer
+from histofuse.tracking.interface import WARNINGS
 from histofuse.tracking.store import open_store
 
 if TYPE_CHECKING:
@@ -89,12 +98,24 @@ def _predict_records(predictor: TabularPredictor, request: Request) -> str:
         raise InputError([Fault("--patients", "nothing", expected)])
     table = read_patients(request.patients)
     named = [name for name in (CASE, *KEY) if name in table]
+    ranges = predictor.encoder.ranges
+    screened, unknown = screen_records(table, ranges), Counter[str]()
     with open_writer(request.out) as write:
         starts = range(0, len(table), ROWS_AT_ONCE)
         for start in track(starts, "predicting", total=len(starts)):
-            rows = table.iloc[start : start + ROWS_AT_ONCE]
-            write(pd.concat([rows[named], predictor.predict(rows)], axis=1))
-    return f"wrote {request.out}: {len(table):,} records"
+            chosen = slice(start, start + ROWS_AT_ONCE)
+            records = predictor.read(screened.table.iloc[chosen])
+            unknown.update(_count_unknown(predictor, records))
+            answer = predictor.answer(records)
+            warnings = join_warnings(screened.warnings.iloc[chosen], answer[WARNINGS])
+            answer[WARNINGS] = warnings
+            write(pd.concat([table[named].iloc[chosen], answer], axis=1))
+    notes = count_ignored(screened.outside, unknown, ranges)
+    return "; ".join([f"wrote {request.out}: {len(table):,} records", *notes])
+
+
+def _count_unknown(predictor: TabularPredictor, records: pd.DataFrame) -> dict[str, int]:
+    return {str(k): int(n) for k, n in predictor.find_unknown(records).sum().items()}
 
 
 def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Request) -> str:
@@ -108,16 +129,21 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     points = read_points(request.frames, request.points, classes, reading)
     fused = isinstance(predictor, FusionPredictor)
     records = read_case_records(request.patients, request.crosswalk) if fused else pd.DataFrame()
-    embeddings = embed_records(predictor, records) if fused else {}
-    model = FrameModel(predictor, embeddings)
     patients = records[[name for name in KEY if name in records]].convert_dtypes()
+    embeddings, notes = {}, []
+    if fused:
+        records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
+        embeddings = embed_records(predictor, records)
+    model = FrameModel(predictor, embeddings)
     total = -(-len(points.table) // request.batch)
     parts = predict_frames(model, points.table, points.files, reading, request.batch)
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
-            write(part.join(patients, on=CASE))
+            answer = part.join(patients, on=CASE)
+            write(answer.fillna({WARNINGS: ""}) if fused else answer)
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
-    return f"{done}; {_count_records(points, records, embeddings)}" if fused else done
+    counts = _count_records(points, records, embeddings) if fused else []
+    return "; ".join([done, *counts, *notes])
 
 
 def _choose_reading(request: Request) -> FrameParams:
@@ -128,10 +154,23 @@ def _choose_reading(request: Request) -> FrameParams:
     return FrameParams(**(params.model_dump() | chosen))
 
 
-def _count_records(points: Points, records: pd.DataFrame, embedded: Collection[str]) -> str:
+def _screen_cases(
+    patient: TabularPredictor, records: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.Series, list[str]]:
+    """Return usable records, a warning for each, and a summary of what is not used of them."""
+    if not len(records):
+        return records, pd.Series(dtype="str"), []
+    ranges = patient.encoder.ranges
+    screened = screen_records(records, ranges)
+    read = patient.read(screened.table)
+    notes = count_ignored(screened.outside, _count_unknown(patient, read), ranges)
+    return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes
+
+
+def _count_records(points: Points, records: pd.DataFrame, embedded: Collection[str]) -> list[str]:
     cases = set(points.table[CASE])
     alone = cases - set(embedded)
     idle = len(set(map(str, records.index)) - cases)
     notes = [f"{len(alone)} of {len(cases)} cases without a record, answered by the image alone"]
     notes += [f"{idle} records without a frame, not answered"] if idle else []
-    return "; ".join(notes)
+    return notes

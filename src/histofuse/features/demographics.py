@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 import polars as pl
 
+from histofuse.features.categories import normalise_expression
 from histofuse.features.groups import FeatureGroup, Giveaway
 from histofuse.features.specs import KEY, describe
 
 NIGHT_HOURS: Final = (20, 7)  # from 20:00 up to 06:59
-
-# MIMIC-IV writes 33 values; the first group with a matching prefix is taken.
-RACE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "white": ("WHITE", "PORTUGUESE"),
-    "black": ("BLACK",),
-    "hispanic": ("HISPANIC", "SOUTH AMERICAN"),
-    "asian": ("ASIAN",),
-    "unknown": ("UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED"),
-}
-OTHER_RACE: Final = "other"
-# Observation stays are billed as outpatient care; the "EU" in one of them is the emergency unit.
-ADMISSION_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "emergency": ("EW EMER.", "DIRECT EMER.", "URGENT", "EMERGENCY"),
-    "elective": ("ELECTIVE", "SURGICAL SAME DAY ADMISSION"),
-    "observation": (
-        "OBSERVATION ADMIT",
-        "EU OBSERVATION",
-        "DIRECT OBSERVATION",
-        "AMBULATORY OBSERVATION",
-    ),
-}
-
-
-def group_race(race: pl.Expr) -> pl.Expr:
-    """Group MIMIC-IV admissions.race into `RACE_GROUPS` and `OTHER_RACE`; null is unknown."""
-    text = race.fill_null("UNKNOWN").str.strip_chars().str.to_uppercase()
-    group = pl.lit(OTHER_RACE)
-    for name, words in reversed(RACE_GROUPS.items()):
-        group = (
-            pl.when(pl.any_horizontal(text.str.starts_with(w) for w in words))
-            .then(pl.lit(name))
-            .otherwise(group)
-        )
-    return group
-
-
-def group_admission(admission_type: pl.Expr) -> pl.Expr:
-    """Group MIMIC-IV admissions.admission_type into `ADMISSION_KINDS`; null for any other."""
-    text = admission_type.str.strip_chars().str.to_uppercase()
-    return pl.coalesce(
-        pl.when(text.is_in(list(values))).then(pl.lit(kind))
-        for kind, values in ADMISSION_KINDS.items()
-    )
 
 
 def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
@@ -69,14 +26,15 @@ def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.Data
 
     Source: MIMIC-IV hosp/admissions, and hosp/patients by way of the cohort.
     """
-    english = _lower(pl.col("language")).str.starts_with("english").fill_null(False)
+    language = pl.col("language").str.strip_chars().str.to_lowercase()
+    english = language.str.starts_with("english").fill_null(False)
     return _join_own(index, admissions, "language").select(
         *KEY,
         "age_years",
-        sex=pl.col("sex"),
-        race_group=group_race(pl.col("race")),
-        insurance=_lower(pl.col("insurance")),
-        marital_status=_lower(pl.col("marital_status")),
+        sex=normalise_expression("sex", pl.col("sex")),
+        race_group=normalise_expression("race_group", pl.col("race")),
+        insurance=normalise_expression("insurance", pl.col("insurance")),
+        marital_status=normalise_expression("marital_status", pl.col("marital_status")),
         language_english=english.cast(pl.Int8),
     )
 
@@ -104,7 +62,7 @@ def build_utilisation(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataF
     location = pl.col("admission_location").fill_null("").str.to_uppercase()
     return table.select(
         *KEY,
-        admission_kind=group_admission(pl.col("admission_type")),
+        admission_kind=normalise_expression("admission_kind", pl.col("admission_type")),
         emergency_department=pl.col("edregtime").is_not_null().cast(pl.Int8),
         transferred_in=location.str.contains("TRANSFER FROM").cast(pl.Int8),
         admitted_at_night=((hour >= NIGHT_HOURS[0]) | (hour < NIGHT_HOURS[1])).cast(pl.Int8),
@@ -117,10 +75,6 @@ def build_utilisation(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataF
 def _join_own(index: pl.DataFrame, admissions: pl.DataFrame, *columns: str) -> pl.DataFrame:
     own = admissions.select(*KEY, *columns)
     return index.join(own, on=KEY, how="left", maintain_order="left")
-
-
-def _lower(text: pl.Expr) -> pl.Expr:
-    return text.str.strip_chars().str.to_lowercase()
 
 
 def _count_earlier(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:

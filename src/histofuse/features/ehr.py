@@ -15,6 +15,7 @@ from histofuse.features.comorbidity import COMORBIDITY, choose_diagnoses
 from histofuse.features.demographics import DEMOGRAPHICS, UTILISATION
 from histofuse.features.groups import FeatureGroup, Request
 from histofuse.features.labs import LABORATORY
+from histofuse.features.ranges import find_outside
 from histofuse.features.specs import KEY, FeatureSpec
 from histofuse.features.treatments import TREATMENT
 from histofuse.params.ehr import EhrFeaturesParams, PredictionTime
@@ -33,12 +34,15 @@ class EhrFeatures:
         masked: What would give the target away and was left out, with the reasons.
         quality: The tables on the quality of the source, by group; ``laboratory`` has one row per
             laboratory value.
+        outside: ``feature,unit,low,high,outside``: how many values were outside their range, and
+            are missing.
     """
 
     table: pd.DataFrame
     specs: list[FeatureSpec]
     masked: dict[str, Any]
     quality: dict[str, pd.DataFrame]
+    outside: pd.DataFrame
 
 
 def build_features(
@@ -88,7 +92,12 @@ def build_features(
     }
     dtypes = {"continuous": "float64", "binary": "int8", "categorical": "str"}
     typed = table.to_pandas().astype({spec.name: dtypes[spec.kind] for spec in specs})
-    return EhrFeatures(typed, specs, masked_json, quality)
+    ranges = {spec.name: spec.range for spec in specs if spec.range}
+    outside = find_outside(typed, ranges)
+    rows = [(n, r.unit, r.low, r.high, int(outside[n].sum())) for n, r in ranges.items()]
+    counts = pd.DataFrame(rows, columns=["feature", "unit", "low", "high", "outside"])
+    typed[list(ranges)] = typed[list(ranges)].mask(outside)
+    return EhrFeatures(typed, specs, masked_json, quality, counts)
 
 
 def mask_groups(

@@ -4,8 +4,9 @@ Continuous features are imputed by the median of their stratum and standardised;
 imputed by their mode; categorical ones are imputed by their mode and one-hot encoded. A sparse
 clinical variable that is missing often enough also gets a 0/1 column ``<variable>_missing``.
 
-A null or NaN always means "missing" and is allowed everywhere; infinity is not. A category never
-seen in train is encoded as all zeros.
+A null or NaN always means "missing" and is allowed everywhere; infinity is not. Categories are
+normalised first (`features.categories`); one never seen in train is encoded as all zeros. Of
+columns that repeat each other on the train rows one stays.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.tables import Contract
+from histofuse.features.categories import normalise_column
+from histofuse.features.ranges import Range
 from histofuse.features.specs import KEY, FeatureSpec, Kind
 from histofuse.params.ehr import EncodingParams
 
@@ -29,8 +32,9 @@ ENCODED: Final = Contract(
     key=KEY,
     open_ended=True,
 )
-FORMAT: Final = 1
+FORMAT: Final = 2
 AGE_BANDS_YEARS: Final = (40, 50, 60, 70, 80)  # below 40, 40-49, ..., 80 and above
+_REPEAT_TOLERANCE: Final = 1e-6  # in standard deviations
 STRATUM_COLUMNS: Final[Mapping[str, str]] = {"sex": "sex", "age_band": "age_years"}
 
 Values = NDArray[np.float64]
@@ -46,6 +50,12 @@ class Continuous:
         medians: Stratum to its median, for strata with a value.
         mean: Over the train rows that have a value.
         std: Likewise, of the population.
+        lowest: Of the train rows once standardised, rounded down to a whole number: no single
+            patient's value can be read from it.
+        highest: Likewise, rounded up.
+        unit: Of the values.
+        low: The lowest plausible value; None if it has no range.
+        high: The highest.
     """
 
     name: str
@@ -53,6 +63,11 @@ class Continuous:
     medians: dict[str, float]
     mean: float
     std: float
+    lowest: float
+    highest: float
+    unit: str
+    low: float | None
+    high: float | None
     kind: Kind = "continuous"
 
     @property
@@ -61,13 +76,16 @@ class Continuous:
         return (self.name,)
 
     def encode(self, values: pd.Series, strata: pd.Series, *, impute: bool) -> Values:
-        """Encode a column, shape (rows, 1)."""
+        """Encode a column, shape (rows, 1); imputed ones are clipped to what train rows span."""
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         missing = np.isnan(numbers)
         if impute and missing.any():
             medians = strata.map(self.medians).fillna(self.median).to_numpy(dtype=np.float64)
             numbers = np.where(missing, medians, numbers)
-        return ((numbers - self.mean) / self.std)[:, None]
+        standardised = (numbers - self.mean) / self.std
+        if impute:
+            standardised = standardised.clip(self.lowest, self.highest)
+        return standardised[:, None]
 
 
 @dataclass(frozen=True)
@@ -146,11 +164,12 @@ class Indicator:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A feature that was left out.
+    """A feature, or an indicator, that was left out.
 
     Attributes:
         name: Its column.
-        reason: ``missing`` (in too many train rows) or ``constant`` (one value in all of them).
+        reason: ``missing`` (in too many train rows), ``constant`` (one value in all of them), or
+            ``repeats <column>`` (the same, the opposite or on a line with it in all of them).
         missing: Share of train rows without it.
     """
 
@@ -192,6 +211,17 @@ class Encoder:
         for stratum in self.strata:
             needed.setdefault(STRATUM_COLUMNS[stratum], kinds[stratum])
         return needed
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The plausible ranges of its inputs."""
+        return {
+            feature.name: Range(feature.unit, feature.low, feature.high)
+            for feature in self.features
+            if isinstance(feature, Continuous)
+            and feature.low is not None
+            and feature.high is not None
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Turn into what ``encoder.json`` holds."""
@@ -259,7 +289,7 @@ def fit_encoder(
     check_features(train, kinds, "the train rows")
     if train.empty:
         raise InputError([Fault("the train rows", "none", "at least one row to learn from")])
-    train = train.reset_index(drop=True)
+    train = _normalise(train.reset_index(drop=True), kinds)
     strata = tuple(name for name in params.strata if STRATUM_COLUMNS[name] in kinds)
     labels = label_strata(train, strata)
 
@@ -268,12 +298,95 @@ def fit_encoder(
         missing = float(train[spec.name].isna().mean())
         if missing >= params.maximum_missing:
             dropped.append(Dropped(spec.name, "missing", missing))
-        elif train[spec.name].nunique() <= 1:
+        elif _is_constant(train[spec.name], spec.kind):
             dropped.append(Dropped(spec.name, "constant", missing))
         else:
             features.append(_fit_feature(train[spec.name], spec, labels))
     indicators = _fit_indicators(train, specs, {f.name for f in features}, params)
-    return Encoder(strata, tuple(features), indicators, tuple(dropped), len(train))
+    repeats = find_repeats(train, features, indicators)
+    dropped += [
+        Dropped(name, f"repeats {of}", float(train[name].isna().mean()) if name in train else 0.0)
+        for name, of in repeats.items()
+    ]
+    return Encoder(
+        strata,
+        tuple(f for f in features if f.name not in repeats),
+        tuple(i for i in indicators if i.column not in repeats),
+        tuple(dropped),
+        len(train),
+    )
+
+
+def _is_constant(values: pd.Series, kind: Kind) -> bool:
+    # Values that differ by less than their spread can be computed with are constant too.
+    return values.nunique() <= 1 or (kind == "continuous" and not values.std(ddof=0) > 0)
+
+
+def _normalise(features: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    texts = [name for name, kind in kinds.items() if kind == "categorical"]
+    return features.assign(**{name: normalise_column(features[name]) for name in texts})
+
+
+def find_repeats(
+    train: pd.DataFrame,
+    features: Sequence[Continuous | Binary | Categorical],
+    indicators: Sequence[Indicator],
+) -> dict[str, str]:
+    """Find features and indicators that tell nothing a column before them does not tell.
+
+    Numbers repeat each other if they are equal, complementary or on a line on all train rows, and
+    missing in the same; categories, if each of one is one of the other. A number that repeats one
+    category of a feature is the repeat wherever it stands.
+
+    Returns:
+        Name of what is to be left out to the column it repeats, in order.
+    """
+    known: list[tuple[str, Values]] = []
+    repeats: dict[str, str] = {}
+
+    def note(name: str, *columns: tuple[str, Values]) -> None:
+        of = next((seen for seen, values in known if _is_close(values, columns[0][1])), None)
+        if of is None:
+            known.extend(columns)
+        else:
+            repeats[name] = of
+
+    # Stable: categories first, else in the order given.
+    for feature in sorted(features, key=lambda feature: feature.kind != "categorical"):
+        values = train[feature.name]
+        if isinstance(feature, Categorical):
+            # Codes by first appearance are equal if the categories are each other's.
+            whole = np.append(pd.factorize(values)[0].astype(np.float64), np.inf)
+            hot = (
+                (f"{feature.name}={c}", _standardise(values.eq(c), values.isna()))
+                for c in feature.categories
+            )
+            note(feature.name, (feature.name, whole), *hot)
+        else:
+            note(feature.name, (feature.name, _standardise(values, values.isna())))
+    for indicator in indicators:
+        missing = train[list(indicator.sources)].isna().all(axis=1)
+        none = pd.Series(False, index=train.index)
+        note(indicator.column, (indicator.column, _standardise(missing, none)))
+    return repeats
+
+
+def _standardise(values: pd.Series, missing: pd.Series) -> Values:
+    """Bring a column to mean 0, spread 1 and a positive first deviation; NaN where missing."""
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.where(missing, np.nan, numbers)
+    centred = numbers - np.nanmean(numbers)
+    spread = np.nanstd(numbers)
+    if not spread:
+        return numbers
+    first = centred[np.flatnonzero(np.abs(centred) > _REPEAT_TOLERANCE * spread)[0]]
+    return centred / (spread * np.sign(first))
+
+
+def _is_close(one: Values, other: Values) -> bool:
+    return len(one) == len(other) and np.allclose(
+        one, other, rtol=0, atol=_REPEAT_TOLERANCE, equal_nan=True
+    )
 
 
 def _fit_feature(
@@ -281,19 +394,25 @@ def _fit_feature(
 ) -> Continuous | Binary | Categorical:
     observed = values.dropna()
     if spec.kind == "categorical":
-        counts = observed.astype(str).value_counts()
+        counts = observed.value_counts()
         mode = min(counts.index[counts == counts.max()])
         return Categorical(spec.name, mode, tuple(sorted(counts.index)))
     numbers = observed.astype(np.float64)
     if spec.kind == "binary":
         return Binary(spec.name, int(numbers.mean() > 0.5))
     medians = numbers.groupby(labels.loc[numbers.index]).median()
+    mean, std = float(numbers.mean()), float(numbers.std(ddof=0))
     return Continuous(
         name=spec.name,
         median=float(numbers.median()),
         medians={str(stratum): float(median) for stratum, median in medians.items()},
-        mean=float(numbers.mean()),
-        std=float(numbers.std(ddof=0)),
+        mean=mean,
+        std=std,
+        lowest=float(np.floor((numbers.min() - mean) / std)),
+        highest=float(np.ceil((numbers.max() - mean) / std)),
+        unit=spec.unit,
+        low=spec.low,
+        high=spec.high,
     )
 
 
@@ -333,6 +452,7 @@ def encode(encoder: Encoder, features: pd.DataFrame, *, impute: bool = True) -> 
 
 def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) -> pd.DataFrame:
     """Encode rows as `encode` does, where they are known to be what `check_features` demands."""
+    features = _normalise(features, encoder.inputs)
     strata = label_strata(features, encoder.strata)
     blocks = [f.encode(features[f.name], strata, impute=impute) for f in encoder.features]
     for indicator in encoder.indicators:
@@ -342,6 +462,20 @@ def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) ->
     return pd.DataFrame(
         stacked.astype(np.float32), columns=encoder.feature_order, index=features.index
     )
+
+
+def find_unknown(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
+    """Tell which values are categories that no train row had.
+
+    Returns:
+        Booleans, one column for each categorical feature of the encoder.
+    """
+    columns = {}
+    for feature in encoder.features:
+        if isinstance(feature, Categorical):
+            texts = normalise_column(features[feature.name])
+            columns[feature.name] = texts.notna() & ~texts.isin(feature.categories)
+    return pd.DataFrame(columns, index=features.index, dtype=bool)
 
 
 def label_strata(features: pd.DataFrame, strata: Sequence[str]) -> pd.Series:

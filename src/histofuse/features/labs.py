@@ -13,6 +13,7 @@ import polars as pl
 
 from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose, require_content
+from histofuse.features.ranges import Range, load_ranges
 from histofuse.features.specs import KEY, FeatureSpec
 
 DEFINITIONS: Final = Path(__file__).parent / "labs.json"
@@ -41,21 +42,17 @@ class Lab:
     Attributes:
         name: Its name in params.
         label: Its name in words.
-        unit: The standard unit.
+        range: What a patient can have, in the standard unit.
         itemids: MIMIC-IV d_labitems.itemid; several analysers may measure the same.
-        low: The lowest value a patient can have, in the standard unit.
-        high: The highest.
         units: Unit, lower case and without blanks, to its factor; the empty one is a null unit.
         typical: Lowest and highest value that a corrected mix-up may have.
-        mix_up: Factors tried on a value outside low..high that claims the standard unit.
+        mix_up: Factors tried on a value outside its range that claims the standard unit.
     """
 
     name: str
     label: str
-    unit: str
+    range: Range
     itemids: Sequence[int]
-    low: float
-    high: float
     units: Mapping[str, float]
     typical: Sequence[float]
     mix_up: Sequence[float]
@@ -64,9 +61,9 @@ class Lab:
 @cache
 def load_labs() -> Mapping[str, Lab]:
     """Load the definitions that come with the package."""
-    labs = json.loads(DEFINITIONS.read_text("utf-8"))["labs"]
+    labs, ranges = json.loads(DEFINITIONS.read_text("utf-8"))["labs"], load_ranges()
     return {
-        name: Lab(**lab | {"name": name, "units": _normalise_units(lab["units"])})
+        name: Lab(**lab | {"units": _normalise_units(lab["units"])}, name=name, range=ranges[name])
         for name, lab in labs.items()
     }
 
@@ -119,7 +116,9 @@ def aggregate_labs(
 
 
 def _tabulate_items(labs: Sequence[Lab]) -> pl.DataFrame:
-    items = [(itemid, lab.name, lab.low, lab.high) for lab in labs for itemid in lab.itemids]
+    items = [
+        (itemid, lab.name, lab.range.low, lab.range.high) for lab in labs for itemid in lab.itemids
+    ]
     schema = {"itemid": pl.Int64, "lab": pl.String, "low": pl.Float64, "high": pl.Float64}
     return pl.DataFrame(items, schema=schema, orient="row")
 
@@ -212,7 +211,7 @@ def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
         ``lab``, ``unit``, ``low``, ``high``, ``rows``, and a count a name of `FATES`; one row per
         laboratory value in the order of `labs`, zeros where none was measured.
     """
-    kinds = [(lab.name, lab.unit, lab.low, lab.high) for lab in labs]
+    kinds = [(lab.name, lab.range.unit, lab.range.low, lab.range.high) for lab in labs]
     schema = {"lab": pl.String, "unit": pl.String, "low": pl.Float64, "high": pl.Float64}
     table = pl.DataFrame(kinds, schema=schema, orient="row")
     counts = aggregated.group_by("lab").agg(pl.col(FATES).sum())
@@ -228,10 +227,12 @@ def _list_specs(request: Request) -> list[FeatureSpec]:
             name=f"{lab.name}_{statistic}",
             variable=lab.name,
             kind="continuous",
-            unit=lab.unit,
+            unit=lab.range.unit,
             group="laboratory",
             description=f"{lab.label}, {word} value up to the prediction time",
             indicator=True,
+            low=lab.range.low,
+            high=lab.range.high,
         )
         for lab in choose_labs(request.params.labs)
         for statistic, word in zip(STATISTICS, ("mean", "lowest", "highest"), strict=True)

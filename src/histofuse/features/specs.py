@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.tables import Contract
+from histofuse.features.ranges import Range, load_ranges
 
 Kind = Literal["continuous", "binary", "categorical"]
 KEY: Final = ("subject_id", "hadm_id")
@@ -34,6 +35,8 @@ class FeatureSpec:
         group: The `FeatureGroup` it belongs to.
         description: In words.
         indicator: Whether being missing tells something: a sparse clinical field.
+        low: The lowest plausible value of a continuous feature; None if there is no range.
+        high: The highest.
     """
 
     name: str
@@ -43,11 +46,22 @@ class FeatureSpec:
     group: str
     description: str
     indicator: bool = False
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def range(self) -> Range | None:
+        """What a living patient can have."""
+        if self.low is None or self.high is None:
+            return None
+        return Range(self.unit, self.low, self.high)
 
 
 def describe(group: str, name: str, kind: Kind, description: str, unit: str = "") -> FeatureSpec:
-    """Describe a feature that is a variable of its own."""
-    return FeatureSpec(name, name, kind, unit, group, description)
+    """Describe a feature that is a variable of its own, with its range if there is one."""
+    known = load_ranges().get(name)
+    ends = (known.low, known.high) if known else (None, None)
+    return FeatureSpec(name, name, kind, unit, group, description, False, *ends)
 
 
 def to_json_list(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +11,9 @@ import pandas as pd
 
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.progress import report
+from histofuse.features.ranges import Range, find_outside
 from histofuse.features.specs import KEY
+from histofuse.serving.records import write_warnings
 
 CASE: Final = "case_id"
 
@@ -25,7 +29,8 @@ def read_patients(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, dtype={CASE: "str"})  # as text: the name of case 07 is not 7
+            # As text: the name of case 07 is not 7.
+            table = _read_numbers(pd.read_csv(path, dtype={CASE: "str"}))
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
     except (ValueError, OSError, pd.errors.ParserError) as error:
@@ -34,6 +39,46 @@ def read_patients(path: Path) -> pd.DataFrame:
     if KEY[0] not in table and CASE not in table:
         raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
     return table
+
+
+def _read_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Read the numbers of columns that also hold text, so that a fault names the text."""
+    texts = table.select_dtypes(["object", "str"]).columns.drop(CASE, errors="ignore")
+    numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in texts}
+    mixed = {n: table[n].astype(object).where(v.isna(), v) for n, v in numbers.items() if v.any()}
+    return table.assign(**mixed)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Raw features of which the implausible ones were set aside.
+
+    Attributes:
+        table: With what is outside its range missing.
+        warnings: Says so, a text for each row; mostly empty.
+        outside: How many values of each feature.
+    """
+
+    table: pd.DataFrame
+    warnings: pd.Series
+    outside: Mapping[str, int]
+
+
+def screen_records(table: pd.DataFrame, ranges: Mapping[str, Range]) -> Screened:
+    """Take values outside their range as missing, as training does."""
+    cells = find_outside(table, ranges)
+    warnings = write_warnings(table, cells, "is outside its range, taken as missing")
+    kept = table.assign(**{name: table[name].mask(cells[name]) for name in cells})
+    return Screened(kept, warnings, {name: int(cells[name].sum()) for name in cells})
+
+
+def count_ignored(
+    outside: Mapping[str, int], unknown: Mapping[str, int], ranges: Mapping[str, Range]
+) -> list[str]:
+    """Write how many values of which features were not used, and why."""
+    notes = [f"{n:,} {name} outside {ranges[name]}" for name, n in outside.items() if n]
+    notes += [f"{n:,} {name} unknown to the model" for name, n in unknown.items() if n]
+    return [f"not used: {', '.join(notes)}"] if notes else []
 
 
 def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from histofuse.tracking.interface import (
     PATIENT,
     SHAP,
     SHAP_BASE,
+    WARNINGS,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class FusionPredictor(Predictor):
         image = self.image.embed_patches(pairs.patches)
         patient = self.patient.embed_encoded(encoded)
         table = self.answer_embedded(pairs.patches, pairs.recorded, image, patient)
+        table[WARNINGS] = ""
+        table.loc[pairs.recorded, WARNINGS] = self.patient.warn(pairs.records).to_numpy()
         if gradcam:
             table[GRADCAM] = self._draw_maps(pairs, patient, table)
         if shap:

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int64
 
 from histofuse.core.bundle import Bundle
+from histofuse.core.errors import HistofuseError
 from histofuse.tracking.interface import PREDICTION, name_probability
 from histofuse.training.decision import Decision, load_decision
 
@@ -26,9 +27,17 @@ class Predictor:
         return load_decision(self.bundle.path)
 
     def tabulate(self, logits: Float[np.ndarray, "n classes"], index: pd.Index) -> pd.DataFrame:
-        """Turn logits into probabilities and decisions."""
+        """Turn logits into probabilities and decisions.
+
+        Raises:
+            HistofuseError: If a logit or a probability is not finite.
+        """
         classes = self.bundle.config["classes"]
         probabilities, decided = self.decision.decide(logits)
+        if not (np.isfinite(logits).all() and np.isfinite(probabilities).all()):
+            raise HistofuseError(
+                f"{self.bundle.name}: computed a value that is not finite, and gives no answer"
+            )
         columns = list(map(name_probability, classes))
         table = pd.DataFrame(probabilities, columns=columns, index=index)
         return table.assign(**{PREDICTION: np.array(classes, dtype=object)[decided]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.features.ranges import Range
 from histofuse.features.specs import Kind
 
 WHERE: Final = "the record"
@@ -25,26 +26,29 @@ _NULLS_AS_TEXT: Final = frozenset({"nan", "None", "<NA>"})
 _SHOWN: Final = 40  # characters of a refused value
 
 
-def read_records(inputs: Any, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+def read_records(
+    inputs: Any, kinds: Mapping[str, Kind], ranges: Mapping[str, Range]
+) -> pd.DataFrame:
     """Check raw features and bring each column to its kind.
 
     Args:
         inputs: A data frame; null and NaN mean that a value is not known.
         kinds: Required columns and their kinds.
+        ranges: Plausible ranges; a value outside is refused.
 
     Returns:
         These columns in this order; numbers as float64, unknown values as NaN or None.
 
     Raises:
         InputError: With every column that is missing, and the first row of every column that holds
-            what its kind does not allow.
+            what its kind or its range does not allow.
     """
     if not isinstance(inputs, pd.DataFrame):
         expected = "a data frame of raw features"
         raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
     _require_columns(inputs, kinds)
     with collect_faults() as faults:
-        columns = {name: _read_column(inputs[name], kinds[name], faults) for name in kinds}
+        columns = {n: _read_column(inputs[n], kinds[n], ranges.get(n), faults) for n in kinds}
     return pd.DataFrame(columns, index=inputs.index)
 
 
@@ -59,18 +63,31 @@ def _require_columns(inputs: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
             faults.add(WHERE, f"no column {name!r}", f"a {kinds[name]} column", remedy)
 
 
-def _read_column(column: pd.Series, kind: Kind, faults: FaultList) -> np.ndarray:
+def _read_column(
+    column: pd.Series, kind: Kind, range_: Range | None, faults: FaultList
+) -> np.ndarray:
     given = column.to_list()
-    read = _read_text if kind == "categorical" else _read_number
-    values = [read(value) for value in given]
-    allowed = {0.0, 1.0} if kind == "binary" else None
-    bad = [row for row, value in enumerate(values) if _is_refused(value, allowed)]
+    values = [_READERS[kind](value) for value in given]
+    bad = [row for row, value in enumerate(values) if value is _REFUSED]
+    _note_rows(column, bad, _EXPECTED[kind], faults)
     if bad:
-        row, more = bad[0], f" ({len(bad)} such rows)" if len(bad) > 1 else ""
-        where = f"{WHERE}, row {column.index[row]}, {column.name}"
-        faults.add(where, f"is {_show(given[row])}{more}", _EXPECTED[kind])
         return np.empty(len(given))
+    if range_ is not None:
+        low, high = range_.low, range_.high
+        outside = [row for row, value in enumerate(values) if value < low or value > high]
+        remedy = "Is it in another unit? Null where it is not known."
+        _note_rows(column, outside, str(range_), faults, remedy)
     return np.array(values, dtype=object if kind == "categorical" else np.float64)
+
+
+def _note_rows(
+    column: pd.Series, bad: list[int], expected: str, faults: FaultList, remedy: str = ""
+) -> None:
+    if not bad:
+        return
+    row, more = bad[0], f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+    where = f"{WHERE}, row {column.index[row]}, {column.name}"
+    faults.add(where, f"is {_show(column.iloc[row])}{more}", expected, remedy)
 
 
 class _Refused:
@@ -93,25 +110,54 @@ def _read_text(value: Any) -> str | _Refused | None:
 def _read_number(value: Any) -> float | _Refused:
     if _is_missing(value):
         return math.nan
-    if not isinstance(value, int | float | np.number | np.bool_):
+    # A truth value is an int in Python, and no measurement.
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         return _REFUSED
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:
-        return math.inf
+        return _REFUSED
+    return number if math.isfinite(number) else _REFUSED
 
 
-def _is_refused(value: Any, allowed: set[float] | None) -> bool:
-    if not isinstance(value, float):
-        return value is _REFUSED
-    if math.isnan(value):
-        return False
-    return math.isinf(value) if allowed is None else value not in allowed
+def _read_flag(value: Any) -> float | _Refused:
+    flag = float(value) if isinstance(value, bool | np.bool_) else _read_number(value)
+    return (
+        flag if isinstance(flag, float) and (flag in {0.0, 1.0} or math.isnan(flag)) else _REFUSED
+    )
+
+
+_READERS: Final[Mapping[Kind, Callable[[Any], Any]]] = {
+    "continuous": _read_number,
+    "binary": _read_flag,
+    "categorical": _read_text,
+}
 
 
 def _show(value: Any) -> str:
     shown = repr(value.item() if isinstance(value, np.generic) else value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def write_warnings(records: pd.DataFrame, cells: pd.DataFrame, problem: str) -> pd.Series:
+    """Write what is wrong with cells that do not stop an answer: one text a row, mostly empty.
+
+    Args:
+        records: Raw features.
+        cells: Which of them, one column of booleans for each of some features.
+        problem: What is wrong with them.
+    """
+    texts = pd.Series("", index=records.index, dtype="str")
+    for name in cells:
+        marked = cells[name].to_numpy(dtype=bool)
+        said = [f"{name} {_show(value)} {problem}" for value in records.loc[marked, name]]
+        texts[marked] = join_warnings(texts[marked], pd.Series(said, texts.index[marked], "str"))
+    return texts
+
+
+def join_warnings(first: pd.Series, second: pd.Series) -> pd.Series:
+    """Join two texts for each row."""
+    return first + np.where((first != "") & (second != ""), "; ", "") + second
 
 
 def find_recorded(records: pd.DataFrame) -> Bool[np.ndarray, " n"]:

@@ -14,7 +14,8 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.errors import BundleError
 from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.predictor import Predictor
-from histofuse.serving.records import make_unknown, read_records
+from histofuse.serving.records import make_unknown, read_records, write_warnings
+from histofuse.tracking.interface import WARNINGS
 
 if TYPE_CHECKING:
     from histofuse.features.encoding import Encoder
@@ -58,7 +59,7 @@ class TabularPredictor(Predictor):
         Raises:
             InputError: With all that is wrong with them.
         """
-        return read_records(inputs, self.encoder.inputs)
+        return read_records(inputs, self.encoder.inputs, self.encoder.ranges)
 
     def merge(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
         """Merge what `read` returned for several inputs."""
@@ -69,7 +70,7 @@ class TabularPredictor(Predictor):
         encoded = self.encode(records)
         logits = compute_in_blocks(self.model.logits, self._select(encoded)).astype(np.float64)
         columns = np.column_stack([np.zeros(len(logits)), logits])
-        table = self.tabulate(columns, records.index)
+        table = self.tabulate(columns, records.index).assign(**{WARNINGS: self.warn(records)})
         if not shap:
             return table
         from histofuse.explain.fusion.explainers import encode_typical, explain_record
@@ -77,6 +78,16 @@ class TabularPredictor(Predictor):
 
         shown = explain_record(self.model, encoded, encode_typical(self.encoder))
         return table.assign(**tabulate_contributions(shown, self.model.features, self.encoder))
+
+    def find_unknown(self, records: pd.DataFrame) -> pd.DataFrame:
+        """Tell which values of what `read` returned are categories the model does not know."""
+        from histofuse.features.encoding import find_unknown
+
+        return find_unknown(self.encoder, records)
+
+    def warn(self, records: pd.DataFrame) -> pd.Series:
+        """Say for each row of what `read` returned which of it the model does not know."""
+        return write_warnings(records, self.find_unknown(records), "is unknown to the model")
 
     def encode(self, records: pd.DataFrame) -> pd.DataFrame:
         """Encode what `read` returned."""

@@ -23,6 +23,7 @@ PATIENT: Final = "patient"
 PREDICTION: Final = "prediction"
 ANSWERED_BY: Final = "answered_by"
 EMBEDDING_VERSION: Final = "embedding_version"
+WARNINGS: Final = "warnings"
 GRADCAM: Final = "gradcam"
 SHAP: Final = "shap"
 SHAP_BASE: Final = "shap_base"
@@ -89,6 +90,8 @@ def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
     outputs[PREDICTION] = "string"
     if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
+    if bundle.config.get("kind") != "image":
+        outputs[WARNINGS] = "string"
     types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double"}
     return outputs | {name: types[name] for name in asked}
 

@@ -6,52 +6,7 @@ import pytest
 from histofuse.features.demographics import (
     build_demographics,
     build_utilisation,
-    group_admission,
-    group_race,
 )
-
-
-def apply(function, value):
-    table = pl.DataFrame({"x": [value]}, schema={"x": pl.String})
-    return table.select(function(pl.col("x"))).item()
-
-
-@pytest.mark.parametrize(
-    ("race", "group"),
-    [
-        ("WHITE", "white"),
-        ("WHITE - RUSSIAN", "white"),
-        ("PORTUGUESE", "white"),
-        ("BLACK/CAPE VERDEAN", "black"),
-        ("HISPANIC/LATINO - CUBAN", "hispanic"),
-        ("HISPANIC OR LATINO", "hispanic"),
-        ("SOUTH AMERICAN", "hispanic"),
-        ("ASIAN - CHINESE", "asian"),
-        ("UNABLE TO OBTAIN", "unknown"),
-        ("PATIENT DECLINED TO ANSWER", "unknown"),
-        (None, "unknown"),
-        ("AMERICAN INDIAN/ALASKA NATIVE", "other"),
-        ("MULTIPLE RACE/ETHNICITY", "other"),
-    ],
-)
-def test_race_is_grouped(race, group):
-    assert apply(group_race, race) == group
-
-
-@pytest.mark.parametrize(
-    ("admission_type", "kind"),
-    [
-        ("EW EMER.", "emergency"),
-        ("URGENT", "emergency"),
-        ("SURGICAL SAME DAY ADMISSION", "elective"),
-        ("EU OBSERVATION", "observation"),
-        ("AMBULATORY OBSERVATION", "observation"),
-        ("SOMETHING NEW", None),
-        (None, None),
-    ],
-)
-def test_admission_types_are_grouped(admission_type, kind):
-    assert apply(group_admission, admission_type) == kind
 
 
 def make_index(prediction_time, **changes):
@@ -128,3 +83,11 @@ def test_language(language, flag):
     admissions = ADMISSIONS.with_columns(language=pl.lit(language, dtype=pl.String))
     table = build_demographics(make_index(datetime(2150, 3, 13, 9)), admissions)
     assert table["language_english"].to_list() == [flag]
+
+
+def test_categories_are_those_that_prediction_reads():
+    changes = {"sex": "F ", "race": "WHITE - RUSSIAN", "insurance": " Medicare"}
+    index = make_index(datetime(2150, 3, 13, 9), marital_status=None, **changes)
+    row = build_demographics(index, ADMISSIONS).row(0, named=True)
+    assert (row["sex"], row["race_group"]) == ("F", "white")
+    assert (row["insurance"], row["marital_status"]) == ("medicare", None)

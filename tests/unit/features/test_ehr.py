@@ -113,6 +113,22 @@ def test_what_tells_the_cancer_leaves_no_trace_in_other_groups(tmp_path, groupin
         pd.testing.assert_frame_equal(build(tmp_path, name), build(GOLDEN, name))
 
 
+def test_values_outside_their_range_are_missing_and_counted():
+    cohort = load_cohort().assign(age_years=[63.0, 1e308, 22_645.0])
+    features = build_features(cohort, GOLDEN, make_params(), TARGETS["mortality_1y"], "discharge")
+    ages = features.table.set_index("hadm_id")["age_years"]
+    assert ages[12] == 63.0
+    assert ages[[21, 31]].isna().all()
+    counts = features.outside.set_index("feature")
+    assert counts.loc["age_years"].to_dict() == {
+        "unit": "years",
+        "low": 0.0,
+        "high": 120.0,
+        "outside": 2,
+    }
+    assert counts["outside"].sum() == 2
+
+
 @pytest.mark.parametrize("diagnoses_from", ["prior", "prior_and_index"])
 def test_before_discharge_neither_its_codes_nor_its_length_are_known(diagnoses_from):
     params = make_params(diagnoses_from=diagnoses_from)

@@ -9,6 +9,7 @@ from histofuse.features.encoding import (
     Encoder,
     encode,
     encode_table,
+    find_unknown,
     fit_encoder,
     join_splits,
     label_strata,
@@ -38,7 +39,7 @@ SPECS = [
 ]
 TRAIN = pd.DataFrame(
     {
-        "age_years": [45.0, 45.0, 45.0, 65.0, 65.0],
+        "age_years": [45.0, 46.0, 47.0, 65.0, 66.0],
         "sex": pd.array(["F", "F", "F", "F", "M"], dtype="str"),
         "albumin_mean": [3.0, 5.0, np.nan, 2.0, np.nan],
         "albumin_min": [3.0, 4.0, np.nan, 2.0, np.nan],
@@ -143,7 +144,7 @@ def test_a_tampered_encoder_is_refused():
     with pytest.raises(InputError, match="feature_order"):
         Encoder.from_dict(values | {"feature_order": values["feature_order"][::-1]})
     with pytest.raises(InputError, match="format"):
-        Encoder.from_dict(values | {"format": 2})
+        Encoder.from_dict(values | {"format": 1})
 
 
 def test_all_faults_of_the_input_are_listed_at_once():
@@ -212,12 +213,77 @@ def test_strata_without_their_feature_are_left_out():
 
 def test_the_share_that_drops_is_reached_not_passed():
     params = EncodingParams(maximum_missing=0.81, strata=[], indicator_minimum_missing=0.4)
-    train = TRAIN.assign(ferritin_mean=[np.nan, np.nan, np.nan, 90.0, 100.0])
+    train = TRAIN.assign(ferritin_mean=[np.nan, 90.0, np.nan, np.nan, 100.0])
     encoder = fit_encoder(train, SPECS, params)
     assert "ferritin_mean" in encoder.feature_order
     assert [i.column for i in encoder.indicators] == ["albumin_missing", "ferritin_missing"]
     strict = params.model_copy(update={"maximum_missing": 0.6})
     assert "ferritin_mean" in {d.name for d in fit_encoder(train, SPECS, strict).dropped}
+
+
+REPEATING = {
+    "opioids": ("binary", [1, 0, 1, 0, 0, 1]),
+    "no_opioids": ("binary", [0, 1, 0, 1, 1, 0]),  # complementary
+    "score": ("continuous", [3.5, 1.5, 3.5, 1.5, 1.5, 3.5]),  # 2 x opioids + 1.5
+    "age_years": ("continuous", [40.0, 50.0, np.nan, 70.0, 44.0, 61.0]),
+    "age_months": ("continuous", [480.0, 600.0, np.nan, 840.0, 528.0, 732.0]),
+    "age_known": ("continuous", [40.0, 50.0, 60.0, 70.0, 44.0, 61.0]),  # not missing in the same
+    "female": ("binary", [1, 1, 0, 1, 0, 0]),  # stands before the feature it repeats
+    "sex": ("categorical", ["F", "F", "M", "F", "M", "M"]),
+    "gender": ("categorical", ["w", "w", "m", "w", "m", "m"]),
+    "race_group": ("categorical", ["white", "asian", "white", "other", "asian", "other"]),
+}
+
+
+def test_columns_that_repeat_each_other_are_left_out_and_named():
+    train = pd.DataFrame({name: values for name, (_, values) in REPEATING.items()})
+    specs = [make_spec(name, kind) for name, (kind, _) in REPEATING.items()]
+    encoder = fit_encoder(train, specs, PARAMS.model_copy(update={"strata": []}))
+    assert {d.name: d.reason for d in encoder.dropped} == {
+        "no_opioids": "repeats opioids",
+        "score": "repeats opioids",
+        "age_months": "repeats age_years",
+        "female": "repeats sex=F",
+        "gender": "repeats sex",
+    }
+    assert Encoder.from_dict(json.loads(json.dumps(encoder.to_dict()))) == encoder
+    # A record may still hold them, and need not.
+    kept = train[list(encoder.inputs)]
+    pd.testing.assert_frame_equal(encode(encoder, train), encode(encoder, kept))
+
+
+def test_values_that_are_missing_together_get_one_indicator():
+    train = TRAIN.assign(sodium_mean=[140.0, 138.0, np.nan, 134.0, np.nan])
+    encoder = fit_encoder(train, SPECS, PARAMS)
+    assert [i.column for i in encoder.indicators] == ["albumin_missing"]
+    assert "repeats albumin_missing" in {d.reason for d in encoder.dropped}
+
+
+def test_values_beyond_those_of_training_are_clipped_and_training_itself_is_not():
+    high = encode(ENCODER, TRAIN.assign(sodium_mean=[150.0, 199.0, 1e6, -1e6, 132.0]))
+    assert high["sodium_mean"].tolist()[:4] == [2.0, 2.0, 2.0, -2.0]  # 132 to 140 is -1.4 to 1.4
+    free = encode(ENCODER, TRAIN, impute=False)["sodium_mean"]
+    pd.testing.assert_series_equal(encode(ENCODER, TRAIN)["sodium_mean"], free)
+
+
+def test_spellings_of_a_category_are_one_and_strata_read_them_too():
+    rows = TRAIN.assign(
+        sex=["Female", " f", "FEMALE", "F", "male"],
+        insurance=["Medicare", "OTHER ", "other", None, "MEDICAID"],
+        albumin_mean=np.nan,
+    )
+    pd.testing.assert_frame_equal(
+        encode(ENCODER, rows), encode(ENCODER, TRAIN.assign(albumin_mean=np.nan))
+    )
+    assert not find_unknown(ENCODER, rows).any().any()
+    assert fit_encoder(rows.assign(albumin_mean=TRAIN["albumin_mean"]), SPECS, PARAMS) == ENCODER
+
+
+def test_categories_that_training_did_not_have_are_found():
+    rows = TRAIN.assign(sex=["X", "F", None, "M", "F"], insurance=["Tricare"] * 2 + [None] * 3)
+    unknown = find_unknown(ENCODER, rows)
+    assert unknown["sex"].tolist() == [True, False, False, False, False]
+    assert unknown["insurance"].tolist() == [True, True, False, False, False]
 
 
 def make_tables():

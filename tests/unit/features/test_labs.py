@@ -142,7 +142,7 @@ def test_definitions_hold_together():
     itemids = [itemid for lab in labs for itemid in lab.itemids]
     assert len(itemids) == len(set(itemids))
     for lab in labs:
-        assert lab.low <= lab.typical[0] < lab.typical[1] <= lab.high, lab.name
+        assert lab.range.low <= lab.typical[0] < lab.typical[1] <= lab.range.high, lab.name
         assert 1.0 in lab.units.values(), lab.name
         # A correction must not be reachable by a value that is plausible as recorded.
         assert set(lab.mix_up) <= set(lab.units.values()), lab.name
@@ -164,4 +164,6 @@ def test_units_and_ranges_fit_the_real_rows(real_data):
         rows = events.filter(pl.col("itemid").is_in(lab.itemids), pl.col("valuenum").is_not_null())
         units = {str(u).lower().replace(" ", "") for u in rows["valueuom"].drop_nulls().unique()}
         assert units <= set(lab.units), lab.name
-        assert rows["valuenum"].is_between(lab.low, lab.high).mean() in (None, 1.0), lab.name
+        assert rows["valuenum"].is_between(lab.range.low, lab.range.high).mean() in (None, 1.0), (
+            lab.name
+        )

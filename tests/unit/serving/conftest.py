@@ -32,9 +32,11 @@ from histofuse.training.decision import fit_decision, write_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 SPECS = [
-    FeatureSpec("age_years", "age", "continuous", "years", "demographics", "Age"),
+    FeatureSpec("age_years", "age", "continuous", "years", "demographics", "Age", False, 0, 120),
     FeatureSpec("metastatic", "metastatic", "binary", "", "comorbidity", "Metastases"),
-    FeatureSpec("albumin", "albumin", "continuous", "g/dL", "laboratory", "Albumin", True),
+    FeatureSpec(
+        "albumin", "albumin", "continuous", "g/dL", "laboratory", "Albumin", True, 0.3, 8.0
+    ),
     FeatureSpec("insurance", "insurance", "categorical", "", "demographics", "Insurance"),
 ]
 PATIENTS = pd.DataFrame(

@@ -86,7 +86,7 @@ def test_shap_values_of_a_linear_model_are_distances_to_the_typical_patient(tabu
     )
     assert table["shap"].iloc[3]["age_years"] == pytest.approx(0, abs=1e-6)  # not known
     assert table["shap"].iloc[0]["albumin_missing"] == pytest.approx(weight["albumin_missing"])
-    swap = weight["insurance=Other"] - weight["insurance=Medicare"]
+    swap = weight["insurance=other"] - weight["insurance=medicare"]
     assert table["shap"].iloc[1]["insurance"] == pytest.approx(swap, abs=1e-5)
 
 

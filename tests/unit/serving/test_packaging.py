@@ -73,6 +73,7 @@ def test_the_signature_names_what_goes_in_and_comes_out(fusion, image, tabular, 
         "prediction": ("DataType.string", True),
         "answered_by": ("DataType.string", True),
         "embedding_version": ("DataType.string", True),
+        "warnings": ("DataType.string", True),
         "gradcam": ("DataType.string", False),
         "shap": ("Map(str -> DataType.double)", False),
         "shap_base": ("DataType.double", False),
@@ -93,7 +94,7 @@ def test_the_example_shows_no_patient_and_is_answered(request, kind, store, tmp_
     example = pd.DataFrame(**split["dataframe_split"])
     if kind != "image":
         typical = example[["age_years", "metastatic", "insurance"]].iloc[0].to_list()
-        assert typical == [50.0, 0, "Medicare"]
+        assert typical == [50.0, 0, "medicare"]
         assert not (patients["albumin"] == example["albumin"].iloc[0]).all()
     answer = load(folder).predict(example)
     inputs, outputs, _ = describe(folder)

@@ -34,9 +34,9 @@ def encoder():
 
 def test_all_columns_of_a_variable_are_one(encoder):
     assert name_variables(encoder, SPECS) == {
-        "insurance=Medicaid": "insurance",
-        "insurance=Medicare": "insurance",
-        "insurance=Other": "insurance",
+        "insurance=medicaid": "insurance",
+        "insurance=medicare": "insurance",
+        "insurance=other": "insurance",
         "haemoglobin_mean": "haemoglobin",
         "haemoglobin_min": "haemoglobin",
         "haemoglobin_missing": "haemoglobin",
@@ -65,7 +65,7 @@ def test_a_category_is_written_by_name_even_where_it_is_missing(encoder):
     insurance = describe_variables(encoder, SPECS)["insurance"]
     columns = list(insurance.categories)
     known, gap = pd.Series([0.0, 1.0, 0.0], columns), pd.Series([np.nan] * 3, columns)
-    assert insurance.describe_value(known, known) == "Medicare"
-    assert insurance.describe_value(gap, known) == "not known, read as Medicare"
+    assert insurance.describe_value(known, known) == "medicare"
+    assert insurance.describe_value(gap, known) == "not known, read as medicare"
     assert insurance.describe_value(gap, gap) == "not known"
     assert insurance.describe_value(known * 0, known * 0) == "none of those known"
