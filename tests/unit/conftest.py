@@ -24,7 +24,9 @@ from histofuse.params.base import load_section, load_seed
 ROOT = Path(__file__).parents[2]
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 SPECS = [
-    FeatureSpec("age_years", "age", "continuous", "years", "demographics", "Age", False, 0, 120),
+    FeatureSpec(
+        "age_years", "age", "continuous", "years", "demographics", "Age", False, 0.0, 120.0
+    ),
     FeatureSpec("metastatic", "metastatic", "binary", "", "comorbidity", "Metastases"),
     FeatureSpec(
         "albumin", "albumin", "continuous", "g/dL", "laboratory", "Albumin", True, 0.3, 8.0

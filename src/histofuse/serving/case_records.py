@@ -68,8 +68,9 @@ def screen_records(table: pd.DataFrame, ranges: Mapping[str, Range]) -> Screened
     """Take values outside their range as missing, as training does."""
     cells = find_outside(table, ranges)
     warnings = write_warnings(table, cells, "is outside its range, taken as missing")
-    kept = table.assign(**{name: table[name].mask(cells[name]) for name in cells})
-    return Screened(kept, warnings, {name: int(cells[name].sum()) for name in cells})
+    names = [str(name) for name in cells]
+    kept = table.assign(**{name: table[name].mask(cells[name]) for name in names})
+    return Screened(kept, warnings, {name: int(cells[name].sum()) for name in names})
 
 
 def count_ignored(

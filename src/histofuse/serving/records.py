@@ -147,12 +147,12 @@ def write_warnings(records: pd.DataFrame, cells: pd.DataFrame, problem: str) -> 
         cells: Which of them, one column of booleans for each of some features.
         problem: What is wrong with them.
     """
-    texts = pd.Series("", index=records.index, dtype="str")
+    texts = [list[str]() for _ in range(len(records))]
     for name in cells:
-        marked = cells[name].to_numpy(dtype=bool)
-        said = [f"{name} {_show(value)} {problem}" for value in records.loc[marked, name]]
-        texts[marked] = join_warnings(texts[marked], pd.Series(said, texts.index[marked], "str"))
-    return texts
+        values = records[name].to_list()
+        for row in np.flatnonzero(cells[name].to_numpy()):
+            texts[row].append(f"{name} {_show(values[row])} {problem}")
+    return pd.Series(["; ".join(text) for text in texts], records.index, dtype="str")
 
 
 def join_warnings(first: pd.Series, second: pd.Series) -> pd.Series:

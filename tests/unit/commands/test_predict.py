@@ -179,6 +179,54 @@ def test_health_records_alone_go_through_a_tabular_model(small_project):
     np.testing.assert_allclose(mine, stored.loc[mine.index, "probability"], atol=1e-6)
 
 
+def test_what_is_not_used_of_a_table_is_counted_and_said_in_its_row(small_project):
+    features = pd.read_parquet("data/ehr/features.parquet").head(3)
+    odd = features.assign(
+        albumin=[41.0, 3.5, np.inf],
+        age_years=[22_645.0, 50.0, 60.0],
+        insurance=["MEDICARE", "Tricare", None],
+    )
+    odd.to_parquet("odd.parquet")
+    said, table = ask(model="models/mlp", patients=Path("odd.parquet"))
+    assert "not used: 1 age_years outside 0 to 120 years" in said
+    assert "2 albumin outside 0.3 to 8 g/dL, 1 insurance unknown to the model" in said
+    assert table["warnings"].tolist() == [
+        "age_years 22645.0 is outside its range, taken as missing; "
+        "albumin 41.0 is outside its range, taken as missing",
+        "insurance 'Tricare' is unknown to the model",
+        "albumin inf is outside its range, taken as missing",
+    ]
+    missing = odd.assign(albumin=[None, 3.5, None], age_years=[None, 50.0, 60.0])
+    missing.to_parquet("missing.parquet")
+    _, plain = ask(model="models/mlp", patients=Path("missing.parquet"))
+    columns = [c for c in table if c.startswith("probability")]
+    pd.testing.assert_frame_equal(table[columns], plain[columns])
+
+
+def test_fusion_says_what_it_does_not_use_of_a_record(frames, patients):
+    pd.read_parquet(patients).assign(albumin=41.0, insurance="Tricare").to_parquet("p.parquet")
+    said, table = ask(
+        frames,
+        "models/fusion_label_blind",
+        patients=Path("p.parquet"),
+        crosswalk=Path("crosswalk.csv"),
+    )
+    assert "not used: 1 albumin outside 0.3 to 8 g/dL, 1 insurance unknown to the model" in said
+    warned = table.groupby("case_id")["warnings"].unique().map(list).to_dict()
+    assert warned["Case_2"] == [""]
+    assert warned["Case_1"] == [
+        "albumin 41.0 is outside its range, taken as missing; "
+        "insurance 'Tricare' is unknown to the model"
+    ]
+
+
+def test_text_among_the_numbers_of_a_csv_is_named_by_itself(small_project):
+    features = pd.read_parquet("data/ehr/features.parquet").head(3)
+    features.assign(albumin=["3.5", ">4", "4.1"]).to_csv("p.csv", index=False)
+    with pytest.raises(InputError, match=r"row 1, albumin: is '>4'; expected a finite number"):
+        ask(model="models/mlp", patients=Path("p.csv"))
+
+
 def test_all_faults_of_points_are_listed_at_once(frames):
     Path("points.csv").write_text(
         "frame_id,x_px,y_px\nCase_1-01,10,20\nCase_1-01,97,20\nCase_1-01,x,20\nCase_7-01,1,1\n"

@@ -32,7 +32,9 @@ from histofuse.training.decision import fit_decision, write_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 SPECS = [
-    FeatureSpec("age_years", "age", "continuous", "years", "demographics", "Age", False, 0, 120),
+    FeatureSpec(
+        "age_years", "age", "continuous", "years", "demographics", "Age", False, 0.0, 120.0
+    ),
     FeatureSpec("metastatic", "metastatic", "binary", "", "comorbidity", "Metastases"),
     FeatureSpec(
         "albumin", "albumin", "continuous", "g/dL", "laboratory", "Albumin", True, 0.3, 8.0

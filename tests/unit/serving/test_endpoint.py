@@ -39,6 +39,33 @@ def test_a_fault_of_the_request_is_reported_as_one_without_the_record(served, pa
     assert "Medicare" not in json.dumps(body)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1e308, "0 to 120 years"), (22_645, "0 to 120 years"), (True, "a finite number, or null")],
+)
+def test_an_impossible_value_is_refused_with_what_was_expected(
+    served, patches, patients, value, expected
+):
+    inputs = patients.astype({"age_years": object}).assign(image=[*patches])
+    inputs.loc[2, "age_years"] = value
+    status, body = refuse(served, inputs)
+    assert status == 400
+    fault = body["faults"][0]
+    assert (fault["where"], fault["expected"]) == ("the record, row 2, age_years", expected)
+
+
+def test_a_value_that_is_not_finite_is_an_error_and_no_answer(
+    served, patches, patients, monkeypatch
+):
+    def diverge(image, patient):
+        return np.full((len(image), 3), np.nan, np.float32)
+
+    monkeypatch.setattr(type(served.predictor.model), "logits", lambda self, *a: diverge(*a))
+    status, body = refuse(served, patients.assign(image=[*patches]))
+    assert status == 500
+    assert "not finite" in body["message"]
+
+
 def test_the_message_stays_what_it_is_when_mlflow_adds_the_request_to_it(served):
     with pytest.raises(MlflowException) as error:
         served.answer(pd.DataFrame({"image": ["no"]}))

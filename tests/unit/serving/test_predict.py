@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from histofuse.core.errors import BundleError, InputError
+from histofuse.core.errors import BundleError, HistofuseError, InputError
 from histofuse.features.encoding import encode
 from histofuse.serving.predict import open_predictor
 from histofuse.training.image import predict_images
@@ -56,6 +56,57 @@ def test_rows_keep_their_index_whatever_the_order_of_the_columns(tabular, patien
     table = predictor.predict(shuffled)
     assert table.index.tolist() == [7, 8, 8, 10]
     np.testing.assert_array_equal(table.to_numpy(), predictor.predict(patients).to_numpy())
+
+
+SPELT = {"insurance": ["MEDICARE", " other", "Medicare ", None]}
+
+
+def test_categories_are_read_as_hospitals_spell_them(tabular, patients):
+    predictor = open_predictor(tabular.path)
+    expected = predictor.predict(patients)
+    pd.testing.assert_frame_equal(predictor.predict(patients.assign(**SPELT)), expected)
+    assert expected["warnings"].tolist() == [""] * 4
+
+
+def test_a_category_the_model_does_not_know_is_said(tabular, fusion, patches, patients):
+    patients["insurance"] = ["Tricare", None, "Medicare", "x" * 1000]
+    table = open_predictor(tabular.path).predict(patients)
+    said = table["warnings"].tolist()
+    assert said[:3] == ["insurance 'Tricare' is unknown to the model", "", ""]
+    assert len(said[3]) < 100
+    fused = open_predictor(fusion.path, fusion.encoders)
+    patients.loc[1] = None
+    answer = fused.predict({"image": patches, "patient": patients})
+    assert answer["warnings"].tolist() == said
+
+
+def test_a_value_no_patient_has_is_refused_with_its_unit(tabular, patients):
+    patients["albumin"] = [None, 41.0, 3.2, 44.0]
+    patients["age_years"] = [40.0, 22_645.0, 60.0, None]
+    with pytest.raises(InputError) as error:
+        open_predictor(tabular.path).predict(patients)
+    told = {(f.where, f.problem, f.expected) for f in error.value.faults}
+    assert told == {
+        ("the record, row 1, albumin", "is 41.0 (2 such rows)", "0.3 to 8 g/dL"),
+        ("the record, row 1, age_years", "is 22645.0", "0 to 120 years"),
+    }
+
+
+def test_values_beyond_training_move_a_probability_no_further(tabular, patients):
+    predictor = open_predictor(tabular.path)
+    same = patients.iloc[[0] * 4].reset_index(drop=True)
+    answers = predictor.predict(same.assign(age_years=[70.0, 80.0, 119.0, 120.0]))
+    assert answers["probability_death"].nunique() == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_answer(tabular, patients, monkeypatch, value):
+    predictor = open_predictor(tabular.path)
+    monkeypatch.setattr(
+        type(predictor.model), "logits", lambda self, rows: np.full(len(rows), value)
+    )
+    with pytest.raises(HistofuseError, match="not finite"):
+        predictor.predict(patients)
 
 
 def test_patches_with_and_without_margin(image, patches):
