@@ -1,5 +1,7 @@
 """Stage ``code``: the sources -> for each stage, a list of the modules it imports.
 
+Every other stage runs after it, so it also refuses names in params.yaml that are no names.
+
 The file is not called code.py: next to the stages it would hide Python's own module ``code``.
 """
 
@@ -9,6 +11,7 @@ from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.code import LISTS, write_code_list
 from histofuse.core.progress import report
+from histofuse.params.base import check_names
 
 PIPELINES = Path("pipelines")
 OUT = Path(LISTS)
@@ -18,6 +21,7 @@ OUTPUT_OF_TRACKING = {"publish_encoders"}
 
 
 def main() -> None:
+    check_names()
     scripts = [p for p in sorted(PIPELINES.glob("[!_]*.py")) if p.name != Path(__file__).name]
     with replacing_folder(OUT) as folder:
         for script in scripts:

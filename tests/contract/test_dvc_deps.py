@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 from stages import DVC_FILES, ROOT, find_params, find_paths, load_all_stages, load_stages
 
 from histofuse.core.code import LISTS
+from histofuse.params.base import NAMED, NAMING
 
 STAGES = load_all_stages()
 IDS = [s.name for s in STAGES]
@@ -77,3 +78,20 @@ def test_evidence_runs_from_the_root_and_keeps_its_own_outs():
     outs = [out for stage in load_stages(DVC_FILES[1]) for out in stage.outs]
     assert outs
     assert all(out.startswith("evidence/") for out in outs)
+
+
+@pytest.mark.parametrize("path", DVC_FILES, ids=lambda path: path.parent.name)
+def test_no_param_is_part_of_a_command(path):
+    """DVC puts params into commands before any of our code runs, and the shell runs them."""
+    for name, body in YAML(typ="safe").load(path)["stages"].items():
+        assert "$" not in str(body.get("do", body)["cmd"]), name
+
+
+@pytest.mark.parametrize("path", DVC_FILES, ids=lambda path: path.parent.name)
+def test_params_in_paths_and_names_are_those_that_are_checked(path):
+    used = set(re.findall(r"\$\{([\w.]+)\}", path.read_text()))
+    keyed = {"image", "pairing", "tabular"}
+    for name in used - keyed - {"key", "item", "item.study"}:
+        parent = f"{name.rpartition('.')[0]}.*"
+        assert name.startswith("data.") or {name, parent} & set(NAMING), name
+    assert keyed <= set(NAMED)

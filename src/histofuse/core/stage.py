@@ -21,7 +21,7 @@ _STARTED: Final = time.perf_counter()
 
 
 def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool = True) -> None:
-    """Run a stage with the arguments of the command line.
+    """Run a stage with the arguments of the command line, or the key of DVC's ``stage@key``.
 
     An error that the user can fix ends the process with its message and exit status 1; any other
     exception is a bug and keeps its traceback.
@@ -43,13 +43,18 @@ def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool =
             code.check_sources()
             code.check_imports()
         with naming_full_disk(Path.cwd()):
-            main(*sys.argv[1:])
+            main(*(sys.argv[1:] or _read_key(stage or "")))
         if code:
             code.check_imports()  # with those on first use
     except HistofuseError as error:
         sys.exit(f"{script}: {error}")
     if stage:
         _write_seconds(stage, began)
+
+
+def _read_key(stage: str) -> list[str]:
+    _, at, key = stage.rpartition(":")[2].partition("@")
+    return [key] if at else []
 
 
 def _require_one_process() -> None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import Fault, InputError, collect_faults
 
 PARAMS_FILE = Path("params.yaml")
+
+# Names become paths, stages and models; other keys may have parts.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
+NAMED: Final = ("classes", "image", "pairing", "tabular", "tune")  # their keys are names
+_EXPECTED_NAME: Final = "at most 64 letters, digits, _ and -, a letter or digit first"
+_EXPECTED_KEY: Final = "letters, digits, _ and -, in parts separated by . or /"
+# Whose values are names, or lists of them.
+NAMING: Final = (
+    "encoders.*", "evaluation.primary_rule", "explain.shap_models", "fusion.study", "image.*.study",
+    "studies.*", "tabular.*.study",
+)  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -75,7 +89,51 @@ def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
     return list(map(str, values))
 
 
+def check_names(path: Path = PARAMS_FILE) -> None:
+    """Check everything in params.yaml that becomes part of a path, a stage or a model's name.
+
+    Raises:
+        InputError: With all keys and names that hold other characters than those should.
+    """
+    with collect_faults() as faults:
+        for place, key in _list_keys(_parse(path), ""):
+            is_name = place in NAMED
+            if not (isinstance(key, str) and (_NAME if is_name else _KEY).fullmatch(key)):
+                expected = _EXPECTED_NAME if is_name else _EXPECTED_KEY
+                faults.add(f"{path}, {place or 'top'}", f"the key {key!r}", expected)
+        for place in NAMING:
+            for name in _find_values(_parse(path), place.split(".")):
+                if not (isinstance(name, str) and _NAME.fullmatch(name)):
+                    faults.add(f"{path}, {place}", f"the name {name!r}", _EXPECTED_NAME)
+
+
+def _list_keys(values: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """List each key with the section that it is in."""
+    children = values if isinstance(values, list) else ()
+    if isinstance(values, dict):
+        yield from ((place, key) for key in values)
+        children = values.values()
+    names = values if isinstance(values, dict) else [""] * len(children)
+    for name, child in zip(names, children, strict=True):
+        yield from _list_keys(child, f"{place}.{name}".strip("."))
+
+
+def _find_values(values: Any, place: list[str]) -> list[Any]:
+    """Find the values at a place, `*` for any key; those that are not there are left out."""
+    if not place:
+        return values if isinstance(values, list) else [values]
+    if not isinstance(values, dict):
+        return []
+    keys = values if place[0] == "*" else [key for key in place[:1] if key in values]
+    return [found for key in keys for found in _find_values(values[key], place[1:])]
+
+
 def _load_yaml(path: Path) -> Any:
+    check_names(path)
+    return _parse(path)
+
+
+def _parse(path: Path) -> Any:
     try:
         return _parse_yaml(path.read_bytes())
     except FileNotFoundError:

@@ -27,7 +27,7 @@ PIPELINE = """
 stages:
   code:
     cmd: python pipelines/digest_code.py
-    deps: [src/toy, pipelines]
+    deps: [src/toy, pipelines, params.yaml]
     outs:
       - code_digests: {cache: false, persist: true}
   head:
@@ -54,6 +54,7 @@ def toy(tmp_path, monkeypatch) -> Path:
         (root / f"src/toy/{module}.py").write_text("WIDTH = 8\n")
         (root / f"pipelines/{module}.py").write_text(SCRIPT.format(module=module))
     (root / "dvc.yaml").write_text(PIPELINE)
+    (root / "params.yaml").write_text("image: {a: {}, b: {}}\n")
     shutil.copy(ROOT / ".dvcignore", root)
     monkeypatch.setenv("PYTHONPATH", f"{root / 'src'}{os.pathsep}{ROOT / 'src'}")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -112,3 +113,41 @@ def test_another_worktree_and_a_temporary_experiment_import_their_own_package(to
     assert (toy / "tail.txt").read_text() == "8"
     call(toy, "dvc", "exp", "apply", "narrow")
     assert (toy / "tail.txt").read_text() == "7"
+
+
+KEYED = """
+  keyed:
+    foreach: ${image}
+    do:
+      cmd: python pipelines/keyed.py
+      deps: [code_digests/keyed.txt]
+      outs: ['models/${key}']
+"""
+KEYED_SCRIPT = """
+from pathlib import Path
+from _stage import run_stage
+import toy
+
+
+def main(key: str) -> None:
+    Path("models").mkdir(exist_ok=True)
+    Path("models", key).write_text(key)
+
+
+if __name__ == "__main__":
+    run_stage(main)
+"""
+
+
+def test_keys_reach_stages_by_the_name_of_the_stage_and_never_a_shell(toy):
+    (toy / "dvc.yaml").write_text(PIPELINE + KEYED)
+    (toy / "pipelines/keyed.py").write_text(KEYED_SCRIPT)
+    assert {"keyed@a", "keyed@b"} <= set(repro(toy))
+    assert [(toy / "models" / key).read_text() for key in "ab"] == ["a", "b"]
+
+    (toy / "params.yaml").write_text("image: {'x; touch f': {}}\n")
+    done = subprocess.run(["dvc", "repro"], cwd=toy, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "the key 'x; touch f'" in done.stderr
+    subprocess.run(["dvc", "repro", "-s", "keyed"], cwd=toy, capture_output=True, check=False)
+    assert not (toy / "f").exists()

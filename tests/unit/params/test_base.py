@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 
 from histofuse.core.errors import InputError
-from histofuse.params.base import Section, load_keys, load_section, load_seed
+from histofuse.params.base import Section, check_names, load_keys, load_section, load_seed
 
 
 class FusionLike(Section):
@@ -64,3 +64,35 @@ def test_keys_are_listed_in_the_order_of_the_file(tmp_path):
         load_keys("seed", path)
     with pytest.raises(InputError, match="no section 'tabular'"):
         load_keys("tabular", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("image: {'x; touch f': {}}", "params.yaml, image: the key 'x; touch f'"),
+        ("tabular: {'../../x': {}}", "tabular: the key '../../x'"),
+        ("pairing: {'$(id)': {}}", "pairing: the key '$(id)'"),
+        ("image: {-rf: {}}", "image: the key '-rf'"),
+        ("image: {a b: {}}", "image: the key 'a b'"),
+        ("image: {a.b: {}}", "image: the key 'a.b'"),
+        ("classes: {a/b: [x]}", "classes: the key 'a/b'"),
+        ("tune: {'a\\n': {}}", "tune: the key"),
+        ('image: {"a\\n": {}}', "image: the key"),
+        ("image: {1: {}}", "image: the key 1"),
+        (f"image: {{{'a' * 65}: {{}}}}", "at most 64"),
+        ("studies: {image: ['a`id`']}", "studies.*: the name 'a`id`'"),
+        ("image: {a: {study: ../b}}", "image.*.study: the name '../b'"),
+        ("fusion: {study: a;b}", "fusion.study: the name 'a;b'"),
+        ("encoders: {image: a/b, patient: mlp}", "encoders.*: the name 'a/b'"),
+        ("evaluation: {primary_rule: '&'}", "evaluation.primary_rule: the name '&'"),
+        ("explain: {shap_models: ['|', 3]}", "explain.shap_models: the name 3"),
+        ("promotion: {margins: {'a b': 1}}", "promotion.margins: the key 'a b'"),
+        ("a: [{'b c': 1}]", "params.yaml, a: the key 'b c'"),
+    ],
+)
+def test_names_that_would_be_commands_or_other_paths_are_refused(tmp_path, text, named):
+    path = write(tmp_path, f"{text}\nseed: 1\n")
+    for load in (check_names, load_seed):
+        with pytest.raises(InputError) as error:
+            load(path)
+        assert named in str(error.value)
