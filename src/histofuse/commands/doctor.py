@@ -37,6 +37,7 @@ DISK_WARN_GB: Final = 5.0  # a run on BreCaHAD and MIMIC-IV writes less
 DISK_FAIL_GB: Final = 1.0
 DVC_SECONDS: Final = 120
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
+_NOT_COMMITTED: Final = ("no commit", "fatal: not a git repository")
 _HOSP_TABLES: Final = ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions")
 
 
@@ -221,10 +222,11 @@ def check_mlflow() -> Iterator[Check]:
 def check_git() -> Iterator[Check]:
     """Check that the sources are committed: every run is tagged with the commit."""
     revision, purpose = read_revision(), "so that runs record their sources"
-    if revision.commit is None:
-        yield Check(
-            "git", "warn", "no commit", f"git init && git add --all && git commit, {purpose}"
-        )
+    if revision.problem.startswith(_NOT_COMMITTED):
+        remedy = f"git init && git add --all && git commit, {purpose}"
+        yield Check("git", "warn", revision.problem, remedy)
+    elif revision.problem:
+        yield Check("git", "warn", revision.problem, f"Do what git says, {purpose}.")
     elif revision.dirty:
         message = f"{revision.commit[:12]}, with uncommitted changes"
         yield Check("git", "warn", message, f"git commit, {purpose}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import digest_text, to_json
+from histofuse.core.progress import report
 
 LOCK: Final = Path("dvc.lock")
 PROMOTIONS: Final = Path("promotions.jsonl")
@@ -17,10 +19,17 @@ Stages = dict[str, dict[str, Any]]  # name of a stage -> its entry in dvc.lock
 
 @dataclass(frozen=True)
 class Revision:
-    """The state of the sources."""
+    """The state of the sources.
 
-    commit: str | None  # None outside git or before the first commit
-    dirty: bool  # whether files differ from that commit
+    Attributes:
+        commit: None outside git, before the first commit, or where git refuses.
+        dirty: Whether files differ from that commit; true where git does not say.
+        problem: Why git does not say, in its own words; empty if it does.
+    """
+
+    commit: str | None
+    dirty: bool
+    problem: str = ""
 
 
 def read_revision() -> Revision:
@@ -29,21 +38,28 @@ def read_revision() -> Revision:
     Changes of ``dvc.lock``, which every run rewrites, and of the log of promotions, which no output
     depends on, do not count.
     """
-    commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
+    commit, problem = _git("rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
-        return Revision(None, dirty=False)
-    written = f":!{LOCK}", f":!{PROMOTIONS}"
-    return Revision(commit, dirty=bool(_git("status", "--porcelain", "--", ".", *written)))
+        return Revision(None, dirty=False, problem=problem or "no commit yet")
+    changes, problem = _git(
+        "status", "--porcelain", "--", ".", *(f":!{path}" for path in (LOCK, PROMOTIONS))
+    )
+    return Revision(commit, dirty=bool(changes or problem), problem=problem)
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str) -> tuple[str, str]:
+    """Run git; return what it says, and the error it says, in one line."""
     try:
         done = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, check=False, timeout=30
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    except OSError as error:
+        return "", f"git cannot be run ({error.strerror})"
+    except subprocess.TimeoutExpired:
+        return "", f"git {arguments[0]} takes more than 30 seconds"
+    if done.returncode == 0:
+        return done.stdout.strip(), ""
+    return "", " ".join(done.stderr.split())
 
 
 def read_stages(path: Path = LOCK) -> Stages:
@@ -64,14 +80,22 @@ def find_stage(stages: Stages, out: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def describe_revision(revision: Revision) -> dict[str, str]:
-    """Describe the state of the sources, as tags of a run."""
+    """Describe the state of the sources, as tags of a run; warn once if they are not known."""
+    if revision.problem:
+        _warn(f"warning: runs do not record the state of their sources: {revision.problem}")
+    warning = {"histofuse.git_warning": revision.problem} if revision.problem else {}
     if revision.commit is None:
-        return {}
-    return {
+        return warning
+    return warning | {
         "mlflow.source.git.commit": revision.commit,
         "histofuse.git_commit": revision.commit,
         "histofuse.git_dirty": str(revision.dirty).lower(),
     }
+
+
+@cache
+def _warn(message: str) -> None:
+    report(message)
 
 
 def describe_stage(name: str, stage: dict[str, Any]) -> dict[str, str]:

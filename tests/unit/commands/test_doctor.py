@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,17 @@ def test_browser_that_only_some_tests_need_is_no_fault(monkeypatch):
     check = one(doctor.check_browser())
     assert check.status == "ok"
     assert "apt-get install chromium" in check.remedy
+
+
+def test_git_s_own_message_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    check = one(doctor.check_git())
+    assert (check.status, check.message) == ("warn", "no commit yet")
+    assert check.remedy.startswith("git init")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    check = one(doctor.check_git())
+    assert check.status == "warn"
+    assert check.message.startswith("fatal: detected dubious ownership")
+    assert f"safe.directory {tmp_path}" in check.message
+    assert check.remedy.startswith("Do what git says")

@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,8 +40,50 @@ def test_files_that_commands_write_make_nothing_dirty(repository):
 def test_outside_git_there_is_no_revision(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert read_revision() == Revision(None, dirty=False)
-    assert describe_revision(read_revision()) == {}
+    revision = read_revision()
+    assert (revision.commit, revision.dirty) == (None, False)
+    assert revision.problem.startswith("fatal: not a git repository")
+    assert describe_revision(revision) == {"histofuse.git_warning": revision.problem}
+
+
+def test_before_the_first_commit_there_is_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert read_revision() == Revision(None, dirty=False, problem="no commit yet")
+
+
+def test_a_checkout_of_another_user_gives_git_s_own_message(repository, monkeypatch, capsys):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for _ in range(2):
+        tags = describe_revision(read_revision())
+    assert list(tags) == ["histofuse.git_warning"]
+    said = tags["histofuse.git_warning"]
+    assert said.startswith("fatal: detected dubious ownership in repository at")
+    assert f"git config --global --add safe.directory {repository}" in said
+    shown = capsys.readouterr().err
+    assert shown.count("warning: runs do not record the state of their sources: fatal: det") == 1
+
+
+def test_git_that_fails_half_way_leaves_the_sources_in_doubt(repository, monkeypatch):
+    """A git whose ``status`` fails, in front of the real one."""
+    fake = repository / "bin" / "git"
+    fake.parent.mkdir()
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = status ] && {{ echo "fatal: odd" >&2; exit 128; }}\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+    revision = read_revision()
+    assert (len(revision.commit), revision.dirty, revision.problem) == (40, True, "fatal: odd")
+    tags = describe_revision(revision)
+    assert tags["histofuse.git_commit"] == revision.commit
+    assert tags["histofuse.git_warning"] == "fatal: odd"
+
+
+def test_without_git_it_is_said(repository, monkeypatch):
+    monkeypatch.setenv("PATH", str(repository / "none"))
+    assert "git cannot be run (No such file" in read_revision().problem
 
 
 def test_stage_of_an_output_is_found(tmp_path):
