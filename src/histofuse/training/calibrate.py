@@ -16,7 +16,7 @@ something simpler, and ``fitted_on.note`` says so:
   model's ranking), else the slope is 1 and only the intercept is fitted;
 - biases need `scaling.BIAS_MINIMUM` rows of every class, else the temperature is fitted alone;
 - ``auto`` compares nothing where a class is in fewer than `FEWEST_GROUPS` cases, and takes the
-  first of `CANDIDATES`;
+  last of `CANDIDATES`: needless biases cost little, and shifted odds left as they are much;
 - without any rows the logits stay as they are.
 
 Sources: paper 3.2 (Platt or isotonic on the validation fold); Platt 1999 for the smoothed targets;
@@ -129,6 +129,11 @@ class Calibrator:
     curves: tuple[Curve, ...]
     fitted_on: FittedOn
     choice: Choice | None
+
+    @property
+    def taken(self) -> CalibrationMethod:
+        """The method that was fitted: under ``auto`` the one it took."""
+        return self.choice.method if self.choice else self.method
 
     def probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute calibrated probabilities; each row sums to 1.
@@ -245,8 +250,8 @@ def _choose(
     in_groups = [len(np.unique(number[labels == c])) for c in range(logits.shape[1])]
     if (fewest := min(in_groups)) < FEWEST_GROUPS:
         where = f"class {in_groups.index(fewest)} is in {fewest} of {len(names)} cases or patients"
-        note = f"{where}, methods not compared: {simple} used"
-        return Choice(simple, {}, None, 0, len(names)), [note]
+        note = f"{where}, methods not compared: {other} used"
+        return Choice(other, {}, None, 0, len(names)), [note]
     folds = min(FOLDS, fewest)
     losses = {m: _cross_fit(logits, labels, number, m, folds) for m in CANDIDATES}
     gain = losses[simple] - losses[other]

@@ -112,12 +112,14 @@ def test_folds_keep_the_rows_of_a_case_together(monkeypatch):
         assert sum(rows <= fold for fold in per_fold) == 4
 
 
-def test_few_cases_are_not_compared_and_the_record_says_so(capsys):
+def test_few_cases_are_not_compared_and_the_record_says_so():
     logits, labels, cases = draw_rows(0, FULL_SHIFT)
     cases[labels == 0] = 0  # all mitoses in one case
     found = fit_calibrator(logits, labels, cases, "auto")
-    assert found.choice.method == "temperature"
+    assert found.choice.method == "temperature_bias"
     assert found.choice.log_loss == {}
+    shares = np.bincount(labels) / len(labels)
+    np.testing.assert_allclose(found.probabilities(logits).mean(axis=0), shares, atol=1e-6)
     assert (
         "class 0 is in 1 of 12 cases or patients, methods not compared"
         in found.to_dict()["fitted_on"]["note"]

@@ -91,6 +91,7 @@ def _make_calibration_table(assessments: Sequence[Assessment]) -> Table:
             row |= {part: after[part] for part in ("reliability", "resolution", "uncertainty")}
             variance = after["within_bin_variance"].value or 0.0
             row["within_bins"] = variance - (after["within_bin_covariance"].value or 0.0)
+            row["method"] = show_name(a.calibrator.taken)
             rows.append(row)
     notes = [
         "Before: the softmax of the logits. After: calibrated on validation rows. Lower is better, "

@@ -213,6 +213,8 @@ def test_tables_are_marked_and_explained(assess):
         "ece_before",
         "ece_after",
     ]
+    methods = {row["method"] for row in tables["calibration"].rows}
+    assert methods == {"temperature bias", "isotonic"}
     described = describe_assessments(found, known, PARAMS, INTERVALS)
     assert described["method_of"]["ece"] == "basic"
     calibration = tables["calibration"].rows[0]
