@@ -14,6 +14,7 @@ import pandas as pd
 from histofuse.commands.serve import name_address
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.ids import identify
 from histofuse.core.progress import track
 from histofuse.data.points import Points, read_points
 from histofuse.features.specs import KEY
@@ -129,6 +130,8 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     points = read_points(request.frames, request.points, classes, reading)
     fused = isinstance(predictor, FusionPredictor)
     records = read_case_records(request.patients, request.crosswalk) if fused else pd.DataFrame()
+    cases = {identify(case): case for case in points.table[CASE].unique()}
+    records = records.rename(index=lambda case: cases.get(identify(case), case))
     patients = records[[name for name in KEY if name in records]].convert_dtypes()
     embeddings, notes = {}, []
     if fused:

@@ -6,13 +6,15 @@ The file that comes with the project has no rows: its two data sets share no pat
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.ids import identify
+from histofuse.core.text_tables import UNREADABLE, judge, read_csv_text, read_whole_numbers
 
 PATIENT = ["subject_id", "hadm_id"]
 
@@ -24,12 +26,38 @@ def is_empty(path: Path) -> bool:
         InputError: If it is missing, not readable, or lacks a column.
     """
     with collect_faults() as faults:
-        rows = _read_rows(path, faults)
-    return not rows
+        return read_links(path, faults).is_empty()
+
+
+def read_links(path: Path, faults: FaultList) -> pl.DataFrame:
+    """Read a crosswalk and note rows without a case, cases twice, and ids that are no numbers.
+
+    Returns:
+        ``line``, ``case_id`` as it is spelt, ``subject_id``, and ``hadm_id`` or null.
+
+    Raises:
+        InputError: If the file is missing, not readable, or lacks a column.
+    """
+    text = read_csv_text(path, ["case_id", "subject_id"], "a CSV of case_id, subject_id[, hadm_id]")
+    if "hadm_id" not in text.columns:
+        text = text.with_columns(hadm_id=pl.lit(None, dtype=pl.String))
+    table = text.select("line", "case_id", *(read_whole_numbers(text[name]) for name in PATIENT))
+    seen: dict[str, int] = {}
+    for line, case in table.select("line", "case_id").iter_rows():
+        if case is None:
+            faults.add(f"{path}, line {line}", "no case_id", "the name of a case")
+        elif (known := seen.setdefault(identify(case), line)) != line:
+            problem = f"case_id {case!r} again, as in line {known}"
+            faults.add(f"{path}, line {line}", problem, "one row per case")
+    unreadable = judge(text["hadm_id"], "int") == UNREADABLE
+    for name, bad in (("subject_id", table["subject_id"].is_null()), ("hadm_id", unreadable)):
+        for line, cell in text.filter(bad).select("line", name).iter_rows():
+            faults.add(f"{path}, line {line}, {name}", f"is {cell!r}", "a whole number")
+    return table
 
 
 def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
-    """Read and check a crosswalk.
+    """Read and check a crosswalk; cases are compared by `core.ids.identify`.
 
     Returns:
         case_id, subject_id, hadm_id; one row for each case of `patches`.
@@ -39,64 +67,42 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
             not at all, and patients with several index admissions where none is named.
     """
     with collect_faults() as faults:
-        rows = _read_rows(path, faults)
-        faults.raise_if_any()
+        rows = read_links(path, faults)
         ordered = patients.sort_values(PATIENT).groupby("subject_id")["hadm_id"]
         admissions = ordered.agg(list).to_dict()
-        cases = set(patches["case_id"])
+        cases = {identify(case): case for case in sorted(set(patches["case_id"]))}
         links: dict[str, tuple[int, int]] = {}
-        for line, row in rows:
-            case, where = row["case_id"], f"{path}, line {line}"
-            if case not in cases:
-                faults.add(where, f"unknown case_id {case!r}", f"one of {sorted(cases)}")
-            elif case in links:
-                faults.add(where, f"case_id {case!r} again", "one row per case")
-            admission = _find_admission(row, admissions, where, faults)
-            links.setdefault(case, admission or (0, 0))
-        for case in sorted(cases - links.keys()):
+        for line, case, subject, hadm in rows.drop_nulls("case_id").iter_rows():
+            where, known = f"{path}, line {line}", cases.get(identify(case))
+            if known is None:
+                faults.add(where, f"unknown case_id {case!r}", f"one of {list(cases.values())}")
+            admission = None
+            if subject is not None:
+                admission = _find_admission(subject, hadm, admissions, where, faults)
+            links.setdefault(known or case, admission or (0, 0))
+        for case in sorted(set(cases.values()) - links.keys()):
             faults.add(path, f"no row for case {case!r}", "a patient for each case")
-    table = [(case, *links[case]) for case in sorted(cases)]
+    table = [(case, *links[case]) for case in sorted(links)]
     return pd.DataFrame(table, columns=["case_id", *PATIENT])
 
 
-def _read_rows(path: Path, faults: FaultList) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        faults.add(path, "no such file", "a CSV of case_id, subject_id[, hadm_id]")
-        return []
-    except (UnicodeDecodeError, csv.Error) as error:
-        faults.add(path, f"not readable ({error})", "a CSV in UTF-8")
-        return []
-    for name in ("case_id", "subject_id"):
-        if name not in columns:
-            faults.add(path, f"no column {name!r}", "case_id, subject_id[, hadm_id]")
-    return rows
-
-
 def _find_admission(
-    row: dict[str, str],
+    subject: int,
+    hadm: int | None,
     admissions: Mapping[Hashable, list[int]],
     where: str,
     faults: FaultList,
 ) -> tuple[int, int] | None:
     """Find the index admission a row means; None, and a fault noted, where there is not one."""
-    subject, hadm = row["subject_id"] or "", row.get("hadm_id") or ""
-    if not subject.isdecimal() or not (hadm.isdecimal() or not hadm):
-        faults.add(where, f"subject_id {subject!r}, hadm_id {hadm!r}", "whole numbers")
-        return None
-    known = admissions.get(int(subject), [])
+    known = admissions.get(subject, [])
     if not known:
         faults.add(where, f"unknown subject_id {subject}", "a patient of the cohort")
-    elif hadm and int(hadm) not in known:
+    elif hadm is not None and hadm not in known:
         faults.add(where, f"unknown hadm_id {hadm} of {subject}", f"an index admission: {known}")
-    elif not hadm and len(known) > 1:
+    elif hadm is None and len(known) > 1:
         faults.add(where, f"no hadm_id for {subject}", f"one of the index admissions {known}")
     else:
-        return int(subject), int(hadm) if hadm else known[0]
+        return subject, known[0] if hadm is None else hadm
     return None
 
 

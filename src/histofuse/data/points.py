@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
-from histofuse.core.ids import FrameId, case_of_frame
+from histofuse.core.ids import FrameId, case_of_frame, identify, unify_names
 from histofuse.core.progress import report
+from histofuse.core.text_tables import read_csv_text, read_numbers
 from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, read_brecahad
 from histofuse.data.tiff import read_size
 from histofuse.params.data import ClassesParams, FrameParams
@@ -62,53 +64,56 @@ def _list_tiffs(folder: Path) -> dict[str, Path]:
     where = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if not where.is_dir():
         raise InputError([Fault(folder, "no such folder", "a folder of TIFF frames")])
-    files = {p.stem: p for p in sorted(where.iterdir()) if p.suffix.lower() in {".tif", ".tiff"}}
-    if not files:
-        expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
-        raise InputError([Fault(where, "no frames", expected)])
+    files: dict[str, Path] = {}
+    seen: dict[str, Path] = {}
+    with collect_faults() as faults:
+        for path in sorted(p for p in where.iterdir() if p.suffix.lower() in {".tif", ".tiff"}):
+            if (known := seen.setdefault(identify(path.stem), path)) != path:
+                faults.add(path, f"the same frame as {known.name}", "one file per frame")
+            files[path.stem] = path
+        if not files:
+            expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
+            faults.add(where, "no frames", expected)
     return files
 
 
 def _read_point_table(path: Path, files: dict[str, Path], reading: FrameParams) -> pd.DataFrame:
     columns = ["frame_id", "x_px", "y_px"]
-    expected = f"a CSV of {', '.join(columns)}"
-    try:
-        table = pd.read_csv(path, dtype={"frame_id": "str"})
-    except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", expected)]) from None
-    except (ValueError, OSError) as error:
-        raise InputError([Fault(path, f"cannot be read ({error})", expected)]) from None
+    text = read_csv_text(path, columns, f"a CSV of {', '.join(columns)}")
+    if text.is_empty():
+        raise InputError([Fault(path, "no points", "at least one")])
+    names = {identify(frame): frame for frame in files}
+    given = text["frame_id"].fill_null("").to_list()
+    table = pd.DataFrame({"frame_id": [names.get(identify(frame), frame) for frame in given]})
+    table = table.assign(**{axis: read_numbers(text[axis]).to_numpy() for axis in columns[1:]})
     with collect_faults() as faults:
-        for name in columns:
-            if name not in table:
-                faults.add(path, f"no column {name!r}", expected)
-        if not len(table):
-            faults.add(path, "no points", "at least one")
-    with collect_faults() as faults:
-        _check_points(table, path, _read_sizes(table, files, reading, faults), files, faults)
-    case = [case_of_frame(FrameId(f)) for f in table["frame_id"]]
-    table = table[columns].assign(case_id=case).sort_values("frame_id", kind="stable")
-    table = table.astype({"x_px": "float64", "y_px": "float64"})
-    return table[["case_id", *columns]].reset_index(drop=True)
+        sizes = _read_sizes(table, files, reading, faults)
+        _check_points(table, text, path, sizes, faults)
+    case_of = unify_names(case_of_frame(FrameId(frame)) for frame in set(table["frame_id"]))
+    table["case_id"] = [case_of[case_of_frame(FrameId(frame))] for frame in table["frame_id"]]
+    unique = table.drop_duplicates(columns).sort_values("frame_id", kind="stable")
+    if repeated := len(table) - len(unique):
+        report(f"{repeated} repeated points dropped")
+    return unique[["case_id", *columns]].reset_index(drop=True)
 
 
 def _check_points(
     table: pd.DataFrame,
+    text: pl.DataFrame,
     path: Path,
     sizes: dict[str, tuple[int, int]],
-    files: dict[str, Path],
     faults: FaultList,
 ) -> None:
-    for frame in sorted(set(table["frame_id"].astype(str)) - set(files)):
+    """Note unknown frames, and points that are no numbers or outside of theirs."""
+    for frame in sorted(set(table["frame_id"]) - set(sizes)):
         faults.add(path, f"unknown frame_id {frame!r}", "a TIFF file of this name")
     for axis, side in (("x_px", 0), ("y_px", 1)):
-        values = pd.to_numeric(table[axis], errors="coerce")
         limit = table["frame_id"].map({frame: size[side] for frame, size in sizes.items()})
-        bad = values.isna() | (values < 0) | (values > limit)
-        for line in table.index[bad][:_SHOWN]:
-            most = limit[line]
+        bad = table[axis].isna() | (table[axis] < 0) | (table[axis] > limit)
+        for row in table.index[bad][:_SHOWN]:
+            most, where = limit[row], f"{path}, line {text['line'][row]}, {axis}"
             expected = "a number of pixels" if math.isnan(most) else f"from 0 to {most:.0f}"
-            faults.add(f"{path}, line {line + 2}, {axis}", f"is {table[axis][line]}", expected)
+            faults.add(where, f"is {text[axis][row]}", expected)
 
 
 def _read_sizes(

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Final
 
 import pandas as pd
+import polars as pl
 
 from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.ids import identify
 from histofuse.core.progress import report
+from histofuse.core.text_tables import UNREADABLE, judge, read_whole_numbers
+from histofuse.data.crosswalk import read_links
 from histofuse.features.ranges import Range, find_outside
 from histofuse.features.specs import KEY
 from histofuse.serving.records import write_warnings
@@ -38,7 +42,7 @@ def read_patients(path: Path) -> pd.DataFrame:
         raise InputError([Fault(path, problem, expected)]) from None
     if KEY[0] not in table and CASE not in table:
         raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
-    return table
+    return table.assign(**{name: _read_ids(table[name]) for name in KEY if name in table})
 
 
 def _read_numbers(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,10 +104,12 @@ def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataF
     if CASE not in table:
         expected = f"the case of each patient, or --crosswalk, a CSV of {CASE},{KEY[0]}[,{KEY[1]}]"
         raise InputError([Fault(patients, f"no column {CASE!r}", expected)])
-    repeated = table[CASE][table[CASE].duplicated()].unique()
+    meaning = table[CASE].astype(str).map(identify)
     with collect_faults() as faults:
-        for case in sorted(map(str, repeated)):
+        for case in sorted(map(str, table[CASE][meaning.duplicated()].unique())):
             faults.add(patients, f"several records for case {case!r}", "one a case")
+        if unnamed := int(table[CASE].isna().sum()):
+            faults.add(patients, f"{unnamed} records without a {CASE}", "the name of a case")
     return table.set_index(table[CASE].astype(str)).drop(columns=CASE)
 
 
@@ -135,28 +141,18 @@ def _link(patients: pd.DataFrame, source: Path, path: Path) -> pd.DataFrame:
 
 def _read_crosswalk(path: Path) -> pd.DataFrame:
     """Read case_id, subject_id and hadm_id, the last null where it is not given."""
-    expected = f"a CSV of {CASE}, {KEY[0]}[, {KEY[1]}]"
-    try:
-        table = pd.read_csv(path, dtype="str")
-    except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", expected)]) from None
-    except (ValueError, OSError) as error:
-        raise InputError([Fault(path, f"cannot be read ({error})", expected)]) from None
     with collect_faults() as faults:
-        for name in (CASE, KEY[0]):
-            if name not in table:
-                faults.add(path, f"no column {name!r}", expected)
-        if not len(table):
+        links = read_links(path, faults)
+        if links.is_empty():
             faults.add(path, "no rows", "one a case", "Without --crosswalk no case has a record.")
-    table = table.reindex(columns=[CASE, *KEY]).astype("str")
-    with collect_faults() as faults:
-        for line in table.index[table[CASE].isna()]:
-            faults.add(f"{path}, line {line + 2}", f"no {CASE}", "the name of a case")
-        for line in table.index[table[CASE].duplicated() & table[CASE].notna()]:
-            faults.add(f"{path}, line {line + 2}", f"{CASE} {table[CASE][line]!r} again", "once")
-        for name in KEY:
-            bad = ~table[name].str.fullmatch(r"\d+(\.0)?", na=name == KEY[1]).astype(bool)
-            for line in table.index[bad]:
-                faults.add(f"{path}, line {line + 2}, {name}", "not a number", "a whole number")
-    numbers = {name: pd.to_numeric(table[name]).astype("Int64") for name in KEY}
-    return table.assign(**numbers)
+    return links.drop("line").to_pandas().astype({CASE: "str"} | dict.fromkeys(KEY, "Int64"))
+
+
+def _read_ids(column: pd.Series) -> pd.Series:
+    """Read ids written as floats, or as text, as whole numbers; other text stays."""
+    cells = pl.Series(column.name, column.astype("object").map(str, na_action="ignore").to_list())
+    cells = cells.cast(pl.String)
+    if (judge(cells, "int") == UNREADABLE).any():
+        return column
+    kind = "Int64" if column.isna().any() else "int64"
+    return pd.Series(read_whole_numbers(cells).to_list(), column.index, dtype=kind)

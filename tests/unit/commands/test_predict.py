@@ -293,7 +293,7 @@ def test_a_crosswalk_may_name_the_admission_of_some_cases_only(frames, patients)
     [
         ("case_id,subject_id,hadm_id\n", "no rows"),
         ("case_id\nCase_1\n", "no column 'subject_id'"),
-        ("case_id,subject_id\nCase_1,abc\n", "line 2, subject_id: not a number"),
+        ("case_id,subject_id\nCase_1,abc\n", "line 2, subject_id: is 'abc'"),
         ("case_id,subject_id\nCase_1,1\nCase_1,2\n", "line 3: case_id 'Case_1' again"),
     ],
 )
@@ -301,6 +301,36 @@ def test_a_crosswalk_that_links_nothing_is_refused(frames, patients, text, said)
     Path("bad.csv").write_text(text)
     with pytest.raises(InputError, match=said):
         ask(frames, "models/fusion_label_blind", patients=patients, crosswalk=Path("bad.csv"))
+
+
+def test_cases_frames_and_patients_are_compared_as_what_they_mean(frames, patients):
+    model = "models/fusion_label_blind"
+    _, table = ask(frames, model, patients=patients, crosswalk=Path("crosswalk.csv"))
+    subject = pd.read_parquet(patients)["subject_id"].iloc[0]
+    Path("spelt.csv").write_text(f"\ufeffSubject_ID,case_id\r\n0{subject}.0,CASE 01")
+    rows = table[["frame_id", "x_px", "y_px"]].assign(
+        frame_id=table["frame_id"].str.replace("Case_1-0", "case-001-").add(" ")
+    )
+    pd.concat([rows, rows.head(1)]).to_csv("points.csv", index=False)
+    pd.read_parquet(patients).astype({"subject_id": float}).to_csv("p.csv", index=False)
+    more = {"points": Path("points.csv"), "crosswalk": Path("spelt.csv")}
+    _, spelt = ask(frames, model, patients=Path("p.csv"), **more)
+    pd.testing.assert_frame_equal(spelt, table)
+
+
+def test_two_spellings_of_a_case_are_two_records_of_it(frames, patients):
+    names = ["Case_1", "case_01"]
+    pd.read_parquet(patients).assign(case_id=names).to_parquet("twice.parquet")
+    with pytest.raises(InputError, match="several records for case 'case_01'"):
+        ask(frames, "models/fusion_label_blind", patients=Path("twice.parquet"))
+
+
+def test_two_files_of_one_frame_are_refused(frames):
+    image = frames / "images" / "Case_2-01.tif"
+    (frames / "images" / "case_2-1.tiff").write_bytes(image.read_bytes())
+    Path("points.csv").write_text("frame_id,x_px,y_px\nCase_2-01,10,20\n")
+    with pytest.raises(InputError, match=r"case_2-1.tiff: the same frame as Case_2-01.tif"):
+        ask(frames, points=Path("points.csv"))
 
 
 def test_a_case_named_by_a_number_keeps_its_zero(frames, patients):

@@ -47,6 +47,35 @@ def test_every_case_needs_a_patient(tmp_path):
         read_crosswalk(path, PATCHES, COHORT)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "case_id,subject_id,hadm_id\nCase_1,7,NULL\ncase_02,008,8\nCASE 3,9.0,9.0\n",
+        "\ufeffhadm_id,Case_ID,subject_id\r\n,Case-1,7.0\r\n8,Case_2 ,8\r\n\r\n9,Case_3,9",
+    ],
+)
+def test_cases_and_patients_are_compared_as_what_they_mean(tmp_path, text):
+    read = read_crosswalk(write(tmp_path, text), PATCHES, COHORT)
+    assert read.values.tolist() == [["Case_1", 7, 7], ["Case_2", 8, 8], ["Case_3", 9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("case_1,8,", "line 3: case_id 'case_1' again, as in line 2"),
+        (",8,", "line 3: no case_id"),
+        ("Case_2,8.5,", "line 3, subject_id: is '8.5'; expected a whole number"),
+        ("Case_2,NA,", "line 3, subject_id: is 'NA'"),
+        ("Case_2,8,x", "line 3, hadm_id: is 'x'"),
+        ("Case_2,8,8,9", "line 3: 4 cells under 3 columns"),
+    ],
+)
+def test_a_row_that_links_nobody_is_named(tmp_path, row, problem):
+    path = write(tmp_path, f"case_id,subject_id,hadm_id\nCase_1,7,\n{row}\n")
+    with pytest.raises(InputError, match=problem):
+        read_crosswalk(path, PATCHES, COHORT)
+
+
 def test_patient_with_tissue_in_two_splits_is_said():
     links = pd.DataFrame({"case_id": ["Case_1", "Case_2"], "subject_id": [7, 7]})
     with pytest.raises(InputError, match="subject_id 7: linked to tissue in test, train"):

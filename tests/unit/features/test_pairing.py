@@ -236,7 +236,7 @@ def test_all_faults_of_a_crosswalk_are_listed(tmp_path):
         "line 4: unknown case_id 'Case_9'",
         "line 5: unknown subject_id 77",
         "line 6: unknown hadm_id 5 of 1004",
-        "line 7: subject_id 'x'",
+        "line 7, subject_id: is 'x'; expected a whole number",
         "no row for case 'Case_4'",
     ):
         assert part in message
