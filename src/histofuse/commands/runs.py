@@ -203,8 +203,9 @@ def _show(row: RunRow, name: str) -> str:
     if value is None or isinstance(value, str):
         return value or NOT_DEFINED
     low, high = (_find(row, name_end(name, end)) for end in ("low", "high"))
-    with_ends = isinstance(low, float) and isinstance(high, float)
-    return show_interval(value, low, high) if with_ends else show_value(value)
+    if isinstance(low, float) and isinstance(high, float):
+        return show_interval(value, low, high)
+    return show_value(value)
 
 
 def _explain(rows: Sequence[RunRow]) -> str:

@@ -20,6 +20,7 @@ class IntervalParams(Section):
         resamples: Bootstrap resamples of cases, or of patients.
         confidence: Of the two-sided intervals.
         method: How an interval is read from the resamples; ``bca`` corrects for bias and skewness.
+            Differences of models always have ``percentile`` intervals.
         fewest_groups: With fewer cases (or patients) an interval decides nothing: every verdict is
             inconclusive. Of three cases there are ten different resamples.
     """

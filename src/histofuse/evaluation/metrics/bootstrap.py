@@ -183,13 +183,18 @@ class Resampled:
         return 1 - _share_below(draws, limit)
 
     def minus_paired(self, other: Resampled) -> Resampled:
-        """Subtract another model's metrics on the same rows and resamples: a paired difference."""
+        """Subtract another model's metrics on the same rows and resamples: a paired difference.
+
+        Its intervals are percentile ones: where two models are equally good, the corrections of BCa
+        put 5 to 7 % of them wholly above zero, instead of 2.5 %.
+        """
         return replace(
             self,
             values=self.values - other.values,
             draws=self.draws - other.draws,
             left_out=self.left_out - other.left_out,
             paired=True,
+            params=self.params.model_copy(update={"method": "percentile"}),
         )
 
     def minus(self, other: Resampled) -> Resampled:

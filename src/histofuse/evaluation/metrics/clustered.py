@@ -90,7 +90,7 @@ def explain_resampling(params: IntervalParams, units: str) -> str:
         params: Of the intervals.
         units: What was drawn, in the plural.
     """
-    method = params.method.replace("bca", "BCa")
+    method = params.method.replace("bca", "BCa (of differences of models, percentile)")
     return (
         f"In brackets {params.confidence:.0%} intervals: {method} bootstrap, {params.resamples:,} "
         f"resamples of whole {units}."
