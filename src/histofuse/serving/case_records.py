@@ -13,7 +13,14 @@ import polars as pl
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.progress import report
-from histofuse.core.text_tables import UNREADABLE, judge, read_whole_numbers
+from histofuse.core.text_tables import (
+    UNREADABLE,
+    clean_text,
+    judge,
+    parse_header,
+    read_numbers,
+    read_whole_numbers,
+)
 from histofuse.data.crosswalk import read_links
 from histofuse.features.ranges import Range, find_outside
 from histofuse.features.specs import KEY
@@ -30,14 +37,10 @@ def read_patients(path: Path) -> pd.DataFrame:
     """
     expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
     try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            # As text: the name of case 07 is not 7.
-            table = _read_numbers(pd.read_csv(path, dtype={CASE: "str"}))
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
         raise InputError([Fault(path, problem, expected)]) from None
     if KEY[0] not in table and CASE not in table:
@@ -45,12 +48,22 @@ def read_patients(path: Path) -> pd.DataFrame:
     return table.assign(**{name: _read_ids(table[name]) for name in KEY if name in table})
 
 
-def _read_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """Read the numbers of columns that also hold text, so that a fault names the text."""
-    texts = table.select_dtypes(["object", "str"]).columns.drop(CASE, errors="ignore")
-    numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in texts}
-    mixed = {n: table[n].astype(object).where(v.isna(), v) for n, v in numbers.items() if v.any()}
-    return table.assign(**mixed)
+def _read_csv(path: Path) -> pd.DataFrame:
+    with path.open("rb") as file, collect_faults() as faults:
+        header = parse_header(file.readline(), (), path, "", faults)
+    text = pl.read_csv(path, infer_schema=False, new_columns=header)
+    return pd.DataFrame({name: _read_column(text[name]) for name in header})
+
+
+def _read_column(cells: pl.Series) -> pd.Series:
+    """Read numbers; text among them stays, so that a fault names it. Names and ids are text."""
+    if cells.name in (CASE, *KEY):
+        return cells.str.strip_chars().to_pandas()
+    text, numbers = clean_text(cells), read_numbers(cells)
+    if numbers.null_count() == text.null_count():
+        return numbers.to_pandas()
+    read = numbers.to_pandas()
+    return text.to_pandas().astype(object).where(read.isna(), read)
 
 
 @dataclass(frozen=True)

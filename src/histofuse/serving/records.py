@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.text_tables import MISSING_WORDS
 from histofuse.features.ranges import Range
 from histofuse.features.specs import Kind
 
@@ -21,8 +22,6 @@ _EXPECTED: Final[Mapping[Kind, str]] = {
     "binary": "0 or 1, or null",
     "categorical": "a text, or null",
 }
-# Some clients turn nulls into text.
-_NULLS_AS_TEXT: Final = frozenset({"nan", "None", "<NA>"})
 _SHOWN: Final = 40  # characters of a refused value
 
 
@@ -104,7 +103,9 @@ def _is_missing(value: Any) -> bool:
 def _read_text(value: Any) -> str | _Refused | None:
     if _is_missing(value):
         return None
-    return value if isinstance(value, str) and value not in _NULLS_AS_TEXT else _REFUSED
+    # Some clients turn nulls into text.
+    word = value.strip().lower() if isinstance(value, str) else None
+    return _REFUSED if word is None or (word and word in MISSING_WORDS) else value
 
 
 def _read_number(value: Any) -> float | _Refused:

@@ -318,6 +318,40 @@ def test_cases_frames_and_patients_are_compared_as_what_they_mean(frames, patien
     pd.testing.assert_frame_equal(spelt, table)
 
 
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda text: "\ufeff" + text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace(",,", ",NULL,").replace(",,", ", n/a ,"),
+        lambda text: text.replace(",", " , "),
+    ],
+)
+def test_a_csv_of_patients_is_read_whatever_wrote_it(small_project, spell):
+    features = pd.read_parquet("data/ehr/features.parquet").head(20)
+    features.loc[3, ["albumin", "insurance"]] = None
+    features.to_parquet("p.parquet")
+    _, table = ask(model="models/mlp", patients=Path("p.parquet"))
+    text = features.astype({"subject_id": float}).to_csv(index=False)
+    Path("p.csv").write_text(spell(text), newline="")
+    _, again = ask(model="models/mlp", patients=Path("p.csv"))
+    pd.testing.assert_frame_equal(again, table)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("subject_id,age_years\n1,2\n".encode("utf-16"), "is UTF-16 text"),
+        (b"subject_id,age_years,age_years\n1,2,3\n", "column 'age_years' more than once"),
+        (b"", "no column|cannot be read"),
+    ],
+)
+def test_a_csv_of_patients_that_cannot_be_read_says_why(small_project, raw, said):
+    Path("p.csv").write_bytes(raw)
+    with pytest.raises(InputError, match=said):
+        ask(model="models/mlp", patients=Path("p.csv"))
+
+
 def test_two_spellings_of_a_case_are_two_records_of_it(frames, patients):
     names = ["Case_1", "case_01"]
     pd.read_parquet(patients).assign(case_id=names).to_parquet("twice.parquet")

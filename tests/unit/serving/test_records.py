@@ -54,6 +54,8 @@ def test_nulls_mean_not_known(null):
         ("metastatic", "yes", "is 'yes'"),
         ("sex", 5, "is 5; expected a text, or null"),
         ("sex", "nan", "is 'nan'"),
+        ("sex", " NULL", "is ' NULL'"),
+        ("sex", "N/A", "is 'N/A'"),
         ("sex", ["F"], r"is \['F'\]"),
     ],
 )
