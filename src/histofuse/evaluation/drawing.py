@@ -62,9 +62,14 @@ def save_drawing(draw: Callable[..., Figure], arguments: tuple, footer: str, pat
     with rc_context(STYLE):
         figure = draw(*arguments)
         figure.text(0.012, 0.012, footer, fontsize=7, color=GREY, ha="left", va="bottom")
-        with replacing_file(path) as temporary:
-            # Without the library's version in it, a file changes only when the picture does.
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        write_figure(figure, path, DPI)
+
+
+def write_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a PNG, the same bytes for the same figure."""
+    with replacing_file(path) as temporary:
+        # Without the library's version in it, a file changes only when the picture does.
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def describe_footer(result: Result, split: str, rows: Predictions | None = None) -> str:

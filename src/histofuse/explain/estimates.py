@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import rankdata
 
 from histofuse.core.artifacts import load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -125,7 +125,7 @@ def correlate_ranks(
     values: Float[np.ndarray, "n values"], others: Float[np.ndarray, "n values"]
 ) -> Float[np.ndarray, " n"]:
     """Compute Spearman's rank correlation row by row; NaN where a row is constant."""
-    ranks = [rankdata(v, axis=1) for v in (values, others)]
+    ranks = [pd.DataFrame(v).rank(axis=1).to_numpy() for v in (values, others)]
     a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 0)

@@ -87,6 +87,9 @@ class StudyRecorder:
     def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
         """Queue the trials; those that MLflow does not hold yet are written."""
         if time.monotonic() >= self._live_at:
+            # MLflow imports it in the thread; scikit-learn, in this one, fails on half of it.
+            import polars  # noqa: F401
+
             self._latest = spec, list(trials)
             self._pool.submit(self._write, *self._latest)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from histofuse.core.auroc import compute_auroc
+
 
 def score_logits(
     logits: Float[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]
@@ -26,17 +28,6 @@ def score_logits(
         "macro_f1": (_compute_f1(called, target) + _compute_f1(~called, ~target)) / 2,
         "auroc": compute_auroc(logits, target),
     }
-
-
-def compute_auroc(scores: Float[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
-    """Compute the area under the ROC curve, ties counted half; NaN where a class is absent."""
-    target = target.astype(bool)
-    positives, negatives = int(target.sum()), int((~target).sum())
-    if not positives or not negatives:
-        return float("nan")
-    _, level, size = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(size) - (size - 1) / 2)[level]
-    return float((ranks[target].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def _compute_f1(called: np.ndarray, true: np.ndarray) -> float:

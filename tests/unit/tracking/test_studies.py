@@ -324,6 +324,16 @@ def test_a_store_that_fails_does_not_stop_a_study(store, monkeypatch, capsys):
     assert capsys.readouterr().err.count("gone") == 1
 
 
+def test_polars_is_complete_before_the_thread_that_imports_mlflow_starts(store, monkeypatch):
+    present = []
+    monkeypatch.setattr(StudyWriter, "write", lambda *_: present.append("polars" in sys.modules))
+    monkeypatch.delitem(sys.modules, "polars", raising=False)
+    recorder = StudyRecorder(store, 0.0)
+    recorder.observe(SPEC, TRIALS)
+    recorder.close()
+    assert present == [True]
+
+
 def test_publishing_rebuilds_what_dvc_holds_and_writes_nothing_twice(store):
     def draw(spec, trials, folder):
         (folder / "history.png").write_bytes(b"png")

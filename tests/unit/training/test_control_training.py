@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from histofuse.core.auroc import compute_auroc
 from histofuse.core.seeding import make_rng
 from histofuse.features.embeddings import Embeddings, number_rows
 from histofuse.params.base import load_section
@@ -18,7 +19,6 @@ from histofuse.training.controls import (
     shuffle_within,
 )
 from histofuse.training.fusion import PairedEmbeddings, PairTensors
-from histofuse.training.scores import compute_auroc
 from histofuse.training.tabular import load_table
 
 ROOT = Path(__file__).parents[3]

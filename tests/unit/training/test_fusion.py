@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from histofuse.core.auroc import compute_auroc
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.features.embeddings import Embeddings, number_rows, select_pairs
@@ -23,7 +24,6 @@ from histofuse.training.fusion import (
     train_fusion,
 )
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.scores import compute_auroc
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 META = {

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from histofuse.core.auroc import compute_auroc
 from histofuse.evaluation.alarms.checks import (
     IMAGES,
     RECORDS,
@@ -19,7 +20,6 @@ from histofuse.features.encoding import ENCODED, Encoder, encode_table, fit_enco
 from histofuse.features.specs import FeatureSpec
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.promotion import AlarmParams
-from histofuse.training.scores import compute_auroc
 
 _FOLDS: Final = 5
 _SHOWN: Final = 5

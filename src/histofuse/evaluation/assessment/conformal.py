@@ -23,7 +23,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from mapie.conformity_scores import APSConformityScore, LACConformityScore
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
@@ -84,6 +83,9 @@ def _find_quantile(
     seed: int,
 ) -> float | None:
     """Find the order statistic of MAPIE's conformity scores; None where there are too few."""
+    # It imports scikit-learn, which rules that are only applied do not need.
+    from mapie.conformity_scores import APSConformityScore, LACConformityScore
+
     place = int(np.ceil((len(labels) + 1) * coverage - 1e-9))
     if place > len(labels):
         return None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from histofuse.training.scores import compute_auroc
+from histofuse.core.auroc import compute_auroc
 
 Metrics = dict[str, float | None]
 ECE_BINS = 10

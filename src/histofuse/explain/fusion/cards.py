@@ -11,9 +11,10 @@ import pandas as pd
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.evaluation.assessment.conformal import predict_set
+from histofuse.evaluation.drawing import write_figure
 from histofuse.explain.fusion.card_figure import Card, draw_card
 from histofuse.explain.fusion.report import FusedCases
-from histofuse.explain.maps.figures import write_figure
+from histofuse.explain.maps.figures import DPI
 from histofuse.explain.maps.gallery import Patches
 from histofuse.explain.sampling import choose_cards
 from histofuse.explain.shap_values.feature_labels import label_features
@@ -45,7 +46,7 @@ def write_cards(
     for number, card in make_cards(cases, patches, rows, conformal):
         kind = "hit" if card.example.is_hit else "miss"
         names.append(CARD.format(card.example.label, kind, number))
-        write_figure(draw_card(card, params.nucleus_radius_px), folder / names[-1])
+        write_figure(draw_card(card, params.nucleus_radius_px), folder / names[-1], DPI)
     return names
 
 

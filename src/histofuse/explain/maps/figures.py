@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from histofuse.core.artifacts import replacing_file
 from histofuse.core.naming import show_name
 from histofuse.evaluation.drawing import BLUE, GREY, VERMILION
 from histofuse.explain.maps.gradcam import enlarge
@@ -26,7 +23,7 @@ HIT, MISS = BLUE, VERMILION
 _COLOURS = colormaps["inferno"]
 # Opacity of the map where it is strongest.
 _OPACITY = 0.55
-_DPI = 110
+DPI: Final = 110
 _TILE: Final = 1.3  # inches
 _CAPTION: Final = 0.32
 _GAP: Final = 0.06
@@ -162,11 +159,3 @@ def show_views(axes: Axes, example: Explained, radius_px: float, map_title: str 
         for column, title in enumerate(("patch", map_title, "overlay")):
             middle = column * step + side / 2
             axes.text(middle, -0.03 * side, title, fontsize=8, ha="center", va="bottom")
-
-
-def write_figure(figure: Figure, path: Path, dpi: int = _DPI) -> None:
-    """Write a PNG, the same bytes for the same figure."""
-    FigureCanvasAgg(figure)
-    with replacing_file(path) as temporary:
-        # The version of the plotting library in the file would change its digest.
-        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})

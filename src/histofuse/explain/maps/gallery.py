@@ -19,10 +19,11 @@ from torch import Tensor
 from histofuse.core.artifacts import write_json
 from histofuse.core.naming import show_name
 from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
+from histofuse.evaluation.drawing import write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import FAITHFULNESS, estimate_means, render_estimates
 from histofuse.explain.maps.faithfulness import MEASURES, ToProbabilities, score_maps
-from histofuse.explain.maps.figures import Explained, draw_example, draw_sheet, write_figure
+from histofuse.explain.maps.figures import DPI, Explained, draw_example, draw_sheet
 from histofuse.explain.maps.mappers import Inputs, Mapper
 from histofuse.explain.sampling import choose_examples, choose_sample, spread
 from histofuse.params.explain import ExplainParams
@@ -127,11 +128,12 @@ def _write_figures(
 ) -> None:
     for example in examples:
         path = folder / example.label / f"{example.patch_id.replace('/', '_')}.png"
-        write_figure(draw_example(example, radius_px), path)
+        write_figure(draw_example(example, radius_px), path, DPI)
     for name in dict.fromkeys(example.label for example in examples):
         shown = [example for example in examples if example.label == name]
         title = f"{model}: true class {show_name(name)}"
-        write_figure(draw_sheet(shown, title, footer, radius_px), folder / SHEET.format(name))
+        sheet = draw_sheet(shown, title, footer, radius_px)
+        write_figure(sheet, folder / SHEET.format(name), DPI)
 
 
 def _describe(

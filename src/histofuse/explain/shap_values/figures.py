@@ -20,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from histofuse.explain.maps.figures import write_figure
+from histofuse.evaluation.drawing import write_figure
 
 RAISES, LOWERS, UNKNOWN, INK = "#c8433f", "#2f6db3", "#9a9a9a", "#333333"
 VALUES = LinearSegmentedColormap.from_list("values", [LOWERS, "#b9a4c4", RAISES])

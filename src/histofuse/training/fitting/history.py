@@ -12,8 +12,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from histofuse.core.artifacts import write_text
+from histofuse.core.auroc import compute_auroc
 from histofuse.training.fitting.recipe import Monitor, Recipe
-from histofuse.training.scores import compute_auroc
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
+from histofuse.core.auroc import compute_auroc
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import Contract
 from histofuse.core.text_tables import DATETIME_FORMAT
@@ -51,8 +52,6 @@ class SimulatedHospital:
 
 def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHospital:
     """Simulate the hospital; the same params and seed give the same bytes."""
-    from sklearn.metrics import roc_auc_score
-
     rng = make_rng(seed, "simulate_mimiciv", "patients")
     patients = draw_patients(rng, params.patients, params.breast_cancer_fraction)
     stays = draw_stays(make_rng(seed, "simulate_mimiciv", "stays"), patients)
@@ -80,7 +79,7 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
             "intercept": INTERCEPT,
             "terms": {name: vars(term) for name, term in TERMS.items()},
             "breast_cancer_auroc": round(
-                float(roc_auc_score(outcome[survived], fates.probability[survived])), 6
+                compute_auroc(fates.probability[survived], outcome[survived]), 6
             ),
             "breast_cancer_prevalence": round(float(np.mean(outcome[survived])), 6),
         },
