@@ -27,9 +27,10 @@ BIAS_MINIMUM: Final = 5
 _FLAT: Final = 1e-10  # of a gradient
 _STEPS: Final = 100
 _TINY: Final = 1e-12
+_LONGEST_STEP: Final = 10.0
+_SAME: Final = 1e-9
 _SURE: Final = 1e-8  # a loss that only separable rows reach
-_SEPARABLE: Final = f"validation is separable, temperature set to {1 / SHARPEST:g}"
-_CHANCE: Final = f"no better than chance, temperature set to {1 / FLATTEST:g}"
+_LEAST_SLOPE: Final = 0.01  # least slope on scores with a spread of 1: ranks are never reversed
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,13 @@ def fit_temperature(
     if slope(SHARPEST) <= 0:
         if slope(FLATTEST) == slope(SHARPEST):
             return UNCHANGED, ["the logits are equal in every row, temperature left at 1"]
-        return Scaling(1 / SHARPEST, ()), [_SEPARABLE]
+        return Scaling(1 / SHARPEST, ()), [
+            f"validation is separable, temperature set to {1 / SHARPEST:g}"
+        ]
     if slope(FLATTEST) >= 0:
-        return Scaling(1 / FLATTEST, ()), [_CHANCE]
+        return Scaling(1 / FLATTEST, ()), [
+            f"no better than chance, temperature set to {1 / FLATTEST:g}"
+        ]
     return Scaling(1 / find_root(slope, FLATTEST, SHARPEST), ()), []
 
 
@@ -88,20 +93,20 @@ def fit_temperature_and_biases(
         scaling, notes = fit_temperature(logits, labels)
         why = f"class {counts.argmin()}: {count_rows(int(counts.min()))}, no biases fitted"
         return scaling, [why, *notes]
+    centre, spread = logits.mean(axis=0), float((logits - logits.mean(axis=0)).std())
+    if spread < _SAME * (1 + np.abs(logits).max()):
+        spread = 1.0
+    scores = (logits - centre) / spread
     # The bias of the first class is held at 0: only differences count.
     shifts = np.broadcast_to(np.eye(len(counts))[:, 1:], (*logits.shape, len(counts) - 1))
-    spread = max(float(logits.std()), _TINY)
-    design = np.concatenate([logits[:, :, None] / spread, shifts], axis=2)
-    found, loss = _minimise(design, np.zeros_like(logits), labels)
-    inverse, biases, notes = float(found[0]) / spread, found[1:], []
-    if loss < _SURE and inverse > 0:
-        inverse = np.inf
-    if not FLATTEST < inverse < SHARPEST:
-        notes = [_CHANCE if inverse <= FLATTEST else _SEPARABLE]
-        inverse = float(np.clip(inverse, FLATTEST, SHARPEST))
-        biases, _ = _minimise(shifts, inverse * logits, labels)
-    biases = np.append(0.0, biases)
-    return Scaling(1 / inverse, tuple((biases - biases.mean()).tolist())), notes
+    design = np.concatenate([scores[:, :, None], shifts], axis=2)
+    (slope, *biases), loss = _minimise(design, np.zeros_like(scores), labels)
+    notes = ["validation is separable"] if loss < _SURE else []
+    if slope < _LEAST_SLOPE:
+        notes, slope = ["no better than chance, probabilities nearly the shares"], _LEAST_SLOPE
+        biases, _ = _minimise(shifts, slope * scores, labels)
+    shifted = np.append(0.0, biases) - slope / spread * centre
+    return Scaling(spread / slope, tuple((shifted - shifted.mean()).tolist())), notes
 
 
 def _minimise(
@@ -131,6 +136,7 @@ def _minimise(
             break
         squares = weighted.reshape(-1, m).T @ design.reshape(-1, m)
         step = np.linalg.lstsq((squares - expected.T @ expected) / n, gradient, rcond=None)[0]
+        step = np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
         after, p = measure(w - step)
         while after > loss + _TINY:
             step = step / 2
