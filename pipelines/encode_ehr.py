@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
@@ -14,6 +14,7 @@ from histofuse.params.base import load_section
 from histofuse.params.ehr import EncodingParams
 
 COHORT_TABLE = Path("data/cohort/cohort.parquet")
+COHORT_METADATA = Path("data/cohort/meta.json")
 SPLITS = Path("data/splits/patients.parquet")
 FEATURE_FOLDER = Path("data/ehr")
 OUTPUT = Path("data/encoded")
@@ -21,6 +22,7 @@ OUTPUT = Path("data/encoded")
 
 def main() -> None:
     params = load_section(EncodingParams, "encoding")
+    params.check_source(load_json(COHORT_METADATA)["source"])
     specs = load_specs(FEATURE_FOLDER / "features.json")
     features = read_table(FEATURE_FOLDER / "features.parquet", FEATURES)
     splits = read_table(SPLITS, PATIENT_SPLITS)

@@ -26,7 +26,9 @@ indicator_shares = st.sampled_from([0.0, 0.05, 0.5])
 
 
 def make_params(drop, strata, indicator):
-    return EncodingParams(maximum_missing=drop, strata=strata, indicator_minimum_missing=indicator)
+    return EncodingParams(
+        maximum_missing=drop, strata=strata, indicator_minimum_missing=indicator, fewest_patients=1
+    )
 
 
 def make_features(values, first_id):

@@ -168,7 +168,8 @@ class Dropped:
 
     Attributes:
         name: Its column.
-        reason: ``missing`` (in too many train rows), ``constant`` (one value in all of them), or
+        reason: ``missing`` (in too many train rows), ``constant`` (one value in all of them), ``few
+            patients`` (fewer than `EncodingParams.fewest_patients` have a value or share one), or
             ``repeats <column>`` (the same, the opposite or on a line with it in all of them).
         missing: Share of train rows without it.
     """
@@ -277,9 +278,10 @@ def fit_encoder(
     """Learn the encoding.
 
     Args:
-        train: The train rows, one column per spec (others are ignored); nulls are missing.
+        train: The train rows, one column per spec and ``subject_id`` (without it each row is a
+            patient); nulls are missing.
         specs: The features, in the order wanted.
-        params: Shares and strata.
+        params: Shares, strata and the fewest patients that a learnt value is of.
 
     Raises:
         InputError: If there is no row, or with every column that is missing or holds what its kind
@@ -292,6 +294,7 @@ def fit_encoder(
     train = _normalise(train.reset_index(drop=True), kinds)
     strata = tuple(name for name in params.strata if STRATUM_COLUMNS[name] in kinds)
     labels = label_strata(train, strata)
+    patients = train.get("subject_id", pd.Series(train.index))
 
     features, dropped = [], []
     for spec in specs:
@@ -300,8 +303,10 @@ def fit_encoder(
             dropped.append(Dropped(spec.name, "missing", missing))
         elif _is_constant(train[spec.name], spec.kind):
             dropped.append(Dropped(spec.name, "constant", missing))
+        elif feature := _fit_feature(train[spec.name], spec, labels, patients, params):
+            features.append(feature)
         else:
-            features.append(_fit_feature(train[spec.name], spec, labels))
+            dropped.append(Dropped(spec.name, "few patients", missing))
     indicators = _fit_indicators(train, specs, {f.name for f in features}, params)
     repeats = find_repeats(train, features, indicators)
     dropped += [
@@ -390,17 +395,29 @@ def _is_close(one: Values, other: Values) -> bool:
 
 
 def _fit_feature(
-    values: pd.Series, spec: FeatureSpec, labels: pd.Series
-) -> Continuous | Binary | Categorical:
+    values: pd.Series,
+    spec: FeatureSpec,
+    labels: pd.Series,
+    patients: pd.Series,
+    params: EncodingParams,
+) -> Continuous | Binary | Categorical | None:
     observed = values.dropna()
+    patients = patients.loc[observed.index]
+    if patients.nunique() < params.fewest_patients:
+        return None
     if spec.kind == "categorical":
-        counts = observed.value_counts()
+        common = _find_common(observed, patients, params.fewest_patients)
+        counts = observed[observed.isin(common)].value_counts()
+        if counts.empty:
+            return None
         mode = min(counts.index[counts == counts.max()])
         return Categorical(spec.name, mode, tuple(sorted(counts.index)))
     numbers = observed.astype(np.float64)
     if spec.kind == "binary":
         return Binary(spec.name, int(numbers.mean() > 0.5))
-    medians = numbers.groupby(labels.loc[numbers.index]).median()
+    strata = labels.loc[numbers.index]
+    large = strata.isin(_find_common(strata, patients, params.fewest_patients))
+    medians = numbers[large].groupby(strata[large]).median()
     mean, std = float(numbers.mean()), float(numbers.std(ddof=0))
     return Continuous(
         name=spec.name,
@@ -414,6 +431,12 @@ def _fit_feature(
         low=spec.low,
         high=spec.high,
     )
+
+
+def _find_common(groups: pd.Series, patients: pd.Series, fewest: int) -> pd.Index:
+    """Find the groups of at least `fewest` patients."""
+    counts = patients.groupby(groups).nunique()
+    return counts.index[counts >= fewest]
 
 
 def _fit_indicators(
@@ -465,7 +488,7 @@ def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) ->
 
 
 def find_unknown(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
-    """Tell which values are categories that no train row had.
+    """Tell which values are categories that no train row had, or too few patients.
 
     Returns:
         Booleans, one column for each categorical feature of the encoder.

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.privacy import FEWEST_PATIENTS, may_show_patients
 from histofuse.params.base import Section
 
 IndexAdmission = Literal["first_with_diagnosis", "first", "last", "all"]
@@ -83,11 +85,26 @@ class EncodingParams(Section):
         strata: Medians are taken within these, and overall where a stratum has no value.
         indicator_minimum_missing: A sparse clinical variable gets a missing indicator when at
             least this share of its train rows is missing.
+        fewest_patients: No median, category or mean is learnt from fewer train patients: such a
+            stratum takes the overall median, such a category counts as unknown. Restricted sources
+            need at least `privacy.FEWEST_PATIENTS`.
     """
 
     maximum_missing: Annotated[float, Field(gt=0, le=1)]
     strata: list[Stratum]
     indicator_minimum_missing: Share
+    fewest_patients: Annotated[int, Field(ge=1)]
+
+    def check_source(self, source: str) -> None:
+        """Check that what is learnt of a source may leave it.
+
+        Raises:
+            InputError: If the source is restricted and `fewest_patients` too small for it.
+        """
+        if not may_show_patients([source]) and self.fewest_patients < FEWEST_PATIENTS:
+            problem = f"is {self.fewest_patients}, and the records are of a restricted source"
+            expected = f"at least {FEWEST_PATIENTS}: the encoder is part of every model"
+            raise InputError([Fault("params.yaml, encoding.fewest_patients", problem, expected)])
 
     @field_validator("strata")
     @classmethod

@@ -18,7 +18,14 @@ from typing import Any, Final
 
 import torch
 
-from histofuse.core.artifacts import digest_file, digest_folder, digest_text, to_json, write_json
+from histofuse.core.artifacts import (
+    digest_file,
+    digest_folder,
+    digest_text,
+    load_json,
+    to_json,
+    write_json,
+)
 from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import collect_faults
@@ -242,6 +249,7 @@ def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
 
 
 def _encode(chain: Chain, sources: Sources) -> None:
+    chain.encoding.check_source(load_json(sources.cohort / "meta.json")["source"])
     joined = join_splits(
         read_table(sources.features / "features.parquet", FEATURES),
         read_table(PATIENTS, PATIENT_SPLITS),

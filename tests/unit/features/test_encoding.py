@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histofuse.core.artifacts import to_json
 from histofuse.core.errors import InputError
 from histofuse.features.encoding import (
     Encoder,
@@ -18,7 +19,10 @@ from histofuse.features.specs import FeatureSpec
 from histofuse.params.ehr import EncodingParams
 
 PARAMS = EncodingParams(
-    maximum_missing=0.8, strata=["sex", "age_band"], indicator_minimum_missing=0.05
+    maximum_missing=0.8,
+    strata=["sex", "age_band"],
+    indicator_minimum_missing=0.05,
+    fewest_patients=1,
 )
 
 
@@ -212,7 +216,9 @@ def test_strata_without_their_feature_are_left_out():
 
 
 def test_the_share_that_drops_is_reached_not_passed():
-    params = EncodingParams(maximum_missing=0.81, strata=[], indicator_minimum_missing=0.4)
+    params = EncodingParams(
+        maximum_missing=0.81, strata=[], indicator_minimum_missing=0.4, fewest_patients=1
+    )
     train = TRAIN.assign(ferritin_mean=[np.nan, 90.0, np.nan, np.nan, 100.0])
     encoder = fit_encoder(train, SPECS, params)
     assert "ferritin_mean" in encoder.feature_order
@@ -312,3 +318,36 @@ def test_tables_of_other_admissions_are_refused():
     assert len(error.value.faults) == 2
     assert "1 admissions" in str(error.value)
     assert "2 admissions" in str(error.value)
+
+
+def test_nothing_is_learnt_from_few_patients():
+    """Two admissions are still one patient."""
+    rows = pd.concat([TRAIN] * 4, ignore_index=True)
+    rows["subject_id"] = range(len(rows))
+    planted = {
+        "age_years": 85.0, "sex": "F", "albumin_mean": 7.77, "albumin_min": 1.0,
+        "sodium_mean": 123.45, "hiv": 0, "opioids": 1, "insurance": "planted",
+    }  # fmt: skip
+    twice = pd.DataFrame([planted | {"subject_id": 99}] * 2)
+    train = pd.concat([rows, twice], ignore_index=True)
+
+    encoder = fit_encoder(train, SPECS, PARAMS.model_copy(update={"fewest_patients": 2}))
+    text = to_json(encoder.to_dict())
+    for value in ("planted", "7.77", "123.45", "F|80"):
+        assert value not in text
+    assert "F|40" in text
+    assert "insurance=medicare" in encoder.feature_order
+
+    encoded = encode(encoder, train)
+    hot = [column for column in encoded if column.startswith("insurance=")]
+    assert not encoded.loc[train["subject_id"] == 99, hot].any().any()
+
+    ages = next(f for f in encoder.features if f.name == "albumin_mean")
+    assert "F|80" in str(fit_encoder(train, SPECS, PARAMS).to_dict())
+    assert ages.medians == {"F|40": 4.0, "F|60": 2.0}
+
+
+def test_feature_of_few_patients_is_left_out():
+    params = PARAMS.model_copy(update={"fewest_patients": 4})
+    reasons = {d.name: d.reason for d in fit_encoder(TRAIN, SPECS, params).dropped}
+    assert reasons["albumin_mean"] == reasons["insurance"] == "few patients"

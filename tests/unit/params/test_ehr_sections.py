@@ -1,5 +1,8 @@
+from contextlib import nullcontext
+
 import pytest
 
+from histofuse.core.errors import InputError
 from histofuse.params.base import load_section
 from histofuse.params.ehr import EhrFeaturesParams, EncodingParams
 
@@ -12,7 +15,10 @@ FEATURES = {
     "treatments": [],
     "treatment_lookback_days": 0.0,
 }
-ENCODING = {"maximum_missing": 0.8, "strata": ["sex"], "indicator_minimum_missing": 0.05}
+ENCODING = {
+    "maximum_missing": 0.8, "strata": ["sex"], "indicator_minimum_missing": 0.05,
+    "fewest_patients": 10,
+}  # fmt: skip
 
 
 def test_default_sections_load():
@@ -39,3 +45,17 @@ def test_nonsense_is_refused(model, values, changes, message):
     model.model_validate(values)
     with pytest.raises(ValueError, match=message):
         model.model_validate(values | changes)
+
+
+@pytest.mark.parametrize(
+    ("source", "fewest", "refused"),
+    [("restricted", 9, True), ("new", 9, True), ("restricted", 10, False), ("simulated", 1, False)],
+)
+def test_encoding_of_restricted_records_is_learnt_from_ten_patients_or_more(
+    source, fewest, refused
+):
+    params = EncodingParams.model_validate(ENCODING | {"fewest_patients": fewest})
+    with (
+        pytest.raises(InputError, match=r"encoding\.fewest_patients") if refused else nullcontext()
+    ):
+        params.check_source(source)

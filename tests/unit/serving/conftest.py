@@ -93,7 +93,9 @@ def write_common(folder, k, **config):
 
 
 def make_tabular(path, kind):
-    params = EncodingParams(maximum_missing=0.9, strata=[], indicator_minimum_missing=0.1)
+    params = EncodingParams(
+        maximum_missing=0.9, strata=[], indicator_minimum_missing=0.1, fewest_patients=1
+    )
     encoder = fit_encoder(PATIENTS, SPECS, params)
     order = encoder.feature_order
     if kind == "mlp":

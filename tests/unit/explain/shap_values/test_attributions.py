@@ -182,7 +182,9 @@ def joined():
 def case(joined, tmp_path_factory):
     """A logistic regression and an XGBoost bundle with the tables they were trained on."""
     folder = tmp_path_factory.mktemp("shap")
-    params = EncodingParams(maximum_missing=0.8, strata=["sex"], indicator_minimum_missing=0.05)
+    params = EncodingParams(
+        maximum_missing=0.8, strata=["sex"], indicator_minimum_missing=0.05, fewest_patients=1
+    )
     encoder = fit_encoder(joined[joined["split"] == "train"], SPECS, params)
     (folder / "encoder.json").write_text(json.dumps(encoder.to_dict()))
     tables = {

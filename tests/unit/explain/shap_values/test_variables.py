@@ -28,7 +28,9 @@ def encoder():
             "her2": [0, 1, 0, 1],
         }
     )
-    params = EncodingParams(maximum_missing=0.9, strata=[], indicator_minimum_missing=0.05)
+    params = EncodingParams(
+        maximum_missing=0.9, strata=[], indicator_minimum_missing=0.05, fewest_patients=1
+    )
     return fit_encoder(rows, SPECS, params)
 
 
