@@ -19,7 +19,6 @@ from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
-from histofuse.params.promotion import PromotionParams
 from histofuse.training.decision import load_decision
 
 MODELS = Path("models")
@@ -42,7 +41,6 @@ def main() -> None:
         rules={name: pairing.rule for name, pairing in pairings.items()},
         split=reported.split,
         primary=reported.primary_rule,
-        alarm_at=load_section(PromotionParams, "promotion").alarm_at,
     )
     features = read_table(EHR_FEATURES, FEATURES)
     rules = sorted(pairings, key=lambda name: name != reported.primary_rule)

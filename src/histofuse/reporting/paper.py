@@ -175,7 +175,7 @@ def judge_claims(
 
 def _decide(claim: Claim, estimate: Estimate | None, rules: Rules) -> tuple[Verdict, str]:
     if estimate is None:
-        paired = " on the same rows for both models" if claim.over else ""
+        paired = " on the same rows for both models" if claim.over not in {"", AREA} else ""
         return "not measured here", f"Not measured{paired} in this run"
     if claim.over:
         answer = answer_gain(estimate, rules)

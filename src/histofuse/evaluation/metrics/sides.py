@@ -110,6 +110,6 @@ def explain_lack(interval: HasEnds | None, rules: Rules) -> str:
     if interval is None or interval.low is None:
         return "There is no interval."
     if interval.groups < rules.fewest_groups:
-        few = f"{interval.groups} cases or patients are fewer than {rules.fewest_groups}"
-        return f"{few}, and an interval of so few decides nothing."
+        few = f"fewer than {rules.fewest_groups} cases or patients"
+        return f"It is of {interval.groups}: an interval of {few} decides nothing."
     return ""

@@ -130,4 +130,9 @@ def explain_intervals(
             f"Of {' and '.join(small)} an interval says little: it holds the truth less "
             "often than it claims."
         )
+    if len(results) > 1:
+        notes.append(
+            "Two models are compared by their paired difference, not by whether their intervals "
+            "overlap."
+        )
     return notes

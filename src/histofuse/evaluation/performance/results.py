@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class Context:
         rules: Pairing name to rule.
         split: The split tables and figures are about.
         primary: Name of the pairing that stands for fusion.
-        alarm_at: Score from which on a result is an alarm.
+        alarm_at: Score from which on tables of scores name a result as an alarm.
     """
 
     image_source: str
@@ -32,7 +33,7 @@ class Context:
     rules: Mapping[str, str]
     split: str
     primary: str
-    alarm_at: float
+    alarm_at: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ GAIN, LEAK = ("label_aligned", "image"), ("label_aligned", "label_blind")
         (NARROW, UP, "no", "Over the image model: The whole interval is below 0.05"),
         (DOWN, ZERO, "no", "-0.100 [-0.200, -0.020]"),
         (NONE, UP, "inconclusive", "There is no interval"),
-        (FEW, FEW, "inconclusive", "9 cases or patients are fewer than 10"),
+        (FEW, FEW, "inconclusive", "It is of 9: an interval of fewer than 10"),
     ],
 )
 def test_gain_under_label_blind_pairing(over_image, over_null, answer, says):
@@ -161,7 +161,7 @@ def test_share_of_the_aligned_gain_that_is_leakage(gain, leak, answer, says):
         (at(0.7, 0.6, 0.8), 12, "no", "above 0.5"),
         (at(0.3, 0.2, 0.4), 12, "no", "below 0.5"),
         (at(0.5), 12, "inconclusive", "no interval"),
-        (at(0.52, 0.45, 0.58), 3, "inconclusive", "3 cases or patients are fewer than 10"),
+        (at(0.52, 0.45, 0.58), 3, "inconclusive", "It is of 3: an interval of fewer than 10"),
     ],
 )
 def test_at_chance_is_a_narrow_interval_that_holds_it(found, groups, answer, says):
