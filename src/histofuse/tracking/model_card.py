@@ -26,7 +26,7 @@ _USES: Final = {
 _FOCUSED: Final = ("auprc", "recall", "f1", "auroc", "ece")
 _SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "ece/macro", "brier", "accuracy")
 _TESTS: Final = (
-    "cam_mass_inside", "empty_share", "deletion_gain_over_random", "insertion_gain_over_random",
+    "empty_share", "cam_mass_inside", "deletion_gain_over_random", "insertion_gain_over_random",
     "additivity_error", "rank_stability",
 )  # fmt: skip
 _ECE_NOTE: Final = (
