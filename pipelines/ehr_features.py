@@ -8,7 +8,7 @@ from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.targets import TARGETS
-from histofuse.features.ehr import build_features
+from histofuse.features.ehr import build_features, replace_diagnoses
 from histofuse.features.specs import FEATURES, to_json_list
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams
@@ -27,10 +27,13 @@ def main() -> None:
     report(f"read {len(cohort):,} index admissions; predicting {target.name} at {prediction_time}")
 
     features = build_features(cohort, root, params, target, prediction_time)
+    prior = replace_diagnoses(features, cohort, root, params, target)
     labs = features.quality["laboratory"]
 
     with replacing_folder(OUTPUT) as folder:
         write_table(features.table, folder / "features.parquet", FEATURES)
+        if prior is not None:
+            write_table(prior, folder / "prior_diagnoses.parquet", FEATURES)
         write_json(to_json_list(features.specs), folder / "features.json")
         write_json(features.masked, folder / "masked.json")
         write_text(labs.to_csv(index=False), folder / "lab_quality.csv")

@@ -16,7 +16,7 @@ from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT, DEMOGRAPHICS
 from histofuse.data.patches import PATCH_INDEX
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
-from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
+from histofuse.features.encoding import ENCODED, fit_encoder, join_splits, write_encoded
 from histofuse.features.pairing import PAIRS, join_targets, make_pairs
 from histofuse.features.specs import FEATURES, FeatureSpec, to_json_list
 from histofuse.params.base import load_section, load_seed
@@ -225,10 +225,7 @@ def encode_patients():
     )
     train = joined[joined["split"] == "train"]
     encoder = fit_encoder(train, SPECS, load_section(EncodingParams, "encoding"))
-    for name, impute in (("imputed", True), ("with_missing", False)):
-        table = encode_table(encoder, joined, impute=impute)
-        write_table(table, Path(f"data/encoded/{name}.parquet"), ENCODED)
-    write_json(encoder.to_dict(), Path("data/encoded/encoder.json"))
+    write_encoded(encoder, joined, Path("data/encoded"))
 
 
 def pair_patients():

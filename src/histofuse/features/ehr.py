@@ -100,6 +100,27 @@ def build_features(
     return EhrFeatures(typed, specs, masked_json, quality, counts)
 
 
+def replace_diagnoses(
+    features: EhrFeatures,
+    cohort: pd.DataFrame,
+    root: Path,
+    params: EhrFeaturesParams,
+    target: Target,
+) -> pd.DataFrame | None:
+    """Replace comorbidities by those of earlier admissions only.
+
+    Returns:
+        As ``features.table``; None if `features` uses no others.
+    """
+    if features.masked["diagnoses_from"] == "prior":
+        return None
+    earlier = params.model_copy(update={"diagnoses_from": "prior"})
+    args = (cohort, root, earlier, target, features.masked["prediction_time"])
+    prior = build_features(*args, groups=(COMORBIDITY,)).table
+    others = features.table.drop(columns=[name for name in prior if name not in KEY])
+    return others.merge(prior, on=list(KEY), validate="1:1")[list(features.table)]
+
+
 def mask_groups(
     target: Target, prediction_time: PredictionTime, groups: Sequence[FeatureGroup] = GROUPS
 ) -> dict[str, dict[str, str]]:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from histofuse.core.artifacts import write_json
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
-from histofuse.core.tables import Contract
+from histofuse.core.tables import Contract, write_table
 from histofuse.features.categories import normalise_column
 from histofuse.features.ranges import Range
 from histofuse.features.specs import KEY, FeatureSpec, Kind
@@ -599,3 +601,17 @@ def encode_table(encoder: Encoder, joined: pd.DataFrame, *, impute: bool) -> pd.
     """Encode what `join_splits` returns, keeping key, split and target as `ENCODED` has them."""
     keys = joined[list(ENCODED.columns)]
     return pd.concat([keys, encode(encoder, joined, impute=impute)], axis=1)
+
+
+def write_encoded(encoder: Encoder, joined: pd.DataFrame, folder: Path) -> None:
+    """Write ``imputed.parquet``, ``with_missing.parquet`` and ``encoder.json``.
+
+    Args:
+        encoder: What was learnt from the train rows of `joined`.
+        joined: As `join_splits` returns it.
+        folder: Made if it is not there.
+    """
+    for name, impute in (("imputed", True), ("with_missing", False)):
+        table = encode_table(encoder, joined, impute=impute)
+        write_table(table, folder / f"{name}.parquet", ENCODED)
+    write_json(encoder.to_dict(), folder / "encoder.json")

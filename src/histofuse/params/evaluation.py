@@ -16,10 +16,13 @@ class EvaluationParams(Section):
     Attributes:
         split: The split tables and figures are about; ``metrics.json`` holds all.
         primary_rule: The pairing that represents fusion; listed first in tables and figures.
+        diagnoses_model: The model of ``tabular`` that is trained again without the diagnoses of
+            the index admission, which are billed after it.
     """
 
     split: Split
     primary_rule: Annotated[str, Field(min_length=1)]
+    diagnoses_model: Annotated[str, Field(min_length=1)]
 
 
 ConformalScore = Literal["lac", "lac_by_class"]

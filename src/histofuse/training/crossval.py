@@ -18,14 +18,7 @@ from typing import Any, Final
 
 import torch
 
-from histofuse.core.artifacts import (
-    digest_file,
-    digest_folder,
-    digest_text,
-    load_json,
-    to_json,
-    write_json,
-)
+from histofuse.core.artifacts import digest_file, digest_folder, digest_text, load_json, to_json
 from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import collect_faults
@@ -42,7 +35,7 @@ from histofuse.data.splits import (
     split_patches,
 )
 from histofuse.features.embeddings import Embeddings, number_rows, write_embeddings
-from histofuse.features.encoding import ENCODED, encode_table, fit_encoder, join_splits
+from histofuse.features.encoding import ENCODED, fit_encoder, join_splits, write_encoded
 from histofuse.features.pairing import PAIRS, join_targets, make_pairs
 from histofuse.features.specs import FEATURES, load_specs
 from histofuse.models.backbones import load_image_model
@@ -257,10 +250,7 @@ def _encode(chain: Chain, sources: Sources) -> None:
     )
     specs = load_specs(sources.features / "features.json")
     encoder = fit_encoder(joined[joined["split"] == "train"], specs, chain.encoding)
-    for name, impute in (("imputed", True), ("with_missing", False)):
-        table = encode_table(encoder, joined, impute=impute)
-        write_table(table, _SCRATCH / f"{name}.parquet", ENCODED)
-    write_json(encoder.to_dict(), _SCRATCH / "encoder.json")
+    write_encoded(encoder, joined, _SCRATCH)
 
 
 def _is_trained(name: str) -> bool:

@@ -12,7 +12,7 @@ from histofuse.core.errors import InputError
 from histofuse.data.mimic_tables import TABLES, read_rows
 from histofuse.data.targets import TARGETS
 from histofuse.features.comorbidity import choose_diagnoses
-from histofuse.features.ehr import GROUPS, build_features, mask_groups
+from histofuse.features.ehr import GROUPS, build_features, mask_groups, replace_diagnoses
 from histofuse.features.groups import FeatureGroup, Giveaway
 from histofuse.features.labs import load_labs
 from histofuse.features.specs import describe
@@ -289,6 +289,16 @@ def test_tables_spelt_otherwise_give_the_same_features(tmp_path, spelling, compr
         build_features(load_cohort(), tmp_path, *args).table,
         build_features(load_cohort(), GOLDEN, *args).table,
     )
+
+
+def test_comorbidities_are_replaced_by_those_of_earlier_admissions_and_nothing_else_is():
+    target, time = TARGETS["mortality_1y"], "discharge"
+    args = (load_cohort(), GOLDEN, make_params(), target)
+    both = build_features(*args, time)
+    prior = build_features(load_cohort(), GOLDEN, make_params(diagnoses_from="prior"), target, time)
+    pd.testing.assert_frame_equal(replace_diagnoses(both, *args), prior.table)
+    assert not both.table.equals(prior.table)
+    assert replace_diagnoses(prior, *args) is None
 
 
 def test_order_of_the_cohort_does_not_matter():

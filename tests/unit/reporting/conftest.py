@@ -14,7 +14,7 @@ from histofuse.reporting import pictures
 
 PARAMS = """
 seed: 1
-evaluation: {split: test, primary_rule: label_blind}
+evaluation: {split: test, primary_rule: label_blind, diagnoses_model: mlp}
 image: {resnet18: {}}
 tabular: {mlp: {}, xgboost: {}}
 encoders: {image: resnet18, patient: mlp}

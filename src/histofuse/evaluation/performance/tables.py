@@ -17,6 +17,7 @@ from histofuse.core.artifacts import write_text
 from histofuse.core.naming import NOT_DEFINED, show_interval, show_name
 from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, Interval
 from histofuse.evaluation.performance.comparison import Comparison
+from histofuse.evaluation.performance.diagnoses import EXPLAIN_DIAGNOSES
 from histofuse.evaluation.performance.intervals import Intervals, explain_intervals
 from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.predictions import Predictions
@@ -101,11 +102,14 @@ def _head(columns: Columns) -> dict[str, str]:
 def _list_rows(
     results: Sequence[Result], columns: Columns, of: Mapping[str, Mapping[str, Interval]]
 ) -> list[dict[str, Cell]]:
-    rows: list[dict[str, Cell]] = []
-    for r in results:
-        values = {column: of[r.name].get(metric) for column, (_, metric) in columns.items()}
-        rows.append({"model": r.title, **values, "leaky": r.leaky or "no", "data": r.data})
-    return rows
+    return [_make_row(r.title, columns, of[r.name], r) for r in results]
+
+
+def _make_row(
+    title: str, columns: Columns, of: Mapping[str, Interval], result: Result
+) -> dict[str, Cell]:
+    values = {column: of.get(metric) for column, (_, metric) in columns.items()}
+    return {"model": title, **values, "leaky": result.leaky or "no", "data": result.data}
 
 
 def _complete(
@@ -138,6 +142,22 @@ def make_tabular_table(results: Sequence[Result], context: Context, intervals: I
     caption = f"Table 2. Models on health records, target {target}"
     table = Table("table2_tabular", caption, _head(columns), rows, [_MEANS])
     return _complete(table, results, context, intervals)
+
+
+def make_diagnoses_table(
+    result: Result,
+    measured: Mapping[str, Mapping[str, Interval]],
+    context: Context,
+    intervals: Intervals,
+) -> Table:
+    """Make the table that belongs to Table 2: the same without diagnoses that are not known yet."""
+    target = result.model.classes[1]
+    columns = _focus_on(target) | PAPER_COLUMNS
+    rows = [_make_row(title, columns, of, result) for title, of in measured.items()]
+    caption = f"Table 2, {result.title} by what diagnoses are known, target {target}"
+    notes = [EXPLAIN_DIAGNOSES, _MEANS]
+    table = Table("table2_diagnoses", caption, _head(columns), rows, notes)
+    return _complete(table, [result], context, intervals)
 
 
 def make_overview(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:

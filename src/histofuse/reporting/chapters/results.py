@@ -10,7 +10,14 @@ from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.markdown_tables import read_grids
 
-_ORDER: Final = ("mitosis", "fusion_vs_image", "table1_image", "table2_tabular", "table3_all")
+_ORDER: Final = (
+    "mitosis",
+    "fusion_vs_image",
+    "table1_image",
+    "table2_tabular",
+    "table2_diagnoses",
+    "table3_all",
+)
 _FIGURES: Final = ("precision_recall", "confusion", "roc")
 
 
