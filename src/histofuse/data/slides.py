@@ -244,7 +244,7 @@ def _require_plain(path: Path, frames: FrameParams) -> None:
     """Hold a slide that OpenSlide opens, if it is a TIFF, to what holds for other TIFFs."""
     import tifffile
 
-    with suppress(tifffile.TiffFileError), tifffile.TiffFile(path) as tiff:
+    with naming_file(path), suppress(tifffile.TiffFileError), tifffile.TiffFile(path) as tiff:
         for page in tiff.pages:
             require_tile(page.aspage(), path)
             _require_upright(page.aspage(), path, frames)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.data.pixels import (
@@ -34,11 +35,12 @@ ACCEPTED = (
     "PackBits, LZW, Deflate, JPEG, JPEG 2000 or Zstandard)"
 )
 _MENDING = "Copy the file again: it is incomplete or damaged."
+_LZW: Final = 5
 _JPEG: Final = 7
 APERIO_YCC: Final = 33003  # JPEG 2000 that holds YCbCr, but does not say so
 _JPEG_2000: Final = {33004, 33005, 34712}
 # Decoders of these take no more than a tile or strip needs; others do not let one know.
-_COMPRESSIONS: Final = {1, 5, 8, 32773, 32946, 34926, 50000, _JPEG, *_JPEG_2000}
+_COMPRESSIONS: Final = {1, 8, 32773, 32946, 34926, 50000, _LZW, _JPEG, *_JPEG_2000}
 _ORIENTATION, _XMP = 274, 700
 _LARGEST_VALUES: Final = (341, 281)  # SMaxSampleValue, MaxSampleValue
 
@@ -101,12 +103,22 @@ def decode_whole(
         raise _refuse_size(page, where, most_bytes)
     orientation = find_turn(page, frames, where)
     _require_parts(page, where)
-    pixels = page.asarray()
+    pixels = _decode(page)
     if page.planarconfig == 2:
         pixels = np.moveaxis(pixels, 0, -1)
     bits = find_bits(page, lambda: int(pixels.max()), frames, where)
     rgb = turn(to_8_bits(pixels, bits, where), orientation)
     return Decoded(rgb, tuple(_list_changes(page, bits, orientation)))
+
+
+def _decode(page: TiffPage) -> NDArray[np.unsignedinteger]:
+    if page.compression != _LZW:
+        return page.asarray()
+    import imagecodecs
+
+    # By libtiff: the decoder that tifffile takes ends the process on some damaged files.
+    page.parent.filehandle.seek(0)
+    return imagecodecs.tiff_decode(page.parent.filehandle.read())
 
 
 def _list_changes(page: TiffPage, bits: int, orientation: int) -> Iterator[str]:
@@ -131,8 +143,8 @@ def naming_file(path: Path | str) -> Iterator[None]:
         raise InputError([Fault(path, "no such file", ACCEPTED)]) from None
     except InputError:
         raise
-    except (OSError, ValueError, IndexError, RuntimeError, KeyError, struct.error) as error:
-        # tifffile and imagecodecs raise subclasses of ValueError and RuntimeError on damaged files.
+    # tifffile and imagecodecs raise many types of errors on damaged files.
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = f"cannot be decoded ({reason})"
         raise InputError([Fault(path, problem, ACCEPTED, _MENDING)]) from None
@@ -163,6 +175,9 @@ def require_tile(page: TiffPage, where: Path | str) -> None:
 
 def _find_refusal(page: TiffPage, pages: int) -> str:
     """Say what the file holds that is not accepted; empty if nothing."""
+    numbers = (page.imagewidth, page.imagelength, page.samplesperpixel, page.planarconfig)
+    if not all(isinstance(number, int) for number in numbers):
+        return "holds sizes that are no whole numbers"
     photometric = getattr(page.photometric, "name", str(page.photometric))
     found = []
     if pages > 1:
@@ -178,6 +193,10 @@ def _find_refusal(page: TiffPage, pages: int) -> str:
         found.append(f"pixels of type {page.dtype}")
     elif not isinstance(page.bitspersample, int) or not 8 <= page.bitspersample <= 16:
         found.append(f"{page.bitspersample} bits a channel")
+    if page.planarconfig not in (1, 2):
+        found.append(f"planar configuration {page.planarconfig}")
+    if 0 in page.shape:
+        found.append("no pixels")
     if page.imagedepth > 1:
         found.append(f"a volume of {page.imagedepth} planes")
     if page.compression not in _COMPRESSIONS:

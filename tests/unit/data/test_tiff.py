@@ -28,6 +28,7 @@ def path(tmp_path):
         {"rowsperstrip": 7},
         {"tile": (32, 32)},
         {"compression": "lzw", "predictor": True},
+        {"compression": "lzw", "tile": (32, 48)},
         {"compression": "zlib", "tile": (16, 48)},
         {"compression": "zstd"},
         {"byteorder": ">"},
@@ -42,8 +43,11 @@ def test_lossless_layouts_give_the_same_pixels(layout, path):
 
 
 def test_planar_pixels_are_brought_together(path):
-    tifffile.imwrite(path, np.moveaxis(RGB, 2, 0), photometric="rgb", planarconfig="separate")
-    np.testing.assert_array_equal(read_rgb(path, UNKNOWN).rgb, RGB)
+    planes = np.moveaxis(RGB, 2, 0)
+    for compression in (None, "lzw"):
+        how = {"planarconfig": "separate", "compression": compression}
+        tifffile.imwrite(path, planes, photometric="rgb", **how)
+        np.testing.assert_array_equal(read_rgb(path, UNKNOWN).rgb, RGB)
 
 
 def test_alpha_is_dropped_and_said(path):
@@ -74,9 +78,11 @@ def tag(code, dtype, value):
     return {"extratags": [(code, dtype, 1, value, True)]}
 
 
+@pytest.mark.parametrize("compression", [None, "lzw"])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_sixteen_bits_are_scaled(byteorder, path):
-    tifffile.imwrite(path, to_camera(16), photometric="rgb", byteorder=byteorder)
+def test_sixteen_bits_are_scaled(byteorder, compression, path):
+    how = {"byteorder": byteorder, "compression": compression}
+    tifffile.imwrite(path, to_camera(16), photometric="rgb", **how)
     decoded = read_rgb(path, UNKNOWN)
     np.testing.assert_array_equal(decoded.rgb, RGB)
     assert decoded.changes == ("16 bits scaled to 8",)
@@ -226,6 +232,19 @@ def test_what_decoding_would_take_is_known_before(write, problem, path, monkeypa
     monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda _: pytest.fail("decoded"))
     with pytest.raises(InputError, match=rf"Case_1-01\.tif: {problem}"):
         read_rgb(path, UNKNOWN)
+
+
+@pytest.mark.parametrize("name", ["ImageWidth", "BitsPerSample"])
+@pytest.mark.parametrize("dtype", [b"\2", b"\7", b"\x0c"])  # of a tag: text, bytes, float
+def test_tags_of_odd_types_are_faults_of_the_file(name, dtype, path):
+    tifffile.imwrite(path, RGB, photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags[name].offset + 2
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + dtype + content[at + 1 :])
+    for read in (read_rgb, read_size):
+        with pytest.raises(InputError, match=r"\.tif: (cannot be decoded|holds|cut short)"):
+            read(path, UNKNOWN)
 
 
 def test_strips_that_were_left_out_are_named(path):
