@@ -41,6 +41,7 @@ APERIO_YCC: Final = 33003  # JPEG 2000 that holds YCbCr, but does not say so
 _JPEG_2000: Final = {33004, 33005, 34712}
 # Decoders of these take no more than a tile or strip needs; others do not let one know.
 _COMPRESSIONS: Final = {1, 8, 32773, 32946, 34926, 50000, _LZW, _JPEG, *_JPEG_2000}
+_LARGEST_RATIO: Final = 1000  # decoded to encoded
 _ORIENTATION, _XMP = 274, 700
 _LARGEST_VALUES: Final = (341, 281)  # SMaxSampleValue, MaxSampleValue
 
@@ -99,8 +100,12 @@ def decode_whole(
     """Decode an open TIFF file of one image, as `read_rgb` does, if it takes `most_bytes`."""
     page = tiff.pages.first
     require_accepted(page, where, pages=len(tiff.pages))
-    if max(page.size * _item_bytes(page), _tile_bytes(page)) > most_bytes:
+    decoded = max(page.size * _item_bytes(page), _tile_bytes(page))
+    if decoded > most_bytes:
         raise _refuse_size(page, where, most_bytes)
+    # What holds tissue takes a hundredth at least; a file of a few kB could fill the memory.
+    if decoded > LARGEST_TILE_BYTES and decoded > _LARGEST_RATIO * sum(page.databytecounts):
+        raise _refuse_size(page, where, _LARGEST_RATIO * sum(page.databytecounts))
     orientation = find_turn(page, frames, where)
     _require_parts(page, where)
     pixels = _decode(page)

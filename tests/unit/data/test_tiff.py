@@ -205,6 +205,13 @@ def write_huge_frame(path):
             tiff.pages.first.tags[name].overwrite(60_000)
 
 
+def write_large_frame(path):
+    write_huge_frame(path)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            tiff.pages.first.tags[name].overwrite(15_000)
+
+
 def write_huge_jpeg(path, tile=(32, 48)):
     tifffile.imwrite(path, RGB, photometric="rgb", compression="jpeg", tile=tile)
     header = b"\xff\xc0\x00\x11\x08"
@@ -222,6 +229,7 @@ def write_huge_jpeg_2000(path):
     [
         (write_huge_tile, r"is of 16 x 16 px in tiles of 26752 x 26752; expected at most 64 MiB"),
         (write_huge_frame, r"is of 60000 x 60000 px; expected at most 1024 MiB once decoded"),
+        (write_large_frame, r"is of 15000 x 15000 px; expected at most 18 MiB once decoded"),
         (write_huge_jpeg, r"holds a part of 4,290,250,000 pixels in place of 1,536"),
         (write_huge_jpeg_2000, r"holds a part of 3,600,000,000 pixels in place of 1,536"),
     ],
