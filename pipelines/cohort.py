@@ -5,7 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json, write_text
 from histofuse.core.progress import report
-from histofuse.core.tables import write_table
+from histofuse.core.tables import to_csv, write_table
 from histofuse.data.cohort import COHORT, build_cohort
 from histofuse.data.mimic import identify_source, load_hospital
 from histofuse.params.base import load_section
@@ -29,7 +29,7 @@ def main() -> None:
 
     with replacing_folder(OUTPUT) as folder:
         write_table(cohort.table, folder / "cohort.parquet", COHORT)
-        write_text(cohort.attrition.to_table().to_csv(index=False), folder / "attrition.csv")
+        write_text(to_csv(cohort.attrition.to_table()), folder / "attrition.csv")
         write_json(facts, folder / "meta.json")
     report(
         f"wrote {facts['admissions']:,} index admissions of {facts['patients']:,} patients, "

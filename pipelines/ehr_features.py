@@ -5,7 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
 from histofuse.core.progress import report
-from histofuse.core.tables import read_table, write_table
+from histofuse.core.tables import read_table, to_csv, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.targets import TARGETS
 from histofuse.features.ehr import build_features, replace_diagnoses
@@ -36,8 +36,8 @@ def main() -> None:
             write_table(prior, folder / "prior_diagnoses.parquet", FEATURES)
         write_json(to_json_list(features.specs), folder / "features.json")
         write_json(features.masked, folder / "masked.json")
-        write_text(labs.to_csv(index=False), folder / "lab_quality.csv")
-        write_text(features.outside.to_csv(index=False), folder / "outside_range.csv")
+        write_text(to_csv(labs), folder / "lab_quality.csv")
+        write_text(to_csv(features.outside), folder / "outside_range.csv")
     counts = labs.sum(numeric_only=True).astype(int)
     report(
         f"wrote {len(features.specs)} features ({len(features.masked['masked'])} masked by the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -232,7 +233,7 @@ def _open_team() -> Any:
 
 def _show_login(address: str, name: str, password: str) -> None:
     for key, value in (("URI", address), ("USERNAME", name), ("PASSWORD", password)):
-        typer.echo(f"export MLFLOW_TRACKING_{key}={value}")
+        typer.echo(f"export MLFLOW_TRACKING_{key}={quote(value)}")
 
 
 @app.command()

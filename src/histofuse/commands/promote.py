@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
@@ -137,7 +138,7 @@ def _refuse(target: Version, verdict: Verdict) -> str:
     count = f"{len(verdict.refusals)} of {len(verdict.checks)} checks"
     return (
         f"refused by {count}: {names}. Nothing was changed. To override the gate, on record: "
-        f'histofuse promote {target.name} --version {target.number} --force --reason "…"'
+        f'histofuse promote {quote(target.name)} --version {target.number} --force --reason "…"'
     )
 
 

@@ -229,8 +229,10 @@ def _to_dict(row: RunRow) -> dict[str, Any]:
 def _to_csv(rows: Sequence[dict[str, Any]]) -> str:
     import pandas as pd
 
+    from histofuse.core.tables import to_csv
+
     flat = []
     for row in rows:
         metrics, params = row.pop("metrics"), row.pop("params")
         flat.append(row | metrics | {f"params.{name}": value for name, value in params.items()})
-    return pd.DataFrame(flat).to_csv(index=False, lineterminator="\n").rstrip("\n")
+    return to_csv(pd.DataFrame(flat)).rstrip("\n")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 
 from histofuse.core.errors import Fault, HistofuseError, InputError
 from histofuse.core.progress import report
@@ -45,7 +46,7 @@ def tune(name: str, workers: int, storage: str | None, trials: int | None) -> No
     settings = [f"{key}: {redact(str(value))}" for key, value in wanted.items() if value]
     report(f"to train with it: {', '.join(settings)} in {PARAMS_FILE}, then dvc repro")
     used = environment.get(STORAGE_VARIABLE) or load_section(StudyStorage, "study_storage").root
-    report(f"to look at it: optuna-dashboard {redact(used)}")
+    report(f"to look at it: optuna-dashboard {quote(redact(used))}")
 
 
 def _wait(stage: subprocess.Popen[bytes]) -> int:

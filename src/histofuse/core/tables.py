@@ -1,4 +1,4 @@
-"""Parquet tables with a checked column contract, which stages exchange."""
+"""Parquet tables with a checked column contract, which stages exchange, and CSV for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import pandas as pd
 from pandas.api import types
@@ -143,3 +144,39 @@ def _read_parquet(path: Path, categories: list[str]) -> pd.DataFrame:
     # Arrow would keep its decompression buffers, which are larger than the table.
     pa.default_memory_pool().release_unused()
     return table
+
+
+# What a spreadsheet takes for the start of a formula, in two widths.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
+
+
+def to_csv(table: pd.DataFrame, **options: Any) -> str:
+    """Render a table as CSV, without its index and without formulas.
+
+    Args:
+        table: The table.
+        options: Of ``DataFrame.to_csv``.
+    """
+    plain = table.copy(deep=False)
+    for name in table.columns:
+        if not (types.is_numeric_dtype(table[name]) or types.is_datetime64_any_dtype(table[name])):
+            plain[name] = table[name].astype(object).map(escape_formula)
+    plain.columns = list(map(escape_formula, table.columns))
+    return plain.to_csv(index=False, lineterminator="\n", **options)
+
+
+def escape_formula(cell: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would run as a formula.
+
+    Numbers stay, also as text.
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r", " ")  # not quoted, but taken for the end of a row
+    if not cell.lstrip(" ").startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

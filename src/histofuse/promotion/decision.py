@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
@@ -232,10 +233,12 @@ class Production:
 
 def _explain_no_earlier(name: str, current: int | None) -> str:
     if current is None:
-        return f"{name}: no version was ever in production. Put one there: histofuse promote {name}"
+        remedy = f"Put one there: histofuse promote {quote(name)}"
+        return f"{name}: no version was ever in production. {remedy}"
     return (
         f"{name}: version {current} is the first in production, there is no earlier one to return "
-        f"to. Choose one: histofuse registry lists them, histofuse promote {name} --version N."
+        "to. Choose one: histofuse registry lists them, "
+        f"histofuse promote {quote(name)} --version N."
     )
 
 
@@ -246,7 +249,7 @@ def _require_whole(store: Store, name: str, number: int) -> Version:
         RegistryError: If they are missing or altered.
     """
     found = [v for v in store.list_versions() if v.name == name and v.number == number]
-    remedy = f"Choose another: histofuse promote {name} --version N."
+    remedy = f"Choose another: histofuse promote {quote(name)} --version N."
     if not found:
         raise RegistryError(
             f"{name}: version {number}, which was in production before, or its files are no longer "

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from histofuse.core.artifacts import replacing_file
+from histofuse.core.tables import to_csv
 
 Write = Callable[[pd.DataFrame], None]
 
@@ -40,6 +41,6 @@ def _write_csv(path: Path, stack: ExitStack) -> Write:
     file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
 
     def write(rows: pd.DataFrame) -> None:
-        rows.to_csv(file, index=False, header=file.tell() == 0)
+        file.write(to_csv(rows, header=file.tell() == 0))
 
     return write

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
 from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.tables import escape_formula
 from histofuse.studies.trials import StudySpec, TrialRecord, find_best
 
 BEST_PARAMS: Final = "best_params.json"
@@ -100,7 +101,7 @@ def _to_row(trial: TrialRecord) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state,
         "value": "" if trial.value is None else repr(trial.value),
-        "reason": trial.reason,
+        "reason": escape_formula(trial.reason),
         **{f"params.{key}": json.dumps(value) for key, value in trial.params.items()},
         **{f"scores.{key}": repr(value) for key, value in trial.scores.items()},
         **{f"steps.{key}": " ".join(map(repr, values)) for key, values in trial.steps.items()},

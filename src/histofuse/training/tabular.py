@@ -21,7 +21,7 @@ from histofuse.core.artifacts import digest_file, load_json, write_json, write_t
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.seeding import derive_seed
-from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.core.tables import Contract, read_table, to_csv, write_table
 from histofuse.features.encoding import ENCODED
 from histofuse.models.tabular import (
     ENCODER,
@@ -171,7 +171,7 @@ def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabular
     write_model(fit.model, folder)
     write_decision(decision, folder)
     write_table(predictions, folder / PREDICTIONS, TABULAR_PREDICTIONS)
-    write_text(fit.history.to_csv(index=False, float_format="%.6g"), folder / HISTORY)
+    write_text(to_csv(fit.history, float_format="%.6g"), folder / HISTORY)
     write_json(table.features, folder / FEATURE_ORDER)
     write_text(table.encoder.read_text(encoding="utf-8"), folder / ENCODER)
 

@@ -12,6 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
+from histofuse.commands.team.logins import authenticate
 from histofuse.commands.team.members import MEMBERS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def authorize() -> Authorization | Response:
 
     if "histofuse_login" in g:  # MLflow calls it several times a request
         return g.histofuse_login
-    login = auth.authenticate_request_basic_auth()
+    login = authenticate()
     if isinstance(login, Response):
         return login
     user = auth.store.get_user(login.username)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from histofuse.core.errors import HistofuseError
@@ -109,18 +110,18 @@ def refuse_old_cluster(folder: Path) -> None:
     owner = data.owner()
     raise HistofuseError(
         _OLD_CLUSTER.format(
-            data=data,
+            data=quote(str(data)),
             folder=cluster,
             major=(data / "PG_VERSION").read_text().strip(),
-            as_owner="" if owner == getpass.getuser() else f"runuser -u {owner} -- ",
+            as_owner="" if owner == getpass.getuser() else f"runuser -u {quote(owner)} -- ",
             port=_read_port(cluster / "access.json"),
-            pgpass=(folder / "pgpass").resolve(),
+            pgpass=quote(str((folder / "pgpass").resolve())),
         )
     )
 
 
 def _read_port(access: Path) -> str:
     try:
-        return str(json.loads(access.read_text())["port"])
+        return str(int(json.loads(access.read_text())["port"]))
     except (OSError, ValueError, KeyError):
         return "PORT"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any, Final
 
-from histofuse.core.errors import HistofuseError
+from histofuse.core.errors import HistofuseError, shorten
 
 ADMIN: Final = "admin"
 MEMBERS: Final = "histofuse-members"  # the role that may write; every user may read
 WORKSPACE: Final = "default"
 WRITABLE: Final = ("experiment", "registered_model")
 SECONDS: Final = 30
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _USERS: Final = "2.0/mlflow/users"
 _ROLES: Final = "3.0/mlflow/roles"
 
@@ -34,8 +36,9 @@ class Team:
         Raises:
             HistofuseError: If the name is taken or not usable.
         """
-        if not name.strip() or ":" in name:
-            raise HistofuseError(f"{name!r}: not a user name; expected some text without a colon")
+        if not _NAME.fullmatch(name):
+            expected = "at most 64 letters, digits and . _ @ -, a letter or digit first"
+            raise HistofuseError(f"{shorten(repr(name))}: not a user name; expected {expected}")
         password = secrets.token_urlsafe(18)
         if name in self.names():
             raise HistofuseError(
@@ -83,7 +86,8 @@ class Team:
         names = self.names()
         if name not in names:
             known = ", ".join(names)
-            raise HistofuseError(f"{name}: no such user at {self.address}; known users: {known}")
+            shown = shorten(repr(name))
+            raise HistofuseError(f"{shown}: no such user at {self.address}; known users: {known}")
 
     def _ask(self, method: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
         import requests

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from histofuse.commands.team.access import AUTHORIZE, SOURCES
@@ -25,6 +26,7 @@ from histofuse.commands.team.members import ADMIN, Team
 from histofuse.commands.ui import SERVER_SETTINGS, require_free
 from histofuse.core.artifacts import load_json, replacing_file, write_json
 from histofuse.core.errors import HistofuseError
+from histofuse.core.processes import list_inherited
 from histofuse.core.progress import report
 from histofuse.tracking.names import redact
 
@@ -49,8 +51,10 @@ OBJECT_STORES: Final[Mapping[str, str]] = {
     "wasbs": "azure.storage.blob",
     "abfss": "azure.storage.filedatalake",
 }
-# MLflow's variables that the server inherits: those of object stores and of the database.
+# Variables that the server inherits: those of object stores, of the database and of the network.
 INHERITED: Final = (
+    "AWS_", "AZURE_", "GOOGLE_", "PG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
+    "https_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_",
     "MLFLOW_ARTIFACT_UPLOAD_", "MLFLOW_BOTO_", "MLFLOW_GCS_", "MLFLOW_S3_",
     "MLFLOW_SQLALCHEMYSTORE_",
 )  # fmt: skip
@@ -225,7 +229,7 @@ def _read_secrets(folder: Path) -> Secrets:
         if mode & 0o077:
             raise HistofuseError(
                 f"{path}: holds a password and has mode {mode:04o}; expected 0600. Change the "
-                f"password if others use this machine, and chmod 600 {path}."
+                f"password if others use this machine, and chmod 600 {quote(str(path))}."
             )
         values = json.loads(path.read_text(encoding="utf-8"))
         return Secrets(str(values["admin_password"]), str(values["secret_key"]))
@@ -282,15 +286,10 @@ def _build_command(settings: Settings, artifacts: str) -> list[str]:
 def _build_environment(folder: Path, database: str, kept: Secrets) -> dict[str, str]:
     """Build MLflow's environment, which holds the passwords: other users cannot see it.
 
-    MLflow's other variables are left out: they could name another server, or weaken this one.
+    Others are left out: they could name another server, weaken this one, or hold passwords.
     """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(INHERITED) or not name.startswith(("MLFLOW_", "_MLFLOW_"))
-    }
     return {
-        **inherited,
+        **list_inherited(*INHERITED),
         **SERVER_SETTINGS,
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_AUTH_CONFIG_PATH": str((folder / AUTH_CONFIG).resolve()),

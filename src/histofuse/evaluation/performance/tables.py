@@ -15,6 +15,7 @@ from pathlib import Path
 
 from histofuse.core.artifacts import write_text
 from histofuse.core.naming import NOT_DEFINED, show_interval, show_name
+from histofuse.core.tables import escape_formula
 from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, Interval
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.diagnoses import EXPLAIN_DIAGNOSES
@@ -303,7 +304,7 @@ def render_csv(table: Table) -> str:
     )
     for row in table.rows:
         writer.writerow(
-            _render(value, decimals=4, undefined="")
+            escape_formula(_render(value, decimals=4, undefined=""))
             for column in table.headings
             for value in _spread(row[column])[: 3 if column in with_ends else 1]
         )

@@ -15,6 +15,7 @@ from histofuse.core.artifacts import load_json, replacing_folder, write_json, wr
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
+from histofuse.core.tables import to_csv
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import FAITHFULNESS, Estimate, correlate_ranks, render_estimates
 from histofuse.explain.sampling import spread
@@ -131,9 +132,7 @@ def write_shap_report(
     subject = _describe(bundle, rows)
     importance = summarise(rows)
     with replacing_folder(out_dir) as folder:
-        write_text(
-            importance.to_csv(index=False, float_format="%.6g"), folder / "mean_abs_shap.csv"
-        )
+        write_text(to_csv(importance, float_format="%.6g"), folder / "mean_abs_shap.csv")
         write_json(summary, folder / "shap.json")
         write_json(check_values(rows, params, bootstrap), folder / FAITHFULNESS)
         figures.draw_importance(importance, subject, folder / "mean_abs_shap.png")

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from histofuse.core.artifacts import write_text
 from histofuse.core.auroc import compute_auroc
+from histofuse.core.tables import to_csv
 from histofuse.training.fitting.recipe import Monitor, Recipe
 
 
@@ -107,4 +108,4 @@ def is_finished(history: Sequence[Mapping[str, float]], recipe: Recipe) -> bool:
 
 def write_history(result: FitResult, path: Path) -> None:
     """Write ``history.csv``: one row per epoch, six significant digits, NaN left empty."""
-    write_text(pd.DataFrame(result.history).to_csv(index=False, float_format="%.6g"), path)
+    write_text(to_csv(pd.DataFrame(result.history), float_format="%.6g"), path)

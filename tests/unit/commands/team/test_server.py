@@ -3,13 +3,16 @@ import configparser
 import os
 import socket
 import stat
+import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
 
 from histofuse.cli import app
 from histofuse.commands.team import server as module
+from histofuse.commands.team.members import Team
 from histofuse.commands.team.server import (
     PromptLoop,
     Settings,
@@ -99,9 +102,13 @@ def test_servers_own_settings_win_over_the_users_environment(tmp_path, monkeypat
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_USERNAME", "someone")
     monkeypatch.setenv("MLFLOW_BASIC_AUTH_FAIL_CLOSED", "false")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://store")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the store")
+    monkeypatch.setenv("GITHUB_TOKEN", "of something else")
     made = module._build_environment(tmp_path, "url", module.Secrets("a", "b"))
     assert "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE" not in made
     assert "MLFLOW_TRACKING_URI" not in made
+    assert "GITHUB_TOKEN" not in made
+    assert made["AWS_SECRET_ACCESS_KEY"] == "of the store"
     assert "MLFLOW_AUTH_ADMIN_USERNAME" not in made
     assert "MLFLOW_BASIC_AUTH_FAIL_CLOSED" not in made
     assert made["MLFLOW_S3_ENDPOINT_URL"] == "http://store"
@@ -279,3 +286,26 @@ def test_connections_of_a_socket_bound_earlier_send_without_delay():
 
     with asyncio.Runner(loop_factory=PromptLoop) as runner:
         assert runner.run(ask())[0] != 0
+
+
+def test_a_login_is_printed_so_that_pasting_it_runs_nothing(monkeypatch, tmp_path):
+    team = MagicMock(address="http://[::1]:5000")
+    team.add.return_value = "a'b $(id)"
+    monkeypatch.setattr("histofuse.cli._open_team", lambda: team)
+    printed = CliRunner().invoke(app, ["users", "add", "x$(touch f)"]).output
+    names = " ".join(f'"$MLFLOW_TRACKING_{key}"' for key in ("URI", "USERNAME", "PASSWORD"))
+    shown = f'printf "%s\\n" {names}'
+    done = subprocess.run(
+        ["sh", "-c", f"{printed}{shown}"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["http://[::1]:5000", "x$(touch f)", "a'b $(id)"]
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "x$(id)", "a b", "a:b", "-x", "../x", "a\nb", "x" * 65, "ä", "=1", "'"]
+)
+def test_names_that_are_no_names_are_refused_before_the_server_is_asked(name):
+    team = Team("http://127.0.0.1:1", "password", "secrets.json")
+    with pytest.raises(HistofuseError, match="not a user name; expected at most 64 letters"):
+        team.add(name, may_write=True)
