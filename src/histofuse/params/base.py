@@ -23,7 +23,7 @@ NAMED: Final = ("classes", "image", "pairing", "tabular", "tune")  # their keys 
 _EXPECTED_NAME: Final = "at most 64 letters, digits, _ and -, a letter or digit first"
 _EXPECTED_KEY: Final = "letters, digits, _ and -, in parts separated by . or /"
 # Whose values are names, or lists of them.
-NAMING: Final = (
+NAMING: Final[tuple[str, ...]] = (
     "encoders.*", "evaluation.primary_rule", "explain.shap_models", "fusion.study", "image.*.study",
     "studies.*", "tabular.*.study",
 )  # fmt: skip

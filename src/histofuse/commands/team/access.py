@@ -66,7 +66,7 @@ def authorize() -> Authorization | Response:
     login = authenticate()
     if isinstance(login, Response):
         return login
-    user = auth.store.get_user(login.username)
+    user = auth.store.get_user(str(login.username))
     member = any(role.name == MEMBERS for role in auth.store.list_user_roles(user.id))
     if not user.is_admin and not may_do(request.method, request.path, member=member):
         only = "the administrator" if member else "a user who may write, or the administrator"
