@@ -205,6 +205,7 @@ def test_all_faults_of_all_frames_are_listed_at_once(tmp_path):
         ('{"tumor": [{"x": NaN, "y": 0}]}', "NaN is not a finite number"),
         ('{"tumor": [{"x": true, "y": 0}]}', "tumor[0].x: is True"),
         ('{"tumor": [{"x": 1.0000001, "y": 0}]}', "tumor[0].x: is 1.0000001"),
+        (f'{{"tumor": [{{"x": 1{"0" * 400}, "y": 0}}]}}', f"tumor[0].x: is 1{'0' * 59}; expected"),
     ],
 )
 def test_malformed_points_are_named(text, message, tmp_path):
