@@ -69,10 +69,16 @@ class SmallProject:
             features=[column for column in rows.columns if column not in ENCODED.columns],
             encoder=Path("data/encoded/encoder.json"),
             target=load_json(Path("data/cohort/meta.json"))["target"],
-            source="simulated",
+            source=load_json(Path("data/cohort/meta.json"))["source"],
             digests={"encoded": digest_file(path)},
         )
         train_tabular(table, params, load_seed(), NullRecorder(), Path("models") / name)
+
+    def encode(self):
+        encode_patients()
+
+    def pair(self):
+        pair_patients()
 
     def embed(self):
         from histofuse.data.patches import load_index
@@ -93,7 +99,8 @@ class SmallProject:
             for side, b in (("image", of_image), ("patient", of_patient))
         }
         meta = {"classes": CLASSES, "focus_class": "mitosis", "encoders": encoders}
-        meta["sources"] = {"image": "simulated", "patient": "simulated"}
+        sources = {"image": of_image.config["source"], "patient": of_patient.config["source"]}
+        meta["sources"] = sources
         embeddings = Embeddings(
             number_rows(index[["patch_id"]], patches),
             number_rows(rows[["subject_id", "hadm_id"]], patients),

@@ -206,7 +206,7 @@ def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
     return metrics
 
 
-def _name_ends(metric: str, interval: Mapping[str, float | None]) -> dict[str, float | None]:
+def _name_ends(metric: str, interval: Mapping[str, Any]) -> dict[str, float | None]:
     low, high = interval["low"], interval["high"]
     if low is None or high is None:
         return {}
