@@ -46,6 +46,13 @@ def test_standardiser_learns_mean_and_spread_and_leaves_constants():
     assert scaler(values).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
 
 
+def test_standardised_values_are_clipped_to_what_was_fitted_rounded_outward():
+    scaler = Standardiser(1)
+    scaler.fit(torch.tensor([[0.0], [1.0], [1.0], [1.0], [2.0]]))  # spread 0.63: -1.58 to 1.58
+    far = torch.tensor([[2.2], [1e30], [-1e30]])
+    assert scaler(far)[:, 0].tolist() == pytest.approx([1.8974, 2.0, -2.0], abs=1e-4)
+
+
 def write_bundle(path, kind="fusion"):
     head = make_head().eval()
     head.image_scaler.fit(torch.randn(9, 512))
