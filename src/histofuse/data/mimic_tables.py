@@ -135,7 +135,9 @@ def scan_rows(
     """
     keep = keep or {}
     path, header = _open_table(root, table, [*columns, *keep])
-    rows = _scan_filtered(path, header, table, keep)
+    if _PATIENT in keep and can_filter([str(value) for value in keep[_PATIENT]]):
+        return _scan_filtered(path, header, table, columns, keep)
+    rows = _keep_wanted(_scan_text(path, header), table, keep)
     return rows.select(pl.col(c) if c in keep else _read(c, table) for c in columns)
 
 
@@ -305,24 +307,34 @@ def _scan_text(path: Path, header: list[str], *, number: bool = False) -> pl.Laz
     )
 
 
-def _scan_filtered(path: Path, header: list[str], table: str, keep: Keep) -> pl.LazyFrame:
-    """Scan as text and keep the wanted rows; leave most of other patients out before parsing."""
-    subjects = [str(value) for value in keep.get(_PATIENT, ())]
-    if _PATIENT not in keep or not can_filter(subjects):
-        return _keep_wanted(_scan_text(path, header), table, keep)
+def _scan_filtered(
+    path: Path, header: list[str], table: str, columns: Sequence[str], keep: Keep
+) -> pl.LazyFrame:
+    """Scan the wanted rows of some patients, and leave most of the others out before parsing."""
+    subjects = [str(value) for value in keep[_PATIENT]]
+    needed = list(dict.fromkeys([*keep, *columns]))
 
     def read(
-        columns: list[str] | None, predicate: pl.Expr | None, _rows: int | None, _size: int | None
+        chosen: list[str] | None, predicate: pl.Expr | None, _rows: int | None, _size: int | None
     ) -> Iterator[pl.DataFrame]:
         texts = filter_rows(path, header.index(_PATIENT), subjects)
         names = next(texts)
         for text in texts:
-            rows = pl.scan_csv(names + text, infer_schema=False, new_columns=header)
-            rows = _keep_wanted(rows, table, keep).select(columns or header)
-            yield (rows if predicate is None else rows.filter(predicate)).collect()
+            cells = pl.scan_csv(names + text, infer_schema=False, new_columns=header)
+            rows = _read_wanted(cells.select(needed).collect(), table, keep)
+            rows = rows.select(chosen or columns)
+            yield rows if predicate is None else rows.filter(predicate)
 
-    kinds = {name: READERS[TABLES[table].columns[name]][1] for name in keep}
-    return register_io_source(read, schema=dict.fromkeys(header, pl.String()) | kinds)
+    kinds = {name: READERS[TABLES[table].columns[name]][1] for name in columns}
+    return register_io_source(read, schema=kinds)
+
+
+def _read_wanted(cells: pl.DataFrame, table: str, keep: Keep) -> pl.DataFrame:
+    """Read the cells of the wanted rows, those that decide first."""
+    rows = cells.with_columns(_read_strictly(cells[name], table) for name in keep)
+    rows = rows.filter(pl.col(c).is_in(sorted(set(values))) for c, values in keep.items())
+    rest = [name for name in rows.columns if name not in keep]
+    return rows.with_columns(_read_strictly(rows[name], table) for name in rest)
 
 
 def _keep_wanted(rows: pl.LazyFrame, table: str, keep: Keep) -> pl.LazyFrame:
