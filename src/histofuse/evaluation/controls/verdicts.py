@@ -79,10 +79,13 @@ def judge_gain(controls: Controls, rules: Rules) -> ControlVerdict:
 
 
 def judge_null(controls: Controls, rules: Rules) -> ControlVerdict:
-    """Ask whether label-blind and permuted pairing score alike, by their paired difference."""
+    """Ask whether label-blind and permuted pairing score alike, by their paired difference.
+
+    A difference too small to count as a gain is none, even where its interval excludes zero.
+    """
     question = "Do label-blind and permuted pairing score alike?"
-    difference = _get_difference(controls, BLIND, PERMUTED)
-    answer, reason = answer_alike(difference, 0.0, rules.gain_margin, rules)
+    difference, margin = _get_difference(controls, BLIND, PERMUTED), rules.gain_margin
+    answer, reason = answer_alike(difference, 0.0, margin, rules, hold=False)
     shown = _show(difference, "+")
     return ControlVerdict(question, answer, f"{controls.metrics[0]} {shown}. {reason}")
 
@@ -110,7 +113,7 @@ def judge_leakage(controls: Controls, rules: Rules) -> ControlVerdict:
         sentence += explain_gain(gained, gain, rules)
         return ControlVerdict(question, "inconclusive", sentence)
     answer = answer_gain(leak, rules)
-    lead = {"yes": "Leakage", "no": "None of it", "inconclusive": "Not shown"}[answer]
+    lead = {"yes": "Leakage", "no": "None of it that counts", "inconclusive": "Not shown"}[answer]
     share = (leak.value or 0.0) / (gain.value or 1.0)
     sentence = f"{lead}: {metric} {_show(leak, '+')} over label-blind, "
     sentence += f"{share:.0%} of {_show(gain, '+')} over the image model."

@@ -91,13 +91,18 @@ def explain_gain(answer: Answer, gain: HasEnds | None, rules: Rules) -> str:
 
 
 def answer_alike(
-    interval: HasEnds | None, reference: float, margin: float, rules: Rules
+    interval: HasEnds | None, reference: float, margin: float, rules: Rules, *, hold: bool = True
 ) -> tuple[Answer, str]:
-    """Answer yes for a narrow interval that holds the reference, no for one that does not."""
+    """Answer yes for an interval within the margin of a reference, no for one on a side of it.
+
+    With `hold` the interval must hold the reference as well for a yes.
+    """
     if interval is None:
         return "inconclusive", explain_lack(None, rules)
-    side = find_side(interval, rules.fewest_groups, reference, margin)
-    if side == "equivalent":
+    fewest = rules.fewest_groups
+    side = find_side(interval, fewest, reference, margin)
+    within = [find_side(interval, fewest, reference + m) for m in (-margin, margin)]
+    if side == "equivalent" or (not hold and within == ["above", "below"]):
         return "yes", f"The whole interval is within {margin:g} of {reference:g}."
     if side == "inconclusive":
         doubt = f"The interval holds {reference:g} and differences of {margin:g} and more."

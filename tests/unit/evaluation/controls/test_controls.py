@@ -104,6 +104,7 @@ def test_first_metric_decides_alone():
         (DOWN, "no"),
         (ZERO, "inconclusive"),
         (NARROW, "yes"),
+        (at(-0.002, -0.004, -0.001), "yes"),  # too small to count
         (NONE, "inconclusive"),
         (FEW, "inconclusive"),
     ],
@@ -159,6 +160,7 @@ def test_share_of_the_aligned_gain_that_is_leakage(gain, leak, answer, says):
         (at(0.52, 0.45, 0.58), 12, "yes", "within 0.1 of 0.5"),
         (at(0.52, 0.19, 0.83), 12, "inconclusive", "differences of 0.1 and more"),
         (at(0.7, 0.6, 0.8), 12, "no", "above 0.5"),
+        (at(0.52, 0.51, 0.53), 12, "no", "above 0.5"),  # narrow, but without chance
         (at(0.3, 0.2, 0.4), 12, "no", "below 0.5"),
         (at(0.5), 12, "inconclusive", "no interval"),
         (at(0.52, 0.45, 0.58), 3, "inconclusive", "It is of 3: an interval of fewer than 10"),
