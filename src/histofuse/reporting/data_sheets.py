@@ -66,6 +66,7 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
     rows, converted, implausible, unit, number = (
         sum(int(row[column]) for row in quality) for column in columns
     )
+    left_out = ", ".join(f"{d['name']} ({d['reason']})" for d in encoder["dropped"]) or "none"
     groups = {s["group"]: sum(t["group"] == s["group"] for t in specs) for s in specs}
     return [
         (
@@ -89,7 +90,7 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
             "Preparation",
             f"{len(encoder['feature_order'])} columns after encoding: imputed by medians within "
             "strata, standardised, one-hot, missingness indicators; fitted on training "
-            "patients only",
+            f"patients only; left out: {left_out}",
         ),
     ]
 

@@ -135,7 +135,8 @@ def fill_project(root: Path, images: str = "simulated", patients: str = "simulat
     put(root, "data/ehr/masked.json", masked)
     heads = "lab,rows,unit_converted,implausible,unknown_unit,no_number"
     put(root, "data/ehr/lab_quality.csv", f"{heads}\nalbumin,50,4,3,2,1\n")
-    put(root, "data/encoded/encoder.json", {"feature_order": ["albumin"], "dropped": []})
+    left_out = {"name": "solid_tumour", "reason": "repeats metastatic_cancer", "missing": 0.0}
+    put(root, "data/encoded/encoder.json", {"feature_order": ["albumin"], "dropped": [left_out]})
     for name in ("waterfall_high_risk", "mean_abs_shap"):
         put_picture(root, f"reports/explain/shap/mlp/{name}.png")
     put_picture(root, "reports/explain/fusion/fusion_label_blind/case_card_0.png")

@@ -196,6 +196,7 @@ def test_documents_are_reproducible_and_independent_of_git(project):
         "60 patients, 60 index admissions, 15 with the target"
         in documents["data_sheet_patients.md"]
     )
+    assert "solid_tumour (repeats metastatic_cancer)" in documents["data_sheet_patients.md"]
 
 
 def test_report_is_written_without_heavy_libraries(project):
