@@ -225,7 +225,7 @@ def check_git() -> Iterator[Check]:
     if revision.problem.startswith(_NOT_COMMITTED):
         remedy = f"git init && git add --all && git commit, {purpose}"
         yield Check("git", "warn", revision.problem, remedy)
-    elif revision.problem:
+    elif revision.problem or revision.commit is None:
         yield Check("git", "warn", revision.problem, f"Do what git says, {purpose}.")
     elif revision.dirty:
         message = f"{revision.commit[:12]}, with uncommitted changes"
