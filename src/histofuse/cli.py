@@ -110,6 +110,17 @@ def registry(
 
 
 @app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="Registered model or models:/… URI.")] = "fusion",
+) -> None:
+    """Compare a model's files with what was registered, before others load it."""
+    from histofuse.commands.registry import verify_model
+
+    _enter_project()
+    typer.echo("\n".join(verify_model(model)))
+
+
+@app.command()
 def promote(
     model: Model,
     *,

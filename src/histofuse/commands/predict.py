@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
-from histofuse.commands.serve import name_address
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.ids import identify
@@ -31,7 +30,10 @@ from histofuse.serving.predict import open_predictor
 from histofuse.serving.records import join_warnings
 from histofuse.serving.writer import open_writer
 from histofuse.tracking.interface import WARNINGS
+from histofuse.tracking.names import SCRATCH
+from histofuse.tracking.registry import fetch_model
 from histofuse.tracking.store import open_store
+from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS
 
 if TYPE_CHECKING:
     from histofuse.serving.fusion import FusionPredictor
@@ -80,15 +82,15 @@ def open_model(model: str) -> ImagePredictor | TabularPredictor | FusionPredicto
     """Open a registered model, or the bundle of a folder.
 
     Raises:
-        BundleError: If it is altered.
+        BundleError: If it is not what was registered, or does not match its manifest.
         RegistryError: If there is none.
     """
     if (Path(model) / MANIFEST).is_file():
         return open_predictor(Path(model))
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
-        folder = open_store().locate_model(name_address(model), Path(scratch)) / "artifacts"
-        encoders = folder / "encoders"
-        predictor = open_predictor(folder / "bundle", encoders if encoders.is_dir() else None)
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+        folder = fetch_model(model, open_store(), Path(scratch)) / ARTIFACTS
+        encoders = folder / ENCODERS
+        predictor = open_predictor(folder / BUNDLE, encoders if encoders.is_dir() else None)
         predictor.load()
     return predictor
 

@@ -16,14 +16,13 @@ from histofuse.promotion.decision import Grounds, Production, Record
 from histofuse.promotion.gate import Evidence, Verdict, decide
 from histofuse.promotion.log import LOG
 from histofuse.promotion.versions import (
-    SHOWN_DIGITS,
     choose_version,
     find_name,
     find_production,
-    show_version,
 )
-from histofuse.tracking.names import Version
+from histofuse.tracking.names import SHOWN_DIGITS, Version
 from histofuse.tracking.store import Store, open_store
+from histofuse.tracking.verification import check_version
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ def promote(
     `digest` may be the first digits only.
 
     Raises:
+        BundleError: If the version is in production already, and is not what was registered.
         InputError: If no such version is registered, several match, or the gate is overridden
             without a reason.
         RegistryError: If the registry cannot be reached, or changed in the meantime.
@@ -61,7 +61,8 @@ def promote(
     status = (store.read_status if dry_run else production.read)(target.name)
     current = find_production(store, status)
     if current is not None and current.number == target.number:
-        return Outcome([f"{show_version(target)} is already in production"])
+        check_version(target, store)
+        return Outcome([f"{target} is already in production"])
 
     evidence = _gather(store, target, current)
     verdict = decide(evidence, load_section(PromotionParams, "promotion"))
@@ -69,7 +70,7 @@ def promote(
     if not verdict.passed and not forced:
         return Outcome([*lines, _refuse(target, verdict)], refused=True)
     if dry_run:
-        return Outcome([*lines, f"{show_version(target)} would be promoted; nothing was changed"])
+        return Outcome([*lines, f"{target} would be promoted; nothing was changed"])
     grounds = _state_grounds(evidence, verdict, reason.strip())
     record = production.promote(target, status.production, grounds)
     return Outcome([*lines, *_conclude(target, verdict, record)])
@@ -101,7 +102,7 @@ def _gather(store: Store, target: Version, current: Version | None) -> Evidence:
     from histofuse.promotion.evidence import gather_evidence
 
     other = "" if current is None else f" and version {current.number}"
-    report(f"scoring {show_version(target)}{other}")
+    report(f"scoring {target}{other}")
     rules = AlarmRules(
         alarms=load_section(AlarmParams, "alarms"),
         promotion=load_section(PromotionParams, "promotion"),
@@ -128,9 +129,9 @@ def _state_grounds(evidence: Evidence, verdict: Verdict, reason: str) -> Grounds
 
 def _introduce(target: Version, current: Version | None) -> str:
     if current is None:
-        return f"{show_version(target)}, nothing in production yet"
+        return f"{target}, nothing in production yet"
     in_production = f"version {current.number} ({current.digest[:SHOWN_DIGITS]}) in production"
-    return f"{show_version(target)}, compared with {in_production}"
+    return f"{target}, compared with {in_production}"
 
 
 def _refuse(target: Version, verdict: Verdict) -> str:
@@ -144,14 +145,14 @@ def _refuse(target: Version, verdict: Verdict) -> str:
 
 def _conclude(target: Version, verdict: Verdict, record: Record | None) -> list[str]:
     if record is None:
-        return [f"{show_version(target)} is already in production"]
+        return [f"{target} is already in production"]
     before = record.from_version
     replaced = "" if before is None else f", replacing version {before}"
     forced = ""
     if record.entry.forced:
         failed = f"{len(verdict.refusals)} of {len(verdict.checks)} checks"
         forced = f", although {failed} refused it: {record.entry.reason}"
-    return [f"{show_version(target)} is in production{replaced}{forced}", _remind()]
+    return [f"{target} is in production{replaced}{forced}", _remind()]
 
 
 def _remind() -> str:

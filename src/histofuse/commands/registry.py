@@ -1,4 +1,4 @@
-"""``histofuse registry``: the registered versions, and which one is in production."""
+"""``histofuse registry`` and ``verify``: the registered versions, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import asdict
 from histofuse.core.artifacts import to_json
 from histofuse.tracking.connection import name_store
 from histofuse.tracking.names import redact
-from histofuse.tracking.registry import Listed, list_models
+from histofuse.tracking.registry import Listed, find_at, list_models, name_address
+from histofuse.tracking.store import open_store
+from histofuse.tracking.verification import verify
 
 _HEADER = ("", "model", "version", "digest", "aliases", "stage", "promoted (UTC)")
 
@@ -26,12 +28,29 @@ def describe_registry(*, as_json: bool = False) -> list[str]:
         where = redact(name_store())
         return [f"no models at {where}; run dvc repro or histofuse publish"]
     lines = _align([_HEADER, *(_to_row(one) for one in listed)])
-    return lines + [
+    interrupted = [
         f"! a promotion of {one.model} to version {one.version} was interrupted; "
         "run histofuse publish to complete it"
         for one in listed
         if one.cut_short
     ]
+    altered = [
+        f"! {one.model} version {one.version} was altered: {one.altered}. It is not loaded."
+        for one in listed
+        if one.altered
+    ]
+    return lines + interrupted + altered
+
+
+def verify_model(model: str) -> list[str]:
+    """Compare all files of a version with what was registered.
+
+    Raises:
+        BundleError: If they differ.
+        RegistryError: If the registry does not hold the model, or cannot be reached.
+    """
+    store = open_store()
+    return verify(find_at(name_address(model), store), store)
 
 
 def _to_row(one: Listed) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from histofuse.commands.ui import require_free
 from histofuse.core.processes import forget_environment
 from histofuse.core.progress import report
 from histofuse.serving.limits import LIMITS, MIB
-from histofuse.tracking.names import PRODUCTION, REGISTERED_PREFIX
+from histofuse.tracking.names import SCRATCH
+from histofuse.tracking.registry import fetch_model, name_address
 from histofuse.tracking.store import open_store
 
 
@@ -25,14 +26,16 @@ def serve(model: str, host: str, port: int, workers: int) -> None:
         workers: Processes that answer, each with the model in memory.
 
     Raises:
+        BundleError: If the model is not what was registered.
         RegistryError: If the port is taken, or the registry does not hold the model.
     """
-    address = name_address(model)
     store = open_store()
     require_free(port, host)
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
-        folder = store.locate_model(address, Path(scratch))
-        report(f"serving {address} on http://{host}:{port}/invocations (Ctrl-C ends it)")
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+        folder = fetch_model(model, store, Path(scratch))
+        report(
+            f"serving {name_address(model)} on http://{host}:{port}/invocations (Ctrl-C ends it)"
+        )
         report(f"a request holds at most {LIMITS.most_bytes // MIB} MiB")
         status = _run(folder, host, port, workers)
     sys.stdout.flush()
@@ -45,11 +48,3 @@ def _run(folder: Path, host: str, port: int, workers: int) -> int:
     forget_environment()
     os.environ[MODEL_VARIABLE] = str(folder)
     return run(host, port, workers)
-
-
-def name_address(model: str) -> str:
-    """Name where a model lies: "fusion" -> "models:/histofuse-fusion@production"."""
-    if "/" in model:
-        return model
-    name = model if model.startswith(REGISTERED_PREFIX) else f"{REGISTERED_PREFIX}{model}"
-    return f"models:/{name}" if "@" in name else f"models:/{name}@{PRODUCTION}"

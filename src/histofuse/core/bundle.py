@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histofuse.core.artifacts import digest_file, digest_text, load_json, replacing_folder, to_json
+from histofuse.core.artifacts import digest_file, load_json, replacing_folder, to_json
 from histofuse.core.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -68,19 +68,32 @@ def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True
         BundleError: Listing each file that is missing, altered or unknown, and a wrong digest.
     """
     if not (path / MANIFEST).is_file():
-        raise BundleError(f"{path}: no {MANIFEST}; expected a bundle. Run dvc repro or dvc pull.")
-    text = (path / MANIFEST).read_text(encoding="utf-8")
-    manifest = load_json(path / MANIFEST)
-    actual = digest_text(text)
-    faults = _find_mismatches(path, manifest["files"], row_level=row_level)
-    if digest is not None and actual != digest:
-        faults.append(f"digest is {actual}, expected {digest}")
+        message = f"{path}: no {MANIFEST}; expected a bundle. Run dvc repro or dvc pull."
+        raise BundleError(message, [f"{MANIFEST} is missing"])
+    actual = digest_file(path / MANIFEST)
+    if digest is not None and actual != digest:  # nothing of it is read
+        raise _refuse(path, [f"its digest is {actual}, expected {digest}"])
+    name, files = _read_manifest(path)
+    faults = _find_mismatches(path, files, row_level=row_level)
     if faults:
-        raise BundleError(
-            f"{path}: the bundle does not match its manifest: {'; '.join(faults)}. "
-            "Restore it with dvc checkout --force, or train it again with dvc repro."
-        )
-    return Bundle(path, manifest["name"], actual, manifest["files"])
+        raise _refuse(path, faults)
+    return Bundle(path, name, actual, files)
+
+
+def _refuse(path: Path, faults: list[str]) -> BundleError:
+    message = (
+        f"{path}: the bundle does not match its manifest: {'; '.join(faults)}. "
+        "Restore it with dvc checkout --force, or train it again with dvc repro."
+    )
+    return BundleError(message, faults)
+
+
+def _read_manifest(path: Path) -> tuple[str, dict[str, str]]:
+    match load_json(path / MANIFEST):
+        case {"name": str(name), "files": dict(files)}:
+            return name, files
+        case _:
+            raise _refuse(path, [f"{MANIFEST} does not name the model and its files"])
 
 
 def _find_mismatches(path: Path, files: dict[str, str], *, row_level: bool) -> list[str]:

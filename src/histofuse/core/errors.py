@@ -63,7 +63,15 @@ def list_faults(faults: Sequence[Fault], most: int = MOST_FAULTS) -> str:
 
 
 class BundleError(HistofuseError):
-    """A bundle whose files or digest do not match its manifest."""
+    """A bundle whose files or digest do not match its manifest.
+
+    Attributes:
+        faults: What does not match, without the bundle's path and without advice.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults) or (message,)
 
 
 class RegistryError(HistofuseError):

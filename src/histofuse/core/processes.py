@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from multiprocessing.connection import Connection
+from typing import Any, Final, TypeVar
+
+Result = TypeVar("Result")
 
 # What a server that we start gets of our environment; the rest may hold passwords.
 _INHERITED: Final = (
@@ -55,6 +60,41 @@ def is_dead(process: str) -> bool:
 def _name_host() -> str:
     """Name this machine by a hash: host names do not belong in a shared store."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
+class ChildError(Exception):
+    """A process that `call_in_child` started and that died before it answered."""
+
+
+def call_in_child(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process of its own, which may crash without ending this one.
+
+    Function, arguments and result are pickled; the function must not raise.
+
+    Raises:
+        ChildError: If the process dies, with the signal or exit status in words.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sending, function, arguments), daemon=True)
+    child.start()
+    sending.close()
+    try:
+        return receiving.recv()
+    except EOFError:
+        child.join()
+        code = child.exitcode or 0
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        raise ChildError(f"crashed: the process {how}") from None
+    finally:
+        receiving.close()
+        child.kill()
+        child.join()
+
+
+def _answer(sending: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sending.send(function(*arguments))
 
 
 @contextmanager

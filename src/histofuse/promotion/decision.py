@@ -21,19 +21,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
 
 from histofuse.core.artifacts import digest_file, parse_json, to_json
-from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.naming import show_interval
 from histofuse.core.progress import report
 from histofuse.promotion.log import LOG, Entry, Event, append_entry, read_log, replay
 from histofuse.tracking.lease import Confirm, holding
 from histofuse.tracking.names import (
-    BUNDLE_FOLDER,
     CHAIN_TAG,
     INTENT_TAG,
     PRODUCTION,
@@ -44,6 +41,7 @@ from histofuse.tracking.names import (
 )
 from histofuse.tracking.provenance import LOCK, read_revision
 from histofuse.tracking.store import Store
+from histofuse.tracking.verification import check_version
 
 RECORDS: Final = "promotion"  # folder of a run's artifacts
 LONGEST_CHAIN: Final = 200  # so that the tag stays within the 5,000 characters MLflow takes
@@ -255,16 +253,13 @@ def _require_whole(store: Store, name: str, number: int) -> Version:
             f"{name}: version {number}, which was in production before, or its files are no longer "
             f"in the registry. {remedy}"
         )
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
-        store.fetch(found[0], BUNDLE_FOLDER, Path(scratch) / "bundle")
-        try:
-            open_bundle(Path(scratch) / "bundle", digest=found[0].digest, row_level=False)
-        except BundleError as error:
-            problem = str(error).partition("manifest: ")[2].partition(". Restore")[0]
-            raise RegistryError(
-                f"{name}: version {number}, which was in production before, is altered in the "
-                f"registry: {problem or error}. {remedy}"
-            ) from None
+    try:
+        check_version(found[0], store)
+    except BundleError as error:
+        raise RegistryError(
+            f"{name}: version {number}, which was in production before, was altered in the "
+            f"registry: {'; '.join(error.faults)}. {remedy}"
+        ) from None
     return found[0]
 
 

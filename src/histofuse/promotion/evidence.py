@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import CONFIG, MANIFEST, Bundle, open_bundle
-from histofuse.core.errors import HistofuseError, RegistryError
+from histofuse.core.bundle import CONFIG, MANIFEST, open_bundle
+from histofuse.core.errors import BundleError, HistofuseError, RegistryError
 from histofuse.core.naming import name_pairing
+from histofuse.core.processes import ChildError, call_in_child
 from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import (
     AlarmCheck,
@@ -30,13 +31,12 @@ from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_pred
 from histofuse.params.promotion import PromotionParams
 from histofuse.promotion.gate import Evidence, Scored
 from histofuse.promotion.scoring import TestData, score_test_split
-from histofuse.tracking.names import MODEL_FOLDER, Version
+from histofuse.serving.predict import open_predictor
+from histofuse.tracking.names import MODEL_FOLDER, SCRATCH, Version
 from histofuse.tracking.publish import MODELS
 from histofuse.tracking.store import Store
+from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS, check_copy
 
-ARTIFACTS: Final = "artifacts"
-BUNDLE: Final = "bundle"
-ENCODERS: Final = "encoders"
 ALARMS: Final = Path("reports/alarms.json")
 EXPLANATIONS: Final = Path("reports/explain")
 FAITHFULNESS: Final = "faithfulness.json"
@@ -94,9 +94,9 @@ def gather_evidence(
     """
     data = data or TestData()
     with _copied(store, candidate) as copy:
-        scored, files = _score(store, copy, data), copy.list_files()
+        scored, files = _score(copy, data), copy.list_files()
         signature = copy.has_signature()
-        alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored.scored, data, rules))
+        alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored, data, rules))
     return Evidence(
         candidate=scored,
         production=None if production is None else _score_production(store, production, data),
@@ -105,21 +105,23 @@ def gather_evidence(
         card=bool(store.read_description(candidate.name, candidate.number).strip()),
         seed=rules.bootstrap.seed,
         alarms=alarms,
-        alarms_fault=_shorten(alarms_fault, copy),
+        alarms_fault=alarms_fault,
         faithfulness=_attempt(lambda: read_faithfulness(scored.config, candidate.digest))[0],
     )
 
 
 def _find_alarms(
-    copy: _Registered, scored: Predictions | None, data: TestData, rules: AlarmRules
+    copy: _Registered, scored: Scored, data: TestData, rules: AlarmRules
 ) -> tuple[AlarmCheck, ...]:
     """Read the alarm checks of this version and the current data; make them if there are none."""
     recorded = read_alarms(ALARMS, copy.version.digest, data.root)
     if recorded is not None:
         return recorded
+    if scored.bundle_fault:
+        raise BundleError("the version could not be opened")
     report(f"{ALARMS} is not about this version and the current data: checking for alarms now")
     patient = None if copy.encoders is None else copy.encoders / "patient"
-    model = replace(read_model(copy.artifacts / BUNDLE, patient), scored=scored)
+    model = replace(read_model(copy.artifacts / BUNDLE, patient), scored=scored.scored)
     _, checks = find_alarms([model], AlarmData(data.root), rules)
     return select_checks(checks, model.name, model.kind)
 
@@ -174,7 +176,7 @@ def digest_test_data(config: Mapping[str, Any], data: TestData | None = None) ->
 
 @contextmanager
 def _copied(store: Store, version: Version) -> Iterator[_Registered]:
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
         folder = Path(scratch) / MODEL_FOLDER
         store.fetch(version, MODEL_FOLDER, folder)
         yield _Registered(version, folder)
@@ -184,41 +186,53 @@ def _score_production(store: Store, version: Version, data: TestData) -> Scored:
     """Score the version in production; its files may have been deleted."""
     try:
         with _copied(store, version) as copy:
-            return _score(store, copy, data)
+            return _score(copy, data)
     except RegistryError:
         return _describe_unscored(version, {}, "its files are no longer in the registry")
 
 
-def _score(store: Store, copy: _Registered, data: TestData) -> Scored:
-    bundle, fault = _attempt(lambda: _open(store, copy))
-    fault = _shorten(fault, copy)
+def _score(copy: _Registered, data: TestData) -> Scored:
+    """Verify a copied version, then load and score it in a process of its own."""
+    bundle, fault = _attempt(lambda: check_copy(copy.version, copy.folder))
     scored = _describe_unscored(copy.version, _attempt(copy.read_config)[0] or {}, fault)
     if bundle is None:
         return scored
+    try:
+        load_fault, predictions, scoring_fault = call_in_child(
+            _load_and_score, bundle.path, copy.encoders, data
+        )
+    except ChildError as error:
+        fault = f"loading and scoring it {error}"
+        return replace(scored, bundle_fault=fault, scoring_fault=fault)
     has_rows = (bundle.path / PREDICTIONS).is_file()
-    predictions, fault = _attempt(lambda: score_test_split(bundle, copy.encoders, data))
     stored = _attempt(lambda: read_predictions(bundle))[0] if has_rows else None
-    return replace(scored, scored=predictions, scoring_fault=fault, stored=stored)
+    return replace(
+        scored,
+        bundle_fault=load_fault.replace(f"{copy.folder}/", ""),
+        scored=predictions,
+        scoring_fault=scoring_fault.replace(f"{copy.folder}/", ""),
+        stored=stored,
+    )
 
 
-def _shorten(fault: str, copy: _Registered) -> str:
-    """Remove the path of the copy, and a remedy that does not apply to it."""
-    return fault.replace(f"{copy.folder}/", "").partition(" Restore it with")[0]
+def _load_and_score(
+    path: Path, encoders: Path | None, data: TestData
+) -> tuple[str, Predictions | None, str]:
+    """Load a verified bundle as it is served, and score it.
+
+    Model files can be intact and still crash the library that parses them; this runs in a child.
+
+    Returns:
+        Why it could not be loaded, its predictions, and why it could not be scored.
+    """
+    _, load_fault = _attempt(lambda: open_predictor(path, encoders).load())
+    bundle = open_bundle(path, row_level=False)
+    predictions, scoring_fault = _attempt(lambda: score_test_split(bundle, encoders, data))
+    return load_fault, predictions, scoring_fault
 
 
 def _describe_unscored(version: Version, config: Mapping[str, Any], fault: str) -> Scored:
     return Scored(version.number, version.digest, config, fault, scoring_fault=fault)
-
-
-def _open(store: Store, copy: _Registered) -> Bundle:
-    """Verify the bundle and its encoders by digest, and load the version as it is served."""
-    path, version = copy.artifacts / BUNDLE, copy.version
-    bundle = open_bundle(path, digest=version.digest, row_level=False)
-    for side, entry in bundle.config.get("encoders", {}).items():
-        encoder = copy.artifacts / ENCODERS / side
-        open_bundle(encoder, digest=entry["digest"], row_level=False)
-    store.load_model(version.name, version.number)
-    return bundle
 
 
 def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:
@@ -229,6 +243,8 @@ def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:
     """
     try:
         return read(), ""
+    except BundleError as error:
+        return None, "; ".join(error.faults)
     except HistofuseError as error:
         return None, str(error)
     except Exception as error:

@@ -8,16 +8,17 @@ from pathlib import Path
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
-from histofuse.tracking.names import DIGEST_TAG, ModelStatus, Version, name_registered, redact
+from histofuse.tracking.names import (
+    DIGEST_TAG,
+    FILES_TAG,
+    SHOWN_DIGITS,
+    ModelStatus,
+    Version,
+    name_registered,
+    redact,
+)
 from histofuse.tracking.publish import MODELS
 from histofuse.tracking.store import Store
-
-SHOWN_DIGITS = 12
-
-
-def show_version(version: Version) -> str:
-    """Write a version with its digest: "histofuse-mlp version 2 (0123456789ab)"."""
-    return f"{version.name} version {version.number} ({version.digest[:SHOWN_DIGITS]})"
 
 
 def choose_version(
@@ -99,5 +100,6 @@ def find_production(store: Store, status: ModelStatus) -> Version | None:
     for version in store.list_versions():
         if (version.name, version.number) == (status.name, number):
             return version
-    digest = status.version_tags.get(number, {}).get(DIGEST_TAG, "")
-    return Version(status.name, number, digest, run_id="", source="", content=None)
+    tags = status.version_tags.get(number, {})
+    digest, files = tags.get(DIGEST_TAG, ""), tags.get(FILES_TAG)
+    return Version(status.name, number, digest, run_id="", source="", content=None, files=files)

@@ -75,6 +75,30 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
     )
 
 
+def make_signature(interface: Interface) -> Any:
+    """Describe a model to MLflow.
+
+    The inputs are of any type and none is required, because MLflow's own check reports only the
+    first fault of a request, without its row, as an error of the server; turns a null into "None";
+    and refuses whole numbers where decimals are expected. The model checks its input against its
+    own schema, which the model's metadata show.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
+
+    double = DataType.double
+    types: dict[str, Any] = {"double": double, "string": DataType.string, "map": Map(double)}
+    outputs = interface.outputs.items()
+    asked = [name for name in interface.asked if name != SHAP_BASE]
+    params = [ParamSpec(name, DataType.boolean, default=False) for name in asked]
+    schema: Any = ParamSchema(params) if params else None
+    return ModelSignature(
+        Schema([ColSpec(AnyType(), name, required=False) for name in interface.inputs]),
+        Schema([ColSpec(types[t], n, required=n not in interface.asked) for n, t in outputs]),
+        schema,
+    )
+
+
 def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
     """Read the raw features of an encoder: name to kind and the typical patient's value."""
     from histofuse.features.encoding import Continuous, Encoder

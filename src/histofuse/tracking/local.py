@@ -20,6 +20,7 @@ from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
     EXPERIMENT,
+    FILES_TAG,
     PROCESS_TAG,
     ModelStatus,
     Version,
@@ -36,11 +37,12 @@ _ADDRESSES: Final = (
     ("logged_models", "artifact_location"),
 )
 _VERSIONS: Final = """
-    SELECT v.name, v.version, d.value, v.run_id, v.storage_location, v.source, p.value
+    SELECT v.name, v.version, d.value, v.run_id, v.storage_location, v.source, p.value, f.value
     FROM model_versions v
     JOIN model_version_tags d ON d.name = v.name AND d.version = v.version AND d.key = :digest
     JOIN runs r ON r.run_uuid = v.run_id AND r.lifecycle_stage = 'active'
     LEFT JOIN tags p ON p.run_uuid = v.run_id AND p.key = :content
+    LEFT JOIN model_version_tags f ON f.name = v.name AND f.version = v.version AND f.key = :files
     ORDER BY v.name, v.version
 """
 _RUNS: Final = """
@@ -76,10 +78,11 @@ def read_versions(database: Path) -> list[Version]:
         RegistryError: If the file is not a database.
     """
     with _reading(database) as connection:
-        rows = _select(connection, _VERSIONS, {"digest": DIGEST_TAG, "content": CONTENT_TAG})
+        tags = {"digest": DIGEST_TAG, "content": CONTENT_TAG, "files": FILES_TAG}
+        rows = _select(connection, _VERSIONS, tags)
     return [
-        Version(name, int(number), digest, run_id, to_path(stored or source), content)
-        for name, number, digest, run_id, stored, source, content in rows
+        Version(name, int(number), digest, run_id, to_path(stored or source), content, files)
+        for name, number, digest, run_id, stored, source, content, files in rows
         if (Path(to_path(stored or source)) / "MLmodel").is_file()
     ]
 

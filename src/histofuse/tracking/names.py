@@ -15,6 +15,7 @@ REGISTERED_PREFIX: Final = "histofuse-"
 
 DIGEST_TAG: Final = "histofuse.bundle_digest"  # on runs and versions: the bundle behind them
 CONTENT_TAG: Final = "histofuse.published"  # on runs: digest of all that was logged, set last
+FILES_TAG: Final = "histofuse.files_digest"  # on versions: digest of the registered files
 MODEL_TAG: Final = "histofuse.model_content"  # on runs: digest of the registered files
 PROCESS_TAG: Final = "histofuse.process"  # on live runs: the process that writes them
 PRODUCTION: Final = "production"  # the alias of the version in production
@@ -32,6 +33,8 @@ TRIAL_DIGEST_TAG: Final = "histofuse.trial_digest"  # on trials: digest of param
 STATE_TAG: Final = "histofuse.trial_state"  # on trials: COMPLETE, PRUNED or FAIL
 MODEL_FOLDER: Final = "model"
 BUNDLE_FOLDER: Final = "model/artifacts/bundle"
+SCRATCH: Final = "histofuse-"  # how the names of temporary folders begin
+SHOWN_DIGITS: Final = 12  # of a digest, where it is shown to people
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Version:
     run_id: str
     source: str  # address of its files
     content: str | None  # digest of all that was logged to the run; None while incomplete
+    files: str | None = None  # digest of its files; None if registered before it was recorded
+
+    def __str__(self) -> str:
+        """Write it with its digest: "histofuse-mlp version 2 (0123456789ab)"."""
+        return f"{self.name} version {self.number} ({self.digest[:SHOWN_DIGITS]})"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from histofuse.core.artifacts import digest_file, digest_text
+from histofuse.core.artifacts import digest_file, digest_text, to_json
 from histofuse.core.bundle import MANIFEST, ROW_LEVEL, Bundle, open_bundle
 from histofuse.core.errors import RegistryError
 from histofuse.tracking.interface import describe_interface
-from histofuse.tracking.names import BUNDLE_FOLDER, redact
+from histofuse.tracking.names import BUNDLE_FOLDER, SCRATCH, redact
 from histofuse.tracking.store import Store
 
 SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
@@ -27,13 +27,24 @@ REQUIREMENTS: Final = (
     "safetensors", "scipy", "torch", "torchvision", "xgboost",
 )  # fmt: skip
 # Increased when the same bundle is registered with other files.
-FORMAT: Final = 2
+FORMAT: Final = 3
+COMPILED: Final = "__pycache__"
+# What MLflow and Python write next to a model when they load it from a local store.
+ADDED: Final = frozenset({COMPILED, "registered_model_meta"})
 
 
 def digest_package(bundle: Bundle, *, row_level: bool) -> str:
     """Digest what `stage_model` writes of a bundle; its config has the encoders' digests."""
     parts = bundle.digest, str(row_level), digest_file(SERVING_SCRIPT), str(FORMAT)
     return digest_text("/".join(parts))
+
+
+def digest_files(folder: Path) -> str:
+    """Digest the files of a staged or registered model, without those that loading it adds."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    paths = [file.relative_to(folder) for file in files]
+    kept = [path for path in paths if ADDED.isdisjoint(path.parts)]
+    return digest_text(to_json({path.as_posix(): digest_file(folder / path) for path in kept}))
 
 
 def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) -> None:
@@ -49,7 +60,7 @@ def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) 
         RegistryError: If an encoder is neither next to the bundle nor in the store.
         BundleError: If an encoder was altered.
     """
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
         root = Path(scratch)  # MLflow keeps the folders' own names
         artifacts = {"bundle": root / "bundle"}
         _copy(bundle.path, artifacts["bundle"], frozenset() if row_level else ROW_LEVEL)

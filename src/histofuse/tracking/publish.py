@@ -37,10 +37,12 @@ from histofuse.tracking.model_card import describe_kind, write_card
 from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
+    FILES_TAG,
     FOCUS_TAG,
     MODEL_FOLDER,
     MODEL_TAG,
     REGISTERED_TAG,
+    SCRATCH,
     VERSION_TAG,
     Version,
     flatten,
@@ -49,7 +51,7 @@ from histofuse.tracking.names import (
     name_params,
     name_registered,
 )
-from histofuse.tracking.packaging import digest_package, stage_model
+from histofuse.tracking.packaging import digest_files, digest_package, stage_model
 from histofuse.tracking.provenance import (
     Stages,
     describe_revision,
@@ -241,7 +243,7 @@ def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
                 # The process that held the lock before may have written them.
                 missing = missing if store.database else _find_missing(missing, store)
                 stages = read_stages()
-                complete = {version.run_id for version in store.list_versions()}
+                complete = {version.run_id: version.files for version in store.list_versions()}
                 for p in track(missing, "publishing", len(missing)):
                     _write(p, store, stages, complete)
     written = [p.registered for p in missing]
@@ -253,8 +255,13 @@ def _find_missing(publications: Iterable[Publication], store: Store) -> list[Pub
     return [p for p in publications if (p.registered, p.bundle.digest, p.content) not in held]
 
 
-def _write(p: Publication, store: Store, stages: Stages, complete: Set[str]) -> None:
-    """Log a publication and register it, with as few requests to the server as possible."""
+def _write(
+    p: Publication, store: Store, stages: Stages, complete: Mapping[str, str | None]
+) -> None:
+    """Log a publication and register it, with as few requests to the server as possible.
+
+    `complete` has the runs of registered versions, with the digest of their files.
+    """
     registered = store.find_version(p.registered, p.bundle.digest)
     run = _adopt_run(p, store, registered)
     run_id, known = run.info.run_id, run.data
@@ -268,10 +275,10 @@ def _write(p: Publication, store: Store, stages: Stages, complete: Set[str]) -> 
     )
     store.log_inputs(run_id, p.config.get("inputs", {}))
     fresh = run_id in complete and known.tags.get(MODEL_TAG) == p.model_content
-    _write_artifacts(p, store, run_id, stages, fresh=fresh)
+    files = _write_artifacts(p, store, run_id, stages, fresh=fresh) or complete[run_id]
     provenance = _describe_provenance(p, known.tags, stages)
     origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
-    number = _register(p, store, run_id, registered, origin)
+    number = _register(p, store, run_id, registered, origin | {FILES_TAG: files or ""})
     tags = provenance | describe_run(p, number)
     renamed = None if run.info.run_name == p.bundle.name else p.bundle.name
     if renamed is not None or run.info.status != "FINISHED":
@@ -343,9 +350,9 @@ def _find_changed(
 
 def _write_artifacts(
     p: Publication, store: Store, run_id: str, stages: Stages, *, fresh: bool
-) -> None:
-    """Replace the figures, and the model if it has changed."""
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
+) -> str | None:
+    """Replace the figures, and the model if it is not `fresh`; return the digest of its files."""
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
         folder = Path(scratch)
         if not fresh:
             stage_model(p.bundle, store, folder / MODEL_FOLDER, row_level=p.row_level)
@@ -359,14 +366,15 @@ def _write_artifacts(
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
         replaced = (*SHOWN.values(), DOCUMENTS, *(() if fresh else (MODEL_FOLDER,)))
         store.log_folder(run_id, folder, replaced)
+        return None if fresh else digest_files(folder / MODEL_FOLDER)
 
 
 def _register(
-    p: Publication, store: Store, run_id: str, registered: Version | None, origin: Mapping[str, str]
+    p: Publication, store: Store, run_id: str, registered: Version | None, tags: Mapping[str, str]
 ) -> int:
     """Register what a run holds, unless it is registered, and return the version's number."""
     if registered is None:
-        tags = {**origin, "histofuse.source": str(p.config.get("source", ""))}
+        tags = {**tags, "histofuse.source": str(p.config.get("source", ""))}
         return store.create_version(
             p.registered,
             run_id,
@@ -376,6 +384,8 @@ def _register(
             tags={name: value for name, value in tags.items() if value},
         )
     store.client.update_model_version(p.registered, str(registered.number), p.card)
+    if tags[FILES_TAG]:
+        store.tag_version(p.registered, registered.number, {FILES_TAG: tags[FILES_TAG]})
     return registered.number
 
 

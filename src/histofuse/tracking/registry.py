@@ -1,18 +1,25 @@
-"""Registered models by name and digest, for training and serving."""
+"""Registered models by name, address and digest, for training and serving."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
-from histofuse.core.artifacts import digest_file, load_json
+from histofuse.core.artifacts import digest_file, load_json, replacing_folder
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.progress import report
 from histofuse.tracking.names import (
     BUNDLE_FOLDER,
     INTENT_TAG,
+    MODEL_FOLDER,
+    PRODUCTION,
+    REGISTERED_PREFIX,
+    SCRATCH,
     WHEN_TAG,
     ModelStatus,
     Version,
@@ -21,8 +28,10 @@ from histofuse.tracking.names import (
 )
 from histofuse.tracking.publish import MODELS, ensure_registered, find_version
 from histofuse.tracking.store import Store, open_store
+from histofuse.tracking.verification import check_copy, check_version, explaining
 
 PULLED: Final = Path(".histofuse/registry")
+_ADDRESS: Final = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<place>[^/@]+))")
 
 
 def register_bundles(paths: list[Path]) -> dict[str, str]:
@@ -43,7 +52,7 @@ def register_bundles(paths: list[Path]) -> dict[str, str]:
 def pull_bundle(
     registered: str, digest: str, *, models: Path = MODELS, pulled: Path = PULLED
 ) -> Bundle:
-    """Pull a bundle from the registry to `pulled`, where they are kept by digest, and verify it.
+    """Pull a bundle from the registry unless `pulled`, which keeps them by digest, has it intact.
 
     A registry that has lost the model gets it back from the bundle in `models`.
 
@@ -51,22 +60,51 @@ def pull_bundle(
         RegistryError: If neither the registry nor `models` holds it.
         BundleError: If what the registry holds does not match the digest.
     """
+    if (kept := _open_kept(pulled / digest, digest)) is not None:
+        return kept
     store = open_store()
-    with store.locked():
+    with store.locked(), TemporaryDirectory(prefix=SCRATCH) as scratch:
         version = find_version(store, registered, digest)
         if version is None:
             version = _restore(registered, digest, models, store)
-        return _fetch(version, store, pulled / digest)
+        folder = Path(scratch) / "bundle"
+        store.fetch(version, BUNDLE_FOLDER, folder)
+        with explaining(version):
+            open_bundle(folder, digest=digest, row_level=False)
+        pulled.mkdir(parents=True, exist_ok=True)
+        pulled.chmod(0o700)
+        with replacing_folder(pulled / digest) as target:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+    return open_bundle(pulled / digest, row_level=False)
 
 
-def _fetch(version: Version, store: Store, target: Path) -> Bundle:
-    if (target / MANIFEST).is_file():
-        try:
-            return open_bundle(target, digest=version.digest, row_level=False)
-        except BundleError:
-            report(f"{target} was altered: pulled again")
-    store.fetch(version, BUNDLE_FOLDER, target)
-    return open_bundle(target, digest=version.digest, row_level=False)
+def fetch_model(model: str, store: Store, scratch: Path) -> Path:
+    """Copy a registered model to a folder in `scratch`, in MLflow's layout, and verify it.
+
+    Args:
+        model: Its name (the production version), or a ``models:/…`` address.
+        store: The store.
+        scratch: An existing folder.
+
+    Raises:
+        BundleError: If it is not what was registered.
+        RegistryError: If there is none, or the registry cannot be read.
+    """
+    version, folder = find_at(name_address(model), store), scratch / MODEL_FOLDER
+    store.fetch(version, MODEL_FOLDER, folder)
+    check_copy(version, folder)
+    return folder
+
+
+def _open_kept(path: Path, digest: str) -> Bundle | None:
+    """Open a bundle that was pulled before; None if there is none, or it was altered."""
+    if not (path / MANIFEST).is_file():
+        return None
+    try:
+        return open_bundle(path, digest=digest, row_level=False)
+    except BundleError:
+        report(f"{path} was altered: pulled again")
+        return None
 
 
 def _restore(registered: str, digest: str, models: Path, store: Store) -> Version:
@@ -84,6 +122,52 @@ def _restore(registered: str, digest: str, models: Path, store: Store) -> Versio
     )
 
 
+# --- addresses ----------------------------------------------------------------------------------
+
+
+def name_address(model: str) -> str:
+    """Name where a model lies: "fusion" -> "models:/histofuse-fusion@production"."""
+    if "/" in model:
+        return model
+    name = model if model.startswith(REGISTERED_PREFIX) else f"{REGISTERED_PREFIX}{model}"
+    return f"models:/{name}" if "@" in name else f"models:/{name}@{PRODUCTION}"
+
+
+def find_at(address: str, store: Store) -> Version:
+    """Find the version at a ``models:/…`` address.
+
+    Raises:
+        RegistryError: If there is none, or its files are not in the registry.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        expected = "models:/NAME/VERSION, models:/NAME/STAGE or models:/NAME@ALIAS"
+        raise RegistryError(f"{address}: expected {expected}, or the folder of a bundle")
+    with store.locked():
+        statuses = {status.name: status for status in store.read_statuses()}
+        versions = [v for v in store.list_versions() if v.name == match["name"]]
+    status = statuses.get(match["name"])
+    alias, place = match["alias"], match["place"] or ""
+    number = None if status is None else _find_number(status, alias, place)
+    for version in versions:
+        if version.number == number:
+            return version
+    held = ", ".join(map(str, versions)) or "no version of that name"
+    raise RegistryError(f"{address} is not in the registry at {redact(store.uri)}; it has: {held}")
+
+
+def _find_number(status: ModelStatus, alias: str | None, place: str) -> int | None:
+    if alias is not None:
+        return status.production if alias == PRODUCTION else status.aliases.get(alias)
+    if place.isdigit():
+        return int(place)
+    staged = (n for n, stage in status.stages.items() if place in {stage, "latest"})
+    return max(staged, default=None)
+
+
+# --- the list -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Listed:
     """A version as ``histofuse registry`` lists it."""
@@ -96,19 +180,41 @@ class Listed:
     promoted: str | None  # when it last came into production, in UTC
     in_models: bool  # whether models/ holds the same bundle
     cut_short: bool  # whether a promotion of it was begun and not completed
+    altered: str  # how its files differ from what was registered; empty if they do not
 
 
 def list_models(models: Path = MODELS) -> list[Listed]:
-    """List all versions with their aliases and stages, by name and number."""
+    """List all versions with their aliases and stages, by name and number.
+
+    Of versions on a server that are not in production only the manifest is compared with what was
+    registered; the others would have to be downloaded.
+    """
     store = open_store()
     with store.locked():
         versions = store.list_versions()
         statuses = {status.name: status for status in store.read_statuses()}
     held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
-    return [_list(version, statuses[version.name], version.digest in held) for version in versions]
+    return [
+        _list(v, statuses[v.name], v.digest in held, _find_alteration(v, statuses[v.name], store))
+        for v in versions
+    ]
 
 
-def _list(version: Version, status: ModelStatus, held: bool) -> Listed:
+def _find_alteration(version: Version, status: ModelStatus, store: Store) -> str:
+    whole = store.database is not None or status.production == version.number
+    try:
+        if whole:
+            check_version(version, store)
+        elif store.digest_remote(version, f"{BUNDLE_FOLDER}/{MANIFEST}") != version.digest:
+            return f"{MANIFEST} has another digest"
+    except BundleError as error:
+        return "; ".join(error.faults)
+    except RegistryError as error:
+        return str(error)
+    return ""
+
+
+def _list(version: Version, status: ModelStatus, held: bool, altered: str) -> Listed:
     number = version.number
     tags = status.version_tags.get(number, {})
     stage = status.stages.get(number, "None")
@@ -121,4 +227,5 @@ def _list(version: Version, status: ModelStatus, held: bool) -> Listed:
         promoted=tags.get(WHEN_TAG),
         in_models=held,
         cut_short=INTENT_TAG in tags,
+        altered=altered,
     )

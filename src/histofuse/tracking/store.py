@@ -6,15 +6,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from histofuse.core.artifacts import replacing_folder
+from histofuse.core.artifacts import digest_file, replacing_folder
 from histofuse.core.processes import is_dead
 from histofuse.tracking.connection import Connection, MlflowError, import_mlflow, name_store, quiet
-from histofuse.tracking.interface import SHAP_BASE, Interface
+from histofuse.tracking.interface import Interface, make_signature
 from histofuse.tracking.local import (
     locate_artifacts,
     read_finished,
@@ -26,10 +27,12 @@ from histofuse.tracking.names import (
     CONTENT_TAG,
     DIGEST_TAG,
     EXPERIMENT,
+    FILES_TAG,
     MODEL_FOLDER,
     PROCESS_TAG,
     PRODUCTION_STAGE,
     REGISTERED_PREFIX,
+    SCRATCH,
     ModelStatus,
     Version,
 )
@@ -37,7 +40,6 @@ from histofuse.tracking.names import (
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-    from mlflow.pyfunc import PyFuncModel
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 UPLOADS: Final = 8  # files uploaded to a server in parallel
@@ -239,7 +241,7 @@ class Store(Connection):
                 python_model=str(script),
                 artifacts={name: str(path) for name, path in artifacts.items()},
                 pip_requirements=requirements,
-                signature=_make_signature(interface),
+                signature=make_signature(interface),
                 input_example=interface.example,
                 metadata={"inputs": dict(interface.inputs)},
             )
@@ -288,40 +290,31 @@ class Store(Connection):
 
     def fetch(self, version: Version, artifact: str, target: Path) -> None:
         """Copy a folder of a version's run to `target`, completely or not at all."""
-        source = f"{version.source.removesuffix(f'/{MODEL_FOLDER}')}/{artifact}"
         with replacing_folder(target) as folder:
-            if self.database is not None:  # without MLflow, which takes seconds to import
-                try:
-                    shutil.copytree(source, folder, dirs_exist_ok=True)
-                except OSError as error:
-                    raise self._explain(error) from None
+            if self.database is None:
+                with self._downloading(version, artifact) as downloaded:
+                    shutil.copytree(downloaded, folder, dirs_exist_ok=True)
                 return
-            with self.explaining(), TemporaryDirectory() as scratch:
-                downloaded = import_mlflow().artifacts.download_artifacts(
-                    artifact_uri=source, dst_path=scratch, tracking_uri=self.uri
+            try:  # without MLflow, which takes seconds to import
+                shutil.copytree(_name_source(version, artifact), folder, dirs_exist_ok=True)
+            except OSError as error:
+                raise self._explain(error) from None
+
+    def digest_remote(self, version: Version, artifact: str) -> str:
+        """Compute the SHA-256 of one file of a version's run on a server."""
+        with self._downloading(version, artifact) as downloaded:
+            return digest_file(downloaded)
+
+    @contextmanager
+    def _downloading(self, version: Version, artifact: str) -> Iterator[Path]:
+        with self.explaining(), quiet(), TemporaryDirectory(prefix=SCRATCH) as scratch:
+            yield Path(
+                import_mlflow().artifacts.download_artifacts(
+                    artifact_uri=_name_source(version, artifact),
+                    dst_path=scratch,
+                    tracking_uri=self.uri,
                 )
-                shutil.copytree(downloaded, folder, dirs_exist_ok=True)
-
-    def load_model(self, name: str, number: int) -> PyFuncModel:
-        """Load a version from ``models:/<name>/<number>``, as a server of models does."""
-        with self.explaining(), quiet():
-            import mlflow.pyfunc
-
-            self._set_addresses()
-            return mlflow.pyfunc.load_model(f"models:/{name}/{number}")
-
-    def locate_model(self, address: str, scratch: Path) -> Path:
-        """Find the model at an address such as ``models:/…``; a server's is copied to `scratch`."""
-        target = scratch if self.database is None else None
-        with self.explaining(), quiet():
-            self._set_addresses()
-            artifacts = import_mlflow().artifacts
-            return Path(artifacts.download_artifacts(artifact_uri=address, dst_path=target))
-
-    def _set_addresses(self) -> None:
-        mlflow = import_mlflow()
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
+            )
 
     # --- production -----------------------------------------------------------------------------
 
@@ -405,6 +398,10 @@ class Store(Connection):
         self.client.delete_registered_model(name)
 
 
+def _name_source(version: Version, artifact: str) -> str:
+    return f"{version.source.removesuffix(f'/{MODEL_FOLDER}')}/{artifact}"
+
+
 def _succeeds(call: Callable[[], object], *expected: str) -> bool:
     """Make a call to MLflow; False where it fails with one of the expected error codes."""
     try:
@@ -451,31 +448,8 @@ def _to_status(model: RegisteredModel, versions: Sequence[ModelVersion]) -> Mode
     )
 
 
-def _make_signature(interface: Interface) -> Any:
-    """Describe a model to MLflow.
-
-    The inputs are of any type and none is required, because MLflow's own check reports only the
-    first fault of a request, without its row, as an error of the server; turns a null into "None";
-    and refuses whole numbers where decimals are expected. The model checks its input against its
-    own schema, which the model's metadata show.
-    """
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
-
-    double = DataType.double
-    types: dict[str, Any] = {"double": double, "string": DataType.string, "map": Map(double)}
-    outputs = interface.outputs.items()
-    asked = [name for name in interface.asked if name != SHAP_BASE]
-    params = [ParamSpec(name, DataType.boolean, default=False) for name in asked]
-    schema: Any = ParamSchema(params) if params else None
-    return ModelSignature(
-        Schema([ColSpec(AnyType(), name, required=False) for name in interface.inputs]),
-        Schema([ColSpec(types[t], n, required=n not in interface.asked) for n, t in outputs]),
-        schema,
-    )
-
-
 def _to_version(found: ModelVersion, contents: Mapping[str, str]) -> Version:
     run_id, number = found.run_id or "", int(found.version)
-    digest, content = found.tags[DIGEST_TAG], contents.get(run_id)
-    return Version(found.name, number, digest, run_id, found.source or "", content)
+    digest, files = found.tags[DIGEST_TAG], found.tags.get(FILES_TAG)
+    content = contents.get(run_id)
+    return Version(found.name, number, digest, run_id, found.source or "", content, files)

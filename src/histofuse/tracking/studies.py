@@ -29,6 +29,7 @@ from histofuse.tracking.lease import holding
 from histofuse.tracking.names import (
     CONTENT_TAG,
     PROCESS_TAG,
+    SCRATCH,
     STATE_TAG,
     STUDIES_EXPERIMENT,
     STUDY_TAG,
@@ -279,7 +280,7 @@ def _publish_study(folder: Path, store: Store) -> bool:
     if store.has_finished(content):
         return False
     run_id = StudyWriter(store).write(spec, trials)
-    with TemporaryDirectory(prefix="histofuse-") as scratch:
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
         shutil.copytree(folder, Path(scratch) / "study")
         shown = [replace(trial, reason=_show_reason(spec, trial)) for trial in trials]
         write_text(format_trials(shown), Path(scratch) / "study" / TRIALS)

@@ -54,7 +54,7 @@ def test_first_version_is_promoted_with_its_checks_shown(published):
 
     assert result.exit_code == 0, result.output
     assert stand(FUSION) == (1, {1: "Production"})
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert f"{FUSION} version 1 ({find(FUSION).digest[:12]}), nothing in production yet" in lines[0]
     assert len([line for line in lines if line.startswith("  passed")]) >= 6
 
@@ -136,7 +136,7 @@ def test_version_altered_in_the_registry_is_refused(published, file):
     result = run("promote", LOGISTIC)
     assert result.exit_code == 1
     assert "bundle" in list_refusals(result)
-    assert f"artifacts/bundle: the bundle does not match its manifest: {file} has" in result.output
+    assert f"{file} has sha256" in result.output
     assert "/tmp" not in result.output
 
 
@@ -190,7 +190,7 @@ def test_version_as_good_as_the_one_in_production_is_promoted(published):
     result = run("promote", LOGISTIC)
     assert result.exit_code == 0, result.output
     assert stand(LOGISTIC) == (2, {1: "Archived", 2: "Production"})
-    assert "version 2" in result.output.splitlines()[0]
+    assert "version 2" in result.stdout.splitlines()[0]
 
 
 def test_score_too_good_to_be_true_is_refused(published):
@@ -291,7 +291,7 @@ def two(published):
 
 def asked(*arguments):
     """Run without its consequences; return the version it was about."""
-    output = run("promote", LOGISTIC, *arguments, "--dry-run").output
+    output = run("promote", LOGISTIC, *arguments, "--dry-run").stdout
     return output.splitlines()[0].partition(" (")[0].removeprefix(f"{LOGISTIC} version ")
 
 

@@ -7,6 +7,7 @@ import pytest
 from histofuse.commands import serve
 from histofuse.core.errors import RegistryError
 from histofuse.serving import server
+from histofuse.tracking.registry import name_address
 
 
 @pytest.mark.parametrize(
@@ -16,11 +17,10 @@ from histofuse.serving import server
         ("histofuse-fusion", "models:/histofuse-fusion@production"),
         ("fusion@candidate", "models:/histofuse-fusion@candidate"),
         ("models:/histofuse-mlp/3", "models:/histofuse-mlp/3"),
-        ("./saved", "./saved"),
     ],
 )
 def test_models_by_short_names(given, address):
-    assert serve.name_address(given) == address
+    assert name_address(given) == address
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def started(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setitem(os.environ, "MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(
-        "histofuse.tracking.store.Store.locate_model", lambda self, address, scratch: scratch / "m"
+        "histofuse.commands.serve.fetch_model", lambda model, store, scratch: scratch / "m"
     )
     monkeypatch.setattr(server, "run", lambda *given: calls.append((given, dict(os.environ))) or 3)
     monkeypatch.setattr(os, "_exit", calls.append)

@@ -37,7 +37,7 @@ def test_every_mismatch_is_named(bundle):
 
 
 def test_wrong_digest_is_refused(bundle):
-    with pytest.raises(BundleError, match=f"digest is {bundle.digest}, expected {'0' * 64}"):
+    with pytest.raises(BundleError, match=f"its digest is {bundle.digest}, expected {'0' * 64}"):
         open_bundle(bundle.path, digest="0" * 64)
 
 
