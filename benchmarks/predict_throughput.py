@@ -52,7 +52,7 @@ def run_loop(model: FrameModel, stored: np.ndarray, patients: np.ndarray) -> np.
 
 
 def main() -> None:
-    predictor = open_model(MODEL)
+    predictor = open_model(MODEL, Path("models"))  # a bundle: nothing is copied
     points = read_points(FRAMES, None, load_section(ClassesParams, "classes"), UNKNOWN)
     cases = sorted(set(points.table["case_id"]))
     records = pd.read_parquet("data/ehr/features.parquet").head(len(cases))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, Literal
@@ -16,9 +18,14 @@ from histofuse.core.errors import HistofuseError
 
 
 class _Group(TyperGroup):
-    """Shows an error that the user can fix as one message, without a traceback."""
+    """Shows an error that the user can fix as one message, without a traceback.
+
+    A command that is terminated removes its temporary files, as one that is interrupted does.
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             with naming_full_disk(Path.cwd()):
                 return super().invoke(ctx)

@@ -72,14 +72,15 @@ def predict(request: Request) -> str:
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
-    predictor = open_model(request.model)
-    if predictor.bundle.config["kind"] == "tabular":
-        return _predict_records(predictor, request)  # pyright: ignore[reportArgumentType]
-    return _predict_frames(predictor, request)  # pyright: ignore[reportArgumentType]
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+        predictor = open_model(request.model, Path(scratch))
+        if predictor.bundle.config["kind"] == "tabular":
+            return _predict_records(predictor, request)  # pyright: ignore[reportArgumentType]
+        return _predict_frames(predictor, request)  # pyright: ignore[reportArgumentType]
 
 
-def open_model(model: str) -> ImagePredictor | TabularPredictor | FusionPredictor:
-    """Open a registered model, or the bundle of a folder.
+def open_model(model: str, scratch: Path) -> ImagePredictor | TabularPredictor | FusionPredictor:
+    """Open the bundle of a folder, or a registered model, which is copied to `scratch` first.
 
     Raises:
         BundleError: If it is not what was registered, or does not match its manifest.
@@ -87,12 +88,9 @@ def open_model(model: str) -> ImagePredictor | TabularPredictor | FusionPredicto
     """
     if (Path(model) / MANIFEST).is_file():
         return open_predictor(Path(model))
-    with TemporaryDirectory(prefix=SCRATCH) as scratch:
-        folder = fetch_model(model, open_store(), Path(scratch)) / ARTIFACTS
-        encoders = folder / ENCODERS
-        predictor = open_predictor(folder / BUNDLE, encoders if encoders.is_dir() else None)
-        predictor.load()
-    return predictor
+    folder = fetch_model(model, open_store(), scratch) / ARTIFACTS
+    encoders = folder / ENCODERS
+    return open_predictor(folder / BUNDLE, encoders if encoders.is_dir() else None)
 
 
 def _predict_records(predictor: TabularPredictor, request: Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import multiprocessing
 import os
@@ -38,6 +39,14 @@ def forget_environment() -> None:
 def describe_process() -> str:
     """Describe this process by host and process id."""
     return f"{_name_host()}:{os.getpid()}"
+
+
+def name_user() -> str:
+    """Name the user of this process, without the name of the machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"
 
 
 def is_dead(process: str) -> bool:

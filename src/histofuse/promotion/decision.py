@@ -13,8 +13,6 @@ returns to the one that was promoted before it.
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +25,7 @@ from uuid import uuid4
 from histofuse.core.artifacts import digest_file, parse_json, to_json
 from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.naming import show_interval
+from histofuse.core.processes import name_user
 from histofuse.core.progress import report
 from histofuse.promotion.log import LOG, Entry, Event, append_entry, read_log, replay
 from histofuse.tracking.lease import Confirm, holding
@@ -304,14 +303,6 @@ def _make_record(  # noqa: PLR0917
         dvc_lock=digest_file(LOCK) if LOCK.is_file() else None,
         git_dirty=revision.dirty,
     )
-
-
-def name_user() -> str:
-    """Name the user who decides, without the name of the machine."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return f"user {os.getuid()}"
 
 
 def _show(number: int | None) -> str:

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -125,6 +125,7 @@ class Connection:
                 ) from None
         try:
             rehome(self.database)
+            _close_to_others(self.database)
             yield
         finally:
             lock.release()
@@ -215,8 +216,16 @@ def _make_database(database: Path) -> None:
 
     report("creating a new MLflow store")
     with replacing_file(database) as temporary, quiet(), _without_sync():
-        root = str(locate_artifacts(database))
-        SqlAlchemyStore(f"sqlite:///{temporary.resolve()}", root).engine.dispose()
+        root = locate_artifacts(database)
+        root.mkdir(mode=0o700, exist_ok=True)
+        SqlAlchemyStore(f"sqlite:///{temporary.resolve()}", str(root)).engine.dispose()
+
+
+def _close_to_others(database: Path) -> None:
+    """Let only the owner read a local store."""
+    for path, mode in ((database, 0o600), (locate_artifacts(database), 0o700)):
+        with suppress(FileNotFoundError, PermissionError):  # or it is another user's
+            path.chmod(mode)
 
 
 @contextmanager

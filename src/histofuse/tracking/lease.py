@@ -3,8 +3,9 @@
 A local store is locked by a file. A server has no locks, but its database lets a name be registered
 only once: a registered model without versions is the lock, and exists for as long as the holder
 works. It names the holder, which renews it. A lock left by a killed process is removed: at once if
-that process ran on this machine, otherwise when it has not been renewed for `STALE_SECONDS`. The
-waiting process measures them itself, so no two clocks are compared.
+that process ran on this machine, otherwise when it has not been renewed for `STALE_SECONDS`, which
+the waiting process measures itself. Renewed or not, no lock is respected for longer than
+`LONGEST_SECONDS` by the server's clock.
 
 Not covered is a holder that pauses for longer than that and then continues. It checks the lock
 again before it decides, which leaves the time between that check and the decision.
@@ -14,13 +15,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 from uuid import uuid4
 
 from histofuse.core.errors import RegistryError
-from histofuse.core.processes import beating, describe_process, is_dead
+from histofuse.core.processes import beating, describe_process, is_dead, name_user
 from histofuse.core.progress import report
 from histofuse.tracking.names import PROCESS_TAG, redact
 from histofuse.tracking.store import Store
@@ -30,6 +31,9 @@ BEAT_TAG: Final = "histofuse.lock.beat"
 BEAT_SECONDS: Final = 15.0
 STALE_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.5
+LONGEST_SECONDS: Final = 3600.0
+LOOK_SECONDS: Final = 60.0  # between two looks at the server's clock
+USER_TAG: Final = "histofuse.lock.user"
 
 Confirm = Callable[[], None]
 
@@ -54,8 +58,9 @@ def holding(store: Store, name: str) -> Iterator[Confirm]:
     def confirm() -> None:
         if not _is_held(store, lock, token):
             raise RegistryError(
-                f"{name}: another process took the lock at {redact(store.uri)} while this one "
-                "paused; nothing was changed. Run it again."
+                f"{name}: another process took the lock at {redact(store.uri)}, which this one had "
+                f"not renewed, or held for more than {LONGEST_SECONDS:g} seconds. Run it again to "
+                "complete what is missing."
             )
 
     count = itertools.count(1)
@@ -73,24 +78,46 @@ def _is_held(store: Store, lock: str, token: str) -> bool:
 
 
 def _acquire(store: Store, lock: str, token: str) -> None:
-    tags = {TOKEN_TAG: token, PROCESS_TAG: describe_process()}
+    tags = {TOKEN_TAG: token, PROCESS_TAG: describe_process(), USER_TAG: name_user()}
     seen, since = ("", ""), time.monotonic()
-    reported = False
+    began, look_at = since, since
+    expired = False
     while not store.create_lock(lock, tags):
         held = store.read_lock(lock)
         if held is None:
             continue
-        other = held.get(TOKEN_TAG, "")
-        if not reported:
-            report("waiting for another process to finish")
-            reported = True
+        other, now = held.get(TOKEN_TAG, ""), time.monotonic()
+        if now >= look_at:
+            expired = _look(store, lock, token, held, waited=now - began)
+            look_at = now + LOOK_SECONDS
         if (sign := (other, held.get(BEAT_TAG, ""))) != seen:
-            seen, since = sign, time.monotonic()
-        stale = time.monotonic() - since > STALE_SECONDS
-        if stale or is_dead(held.get(PROCESS_TAG, "")):
+            seen, since = sign, now
+        if expired or now - since > STALE_SECONDS or is_dead(held.get(PROCESS_TAG, "")):
             _break(store, lock, other, token)
+            expired, look_at = False, now
         else:
             time.sleep(POLL_SECONDS)
+
+
+def _look(store: Store, lock: str, token: str, held: Mapping[str, str], *, waited: float) -> bool:
+    """Say who holds a lock, and tell whether its time is over.
+
+    Raises:
+        RegistryError: If this process has waited for two holders' time.
+    """
+    age = store.measure_lock(lock, f"{lock}.{token}")
+    if age is None or age > LONGEST_SECONDS:
+        return age is not None
+    holder = f"{held.get(USER_TAG, 'unknown')}, process {held.get(PROCESS_TAG, 'unknown')}"
+    if waited > 2 * LONGEST_SECONDS:
+        raise RegistryError(
+            f"{lock}: held again and again for {waited:.0f} seconds, now by {holder}. Ask "
+            f"there. The administrator can delete the registered model {lock} at "
+            f"{redact(store.uri)}."
+        )
+    left = LONGEST_SECONDS - age
+    report(f"waiting for another process to finish: {holder}; for {left:.0f} seconds at most")
+    return False
 
 
 def _break(store: Store, lock: str, stale: str, token: str) -> None:

@@ -239,12 +239,13 @@ def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
         store.end_abandoned()
         missing = _find_missing(wanted, store)
         if missing:
-            with holding(store, PUBLISHING):
+            with holding(store, PUBLISHING) as confirm:
                 # The process that held the lock before may have written them.
                 missing = missing if store.database else _find_missing(missing, store)
                 stages = read_stages()
                 complete = {version.run_id: version.files for version in store.list_versions()}
                 for p in track(missing, "publishing", len(missing)):
+                    confirm()
                     _write(p, store, stages, complete)
     written = [p.registered for p in missing]
     return Outcome(written, [p.registered for p in wanted if p.registered not in written])

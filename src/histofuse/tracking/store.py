@@ -389,6 +389,20 @@ class Store(Connection):
                 raise
             return None
 
+    def measure_lock(self, name: str, probe: str) -> float | None:
+        """Measure a lock's age in seconds; None where there is none.
+
+        The time is the server's: that of an entry `probe`, which is made for it and removed.
+        """
+        now = self.client.create_registered_model(probe).creation_timestamp or 0
+        self.client.delete_registered_model(probe)
+        try:
+            return (now - (self.client.get_registered_model(name).creation_timestamp or 0)) / 1000
+        except MlflowError as error:
+            if error.code != MISSING:
+                raise
+            return None
+
     def move_lock(self, name: str, other: str) -> bool:
         """Rename a lock; False where it is gone, or the other name is taken."""
         return _succeeds(lambda: self.client.rename_registered_model(name, other), EXISTS, MISSING)

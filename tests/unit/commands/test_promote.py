@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from histofuse.cli import app
 from histofuse.core.tables import read_table, write_table
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
+from histofuse.promotion import evidence
 from histofuse.promotion.log import LOG, read_log
 from histofuse.tracking.publish import publish_all
 from histofuse.tracking.store import open_store
@@ -138,6 +140,20 @@ def test_version_altered_in_the_registry_is_refused(published, file):
     assert "bundle" in list_refusals(result)
     assert f"{file} has sha256" in result.output
     assert "/tmp" not in result.output
+
+
+def crash(*_):
+    """What some files of models do to the library that reads them."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_version_whose_loading_crashes_the_process_is_refused(published, monkeypatch):
+    monkeypatch.setattr(evidence, "_load_and_score", crash)
+    result = run("promote", LOGISTIC)
+    assert result.exit_code == 1
+    assert "bundle" in list_refusals(result)
+    assert "loading and scoring it crashed: the process was ended by SIGSEGV" in result.output
+    assert stand(LOGISTIC) == (None, {})
 
 
 def test_version_without_its_calibrator_is_refused(published):

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import os
@@ -333,10 +334,49 @@ def test_lock_of_another_machine_is_taken_away_once_it_stands_still(server, monk
     server.create_lock(f"lock.{MLP}", tags)
     promote(server, 1)
     assert stand(server)[0] == 1
-    assert "waiting for another process" in capsys.readouterr().err
+    assert "waiting for another process to finish: unknown, process elsewhere:1" in (
+        capsys.readouterr().err
+    )
 
 
-def test_holder_that_lives_keeps_its_lock_however_long_it_works(server, monkeypatch):
+def test_lock_that_is_renewed_forever_has_an_end(server, monkeypatch):
+    monkeypatch.setattr("histofuse.tracking.lease.LONGEST_SECONDS", 2.0)
+    monkeypatch.setattr("histofuse.tracking.lease.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("histofuse.tracking.lease.POLL_SECONDS", 0.1)
+    lock, ended = f"lock.{MLP}", threading.Event()
+    server.create_lock(lock, {PROCESS_TAG: "elsewhere:1", "histofuse.lock": "theirs"})
+
+    def beat():
+        while not ended.wait(0.1):
+            with contextlib.suppress(RegistryError):  # once it is gone
+                server.tag_model(lock, "histofuse.lock.beat", str(time.monotonic()))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        promote(server, 1)
+    finally:
+        ended.set()
+        thread.join()
+    assert stand(server)[0] == 1
+    assert {model.name for model in server.client.search_registered_models()} == {
+        MLP,
+        "histofuse-resnet18",
+    }
+
+
+def test_lock_that_others_take_again_and_again_is_reported_with_its_holder(server, monkeypatch):
+    monkeypatch.setattr("histofuse.tracking.lease.LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr("histofuse.tracking.lease.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("histofuse.tracking.lease.POLL_SECONDS", 0.1)
+    monkeypatch.setattr(Store, "measure_lock", lambda *_: 0.1)
+    tags = {PROCESS_TAG: "elsewhere:1", "histofuse.lock": "x", "histofuse.lock.user": "mallory"}
+    server.create_lock(f"lock.{MLP}", tags)
+    with pytest.raises(RegistryError, match=r"now by mallory, process elsewhere:1"):
+        promote(server, 1)
+
+
+def test_holder_that_lives_keeps_its_lock_while_its_time_lasts(server, monkeypatch):
     monkeypatch.setattr("histofuse.tracking.lease.STALE_SECONDS", 0.6)
     monkeypatch.setattr("histofuse.tracking.lease.BEAT_SECONDS", 0.1)
     monkeypatch.setattr("histofuse.tracking.lease.POLL_SECONDS", 0.1)

@@ -43,6 +43,16 @@ def test_folder_that_cannot_be_written_to_is_named(project, monkeypatch):
         open_store()
 
 
+def test_only_the_owner_reads_a_local_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert open_store().client
+    assert (tmp_path / "artifacts").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "artifacts").chmod(0o755)  # as earlier versions left it
+    with open_store().locked():
+        assert (tmp_path / "artifacts").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_tracking_uri_is_used(project, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team/mlflow.db")
     assert open_store().database == Path(tmp_path) / "team" / "mlflow.db"
