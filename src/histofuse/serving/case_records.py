@@ -163,7 +163,9 @@ def _read_crosswalk(path: Path) -> pd.DataFrame:
 
 def _read_ids(column: pd.Series) -> pd.Series:
     """Read ids written as floats, or as text, as whole numbers; other text stays."""
-    cells = pl.Series(column.name, column.astype("object").map(str, na_action="ignore").to_list())
+    cells = pl.Series(
+        str(column.name), column.astype("object").map(str, na_action="ignore").to_list()
+    )
     cells = cells.cast(pl.String)
     if (judge(cells, "int") == UNREADABLE).any():
         return column

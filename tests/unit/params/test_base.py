@@ -37,6 +37,12 @@ def test_every_bad_key_is_named_with_its_value(tmp_path):
     assert "a.fusion.suffle: unknown key" in message
 
 
+def test_a_key_twice_is_refused_with_its_line(tmp_path):
+    path = write(tmp_path, "fusion:\n  epochs: 5\n  epochs: 6\n")
+    with pytest.raises(InputError, match=r'(?s)duplicate key "epochs".*line 3'):
+        load_section(FusionLike, "fusion", path)
+
+
 def test_missing_section_lists_what_is_there(tmp_path):
     path = write(tmp_path, "image: {}\nfusion: {}")
     with pytest.raises(InputError, match=r"no section 'fusio'; expected one of: image, fusion"):
