@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, Literal
@@ -36,12 +37,31 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Fusion of histopathology patches with electronic health records.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"histofuse {metadata.version('histofuse')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Fusion of histopathology patches with electronic health records."""
 
 
 OpenData = Literal["brecahad", "mimic-demo"]  # downloaded without an account

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -84,3 +85,9 @@ def test_team_server_has_its_own_page(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
     (tmp_path / "params.yaml").touch()
     assert "open databricks" in run("ui").output
+
+
+def test_the_version_is_shown_anywhere(run):
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"histofuse \d+\.\d+\S*\n", result.output)

@@ -56,3 +56,7 @@ def _list_places(reports: Path) -> Iterator[str]:
     yield f"    {reports / 'figures'}/           ROC, confusion and training curves"
     yield f"    {reports / 'explain'}/           Grad-CAM and SHAP"
     yield "    histofuse registry         the registered models"
+    yield "  Then:"
+    yield "    histofuse promote fusion   put a model into production, if the gate accepts it"
+    yield "    histofuse serve fusion     answer requests with the model in production"
+    yield "    histofuse tune NAME        search hyperparameters: a study of params.yaml"

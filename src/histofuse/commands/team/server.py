@@ -28,6 +28,7 @@ from histofuse.core.artifacts import load_json, replacing_file, write_json
 from histofuse.core.errors import HistofuseError
 from histofuse.core.processes import list_inherited
 from histofuse.core.progress import report
+from histofuse.serving.server import STOP_SECONDS, TimedConnection
 from histofuse.tracking.names import redact
 
 FOLDER: Final = Path("mlruns/server")
@@ -41,7 +42,10 @@ OWNER_ONLY: Final = 0o600
 # seconds a checked password is remembered, even if it was changed meanwhile.
 CREDENTIALS_SECONDS: Final = 60
 
-UVICORN: Final = "--log-level warning --loop histofuse.commands.team.server:PromptLoop"
+UVICORN: Final = (
+    f"--log-level warning --loop {__name__}:PromptLoop --http {TimedConnection.__module__}:"
+    f"{TimedConnection.__name__} --timeout-graceful-shutdown {STOP_SECONDS}"
+)
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")
 # Object stores that MLflow supports, and the package that each of them needs.
