@@ -74,6 +74,8 @@ class ImageParams(ClassifierSection):
             first, to the next.
         epochs: Maximum number of epochs.
         step_epochs: Epochs after which the ``step`` schedule multiplies the rates by `step_factor`.
+        weight_averaging: Decay, per step, of the moving average of the weights. Validation chooses
+            an epoch of the average, and the model gets it; 0 averages nothing.
         imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``; inverse frequency both.
         patience: Epochs without a better validation macro-F1 after which training stops.
         precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
@@ -91,6 +93,7 @@ class ImageParams(ClassifierSection):
     backbone_learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Strength
+    weight_averaging: Strength
     frozen_epochs: Annotated[int, Field(ge=0)]
     unfreeze_every_epochs: Count
     imbalance: Literal["none", "class_weights", "weighted_sampler"]

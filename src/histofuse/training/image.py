@@ -254,6 +254,7 @@ def make_recipe(
             step_epochs=params.step_epochs,
             step_factor=params.step_factor,
         ),
+        weight_averaging=params.weight_averaging,
         prepare=_make_prepare(model, params),
         begin_epoch=_make_unfreezing(params),
         precision=params.precision,

@@ -65,6 +65,7 @@ VALUES = {
     },
     "normalisation": "unit",
     "minimum_map_px": 4,
+    "weight_averaging": 0.0,
     "calibration": "temperature",
     "threshold": "argmax",
     "study": "none",
@@ -266,6 +267,7 @@ def test_the_recipe_says_what_the_params_say(project):
     data = load_patch_data(project / "patches", project / "splits.parquet")
     rows = data.load_rows("train")
     params = make_params(
+        weight_averaging=0.9,
         frozen_epochs=1,
         head_learning_rate=1e-3,
         backbone_learning_rate=1e-4,
@@ -282,6 +284,7 @@ def test_the_recipe_says_what_the_params_say(project):
     assert grouped == sum(p.numel() for p in model.parameters())
     assert [recipe.schedule(e) for e in range(4)] == [1, 1, 0.5, 0.5]
     assert recipe.class_weights is None and recipe.row_weights is not None
+    assert recipe.weight_averaging == 0.9
 
     learning = []
     for epoch in range(5):

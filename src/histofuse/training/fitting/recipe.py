@@ -77,6 +77,8 @@ class Recipe:
         class_weights: (k,) weights of the classes in the loss, in training and validation.
         row_weights: (n_train,) probabilities of being drawn, with replacement; None visits each
             row once.
+        weight_averaging: Decay of the moving average of the weights, per step. Validation and the
+            result then use the average; 0 averages nothing.
         prepare: Called on a batch on its device, in float32, before the network: with random
             numbers in training (augmentation), with None in evaluation.
         begin_epoch: Called with the network and the epoch (from 0); sets train and eval mode and
@@ -95,6 +97,7 @@ class Recipe:
     schedule: Callable[[int], float] = field(default=lambda _: 1.0)
     class_weights: Float[Tensor, " k"] | None = None
     row_weights: Float[Tensor, " n"] | None = None
+    weight_averaging: float = 0.0
     prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs
     begin_epoch: Callable[[nn.Module, int], None] = train_everything
     precision: Precision = "fp32"

@@ -15,6 +15,7 @@ from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.training.fitting.adam import Adam
+from histofuse.training.fitting.averaging import AveragedNetwork
 from histofuse.training.fitting.batches import (
     as_columns,
     keep_resident,
@@ -65,7 +66,7 @@ class Trainer:
 
     Attributes:
         history: One mapping per epoch, as in `FitResult`.
-        best_state: Weights of the best epoch so far, on the CPU.
+        best_state: Weights of the best epoch so far, on the CPU; averaged, if the recipe says so.
     """
 
     def __init__(  # noqa: PLR0917
@@ -95,6 +96,9 @@ class Trainer:
             enabled=precision != "fp32",
             cache_enabled=False,
         )
+        decay = recipe.weight_averaging
+        self._average = AveragedNetwork(self._network, decay) if decay else None
+        self._evaluated = self._average.network if self._average else self._network
         self._graphed: GraphedNetwork | None = None
         self._compute: Callable[..., Tensor] = self._wrap_network()
 
@@ -115,6 +119,7 @@ class Trainer:
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "average": self._average.state_dict() if self._average else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,6 +129,8 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
+        if self._average:
+            self._average.load_state_dict(state["average"])
 
     def run_epoch(self) -> None:
         """Train and validate once, add the epoch to the history, keep its weights if the best."""
@@ -132,7 +139,7 @@ class Trainer:
         validated = self._validate()
         self.history.append(self._summarise(trained, validated))
         if find_best(self.history, self._recipe.monitor) == len(self.history) - 1:
-            state = self._network.state_dict()
+            state = self._evaluated.state_dict()
             self.best_state = {k: tensor.to("cpu", copy=True) for k, tensor in state.items()}
 
     def _begin_epoch(self) -> None:
@@ -166,6 +173,8 @@ class Trainer:
             self._scaler.scale(loss).backward()
             self._scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]
             self._scaler.update()
+            if self._average:
+                self._average.update()
         return collected
 
     def _order_batches(self) -> Sequence[Tensor]:
@@ -211,14 +220,14 @@ class Trainer:
 
     @torch.inference_mode()
     def _validate(self) -> Collected:
-        self._network.eval()
+        self._evaluated.eval()
         collected: Collected = []
         for rows in split_batches(torch.arange(len(self._validation)), EVALUATION_BATCH):
             mine = self._share.take(rows)
             inputs = select_rows(self._validation_inputs, mine, self._device)
             inputs = self._recipe.prepare(inputs, None)
             with self._autocast:
-                collected.append((as_columns(self._network(*inputs)), mine))
+                collected.append((as_columns(self._evaluated(*inputs)), mine))
         return collected
 
     def _summarise(self, trained: Collected, validated: Collected) -> dict[str, float]:
