@@ -136,6 +136,6 @@ def run(host: str, port: int, workers: int) -> int:
         supervisor.run()
         return STARTUP_FAILURE if supervisor.failed else 0
     server = Server(config)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, SystemExit):  # of a signal, or of a model that fails
         server.run()
     return 0 if server.started else STARTUP_FAILURE

@@ -31,7 +31,11 @@ class Served:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         start = f"run('127.0.0.1', {self.port}, {workers})"
-        code = f"import sys; from histofuse.serving.server import run; sys.exit({start})"
+        code = (
+            "import os, signal, sys; from histofuse.serving.server import run; "
+            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); "  # as the command line does
+            f"os._exit({start})"
+        )
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
         self.log = tmp_path / "log"
         with self.log.open("w") as log:
@@ -113,7 +117,7 @@ def test_it_ends_in_time_although_a_request_is_computed(serve, workers):
     time.sleep(0.5)
     started = time.monotonic()
     served.process.send_signal(signal.SIGTERM)
-    served.process.wait(timeout=60)
+    assert served.process.wait(timeout=60) == 0
     assert time.monotonic() - started < STOP_SECONDS + 5
     client.close()
     served.wait_until(lambda: served.list_group() == [])
