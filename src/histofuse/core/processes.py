@@ -72,16 +72,17 @@ def _name_host() -> str:
 
 
 class ChildError(Exception):
-    """A process that `call_in_child` started and that died before it answered."""
+    """A process that `call_in_child` started and that died, or took too long to answer."""
 
 
-def call_in_child(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a process of its own, which may crash without ending this one.
+def call_in_child(function: Callable[..., Result], *arguments: Any, seconds: float) -> Result:
+    """Call a function in a process of its own, which may crash or hang without this one doing so.
 
     Function, arguments and result are pickled; the function must not raise.
 
     Raises:
-        ChildError: If the process dies, with the signal or exit status in words.
+        ChildError: If the process dies, with the signal or exit status in words, or does not answer
+            within `seconds`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
@@ -90,6 +91,8 @@ def call_in_child(function: Callable[..., Result], *arguments: Any) -> Result:
     child.start()
     sending.close()
     try:
+        if not receiving.poll(seconds):
+            raise ChildError(f"did not end within {seconds:g} seconds")
         return receiving.recv()
     except EOFError:
         child.join()

@@ -40,6 +40,7 @@ from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS, check_c
 ALARMS: Final = Path("reports/alarms.json")
 EXPLANATIONS: Final = Path("reports/explain")
 FAITHFULNESS: Final = "faithfulness.json"
+SCORING_SECONDS: Final = 3600.0  # for loading and scoring one version, many times what it takes
 
 ValueT = TypeVar("ValueT")
 
@@ -199,7 +200,7 @@ def _score(copy: _Registered, data: TestData) -> Scored:
         return scored
     try:
         load_fault, predictions, scoring_fault = call_in_child(
-            _load_and_score, bundle.path, copy.encoders, data
+            _load_and_score, bundle.path, copy.encoders, data, seconds=SCORING_SECONDS
         )
     except ChildError as error:
         fault = f"loading and scoring it {error}"
