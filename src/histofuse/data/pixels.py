@@ -21,10 +21,10 @@ LARGEST_TILE_BYTES: Final = 2**26  # decoded; of what a file can only give at on
 UNKNOWN: Final = FrameParams(orientation="refuse", bits="file")
 
 _UPRIGHT: Final = 1
-_XMP_ORIENTATION: Final = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*(\d+)""")
-_LARGEST_OF_14_BITS: Final = 2**14 - 1  # no camera gives 15 bits
+# As an attribute or an element; any prefix may stand for the name space.
+_XMP_ORIENTATION: Final = re.compile(rb""":Orientation\b(?:\s*=\s*["']|[^<>]*>)\s*(\d+)""")
 _SAMPLE_PX: Final = 300_000  # pixels looked at, about
-_QUANTILES: Final = (0.001, 0.99, 0.999)  # dark; bright; bright without a label burnt in
+_QUANTILES: Final = (0.001, 0.9, 0.999)  # dark; bright, but for a label burnt in; brightest
 _SAME: Final = 4  # levels between dark and bright
 _BLACK: Final = 64
 _WHITE: Final = 224
@@ -49,7 +49,8 @@ def settle_orientation(
             say which of the two is meant.
     """
     packet = xmp.encode() if isinstance(xmp, str) else xmp or b""
-    told = {int(match) for match in _XMP_ORIENTATION.findall(packet)}
+    # UTF-16 and UTF-32 are the same letters with zeros between them.
+    told = {int(match) for match in _XMP_ORIENTATION.findall(packet.replace(b"\0", b""))}
     if tag is not None:
         told.add(tag)
     turned = told - {_UPRIGHT}
@@ -111,7 +112,7 @@ def settle_bits(
     if tag is not None and (tag & (tag + 1)) == 0 and 8 <= tag.bit_length() < 16:
         return tag.bit_length()
     found = largest()
-    if found > _LARGEST_OF_14_BITS:
+    if found.bit_length() == 16:
         return 16
     problem = f"holds 16 bits, of which {found.bit_length()} are used (largest value {found:,})"
     expected = "values that use all 16 bits, or a tag MaxSampleValue of 1023, 4095 or 16383"

@@ -152,7 +152,8 @@ def naming_file(path: Path | str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = f"cannot be decoded ({reason})"
-        raise InputError([Fault(path, problem, ACCEPTED, _MENDING)]) from None
+        remedy = "Save it as TIFF." if reason.startswith("not a TIFF") else _MENDING
+        raise InputError([Fault(path, problem, ACCEPTED, remedy)]) from None
 
 
 def require_accepted(page: TiffPage, where: Path | str, *, pages: int) -> None:

@@ -101,7 +101,7 @@ def test_the_range_of_a_camera_is_told_by_tags_bits_or_params(bits, path):
     np.testing.assert_array_equal(read_rgb(path, params).rgb, RGB)
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15])
 @pytest.mark.parametrize("options", [{}, tag(281, "H", 65535), tag(281, "H", 900)])
 def test_a_range_that_is_not_told_is_refused_with_what_to_do(bits, options, path):
     tifffile.imwrite(path, to_camera(bits), photometric="rgb", **options)
@@ -153,6 +153,24 @@ def test_orientation_in_xmp_counts_and_must_not_contradict_the_tag(path):
         read_rgb(path, displayed)
 
 
+@pytest.mark.parametrize(
+    "packet",
+    [
+        '<d xmlns:t="http://ns.adobe.com/tiff/1.0/" t:Orientation="6"/>',
+        "<t:Orientation>6</t:Orientation>",
+        "<d tiff:Orientation = '6'/>",
+        "<t:Orientation rdf:datatype='integer'>6</t:Orientation>",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be"])
+def test_orientation_in_xmp_is_found_in_any_spelling(packet, encoding, path):
+    content = packet.encode(encoding)
+    xmp = (700, "B", len(content), content, True)
+    tifffile.imwrite(path, RGB, photometric="rgb", extratags=[xmp])
+    with pytest.raises(InputError, match="has orientation 6"):
+        read_rgb(path, UNKNOWN)
+
+
 @pytest.mark.parametrize("orientation", [0, 9])
 def test_an_orientation_that_does_not_exist_cannot_be_displayed(orientation, path):
     tifffile.imwrite(path, RGB, photometric="rgb", **tag(274, "H", orientation))
@@ -175,9 +193,10 @@ def test_pixels_that_show_nothing_are_refused(pixels, problem, path):
         read_rgb(path, UNKNOWN)
 
 
-def test_a_black_frame_with_a_white_scale_bar_is_black(path):
+@pytest.mark.parametrize("label", [np.s_[60:62, 5:20], np.s_[:20, :25]])  # 0.5 and 8 %
+def test_a_black_frame_with_a_white_label_is_black(label, path):
     dark = RGB // 16
-    dark[60:62, 5:20] = 255
+    dark[label] = 255
     tifffile.imwrite(path, dark, photometric="rgb")
     with pytest.raises(InputError, match="is nearly black"):
         read_rgb(path, UNKNOWN)
@@ -312,9 +331,13 @@ def test_a_truncated_file_is_refused(options, share, path):
         read_rgb(path, UNKNOWN)
 
 
-def test_a_file_that_is_no_tiff_is_refused(path):
-    path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(InputError, match="cannot be decoded"):
+@pytest.mark.parametrize("content", [b"<html>not found</html>", "JPEG", "PNG"])
+def test_a_file_that_is_no_tiff_is_refused(content, path):
+    if isinstance(content, str):
+        Image.fromarray(RGB).save(path, content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a TIFF file.*Save it as TIFF\."):
         read_rgb(path, UNKNOWN)
 
 
