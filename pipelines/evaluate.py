@@ -12,6 +12,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.performance.diagnoses import compare_diagnoses, refit_model
 from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
+from histofuse.evaluation.performance.headline import choose_headline
 from histofuse.evaluation.performance.intervals import (
     Intervals,
     describe_intervals,
@@ -41,6 +42,7 @@ PATCH_AUDIT = Path("data/splits/patches_audit.json")
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
 METRICS = Path("reports/metrics.json")
+HEADLINE = Path("reports/headline.json")  # in git, for DVC to compare
 
 
 def main() -> None:
@@ -80,7 +82,8 @@ def main() -> None:
     summary = summarise(results, describe_pairs(comparison, context))
     summary["intervals"] = describe_intervals(intervals, params.split)
     write_json(summary, METRICS)
-    report(f"wrote {METRICS}, {len(tables)} tables in {TABLES}, figures in {FIGURES}")
+    write_json(choose_headline(results, intervals, context), HEADLINE)
+    report(f"wrote {HEADLINE}, {METRICS}, {len(tables)} tables in {TABLES}, figures in {FIGURES}")
 
 
 def measure_prior(

@@ -42,15 +42,23 @@ def test_results_are_shown_in_the_order_of_params_with_what_is_declared(run, tmp
     )
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/metrics.json").write_text(
-        """{"models": {"fusion_label_aligned": {"test/auroc/macro": 0.9}, "mlp": {},
-        "resnet18": {"test/accuracy": 0.5}},
-        "declared": {"fusion_label_aligned": {"data": "simulated", "leaky": "pairs by label"}}}"""
+        """{"declared": {"fusion_label_aligned": {"data": "simulated",
+        "leaky": "pairs by label"}}}"""
+    )
+    (tmp_path / "reports/headline.json").write_text(
+        """{"fusion_label_aligned": {"gain": {"value": 0.1, "low": -0.05, "high": 0.25},
+        "test/auprc/mitosis": 0.9, "test/ece/mitosis": 0.02},
+        "mlp": {"test/auroc/death": null, "test/ece/death": 0.1},
+        "resnet18": {"test/auprc/mitosis": 0.8, "test/ece/mitosis": 0.04}}"""
     )
     lines = run("next").output.splitlines()
+    assert "on the test split" in lines[1]
     names = [line.split()[0] for line in lines[2:5]]
     assert names == ["resnet18", "mlp", "fusion_label_aligned"]
-    assert lines[2].split()[1:] == ["–", "–", "–", "0.500"]
+    assert lines[2].split("  ")[-2:] == ["mitosis AUPRC 0.800", "mitosis ECE 0.040"]
+    assert "death AUROC –" in lines[3]
     assert lines[4].endswith("leaky: pairs by label")
+    assert "  +0.100 [-0.050, +0.250]  " in lines[4]
     assert "Simulated data" in lines[5]
 
 

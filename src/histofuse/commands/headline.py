@@ -8,24 +8,26 @@ from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.naming import name_fusion, show_value
+from histofuse.core.naming import name_fusion, show_interval, show_value, spell_metrics
 from histofuse.params.base import load_keys
 
 METRICS: Final = Path("reports/metrics.json")
-_COLUMNS: Final = ("auprc/macro", "auroc/macro", "f1/macro", "accuracy")
+HEADLINE: Final = Path("reports/headline.json")
+_COLUMNS: Final = ("ranking", "calibration", "gain over the image model")
 
 
-def describe_results(metrics: Path = METRICS) -> list[str]:
-    """Table the test scores and name the other results.
+def describe_results(metrics: Path = METRICS, headline: Path = HEADLINE) -> list[str]:
+    """Table the headline scores and name the other results.
 
     Raises:
         InputError: If no model was evaluated yet.
     """
-    if not metrics.is_file():
-        raise InputError([Fault(metrics, "no such file", "the results", "Run make repro.")])
-    summary = load_json(metrics)
-    models = {name: summary["models"][name] for name in _order(summary["models"])}
-    return ["", *_tabulate(models, summary.get("declared", {})), "", *_list_places(metrics.parent)]
+    missing = [path for path in (metrics, headline) if not path.is_file()]
+    if missing:
+        raise InputError([Fault(missing[0], "no such file", "the results", "Run make repro.")])
+    models, declared = load_json(headline), load_json(metrics).get("declared", {})
+    ordered = {name: models[name] for name in _order(models)}
+    return ["", *_tabulate(ordered, declared), "", *_list_places(metrics.parent)]
 
 
 def _order(names: Iterable[str]) -> list[str]:
@@ -35,17 +37,32 @@ def _order(names: Iterable[str]) -> list[str]:
 
 
 def _tabulate(
-    models: Mapping[str, Mapping[str, float | None]], declared: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Mapping[str, Any]], declared: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    width = max(map(len, models), default=0)
-    yield f"  {'on the test split':<{width}}  " + "  ".join(f"{c:>11}" for c in _COLUMNS)
-    for name, values in models.items():
-        cells = "  ".join(f"{show_value(values.get(f'test/{c}')):>11}" for c in _COLUMNS)
-        leaky = declared.get(name, {}).get("leaky", "no")
-        remark = "" if leaky in {"no", False} else f"  leaky: {leaky}"
-        yield f"  {name:<{width}}  {cells}{remark}"
+    """Write a line a model: its scores with their names, and why they flatter it."""
+    splits = sorted({name.partition("/")[0] for of in models.values() for name in of} - {"gain"})
+    rows = [
+        [f"on the {', '.join(splits)} split", *_COLUMNS],
+        *([name, *_show(of)] for name, of in models.items()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        leaky = declared.get(row[0], {}).get("leaky", "no")
+        yield f"  {cells}{'' if leaky == 'no' else f'  leaky: {leaky}'}".rstrip()
     if all(facts.get("data") == "simulated" for facts in declared.values()) and declared:
         yield "  Simulated data: the scores test the code and say nothing about patients."
+
+
+def _show(headline: Mapping[str, Any]) -> list[str]:
+    """Write the scores of one model: "mitosis AUPRC 0.580", and the gain with its interval."""
+    scores = sorted(name for name in headline if name != "gain")  # AUPRC or AUROC before ECE
+    cells = [f"{spell_metrics(_drop_split(n))} {show_value(headline[n])}" for n in scores]
+    return [*cells, show_interval(**headline["gain"], sign="+") if "gain" in headline else ""]
+
+
+def _drop_split(name: str) -> str:
+    return name.partition("/")[2]
 
 
 def _list_places(reports: Path) -> Iterator[str]:

@@ -57,6 +57,11 @@ def show_name(name: str) -> str:
     return name.replace("non_", "non-").replace("_", " ")
 
 
+def name_ranking(focus: str, *, on_patches: bool) -> str:
+    """Name the metric that ranks models: of rare mitoses "auprc/mitosis", of targets "auroc/…"."""
+    return f"{'auprc' if on_patches else 'auroc'}/{focus}"
+
+
 def name_metric(metric: str) -> str:
     """Name a metric: "auprc/mitosis" -> "Mitosis AUPRC"."""
     score, _, of = metric.partition("/")
