@@ -26,7 +26,7 @@ from mlflow.version import VERSION
 from histofuse.core.errors import HistofuseError, shorten
 from histofuse.core.progress import report
 from histofuse.serving.endpoint import Endpoint, explaining
-from histofuse.serving.limits import LIMITS, Limits, RequestLimits
+from histofuse.serving.limits import LIMITS, Limits, RequestLimits, expect_json
 from histofuse.serving.server import MODEL_VARIABLE, STARTUP_FAILURE
 from histofuse.serving.wire import read_request, write_answer
 
@@ -84,7 +84,7 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
     app.add_route("/health", check_health, methods=["GET"])
     app.add_route("/version", name_version, methods=["GET"])
     app.add_route("/invocations", _reporting(answer), methods=["POST"])
-    return RequestLimits(app, limits)
+    return RequestLimits(app, limits, expect_json)
 
 
 def _reporting(answer: Answer) -> Answer:

@@ -55,35 +55,59 @@ class RefusedError(Exception):
 
 
 class RequestLimits:
-    """An ASGI application that reads bodies within limits and passes them to another one."""
+    """An ASGI application that reads bodies within limits and passes them to another one.
 
-    def __init__(self, app: App, limits: Limits) -> None:
+    `holds` tells whether the body of a request is held in memory until it is complete, and may
+    refuse the request; other bodies are passed on as they arrive.
+    """
+
+    def __init__(self, app: App, limits: Limits, holds: Callable[[Message], bool]) -> None:
         self.app = app
         self.limits = limits
+        self.holds = holds
         self._large = asyncio.Semaphore(limits.large_bodies)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif _measure_head(scope) > self.limits.head_bytes:
-            await _refuse(send, RefusedError(431, "the address or the headers are too large"))
-        elif scope["method"] == "POST":
-            await self._pass_body(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _pass_body(self, scope: Message, receive: Receive, send: Send) -> None:
+            return
         async with AsyncExitStack() as held:  # until the answer is sent
             try:
-                _check_headers(scope["headers"])
-                stated = dict(scope["headers"]).get(b"content-length", b"0")
-                body = await _Body(self.limits, self._large, held).read_in_time(stated, receive)
+                complete = await self._complete(scope, receive, held)
             except RefusedError as refused:
                 await _refuse(send, refused)
                 return
-            if body is not None:
-                await self.app(scope, _replay(body, receive), send)
+            if complete is not None:
+                await self.app(scope, complete, send)
+
+    async def _complete(
+        self, scope: Message, receive: Receive, held: AsyncExitStack
+    ) -> Receive | None:
+        """Wait for a body that is held in memory; None if the client has gone.
+
+        Raises:
+            RefusedError: If the request is refused.
+        """
+        if _measure_head(scope) > self.limits.head_bytes:
+            raise RefusedError(431, "the address or the headers are too large")
+        if not self.holds(scope):
+            return receive
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        body = await _Body(self.limits, self._large, held).read_in_time(stated, receive)
+        return None if body is None else _replay(body, receive)
+
+
+def expect_json(scope: Message) -> bool:
+    """Hold the bodies of POST requests, which have to be JSON.
+
+    Raises:
+        RefusedError: If one is not.
+    """
+    posts = scope["method"] == "POST"
+    if posts:
+        _check_headers(scope["headers"])
+    return posts
 
 
 @dataclass

@@ -19,7 +19,7 @@ from histofuse.serving.limits import LIMITS
 MODEL_VARIABLE: Final = "HISTOFUSE_SERVED_MODEL"
 APP: Final = "histofuse.serving.app:make_app"
 HEAD_SECONDS: Final = 10.0  # from the first byte, or from the connection, to the last header
-SENT_SECONDS: Final = 60.0  # for a client to take an answer
+SENT_SECONDS: Final = 60.0  # for a client to take an answer, and to end a body nobody reads
 CONNECTIONS: Final = 256  # at the same time; others are answered with 503
 STOP_SECONDS: Final = 10  # for requests to end, when the server stops
 START_SECONDS: Final = 300  # for a process to load the model
@@ -57,7 +57,7 @@ class TimedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _abort_unless_sent(self) -> None:
-        if self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size() or self.conn.their_state is h11.SEND_BODY:
             self.transport.abort()
 
 

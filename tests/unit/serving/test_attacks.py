@@ -353,6 +353,20 @@ def test_a_slow_head_is_closed(tabular, monkeypatch):
         check_alive(address)
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_an_answered_request_does_not_hold_its_connection_by_an_unfinished_body(
+    tabular, monkeypatch, method
+):
+    monkeypatch.setattr(module, "SENT_SECONDS", 0.5)
+    with serving(tabular) as address, socket.create_connection(address, timeout=5) as client:
+        client.sendall(method.encode() + b" /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        assert client.recv(100)
+        client.sendall(b"x")  # uvicorn waits for no more requests once something has come
+        with suppress(ConnectionError):
+            while client.recv(100):
+                pass
+
+
 def test_a_client_that_does_not_read_is_closed(tabular, monkeypatch):
     monkeypatch.setattr(module, "SENT_SECONDS", 0.5)
     long = "x" * 20 * MIB

@@ -6,21 +6,20 @@ unless they are stored elsewhere. MLflow's own server takes the place of this pr
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import os
 import secrets
-import socket
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final
+from typing import Final
 
 from histofuse.commands.team.access import AUTHORIZE, SOURCES
+from histofuse.commands.team.connections import UVICORN
 from histofuse.commands.team.databases import check_database, refuse_old_cluster
 from histofuse.commands.team.members import ADMIN, Team
 from histofuse.commands.ui import SERVER_SETTINGS, require_free
@@ -28,7 +27,6 @@ from histofuse.core.artifacts import load_json, replacing_file, write_json
 from histofuse.core.errors import HistofuseError
 from histofuse.core.processes import list_inherited
 from histofuse.core.progress import report
-from histofuse.serving.server import STOP_SECONDS, TimedConnection
 from histofuse.tracking.names import redact
 
 FOLDER: Final = Path("mlruns/server")
@@ -42,10 +40,6 @@ OWNER_ONLY: Final = 0o600
 # seconds a checked password is remembered, even if it was changed meanwhile.
 CREDENTIALS_SECONDS: Final = 60
 
-UVICORN: Final = (
-    f"--log-level warning --loop {__name__}:PromptLoop --http {TimedConnection.__module__}:"
-    f"{TimedConnection.__name__} --timeout-graceful-shutdown {STOP_SECONDS}"
-)
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY_ADDRESS: Final = ("0.0.0.0", "::")
 # Object stores that MLflow supports, and the package that each of them needs.
@@ -313,18 +307,3 @@ def _announce(settings: Settings, folder: Path) -> None:
             f"WARNING: {settings.host} is open to other machines, and passwords cross the network "
             "unencrypted. Put a reverse proxy with TLS in front of it and listen on 127.0.0.1."
         )
-
-
-class PromptLoop(asyncio.SelectorEventLoop):
-    """The event loop MLflow's server runs in: it sends small answers without delay.
-
-    With several workers uvicorn binds its socket without naming the protocol, so asyncio does not
-    set TCP_NODELAY. Each answer would then wait 40 ms for the acknowledgement of the one before.
-    """
-
-    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
-        """Start a server; accepted connections inherit the option from the bound socket."""
-        bound = options.get("sock")
-        if bound is not None and bound.family in {socket.AF_INET, socket.AF_INET6}:
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return await super().create_server(*args, **options)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from histofuse.cli import app
 from histofuse.commands.team import server as module
+from histofuse.commands.team.connections import PromptLoop
 from histofuse.commands.team.members import Team
 from histofuse.commands.team.server import (
-    PromptLoop,
     Settings,
     list_allowed,
     require_usable,
