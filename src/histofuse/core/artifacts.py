@@ -134,6 +134,8 @@ def decode_text(raw: bytes) -> str:
     Raises:
         ValueError: If it is another encoding, with its name where it can be told.
     """
+    if raw.startswith(b"\x1f\x8b"):
+        raise ValueError("is compressed by gzip, but not named .gz")
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:4]:
         raise ValueError("is UTF-16 text, not UTF-8")
     try:

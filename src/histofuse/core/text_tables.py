@@ -23,12 +23,14 @@ from histofuse.core.errors import FaultList, collect_faults
 # any text, are not held against it.
 MISSING_WORDS: Final = frozenset(
     {"", "null", "na", "n/a", "#n/a", "#na", "none", "nil", "nan", "-nan", "nat", "<na>", "\\n"}
+    | {"(null)", "[null]", "<null>", "#null!", "missing", ".", "-"}
 )
 DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 
 GOOD, MISSING_WORD, UNREADABLE = 0, 1, 2
 
-_FIRST_MOMENT: Final = datetime(1000, 1, 1)
+# What begins or ends a calendar, such as 1900-01-01 and 9999-12-31, stands for "not known".
+_MOMENTS: Final = (datetime(1971, 1, 1), datetime(2500, 1, 1))
 _LARGEST_EXACT: Final = 2.0**53  # float64 holds every whole number below
 # The year comes first, so that day and month cannot be taken for each other.
 _MOMENT: Final = (
@@ -63,6 +65,18 @@ def read_whole_numbers(cells: pl.Series) -> pl.Series:
     return plain.zip_with(plain.is_not_null(), number.set(~exact, None).cast(pl.Int64))
 
 
+def read_ids(cells: pl.Series) -> pl.Series:
+    """Read whole numbers from 1: zero and negative ones stand for "not known"."""
+    numbers = read_whole_numbers(cells)
+    return numbers.set(numbers < 1, None) if (numbers < 1).any() else numbers
+
+
+def read_flags(cells: pl.Series) -> pl.Series:
+    """Read 0 and 1."""
+    numbers = read_whole_numbers(cells)
+    return numbers.set(~numbers.is_between(0, 1), None)
+
+
 def read_numbers(cells: pl.Series) -> pl.Series:
     """Read finite numbers, a point before the decimals."""
     plain = cells.cast(pl.Float64, strict=False)
@@ -77,12 +91,12 @@ def read_numbers(cells: pl.Series) -> pl.Series:
 def read_moments(cells: pl.Series) -> pl.Series:
     """Read dates with or without a time, year first; fractions of seconds are cut off."""
     plain = cells.str.to_datetime(DATETIME_FORMAT, strict=False)
-    if plain.null_count() == cells.null_count() and (plain >= _FIRST_MOMENT).all():
+    if plain.null_count() == cells.null_count() and plain.is_between(*_MOMENTS).all():
         return plain
     text = clean_text(cells).str.replace(_MOMENT, "$1-$2-$3 ${4}:${5}:${6}")
     text = text.str.replace(" ::$", " 0:00:00").str.replace(":$", ":00")
     moments = text.str.to_datetime(DATETIME_FORMAT, strict=False)
-    return moments.set(moments < _FIRST_MOMENT, None)
+    return moments.set(~moments.is_between(*_MOMENTS), None)
 
 
 def read_dates(cells: pl.Series) -> pl.Series:
@@ -92,9 +106,11 @@ def read_dates(cells: pl.Series) -> pl.Series:
 
 READERS: Final[Mapping[str, tuple[Callable[[pl.Series], pl.Series], pl.DataType, str]]] = {
     "int": (read_whole_numbers, pl.Int64(), "a whole number"),
+    "id": (read_ids, pl.Int64(), "a whole number from 1"),
+    "flag": (read_flags, pl.Int64(), "0 or 1"),
     "float": (read_numbers, pl.Float64(), "a finite number"),
-    "datetime": (read_moments, pl.Datetime("us"), "YYYY-MM-DD HH:MM:SS"),
-    "date": (read_dates, pl.Date(), "YYYY-MM-DD"),
+    "datetime": (read_moments, pl.Datetime("us"), "YYYY-MM-DD HH:MM:SS, from 1971 to 2499"),
+    "date": (read_dates, pl.Date(), "YYYY-MM-DD, from 1971 to 2499"),
     "str": (clean_text, pl.String(), "a value"),
 }
 

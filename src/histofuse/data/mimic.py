@@ -59,6 +59,9 @@ def load_hospital(root: Path) -> Hospital:
             name: read_used(root, name) if name in surveys else pl.DataFrame()
             for name in CORE_TABLES
         }
+        for name, survey in surveys.items():
+            if name in CORE_TABLES and not survey.rows:
+                faults.add(find_table(root, name), "no rows", "at least one")
         if core["diagnoses_icd"].width:
             _check_codes(core["diagnoses_icd"], find_table(root, "diagnoses_icd"), faults)
         _check_keys(core, root, faults)
@@ -148,6 +151,20 @@ def _check_keys(core: Mapping[str, pl.DataFrame], root: Path, faults: FaultList)
                 problem = f"{_sample(unknown)} not in {owner}"
                 where = f"{find_table(root, table)}, {key}"
                 faults.add(where, problem, f"a row in {owner} for each")
+    if core["diagnoses_icd"].width and core["admissions"].width:
+        _check_pairs(core, find_table(root, "diagnoses_icd"), faults)
+
+
+def _check_pairs(core: Mapping[str, pl.DataFrame], path: Path, faults: FaultList) -> None:
+    """Note diagnoses whose admission is another patient's."""
+    owners = core["admissions"].select("hadm_id", owner="subject_id")
+    joined = core["diagnoses_icd"].join(owners, on="hadm_id", how="left", maintain_order="left")
+    foreign = joined.filter(pl.col("subject_id") != pl.col("owner"))
+    if foreign.height:
+        line, subject, hadm, owner = foreign.select("line", "subject_id", "hadm_id", "owner").row(0)
+        more = f" ({foreign.height} such rows)" if foreign.height > 1 else ""
+        problem = f"hadm_id {hadm} of subject_id {subject}{more}"
+        faults.add(f"{path}, line {line}", problem, f"its patient in admissions, {owner}")
 
 
 def _sample(values: pl.Series, shown: int = 5) -> str:

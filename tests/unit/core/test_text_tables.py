@@ -16,6 +16,7 @@ from histofuse.core.text_tables import (
 
 NOON = datetime(2180, 5, 6, 12)
 WORDS = ["NULL", "NA", "None", "nan", "N/A", "null", "\\N", "<NA>", "NaT", " na ", "#N/A"]
+WORDS += ["(null)", "[NULL]", "<null>", "#NULL!", ".", "-", "Missing"]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,13 @@ def test_spellings_of_one_value_are_read_as_it(kind, cell, value):
         ("int", "1e308"),
         ("int", "9007199254740993.0"),
         ("int", "true"),
+        ("id", "-1"),
+        ("id", "0"),
+        ("flag", "2"),
+        ("flag", "Y"),
+        ("datetime", "1900-01-01"),
+        ("datetime", "9999-12-31 00:00:00"),
+        ("date", "1970-01-01"),
         ("float", "1,5"),
         ("float", "inf"),
         ("float", "1e999"),

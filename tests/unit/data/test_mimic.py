@@ -153,6 +153,17 @@ def test_cells_that_do_not_parse_are_named_by_line(hospital):
         ("diagnoses_icd", b",0389,", b",4139.0,", "line 2, icd_code: is '4139.0'"),
         ("diagnoses_icd", b",C50.911,", b",50911,", "line 3, icd_code: is '50911'"),
         ("patients", b"gender", b"dod", "column 'dod' more than once"),
+        ("labevents", b"2,21,", b"2,-1,", "line 4, hadm_id: is '-1'"),
+        ("labevents", b"2,21,", b"2,0,", "line 4, hadm_id: is '0'"),
+        ("diagnoses_icd", b"1,11,1,", b"1,11,0,", "line 2, seq_num: is '0'"),
+        ("diagnoses_icd", b"2,21,", b"1,21,", "line 3: hadm_id 21 of subject_id 1"),
+        ("admissions", b",0\n", b",2\n", "line 2, hospital_expire_flag: is '2' (2 such rows)"),
+        ("admissions", b",0\n", b",-1\n", "line 2, hospital_expire_flag: is '-1'"),
+        ("patients", b"2150-03-01", b"1900-01-01", "line 2, dod: is '1900-01-01'"),
+        ("patients", b"2150-03-01", b"9999-12-31", "line 2, dod: is '9999-12-31'"),
+        ("prescriptions", b",004489,", b",00,4489,", "line 2: 22 cells under 21 columns"),
+        ("prescriptions", b",004489,", b",\xe9,", "line 2: is not UTF-8 text"),
+        ("labevents", b",1.5,", b",1\xb5,", "line 2: is not UTF-8 text"),
     ],
 )
 def test_the_first_stage_names_file_line_and_column(hospital, table, old, new, fault):
@@ -180,6 +191,18 @@ def test_codes_that_may_have_lost_their_zeros_are_said(hospital):
 def test_another_encoding_is_named(hospital, encoding):
     rewrite(hospital, "patients", lambda text: text.decode().encode(encoding))
     assert "is UTF-16 text" in faults_of(load_hospital, hospital)[0]
+
+
+def test_a_compressed_file_of_another_name_is_named(hospital):
+    path = hospital / "hosp" / "patients.csv.gz"
+    path.rename(path.with_suffix(""))
+    assert "patients.csv: is compressed by gzip" in faults_of(load_hospital, hospital)[0]
+
+
+@pytest.mark.parametrize("table", ["patients", "admissions", "diagnoses_icd"])
+def test_a_table_without_rows_is_a_fault_of_its_own(hospital, table):
+    rewrite(hospital, table, lambda text: text.partition(b"\n")[0] + b"\n")
+    assert f"{table}.csv.gz: no rows" in faults_of(load_hospital, hospital)[0]
 
 
 def test_an_empty_required_cell_is_a_fault(hospital):
