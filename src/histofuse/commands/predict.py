@@ -7,14 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.progress import track
+from histofuse.data.brecahad import MARKER
 from histofuse.data.points import Points, read_points
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
@@ -38,6 +40,7 @@ from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS
 if TYPE_CHECKING:
     from histofuse.serving.fusion import FusionPredictor
     from histofuse.serving.image import ImagePredictor
+    from histofuse.serving.predictor import Predictor
     from histofuse.serving.tabular import TabularPredictor
 
 SUFFIXES: Final = (".parquet", ".csv")
@@ -63,7 +66,7 @@ def predict(request: Request) -> str:
     """Predict and write the answer; on failure no file is left.
 
     Returns:
-        A summary in one line.
+        A summary: what was written, by which model, and whether that suits simulated data only.
 
     Raises:
         InputError: With all that is wrong with the inputs.
@@ -74,9 +77,32 @@ def predict(request: Request) -> str:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor = open_model(request.model, Path(scratch))
-        if predictor.bundle.config["kind"] == "tabular":
-            return _predict_records(predictor, request)  # pyright: ignore[reportArgumentType]
-        return _predict_frames(predictor, request)  # pyright: ignore[reportArgumentType]
+        tabular = predictor.bundle.config["kind"] == "tabular"
+        answer: Any = _predict_records if tabular else _predict_frames
+        return "\n".join([answer(predictor, request), *_describe_model(predictor, request)])
+
+
+def _describe_model(predictor: Predictor, request: Request) -> list[str]:
+    """Name the model, and warn if it was trained on simulated data and the input is other data."""
+    model, sources = predictor.identity.values()
+    lines = [f"model: {model}, trained on {sources} data"]
+    inputs = [path for path in (request.frames, request.patients) if path is not None]
+    if "simulated" in predictor.sources and not all(
+        _is_simulated(path.absolute()) for path in inputs
+    ):
+        lines.append(
+            "WARNING: the model was trained on simulated data and the input is not marked as "
+            "simulated: the predictions say nothing about these patients."
+        )
+    return lines
+
+
+def _is_simulated(path: Path) -> bool:
+    """Whether frames, or the cohort next to a table of features, are marked as simulated."""
+    if path.is_dir():
+        return (path / MARKER).is_file()
+    cohort = path.parents[1] / "cohort" / "meta.json"
+    return cohort.is_file() and load_json(cohort).get("source") == "simulated"
 
 
 def open_model(model: str, scratch: Path) -> ImagePredictor | TabularPredictor | FusionPredictor:

@@ -88,6 +88,8 @@ def _read_point_table(path: Path, files: dict[str, Path], reading: FrameParams) 
     table = table.assign(**{axis: read_numbers(text[axis]).to_numpy() for axis in columns[1:]})
     with collect_faults() as faults:
         sizes = _read_sizes(table, files, reading, faults)
+        for frame in sorted(set(table["frame_id"]) - set(files)):
+            faults.add(path, f"unknown frame_id {frame!r}", "a TIFF file of this name")
         _check_points(table, text, path, sizes, faults)
     case_of = unify_names(case_of_frame(FrameId(frame)) for frame in set(table["frame_id"]))
     table["case_id"] = [case_of[case_of_frame(FrameId(frame))] for frame in table["frame_id"]]
@@ -104,9 +106,7 @@ def _check_points(
     sizes: dict[str, tuple[int, int]],
     faults: FaultList,
 ) -> None:
-    """Note unknown frames, and points that are no numbers or outside of theirs."""
-    for frame in sorted(set(table["frame_id"]) - set(sizes)):
-        faults.add(path, f"unknown frame_id {frame!r}", "a TIFF file of this name")
+    """Note points that are no numbers or outside of their frame."""
     for axis, side in (("x_px", 0), ("y_px", 1)):
         limit = table["frame_id"].map({frame: size[side] for frame, size in sizes.items()})
         bad = table[axis].isna() | (table[axis] < 0) | (table[axis] > limit)

@@ -43,7 +43,9 @@ def make_app() -> RequestLimits:
         Thread(target=_end_with, args=[parent], daemon=True).start()
     try:
         folder = Path(os.environ[MODEL_VARIABLE])
-        return serve_endpoint(Endpoint(find_artifacts(folder)))
+        endpoint = Endpoint(find_artifacts(folder))
+        report("answers are by {model}, trained on {trained_on} data".format_map(endpoint.identity))
+        return serve_endpoint(endpoint)
     except Exception as error:
         known = isinstance(error, HistofuseError)
         report(f"the model cannot be served: {error if known else shorten(repr(error))}")

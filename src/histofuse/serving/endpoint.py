@@ -50,6 +50,11 @@ class Endpoint:
         self._options = list(inspect.signature(self.predictor.answer).parameters)[1:]
 
     @property
+    def identity(self) -> dict[str, str]:
+        """Which version of which model answers, and the data that it was trained on."""
+        return self.predictor.identity
+
+    @property
     def failed(self) -> bool:
         """Whether nothing is answered any more."""
         return self._queue.failed

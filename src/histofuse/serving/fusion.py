@@ -28,13 +28,13 @@ from histofuse.tracking.interface import (
     SHAP_BASE,
     WARNINGS,
 )
+from histofuse.tracking.names import SHOWN_DIGITS
 
 if TYPE_CHECKING:
     from histofuse.explain.maps.mappers import Mapper
     from histofuse.models.fusion import FusionModel
 
 FUSION: Final = "fusion"
-_DIGITS: Final = 12
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class FusionPredictor(Predictor):
 
     image: ImagePredictor
     patient: TabularPredictor
+
+    @property
+    def sources(self) -> set[str]:
+        """The data that its encoders were trained on."""
+        return self.image.sources | self.patient.sources
 
     @cached_property
     def model(self) -> FusionModel:
@@ -155,7 +160,7 @@ class FusionPredictor(Predictor):
         Patients' embeddings are those of the rows that have a record, in order.
         """
         fused, alone = recorded, ~recorded
-        image, patient = (e.bundle.digest[:_DIGITS] for e in (self.image, self.patient))
+        image, patient = (e.bundle.digest[:SHOWN_DIGITS] for e in (self.image, self.patient))
         parts = []
         if fused.any():
             logits = compute_in_blocks(
@@ -166,7 +171,8 @@ class FusionPredictor(Predictor):
             parts.append(table.assign(**source))
         if alone.any():
             table = self.image.answer_embedded(patches.select(alone), image_embeddings[alone])
-            parts.append(table.assign(**{ANSWERED_BY: IMAGE, EMBEDDING_VERSION: image}))
+            source = {ANSWERED_BY: IMAGE, EMBEDDING_VERSION: image}
+            parts.append(table.assign(**self.identity, **source))
         order = np.argsort(np.argsort(alone, kind="stable"))
         return pd.concat(parts).iloc[order]
 

@@ -28,6 +28,8 @@ refused: there is no nucleus to classify.
 |---|---|---|
 | ``probability_<class>`` | all | calibrated, adding up to 1 |
 | ``prediction`` | all | the class that the saved thresholds decide on |
+| ``model`` | all | the version that answers: name, number and the first 12 digits of the digest |
+| ``trained_on`` | all | the data that it was trained on, such as ``simulated`` |
 | ``answered_by`` | fusion | ``fusion``, or ``image`` where there is no record |
 | ``embedding_version`` | fusion | ``<image>+<patient>``, the first 12 digits of the encoders' \
 digests; ``<image>`` alone where there is no record |

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import HistofuseError
-from histofuse.tracking.interface import PREDICTION, name_probability
+from histofuse.tracking.interface import MODEL, PREDICTION, TRAINED_ON, name_probability
+from histofuse.tracking.names import SHOWN_DIGITS, VERSION_FILE, Version
 from histofuse.training.decision import Decision, load_decision
 
 
@@ -25,6 +26,16 @@ class Predictor:
     def decision(self) -> Decision:
         """Calibrator and thresholds."""
         return load_decision(self.bundle.path)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Which version of which model this is, and the data that it was trained on."""
+        return {MODEL: _name_version(self.bundle), TRAINED_ON: " + ".join(sorted(self.sources))}
+
+    @property
+    def sources(self) -> set[str]:
+        """The data that it was trained on, such as ``simulated``."""
+        return {self.bundle.config.get("source", "not stated")}
 
     def tabulate(self, logits: Float[np.ndarray, "n classes"], index: pd.Index) -> pd.DataFrame:
         """Turn logits into probabilities and decisions.
@@ -40,9 +51,25 @@ class Predictor:
             )
         columns = list(map(name_probability, classes))
         table = pd.DataFrame(probabilities, columns=columns, index=index)
-        return table.assign(**{PREDICTION: np.array(classes, dtype=object)[decided]})
+        return table.assign(
+            **{PREDICTION: np.array(classes, dtype=object)[decided]}, **self.identity
+        )
 
     def number_classes(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
         """Look up the indices of the decided classes of a table."""
         classes = pd.Index(self.bundle.config["classes"])
         return classes.get_indexer(pd.Index(table[PREDICTION])).astype(np.int64)
+
+
+def _name_version(bundle: Bundle) -> str:
+    """Name the registered version that a bundle is a copy of, or the bundle itself."""
+    from ruamel.yaml import YAML
+
+    file = bundle.path.absolute().parent.parent / VERSION_FILE
+    if not file.is_file():
+        return f"{bundle.name} ({bundle.digest[:SHOWN_DIGITS]})"
+    read = YAML(typ="safe").load(file)
+    number = int(read["model_version"])
+    return str(
+        Version(read["model_name"], number, bundle.digest, run_id="", source="", content=None)
+    )

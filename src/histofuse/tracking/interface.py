@@ -21,6 +21,8 @@ from histofuse.core.bundle import Bundle
 IMAGE: Final = "image"
 PATIENT: Final = "patient"
 PREDICTION: Final = "prediction"
+MODEL: Final = "model"
+TRAINED_ON: Final = "trained_on"
 ANSWERED_BY: Final = "answered_by"
 EMBEDDING_VERSION: Final = "embedding_version"
 WARNINGS: Final = "warnings"
@@ -111,7 +113,7 @@ def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
 
 def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
     outputs = dict.fromkeys(map(name_probability, bundle.config["classes"]), "double")
-    outputs[PREDICTION] = "string"
+    outputs |= dict.fromkeys((PREDICTION, MODEL, TRAINED_ON), "string")
     if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
     if bundle.config.get("kind") != "image":

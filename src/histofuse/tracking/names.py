@@ -33,6 +33,7 @@ TRIAL_DIGEST_TAG: Final = "histofuse.trial_digest"  # on trials: digest of param
 STATE_TAG: Final = "histofuse.trial_state"  # on trials: COMPLETE, PRUNED or FAIL
 MODEL_FOLDER: Final = "model"
 BUNDLE_FOLDER: Final = "model/artifacts/bundle"
+VERSION_FILE: Final = "registered_model_meta"  # MLflow's, in a copy of a model: which version
 SCRATCH: Final = "histofuse-"  # how the names of temporary folders begin
 SHOWN_DIGITS: Final = 12  # of a digest, where it is shown to people
 

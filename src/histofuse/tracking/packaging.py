@@ -17,7 +17,7 @@ from histofuse.core.artifacts import digest_file, digest_text, to_json
 from histofuse.core.bundle import MANIFEST, ROW_LEVEL, Bundle, open_bundle
 from histofuse.core.errors import RegistryError
 from histofuse.tracking.interface import describe_interface
-from histofuse.tracking.names import BUNDLE_FOLDER, SCRATCH, redact
+from histofuse.tracking.names import BUNDLE_FOLDER, SCRATCH, VERSION_FILE, redact
 from histofuse.tracking.store import Store
 
 SERVING_SCRIPT: Final = Path(__file__).parents[1] / "serving" / "model.py"
@@ -27,10 +27,10 @@ REQUIREMENTS: Final = (
     "safetensors", "scipy", "torch", "torchvision", "xgboost",
 )  # fmt: skip
 # Increased when the same bundle is registered with other files.
-FORMAT: Final = 3
+FORMAT: Final = 4
 COMPILED: Final = "__pycache__"
 # What MLflow and Python write next to a model when they load it from a local store.
-ADDED: Final = frozenset({COMPILED, "registered_model_meta"})
+ADDED: Final = frozenset({COMPILED, VERSION_FILE})
 
 
 def digest_package(bundle: Bundle, *, row_level: bool) -> str:

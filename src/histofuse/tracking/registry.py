@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from histofuse.core.artifacts import digest_file, load_json, replacing_folder
+from histofuse.core.artifacts import digest_file, load_json, replacing_folder, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.progress import report
@@ -20,6 +20,7 @@ from histofuse.tracking.names import (
     PRODUCTION,
     REGISTERED_PREFIX,
     SCRATCH,
+    VERSION_FILE,
     WHEN_TAG,
     ModelStatus,
     Version,
@@ -93,6 +94,8 @@ def fetch_model(model: str, store: Store, scratch: Path) -> Path:
     version, folder = find_at(name_address(model), store), scratch / MODEL_FOLDER
     store.fetch(version, MODEL_FOLDER, folder)
     check_copy(version, folder)
+    # As MLflow does, for answers to name it.
+    write_json({"model_name": version.name, "model_version": version.number}, folder / VERSION_FILE)
     return folder
 
 

@@ -9,6 +9,8 @@ import pytest
 import tifffile
 
 from histofuse.commands.predict import Request, predict
+from histofuse.core.artifacts import digest_file, load_json, write_json
+from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError, InputError
 from histofuse.data.cutting import cut_windows
 from histofuse.serving.predict import open_predictor
@@ -20,8 +22,11 @@ FEATURES = ["age_years", "metastatic", "albumin", "insurance"]
 @pytest.fixture
 def frames(small_project):
     """Three frames of two cases in BreCaHAD's layout, their points at the border included."""
+    return make_frames(small_project.root / "incoming")
+
+
+def make_frames(folder):
     rng = np.random.default_rng(0)
-    folder = small_project.root / "incoming"
     (folder / "images").mkdir(parents=True)
     (folder / "groundTruth").mkdir()
     points = [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.3, 0.8), (0.97, 0.1)]
@@ -145,6 +150,44 @@ def test_fusion_uses_the_record_if_there_is_one(frames, patients):
     served = predictor.predict({"image": patches, "patient": record})
     np.testing.assert_allclose(rows[columns], served[columns], atol=1e-6)
     assert set(rows["embedding_version"]) == set(served["embedding_version"])
+
+
+def name_bundle(model):
+    return f"{model} ({open_bundle(Path('models') / model).digest[:12]})"
+
+
+@pytest.mark.parametrize("out", ["out.parquet", "out.csv"])
+def test_the_file_and_the_screen_name_the_model_and_its_data(frames, patients, out):
+    for model, given in (("mlp", None), ("simple_cnn", frames), ("fusion_label_blind", frames)):
+        said, table = ask(given, f"models/{model}", out, patients=None if given else patients)
+        assert set(table["model"]) == {name_bundle(model)}
+        assert set(table["trained_on"]) == {"simulated"}
+        assert f"model: {name_bundle(model)}, trained on simulated data" in said
+
+
+def test_a_model_of_simulated_data_is_warned_of_unless_the_input_is_simulated(frames, patients):
+    assert "WARNING: the model was trained on simulated data" in ask(frames)[0]
+    (frames / "SIMULATED.json").write_text("{}")
+    assert "WARNING" not in ask(frames)[0]
+    own = Path("data/ehr/features.parquet")
+    assert "WARNING" not in ask(model="models/mlp", patients=own)[0]
+    assert "WARNING" in ask(model="models/mlp", patients=patients)[0]
+
+
+def test_a_fusion_model_of_a_simulated_and_a_restricted_encoder_is_warned_of(frames):
+    reseal("models/simple_cnn", source="restricted")
+    reseal("models/fusion_label_blind", source="restricted", encoder="models/simple_cnn")
+    said, table = ask(frames, "models/fusion_label_blind")
+    assert set(table["trained_on"]) == {"restricted + simulated"}
+    assert "WARNING" in said
+
+
+def test_a_registered_model_is_named_with_its_version(published):
+    frames = make_frames(published.root / "incoming")
+    said, table = ask(frames, "models:/histofuse-simple-cnn/1")
+    digest = open_bundle(Path("models/simple_cnn")).digest
+    assert set(table["model"]) == {f"histofuse-simple-cnn version 1 ({digest[:12]})"}
+    assert f"model: histofuse-simple-cnn version 1 ({digest[:12]})" in said
 
 
 def test_fusion_without_patients_is_the_image_model(frames):
@@ -394,14 +437,19 @@ def test_a_frame_that_cannot_be_decoded_leaves_no_file(frames):
     assert not [p for p in Path.cwd().iterdir() if "out.parquet" in p.name]
 
 
-def test_a_bundle_that_does_not_say_its_stains_is_refused(frames):
-    from histofuse.core.artifacts import digest_file, load_json, write_json
+def reseal(bundle, encoder=None, **changes):
+    """Change the config of a bundle, None to leave a key out, and its manifest with it."""
+    folder = Path(bundle)
+    config = {**load_json(folder / "config.json"), **changes}
+    if encoder is not None:
+        config["encoders"]["image"]["digest"] = open_bundle(Path(encoder)).digest
+    write_json({k: v for k, v in config.items() if v is not None}, folder / "config.json")
+    manifest = load_json(folder / "manifest.json")
+    manifest["files"]["config.json"] = digest_file(folder / "config.json")
+    write_json(manifest, folder / "manifest.json")
 
-    config = load_json(Path("models/simple_cnn/config.json"))
-    del config["stain_normalisation"]
-    write_json(config, Path("models/simple_cnn/config.json"))
-    manifest = load_json(Path("models/simple_cnn/manifest.json"))
-    manifest["files"]["config.json"] = digest_file(Path("models/simple_cnn/config.json"))
-    write_json(manifest, Path("models/simple_cnn/manifest.json"))
+
+def test_a_bundle_that_does_not_say_its_stains_is_refused(frames):
+    reseal("models/simple_cnn", stain_normalisation=None)
     with pytest.raises(BundleError, match="stain_normalisation"):
         ask(frames)

@@ -71,6 +71,8 @@ def test_the_signature_names_what_goes_in_and_comes_out(fusion, image, tabular, 
     assert outputs == {
         **probabilities,
         "prediction": ("DataType.string", True),
+        "model": ("DataType.string", True),
+        "trained_on": ("DataType.string", True),
         "answered_by": ("DataType.string", True),
         "embedding_version": ("DataType.string", True),
         "warnings": ("DataType.string", True),
@@ -81,7 +83,7 @@ def test_the_signature_names_what_goes_in_and_comes_out(fusion, image, tabular, 
     assert params == {"gradcam": ("boolean", False), "shap": ("boolean", False)}
     inputs, outputs, params = describe(stage(image, store, tmp_path / "image"))
     assert (inputs, [*params]) == (["image"], ["gradcam"])
-    assert [*outputs] == [*probabilities, "prediction", "gradcam"]
+    assert [*outputs] == [*probabilities, "prediction", "model", "trained_on", "gradcam"]
     inputs, outputs, params = describe(stage(tabular, store, tmp_path / "tabular"))
     assert (inputs, [*params]) == (["age_years", "metastatic", "albumin", "insurance"], ["shap"])
 

@@ -116,7 +116,7 @@ def test_patches_with_and_without_margin(image, patches):
     table = predictor.predict(stored)
 
     logits = image.model(image.model.prepare(torch.from_numpy(stored))).detach().numpy()
-    assert list(table) == [*PROBABILITIES, "prediction"]
+    assert list(table) == [*PROBABILITIES, "prediction", "model", "trained_on"]
     np.testing.assert_allclose(table[PROBABILITIES], calibrate(image.bundle, logits), atol=1e-6)
     pd.testing.assert_frame_equal(table, predictor.predict(patches))
 
