@@ -18,6 +18,7 @@ from histofuse.evaluation.performance.intervals import (
     describe_intervals,
     estimate_intervals,
 )
+from histofuse.evaluation.performance.plots import write_plot_data
 from histofuse.evaluation.performance.results import Context, Result, evaluate_model, summarise
 from histofuse.evaluation.performance.tables import (
     Table,
@@ -41,6 +42,7 @@ PRIOR_DIAGNOSES = Path("data/encoded/prior_diagnoses")  # where params ask for l
 PATCH_AUDIT = Path("data/splits/patches_audit.json")
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
+PLOTS = Path("reports/plots")  # what `dvc plots` draws
 METRICS = Path("reports/metrics.json")
 HEADLINE = Path("reports/headline.json")  # in git, for DVC to compare
 
@@ -79,6 +81,9 @@ def main() -> None:
         if comparison:
             path = folder / "comparison" / "fusion_vs_resnet.png"
             draw_comparison_figure(comparison, params.split, intervals, path)
+    with replacing_folder(PLOTS) as folder:
+        for result in results:
+            write_plot_data(result, params.split, folder)
     summary = summarise(results, describe_pairs(comparison, context))
     summary["intervals"] = describe_intervals(intervals, params.split)
     write_json(summary, METRICS)

@@ -65,6 +65,11 @@ def test_every_model_is_trained_evaluated_explained_and_registered(built):
     metrics = json.loads((built.root / "reports/metrics.json").read_text())["models"]
     assert set(metrics) == {p.name for p in (built.root / "models").iterdir()}
     assert metrics["resnet18"]["test/auroc/mitosis"] is not None
+    shown = json.loads(built.run("dvc", "metrics", "show", "--json").stdout)
+    headline = shown[""]["data"]["reports/headline.json"]["data"]
+    assert set(headline) == set(metrics)
+    assert str(headline).count(":") - len(headline) <= 30
+    assert built.run("dvc", "metrics", "diff").returncode == 0
 
     registry = read_registry(built)
     assert set(registry["models"]) == REGISTERED

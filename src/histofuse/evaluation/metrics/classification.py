@@ -128,6 +128,16 @@ class Cuts:
         with np.errstate(invalid="ignore"):
             return self.fp / self.fp[-1:]
 
+    def trace_roc(self) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """Trace the ROC curve from (0, 0): false positive rate and recall."""
+        return np.append(0.0, self.false_positive_rate), np.append(0.0, self.recall)
+
+    def trace_precision_recall(
+        self,
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """Trace recall from 0, and precision."""
+        return np.append(0.0, self.recall), np.append(self.precision[:1], self.precision)
+
 
 def count_cuts(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Cuts:
     """Count positives and negatives above each distinct score; equal scores fall together."""

@@ -103,9 +103,7 @@ def draw_roc(rows: Predictions, title: str, known: Known) -> Figure:
         if not positive.any() or positive.all():
             axes.plot([], [], color=colour, label=f"{name}: not defined")
             continue
-        cuts = count_cuts(rows.probabilities[:, k], positive)
-        x = np.append(0.0, cuts.false_positive_rate)
-        y = np.append(0.0, cuts.recall)
+        x, y = count_cuts(rows.probabilities[:, k], positive).trace_roc()
         area = f"{np.trapezoid(y, x):.3f}{_show_ends(known, f'auroc/{rows.classes[k]}')}"
         axes.plot(x, y, color=colour, label=f"{name}: AUC {area}")
     axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)")
@@ -130,8 +128,7 @@ def draw_precision_recall(rows: Predictions, title: str, known: Known) -> Figure
         area = (np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum()
         ends = _show_ends(known, f"auprc/{rows.classes[k]}")
         axes.step(
-            np.append(0.0, cuts.recall),
-            np.append(cuts.precision[:1], cuts.precision),
+            *cuts.trace_precision_recall(),
             where="pre",
             color=colour,
             label=f"{name}: AP {area:.3f}{ends} (chance {positive.mean():.3f})",

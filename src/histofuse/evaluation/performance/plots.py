@@ -1,0 +1,68 @@
+"""Data of the figures in small files, for `dvc plots` to draw one experiment over another.
+
+ROC, precision-recall and calibration are of the class in focus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.evaluation.metrics.classification import bin_reliability, count_confusion, count_cuts
+from histofuse.evaluation.performance.results import Result
+from histofuse.evaluation.predictions import Predictions
+
+MOST_POINTS: Final = 200  # of a curve; more are not seen in a figure of this size
+_DECIMALS: Final = 5
+
+
+def write_plot_data(result: Result, split: str, folder: Path) -> None:
+    """Write ``<plot>/<model>.csv`` for each plot in dvc.yaml.
+
+    Left out are the curves of a class that is not in the split, and training in a single step.
+    """
+    history = result.model.history
+    tables = dict(_tabulate(result.model.of(split)))
+    if len(history) > 1:
+        tables["training"] = _tabulate_losses(history)
+    for plot, table in tables.items():
+        path = folder / plot / f"{result.name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        table.round(_DECIMALS).to_csv(path, index=False)
+
+
+def _tabulate(rows: Predictions) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "confusion", _count_pairs(rows)
+    k = rows.classes.index(rows.focus_class)
+    scores, positive = rows.probabilities[:, k], rows.labels == k
+    bins = bin_reliability(scores, positive)
+    yield "calibration", pd.DataFrame({"predicted": bins.predicted, "observed": bins.observed})
+    if positive.any() and not positive.all():
+        cuts = count_cuts(scores, positive)
+        x, y = cuts.trace_roc()
+        yield "roc", _thin(pd.DataFrame({"false_positive_rate": x, "recall": y}))
+        x, y = cuts.trace_precision_recall()
+        yield "precision_recall", _thin(pd.DataFrame({"recall": x, "precision": y}))
+
+
+def _count_pairs(rows: Predictions) -> pd.DataFrame:
+    """Tabulate the confusion matrix: one row a pair of classes, also of those without rows."""
+    counts = count_confusion(rows.labels, rows.predictions, len(rows.classes))
+    pairs = [(rows.classes[i], rows.classes[j], n) for (i, j), n in np.ndenumerate(counts)]
+    return pd.DataFrame(pairs, columns=["true", "predicted", "count"])
+
+
+def _tabulate_losses(history: pd.DataFrame) -> pd.DataFrame:
+    """Take the losses by epoch or round, which every model has."""
+    losses = history[["train_loss", "validation_loss"]]
+    return _thin(losses.assign(step=history[history.columns[0]]))
+
+
+def _thin(curve: pd.DataFrame) -> pd.DataFrame:
+    """Keep the first, the last and evenly many points between."""
+    kept = np.linspace(0, len(curve) - 1, min(len(curve), MOST_POINTS)).round().astype(int)
+    return curve.iloc[kept]
