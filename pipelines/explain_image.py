@@ -33,7 +33,7 @@ def main(model: str) -> None:
 
     mapper = map_image_network(model, load_image_model(bundle))
     calibrator, _ = load_decision(bundle.path)
-    patches = Patches(mapper, PATCHES, test, calibrator.probabilities)
+    patches = Patches(mapper, bundle.digest, PATCHES, test, calibrator.probabilities)
     with replacing_folder(OUT / model) as folder:
         tests = write_gallery(patches, folder, params, bootstrap)
     for concern in list_concerns(tests):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from histofuse.core.artifacts import load_json
+from histofuse.core.artifacts import load_json, write_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.metrics.weighted import Clusters
@@ -134,7 +134,7 @@ def correlate_ranks(
 def render_estimates(
     estimates: Mapping[str, Estimate], measures: Mapping[str, Measure], fewest_groups: int
 ) -> dict[str, dict[str, Any]]:
-    """Render for ``faithfulness.json``.
+    """Render for `write_scores`.
 
     Returns:
         Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
@@ -158,6 +158,16 @@ def render_estimates(
             "concern": "" if part else measure.find_concern(estimate, fewest_groups),
         }
     return rendered
+
+
+def write_scores(rendered: Mapping[str, Any], digest: str, path: Path) -> None:
+    """Write rendered scores with the digest of the bundle they are of: ``digest``, ``scores``."""
+    write_json({"digest": digest, "scores": rendered}, path)
+
+
+def read_scores(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the scores that `write_scores` wrote."""
+    return load_json(path)["scores"]
 
 
 def list_concerns(rendered: Mapping[str, Mapping[str, Any]]) -> list[str]:

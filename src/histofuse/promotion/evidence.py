@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import CONFIG, MANIFEST, open_bundle
+from histofuse.core.bundle import CONFIG, open_bundle
 from histofuse.core.errors import BundleError, HistofuseError, RegistryError
 from histofuse.core.naming import name_pairing
 from histofuse.core.processes import ChildError, call_in_child
@@ -28,18 +28,17 @@ from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
+from histofuse.explain.estimates import FAITHFULNESS, read_scores
 from histofuse.params.promotion import PromotionParams
 from histofuse.promotion.gate import Evidence, Scored
 from histofuse.promotion.scoring import TestData, score_test_split
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.names import MODEL_FOLDER, SCRATCH, Version
-from histofuse.tracking.publish import MODELS
 from histofuse.tracking.store import Store
 from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS, check_copy
 
 ALARMS: Final = Path("reports/alarms.json")
 EXPLANATIONS: Final = Path("reports/explain")
-FAITHFULNESS: Final = "faithfulness.json"
 SCORING_SECONDS: Final = 3600.0  # for loading and scoring one version, many times what it takes
 
 ValueT = TypeVar("ValueT")
@@ -98,6 +97,7 @@ def gather_evidence(
         scored, files = _score(copy, data), copy.list_files()
         signature = copy.has_signature()
         alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored, data, rules))
+    name = str(scored.config.get("name", ""))
     return Evidence(
         candidate=scored,
         production=None if production is None else _score_production(store, production, data),
@@ -107,7 +107,7 @@ def gather_evidence(
         seed=rules.bootstrap.seed,
         alarms=alarms,
         alarms_fault=alarms_fault,
-        faithfulness=_attempt(lambda: read_faithfulness(scored.config, candidate.digest))[0],
+        faithfulness=_attempt(lambda: read_faithfulness(name, candidate.digest))[0],
     )
 
 
@@ -127,19 +127,14 @@ def _find_alarms(
     return select_checks(checks, model.name, model.kind)
 
 
-def read_faithfulness(
-    config: Mapping[str, Any], digest: str, root: Path = EXPLANATIONS, models: Path = MODELS
-) -> Mapping[str, Any] | None:
-    """Read the metrics of a model's explanations; None if they are of another version.
-
-    The explain stages explain the bundle in ``models/``, so its digest must be that of the version.
-    """
-    name = str(config.get("name", ""))
-    manifest = models / name / MANIFEST
-    if not manifest.is_file() or digest_file(manifest) != digest:
-        return None
-    reports = [load_json(path) for path in sorted(root.glob(f"*/{name}/{FAITHFULNESS}"))]
-    return {metric: entry for part in reports for metric, entry in part.items()} or None
+def read_faithfulness(name: str, digest: str, root: Path = EXPLANATIONS) -> dict[str, Any] | None:
+    """Read the scores of a model's explanations; None if none are of this version's bundle."""
+    files = sorted(root.glob(f"*/{name}/{FAITHFULNESS}"))
+    scores: dict[str, Any] = {}
+    for path in files:
+        if load_json(path).get("digest") == digest:
+            scores |= read_scores(path)
+    return scores or None
 
 
 def measure_candidate(

@@ -66,7 +66,7 @@ def _collect_split(run: Run) -> dict[Key, Estimate]:
     tested = run.locate("explain") / "gradcam" / IMAGE / "faithfulness.json"
     if tested.is_file():
         mass = "cam_mass_inside"
-        _put(measured, {mass: load_json(tested).get(mass, {})}, IMAGE, AREA)
+        _put(measured, {mass: load_json(tested)["scores"].get(mass, {})}, IMAGE, AREA)
     return measured
 
 

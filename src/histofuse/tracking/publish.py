@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,15 +21,14 @@ import pandas as pd
 from histofuse.core.artifacts import (
     digest_file,
     digest_text,
-    load_json,
     to_json,
     write_json,
     write_text,
 )
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.naming import name_column, name_fusion
-from histofuse.core.privacy import is_aggregate, may_show_patients
-from histofuse.core.progress import track
+from histofuse.core.privacy import may_show_patients
+from histofuse.core.progress import report, track
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.tracking.lease import holding
@@ -47,7 +46,6 @@ from histofuse.tracking.names import (
     Version,
     flatten,
     name_curve,
-    name_end,
     name_params,
     name_registered,
 )
@@ -60,6 +58,7 @@ from histofuse.tracking.provenance import (
     read_revision,
     read_stages,
 )
+from histofuse.tracking.reports import SHOWN, read_reports
 from histofuse.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -71,16 +70,8 @@ REPORTS: Final = Path("reports")
 LOGGED_KEYS: Final = (
     "kind", "seed", "source", "classes", "pairing", "leaky", "encoders", "architecture",
 )  # fmt: skip
-COMPARISON: Final = "comparison"  # figures of several models, logged with the primary fusion model
 HISTORY: Final = "history.csv"
-FAITHFULNESS: Final = "faithfulness.json"
 DOCUMENTS: Final = "documents"
-# Folders of figures, with a folder for each model in them -> their names in a run.
-SHOWN: Final[Mapping[str, str]] = {
-    "figures": "figures",
-    "explain": "explain",
-    "assessment/figures": "assessment",
-}
 PROVENANCE: Final = "provenance.json"
 PUBLISHING: Final = "publishing"  # the lock: one process publishes at a time
 # Tags on the origin of a version.
@@ -106,6 +97,7 @@ class Publication:
     figures: Mapping[str, Path]  # artifact path -> file, sorted
     documents: Mapping[str, str]  # file name -> Markdown, on the data and the whole run
     row_level: bool  # whether files with one row per patient may be uploaded
+    left_out: Sequence[str]  # reports of another bundle of the same name
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -157,6 +149,9 @@ def publish_all(
     bundles = [open_bundle(models / name) for name in list_models(models)]
     store = open_store()
     wanted = [collect(bundle, reports, rule, documents) for bundle in bundles]
+    for p in wanted:
+        for fault in p.left_out:
+            report(f"left out of {p.registered}: {fault}. Make it again: dvc repro publish")
     return write_missing(wanted, store)
 
 
@@ -169,64 +164,27 @@ def list_models(models: Path) -> list[str]:
 
 def collect(
     bundle: Bundle,
-    reports: Path,
+    folder: Path,
     primary_rule: str | None = None,
     documents: Mapping[str, str] | None = None,
 ) -> Publication:
-    """Collect what is logged of a bundle.
+    """Collect what is logged of a bundle: itself, and the reports below a folder that name it.
 
     Of a restricted source, files with one row per patient or patch are left out, and all figures
     but those of many patients.
     """
     row_level = may_show_patients([bundle.config["source"]])
     primary = primary_rule is not None and bundle.name == name_fusion(primary_rule)
-    folders = {bundle.name, COMPARISON} if primary else {bundle.name}
+    reports = read_reports(folder, bundle, primary=primary, row_level=row_level)
     return Publication(
         bundle=bundle,
         registered=name_registered(bundle.name, primary_rule),
-        metrics=_read_metrics(reports, bundle.name),
-        figures=_find_figures(reports, folders, row_level=row_level),
+        metrics=reports.metrics,
+        figures=reports.figures,
         documents=documents or {},
         row_level=row_level,
+        left_out=reports.left_out,
     )
-
-
-def _read_metrics(reports: Path, name: str) -> dict[str, float | None]:
-    """Read a model's metrics, the faithfulness of its explanations, and the intervals of both.
-
-    The ends of an interval are metrics of their own, so that the UI shows and sorts them.
-    """
-    path = reports / "metrics.json"
-    known = load_json(path) if path.is_file() else {"models": {}}
-    metrics: dict[str, float | None] = dict(known["models"].get(name, {}))
-    for metric, interval in known.get("intervals", {}).get("models", {}).get(name, {}).items():
-        metrics |= _name_ends(metric, interval)
-    for file in sorted((reports / "explain").glob(f"*/{name}/{FAITHFULNESS}")):
-        for metric, interval in load_json(file).items():
-            metrics |= {f"faithfulness/{metric}": interval["value"]}
-            metrics |= _name_ends(f"faithfulness/{metric}", interval)
-    return metrics
-
-
-def _name_ends(metric: str, interval: Mapping[str, Any]) -> dict[str, float | None]:
-    low, high = interval["low"], interval["high"]
-    if low is None or high is None:
-        return {}
-    return {name_end(metric, "low"): low, name_end(metric, "high"): high}
-
-
-def _find_figures(reports: Path, folders: Set[str], *, row_level: bool) -> dict[str, Path]:
-    """Map artifact paths to the files below folders of these names in each folder of `SHOWN`."""
-    figures = {}
-    for folder, shown_as in SHOWN.items():
-        for file in sorted((reports / folder).rglob("*")):
-            parts = file.relative_to(reports / folder).parts
-            if folders.isdisjoint(parts[:-1]) or not file.is_file():
-                continue
-            if row_level or is_aggregate(PurePath(folder, *parts)):
-                kept = [part for part in parts if part not in folders]
-                figures["/".join((shown_as, *kept))] = file
-    return figures
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -365,7 +323,7 @@ def _write_artifacts(
         found = find_stage(stages, MODELS / p.bundle.name)
         stage = {"stage": found[0], **found[1]} if found else None
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
-        replaced = (*SHOWN.values(), DOCUMENTS, *(() if fresh else (MODEL_FOLDER,)))
+        replaced = (*SHOWN, DOCUMENTS, *(() if fresh else (MODEL_FOLDER,)))
         store.log_folder(run_id, folder, replaced)
         return None if fresh else digest_files(folder / MODEL_FOLDER)
 

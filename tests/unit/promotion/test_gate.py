@@ -16,8 +16,10 @@ from histofuse.evaluation.alarms.models import (
 )
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.predictions import Predictions
+from histofuse.explain.estimates import write_scores
 from histofuse.params.base import load_section
 from histofuse.params.promotion import Limits, PromotionParams
+from histofuse.promotion.evidence import read_faithfulness
 from histofuse.promotion.gate import FILES, Evidence, Scored, decide
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
@@ -424,6 +426,14 @@ def test_lower_end_of_faithfulness_is_compared_with_its_limit(found, passes):
     refused = refuse(evidence, faithfulness_minimums={"image": {"mass": 0.0}, "fusion": {"x": 1.0}})
     assert list(refused) == ([] if passes else ["faithfulness[mass]"])
     assert refuse(evidence) == {}
+
+
+def test_explanations_of_another_bundle_are_no_evidence(tmp_path):
+    score = {"mass": {"value": 0.3, "low": 0.1, "high": 0.4, "n": 32}}
+    write_scores(score, "ab" * 32, tmp_path / "gradcam/resnet18/faithfulness.json")
+    assert read_faithfulness("resnet18", "ab" * 32, tmp_path) == score
+    assert read_faithfulness("resnet18", "cd" * 32, tmp_path) is None
+    assert read_faithfulness("simple_cnn", "ab" * 32, tmp_path) is None
 
 
 # --- minimums -----------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 from histofuse.core.artifacts import write_json
+from histofuse.explain.estimates import write_scores
 from histofuse.reporting.estimates import collect_honest, collect_protocol, find_simulated
 from histofuse.reporting.inputs import ARTIFACTS, find_run
 from histofuse.reporting.paper import AREA, Estimate
@@ -66,6 +67,6 @@ def test_models_of_simulated_data_are_named_as_the_claims_name_them(project, cha
 def test_map_is_compared_with_the_area(project):
     path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json({"cam_mass_inside": ENTRY}, path)
+    write_scores({"cam_mass_inside": ENTRY}, "ab" * 32, path)
     found = collect_honest(find_run(project))
     assert found["resnet18", "cam_mass_inside", AREA] == Estimate(0.5, 0.25, 0.75, 17)

@@ -7,6 +7,7 @@ import pytest
 
 from histofuse.core.artifacts import write_json, write_text
 from histofuse.core.errors import InputError
+from histofuse.explain.estimates import write_scores
 from histofuse.reporting.blocks import Grid
 from histofuse.reporting.chapters.evidence import write_explanations_chapter
 from histofuse.reporting.chapters.paper import write_paper_chapter
@@ -240,7 +241,7 @@ def test_share_of_empty_maps_leads_the_tests_of_maps(project):
     }
     path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(tests, path)
+    write_scores(tests, "ab" * 32, path)
     blocks = write_explanations_chapter(find_run(project)).blocks
     table = next(b for b in blocks if isinstance(b, Grid))
     assert [row[0] for row in table.rows] == ["Empty share", "Cam mass inside"]

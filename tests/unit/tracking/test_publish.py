@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from histofuse.core.artifacts import write_json
+from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError
 from histofuse.tracking.connection import DATABASE
 from histofuse.tracking.names import CONTENT_TAG
-from histofuse.tracking.publish import publish_all, read_curves
+from histofuse.tracking.publish import collect, publish_all, read_curves
 from histofuse.tracking.store import Store, open_store
+
+SHOWN = ("figures/", "explain/", "assessment/")
 
 
 def count(store):
@@ -122,6 +126,72 @@ def test_retrained_model_is_a_new_version(project, make):
     assert publish_all().written == []
 
 
+def test_a_retrained_model_carries_no_number_of_the_bundle_before(
+    project, make, artifacts_of, capsys
+):
+    publish_all()
+    make.bundle("mlp", "tabular", weights=b"other")
+    make.bundle("resnet18", "image", weights=b"other")
+    capsys.readouterr()
+    publish_all()
+
+    store = open_store()
+    for name in ("mlp", "resnet18"):
+        version = store.client.get_model_version(f"histofuse-{name}", "2")
+        assert "0.800" not in version.description
+        assert "explanations | tested" not in version.description
+        run = store.client.get_run(version.run_id)
+        assert not [m for m in run.data.metrics if not m.startswith("curve/")]
+        assert not [f for f in artifacts_of(store, version.run_id) if f.startswith(SHOWN)]
+    said = " ".join(capsys.readouterr().err.split())
+    for of, report in (
+        ("mlp", "metrics.json"),
+        ("mlp", "assessment/assessment.json"),
+        ("mlp", "explain/shap/mlp"),
+        ("resnet18", "explain/gradcam/resnet18"),
+    ):
+        assert f"left out of histofuse-{of}: reports/{report}: is of bundle " in said
+
+    make.reports(auroc=0.7)
+    publish_all()
+    assert "0.700" in store.client.get_model_version("histofuse-mlp", "2").description
+
+
+@pytest.mark.parametrize("changed", [b"{}", b'{"digest": "0123456789ab"}'])
+def test_one_file_of_another_bundle_leaves_its_folder_out(project, artifacts_of, changed):
+    folder = Path("reports/explain/gradcam/resnet18")
+    (folder / "summary.json").write_bytes(changed)
+    publish_all()
+    store = open_store()
+    run = run_of(store, "histofuse-resnet18")
+    assert "faithfulness/cam_mass_inside" not in run.data.metrics
+    files = artifacts_of(store, run.info.run_id)
+    assert "figures/roc.png" in files
+    assert not [f for f in files if f.startswith("explain/")]
+
+
+@pytest.mark.parametrize("retrained", [None, "resnet18", "fusion_permuted"])
+def test_comparison_of_another_bundle_is_left_out(project, make, artifacts_of, retrained):
+    fused = ("fusion_label_blind", "fusion_permuted")
+    for name in fused:
+        make.bundle(name, "fusion")
+    known = make.metrics()
+    for name in fused:
+        known["declared"][name] = {"digest": open_bundle(Path("models") / name).digest}
+    known["paired"] = {name: {"image_model": "resnet18"} for name in fused}
+    write_json(known, Path("reports/metrics.json"))
+    figure = Path("reports/figures/comparison/fusion_vs_resnet.png")
+    figure.parent.mkdir()
+    figure.write_bytes(b"figure")
+    if retrained:
+        make.bundle(retrained, "image" if retrained == "resnet18" else "fusion", weights=b"other")
+
+    rule, bundle = "label_blind", open_bundle(Path("models/fusion_label_blind"))
+    collected = collect(bundle, Path("reports"), rule)
+    assert ("figures/fusion_vs_resnet.png" in collected.figures) == (retrained is None)
+    assert bool(collected.left_out) == (retrained is not None)
+
+
 def test_row_level_files_of_restricted_patients_stay_behind(project, make, artifacts_of):
     make.restricted()
     publish_all()
@@ -137,6 +207,7 @@ def test_row_level_files_of_restricted_patients_stay_behind(project, make, artif
 
 def test_tissue_of_restricted_images_stays_behind(project, make, artifacts_of):
     make.bundle("resnet18", "image", source="restricted")
+    make.reports()
     publish_all()
 
     store = open_store()

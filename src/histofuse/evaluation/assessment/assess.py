@@ -213,9 +213,9 @@ def describe_assessments(
 
     Returns:
         ``split``, ``confidence``, ``method``, ``method_of`` (of metrics with a method of their
-        own), ``resamples`` (of the intervals) and ``models``: name to ``title``, ``kind``,
-        ``data``, ``leaky`` ("" for none known), ``unit``, ``rows``, ``group_unit``, ``groups``,
-        ``focus`` (the class decisions are about), and
+        own), ``resamples`` (of the intervals) and ``models``: name to ``digest`` (of the bundle),
+        ``title``, ``kind``, ``data``, ``leaky`` ("" for none known), ``unit``, ``rows``,
+        ``group_unit``, ``groups``, ``focus`` (the class decisions are about), and
 
         - ``calibration``: ``method``, ``fitted_on``, ``choice`` (what ``auto`` took, else None),
           ``bins``, ``quality`` (class, or ``all`` of several, to ``before``, ``after`` and
@@ -252,6 +252,7 @@ def _describe(assessment: Assessment, context: Context, params: AssessmentParams
     rows = result.model.of(context.split)
     subgroups = assessment.subgroups
     return {
+        "digest": result.model.digest,
         "title": result.title,
         "kind": result.model.kind,
         "data": result.data,

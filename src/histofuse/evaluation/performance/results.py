@@ -124,6 +124,7 @@ def _declare(result: Result) -> dict[str, str]:
         "data": result.data,
         "leaky": result.leaky or "no",
         "focus_class": result.model.focus_class,
+        "digest": result.model.digest,
     }
 
 
@@ -132,7 +133,8 @@ def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str,
 
     Returns:
         ``models`` (name to metrics, None where not defined), ``split_sizes`` (of patches and of
-        admissions), ``declared`` (name to data, leaks and class in focus), ``paired`` (as given).
+        admissions), ``declared`` (name to data, leaks, class in focus and the bundle's digest),
+        ``paired`` (as given).
     """
     sizes: dict[str, Any] = {}
     for result in results:

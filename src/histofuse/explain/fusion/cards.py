@@ -9,7 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import collect_faults
 from histofuse.evaluation.assessment.conformal import predict_set
 from histofuse.evaluation.drawing import write_figure
 from histofuse.explain.fusion.card_figure import Card, draw_card
@@ -39,7 +39,7 @@ def write_cards(
         InputError: If the assessment contains no prediction sets of this model.
     """
     rows = choose_cards(cases.predictions, cases.classes, params.case_cards)
-    conformal = load_conformal(assessment, cases.bundle.name)
+    conformal = load_conformal(assessment, cases.bundle.name, cases.bundle.digest)
     names: list[str] = []
     if rows.empty:
         return names
@@ -50,18 +50,21 @@ def write_cards(
     return names
 
 
-def load_conformal(path: Path, model: str) -> Mapping[str, Any]:
+def load_conformal(path: Path, model: str, digest: str) -> Mapping[str, Any]:
     """Load the conformal quantiles of a model.
 
     Raises:
-        InputError: If the file is missing or has none of this model.
+        InputError: If the file is missing or has none of this bundle of the model.
     """
-    conformal = load_json(path).get("models", {}).get(model, {}).get("conformal")
-    if not conformal:
-        expected = "the quantiles of its prediction sets"
-        fault = Fault(f"{path}, models.{model}.conformal", "missing", expected, "Run dvc repro.")
-        raise InputError([fault])
-    return conformal
+    assessed = load_json(path).get("models", {}).get(model, {})
+    with collect_faults() as faults:
+        if not assessed.get("conformal"):
+            expected = "the quantiles of its prediction sets"
+            faults.add(f"{path}, models.{model}.conformal", "missing", expected, "Run dvc repro.")
+        elif assessed.get("digest") != digest:
+            problem, expected = "is of another bundle", digest
+            faults.add(f"{path}, models.{model}.digest", problem, expected, "Run dvc repro.")
+    return assessed["conformal"]
 
 
 def make_cards(

@@ -76,7 +76,14 @@ class FusedCases:
         def find_patients(rows: pd.DataFrame) -> Tensor:
             return torch.from_numpy(np.array(select_pairs(self.embeddings, rows)[1]))
 
-        return Patches(mapper, folder, self.predictions, calibrator.probabilities, find_patients)
+        return Patches(
+            mapper,
+            self.bundle.digest,
+            folder,
+            self.predictions,
+            calibrator.probabilities,
+            find_patients,
+        )
 
     def decompose(self, rows: pd.DataFrame) -> tuple[Decomposed, pd.DataFrame]:
         """Decompose decisions; also return the encoded records, in the order of `rows`."""
@@ -129,13 +136,13 @@ def write_modalities(
 ) -> None:
     """Write ``modalities.json``: the patch's share of decisions, overall and by decided class.
 
-    Contains ``image_share`` and ``image_share/<class>`` as `estimates.render_estimates` gives them
-    (None for a class that was never decided) and ``additivity_error``. The rows are those on which
-    maps are tested.
+    Contains ``digest`` of the bundle, ``image_share`` and ``image_share/<class>`` as
+    `estimates.render_estimates` gives them (None for a class that was never decided) and
+    ``additivity_error``. The rows are those on which maps are tested.
     """
     rows = choose_sample(cases.predictions, cases.classes, params.faithfulness_per_class)
     if rows.empty:
-        write_json({}, folder / MODALITIES)
+        write_json({"digest": cases.bundle.digest}, folder / MODALITIES)
         return
     parts, _ = cases.decompose(rows)
     share, decided = parts.image_share, rows["prediction"].to_numpy(dtype=object)
@@ -145,5 +152,6 @@ def write_modalities(
     estimates = estimate_means(scores, rows["case_id"].to_numpy(dtype=str), bootstrap)
     fewest = bootstrap.params.fewest_groups
     rendered: dict[str, Any] = dict(render_estimates(estimates, {"image_share": _SHARE}, fewest))
+    rendered["digest"] = cases.bundle.digest
     rendered["additivity_error"] = round(parts.additivity_error, 6)
     write_json(rendered, folder / MODALITIES)

@@ -21,7 +21,12 @@ from histofuse.core.naming import show_name
 from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
 from histofuse.evaluation.drawing import write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import FAITHFULNESS, estimate_means, render_estimates
+from histofuse.explain.estimates import (
+    FAITHFULNESS,
+    estimate_means,
+    render_estimates,
+    write_scores,
+)
 from histofuse.explain.maps.faithfulness import MEASURES, ToProbabilities, score_maps
 from histofuse.explain.maps.figures import DPI, Explained, draw_example, draw_sheet
 from histofuse.explain.maps.mappers import Inputs, Mapper
@@ -40,6 +45,7 @@ class Patches:
 
     Attributes:
         mapper: The network.
+        digest: Of its bundle.
         folder: Folder of the shards.
         predictions: On the test split.
         to_probabilities: Raw logits to calibrated probabilities.
@@ -47,6 +53,7 @@ class Patches:
     """
 
     mapper: Mapper
+    digest: str
     folder: Path
     predictions: pd.DataFrame
     to_probabilities: ToProbabilities
@@ -94,13 +101,13 @@ def write_gallery(
     """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``.
 
     Overlays are ``<true class>/<patch>.png``; ``contact_sheet_<true class>.png`` shows hits and
-    misses. ``summary.json`` holds ``model``, ``layer``, ``map_px``, ``patches`` (drawn),
-    ``empty_share``, ``empty_patches`` (number of test patches examined) and
-    ``nucleus_radius_px``. For ``faithfulness.json`` see `estimates.render_estimates`; it is empty
+    misses. ``summary.json`` holds ``model``, ``digest``, ``layer``, ``map_px``, ``patches``
+    (drawn), ``empty_share``, ``empty_patches`` (number of test patches examined) and
+    ``nucleus_radius_px``. For ``faithfulness.json`` see `estimates.write_scores`; it has no scores
     without test patches. `bootstrap` draws cases, for the intervals.
 
     Returns:
-        The content of ``faithfulness.json``.
+        The scores in ``faithfulness.json``.
     """
     chosen = choose_examples(patches.predictions, patches.classes, params.gradcam_per_class)
     examples = patches.explain(chosen)
@@ -111,6 +118,7 @@ def write_gallery(
     _write_figures(patches.mapper.name, examples, footer, params.nucleus_radius_px, folder)
     summary = {
         "model": patches.mapper.name,
+        "digest": patches.digest,
         "layer": patches.mapper.layer_name,
         "map_px": len(examples[0].heat) if examples else None,
         "patches": len(examples),
@@ -119,7 +127,7 @@ def write_gallery(
         "nucleus_radius_px": params.nucleus_radius_px,
     }
     write_json(summary, folder / SUMMARY)
-    write_json(tests, folder / FAITHFULNESS)
+    write_scores(tests, patches.digest, folder / FAITHFULNESS)
     return tests
 
 

@@ -17,7 +17,13 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
 from histofuse.core.tables import to_csv
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import FAITHFULNESS, Estimate, correlate_ranks, render_estimates
+from histofuse.explain.estimates import (
+    FAITHFULNESS,
+    Estimate,
+    correlate_ranks,
+    render_estimates,
+    write_scores,
+)
 from histofuse.explain.sampling import spread
 from histofuse.explain.shap_values import figures
 from histofuse.explain.shap_values.attributions import Attributions, compute_attributions
@@ -101,7 +107,7 @@ def write_shap_report(
 
     Columns are summed to variables before they are ranked. Writes
     ``mean_abs_shap.csv``, ``shap.json``, ``mean_abs_shap.png``, ``faithfulness.json`` (see
-    `estimates.render_estimates`) and, only if `row_level`, ``beeswarm.png``, which has a dot for
+    `estimates.write_scores`) and, only if `row_level`, ``beeswarm.png``, which has a dot for
     each patient, and ``waterfall_high_risk.png`` and ``waterfall_low_risk.png`` of the test rows
     with the highest and the lowest logit.
 
@@ -128,13 +134,14 @@ def write_shap_report(
         "base_log_odds": rows.attributions.base,
         "additivity_error": rows.attributions.additivity_error,
         "source": bundle.config["source"],
+        "digest": bundle.digest,
     }
     subject = _describe(bundle, rows)
     importance = summarise(rows)
     with replacing_folder(out_dir) as folder:
         write_text(to_csv(importance, float_format="%.6g"), folder / "mean_abs_shap.csv")
         write_json(summary, folder / "shap.json")
-        write_json(check_values(rows, params, bootstrap), folder / FAITHFULNESS)
+        write_scores(check_values(rows, params, bootstrap), bundle.digest, folder / FAITHFULNESS)
         figures.draw_importance(importance, subject, folder / "mean_abs_shap.png")
         if row_level:
             figures.draw_beeswarm(

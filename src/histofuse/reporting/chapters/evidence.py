@@ -144,7 +144,7 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
         blocks.append(Prose(text + share))
     tested = folder / "faithfulness.json"
     if tested.is_file():
-        blocks += _tabulate_faithfulness(name, load_json(tested))
+        blocks += _tabulate_faithfulness(name, load_json(tested)["scores"])
     sheets = sorted(folder.glob("contact_sheet_*.png"))
     cards = sorted(folder.rglob("case_card*.png"))
     ranks = [folder / f"{stem}.png" for stem in ("mean_abs_shap", "beeswarm")]

@@ -161,7 +161,8 @@ def test_cards_show_the_models_answer_and_add_up(cases, params, small_project):
 def test_cards_and_shares_are_written_and_the_same_twice(cases, params, small_project, tmp_path):
     patches = cases.make_patches(small_project.root / "data/patches")
     assessment = tmp_path / "assessment.json"
-    write_json({"models": {"fusion_label_blind": {"conformal": CONFORMAL}}}, assessment)
+    assessed = {"conformal": CONFORMAL, "digest": cases.bundle.digest}
+    write_json({"models": {"fusion_label_blind": assessed}}, assessment)
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):
         write_gallery(patches, out, params, BOOTSTRAP)
@@ -176,9 +177,19 @@ def test_cards_and_shares_are_written_and_the_same_twice(cases, params, small_pr
     found, _ = cases.decompose(cases.predictions)
     assert shares["additivity_error"] <= found.additivity_error + 1e-6
     assert load_json(tmp_path / "a" / "summary.json")["model"] == "fusion_label_blind"
+    for name in ("summary.json", "faithfulness.json", "modalities.json"):
+        assert load_json(tmp_path / "a" / name)["digest"] == cases.bundle.digest
 
 
 def test_a_model_without_prediction_sets_is_refused(tmp_path):
     write_json({"models": {}}, tmp_path / "assessment.json")
     with pytest.raises(InputError, match=r"models\.fusion\.conformal: missing"):
-        load_conformal(tmp_path / "assessment.json", "fusion")
+        load_conformal(tmp_path / "assessment.json", "fusion", "ab" * 32)
+
+
+def test_prediction_sets_of_another_bundle_are_refused(tmp_path):
+    assessed = {"conformal": CONFORMAL, "digest": "cd" * 32}
+    write_json({"models": {"fusion": assessed}}, tmp_path / "assessment.json")
+    assert load_conformal(tmp_path / "assessment.json", "fusion", "cd" * 32) == CONFORMAL
+    with pytest.raises(InputError, match=r"models\.fusion\.digest: is of another bundle"):
+        load_conformal(tmp_path / "assessment.json", "fusion", "ab" * 32)

@@ -1,6 +1,7 @@
 """Galleries: what is chosen, what is written, and that it is the same twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def write_inputs(folder: Path, count: int = 6) -> Patches:
     meta |= {"source": "simulated", "stain_normalisation": "none"}
     (folder / "meta.json").write_text(to_json(meta))
     mapper = map_image_network("m", model)
-    return Patches(mapper, folder, predictions, lambda z: softmax(z, axis=1))
+    return Patches(mapper, "ab" * 32, folder, predictions, lambda z: softmax(z, axis=1))
 
 
 def test_the_gallery_is_in_folders_by_class_and_reproducible(tmp_path):
@@ -123,6 +124,9 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
     assert (summary["empty_patches"], summary["patches"]) == (6, 4)
     assert found["empty_share"]["value"] == pytest.approx(expected, abs=1e-6)
     assert (summary["layer"], summary["map_px"]) == ("features.2", 8)
+    tested = json.loads((tmp_path / "a" / "faithfulness.json").read_text())
+    assert tested == {"digest": "ab" * 32, "scores": found}
+    assert summary["digest"] == "ab" * 32
     # The empty ones among the maps tested count in every mean.
     tested = choose_sample(patches.predictions, CLASSES, PARAMS.faithfulness_per_class)
     assert {e["n"] for name, e in found.items() if name != "empty_share"} == {len(tested)}
@@ -130,6 +134,6 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
 
 def test_a_split_without_patches_leaves_empty_reports(tmp_path):
     patches = write_inputs(tmp_path / "patches")
-    empty = Patches(patches.mapper, patches.folder, patches.predictions[:0], lambda z: z)
+    empty = replace(patches, predictions=patches.predictions[:0])
     assert write_gallery(empty, tmp_path / "a", PARAMS, BOOTSTRAP) == {}
     assert {f.name for f in (tmp_path / "a").iterdir()} == {"summary.json", "faithfulness.json"}

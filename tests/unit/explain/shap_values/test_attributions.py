@@ -319,7 +319,9 @@ def test_patients_are_drawn_only_where_that_is_allowed(case, tmp_path, row_level
     assert json.loads((out / "shap.json").read_text()) == facts
     listed = pd.read_csv(out / "mean_abs_shap.csv")["feature"]
     assert sorted(listed) == ["age_years", "albumin", "g_csf", "sex"]
-    tested = json.loads((out / "faithfulness.json").read_text())
+    written = json.loads((out / "faithfulness.json").read_text())
+    assert facts["digest"] == written["digest"] == case.bundles["xgboost"].digest
+    tested = written["scores"]
     assert set(tested) == {"additivity_error", "rank_stability", "top_10_overlap"}
     assert tested["additivity_error"]["value"] == pytest.approx(facts["additivity_error"], abs=1e-6)
     assert "additivity error" in capsys.readouterr().err
