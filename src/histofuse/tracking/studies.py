@@ -2,7 +2,10 @@
 
 They are written from what a study's folder holds, so MLflow can be rebuilt from DVC here as
 elsewhere. While a study runs, its trials appear as they finish. A trial that is there already
-(same study id, number and result) is not written again.
+(same number and result) is not written again.
+
+A run is of one study: once complete, it only ever takes the same spec with the same trials. A study
+of more trials, or one whose trials had other results, is a run of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from histofuse.core.artifacts import digest_folder, digest_text, write_text
+from histofuse.core.artifacts import digest_folder, digest_text, to_json, write_text
 from histofuse.core.privacy import RESTRICTED
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
@@ -29,7 +32,9 @@ from histofuse.tracking.lease import holding
 from histofuse.tracking.names import (
     CONTENT_TAG,
     PROCESS_TAG,
+    RESULT_TAG,
     SCRATCH,
+    SPEC_TAG,
     STATE_TAG,
     STUDIES_EXPERIMENT,
     STUDY_TAG,
@@ -49,6 +54,8 @@ if TYPE_CHECKING:
 STUDIES: Final = Path("studies")
 PARENT_TAG: Final = "mlflow.parentRunId"
 WRITER_TAG: Final = "histofuse.writer"  # on studies: which writer wrote last
+# Increased when the same folder is recorded differently.
+FORMAT: Final = 2
 STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -128,7 +135,7 @@ class StudyWriter:
         """Write the runs that are not there yet; return the id of the study's own."""
         # Several machines may run one study and record it on the same server.
         with holding(self.store, f"{STUDIES}.{spec.study_id[:12]}"):
-            parent = self._find_own() or self._take_over(spec)
+            parent = self._find_own() or self._take_over(spec, trials)
             for trial in trials:
                 self._put(spec, trial, parent.info.run_id)
             _summarise(spec, trials, parent, self.store)
@@ -142,16 +149,21 @@ class StudyWriter:
         is_own = run.data.tags.get(WRITER_TAG) == self._token
         return run if is_own and run.info.lifecycle_stage == "active" else None
 
-    def _take_over(self, spec: StudySpec) -> Run:
+    def _take_over(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> Run:
         """Read what is there, after marking the study's run as written by this writer."""
         runs = self.store.find_runs(STUDY_TAG, spec.study_id)
-        parent = next((r for r in runs if TRIAL_TAG not in r.data.tags), None)
-        if parent is None:
+        parents = [r for r in runs if r.data.tags.get(SPEC_TAG) == _digest_spec(spec)]
+        results = [r.data.tags.get(RESULT_TAG, "") for r in parents]
+        # The one with these trials or else the incomplete one.
+        wanted = [parents[results.index(r)] for r in (_digest_all(trials), "") if r in results]
+        if not wanted:
             parent = _begin(spec, self._token, self.store)
         else:
+            parent = wanted[0]
             self.store.log_batch(parent.info.run_id, tags={WRITER_TAG: self._token})
-        self._written = _list_complete([r for r in runs if TRIAL_TAG in r.data.tags], self.store)
         self._parent_id = parent.info.run_id
+        own = [r for r in runs if r.data.tags.get(PARENT_TAG) == self._parent_id]
+        self._written = _list_complete(own, self.store)
         return parent
 
     def _put(self, spec: StudySpec, trial: TrialRecord, parent_id: str) -> None:
@@ -168,11 +180,10 @@ class StudyWriter:
 
 def _begin(spec: StudySpec, token: str, store: Store) -> Run:
     tags = _tag(spec, "study") | describe_revision(read_revision())
-    tags |= {WRITER_TAG: token, PROCESS_TAG: describe_process()}
+    tags |= {SPEC_TAG: _digest_spec(spec), WRITER_TAG: token, PROCESS_TAG: describe_process()}
     run = store.create_run(f"study {spec.name}", tags)
     params = {
-        # A longer study continues the same run, and MLflow never changes a param.
-        **{key: value for key, value in spec.settings.items() if key != "trials"},
+        **spec.settings,
         "metric": spec.metric,
         "measured_on": spec.measured_on,
         "seed": spec.seed,
@@ -200,6 +211,14 @@ def _digest(trial: TrialRecord) -> str:
     """
     content = [trial.state, trial.value, trial.params, trial.scores, trial.steps]
     return digest_text(json.dumps(content, sort_keys=True))
+
+
+def _digest_all(trials: Sequence[TrialRecord]) -> str:
+    return digest_text(" ".join(f"{trial.number}:{_digest(trial)}" for trial in trials))
+
+
+def _digest_spec(spec: StudySpec) -> str:
+    return digest_text(to_json(asdict(spec)))
 
 
 def _list_complete(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, str]]:
@@ -251,10 +270,13 @@ def _summarise(spec: StudySpec, trials: Sequence[TrialRecord], parent: Run, stor
     if best is not None and best.value is not None:
         metrics |= {f"search/{spec.metric}": best.value, "search/best_trial": float(best.number)}
         chosen = {f"histofuse.best.{key}": str(value) for key, value in best.params.items()}
+    complete = len(trials) >= spec.settings["trials"]
+    if complete:
+        chosen[RESULT_TAG] = _digest_all(trials)
     run_id, known = parent.info.run_id, parent.data
     if not (metrics.items() <= known.metrics.items() and chosen.items() <= known.tags.items()):
         store.log_batch(run_id, rows=[(len(trials), metrics)], tags=chosen)
-    if len(trials) >= spec.settings["trials"] and parent.info.status != "FINISHED":
+    if complete and parent.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED")
 
 
@@ -276,7 +298,7 @@ def publish_studies(folder: Path = STUDIES) -> Outcome:
 
 def _publish_study(folder: Path, store: Store) -> bool:
     spec, trials = read_study(folder)
-    content = digest_folder(folder)
+    content = digest_text(f"{FORMAT} {digest_folder(folder)}")
     if store.has_finished(content):
         return False
     run_id = StudyWriter(store).write(spec, trials)

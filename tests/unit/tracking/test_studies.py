@@ -100,13 +100,57 @@ def test_trials_observed_again_are_not_written_again(store):
     assert parent.info.status == "FINISHED"
 
 
-def test_a_longer_study_goes_on_in_the_same_run(store):
+def describe(store):
+    """Describe each study's run: trials, best value, the best's own params, status."""
+    runs = store.find_runs(STUDY_TAG, SPEC.study_id)
+    nested = [r for r in runs if TRIAL_TAG in r.data.tags]
+    return [
+        (
+            sorted(
+                int(r.data.tags[TRIAL_TAG])
+                for r in nested
+                if r.data.tags[PARENT_TAG] == parent.info.run_id
+            ),
+            parent.data.metrics["search/macro_f1"],
+            parent.data.metrics["trials/complete"],
+            parent.data.tags["histofuse.best.learning_rate"],
+            parent.info.status,
+        )
+        for parent in runs
+        if TRIAL_TAG not in parent.data.tags
+    ]
+
+
+SHORT_RUN = ([0, 1, 2, 3], 0.7, 2.0, "0.04", "FINISHED")
+LONG_RUN = ([0, 1, 2, 3, 4], 0.9, 3.0, "0.05", "FINISHED")
+
+
+def test_a_study_restored_after_a_longer_one_is_not_mixed_with_it(store):
+    longer = replace(SPEC, settings={**SPEC.settings, "trials": 5})
+    folder = Path("studies/resnet18")
+    write_study(longer, [*TRIALS, make_trial(4, value=0.9)], folder, lambda *_: None)
+    publish_studies()
+    write_study(SPEC, TRIALS, folder, lambda *_: None)
+    publish_studies()
+    assert describe(store) == [LONG_RUN, SHORT_RUN]
+    write_study(longer, [*TRIALS, make_trial(4, value=0.9)], folder, lambda *_: None)
+    assert publish_studies() == ([], ["resnet18"])
+
+
+def test_a_longer_study_is_a_run_of_its_own(store):
     write_study_runs(SPEC, TRIALS, store)
     longer = replace(SPEC, settings={**SPEC.settings, "trials": 5})
     write_study_runs(longer, [*TRIALS, make_trial(4, value=0.9)], store)
-    parent, trials = read(store)
-    assert len(trials) == 5
-    assert parent.data.metrics["search/macro_f1"] == 0.9
+    assert describe(store) == [SHORT_RUN, LONG_RUN]
+
+
+def test_a_study_run_again_with_other_results_is_a_run_of_its_own(store):
+    write_study_runs(SPEC, TRIALS, store)
+    other = [*TRIALS[:3], make_trial(3, value=0.6)]
+    for count in (1, 4, 4):
+        write_study_runs(SPEC, other[:count], store)
+    write_study_runs(SPEC, TRIALS, store)
+    assert describe(store) == [SHORT_RUN, ([0, 1, 2, 3], 0.6, 2.0, "0.04", "FINISHED")]
 
 
 def test_an_incomplete_trial_is_written_again(store):
