@@ -8,6 +8,7 @@ from histofuse.core.progress import report
 from histofuse.core.tables import read_table, to_csv, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.targets import TARGETS
+from histofuse.features.categories import describe_unlisted
 from histofuse.features.ehr import build_features, replace_diagnoses
 from histofuse.features.specs import FEATURES, to_json_list
 from histofuse.params.base import load_section
@@ -43,8 +44,11 @@ def main() -> None:
         f"wrote {len(features.specs)} features ({len(features.masked['masked'])} masked by the "
         f"target) from {counts['rows']:,} laboratory values: {counts['unit_converted']:,} in "
         f"another unit, {counts['unit_corrected']:,} unit errors mended, "
-        f"{counts['implausible']:,} implausible"
+        f"{counts['implausible']:,} implausible, {counts['unknown_unit']:,} in an unknown unit, "
+        f"{counts['no_number']:,} without a number"
     )
+    for note in describe_unlisted(features.table):
+        report(note)
     for row in features.outside[features.outside["outside"] > 0].itertuples():
         report(
             f"{row.feature}: {row.outside:,} values outside {row.low:g} to {row.high:g} {row.unit} "

@@ -40,6 +40,11 @@ METASTASIS_ICD10: Final = ("C77", "C78", "C79", "C800")
 PLANNED_ADMISSIONS: Final = ("ELECTIVE", "SURGICAL SAME DAY ADMISSION", "AMBULATORY OBSERVATION")
 
 
+def spell(column: str) -> pl.Expr:
+    """Bring a column of categories to MIMIC's spelling: upper case, single blanks."""
+    return pl.col(column).str.to_uppercase().str.replace_all(r"\s+", " ")
+
+
 @dataclass(frozen=True)
 class Condition:
     """A stay the target is defined for.
@@ -106,7 +111,7 @@ _PRESENT = Condition(
 _NO_TRANSFER = Condition(
     "not_transferred",
     "not transferred to another acute hospital, where the same stay goes on",
-    pl.col("discharge_location").ne_missing("ACUTE HOSPITAL"),
+    spell("discharge_location").ne_missing("ACUTE HOSPITAL"),
 )
 _NO_METASTASIS_YET = Condition(
     "no_earlier_metastasis",
@@ -235,7 +240,7 @@ def _days_to_unplanned(stays: pl.DataFrame) -> pl.Series:
     discharge (an overlap in the record) is no readmission.
     """
     ordered = stays.sort("subject_id", "admittime", "hadm_id")
-    unplanned = ordered.filter(~pl.col("admission_type").is_in(PLANNED_ADMISSIONS))
+    unplanned = ordered.filter(~spell("admission_type").is_in(PLANNED_ADMISSIONS))
     following = unplanned.select("subject_id", next_admittime="admittime").sort("next_admittime")
     joined = (
         ordered.with_row_index("row")

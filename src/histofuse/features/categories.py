@@ -62,6 +62,19 @@ def normalise_category(feature: str, text: str) -> str | None:
     return cleaned or None
 
 
+def describe_unlisted(table: pd.DataFrame) -> list[str]:
+    """Say how many values are none of the categories of this module, each of which is then one."""
+    groups = {name: list(known) for name, known in (_WHOLE | _BEGINNINGS).items() if name in table}
+    others = {
+        name: table[name].notna() & ~table[name].isin(known) for name, known in groups.items()
+    }
+    return [
+        f"{name}: {other.sum():,} of {len(other):,} values are none of {', '.join(groups[name])}"
+        for name, other in others.items()
+        if other.any()
+    ]
+
+
 def normalise_expression(feature: str, text: pl.Expr) -> pl.Expr:
     """Normalise a column; null stays null."""
     return text.map_elements(partial(normalise_category, feature), return_dtype=pl.String)

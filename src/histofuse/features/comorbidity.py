@@ -251,6 +251,11 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     principal = request.params.index_diagnoses == "all"
     columns = DIAGNOSIS_COLUMNS if principal else (*DIAGNOSIS_COLUMNS, RANK)
     rows = read_rows(request.root, "diagnoses_icd", columns, request.subjects)
+    path = find_table(request.root, "diagnoses_icd")
+    if not principal and rows.height and not (rows[RANK] == _PRINCIPAL).any():
+        problem, expected = f"no {RANK} is {_PRINCIPAL}", "the reason for the stay marked so"
+        remedy = "Number the codes of each admission, or set ehr_features.index_diagnoses: all."
+        raise InputError([Fault(f"{path}, {RANK}", problem, expected, remedy)])
     grouping = load_grouping(request.params.comorbidities)
     table = build_comorbidities(
         request.index.select(*KEY, "admittime", "dischtime", "prediction_time"),
@@ -265,7 +270,7 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     if not any(_match_all(rows.select("icd_code", "icd_version").unique(), grouping, ())):
         problem = f"none of {rows.height:,} codes is in a group of {grouping.name}"
         remedy = "Check subject_id, hadm_id, icd_code and icd_version."
-        require_content(table, find_table(request.root, "diagnoses_icd"), problem, remedy)
+        require_content(table, path, problem, remedy)
     return table, None
 
 

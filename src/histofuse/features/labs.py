@@ -11,6 +11,7 @@ from typing import Final
 
 import polars as pl
 
+from histofuse.core.errors import collect_faults
 from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose, require_content
 from histofuse.features.ranges import Range, load_ranges
@@ -32,6 +33,7 @@ LABEVENT_COLUMNS: Final = (
 _STEPS: Final = 10_000
 _STANDARD, _CONVERTED, _CORRECTED = "as_recorded", "unit_converted", "unit_corrected"
 _NO_NUMBER, _UNKNOWN_UNIT, _IMPLAUSIBLE = "no_number", "unknown_unit", "implausible"
+_FEWEST_WRONG: Final = 20  # rows of a laboratory value that tell of its unit
 FATES: Final = (_STANDARD, _CONVERTED, _CORRECTED, _NO_NUMBER, _UNKNOWN_UNIT, _IMPLAUSIBLE)
 
 
@@ -69,7 +71,20 @@ def load_labs() -> Mapping[str, Lab]:
 
 
 def _normalise_units(units: Mapping[str, float]) -> dict[str, float]:
-    return {"".join(unit.lower().split()): factor for unit, factor in units.items()} | {"": 1.0}
+    spelt = pl.select(_spell_units(pl.lit(pl.Series(list(units))))).to_series()
+    return dict(zip(spelt, units.values(), strict=True)) | {"": 1.0}
+
+
+def _spell_units(units: pl.Expr) -> pl.Expr:
+    """Bring units to one spelling: "10*9 / L" and "x10E9/L", "mcmol/L" and "µmol/l" are one."""
+    return (
+        units.str.normalize("NFKC")
+        .str.to_lowercase()
+        .str.replace_all(r"[\s\[\]()]", "")
+        .str.replace_all("μ|mc(mol|g|l|kat)", "u$1")
+        .str.replace(r"^x?10(?:\*\*|[*^e])?(\d+)", "10^$1")
+        .str.replace("^gm?/", "g/")
+    )
 
 
 def choose_labs(names: Sequence[str]) -> list[Lab]:
@@ -137,9 +152,8 @@ def _join_window(rows: pl.LazyFrame, index: pl.DataFrame, lookback_hours: float)
 
 def _judge_values(rows: pl.LazyFrame, labs: Sequence[Lab]) -> pl.LazyFrame:
     """Replace ``valuenum`` and ``valueuom`` by ``value`` (ten-thousandths) and ``fate``."""
-    unit = pl.col("valueuom").fill_null("").str.to_lowercase().str.replace_all(r"\s", "")
     judged = (
-        rows.with_columns(unit=unit)
+        rows.with_columns(unit=_spell_units(pl.col("valueuom").fill_null("")))
         .join(_tabulate_units(labs).lazy(), on=["lab", "unit"], how="left")
         .with_columns(converted=pl.col("valuenum") * pl.col("factor"))
         .with_columns(corrected=_correct_mix_up(labs))
@@ -221,6 +235,39 @@ def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
     return joined.select("lab", "unit", "low", "high", rows, *FATES)
 
 
+def require_units(fates: pl.DataFrame, where: str | Path) -> None:
+    """Refuse a laboratory value of which most rows are in another unit than they say.
+
+    Among them those that happen to be plausible are wrong, and cannot be told.
+
+    Args:
+        fates: As `count_fates` returns them.
+        where: The table, for the error.
+
+    Raises:
+        InputError: With each laboratory value of which more than half of its numbers, and at least
+            `_FEWEST_WRONG`, are corrected, of an unknown unit or implausible.
+    """
+    causes = {
+        _CORRECTED: "seem to be in another unit",
+        _UNKNOWN_UNIT: "are in an unknown unit",
+        _IMPLAUSIBLE: "are implausible",
+    }
+    with collect_faults() as faults:
+        for row in fates.iter_rows(named=True):
+            wrong, numbers = sum(row[fate] for fate in causes), row["rows"] - row[_NO_NUMBER]
+            if wrong < _FEWEST_WRONG or 2 * wrong <= numbers:
+                continue
+            told = ", ".join(f"{row[f]:,} {cause}" for f, cause in causes.items() if row[f])
+            faults.add(
+                f"{where}, {row['lab']}",
+                f"{wrong:,} of {numbers:,} values: {told}",
+                f"{row['low']:g} to {row['high']:g} {row['unit']}, or another unit in valueuom",
+                f"Name the unit as {DEFINITIONS.name} does, or leave {row['lab']} out of "
+                "ehr_features.labs.",
+            )
+
+
 def _list_specs(request: Request) -> list[FeatureSpec]:
     return [
         FeatureSpec(
@@ -250,6 +297,7 @@ def _build(request: Request) -> tuple[pl.DataFrame, pl.DataFrame]:
     table, fates = spread_labs(collected, request.index, labs), count_fates(collected, labs)
     problem = f"no value of ehr_features.labs is usable, out of {fates['rows'].sum():,} rows"
     require_content(table, path, problem, "Check subject_id, hadm_id, itemid, times and units.")
+    require_units(fates, path)
     return table, fates
 
 

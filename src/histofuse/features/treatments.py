@@ -108,7 +108,10 @@ def select_orders(
     opens = pl.col("admittime") - pl.duration(seconds=round(lookback_days * 86_400))
     windows = index.select(*KEY, "prediction_time", opens=opens)
     return (
-        prescriptions.filter(pl.col("drug").is_not_null(), pl.col("drug_type").ne_missing(SOLVENT))
+        prescriptions.filter(
+            pl.col("drug").is_not_null(),
+            pl.col("drug_type").str.to_uppercase().ne_missing(SOLVENT),
+        )
         .join(windows.lazy(), on="subject_id", how="inner")
         .filter(pl.col("starttime").is_between("opens", "prediction_time"))
         .select(*KEY, *_ORDER)

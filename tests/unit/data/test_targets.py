@@ -91,8 +91,12 @@ def test_in_hospital_mortality_needs_a_day_in_hospital(write_tables, stay):
     assert label(root, "in_hospital_mortality") == {10: 1, 20: 0, 50: 0}
 
 
-def test_readmission_30d(write_tables, stay):
-    elective = {"admission_type": "ELECTIVE"}
+@pytest.mark.parametrize(
+    ("planned", "transferred"),
+    [("ELECTIVE", "ACUTE HOSPITAL"), ("Elective", "Acute  hospital")],
+)
+def test_readmission_30d(planned, transferred, write_tables, stay):
+    elective = {"admission_type": planned}
     first = ("2150-01-01", "2150-01-05")
     root = write_tables(
         patients=[{"subject_id": n} for n in range(1, 8)],
@@ -107,7 +111,7 @@ def test_readmission_30d(write_tables, stay):
             stay(4, 41, "2150-01-20", "2150-01-22", **elective),
             stay(4, 42, "2150-01-25", "2150-01-26"),  # unplanned, after a planned one
             stay(5, 50, *first, **died("2150-01-05")),
-            stay(6, 60, *first, discharge_location="ACUTE HOSPITAL"),
+            stay(6, 60, *first, discharge_location=transferred),
             stay(7, 70, *first),
             stay(7, 71, "2150-01-04", "2150-01-07"),  # an overlap is no readmission
         ],

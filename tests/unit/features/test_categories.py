@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from histofuse.features.categories import (
+    describe_unlisted,
     normalise_category,
     normalise_column,
     normalise_expression,
@@ -55,3 +56,10 @@ def test_every_spelling_is_one_category_in_training_and_prediction(feature, text
 @pytest.mark.parametrize(("feature", "category"), {(f, c) for f, _, c in SPELLINGS if c})
 def test_a_category_stays_itself(feature, category):
     assert normalise_category(feature, category) == category
+
+
+def test_categories_of_no_known_group_are_said():
+    table = pd.DataFrame(
+        {"sex": ["F", "männlich", None], "race_group": ["white"] * 3, "insurance": ["any"] * 3}
+    )
+    assert describe_unlisted(table) == ["sex: 1 of 3 values are none of F, M"]

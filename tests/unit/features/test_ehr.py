@@ -234,6 +234,18 @@ def test_a_group_that_is_empty_for_everyone_stops_the_run(tmp_path, table, probl
     assert error.value.faults[0].where == path
 
 
+def test_a_principal_diagnosis_that_is_not_marked_is_a_fault(tmp_path):
+    root = tmp_path / "mimiciv"
+    shutil.copytree(GOLDEN, root)
+    path = root / "hosp" / "diagnoses_icd.csv"
+    pl.read_csv(path, infer_schema=False).with_columns(seq_num=pl.lit("")).write_csv(path)
+    args = (TARGETS["mortality_1y"], "discharge")
+    params = make_params(index_diagnoses="secondary")
+    with pytest.raises(InputError, match=r"diagnoses_icd\.csv, seq_num: no .* is 1; .*: all"):
+        build_features(load_cohort(), root, params, *args)
+    build_features(load_cohort(), root, make_params(index_diagnoses="all"), *args)
+
+
 def test_no_labs_and_no_treatments_are_no_fault():
     params = make_params(labs=[], treatments=[])
     args = (load_cohort(), GOLDEN, params, TARGETS["mortality_1y"], "discharge")

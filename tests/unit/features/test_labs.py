@@ -10,6 +10,7 @@ from histofuse.features.labs import (
     choose_labs,
     count_fates,
     load_labs,
+    require_units,
     spread_labs,
 )
 
@@ -103,6 +104,17 @@ def test_rows_without_admission_go_by_patient_and_time_and_foreign_ones_never_co
         ("haemoglobin", HAEMOGLOBIN, None, "g/dL", None, "no_number"),
         ("haemoglobin", HAEMOGLOBIN, float("nan"), "g/dL", None, "no_number"),
         ("creatinine", CREATININE, 88.4, "umol/L", 1.0, "unit_converted"),
+        ("creatinine", CREATININE, 88.4, "µmol/L", 1.0, "unit_converted"),  # micro sign
+        ("creatinine", CREATININE, 88.4, "μmol/l", 1.0, "unit_converted"),  # Greek mu
+        ("creatinine", CREATININE, 88.4, "mcmol/L", 1.0, "unit_converted"),
+        ("haemoglobin", HAEMOGLOBIN, 12.5, "gm/dL", 12.5, "as_recorded"),
+        ("platelets", 51265, 250.0, "10*9/L", 250.0, "as_recorded"),
+        ("platelets", 51265, 250.0, "x10E3/µL", 250.0, "as_recorded"),
+        ("platelets", 51265, 250.0, "10³/µL", 250.0, "as_recorded"),
+        ("platelets", 51265, 250.0, "K/μL", 250.0, "as_recorded"),
+        ("platelets", 51265, 250.0, "G/L", 250.0, "as_recorded"),
+        ("alkaline_phosphatase", 50863, 2.0, "µkat/L", 120.0, "unit_converted"),
+        ("alkaline_phosphatase", 50863, 120.0, "[IU]/L", 120.0, "as_recorded"),
         ("creatinine", CREATININE, 141.0, "mg/dL", 1.595, "unit_corrected"),
         ("sodium", SODIUM, 140.0, "mmol/L", 140.0, "as_recorded"),
         ("sodium", SODIUM, 14.0, "mEq/L", None, "implausible"),
@@ -116,6 +128,26 @@ def test_units_are_converted_errors_mended_and_each_fate_counted(
     assert found == (None if expected is None else pytest.approx(expected, abs=1e-4))
     counts = {name: quality[name][0] for name in FATES}
     assert counts == dict.fromkeys(FATES, 0) | {fate: 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (88.0, "mg/dL", "20 of 21 values: 20 seem to be in another unit"),
+        (88.0, "mg/gal", "20 of 21 values: 20 are in an unknown unit"),
+        (9999.0, "mg/dL", "20 of 21 values: 20 are implausible"),
+    ],
+)
+def test_a_lab_that_is_mostly_in_another_unit_is_refused(value, unit, told):
+    wrong = [make_row(value, unit, itemid=CREATININE)] * 20
+    # What is plausible among them is not right either: 30 umol/L is no kidney failure.
+    rows = [make_row(30.0, "mg/dL", itemid=CREATININE), *wrong]
+    fates = run(rows, names=("creatinine",))[1]
+    with pytest.raises(InputError, match=rf"labevents, creatinine: {told}.*ehr_features\.labs"):
+        require_units(fates, "labevents")
+    require_units(run(rows[:19], names=("creatinine",))[1], "labevents")
+    noted = run([*rows, *[make_row(1.0, "mg/dL", itemid=CREATININE)] * 21], names=("creatinine",))
+    require_units(noted[1], "labevents")
 
 
 def test_a_lab_nobody_measured_is_null_and_counted_as_nothing():

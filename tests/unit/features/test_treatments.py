@@ -170,6 +170,7 @@ def order(days, drug="Tamoxifen", kind="MAIN", route="PO", subject=1):
         (order(None), False),
         (order(0.5, route=None), True),
         (order(0.5, kind="BASE"), False),
+        (order(0.5, kind="Base"), False),
         (order(0.5, kind=None), True),
         (order(0.5, subject=3), False),
         (order(0.5, drug=None), False),
