@@ -116,19 +116,44 @@ class Gallery(_Element):
 
 
 @dataclass(frozen=True)
-class Number:
-    """A headline figure; `remark` is its interval and what to compare it with."""
+class Line:
+    """A line of a forest plot; `low` and `high` are None where there is no interval."""
 
-    value: str
-    label: str
-    remark: str
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    text: str
 
 
 @dataclass(frozen=True)
-class Numbers(_Element):
-    """Headline figures side by side."""
+class Panel:
+    """Lines of a forest plot that share an axis and a reference, such as chance.
 
-    numbers: Sequence[Number]
+    Attributes:
+        axis: Both ends of the axis.
+        reference: Drawn through all lines.
+        against: Says what the reference is.
+    """
+
+    title: str
+    axis: tuple[float, float]
+    reference: float
+    against: str
+    lines: Sequence[Line]
+
+    def place(self, value: float) -> str:
+        """Place a value on the axis, as a percentage of its length."""
+        low, high = self.axis
+        return f"{100 * min(max((value - low) / (high - low), 0), 1):.1f}%"
+
+
+@dataclass(frozen=True)
+class Forest(_Element):
+    """A forest plot, as a table whose middle column is drawn."""
+
+    caption: str
+    panels: Sequence[Panel]
 
 
 @dataclass(frozen=True)
@@ -154,16 +179,17 @@ class Fold(_Element):
     blocks: Sequence[Block]
 
 
-Block = Prose | Bullets | Note | Grid | Figure | Gallery | Numbers | Terms | Heading | Fold
+Block = Prose | Bullets | Note | Grid | Figure | Gallery | Forest | Terms | Heading | Fold
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter; `anchor` is its id."""
+    """A chapter; `anchor` is its id, `lead` what it comes to, in a few words."""
 
     anchor: str
     title: str
     blocks: Sequence[Block]
+    lead: str = ""
 
 
 def not_run(what: str, command: str) -> Note:

@@ -14,6 +14,7 @@ from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_picture
 
 # What a figure shows, by the stem of its file.
+_SHEETS: Final = {"contact_sheet_": "Contact sheet", "examples_": "Examples"}
 _SHOWS: Final[Mapping[str, str]] = load_json(Path(__file__).with_name("figures.json"))
 
 
@@ -32,9 +33,10 @@ def show_model(run: Run, folder: Path, model: str, stems: Sequence[str]) -> Gall
 def describe_figure(file: Path) -> str:
     """Describe what a figure shows, from its file name."""
     stem = file.stem
-    if stem.startswith("contact_sheet_"):
-        shown = show_name(stem.removeprefix("contact_sheet_"))
-        return f"Contact sheet of class {shown}: patches, their maps and overlays, hits and misses"
+    for start, text in _SHEETS.items():
+        if stem.startswith(start):
+            shown = show_name(stem.removeprefix(start))
+            return f"{text} of class {shown}: patches, their maps and overlays, hits and misses"
     if stem.startswith("case_card"):
         return (
             "Case card: patch with its map, the patient's waterfall, shares of image and record, "
@@ -45,5 +47,5 @@ def describe_figure(file: Path) -> str:
 
 def _show(file: Path, subject: str) -> Figure:
     text = f"{subject}. {describe_figure(file)}." if subject else f"{describe_figure(file)}."
-    photographic = file.name.startswith(("contact_sheet", "case_card"))
+    photographic = file.name.startswith((*_SHEETS, "case_card"))
     return embed_picture(file, text, text, photographic=photographic)

@@ -15,11 +15,11 @@ from histofuse.reporting.chapters.evidence import (
     write_explanations_chapter,
     write_use_chapter,
 )
+from histofuse.reporting.chapters.first_page import write_first_page
 from histofuse.reporting.chapters.framing import (
     write_limits_chapter,
     write_provenance_chapter,
     write_question_chapter,
-    write_summary_chapter,
 )
 from histofuse.reporting.chapters.paper import write_paper_chapter
 from histofuse.reporting.chapters.results import write_crossval_chapter, write_results_chapter
@@ -50,7 +50,7 @@ def write_report(root: Path = Path(), out: Path = PAGE) -> Path:
 def write_chapters(run: Run, origin: Origin) -> list[Chapter]:
     """Write all chapters in order."""
     return [
-        write_summary_chapter(run),
+        write_first_page(run),
         write_question_chapter(run),
         write_data_chapter(run),
         write_split_chapter(run),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
-from histofuse.reporting.blocks import Chapter, Grid, Link, Mark, Note
+from histofuse.reporting.blocks import Chapter, Grid, Link, Mark, Prose
 from histofuse.reporting.inputs import ARTIFACTS, Run
 
 NOT_ANSWERED: Final = "not answered"
@@ -93,9 +93,10 @@ def write_tripod_chapter(run: Run) -> Chapter:
         "tripod",
         "TRIPOD+AI checklist",
         [
-            Note("calm", count_answered(answers), [text]),
+            Prose(text),
             Grid("TRIPOD+AI", ["Item", "Asks for", "Answered", "Where, or why not"], rows),
         ],
+        count_answered(answers),
     )
 
 

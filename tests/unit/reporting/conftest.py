@@ -140,7 +140,8 @@ def fill_project(root: Path, images: str = "simulated", patients: str = "simulat
     for name in ("waterfall_high_risk", "mean_abs_shap"):
         put_picture(root, f"reports/explain/shap/mlp/{name}.png")
     put_picture(root, "reports/explain/fusion/fusion_label_blind/case_card_0.png")
-    put_picture(root, "reports/explain/gradcam/resnet18/contact_sheet_mitosis.png")
+    for kind in ("contact_sheet", "examples"):
+        put_picture(root, f"reports/explain/gradcam/resnet18/{kind}_mitosis.png")
     return root
 
 

@@ -8,8 +8,9 @@ import pytest
 from histofuse.core.artifacts import write_json, write_text
 from histofuse.core.errors import InputError
 from histofuse.explain.estimates import write_scores
-from histofuse.reporting.blocks import Grid
+from histofuse.reporting.blocks import Bullets, Forest, Grid
 from histofuse.reporting.chapters.evidence import write_explanations_chapter
+from histofuse.reporting.chapters.first_page import write_first_page
 from histofuse.reporting.chapters.paper import write_paper_chapter
 from histofuse.reporting.inputs import ARTIFACTS, find_run
 from histofuse.reporting.origin import Origin
@@ -111,7 +112,7 @@ def test_single_patients_are_shown_of_open_sources_alone(make_project, tmp_path,
 def test_tissue_is_shown_of_open_images_alone(make_project, tmp_path, source, shown):
     _, page = render(make_project(tmp_path, source, "simulated"))
     alts = " ".join(image["alt"] for image in page.all("img"))
-    for tissue in ("example patches", "Contact sheet", "Case card"):
+    for tissue in ("example patches", "Examples of class mitosis", "Contact sheet", "Case card"):
         assert (tissue in alts) is shown
     assert "ROC" in alts
 
@@ -136,6 +137,53 @@ def test_hostile_text_stays_text(project, change, table):
     assert "&lt;script&gt;" in html
 
 
+def test_first_page_stands_open_and_all_other_chapters_are_folded(project):
+    html, _ = render(project)
+    first, *others = html.split("<section")[1:]
+    assert "<details" not in first
+    assert all('<details class="chapter">' in chapter for chapter in others)
+    assert all(
+        name in first for name in ('class="forest"', "Examples of class", "not be concluded")
+    )
+    assert len(others) == len(write_chapters(find_run(project), ORIGIN)) - 1
+
+
+def list_sentences(project):
+    blocks = write_first_page(find_run(project)).blocks
+    return list(next(b for b in blocks if isinstance(b, Bullets)).items)
+
+
+def test_verdict_is_three_sentences_that_follow_from_intervals(project, change):
+    image, record, gain = list_sentences(project)
+    assert image.startswith("ResNet-18 tells mitosis from other nuclei better than chance")
+    assert "AUPRC 0.400 [0.300, 0.450]; chance has 0.1)" in image
+    assert record.startswith("MLP predicts death within a year better than chance")
+    assert gain.startswith("The health record brings no gain that counts")
+
+    params = project / "params.yaml"
+    write_text(params.read_text().replace("fewest_groups: 10", "fewest_groups: 13"), params)
+    assert all("not shown" in s and "decides nothing" in s for s in list_sentences(project))
+
+
+def test_verdict_on_the_gain_is_that_of_the_controls(project):
+    verdict = {"question": "Gain?", "answer": "yes", "sentence": "auprc/mitosis +0.2 over both."}
+    write_json({"verdicts": [verdict]}, project / ARTIFACTS["controls"].path)
+    gain = list_sentences(project)[-1]
+    assert gain.startswith("With the health record, a model tells mitosis from other nuclei better")
+    assert gain.endswith("mitosis AUPRC +0.2 over both.")
+
+
+def test_forest_plot_holds_every_honest_model_with_its_interval_and_chance(project):
+    blocks = write_first_page(find_run(project)).blocks
+    tissue, record, gain = next(b for b in blocks if isinstance(b, Forest)).panels
+    assert [line.name for line in tissue.lines] == ["ResNet-18", "Fusion, label-blind"]
+    assert [line.name for line in record.lines] == ["MLP", "XGBoost"]
+    assert [panel.reference for panel in (tissue, record, gain)] == [0.1, 0.5, 0.0]
+    assert [tissue.place(v) for v in (-1.0, 0.25, 2.0)] == ["0.0%", "25.0%", "100.0%"]
+    assert gain.lines[0].text == "+0.010 [-0.020, +0.030]"
+    assert gain.place(0.0) == "50.0%"
+
+
 def make_alarms(raised):
     passed = {"name": "scaler", "model": "mlp", "outcome": "passed", "detail": "as it must be"}
     return {
@@ -155,7 +203,7 @@ def test_alarms_come_first_with_their_remedies(project):
     }
     write_json(make_alarms([alarm]), project / "reports/alarms.json")
     _, page = render(project)
-    top = page.text.partition("What it comes to")[0]
+    top = page.text.partition("What must not be concluded")[0]
     assert "1 alarm: no promotion" in top
     assert "3 patients in two splits. Fix the data or the split" in top
     assert "No alarm" not in top
@@ -169,7 +217,7 @@ def test_without_alarms_the_passed_checks_are_listed_and_missing_checks_reported
 
     write_json(make_alarms([]), project / "reports/alarms.json")
     _, page = render(project)
-    assert "1 of 1 checks passed: scaler." in page.text
+    assert "No alarm: 1 of 1 checks passed." in page.text
 
 
 def test_optional_parts_are_marked_as_not_run(project):

@@ -35,6 +35,8 @@ from histofuse.params.explain import ExplainParams
 
 SUMMARY: Final = "summary.json"
 SHEET: Final = "contact_sheet_{}.png"
+EXAMPLES: Final = "examples_{}.png"
+_FEW: Final = 2  # hits, and misses, of a figure of examples
 _ROWS_AT_ONCE: Final = 256
 FindPatients = Callable[[pd.DataFrame], Tensor]
 
@@ -101,10 +103,11 @@ def write_gallery(
     """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``.
 
     Overlays are ``<true class>/<patch>.png``; ``contact_sheet_<true class>.png`` shows hits and
-    misses. ``summary.json`` holds ``model``, ``digest``, ``layer``, ``map_px``, ``patches``
-    (drawn), ``empty_share``, ``empty_patches`` (number of test patches examined) and
-    ``nucleus_radius_px``. For ``faithfulness.json`` see `estimates.write_scores`; it has no scores
-    without test patches. `bootstrap` draws cases, for the intervals.
+    misses, ``examples_<true class>.png`` the first of them. ``summary.json`` holds ``model``,
+    ``digest``, ``layer``, ``map_px``, ``patches`` (drawn), ``empty_share``, ``empty_patches``
+    (number of test patches examined) and ``nucleus_radius_px``. For ``faithfulness.json`` see
+    `estimates.write_scores`; it has no scores without test
+    patches. `bootstrap` draws cases, for the intervals.
 
     Returns:
         The scores in ``faithfulness.json``.
@@ -140,8 +143,10 @@ def _write_figures(
     for name in dict.fromkeys(example.label for example in examples):
         shown = [example for example in examples if example.label == name]
         title = f"{model}: true class {show_name(name)}"
-        sheet = draw_sheet(shown, title, footer, radius_px)
-        write_figure(sheet, folder / SHEET.format(name), DPI)
+        few = [e for kind in (True, False) for e in [e for e in shown if e.is_hit == kind][:_FEW]]
+        for file, part in ((SHEET, shown), (EXAMPLES, few)):
+            sheet = draw_sheet(part, title, footer, radius_px)
+            write_figure(sheet, folder / file.format(name), DPI)
 
 
 def _describe(

@@ -54,7 +54,7 @@ def write_controls_chapter(run: Run) -> Chapter:
     blocks.append(Heading("Controls", "control-arms"))
     if "controls" not in run.present:
         blocks.append(not_run("Controls", run.command("controls")))
-        return Chapter("controls", "Controls and alarms", blocks)
+        return Chapter("controls", "Controls and alarms", blocks, "not run")
     folder = run.locate("controls").parent
     tables = read_grids(folder / "tables")
     order = sorted(tables, key=lambda name: name != "verdicts")
@@ -92,7 +92,7 @@ def write_use_chapter(run: Run) -> Chapter:
     blocks: list[Block] = []
     if "assessment" not in run.present:
         blocks.append(not_run("Calibration and use", run.command("assessment")))
-        return Chapter("use", "Calibration and use", blocks)
+        return Chapter("use", "Calibration and use", blocks, "not run")
     folder = run.locate("assessment").parent
     tables = read_grids(folder / "tables")
     for name in [*(n for n in _USE_TITLES if n in tables), *sorted(tables.keys() - _USE_TITLES)]:
@@ -113,7 +113,8 @@ def write_explanations_chapter(run: Run) -> Chapter:
     """Write the chapter on explanations and their faithfulness."""
     root = run.locate("explain")
     if "explain" not in run.present:
-        return Chapter("explanations", "Explanations", [not_run("Explanations", "dvc repro")])
+        missing = [not_run("Explanations", "dvc repro")]
+        return Chapter("explanations", "Explanations", missing, "not run")
     blocks: list[Block] = [
         Prose(
             "Each map or ranking is shown with its tests: whether the decision depends on what it "

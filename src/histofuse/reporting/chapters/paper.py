@@ -64,7 +64,7 @@ def write_paper_chapter(run: Run) -> Chapter:
         ),
         _tabulate_contradictions(),
     ]
-    return Chapter("paper", "The paper's claims", blocks)
+    return Chapter("paper", "The paper's claims", blocks, summarise_claims(judgements))
 
 
 def _tabulate_claims(run: Run, judgements: Sequence[Judgement]) -> Grid:
