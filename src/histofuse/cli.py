@@ -300,6 +300,9 @@ def predict(
         int | None, typer.Option(min=8, max=16, help="Bits of the camera in 16-bit frames.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, in patches.")] = 256,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Folder for a drawing of each frame, dots by class.")
+    ] = None,
 ) -> None:
     """Predict nuclei of frames, or rows of a patient table.
 
@@ -313,6 +316,7 @@ def predict(
     model = str(Path(model).absolute()) if Path(model).is_dir() else model
     _enter_project()
     how = {"batch": batch, "orientation": orientation, "bits": bits}
+    how["overlay"] = overlay and overlay.absolute()
     typer.echo(run(Request(*given, model=model, out=out.absolute(), **how)))
 
 

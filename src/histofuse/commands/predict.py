@@ -31,7 +31,7 @@ from histofuse.serving.case_records import (
 from histofuse.serving.predict import open_predictor
 from histofuse.serving.records import join_warnings
 from histofuse.serving.writer import open_writer
-from histofuse.tracking.interface import WARNINGS
+from histofuse.tracking.interface import PREDICTION, WARNINGS
 from histofuse.tracking.names import SCRATCH
 from histofuse.tracking.registry import fetch_model
 from histofuse.tracking.store import open_store
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 SUFFIXES: Final = (".parquet", ".csv")
 ROWS_AT_ONCE: Final = 4096
+_NAMED: Final = "model: {model}, trained on {trained_on} data"
+_PLACE: Final = ["frame_id", "x_px", "y_px"]
+_MOST_FRAMES: Final = 40  # counted one by one on the screen
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Request:
     batch: int  # patches in a batch of the network
     orientation: str | None = None  # in place of data.frames.orientation
     bits: int | None = None  # in place of data.frames.bits
+    overlay: Path | None = None  # folder for a drawing of each frame
 
 
 def predict(request: Request) -> str:
@@ -75,6 +79,10 @@ def predict(request: Request) -> str:
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
+        if request.overlay is not None and request.overlay.is_file():
+            faults.add("--overlay", f"{request.overlay.name} is a file", "a folder")
+        if request.overlay is not None and request.frames is None:
+            faults.add("--overlay", "no frames to draw on", "FRAMES, a folder of frames")
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor = open_model(request.model, Path(scratch))
         tabular = predictor.bundle.config["kind"] == "tabular"
@@ -84,8 +92,7 @@ def predict(request: Request) -> str:
 
 def _describe_model(predictor: Predictor, request: Request) -> list[str]:
     """Name the model, and warn if it was trained on simulated data and the input is other data."""
-    model, sources = predictor.identity.values()
-    lines = [f"model: {model}, trained on {sources} data"]
+    lines = [_NAMED.format_map(predictor.identity)]
     inputs = [path for path in (request.frames, request.patients) if path is not None]
     if "simulated" in predictor.sources and not all(
         _is_simulated(path.absolute()) for path in inputs
@@ -151,8 +158,7 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
 
     if request.frames is None:
         raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
-    classes = load_section(ClassesParams, "classes")
-    reading = _choose_reading(request)
+    reading, classes = _choose_reading(request), load_section(ClassesParams, "classes")
     points = read_points(request.frames, request.points, classes, reading)
     fused = isinstance(predictor, FusionPredictor)
     records = read_case_records(request.patients, request.crosswalk) if fused else pd.DataFrame()
@@ -166,13 +172,32 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     model = FrameModel(predictor, embeddings)
     total = -(-len(points.table) // request.batch)
     parts = predict_frames(model, points.table, points.files, reading, request.batch)
+    answered: list[pd.DataFrame] = []
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
             answer = part.join(patients, on=CASE)
             write(answer.fillna({WARNINGS: ""}) if fused else answer)
+            answered.append(part[[CASE, *_PLACE, PREDICTION]])
+    table, classes = pd.concat(answered), predictor.bundle.config["classes"]
+    if request.overlay is not None:
+        from histofuse.serving.overlay import draw_overlays
+
+        footer = _NAMED.format_map(predictor.identity)
+        named = {"classes": classes, "footer": footer, "folder": request.overlay}
+        draw_overlays(table, points.files, reading, **named)
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
     counts = _count_records(points, records, embeddings) if fused else []
-    return "; ".join([done, *counts, *notes])
+    return "\n".join(["; ".join([done, *counts, *notes]), _count_classes(table, classes)])
+
+
+def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
+    """Count each class by case and, of few frames, by frame."""
+    keys = [answered[CASE].rename("case"), answered["frame_id"].rename("frame")]
+    frames = pd.crosstab(keys, answered[PREDICTION]).reindex(columns=classes, fill_value=0)
+    cases = frames.groupby(level="case").sum()
+    total = cases.assign(frame="all").set_index("frame", append=True)
+    table = pd.concat([total, frames]) if len(frames) <= _MOST_FRAMES else total
+    return table.sort_index(level="case", sort_remaining=False, kind="stable").to_string()
 
 
 def _choose_reading(request: Request) -> FrameParams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from histofuse.data.tiff import read_size
 from histofuse.params.data import ClassesParams, FrameParams
 
 _SHOWN = 20  # bad values of a column
+_POINTS = (
+    "The model classifies nuclei at given points and finds none itself. FILE is a CSV of "
+    "frame_id,x_px,y_px: the file's name without .tif, and pixels from the upper left corner."
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def read_points(
         InputError: With all that is wrong: files, columns, frames, points.
     """
     if points is None:
+        _require_layout(frames)
         data = read_brecahad(frames, classes, reading)
         for note in data.notes:
             report(note)
@@ -58,6 +64,19 @@ def read_points(
     table = _read_point_table(points, files, reading)
     used = set(table["frame_id"])
     return Points(table, {frame: path for frame, path in files.items() if frame in used})
+
+
+def _require_layout(folder: Path) -> None:
+    """Refuse a folder without points, saying how they are given.
+
+    Raises:
+        InputError: If it has none.
+    """
+    files = _list_tiffs(folder)
+    if not (folder / IMAGES).is_dir() or not (folder / GROUND_TRUTH).is_dir():
+        problem = f"{len(files)} frames, and no points of nuclei"
+        expected = f"--points FILE; or {IMAGES}/ and {GROUND_TRUTH}/, as in BreCaHAD"
+        raise InputError([Fault(folder, problem, expected, _POINTS)])
 
 
 def _list_tiffs(folder: Path) -> dict[str, Path]:
@@ -72,8 +91,10 @@ def _list_tiffs(folder: Path) -> dict[str, Path]:
                 faults.add(path, f"the same frame as {known.name}", "one file per frame")
             files[path.stem] = path
         if not files:
+            others = Counter(p.suffix for p in where.iterdir() if p.is_file() and p.suffix)
+            held = "".join(f", but {n} {suffix} files" for suffix, n in others.most_common(1))
             expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
-            faults.add(where, "no frames", expected)
+            faults.add(where, f"no frames{held}", expected)
     return files
 
 

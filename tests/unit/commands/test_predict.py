@@ -1,18 +1,22 @@
 """``histofuse predict`` on a small project: what the pipeline said, and every rule beside it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from histofuse.commands.predict import Request, predict
 from histofuse.core.artifacts import digest_file, load_json, write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError, InputError
 from histofuse.data.cutting import cut_windows
+from histofuse.evaluation.drawing import CLASS_COLOURS
 from histofuse.serving.predict import open_predictor
 
 WIDTH, HEIGHT = 96, 64
@@ -268,6 +272,57 @@ def test_text_among_the_numbers_of_a_csv_is_named_by_itself(small_project):
     features.assign(albumin=["3.5", ">4", "4.1"]).to_csv("p.csv", index=False)
     with pytest.raises(InputError, match=r"row 1, albumin: is '>4'; expected a finite number"):
         ask(model="models/mlp", patients=Path("p.csv"))
+
+
+@pytest.mark.parametrize("layout", ["bare", "images only"])
+def test_a_folder_of_images_without_points_is_told_how_to_give_them(frames, layout):
+    shutil.rmtree(frames / "groundTruth")
+    with pytest.raises(InputError) as caught:
+        ask(frames / "images" if layout == "bare" else frames)
+    said = str(caught.value)
+    assert "3 frames, and no points of nuclei; expected --points FILE" in said
+    assert "FILE is a CSV of frame_id,x_px,y_px" in said
+    assert "fetch" not in said
+
+
+def test_a_folder_of_other_images_is_told_what_it_holds(frames):
+    for file in (frames / "images").iterdir():
+        file.rename(file.with_suffix(".png"))
+    with pytest.raises(InputError, match=r"no frames, but 3 \.png files; expected <frame>\.tif"):
+        ask(frames)
+
+
+def test_classes_are_counted_by_frame_and_case_on_the_screen(frames, monkeypatch):
+    said, table = ask(frames)
+    classes = [c.removeprefix("probability_") for c in table if c.startswith("probability_")]
+    lines = [line.split() for line in said.splitlines()]
+    assert ["case", "frame"] in lines
+    for keys, name in ((["frame_id"], "Case_1-02"), (["case_id"], "Case_1")):
+        rows = table[table[keys[0]] == name]
+        counts = [str((rows["prediction"] == c).sum()) for c in classes]
+        key = "all" if keys == ["case_id"] else name
+        assert next(line for line in lines if key in line)[-3:] == counts
+    monkeypatch.setattr("histofuse.commands.predict._MOST_FRAMES", 2)
+    assert "Case_1-02" not in ask(frames)[0]
+
+
+def test_an_overlay_shows_a_dot_of_its_class_at_each_nucleus(frames):
+    _, table = ask(frames, overlay=Path("drawn"))
+    assert sorted(p.name for p in Path("drawn").iterdir()) == [
+        f"{name}.png" for name in ("Case_1-01", "Case_1-02", "Case_2-01")
+    ]
+    classes = [c.removeprefix("probability_") for c in table if c.startswith("probability_")]
+    drawn = np.asarray(Image.open("drawn/Case_1-02.png").convert("RGB"))
+    assert drawn.shape[:2] == (HEIGHT + 64, WIDTH)
+    inside = table[(table["frame_id"] == "Case_1-02") & table["x_px"].between(20, 60)]
+    for row in inside.itertuples():
+        colour = to_rgb(CLASS_COLOURS[classes.index(row.prediction)])
+        assert np.abs(drawn[int(row.y_px), int(row.x_px)] / 255 - colour).max() < 0.02
+    Path("file").write_text("")
+    with pytest.raises(InputError, match="--overlay: file is a file; expected a folder"):
+        ask(frames, overlay=Path("file"))
+    with pytest.raises(InputError, match="--overlay: no frames to draw on"):
+        ask(model="models/mlp", patients=Path("data/ehr/features.parquet"), overlay=Path("d"))
 
 
 def test_all_faults_of_points_are_listed_at_once(frames):

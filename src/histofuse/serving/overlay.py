@@ -1,0 +1,73 @@
+"""What was predicted, drawn on the frames: a dot for each nucleus, coloured by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from histofuse.core.naming import show_name
+from histofuse.core.progress import track
+from histofuse.data.tiff import read_rgb
+from histofuse.evaluation.drawing import CLASS_COLOURS, GREY, write_figure
+from histofuse.params.data import FrameParams
+from histofuse.tracking.interface import PREDICTION
+
+_LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
+_BELOW_PX: Final = 64  # for legend and footer
+_DPI: Final = 100
+
+
+def draw_overlays(
+    answered: pd.DataFrame,
+    files: Mapping[str, Path],
+    reading: FrameParams,
+    *,
+    classes: Sequence[str],
+    footer: str,
+    folder: Path,
+) -> None:
+    """Write ``<frame>.png`` for each frame.
+
+    Args:
+        answered: ``frame_id, x_px, y_px, prediction``; a row is a nucleus.
+        files: Frame to its TIFF file.
+        reading: How frames are understood.
+        classes: Those that the model knows; their order decides the colours.
+        footer: Names the model.
+        folder: Is created; drawings of the same frames are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = list(answered.groupby("frame_id", sort=False))
+    for frame, rows in track(frames, "drawing", total=len(frames)):
+        figure = _draw(read_rgb(files[str(frame)], reading).rgb, rows, classes)
+        figure.text(0.01, 0.004, f"{frame}  ·  {footer}", fontsize=8, color=GREY, va="bottom")
+        write_figure(figure, folder / f"{frame}.png", _DPI)
+
+
+def _draw(
+    frame: UInt8[np.ndarray, "height width 3"], rows: pd.DataFrame, classes: Sequence[str]
+) -> Figure:
+    height, width, _ = frame.shape
+    shown = min(1.0, _LONGEST_PX / max(height, width))
+    total = height * shown + _BELOW_PX
+    figure = Figure(figsize=(width * shown / _DPI, total / _DPI))
+    axes = figure.add_axes((0, _BELOW_PX / total, 1, 1 - _BELOW_PX / total))
+    axes.imshow(frame, extent=(0, width, height, 0), aspect="auto")
+    for number, name in enumerate(classes):
+        chosen = rows[rows[PREDICTION] == name]
+        colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
+        label = f"{show_name(name)} ({len(chosen):,})"
+        style = {"s": 60, "color": colour, "edgecolors": "white", "linewidths": 0.8}
+        axes.scatter(chosen["x_px"], chosen["y_px"], label=label, **style)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    figure.legend(
+        loc="lower left", bbox_to_anchor=(0, 18 / total), ncols=len(classes), frameon=False
+    )
+    return figure
