@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofuse.core.errors import Fault, InputError
+from histofuse.data.jpeg2000 import measure_codestream
 from histofuse.data.pixels import (
     LARGEST_PICTURE_BYTES,
     LARGEST_TILE_BYTES,
@@ -41,6 +41,8 @@ APERIO_YCC: Final = 33003  # JPEG 2000 that holds YCbCr, but does not say so
 _JPEG_2000: Final = {33004, 33005, 34712}
 # Decoders of these take no more than a tile or strip needs; others do not let one know.
 _COMPRESSIONS: Final = {1, 8, 32773, 32946, 34926, 50000, _LZW, _JPEG, *_JPEG_2000}
+_MOST_PACKETS: Final = 4096  # of JPEG 2000, or more if their average is as large as
+_LEAST_PACKET_PX: Final = 64
 _LARGEST_RATIO: Final = 1000  # decoded to encoded
 _ORIENTATION, _XMP = 274, 700
 _LARGEST_VALUES: Final = (341, 281)  # SMaxSampleValue, MaxSampleValue
@@ -250,17 +252,26 @@ def _require_parts(page: TiffPage, where: Path | str) -> None:
 
 
 def require_size(data: bytes | None, page: TiffPage, where: Path | str) -> None:
-    """Refuse an encoded tile or strip whose own header tells of more pixels than it may hold.
+    """Refuse an encoded tile or strip whose own header tells of more than it may hold.
 
     Raises:
-        InputError: Says of how many.
+        InputError: Says of how much.
+        ValueError: If its header cannot be read.
     """
     if data is None or page.compression not in {_JPEG, *_JPEG_2000}:
         return
-    area = _find_jpeg_area(data) if page.compression == _JPEG else _find_jpeg_2000_area(data)
     sides = page.chunks[-3:-1] if page.planarconfig == 1 else page.chunks[-2:]
-    if area > math.prod(sides) and area * 4 * _item_bytes(page) > LARGEST_TILE_BYTES:
-        problem = f"holds a part of {area:,} pixels in place of {math.prod(sides):,}"
+    held = 4 * math.prod(sides)
+    problem = ""
+    if page.compression == _JPEG:
+        samples = 4 * _find_jpeg_area(data)
+    else:
+        area, samples, packets = measure_codestream(data)
+        if packets > max(_MOST_PACKETS, area // _LEAST_PACKET_PX):
+            problem = f"holds a part of {packets:,} packets"
+    if samples > held and samples * _item_bytes(page) > LARGEST_TILE_BYTES:
+        problem = f"holds a part of {samples:,} values in place of {held:,}"
+    if problem:
         raise InputError([Fault(where, problem, ACCEPTED, _MENDING)])
 
 
@@ -278,16 +289,6 @@ def _find_jpeg_area(data: bytes) -> int:
         else:
             at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return 0
-
-
-def _find_jpeg_2000_area(data: bytes) -> int:
-    """Find the largest height times width in the headers of JPEG 2000 codestreams."""
-    starts = (match.start() for match in re.finditer(rb"\xff\x4f\xff\x51", data))
-    headers = (data[start + 8 : start + 16] for start in starts)
-    return max(
-        (math.prod(struct.unpack(">II", header)) for header in headers if len(header) == 8),
-        default=0,
-    )
 
 
 def _tile_bytes(page: TiffPage) -> int:

@@ -2,6 +2,7 @@
 
 import re
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -243,14 +244,53 @@ def write_huge_jpeg_2000(path):
     overwrite(path, header, header + (60_000).to_bytes(4) * 2)
 
 
+def write_coded(path, edit, side=2048):
+    """Write a tile of JPEG 2000 whose headers were edited."""
+    plain = np.full((side, side, 3), 130, np.uint8)
+    data = edit(imagecodecs.jpeg2k_encode(plain, level=0, codecformat="j2k"))
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(
+            iter([data]), shape=plain.shape, dtype="uint8", tile=(side, side),
+            photometric="rgb", compression="jpeg2000",
+        )  # fmt: skip
+
+
+def write_many_components(path):
+    def edit(data):
+        at, count = data.index(b"\xff\x51"), 3000
+        size, components = (38 + 3 * count).to_bytes(2), count.to_bytes(2)
+        each = data[at + 40 : at + 43] * count
+        return data[: at + 2] + size + data[at + 4 : at + 38] + components + each + data[at + 49 :]
+
+    write_coded(path, edit, side=512)
+
+
+def write_small_precincts(path, layers=1, exponent=1):
+    def edit(data):
+        at = data.index(b"\xff\x52")
+        body = bytearray(data[at + 4 : at + 14])
+        body[0], body[2:4] = body[0] | 1, layers.to_bytes(2)
+        body += bytes([exponent * 17]) * (body[5] + 1)
+        return data[: at + 2] + (len(body) + 2).to_bytes(2) + bytes(body) + data[at + 14 :]
+
+    write_coded(path, edit)
+
+
+def write_many_layers(path):
+    write_small_precincts(path, layers=65_535, exponent=7)
+
+
 @pytest.mark.parametrize(
     ("write", "problem"),
     [
+        (write_many_components, r"holds a part of 786,432,000 values in place of 1,048,576"),
+        (write_small_precincts, r"holds a part of 1,397,760 packets"),
+        (write_many_layers, r"holds a part of 22,\d+,\d+ packets"),
         (write_huge_tile, r"is of 16 x 16 px in tiles of 26752 x 26752; expected at most 64 MiB"),
         (write_huge_frame, r"is of 60000 x 60000 px; expected at most 1024 MiB once decoded"),
         (write_large_frame, r"is of 15000 x 15000 px; expected at most 18 MiB once decoded"),
-        (write_huge_jpeg, r"holds a part of 4,290,250,000 pixels in place of 1,536"),
-        (write_huge_jpeg_2000, r"holds a part of 3,600,000,000 pixels in place of 1,536"),
+        (write_huge_jpeg, r"holds a part of 17,161,000,000 values in place of 6,144"),
+        (write_huge_jpeg_2000, r"holds a part of 10,800,000,000 values in place of 6,144"),
     ],
 )
 def test_what_decoding_would_take_is_known_before(write, problem, path, monkeypatch):
