@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -206,7 +207,7 @@ class Encoder:
         order = [column for feature in self.features for column in feature.columns]
         return order + [indicator.column for indicator in self.indicators]
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, Kind]:
         """The columns it needs, and their kinds; strata need theirs even where it was dropped."""
         needed: dict[str, Kind] = {feature.name: feature.kind for feature in self.features}
@@ -215,7 +216,7 @@ class Encoder:
             needed.setdefault(STRATUM_COLUMNS[stratum], kinds[stratum])
         return needed
 
-    @property
+    @cached_property
     def ranges(self) -> dict[str, Range]:
         """The plausible ranges of its inputs."""
         return {
@@ -225,6 +226,12 @@ class Encoder:
             and feature.low is not None
             and feature.high is not None
         }
+
+    @cached_property
+    def descriptions(self) -> dict[str, str]:
+        """What each of its inputs holds: type, unit and range, or categories."""
+        features = {feature.name: feature for feature in self.features}
+        return {n: _describe(kind, features.get(n)) for n, kind in self.inputs.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Turn into what ``encoder.json`` holds."""
@@ -261,6 +268,19 @@ class Encoder:
             problem = "feature_order does not follow from features and indicators"
             raise InputError([Fault("encoder.json", problem, "the file as it was written")])
         return encoder
+
+
+def _describe(kind: Kind, feature: Continuous | Binary | Categorical | None) -> str:
+    if isinstance(feature, Categorical):
+        return f"a text, or null; training had {', '.join(feature.categories)}"
+    if not isinstance(feature, Continuous):
+        return {"binary": "0 or 1, or null", "categorical": "a text, or null"}.get(
+            kind, "a finite number, or null"
+        )
+    of = f" of {feature.unit}" if feature.unit else ""
+    if feature.low is not None and feature.high is not None:
+        of = f" from {Range(feature.unit, feature.low, feature.high)}"
+    return f"a finite number{of}, or null"
 
 
 _FEATURE_TYPES: Final = {"continuous": Continuous, "binary": Binary, "categorical": Categorical}

@@ -7,11 +7,13 @@ bodies that are no JSON with a server error.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from html import escape
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
@@ -28,9 +30,19 @@ from histofuse.core.progress import report
 from histofuse.serving.endpoint import Endpoint, explaining
 from histofuse.serving.limits import LIMITS, Limits, RequestLimits, expect_json
 from histofuse.serving.server import MODEL_VARIABLE, STARTUP_FAILURE
-from histofuse.serving.wire import read_request, write_answer
+from histofuse.serving.wire import SPLIT, read_request, to_plain, write_answer
+from histofuse.tracking.interface import SHAP_BASE
 
 _JSON: Final = "application/json"
+SEND_EXAMPLE: Final = """\
+curl http://127.0.0.1:5001/example > serving_input_example.json
+curl -H 'Content-Type: application/json' -d @serving_input_example.json \\
+  http://127.0.0.1:5001/invocations"""
+_PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>histofuse</title>
+<style>body {{font: 15px sans-serif; margin: 2em}} td {{padding: 2px 12px}}</style>
+<h1>histofuse</h1><p>{model}, trained on {trained_on} data. Not a medical device.</p>
+<h2>A request</h2><pre>{send}</pre><table>{request}</table><p>Params, true or false: {asked}.</p>
+<h2>The answer</h2><table>{answer}</table></html>"""
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -60,7 +72,10 @@ def find_artifacts(folder: Path) -> dict[str, str]:
 
 def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits:
     """Make the application that serves an endpoint."""
-    app = FastAPI(title="histofuse")
+    app = FastAPI(title="histofuse", docs_url=None, redoc_url=None, openapi_url=None)
+
+    split = endpoint.interface.example.to_dict("split", index=False)
+    example = json.dumps({SPLIT: split}, default=to_plain)
 
     async def check_health(_: Request) -> Response:
         return Response("\n", 503 if endpoint.failed else 200, media_type=_JSON)
@@ -68,25 +83,51 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
     async def name_version(_: Request) -> Response:
         return Response(VERSION, media_type=_JSON)
 
-    def read(body: bytes) -> Future[pd.DataFrame]:
-        return endpoint.submit(*read_request(body))
+    async def show_docs(_: Request) -> Response:
+        return Response(write_docs(endpoint), media_type="text/html")
+
+    async def give_example(_: Request) -> Response:
+        return Response(example, media_type=_JSON)
+
+    def read(body: bytes) -> tuple[pd.DataFrame, Future[pd.DataFrame]]:
+        inputs, params = read_request(body)
+        return inputs, endpoint.submit(inputs, params)
+
+    def write(table: pd.DataFrame, inputs: pd.DataFrame) -> bytes:
+        return write_answer(endpoint.name_unread(table, inputs))
 
     async def answer(request: Request) -> Response:
         with explaining():
-            future = await asyncio.to_thread(read, await request.body())
+            inputs, future = await asyncio.to_thread(read, await request.body())
             try:
                 answered = asyncio.wrap_future(future)
                 table = await asyncio.wait_for(answered, limits.answer_seconds)
             except TimeoutError:
                 message = "the model is busy; send the request again later"
                 raise MlflowException(message, TEMPORARILY_UNAVAILABLE) from None
-            return Response(await asyncio.to_thread(write_answer, table), media_type=_JSON)
+            return Response(await asyncio.to_thread(write, table, inputs), media_type=_JSON)
 
     app.add_route("/ping", check_health, methods=["GET"])
     app.add_route("/health", check_health, methods=["GET"])
     app.add_route("/version", name_version, methods=["GET"])
+    app.add_route("/docs", show_docs, methods=["GET"])
+    app.add_route("/example", give_example, methods=["GET"])
     app.add_route("/invocations", _reporting(answer), methods=["POST"])
     return RequestLimits(app, limits, expect_json)
+
+
+def write_docs(endpoint: Endpoint) -> str:
+    """Write a page about a model: what goes in and what comes out."""
+    interface = endpoint.interface
+    names = {key: escape(value) for key, value in endpoint.identity.items()}
+    request, answer = map(_write_rows, (interface.inputs, interface.outputs))
+    asked = ", ".join(name for name in interface.asked if name != SHAP_BASE) or "none"
+    return _PAGE.format(**names, send=SEND_EXAMPLE, request=request, answer=answer, asked=asked)
+
+
+def _write_rows(columns: Mapping[str, str]) -> str:
+    cells = ((escape(name), escape(holds)) for name, holds in columns.items())
+    return "".join(f"<tr><td>{name}</td><td>{holds}</td></tr>" for name, holds in cells)
 
 
 def _reporting(answer: Answer) -> Answer:

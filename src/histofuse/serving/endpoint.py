@@ -27,7 +27,9 @@ from histofuse.core.errors import (
 )
 from histofuse.serving.batching import RequestQueue
 from histofuse.serving.predict import open_predictor
+from histofuse.serving.records import join_warnings
 from histofuse.serving.wire import check_rows
+from histofuse.tracking.interface import IMAGE, PATIENT, WARNINGS, describe_interface
 
 MOST_FAULTS_ANSWERED: Final = 20  # the others are counted
 _log = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ class Endpoint:
             Path(artifacts["bundle"]), Path(encoders) if encoders else None
         )
         self.predictor.load()
+        p = self.predictor
+        sides = {side: getattr(p, side).bundle for side in (IMAGE, PATIENT) if hasattr(p, side)}
+        self.interface = describe_interface(p.bundle, sides)
         self._queue = RequestQueue(self.predictor)
         self._options = list(inspect.signature(self.predictor.answer).parameters)[1:]
 
@@ -66,7 +71,16 @@ class Endpoint:
             MlflowException: With status 400 if the request is at fault, 500 if the model is.
         """
         with explaining():
-            return self.submit(inputs, params or {}).result()
+            table = self.submit(inputs, params or {}).result()
+            return self.name_unread(table, inputs)
+
+    def name_unread(self, table: pd.DataFrame, inputs: pd.DataFrame) -> pd.DataFrame:
+        """Add to the warnings of an answer which columns of the request the model does not read."""
+        unread = [str(name) for name in inputs if name not in self.interface.inputs]
+        if not unread:
+            return table
+        said = pd.Series(shorten(f"not read: {', '.join(unread)}"), table.index)
+        return table.assign(**{WARNINGS: join_warnings(table[WARNINGS], said)})
 
     def submit(self, inputs: Any, params: Mapping[str, Any]) -> Future[pd.DataFrame]:
         """Read a request and hand it to the thread that computes.

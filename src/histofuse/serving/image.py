@@ -15,7 +15,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.serving.decoding import read_patches
 from histofuse.serving.networks import compute_image_logits, embed_images
 from histofuse.serving.predictor import Predictor
-from histofuse.tracking.interface import GRADCAM, IMAGE
+from histofuse.tracking.interface import GRADCAM, IMAGE, WARNINGS
 
 if TYPE_CHECKING:
     from histofuse.explain.maps.mappers import Mapper
@@ -96,7 +96,7 @@ class ImagePredictor(Predictor):
 
     def answer(self, patches: Patches, *, gradcam: bool = False) -> pd.DataFrame:
         """Predict what `read` returned."""
-        table = self.answer_embedded(patches, self.embed_patches(patches))
+        table = self.answer_embedded(patches, self.embed_patches(patches)).assign(**{WARNINGS: ""})
         return table.assign(**{GRADCAM: self.draw_maps(patches, table)}) if gradcam else table
 
     def answer_embedded(

@@ -14,7 +14,7 @@ JSON), or the pixels (side, side, 3) as array or nested lists of whole numbers f
 - A patch has the side the model was trained on, with or without the margin that was stored around \
 it; without the margin, the patch is reflected at its border, which weighs corners a little more.
 - Raw features are in natural units. Null and NaN mean "not known" and are imputed as in training. \
-All columns that the model was fitted on are required; others are ignored. A value outside its \
+All columns that the model was fitted on are required; others are not read. A value outside its \
 plausible range (`features/ranges.json`) is refused: it may be in another unit.
 - Categories are read in the spellings that MIMIC-IV and others use (`features.categories`).
 
@@ -33,8 +33,8 @@ refused: there is no nucleus to classify.
 | ``answered_by`` | fusion | ``fusion``, or ``image`` where there is no record |
 | ``embedding_version`` | fusion | ``<image>+<patient>``, the first 12 digits of the encoders' \
 digests; ``<image>`` alone where there is no record |
-| ``warnings`` | tabular, fusion | the categories that the model does not know, and therefore \
-does not use; mostly empty |
+| ``warnings`` | all | the categories that the model does not know, and therefore does not use, \
+and the columns of a request that it does not read; mostly empty |
 | ``gradcam`` | image, fusion; if asked | where the evidence for ``prediction`` lies, through the \
 fusion head where that answered: the base64 of a greyscale PNG of the patch without margin, 255 \
 the strongest |

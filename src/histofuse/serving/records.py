@@ -13,27 +13,20 @@ from jaxtyping import Bool
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.text_tables import MISSING_WORDS
+from histofuse.features.encoding import Encoder
 from histofuse.features.ranges import Range
 from histofuse.features.specs import Kind
 
 WHERE: Final = "the record"
-_EXPECTED: Final[Mapping[Kind, str]] = {
-    "continuous": "a finite number, or null",
-    "binary": "0 or 1, or null",
-    "categorical": "a text, or null",
-}
 _SHOWN: Final = 40  # characters of a refused value
 
 
-def read_records(
-    inputs: Any, kinds: Mapping[str, Kind], ranges: Mapping[str, Range]
-) -> pd.DataFrame:
+def read_records(inputs: Any, encoder: Encoder) -> pd.DataFrame:
     """Check raw features and bring each column to its kind.
 
     Args:
         inputs: A data frame; null and NaN mean that a value is not known.
-        kinds: Required columns and their kinds.
-        ranges: Plausible ranges; a value outside is refused.
+        encoder: Has the required columns, their kinds and ranges; a value outside is refused.
 
     Returns:
         These columns in this order; numbers as float64, unknown values as NaN or None.
@@ -45,37 +38,41 @@ def read_records(
     if not isinstance(inputs, pd.DataFrame):
         expected = "a data frame of raw features"
         raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
-    _require_columns(inputs, kinds)
+    kinds, ranges, expected = encoder.inputs, encoder.ranges, encoder.descriptions
+    _require_columns(inputs, expected)
     with collect_faults() as faults:
-        columns = {n: _read_column(inputs[n], kinds[n], ranges.get(n), faults) for n in kinds}
+        columns = {
+            name: _read_column(inputs[name], kind, ranges.get(name), expected[name], faults)
+            for name, kind in kinds.items()
+        }
     return pd.DataFrame(columns, index=inputs.index)
 
 
-def _require_columns(inputs: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
-    unknown = [str(column) for column in inputs.columns if column not in kinds]
+def _require_columns(inputs: pd.DataFrame, described: Mapping[str, str]) -> None:
+    unknown = [str(column) for column in inputs.columns if column not in described]
     with collect_faults() as faults:
-        for name in kinds:
+        for name, expected in described.items():
             if name in inputs.columns:
                 continue
             near = difflib.get_close_matches(name, unknown, n=1)
             remedy = f"Is {near[0]!r} meant for it?" if near else "Null where it is not known."
-            faults.add(WHERE, f"no column {name!r}", f"a {kinds[name]} column", remedy)
+            faults.add(WHERE, f"no column {name!r}", expected, remedy)
 
 
 def _read_column(
-    column: pd.Series, kind: Kind, range_: Range | None, faults: FaultList
+    column: pd.Series, kind: Kind, range_: Range | None, expected: str, faults: FaultList
 ) -> np.ndarray:
     given = column.to_list()
     values = [_READERS[kind](value) for value in given]
     bad = [row for row, value in enumerate(values) if value is _REFUSED]
-    _note_rows(column, bad, _EXPECTED[kind], faults)
+    _note_rows(column, bad, expected, faults)
     if bad:
         return np.empty(len(given))
     if range_ is not None:
         low, high = range_.low, range_.high
         outside = [row for row, value in enumerate(values) if value < low or value > high]
         remedy = "Is it in another unit? Null where it is not known."
-        _note_rows(column, outside, str(range_), faults, remedy)
+        _note_rows(column, outside, expected, faults, remedy)
     return np.array(values, dtype=object if kind == "categorical" else np.float64)
 
 

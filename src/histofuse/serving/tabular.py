@@ -59,7 +59,7 @@ class TabularPredictor(Predictor):
         Raises:
             InputError: With all that is wrong with them.
         """
-        return read_records(inputs, self.encoder.inputs, self.encoder.ranges)
+        return read_records(inputs, self.encoder)
 
     def merge(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
         """Merge what `read` returned for several inputs."""

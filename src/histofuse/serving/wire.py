@@ -57,7 +57,7 @@ def write_answer(table: pd.DataFrame) -> bytes:
         ValueError: If it holds a number that is not finite.
     """
     records = {"predictions": table.to_dict("records")}
-    return json.dumps(records, allow_nan=False, default=_to_plain).encode()
+    return json.dumps(records, allow_nan=False, default=to_plain).encode()
 
 
 def check_rows(n: int) -> None:
@@ -181,7 +181,8 @@ def _name_type(value: Any) -> str:
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Turn a number of NumPy into one of Python's."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"not for JSON: {type(value).__name__}")

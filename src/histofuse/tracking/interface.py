@@ -38,7 +38,7 @@ _PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical
 class Interface:
     """Inputs and outputs of a registered model."""
 
-    inputs: Mapping[str, str]  # column -> image, continuous, binary or categorical
+    inputs: Mapping[str, str]  # column -> what it holds: type, unit and range, or categories
     outputs: Mapping[str, str]  # column -> double, string or map; those on request come last
     asked: tuple[str, ...]  # outputs on request; each but `SHAP_BASE` has a param of its name
     example: pd.DataFrame  # a valid row of inputs
@@ -63,14 +63,14 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
     columns: dict[str, tuple[str, Any]] = {}
     asked: tuple[str, ...] = ()
     if image.config.get("kind") == "image":
-        columns[IMAGE] = "image", _draw_noise(image)
+        columns[IMAGE] = _describe_patch(image), _draw_noise(image)
         asked = (GRADCAM,)
     if patient.config.get("kind") == "tabular":
         columns |= _read_features(patient)
         if patient.config["architecture"]["kind"] in EXPLAINED_KINDS:
             asked = (*asked, SHAP, SHAP_BASE)
     return Interface(
-        inputs={name: kind for name, (kind, _) in columns.items()},
+        inputs={name: described for name, (described, _) in columns.items()},
         outputs=_describe_outputs(bundle, asked),
         asked=asked,
         example=pd.DataFrame({name: [value] for name, (_, value) in columns.items()}),
@@ -102,13 +102,23 @@ def make_signature(interface: Interface) -> Any:
 
 
 def _read_features(bundle: Bundle) -> dict[str, tuple[str, Any]]:
-    """Read the raw features of an encoder: name to kind and the typical patient's value."""
+    """Read the raw features of an encoder: name to what it holds and a typical value."""
     from histofuse.features.encoding import Continuous, Encoder
     from histofuse.models.tabular import ENCODER
 
     encoder = Encoder.from_dict(load_json(bundle.path / ENCODER))
     typical = {f.name: f.median if isinstance(f, Continuous) else f.mode for f in encoder.features}
-    return {n: (kind, typical.get(n, _PLAIN[kind])) for n, kind in encoder.inputs.items()}
+    return {
+        n: (encoder.descriptions[n], typical.get(n, _PLAIN[kind]))
+        for n, kind in encoder.inputs.items()
+    }
+
+
+def _describe_patch(bundle: Bundle) -> str:
+    spec = bundle.config["architecture"]
+    side, stored = spec["patch_px"], spec["patch_px"] + 2 * spec["margin_px"]
+    margin = f", or {stored} x {stored} px with its margin" if stored > side else ""
+    return f"the base64 of a PNG, JPEG or TIFF, or whole numbers of RGB, {side} x {side} px{margin}"
 
 
 def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
@@ -116,8 +126,7 @@ def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
     outputs |= dict.fromkeys((PREDICTION, MODEL, TRAINED_ON), "string")
     if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
-    if bundle.config.get("kind") != "image":
-        outputs[WARNINGS] = "string"
+    outputs[WARNINGS] = "string"
     types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double"}
     return outputs | {name: types[name] for name in asked}
 

@@ -10,6 +10,8 @@ from mlflow.exceptions import MlflowException
 from histofuse.core.errors import BundleError
 from histofuse.serving.endpoint import Endpoint
 
+AGE = "a finite number from 0 to 120 years, or null"
+
 
 @pytest.fixture
 def served(fusion):
@@ -32,26 +34,21 @@ def test_a_fault_of_the_request_is_reported_as_one_without_the_record(served, pa
         {
             "where": "the record, row 2, age_years",
             "problem": "is 'sixty'",
-            "expected": "a finite number, or null",
+            "expected": AGE,
         }
     ]
     assert "row 2, age_years" in body["message"]
     assert "Medicare" not in json.dumps(body)
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(1e308, "0 to 120 years"), (22_645, "0 to 120 years"), (True, "a finite number, or null")],
-)
-def test_an_impossible_value_is_refused_with_what_was_expected(
-    served, patches, patients, value, expected
-):
+@pytest.mark.parametrize("value", [1e308, 22_645, True])
+def test_an_impossible_value_is_refused_with_what_was_expected(served, patches, patients, value):
     inputs = patients.astype({"age_years": object}).assign(image=[*patches])
     inputs.loc[2, "age_years"] = value
     status, body = refuse(served, inputs)
     assert status == 400
     fault = body["faults"][0]
-    assert (fault["where"], fault["expected"]) == ("the record, row 2, age_years", expected)
+    assert (fault["where"], fault["expected"]) == ("the record, row 2, age_years", AGE)
 
 
 def test_a_value_that_is_not_finite_is_an_error_and_no_answer(
@@ -231,3 +228,14 @@ def test_a_failing_request_does_not_fail_the_others(served, patches, monkeypatch
 
 def test_input_that_is_no_table_is_refused(served):
     assert refuse(served, ["a"])[1]["faults"][0]["problem"] == "is a list"
+
+
+@pytest.mark.parametrize("kind", ["image", "mlp", "fusion"])
+def test_columns_that_are_not_read_are_named_in_the_answer(request, kind, patches, patients):
+    made = request.getfixturevalue(kind)
+    encoders = {"encoders": str(made.encoders)} if kind == "fusion" else {}
+    endpoint = Endpoint({"bundle": str(made.path), **encoders})
+    inputs = endpoint.interface.example
+    assert set(endpoint.answer(inputs)["warnings"]) == {""}
+    answer = endpoint.answer(inputs.assign(shoe_size=43, weight_kg=60))
+    assert answer["warnings"].tolist() == ["not read: shoe_size, weight_kg"]

@@ -83,7 +83,14 @@ def test_the_signature_names_what_goes_in_and_comes_out(fusion, image, tabular, 
     assert params == {"gradcam": ("boolean", False), "shap": ("boolean", False)}
     inputs, outputs, params = describe(stage(image, store, tmp_path / "image"))
     assert (inputs, [*params]) == (["image"], ["gradcam"])
-    assert [*outputs] == [*probabilities, "prediction", "model", "trained_on", "gradcam"]
+    assert [*outputs] == [
+        *probabilities,
+        "prediction",
+        "model",
+        "trained_on",
+        "warnings",
+        "gradcam",
+    ]
     inputs, outputs, params = describe(stage(tabular, store, tmp_path / "tabular"))
     assert (inputs, [*params]) == (["age_years", "metastatic", "albumin", "insurance"], ["shap"])
 
@@ -102,6 +109,21 @@ def test_the_example_shows_no_patient_and_is_answered(request, kind, store, tmp_
     inputs, outputs, _ = describe(folder)
     assert [*example] == inputs
     assert [*answer] == [name for name, (_, required) in outputs.items() if required]
+
+
+def test_the_metadata_say_types_units_ranges_and_categories(fusion, store, tmp_path):
+    from mlflow.models import Model
+
+    metadata = Model.load(str(stage(fusion, store, tmp_path / "saved"))).metadata
+    assert metadata is not None
+    assert metadata["inputs"] == {
+        "image": "the base64 of a PNG, JPEG or TIFF, or whole numbers of RGB, 64 x 64 px, "
+        "or 96 x 96 px with its margin",
+        "age_years": "a finite number from 0 to 120 years, or null",
+        "metastatic": "0 or 1, or null",
+        "albumin": "a finite number from 0.3 to 8 g/dL, or null",
+        "insurance": "a text, or null; training had medicare, other",
+    }
 
 
 def test_what_the_signature_promises_is_what_comes(fusion, store, tmp_path, patches, patients):

@@ -87,8 +87,16 @@ def test_a_value_no_patient_has_is_refused_with_its_unit(tabular, patients):
         open_predictor(tabular.path).predict(patients)
     told = {(f.where, f.problem, f.expected) for f in error.value.faults}
     assert told == {
-        ("the record, row 1, albumin", "is 41.0 (2 such rows)", "0.3 to 8 g/dL"),
-        ("the record, row 1, age_years", "is 22645.0", "0 to 120 years"),
+        (
+            "the record, row 1, albumin",
+            "is 41.0 (2 such rows)",
+            "a finite number from 0.3 to 8 g/dL, or null",
+        ),
+        (
+            "the record, row 1, age_years",
+            "is 22645.0",
+            "a finite number from 0 to 120 years, or null",
+        ),
     }
 
 
@@ -116,7 +124,7 @@ def test_patches_with_and_without_margin(image, patches):
     table = predictor.predict(stored)
 
     logits = image.model(image.model.prepare(torch.from_numpy(stored))).detach().numpy()
-    assert list(table) == [*PROBABILITIES, "prediction", "model", "trained_on"]
+    assert list(table) == [*PROBABILITIES, "prediction", "model", "trained_on", "warnings"]
     np.testing.assert_allclose(table[PROBABILITIES], calibrate(image.bundle, logits), atol=1e-6)
     pd.testing.assert_frame_equal(table, predictor.predict(patches))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
+from histofuse.serving.app import SEND_EXAMPLE
 from histofuse.serving.server import MODEL_VARIABLE, STARTUP_FAILURE, STOP_SECONDS
 
 
@@ -155,3 +158,27 @@ def test_workers_are_replaced_and_end_with_the_process_that_watches_them(serve):
     served.process.kill()
     served.process.wait()
     served.wait_until(lambda: served.list_group() == [])
+
+
+def read_request_of_the_docs():
+    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    return next(b for b in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "/example" in b)
+
+
+def test_the_request_of_the_docs_runs_as_written(serve, folder, tmp_path):
+    request = read_request_of_the_docs()
+    assert request.strip() == SEND_EXAMPLE
+    (folder / "registered_model_meta").write_text("model_name: histofuse-mlp\nmodel_version: 7\n")
+    served = serve(1)
+    served.start()
+    address = f"127.0.0.1:{served.port}"
+    command = ["bash", "-c", request.replace("127.0.0.1:5001", address)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    page = urllib.request.urlopen(f"http://{address}/docs", timeout=5).read().decode()
+    (answer,) = json.loads(done.stdout)["predictions"]
+    assert answer["model"].startswith("histofuse-mlp version 7 (")
+    assert answer["trained_on"] == "simulated"
+    assert answer["warnings"] == ""
+    for said in ("<title>histofuse</title>", "0.3 to 8 g/dL", "training had medicare, other"):
+        assert said in page
+    assert not re.findall(r"(?:src|href)=", page), "needs something from elsewhere"
