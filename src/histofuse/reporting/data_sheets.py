@@ -13,6 +13,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.naming import show_name
 from histofuse.reporting.blocks import Block, Chapter, Heading, Terms
 from histofuse.reporting.inputs import Run
+from histofuse.reporting.small_cells import hide_small
 
 Side = Literal["images", "patients"]
 SIDES: Final[tuple[Side, ...]] = ("images", "patients")
@@ -63,8 +64,9 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
     cohort, specs, encoder = run.cohort, run.read("features"), run.read("encoder")
     quality = run.read_rows("lab_quality")
     columns = ("rows", "unit_converted", "implausible", "unknown_unit", "no_number")
-    rows, converted, implausible, unit, number = (
-        sum(int(row[column]) for row in quality) for column in columns
+    rows, converted, implausible, unit, number, positives = (
+        hide_small(count, 0, run.shows_patients)
+        for count in (*(sum(int(r[c]) for r in quality) for c in columns), cohort["positives"])
     )
     left_out = ", ".join(f"{d['name']} ({d['reason']})" for d in encoder["dropped"]) or "none"
     groups = {s["group"]: sum(t["group"] == s["group"] for t in specs) for s in specs}
@@ -72,7 +74,7 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
         (
             "Size",
             f"{cohort['patients']:,} patients, {cohort['admissions']:,} index admissions, "
-            f"{cohort['positives']:,} with the target",
+            f"{positives} with the target",
         ),
         ("Label", f"{show_name(cohort['target'])}: {cohort['description']}"),
         ("Predicted at", show_name(cohort["prediction_time"])),
@@ -83,8 +85,8 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
         ),
         (
             "Quality of laboratory values",
-            f"of {rows:,}: {converted:,} converted to another unit; treated as missing: "
-            f"{implausible:,} implausible, {unit:,} with an unknown unit, {number:,} not numeric",
+            f"of {rows}: {converted} converted to another unit; treated as missing: "
+            f"{implausible} implausible, {unit} with an unknown unit, {number} not numeric",
         ),
         (
             "Preparation",

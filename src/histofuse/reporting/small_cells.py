@@ -17,10 +17,24 @@ def hide_small(count: int, of: int, shown: bool) -> str:
 
     A count of no whole, `of` 0, has no share.
     """
-    if not shown and (0 < count < FEWEST_PATIENTS or 0 < of - count < FEWEST_PATIENTS):
+    if not shown and (_is_small(count) or _is_small(of - count)):
         return HIDDEN
     share = f" ({100 * count / of:.0f} %)" if of else ""
     return f"{count:,}{share}"
+
+
+def hide_small_counts(counts: Sequence[int], of: int, *, shown: bool) -> list[str]:
+    """Format the counts of some values of a column, each with its share.
+
+    Where those hidden would add up to few patients with what is not listed, which the difference
+    to `of` tells, more are hidden, the smallest first.
+    """
+    cells = [hide_small(count, of, shown) for count in counts]
+    for n in sorted(range(len(counts)), key=lambda n: counts[n]):
+        known = sum(count for count, cell in zip(counts, cells, strict=True) if cell != HIDDEN)
+        if counts[n] and not shown and _is_small(of - known):
+            cells[n] = HIDDEN
+    return cells
 
 
 def merge_small_steps(steps: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -42,7 +56,7 @@ def merge_small_steps(steps: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _is_few(step: dict[str, str]) -> bool:
-    return 0 < int(step["removed_patients"]) < FEWEST_PATIENTS
+    return _is_small(int(step["removed_patients"]))
 
 
 def _join(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
@@ -55,12 +69,16 @@ def hide_small_rows(grid: Grid) -> Grid:
     """Blank the rows of a table that count few patients."""
     counted = [n for n, h in enumerate(grid.headings) if h.lower() in _COUNTS]
     rows = [
-        [row[0], *[HIDDEN] * (len(row) - 1)] if any(_is_small(row[n]) for n in counted) else row
+        [row[0], *[HIDDEN] * (len(row) - 1)] if any(_says_small(row[n]) for n in counted) else row
         for row in grid.rows
     ]
     return Grid(grid.caption, grid.headings, rows, grid.notes)
 
 
-def _is_small(cell: object) -> bool:
+def _says_small(cell: object) -> bool:
     text = str(cell).replace(",", "").split(" ")[0]
-    return text.isdigit() and 0 < int(text) < FEWEST_PATIENTS
+    return text.isdigit() and _is_small(int(text))
+
+
+def _is_small(count: int) -> bool:
+    return 0 < count < FEWEST_PATIENTS

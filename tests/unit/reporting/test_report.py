@@ -3,6 +3,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import pyarrow.parquet as pq
 import pytest
 
 from histofuse.core.artifacts import write_json, write_text
@@ -16,6 +17,7 @@ from histofuse.reporting.inputs import ARTIFACTS, find_run
 from histofuse.reporting.origin import Origin
 from histofuse.reporting.page import render_page
 from histofuse.reporting.report import write_chapters, write_documents, write_report
+from histofuse.reporting.small_cells import HIDDEN, hide_small_counts
 
 ORIGIN = Origin("c0ffee" * 6, dirty=False, lock_digest="d" * 64, packages={"numpy": "2"})
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -119,11 +121,50 @@ def test_tissue_is_shown_of_open_images_alone(make_project, tmp_path, source, sh
 
 def test_few_patients_are_hidden_where_data_are_restricted(make_project, tmp_path):
     _, page = render(make_project(tmp_path, "brecahad", "restricted"))
-    assert "Sex: M4 (10 %)" not in page.text.replace("\n", "")
-    assert "Sex: M< 10" in page.text.replace("\n", "")
+    assert "Sex: M" not in page.text
+    assert "Sex: F< 10" in page.text.replace("\n", "")
     # The step that removes 3 of 100 is one with the next: 97 would give it away.
     assert "97" not in page.text.partition("Attrition")[2].partition("Target:")[0]
     assert "adults; with the diagnosis" in page.text
+
+
+def plant(root, name, column):
+    """Replace a column of a table."""
+    path = root / name
+    table = pq.read_table(path)
+    at = table.column_names.index(column[0])
+    pq.write_table(table.set_column(at, column[0], [column[1]]), path)
+
+
+@pytest.mark.parametrize(("source", "shown"), [("mimic-iv-demo", True), ("restricted", False)])
+def test_a_value_or_a_lack_of_one_patient_is_shown_of_open_sources_alone(
+    make_project, change, tmp_path, source, shown
+):
+    root = make_project(tmp_path, "brecahad", source)
+    plant(root, "data/cohort/cohort.parquet", ("insurance", ["zebracare"] + ["Other"] * 59))
+    plant(root, "data/ehr/features.parquet", ("albumin", [None, *[1.0] * 59]))
+    change(root, "data/cohort/meta.json", positives=4)
+    _, page = render(root)
+    text = page.text.replace("\n", "")
+    sheet = write_documents(root)["data_sheet_patients.md"]
+    assert ("zebracare" in text) is shown
+    assert ("laboratory1.7 %" in text) is shown
+    assert ("4 of 60 index admissions" in text) is shown
+    assert ("4 with the target" in sheet.replace("< 10", "few")) is shown
+    assert ("3 implausible" in sheet) is shown
+
+
+def test_what_is_hidden_cannot_be_calculated_from_the_rest():
+    assert hide_small_counts([40, 12, 3], 55, shown=True) == ["40 (73 %)", "12 (22 %)", "3 (5 %)"]
+    assert hide_small_counts([40, 12, 3], 55, shown=False) == ["40 (73 %)", HIDDEN, HIDDEN]
+    assert hide_small_counts([40, 12, 3], 75, shown=False) == ["40 (53 %)", "12 (16 %)", HIDDEN]
+    assert hide_small_counts([40, 6, 5, 0], 51, shown=False) == [
+        "40 (78 %)",
+        HIDDEN,
+        HIDDEN,
+        "0 (0 %)",
+    ]
+    assert hide_small_counts([40, 20], 60, shown=False) == ["40 (67 %)", "20 (33 %)"]
 
 
 def test_hostile_text_stays_text(project, change, table):

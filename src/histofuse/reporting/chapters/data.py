@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from histofuse.core.naming import show_count, show_name, show_percent
+from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.reporting.blocks import (
     Block,
     Cell,
@@ -22,7 +24,12 @@ from histofuse.reporting.blocks import (
 )
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_strip
-from histofuse.reporting.small_cells import hide_small, merge_small_steps
+from histofuse.reporting.small_cells import (
+    HIDDEN,
+    hide_small,
+    hide_small_counts,
+    merge_small_steps,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 SPLITS: Final = ("train", "validation", "test")
 _EXAMPLES: Final = 8  # patches of each class
 _MOST_MISSING: Final = 12
+_MOST_VALUES: Final = 6
 
 
 def write_data_chapter(run: Run) -> Chapter:
@@ -104,8 +112,9 @@ def _tabulate_attrition(run: Run) -> Grid:
     ]
     cohort = run.cohort
     target = f"{show_name(cohort['target'])} ({cohort['description']})"
+    positives = hide_small(cohort["positives"], 0, run.shows_patients)
     notes = [
-        f"Target: {target}; {cohort['positives']:,} of {cohort['admissions']:,} index admissions. "
+        f"Target: {target}; {positives} of {cohort['admissions']:,} index admissions. "
         f"Predicted at: {show_name(cohort['prediction_time'])}.",
     ]
     headings = ["Step", "Patients remaining", "Patients removed", "Admissions remaining"]
@@ -128,13 +137,10 @@ def _tabulate_characteristics(run: Run) -> Grid:
     ages = [f"{median(p['age_years'] for p in g):.0f}" if g else "–" for g in shown]
     rows.append(["Age, median, years", *ages])
     for column in ("sex", "race", "insurance"):
-        common = Counter(str(p[column]) for p in people).most_common(6)
-        rows += [
-            _count_row(run, f"{column.capitalize()}: {v}", shown, column, v) for v, _ in common
-        ]
+        rows += _count_values(run, column, shown)
     caption = "Characteristics by split"
     note = "The six most common values of each column"
-    note += "." if run.shows_patients else "; counts below 10 patients are hidden."
+    note += "." if run.shows_patients else "; what fewer than 10 patients have is hidden."
     return Grid(caption, ["", *map(str.capitalize, groups)], rows, [note])
 
 
@@ -145,6 +151,22 @@ def _count_row(
     return [label, *(hide_small(n, of, run.shows_patients) for n, of in counts)]
 
 
+def _count_values(
+    run: Run, column: str, groups: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[list[str]]:
+    """Count the most common values; of a restricted source, only those of many patients."""
+    values = [[str(person[column]) for person in group] for group in groups]
+    common = Counter(chain.from_iterable(values)).most_common(_MOST_VALUES)
+    fewest = 1 if run.shows_patients else FEWEST_PATIENTS
+    named = [value for value, count in common if count >= fewest]
+    cells = [
+        hide_small_counts([held.count(v) for v in named], len(held), shown=run.shows_patients)
+        for held in values
+    ]
+    labels = [f"{column.capitalize()}: {value}" for value in named]
+    return [[label, *row] for label, row in zip(labels, zip(*cells, strict=True), strict=True)]
+
+
 def _tabulate_missing(run: Run) -> list[Block]:
     table = _read_columns(run.locate("feature_table"))
     specs = {spec["name"]: spec for spec in run.read("features")}
@@ -153,7 +175,10 @@ def _tabulate_missing(run: Run) -> list[Block]:
     for name in sorted(filter(missing.get, specs), key=lambda name: (-missing[name], name)):
         spec = specs[name]
         unit = f" ({spec['unit']})" if spec["unit"] else ""
-        rows.append([f"{spec['description']}{unit}", spec["group"], show_percent(missing[name])])
+        nulls = table.column(name).null_count
+        few = hide_small(nulls, table.num_rows, run.shows_patients) == HIDDEN
+        share = HIDDEN if few else show_percent(missing[name])
+        rows.append([f"{spec['description']}{unit}", spec["group"], share])
     encoder = run.read("encoder")
     notes = [
         f"{len(specs)} features before encoding, {len(encoder['feature_order'])} after; "
