@@ -1,6 +1,6 @@
 """Stage ``code``: the sources -> for each stage, a list of the modules it imports.
 
-Every other stage runs after it, so it also refuses names in params.yaml that are no names.
+Every other stage runs after it, so it also checks all of params.yaml.
 
 The file is not called code.py: next to the stages it would hide Python's own module ``code``.
 """
@@ -8,10 +8,10 @@ The file is not called code.py: next to the stages it would hide Python's own mo
 from pathlib import Path
 
 from _stage import run_stage
+from histofuse.commands.params import check_params
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.code import LISTS, write_code_list
 from histofuse.core.progress import report
-from histofuse.params.base import check_names
 
 PIPELINES = Path("pipelines")
 OUT = Path(LISTS)
@@ -21,7 +21,7 @@ OUTPUT_OF_TRACKING = {"publish_encoders"}
 
 
 def main() -> None:
-    check_names()
+    check_params()
     scripts = [p for p in sorted(PIPELINES.glob("[!_]*.py")) if p.name != Path(__file__).name]
     with replacing_folder(OUT) as folder:
         for script in scripts:

@@ -16,10 +16,11 @@ from typing import Final, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from histofuse.commands import params as all_params
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError
-from histofuse.params.base import load_section
+from histofuse.params.base import PARAMS_FILE, load_section
 from histofuse.params.data import DataParams
 from histofuse.tracking.local import find_foreign_root
 from histofuse.tracking.names import redact
@@ -58,8 +59,8 @@ class Check:
 def examine() -> Iterator[Check]:
     """Run all checks; a check that raises an error counts as failed."""
     checks = (
-        check_python, check_packages, check_torch, check_data, check_disk, check_mlflow, check_git,
-        check_dvc, check_browser,
+        check_python, check_packages, check_torch, check_params, check_data, check_disk,
+        check_mlflow, check_git, check_dvc, check_browser,
     )  # fmt: skip
     for check in checks:
         try:
@@ -147,6 +148,12 @@ def check_disk(folder: Path = Path()) -> Iterator[Check]:
 
 
 # --- data ---------------------------------------------------------------------------------------
+
+
+def check_params() -> Iterator[Check]:
+    """Check all of params.yaml."""
+    all_params.check_params()
+    yield Check("params", "ok", f"{PARAMS_FILE} is complete, and its names exist")
 
 
 def check_data() -> Iterator[Check]:

@@ -46,17 +46,27 @@ def build_library_backbone(backbone: str, input_px: int, own: tuple[str, ...]) -
     Raises:
         InputError: If no library has it; names similar ones.
     """
+    library, name = find_library(backbone, own)
+    return _build_torchvision(name) if library == "torchvision" else _build_timm(name, input_px)
+
+
+def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:
+    """Find the library of a backbone, ``torchvision`` or ``timm``, and its name there.
+
+    Raises:
+        InputError: If no library has it; names similar ones.
+    """
     library, _, name = backbone.rpartition("/")
     from torchvision import models
 
     known = models.list_models(module=models)
     if library in ("", "torchvision") and name in known:
-        return _build_torchvision(name)
+        return "torchvision", name
     if library in ("", "timm"):
         import timm
 
         if timm.is_model(name):
-            return _build_timm(name, input_px)
+            return "timm", name
         known = [*known, *timm.list_models()] if not library else timm.list_models()
     near = difflib.get_close_matches(name, known, n=5) or ["resnet18", "resnet34", "resnet50"]
     expected = f"{', '.join(own)}, or a name of torchvision or timm such as {', '.join(near)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -57,12 +57,22 @@ def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> 
     Raises:
         InputError: If the file or section is missing, or with each unknown, missing or wrong key.
     """
-    values = _descend(_load_yaml(path), name, path)
+    return validate_section(model, _descend(_load_yaml(path), name, path), (name,), path)
+
+
+def validate_section(
+    model: type[SectionT], values: Any, keys: tuple[str, ...], path: Path
+) -> SectionT:
+    """Check the values that stand in the file `path` below `keys`.
+
+    Raises:
+        InputError: With each unknown, missing or wrong key.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_to_fault(e, (name, *_drop_tags(e["loc"], values)), path) for e in error.errors()]
-        raise InputError(faults) from None
+        found = [(e, (*keys, *_drop_tags(e["loc"], values))) for e in error.errors()]
+        raise InputError([_to_fault(e, place, path) for e, place in found]) from None
 
 
 def load_seed(path: Path = PARAMS_FILE) -> int:
@@ -96,13 +106,13 @@ def check_names(path: Path = PARAMS_FILE) -> None:
         InputError: With all keys and names that hold other characters than those should.
     """
     with collect_faults() as faults:
-        for place, key in _list_keys(_parse(path), ""):
+        for place, key in _list_keys(load_file(path), ""):
             is_name = place in NAMED
             if not (isinstance(key, str) and (_NAME if is_name else _KEY).fullmatch(key)):
                 expected = _EXPECTED_NAME if is_name else _EXPECTED_KEY
                 faults.add(f"{path}, {place or 'top'}", f"the key {key!r}", expected)
         for place in NAMING:
-            for name in _find_values(_parse(path), place.split(".")):
+            for name in find_values(load_file(path), place.split(".")):
                 if not (isinstance(name, str) and _NAME.fullmatch(name)):
                     faults.add(f"{path}, {place}", f"the name {name!r}", _EXPECTED_NAME)
 
@@ -118,22 +128,32 @@ def _list_keys(values: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield from _list_keys(child, f"{place}.{name}".strip("."))
 
 
-def _find_values(values: Any, place: list[str]) -> list[Any]:
-    """Find the values at a place, `*` for any key; those that are not there are left out."""
+def find_values(values: Any, place: Sequence[str]) -> list[Any]:
+    """Find the values at a place; those that are not there are left out.
+
+    In a place, `*` is any key, and `keys` at its end the keys themselves.
+    """
     if not place:
         return values if isinstance(values, list) else [values]
     if not isinstance(values, dict):
         return []
+    if list(place) == ["keys"]:
+        return list(values)
     keys = values if place[0] == "*" else [key for key in place[:1] if key in values]
-    return [found for key in keys for found in _find_values(values[key], place[1:])]
+    return [found for key in keys for found in find_values(values[key], place[1:])]
 
 
 def _load_yaml(path: Path) -> Any:
     check_names(path)
-    return _parse(path)
+    return load_file(path)
 
 
-def _parse(path: Path) -> Any:
+def load_file(path: Path) -> Any:
+    """Parse a YAML 1.2 file, without checking what it holds; callers must not change the result.
+
+    Raises:
+        InputError: If it is missing or is not YAML.
+    """
     try:
         return _parse_yaml(path.read_bytes())
     except FileNotFoundError:

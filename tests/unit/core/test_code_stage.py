@@ -54,7 +54,7 @@ def toy(tmp_path, monkeypatch) -> Path:
         (root / f"src/toy/{module}.py").write_text("WIDTH = 8\n")
         (root / f"pipelines/{module}.py").write_text(SCRIPT.format(module=module))
     (root / "dvc.yaml").write_text(PIPELINE)
-    (root / "params.yaml").write_text("image: {a: {}, b: {}}\n")
+    shutil.copy(ROOT / "params.yaml", root)
     shutil.copy(ROOT / ".dvcignore", root)
     monkeypatch.setenv("PYTHONPATH", f"{root / 'src'}{os.pathsep}{ROOT / 'src'}")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -142,12 +142,23 @@ if __name__ == "__main__":
 def test_keys_reach_stages_by_the_name_of_the_stage_and_never_a_shell(toy):
     (toy / "dvc.yaml").write_text(PIPELINE + KEYED)
     (toy / "pipelines/keyed.py").write_text(KEYED_SCRIPT)
-    assert {"keyed@a", "keyed@b"} <= set(repro(toy))
-    assert [(toy / "models" / key).read_text() for key in "ab"] == ["a", "b"]
+    keys = ["resnet18", "simple_cnn"]
+    assert {f"keyed@{key}" for key in keys} <= set(repro(toy))
+    assert [(toy / "models" / key).read_text() for key in keys] == keys
 
-    (toy / "params.yaml").write_text("image: {'x; touch f': {}}\n")
+    params = (toy / "params.yaml").read_text()
+    (toy / "params.yaml").write_text(params.replace("  resnet18:", "  'x; touch f':", 1))
     done = subprocess.run(["dvc", "repro"], cwd=toy, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "the key 'x; touch f'" in done.stderr
     subprocess.run(["dvc", "repro", "-s", "keyed"], cwd=toy, capture_output=True, check=False)
     assert not (toy / "f").exists()
+
+
+def test_a_fault_late_in_params_stops_the_first_stage(toy):
+    params = (toy / "params.yaml").read_text()
+    (toy / "params.yaml").write_text(params.replace("  case_cards: 1", "  case_card: 1"))
+    done = subprocess.run(["dvc", "repro"], cwd=toy, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "explain.case_card: unknown key" in done.stderr
+    assert "Running stage 'head'" not in done.stdout

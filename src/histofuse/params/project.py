@@ -1,0 +1,198 @@
+"""All of params.yaml at once: every section, and the names that one section takes from another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from histofuse.core.errors import FaultList, InputError
+from histofuse.params.base import (
+    PARAMS_FILE,
+    Section,
+    check_names,
+    find_values,
+    load_file,
+    validate_section,
+)
+from histofuse.params.crossval import CrossvalParams, ImageModelsParams, ProtocolParams
+from histofuse.params.data import ClassesParams, DataParams
+from histofuse.params.ehr import CohortParams, EhrFeaturesParams, EncodingParams
+from histofuse.params.evaluation import AssessmentParams, EvaluationParams
+from histofuse.params.explain import ExplainParams
+from histofuse.params.fusion import EncodersParams, FusionParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.pairing import PairingsParams
+from histofuse.params.patches import PatchParams
+from histofuse.params.promotion import AlarmParams, ControlParams, PromotionParams
+from histofuse.params.simulation import HistologySimulationParams, MimicSimulationParams
+from histofuse.params.splits import ImageSplitParams, PatientSplitParams
+from histofuse.params.tabular import AllTabularParams
+from histofuse.params.tune import (
+    ClassifierSection,
+    StudyName,
+    StudyParams,
+    StudyStorage,
+    check_space,
+)
+
+# Place of a name -> the section whose keys it is one of. `*` is any key, `keys` those themselves.
+REFERENCES: Final = {
+    "controls.tabular": "tabular",
+    "crossval.classes_required": "classes",
+    "crossval.image_models": "image",
+    "crossval.rules": "pairing",
+    "crossval.tabular_models": "tabular",
+    "encoders.image": "image",
+    "encoders.patient": "tabular",
+    "evaluation.diagnoses_model": "tabular",
+    "evaluation.primary_rule": "pairing",
+    "explain.shap_models": "tabular",
+    "fusion.study": "tune",
+    "image.*.study": "tune",
+    "pairing.*.positive_share.keys": "classes",
+    "splits.images.classes_required": "classes",
+    "studies.*": "tune",
+    "studies.image": "image",
+    "studies.tabular": "tabular",
+    "tabular.*.study": "tune",
+}
+STUDIES: Final = Path("studies")
+_NO_STUDY: Final = "none"
+_FUSION: Final = "fusion"
+
+
+class SimulationParams(Section):
+    """Section ``simulation``."""
+
+    brecahad: HistologySimulationParams
+    mimiciv: MimicSimulationParams
+
+
+class SplitsParams(Section):
+    """Section ``splits``."""
+
+    images: ImageSplitParams
+    patients: PatientSplitParams
+
+
+class StudiesParams(Section):
+    """Section ``studies``: those that ``dvc repro`` runs."""
+
+    tabular: list[StudyName]
+    fusion: list[StudyName]
+    image: list[StudyName]
+
+
+class ProjectParams(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0)]
+    data: DataParams
+    classes: ClassesParams
+    simulation: SimulationParams
+    patches: PatchParams
+    splits: SplitsParams
+    image: ImageModelsParams
+    cohort: CohortParams
+    ehr_features: EhrFeaturesParams
+    encoding: EncodingParams
+    tabular: AllTabularParams
+    pairing: PairingsParams
+    encoders: EncodersParams
+    fusion: FusionParams
+    studies: StudiesParams
+    study_storage: StudyStorage
+    tune: dict[str, StudyParams]
+    evaluation: EvaluationParams
+    intervals: IntervalParams
+    assessment: AssessmentParams
+    explain: ExplainParams
+    crossval: CrossvalParams
+    protocol: ProtocolParams
+    controls: ControlParams
+    alarms: AlarmParams
+    promotion: PromotionParams
+
+
+def load_project(path: Path = PARAMS_FILE) -> ProjectParams:
+    """Load and check the whole of params.yaml.
+
+    Raises:
+        InputError: With each unknown, missing or wrong key, each name that its section lacks, each
+            study that no stage makes, and each end of a search space that its model refuses.
+    """
+    check_names(path)
+    values = load_file(path)
+    faults = FaultList()
+    _check_references(values, path, faults)
+    try:
+        project = validate_section(ProjectParams, values, (), path)
+    except InputError as error:
+        raise InputError([*error.faults, *faults.faults]) from None
+    _check_spaces(project, faults)
+    _check_studies(project, path, faults)
+    _check_encoder(project, path, faults)
+    faults.raise_if_any()
+    return project
+
+
+def _check_references(values: Any, path: Path, faults: FaultList) -> None:
+    for place, section in REFERENCES.items():
+        known = [str(key) for key in values.get(section) or ()] if isinstance(values, dict) else []
+        extra = [_NO_STUDY] if section == "tune" else []
+        for name in find_values(values, place.split(".")):
+            if name not in (*known, *extra):
+                where = f"{path}, {place.removesuffix('.keys')}"
+                expected = f"a key of {section}: {', '.join((*known, *extra))}"
+                faults.add(where, f"is {name!r}", expected)
+
+
+def _check_spaces(project: ProjectParams, faults: FaultList) -> None:
+    """Check each search space; a model's own values lie within it where `dvc repro` searches it."""
+    made = _list_studies(project)
+    models = dict(list_models(project))
+    for name, study in project.tune.items():
+        fused = name == _FUSION or name in project.studies.fusion
+        section = _FUSION if fused else f"tabular.{name}"
+        section = section if section in models else f"image.{name}"
+        if section not in models:
+            expected = "the name of a section of tabular or image, or fusion"
+            faults.add(f"{PARAMS_FILE}, tune.{name}", "no model of this name", expected)
+            continue
+        try:
+            check_space(study, models[section], f"tune.{name}", section)
+        except InputError as error:
+            of_space = f"{PARAMS_FILE}, tune."
+            faults.faults += [
+                f for f in error.faults if name in made or str(f.where).startswith(of_space)
+            ]
+
+
+def _check_studies(project: ProjectParams, path: Path, faults: FaultList) -> None:
+    """Check that each study whose values a model takes is made by a stage, or is there."""
+    made = {*_list_studies(project), _NO_STUDY}
+    for section, model in list_models(project):
+        if model.study not in made and not (STUDIES / model.study / "best_params.json").is_file():
+            remedy = f"Or run histofuse tune {model.study} first."
+            expected = "a study listed under studies"
+            faults.add(f"{path}, {section}.study", f"is {model.study!r}", expected, remedy)
+
+
+def list_models(project: ProjectParams) -> list[tuple[str, ClassifierSection]]:
+    """List each model's section with its name, such as ``image.resnet18``."""
+    images = [(f"image.{name}", model) for name, model in project.image.root.items()]
+    tabular = [(f"tabular.{name}", model) for name, model in project.tabular.root.items()]
+    return [*images, *tabular, (_FUSION, project.fusion)]
+
+
+def _list_studies(project: ProjectParams) -> list[str]:
+    return [*project.studies.tabular, *project.studies.fusion, *project.studies.image]
+
+
+def _check_encoder(project: ProjectParams, path: Path, faults: FaultList) -> None:
+    name = project.encoders.patient
+    kinds = {key: model.kind for key, model in project.tabular.root.items()}
+    if kinds.get(name, "mlp") != "mlp":
+        faults.add(f"{path}, encoders.patient", f"{name!r} is of kind {kinds[name]}", "kind mlp")
