@@ -169,7 +169,7 @@ def write_patches():
         }
     )
     side = PATCH_PX + 2 * MARGIN_PX
-    shade = 90 + 40 * label + rng.normal(0, 28, count)
+    shade = np.clip(90 + 40 * label + rng.normal(0, 28, count), 70, 225)  # neither black nor white
     noise = rng.normal(0, 12, (count, side, side, 3))
     patches = np.clip(shade[:, None, None, None] + noise, 0, 255).astype(np.uint8)
     folder = Path("data/patches")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from histofuse.params.base import Section
 from histofuse.params.intervals import Confidence, IntervalMethod, IntervalParams, Resamples
@@ -19,6 +20,9 @@ MetricName = Annotated[
 ScoreName = Annotated[
     str, Field(pattern=r"^(accuracy|(precision|recall|f1|auroc|auprc)/(macro|minority))$")
 ]
+# Metrics that two models can be compared by: they depend on no threshold.
+_COMPARED: Final = r"^(brier|(auroc|auprc|ece)/(macro|minority))$"
+ComparedName = Annotated[str, Field(pattern=_COMPARED)]
 ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(ge=0, lt=1)]
@@ -52,6 +56,19 @@ class Limits(Section):
         return {name_focus(metric, focus_class): limit for metric, limit in limits.items()}
 
 
+def _require_compared(limits: Limits) -> Limits:
+    named = dict.fromkeys([*limits.patches, *limits.admissions])
+    if decided := [metric for metric in named if not re.match(_COMPARED, metric)]:
+        raise ValueError(
+            f"{', '.join(decided)}: each model decides at thresholds of its own, so it cannot be "
+            "compared; expected brier, or auroc, auprc or ece"
+        )
+    return limits
+
+
+Margins = Annotated[Limits, AfterValidator(_require_compared)]
+
+
 class PromotionParams(Section):
     """What the gate asks of a version that is to be promoted.
 
@@ -70,7 +87,10 @@ class PromotionParams(Section):
         alarm_metrics: The scores watched for it.
         faithfulness_minimums: Kind of model to metrics of its explanations, as the explain stages
             write them, to what their lower end must exceed; empty asks nothing.
-        margins: How much worse than the version in production a model may be.
+        margins: How much worse than the version in production a model may be, the interval of the
+            difference included.
+        encoder_margins: How much worse than its own image encoder a fusion model may be on the same
+            patches; it is refused as well if the whole interval of the difference is worse.
         minimums: What every model must be better than, in production or not.
     """
 
@@ -84,7 +104,8 @@ class PromotionParams(Section):
     alarm_at: Share
     alarm_metrics: Annotated[list[ScoreName], Field(min_length=1)]
     faithfulness_minimums: dict[ModelKind, dict[str, float]]
-    margins: Limits
+    margins: Margins
+    encoder_margins: Annotated[dict[ComparedName, Margin], Field(min_length=1)]
     minimums: Limits
 
     @property

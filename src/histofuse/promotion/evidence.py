@@ -97,6 +97,7 @@ def gather_evidence(
         scored, files = _score(copy, data), copy.list_files()
         signature = copy.has_signature()
         alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored, data, rules))
+        encoder, encoder_fault = _score_encoder(copy, scored, data)
     name = str(scored.config.get("name", ""))
     return Evidence(
         candidate=scored,
@@ -107,6 +108,8 @@ def gather_evidence(
         seed=rules.bootstrap.seed,
         alarms=alarms,
         alarms_fault=alarms_fault,
+        encoder=encoder,
+        encoder_fault=encoder_fault,
         faithfulness=_attempt(lambda: read_faithfulness(name, candidate.digest))[0],
     )
 
@@ -209,6 +212,21 @@ def _score(copy: _Registered, data: TestData) -> Scored:
         scoring_fault=scoring_fault.replace(f"{copy.folder}/", ""),
         stored=stored,
     )
+
+
+def _score_encoder(
+    copy: _Registered, scored: Scored, data: TestData
+) -> tuple[Predictions | None, str]:
+    """Score the image encoder inside a fusion model that was scored; also say why it was not."""
+    if copy.encoders is None or scored.scored is None:
+        return None, ""
+    try:
+        _, predictions, fault = call_in_child(
+            _load_and_score, copy.encoders / "image", None, data, seconds=SCORING_SECONDS
+        )
+    except ChildError as error:
+        return None, f"loading and scoring it {error}"
+    return predictions, fault
 
 
 def _load_and_score(

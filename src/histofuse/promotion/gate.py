@@ -6,7 +6,7 @@ refuses a version that raises an alarm, or whose alarm checks were not made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -18,9 +18,10 @@ from histofuse.evaluation.alarms.checks import AlarmCheck
 from histofuse.evaluation.alarms.models import mark_seen, tabulate_rows
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
 from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.promotion import Limits, PromotionParams
-from histofuse.promotion.limits import measure_conservatively
+from histofuse.params.promotion import Limits, PromotionParams, name_focus
+from histofuse.promotion.limits import ConservativeMetric, measure_conservatively
 
 _DECISION: Final = ("config.json", "calibrator.json", "threshold.json")
 _RECORD: Final = ("encoder.json", "feature_order.json")
@@ -74,6 +75,9 @@ class Evidence:
         seed: Of the bootstrap.
         alarms: Alarm checks of the candidate and of the current data; None if they were not made.
         alarms_fault: Why they were not made.
+        encoder: Predictions of a fusion model's own image encoder on the same test split; None for
+            other models, or if it could not be scored.
+        encoder_fault: Why it could not be scored.
         faithfulness: Metrics of its explanations, each with ``value``, ``low``, ``high`` and ``n``;
             None if they were not measured for this version.
     """
@@ -86,6 +90,8 @@ class Evidence:
     seed: int
     alarms: tuple[AlarmCheck, ...] | None = None
     alarms_fault: str = ""
+    encoder: Predictions | None = None
+    encoder_fault: str = ""
     faithfulness: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
@@ -151,6 +157,7 @@ def decide(evidence: Evidence, params: PromotionParams) -> Verdict:
         _check_evaluated(evidence, params),
         *_check_alarms(evidence),
         *_check_minimums(evidence, params),
+        *_check_encoder(evidence, params),
         *_check_not_worse(evidence, params),
         *_check_faithfulness(evidence, params),
     ]
@@ -254,8 +261,59 @@ def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Che
         yield Check(f"minimum[{metric}]", passed, detail, measured.to_dict() | {"limit": limit})
 
 
+@dataclass(frozen=True)
+class _Rival:
+    """A model that the version is compared with.
+
+    Attributes:
+        check: Name of the checks.
+        key: Its value's name in the numbers.
+        title: For readers.
+        rows: Its predictions.
+        margins: Metric to how much worse the version may be.
+    """
+
+    check: str
+    key: str
+    title: str
+    rows: Predictions
+    margins: Mapping[str, float]
+
+
+def _check_encoder(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
+    """Compare a fusion model with its own image encoder, which is what it has to improve on.
+
+    It is refused if the whole paired interval is on the worse side of 0, or if the difference
+    itself is larger than the margin. An interval that holds 0 alone does not refuse it: test sets
+    are small.
+    """
+    if evidence.kind != "fusion":
+        return
+    new, encoder = evidence.candidate.scored, evidence.encoder
+    if new is None or encoder is None:
+        fault = evidence.encoder_fault if new is not None else ""
+        detail = f"its image encoder was {_NOT_SCORED}: {fault}" if fault else _NOT_SCORED
+        yield Check("not_worse_than_encoder", False, detail)
+        return
+    rows = encoder.take(np.flatnonzero(np.isin(encoder.keys, new.keys)))
+    margins = {name_focus(m, new.focus_class): v for m, v in params.encoder_margins.items()}
+    rival = _Rival("not_worse_than_encoder", "encoder", "its image encoder", rows, margins)
+
+    def is_not_worse(measured: ConservativeMetric, margin: float) -> bool:
+        sign = -1 if measured.lower_is_better else 1
+        worse = "above" if measured.lower_is_better else "below"
+        side = find_side(measured.interval, params.fewest_groups)
+        value = measured.interval.value
+        return value is not None and sign * value >= -margin and side != worse
+
+    yield from _compare(new, rival, is_not_worse, evidence.seed, params)
+
+
 def _check_not_worse(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
-    """Compare the version with the one in production, on the same rows and resamples."""
+    """Compare the version with the one in production, on the same rows and resamples.
+
+    It passes if the worse end of the paired interval is within the margin.
+    """
     new, production = evidence.candidate.scored, evidence.production
     if production is None:
         yield Check("not_worse", True, "no version in production to compare with")
@@ -277,7 +335,13 @@ def _check_not_worse(evidence: Evidence, params: PromotionParams) -> Iterator[Ch
         if len(fair) < len(old):
             version += f" (trained on {seen}, which are left out)"
             new = new.take(np.flatnonzero(np.isin(new.keys, fair.keys)))
-        yield from _compare(new, fair, version, evidence.seed, params)
+        rival = _Rival("not_worse", "production", version, fair, _select(params.margins, new))
+
+        def is_within(measured: ConservativeMetric, margin: float) -> bool:
+            limit = margin if measured.lower_is_better else -margin
+            return measured.clears(limit, strictly=False)
+
+        yield from _compare(new, rival, is_within, evidence.seed, params)
 
 
 def _drop_seen(
@@ -292,36 +356,57 @@ def _drop_seen(
 
 
 def _compare(
-    new: Predictions, old: Predictions, version: str, seed: int, params: PromotionParams
+    new: Predictions,
+    rival: _Rival,
+    passes: Callable[[ConservativeMetric, float], bool],
+    seed: int,
+    params: PromotionParams,
 ) -> Iterator[Check]:
-    margins = _select(params.margins, new)
+    """Compare on the same rows and resamples; `passes` is given a difference and its margin."""
     try:
-        old = align_rows(old, new)
+        old = align_rows(rival.rows, new)
     except InputError as error:
         faults = "; ".join(map(str, error.faults))
-        yield Check("not_worse", False, f"cannot be compared with {version}: {faults}")
+        yield Check(rival.check, False, f"cannot be compared with {rival.title}: {faults}")
         return
     bootstrap = Bootstrap(params.intervals, seed)
-    resampled = bootstrap.resample_differences(new, old, list(margins))
-    before, after = (
-        classification_metrics(m.labels, m.probabilities, m.predictions, m.classes, "test")
-        for m in (old, new)
-    )
-    for metric, margin in margins.items():
+    resampled = bootstrap.resample_differences(new, old, list(rival.margins))
+    before, after = _measure(old), _measure(new)
+    for metric, margin in rival.margins.items():
         measured = measure_conservatively(resampled, metric, params)
-        was, now = before[f"test/{metric}"], after[f"test/{metric}"]
+        was, now = before[metric], after[metric]
         difference = _show(measured.interval.value, "+")
-        detail = f"{_show(now)} against {_show(was)} of {version}: {difference}, "
+        detail = f"{_show(now)} against {_show(was)} of {rival.title}: {difference}, "
         detail += f"{measured.explanation}; margin {margin:g}"
         numbers = measured.to_dict() | {
             "new": now,
-            "production": was,
+            rival.key: was,
             "margin": margin,
             "probability_above": resampled.probability_above(metric, 0.0),
         }
-        limit = margin if measured.lower_is_better else -margin
-        passed = measured.clears(limit, strictly=False)
-        yield Check(f"not_worse[{metric}]", passed, detail, numbers)
+        yield Check(f"{rival.check}[{metric}]", passes(measured, margin), detail, numbers)
+    yield _show_decisions(rival, before, after, new.focus_class)
+
+
+def _measure(rows: Predictions) -> dict[str, float | None]:
+    metrics = classification_metrics(
+        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
+    )
+    return {name.removeprefix("test/"): value for name, value in metrics.items()}
+
+
+def _show_decisions(
+    rival: _Rival,
+    before: Mapping[str, float | None],
+    after: Mapping[str, float | None],
+    focus: str,
+) -> Check:
+    """Show what both models decide, each at thresholds of its own; nothing is refused by it."""
+    names = ("accuracy", f"precision/{focus}", f"recall/{focus}")
+    shown = ", ".join(f"{n} {_show(after[n])} against {_show(before[n])}" for n in names)
+    detail = f"{shown} of {rival.title}, each at its own thresholds: shown, not compared"
+    numbers = {name: {"new": after[name], rival.key: before[name]} for name in names}
+    return Check(f"{rival.check}[decisions]", True, detail, numbers)
 
 
 def _show(value: float | None, sign: str = "") -> str:

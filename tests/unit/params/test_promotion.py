@@ -57,3 +57,12 @@ def test_bars_are_known_metrics_and_no_negative_margins(tmp_path, bars):
     margins = {**SECTION["margins"], "patches": bars}
     with pytest.raises(InputError, match=r"promotion\.margins\.patches"):
         load(tmp_path, margins=margins)
+
+
+@pytest.mark.parametrize("metric", ["recall/minority", "precision/macro", "f1/macro", "accuracy"])
+def test_metrics_of_decisions_are_not_compared_between_models(tmp_path, metric):
+    margins = {**SECTION["margins"], "patches": {metric: 0.1}}
+    with pytest.raises(InputError, match=r"promotion\.margins.*thresholds of its own"):
+        load(tmp_path, margins=margins)
+    with pytest.raises(InputError, match=r"promotion\.encoder_margins"):
+        load(tmp_path, encoder_margins={metric: 0.1})

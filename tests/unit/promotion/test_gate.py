@@ -35,9 +35,10 @@ PARAMS = PromotionParams(
     alarm_metrics=["auroc/macro", "f1/macro"],
     faithfulness_minimums={},
     margins=Limits(
-        patches={"auroc/macro": 0.02, "recall/minority": 0.05},
+        patches={"auroc/macro": 0.02, "auprc/minority": 0.05},
         admissions={"auroc/minority": 0.02, "brier": 0.02},
     ),
+    encoder_margins={"auroc/macro": 0.02, "auprc/minority": 0.05, "brier": 0.02},
     minimums=Limits(
         patches={"auroc/macro": 0.5, "recall/minority": 0.0},
         admissions={"auroc/minority": 0.5, "brier": 0.25},
@@ -136,6 +137,7 @@ def collect(
         "card": True,
         "seed": 1,
         "alarms": tuple(alarms),
+        "encoder": candidate.scored if kind == "fusion" else None,
     }
     return Evidence(**(values | changes))
 
@@ -151,7 +153,7 @@ def refuse(evidence: Evidence, **changes) -> dict[str, str]:
 
 def test_params_of_the_project_are_read():
     params = load_section(PromotionParams, "promotion")
-    assert "recall/minority" in params.margins.patches
+    assert "auprc/minority" in params.margins.patches
     assert params.split_units == ["case"]
 
 
@@ -171,7 +173,9 @@ def test_checks_are_all_there_in_their_order():
     names = [check.name for check in decide(evidence, PARAMS).checks]
     assert names == [
         "bundle", "files", "evaluated", "alarms", "minimum[auroc/macro]", "minimum[recall/mitosis]",
-        "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
+        "not_worse_than_encoder[auroc/macro]", "not_worse_than_encoder[auprc/mitosis]",
+        "not_worse_than_encoder[brier]", "not_worse_than_encoder[decisions]",
+        "not_worse[auroc/macro]", "not_worse[auprc/mitosis]", "not_worse[decisions]",
     ]  # fmt: skip
 
 
@@ -180,7 +184,7 @@ def test_same_evidence_same_verdict():
     assert decide(evidence, PARAMS) == decide(evidence, PARAMS)
     reseeded = decide(replace(evidence, seed=2), PARAMS)
     for one, other in zip(decide(evidence, PARAMS).checks, reseeded.checks, strict=True):
-        drawn = one.name.startswith(("minimum", "not_worse"))
+        drawn = one.name.startswith(("minimum", "not_worse")) and "decisions" not in one.name
         assert (one.numbers.get("low") != other.numbers.get("low")) == drawn
 
 
@@ -190,12 +194,18 @@ def test_all_that_is_wrong_is_said_at_once():
     candidate = register(rows, bundle_fault="weights.safetensors has sha256 12…, expected 34…")
     better = register(predict("fusion", seed=1), version=1)
     evidence = collect(
-        "fusion", candidate=candidate, production=better, card=False, patch_audit=None
+        "fusion",
+        candidate=candidate,
+        production=better,
+        encoder=better.scored,
+        card=False,
+        patch_audit=None,
     )
 
     assert list(refuse(evidence)) == [
         "bundle", "files", "alarm[pairing]", "alarm[shared[images]]", "minimum[auroc/macro]",
-        "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
+        "not_worse_than_encoder[auroc/macro]", "not_worse_than_encoder[auprc/mitosis]",
+        "not_worse_than_encoder[brier]", "not_worse[auroc/macro]", "not_worse[auprc/mitosis]",
     ]  # fmt: skip
 
 
@@ -361,7 +371,7 @@ def test_frames_count_where_a_split_by_frame_is_allowed():
     # The comparison, too, leaves out frames and not cases.
     production = replace(known, version=1)
     evidence = collect(candidate=known, production=production, **changes)
-    check = decide(evidence, PARAMS.model_copy(update={"split_units": ["frame"]})).checks[-1]
+    check = decide(evidence, PARAMS.model_copy(update={"split_units": ["frame"]})).checks[-2]
     assert check.numbers["groups"] == 19
 
 
@@ -459,6 +469,83 @@ def test_error_must_lie_below_its_limit():
     assert "must be below 0.25" in bad["minimum[brier]"]
 
 
+# --- a fusion model against its own image encoder -----------------------------------------------
+
+
+def decide_by(rows, bias):
+    """Decide on mitosis more or less often, without another probability."""
+    return replace(rows, predictions=np.add(rows.probabilities, (bias, 0, 0)).argmax(axis=1))
+
+
+def test_fusion_that_is_worse_than_its_own_encoder_is_refused_and_the_better_let_through():
+    encoder = predict(seed=1, skill=0.5).of("test")
+    weak = decide_by(predict("fusion", seed=2, skill=0.2), 0.3)
+    # Better at every threshold, and at its own it finds fewer of the rare class than the weak one.
+    better = decide_by(predict("fusion", seed=3, skill=0.6), -0.2)
+
+    refused = refuse(collect("fusion", candidate=register(weak), encoder=encoder))
+    assert set(refused) == {
+        f"not_worse_than_encoder[{m}]" for m in ("auroc/macro", "auprc/mitosis", "brier")
+    }
+    assert "of its image encoder: -0." in refused["not_worse_than_encoder[auroc/macro]"]
+
+    evidence = collect(
+        "fusion",
+        candidate=register(better),
+        production=register(weak, version=1),
+        encoder=encoder,
+    )
+    assert refuse(evidence) == {}
+    checks = {check.name: check for check in decide(evidence, PARAMS).checks}
+    numbers = checks["not_worse[decisions]"].numbers["recall/mitosis"]
+    assert numbers["new"] < numbers["production"] - 0.05
+    assert "each at its own thresholds: shown" in checks["not_worse[decisions]"].detail
+    numbers = checks["not_worse_than_encoder[brier]"].numbers
+    assert numbers["new"] < numbers["encoder"]
+    assert numbers["high"] < 0
+
+
+def test_small_loss_is_refused_only_if_the_interval_is_sure_of_it():
+    encoder = predict(seed=1).of("test")
+    noise = np.random.default_rng(0).normal(0, 0.02, encoder.probabilities.shape)
+    blurred = np.clip(encoder.probabilities * 0.9 + 0.1 / 3, 1e-3, 1)  # all less sure: Brier rises
+    shaken = np.clip(encoder.probabilities + noise, 1e-3, 1)
+    fused = predict("fusion")
+
+    def refuse_as(probabilities, metric):
+        p = probabilities / probabilities.sum(axis=1, keepdims=True)
+        candidate = register(fused, scored=replace(fused.of("test"), probabilities=p), stored=None)
+        evidence = collect("fusion", candidate=candidate, encoder=encoder)
+        checks = {c.name: c for c in decide(evidence, PARAMS).checks}
+        return checks[f"not_worse_than_encoder[{metric}]"]
+
+    sure = refuse_as(blurred, "brier")
+    assert 0 < sure.numbers["low"] < sure.numbers["value"] < 0.02
+    assert not sure.passed
+    unsure = refuse_as(shaken, "auprc/mitosis")
+    assert unsure.numbers["low"] < 0 < unsure.numbers["high"]
+    assert unsure.passed
+
+
+def test_encoder_is_compared_on_the_pairs_of_the_fusion_model_only():
+    fused, encoder = predict("fusion").of("test"), predict().of("test")
+    rest = np.arange(len(fused)) >= 100
+    unlike = encoder.probabilities[:, ::-1]
+    encoder = replace(encoder, probabilities=np.where(rest[:, None], encoder.probabilities, unlike))
+    candidate = register(predict("fusion"), scored=fused.take(np.flatnonzero(rest)))
+    evidence = collect("fusion", candidate=candidate, encoder=encoder)
+    checks = {c.name: c for c in decide(evidence, PARAMS).checks}
+    assert checks["not_worse_than_encoder[auroc/macro]"].numbers["value"] == 0.0
+
+
+def test_encoder_that_cannot_be_scored_refuses_the_fusion_model():
+    evidence = collect("fusion", encoder=None, encoder_fault="its weights are damaged")
+    assert refuse(evidence) == {
+        "not_worse_than_encoder": "its image encoder was not scored on the current test split: "
+        "its weights are damaged"
+    }
+
+
 # --- against production -------------------------------------------------------------------------
 
 
@@ -472,7 +559,7 @@ def test_worse_than_production_is_refused_with_the_numbers():
             rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
         )["test/auroc/macro"]
 
-    assert set(refused) == {"not_worse[auroc/macro]", "not_worse[recall/mitosis]"}
+    assert set(refused) == {"not_worse[auroc/macro]", "not_worse[auprc/mitosis]"}
     expected = f"{measure(new):.3f} against {measure(old):.3f} of version 7"
     assert refused["not_worse[auroc/macro]"].startswith(expected)
     assert "over 20 cases; margin 0.02" in refused["not_worse[auroc/macro]"]
@@ -504,7 +591,7 @@ def test_larger_error_than_production_is_refused():
     refused = refuse(collect("tabular", candidate=register(new), production=production))
     assert "not_worse[brier]" in refused
     verdict = decide(collect("tabular", candidate=register(new), production=production), PARAMS)
-    numbers = verdict.checks[-1].numbers
+    numbers = next(c for c in verdict.checks if c.name == "not_worse[brier]").numbers
     assert numbers["value"] < numbers["conservative"] == numbers["high"]
 
     production = register(new, version=1)
@@ -544,7 +631,7 @@ def test_rule_for_few_cases_is_a_choice():
     assert refuse(evidence, few_groups="point") == {}
     assert set(refuse(evidence, few_groups="refuse")) == {
         "minimum[auroc/macro]", "minimum[recall/mitosis]",
-        "not_worse[auroc/macro]", "not_worse[recall/mitosis]",
+        "not_worse[auroc/macro]", "not_worse[auprc/mitosis]",
     }  # fmt: skip
     assert refuse(evidence, few_groups="refuse", fewest_groups=3) == {}
 
@@ -589,7 +676,7 @@ def test_class_of_one_case_alone_is_no_evidence():
     evidence = collect(candidate=register(rows), production=register(rows, version=1))
     refused = refuse(evidence)
 
-    assert "not_worse[recall/mitosis]" in refused
+    assert "not_worse[auprc/mitosis]" in refused
     assert "not defined without 1 of them" in refused["minimum[recall/mitosis]"]
     assert refuse(evidence, few_groups="point") == {}
 
@@ -644,7 +731,7 @@ def test_patients_production_was_trained_on_are_left_out_too():
     production = register(old, version=1, scored=today)
     verdict = decide(collect("fusion", candidate=candidate, production=production), PARAMS)
 
-    assert verdict.checks[-1].numbers["groups"] == 18
+    assert verdict.checks[-2].numbers["groups"] == 18
     assert "trained on 2 of the 20 test cases" in verdict.checks[-1].detail
 
 
