@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Final, Literal
 
 Tone = Literal["good", "bad", "warn", "calm"]
@@ -42,6 +43,7 @@ class Mark(_Element):
         return _SIGNS[self.tone]
 
 
+_FEWEST_GROUPED: Final = 3  # columns
 Cell = str | Link | Mark | tuple[Link, ...]
 
 
@@ -70,7 +72,11 @@ class Note(_Element):
 
 @dataclass(frozen=True)
 class Grid(_Element):
-    """A table with notes below; it scrolls in its own frame if it is wider than the page."""
+    """A table with notes below.
+
+    What stands in brackets goes on a line of its own. On a narrow screen each row of a table of
+    many columns becomes a list.
+    """
 
     caption: str
     headings: Sequence[str]
@@ -81,6 +87,16 @@ class Grid(_Element):
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, and are right-aligned."""
         return [_is_numeric([row[n] for row in self.rows]) for n in range(len(self.headings))]
+
+    @cached_property
+    def groups(self) -> list[tuple[Cell, list[Sequence[Cell]]]]:
+        """Consecutive rows with the same first cell, and that cell."""
+        return [(first, list(rows)) for first, rows in groupby(self.rows, lambda row: row[0])]
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the first column is shown as headings of groups of rows."""
+        return len(self.headings) > _FEWEST_GROUPED and len(self.groups) < len(self.rows)
 
 
 def _is_numeric(cells: Sequence[Cell]) -> bool:

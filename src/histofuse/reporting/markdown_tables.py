@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from histofuse.reporting.blocks import Grid
+
+_WIDE: Final = 7  # columns
 
 
 def read_grids(folder: Path) -> dict[str, Grid]:
@@ -23,7 +27,28 @@ def parse_grid(text: str) -> Grid:
     headings, rows = (table[0], table[2:]) if table else ([], [])
     columns = len(headings)
     rows = [[*row, *[""] * columns][:columns] for row in rows]
-    return Grid(_strip_markup(caption), headings, rows, notes)
+    return _drop_repeated(Grid(_strip_markup(caption), headings, rows, notes))
+
+
+def _drop_repeated(grid: Grid) -> Grid:
+    """Say once, in a note, what a column of a wide table says in every row."""
+    if len(grid.headings) < _WIDE or len(grid.rows) < 2:
+        return grid
+    columns = [{row[n] for row in grid.rows} for n in range(len(grid.headings))]
+    same = [n for n, column in enumerate(columns) if len(column) == 1]
+    notes = [f"{grid.headings[n]}, in all rows: {grid.rows[0][n] or '–'}." for n in same]
+    return _keep(grid, [n for n in range(len(columns)) if n not in same], notes)
+
+
+def leave_out(grid: Grid, scores: Sequence[str], note: str) -> Grid:
+    """Leave columns out whose heading ends with the name of a score, and say where they are."""
+    kept = [n for n, heading in enumerate(grid.headings) if not heading.endswith(tuple(scores))]
+    return grid if len(kept) == len(grid.headings) else _keep(grid, kept, [note])
+
+
+def _keep(grid: Grid, columns: Sequence[int], notes: Sequence[str]) -> Grid:
+    rows = [[row[n] for n in columns] for row in grid.rows]
+    return Grid(grid.caption, [grid.headings[n] for n in columns], rows, [*notes, *grid.notes])
 
 
 def _split_row(line: str) -> list[str]:

@@ -189,6 +189,13 @@ def test_first_page_stands_open_and_all_other_chapters_are_folded(project):
     assert len(others) == len(write_chapters(find_run(project), ORIGIN)) - 1
 
 
+def test_cells_name_their_column_and_intervals_stand_on_a_line_of_their_own(project, table):
+    write_text(table, project / "reports/tables/table3_all.md")
+    html, _ = render(project)
+    assert '0.400 <span class="interval">[0.300, 0.500]</span>' in html
+    assert 'data-label="Mitosis AUPRC" class="number"' in html
+
+
 def list_sentences(project):
     blocks = write_first_page(find_run(project)).blocks
     return list(next(b for b in blocks if isinstance(b, Bullets)).items)

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from histofuse.reporting.blocks import Grid
-from histofuse.reporting.markdown_tables import parse_grid
+from histofuse.reporting.markdown_tables import leave_out, parse_grid
 from histofuse.reporting.small_cells import HIDDEN, hide_small, hide_small_rows, merge_small_steps
 
 TEXT = """**Caption, with `code`.**
@@ -25,6 +25,26 @@ def test_markdown_table_is_read_back():
     assert [list(row) for row in grid.rows] == [["a | b", "12"], ["short", ""]]
     assert list(grid.notes) == ["First note.", "Second."]
     assert grid.numeric == [False, True]
+
+
+def test_column_of_a_wide_table_that_says_the_same_in_all_rows_is_said_once():
+    heads = ["Model", "A ECE", "B", "C", "D", "E", "Data"]
+    rows = [["x", *"12345", "simulated"], ["y", *"12395", "simulated"]]
+    lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * 7, *rows)]
+    grid = parse_grid("\n".join(["**Wide.**", *lines, "- Note."]))
+    assert grid.headings == ["Model", "D"]
+    assert grid.rows == [["x", "4"], ["y", "9"]]
+    assert grid.notes[-2:] == ["Data, in all rows: simulated.", "Note."]
+    assert leave_out(grid, ("D",), "See there.").rows == [["x"], ["y"]]
+    assert leave_out(grid, ("ECE",), "See there.") is grid
+
+
+def test_rows_of_one_model_are_a_group_in_tables_of_many_columns():
+    rows = [["a", "1", "2", "3"], ["a", "4", "5", "6"], ["b", "7", "8", "9"]]
+    grid = Grid("c", ["Model", "X", "Y", "Z"], rows)
+    assert grid.is_grouped
+    assert [(name, len(of)) for name, of in grid.groups] == [("a", 2), ("b", 1)]
+    assert not Grid("c", ["Model", "X"], [row[:2] for row in rows]).is_grouped
 
 
 @pytest.mark.parametrize(

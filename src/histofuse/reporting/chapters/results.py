@@ -8,7 +8,7 @@ from histofuse.core.naming import name_model
 from histofuse.reporting.blocks import Block, Chapter, Fold, Heading, Prose, not_run
 from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.markdown_tables import read_grids
+from histofuse.reporting.markdown_tables import leave_out, read_grids
 
 _ORDER: Final = (
     "mitosis",
@@ -18,6 +18,7 @@ _ORDER: Final = (
     "table2_diagnoses",
     "table3_all",
 )
+_LEFT_OUT: Final = ("ECE", "Brier"), "ECE and Brier score: see Calibration and use."
 _FIGURES: Final = ("precision_recall", "confusion", "roc")
 
 
@@ -31,6 +32,7 @@ def write_results_chapter(run: Run) -> Chapter:
         "Each table starts with average precision, recall and F1 of the rarest class and ends with "
         "accuracy, which can be high for a model that never finds that class."
     )
+    tables = {name: leave_out(grid, *_LEFT_OUT) for name, grid in tables.items()}
     blocks: list[Block] = [Prose(text), *(tables[name] for name in first)]
     figures = run.locate("figures")
     blocks.append(show_figures(run, [figures / "comparison" / "fusion_vs_resnet.png"], ""))
