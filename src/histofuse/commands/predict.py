@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -24,12 +25,13 @@ from histofuse.params.data import ClassesParams, DataParams, FrameParams
 from histofuse.serving.case_records import (
     CASE,
     count_ignored,
+    name_unknown,
     read_case_records,
     read_patients,
     screen_records,
 )
 from histofuse.serving.predict import open_predictor
-from histofuse.serving.records import join_warnings
+from histofuse.serving.records import WHERE, join_warnings
 from histofuse.serving.writer import open_writer
 from histofuse.tracking.interface import PREDICTION, WARNINGS
 from histofuse.tracking.names import SCRATCH
@@ -138,14 +140,26 @@ def _predict_records(predictor: TabularPredictor, request: Request) -> str:
         starts = range(0, len(table), ROWS_AT_ONCE)
         for start in track(starts, "predicting", total=len(starts)):
             chosen = slice(start, start + ROWS_AT_ONCE)
-            records = predictor.read(screened.table.iloc[chosen])
+            with naming_table(request.patients):
+                records = predictor.read(screened.table.iloc[chosen])
             unknown.update(_count_unknown(predictor, records))
             answer = predictor.answer(records)
             warnings = join_warnings(screened.warnings.iloc[chosen], answer[WARNINGS])
             answer[WARNINGS] = warnings
             write(pd.concat([table[named].iloc[chosen], answer], axis=1))
     notes = count_ignored(screened.outside, unknown, ranges)
+    notes += name_unknown(screened.table, predictor.encoder.inputs)
     return "; ".join([f"wrote {request.out}: {len(table):,} records", *notes])
+
+
+@contextmanager
+def naming_table(path: Path | None) -> Iterator[None]:
+    """Let faults of a record name the table it comes from."""
+    try:
+        yield
+    except InputError as error:
+        named = [replace(f, where=str(f.where).replace(WHERE, str(path), 1)) for f in error.faults]
+        raise InputError(named) from None
 
 
 def _count_unknown(predictor: TabularPredictor, records: pd.DataFrame) -> dict[str, int]:
@@ -167,7 +181,8 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     patients = records[[name for name in KEY if name in records]].convert_dtypes()
     embeddings, notes = {}, []
     if fused:
-        records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
+        with naming_table(request.patients):
+            records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
         embeddings = embed_records(predictor, records)
     model = FrameModel(predictor, embeddings)
     total = -(-len(points.table) // request.batch)
@@ -218,6 +233,7 @@ def _screen_cases(
     screened = screen_records(records, ranges)
     read = patient.read(screened.table)
     notes = count_ignored(screened.outside, _count_unknown(patient, read), ranges)
+    notes += name_unknown(read, patient.encoder.inputs)
     return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes
 
 

@@ -7,7 +7,9 @@ Each reader of cells takes text and returns null for a cell that is missing or c
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -17,7 +19,7 @@ from typing import Final
 import polars as pl
 
 from histofuse.core.artifacts import decode_text
-from histofuse.core.errors import FaultList, collect_faults
+from histofuse.core.errors import Fault, FaultList, collect_faults
 
 # Lower case. The one list for every column of every table; names of cases and frames, which may be
 # any text, are not held against it.
@@ -144,13 +146,32 @@ def parse_header(
     names = [cell.strip().lower() or f"unnamed {n}" for n, cell in enumerate(cells)]
     lacking = ", ".join(repr(name) for name in wanted if name not in names)
     repeated = ", ".join(repr(n) for n, count in Counter(names).items() if count > 1)
-    if lacking:
-        other = next((sign for sign in ";\t|" if len(names) == 1 and sign in text), "")
-        remedy = f"Separate the columns with commas, not with {other!r}." if other else ""
-        faults.add(where, f"no column {lacking}", expected, remedy)
+    other = next((sign for sign in ";\t|" if len(names) == 1 and sign in text), "")
+    if other:
+        remedy = f"Separate the columns with commas, not with {other!r}."
+        faults.add(where, "one column", expected, remedy)
+    elif lacking:
+        faults.add(where, f"no column {lacking}", expected)
     if repeated:
         faults.add(where, f"column {repeated} more than once", "each column once")
     return names
+
+
+def find_bad_row(path: Path) -> Fault | None:
+    """Find the first row that is not UTF-8, or has more cells than the header."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        reader = csv.reader(line.decode() for line in file)
+        try:
+            width = len(next(reader))
+            long = next(len(row) for row in reader if len(row) > width)
+        except UnicodeDecodeError:
+            where = f"{path}, line {reader.line_num + 1}"
+            return Fault(where, "is not UTF-8 text", "UTF-8", "Save the table in UTF-8.")
+        except (StopIteration, csv.Error, EOFError, OSError, zlib.error):
+            return None
+    problem = f"{long} cells under {width} columns"
+    remedy = "Put cells that hold a comma between quotes."
+    return Fault(f"{path}, line {reader.line_num}", problem, "a row as long as the header", remedy)
 
 
 def read_csv_text(path: Path, required: Sequence[str], expected: str) -> pl.DataFrame:

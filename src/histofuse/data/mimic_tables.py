@@ -25,7 +25,14 @@ from polars.io.plugins import register_io_source
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.tables import parse_columns
-from histofuse.core.text_tables import MISSING_WORD, READERS, UNREADABLE, judge, parse_header
+from histofuse.core.text_tables import (
+    MISSING_WORD,
+    READERS,
+    UNREADABLE,
+    find_bad_row,
+    judge,
+    parse_header,
+)
 from histofuse.data.row_filter import can_filter, filter_rows
 
 Keep = Mapping[str, Collection[int] | Collection[str]]
@@ -357,27 +364,10 @@ def _collect(rows: pl.LazyFrame, path: Path, faults: FaultList) -> pl.DataFrame 
     except pl.exceptions.InvalidOperationError as error:
         faults.add(path, str(error).splitlines()[0], "values as MIMIC-IV writes them")
     except pl.exceptions.PolarsError as error:
-        faults.faults.append(_find_bad_row(path) or _damage(path, error))
+        faults.faults.append(find_bad_row(path) or _damage(path, error))
     except OSError as error:
         faults.faults.append(_damage(path, error))
     return None
-
-
-def _find_bad_row(path: Path) -> Fault | None:
-    """Find the first row that is not UTF-8, or has more cells than the header."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        reader = csv.reader(line.decode() for line in file)
-        try:
-            width = len(next(reader))
-            long = next(len(row) for row in reader if len(row) > width)
-        except UnicodeDecodeError:
-            where = f"{path}, line {reader.line_num + 1}"
-            return Fault(where, "is not UTF-8 text", "UTF-8", "Save the table in UTF-8.")
-        except (StopIteration, csv.Error, EOFError, OSError, zlib.error):
-            return None
-    problem = f"{long} cells under {width} columns"
-    remedy = "Put cells that hold a comma between quotes."
-    return Fault(f"{path}, line {reader.line_num}", problem, "a row as long as the header", remedy)
 
 
 def _damage(path: Path, error: Exception) -> Fault:

@@ -128,6 +128,10 @@ def _check_points(
     faults: FaultList,
 ) -> None:
     """Note points that are no numbers or outside of their frame."""
+    places = table[["x_px", "y_px"]].to_numpy()
+    if len(table) > 1 and ((places >= 0) & (places <= 1)).all():
+        problem = f"all {len(table)} points lie within one pixel, as fractions of the sides would"
+        faults.add(path, problem, "x_px and y_px in pixels")
     for axis, side in (("x_px", 0), ("y_px", 1)):
         limit = table["frame_id"].map({frame: size[side] for frame, size in sizes.items()})
         bad = table[axis].isna() | (table[axis] < 0) | (table[axis] > limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from histofuse.core.progress import report
 from histofuse.core.text_tables import (
     UNREADABLE,
     clean_text,
+    find_bad_row,
     judge,
     parse_header,
     read_numbers,
@@ -40,18 +41,24 @@ def read_patients(path: Path) -> pd.DataFrame:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
+    except pl.exceptions.ComputeError as error:
+        problem = f"cannot be read ({str(error).splitlines()[0]})"
+        raise InputError([find_bad_row(path) or Fault(path, problem, expected)]) from None
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
         raise InputError([Fault(path, problem, expected)]) from None
     if KEY[0] not in table and CASE not in table:
         raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
+    if table.empty:
+        raise InputError([Fault(path, "no rows", "at least one")])
     return table.assign(**{name: _read_ids(table[name]) for name in KEY if name in table})
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     with path.open("rb") as file, collect_faults() as faults:
-        header = parse_header(file.readline(), (), path, "", faults)
+        header = parse_header(file.readline(), (), path, "the raw features", faults)
     text = pl.read_csv(path, infer_schema=False, new_columns=header)
+    text = text.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     return pd.DataFrame({name: _read_column(text[name]) for name in header})
 
 
@@ -97,6 +104,12 @@ def count_ignored(
     notes = [f"{n:,} {name} outside {ranges[name]}" for name, n in outside.items() if n]
     notes += [f"{n:,} {name} unknown to the model" for name, n in unknown.items() if n]
     return [f"not used: {', '.join(notes)}"] if notes else []
+
+
+def name_unknown(table: pd.DataFrame, features: Iterable[str]) -> list[str]:
+    """Write which features no record of several has."""
+    empty = [name for name in features if name in table and table[name].isna().all()]
+    return [f"known of no record: {', '.join(empty)}"] if empty and len(table) > 1 else []
 
 
 def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataFrame:
@@ -163,11 +176,10 @@ def _read_crosswalk(path: Path) -> pd.DataFrame:
 
 def _read_ids(column: pd.Series) -> pd.Series:
     """Read ids written as floats, or as text, as whole numbers; other text stays."""
-    cells = pl.Series(
-        str(column.name), column.astype("object").map(str, na_action="ignore").to_list()
-    )
-    cells = cells.cast(pl.String)
+    missing = column.isna()
+    texts = [None if gone else str(id_) for id_, gone in zip(column, missing, strict=True)]
+    cells = pl.Series(str(column.name), texts, dtype=pl.String)
     if (judge(cells, "int") == UNREADABLE).any():
         return column
-    kind = "Int64" if column.isna().any() else "int64"
+    kind = "Int64" if missing.any() else "int64"
     return pd.Series(read_whole_numbers(cells).to_list(), column.index, dtype=kind)

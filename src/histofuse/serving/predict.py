@@ -34,7 +34,7 @@ refused: there is no nucleus to classify.
 | ``embedding_version`` | fusion | ``<image>+<patient>``, the first 12 digits of the encoders' \
 digests; ``<image>`` alone where there is no record |
 | ``warnings`` | all | the categories that the model does not know, and therefore does not use, \
-and the columns of a request that it does not read; mostly empty |
+that nothing is known, and the columns of a request that it does not read; mostly empty |
 | ``gradcam`` | image, fusion; if asked | where the evidence for ``prediction`` lies, through the \
 fusion head where that answered: the base64 of a greyscale PNG of the patch without margin, 255 \
 the strongest |

@@ -270,8 +270,51 @@ def test_fusion_says_what_it_does_not_use_of_a_record(frames, patients):
 def test_text_among_the_numbers_of_a_csv_is_named_by_itself(small_project):
     features = pd.read_parquet("data/ehr/features.parquet").head(3)
     features.assign(albumin=["3.5", ">4", "4.1"]).to_csv("p.csv", index=False)
-    with pytest.raises(InputError, match=r"row 1, albumin: is '>4'; expected a finite number"):
+    with pytest.raises(InputError, match=r"p\.csv, row 1, albumin: is '>4'; expected a finite"):
         ask(model="models/mlp", patients=Path("p.csv"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: text.replace(b",", b";"), "Separate the columns with commas"),
+        (lambda text: text.partition(b"\n")[0] + b"\n", r"p\.csv: no rows"),
+        (lambda text: b"", r"p\.csv: .*empty"),
+        (lambda text: text.replace(b"Other", b"M\xfcll", 1), r"p\.csv, line \d+: is not UTF-8"),
+        (lambda text: text + b"1,2,3,4,5,6,7\n", r"p\.csv, line 42: 7 cells under 6 columns"),
+    ],
+)
+def test_a_table_of_patients_that_is_none_is_refused_by_name(small_project, change, problem):
+    features = pd.read_parquet("data/ehr/features.parquet").head(40)
+    Path("p.csv").write_bytes(change(features.to_csv(index=False).encode()))
+    with pytest.raises(InputError, match=problem):
+        ask(model="models/mlp", patients=Path("p.csv"))
+
+
+def test_blank_lines_and_patients_without_an_id_are_read(small_project):
+    features = pd.read_parquet("data/ehr/features.parquet").head(3)
+    lines = features.to_csv(index=False).splitlines()
+    lines[2] = lines[2].removeprefix(str(features["subject_id"][1]))
+    Path("p.csv").write_text("\n\n".join(lines) + "\n\n")
+    _, table = ask(model="models/mlp", patients=Path("p.csv"))
+    assert table["subject_id"].isna().tolist() == [False, True, False]
+
+
+def test_what_is_known_of_no_patient_is_said(small_project):
+    features = pd.read_parquet("data/ehr/features.parquet").head(3)
+    features.assign(albumin=None).to_csv("p.csv", index=False)
+    said, _ = ask(model="models/mlp", patients=Path("p.csv"))
+    assert "known of no record: albumin" in said
+    features.assign(albumin=None, age_years=None, metastatic=None, insurance=None).to_csv("q.csv")
+    _, table = ask(model="models/mlp", patients=Path("q.csv"))
+    assert set(table["warnings"]) == {"nothing of the record is known"}
+
+
+def test_points_given_as_fractions_are_refused(frames):
+    rows = [f"Case_1-01,{x / 10},{x / 20}" for x in range(1, 10)]
+    Path("points.csv").write_text("\n".join(["frame_id,x_px,y_px", *rows]))
+    with pytest.raises(InputError, match=r"points\.csv: all 9 points .*fractions"):
+        ask(frames, points=Path("points.csv"))
 
 
 @pytest.mark.parametrize("layout", ["bare", "images only"])
