@@ -29,6 +29,8 @@ def trained(real_data, tmp_path_factory) -> tuple[Project, list[pd.DataFrame]]:
         {
             "data.brecahad": str(real_data / "brecahad"),
             "image": {"squeezenet": section},
+            "encoders.image": "squeezenet",
+            "crossval.image_models": ["squeezenet"],
             "splits.images.folds": 3,
             "splits.images.validation_unit": "frame",
             # Case 11 has no mitosis.
