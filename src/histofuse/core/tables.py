@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -146,8 +147,9 @@ def _read_parquet(path: Path, categories: list[str]) -> pd.DataFrame:
     return table
 
 
-# What a spreadsheet takes for the start of a formula, in two widths.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
+# Where a spreadsheet would begin a formula, whose first character has two widths. In some languages
+# semicolons and tabs separate cells, and a quoted line break then ends a row.
+_FORMULA: Final = re.compile(r"^(?=[\t\n])|(?:^|(?<=[;\t\n]))(?= *[=+\-@＝＋－＠])")
 
 
 def to_csv(table: pd.DataFrame, **options: Any) -> str:
@@ -173,10 +175,8 @@ def escape_formula(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     cell = cell.replace("\r", " ")  # not quoted, but taken for the end of a row
-    if not cell.lstrip(" ").startswith(_FORMULA):
-        return cell
     try:
         float(cell)
     except ValueError:
-        return f"'{cell}"
+        return _FORMULA.sub("'", cell)
     return cell

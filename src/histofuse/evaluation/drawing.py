@@ -1,7 +1,8 @@
 """Palette, style, margins and footer of figures, and how figures are saved.
 
-Drawn through matplotlib's object interface, so that no backend and no global state is involved.
-Margins are fixed in place of a tight bounding box, which would draw each figure twice.
+Drawn through matplotlib's object interface, so that no backend is involved, and no global state but
+that text is no formula. Margins are fixed in place of a tight bounding box, which would draw each
+figure twice.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -53,8 +54,9 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.0,
     "lines.linewidth": 1.8,
     "hatch.linewidth": 0.8,
-    "text.parse_math": False,
 }
+# Names of frames and categories come from data: a dollar sign in one begins no formula.
+rcParams["text.parse_math"] = False
 
 
 def save_drawing(draw: Callable[..., Figure], arguments: tuple, footer: str, path: Path) -> None:

@@ -88,14 +88,27 @@ def test_missing_and_foreign_files_are_said(tmp_path):
         read_table(tmp_path / "not.parquet", CONTRACT)
 
 
-FORMULAS = ["=1+cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "  =1"]
+FORMULAS = {
+    text: f"'{text}"
+    for text in ("=1+cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "  =1", "\tx", "\uff1d1")
+}
+# In some languages a semicolon separates cells, and a line break ends a row that begins elsewhere.
+PARTS = {
+    "\r=1": "' =1",
+    "\n=1": "'\n'=1",
+    "\t=1": "'\t'=1",
+    "x;=1;y": "x;'=1;y",
+    "x; @A1": "x;' @A1",
+    "x\t-1": "x\t'-1",
+    "x\n=1": "x\n'=1",
+    "a-b; c=d": "a-b; c=d",
+}
 
 
-@pytest.mark.parametrize("text", [*FORMULAS, "\uff1d1"])
-def test_csv_holds_no_formulas_in_cells_or_headings(text):
+@pytest.mark.parametrize(("text", "escaped"), (FORMULAS | PARTS).items())
+def test_csv_holds_no_formulas_in_cells_or_headings(text, escaped):
     table = pd.DataFrame({"name": [text, "frame"], text: [1, 2]})
     (name, heading), *rows = csv.reader(io.StringIO(to_csv(table)))
-    escaped = f"'{text}".replace("\r", " ")
     assert (name, heading) == ("name", escaped)
     assert rows == [[escaped, "1"], ["frame", "2"]]
 

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import pytest
 
+from histofuse.evaluation.performance.tables import Cell, Table, render_markdown
 from histofuse.reporting.blocks import Grid
 from histofuse.reporting.markdown_tables import leave_out, parse_grid
 from histofuse.reporting.small_cells import HIDDEN, hide_small, hide_small_rows, merge_small_steps
@@ -82,3 +83,11 @@ def test_no_difference_of_what_is_shown_is_of_few_patients(removed):
     assert not [a - b for a, b in pairwise(left) if 0 < a - b < 10]
     assert sum(int(step["removed_patients"]) for step in merged) == sum(removed)
     assert left[-1] == 100 - sum(removed)
+
+
+def test_bars_and_line_breaks_of_a_category_stay_in_their_cell():
+    rows: list[dict[str, Cell]] = [{"who": "a | b\n| c |\n- d", "n": 12}]
+    table = Table("t", "Caption.", {"who": "Group", "n": "Patients"}, rows, ["Note."])
+    grid = parse_grid(render_markdown(table))
+    assert grid.rows == [["a | b | c | - d", "12"]]
+    assert grid.notes == ["Note."]

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from histofuse.core.artifacts import write_text
+from histofuse.core.tables import to_csv
 from histofuse.evaluation.metrics.classification import bin_reliability, count_confusion, count_cuts
 from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.predictions import Predictions
@@ -30,9 +32,7 @@ def write_plot_data(result: Result, split: str, folder: Path) -> None:
     if len(history) > 1:
         tables["training"] = _tabulate_losses(history)
     for plot, table in tables.items():
-        path = folder / plot / f"{result.name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        table.round(_DECIMALS).to_csv(path, index=False)
+        write_text(to_csv(table.round(_DECIMALS)), folder / plot / f"{result.name}.csv")
 
 
 def _tabulate(rows: Predictions) -> Iterator[tuple[str, pd.DataFrame]]:

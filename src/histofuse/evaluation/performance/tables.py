@@ -332,7 +332,8 @@ def _holds_words(table: Table, column: str) -> bool:
 
 def _render_row(row: dict[str, Cell], table: Table) -> str:
     cells = (_render(row[c], decimals=3, undefined=NOT_DEFINED) for c in table.headings)
-    return f"| {' | '.join(cells)} |"
+    plain = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)  # of one row, one cell
+    return f"| {' | '.join(plain)} |"
 
 
 def _render(value: Cell, *, decimals: int, undefined: str) -> str:
