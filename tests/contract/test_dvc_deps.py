@@ -1,6 +1,8 @@
 """The DVC files against the sources: an undeclared dep goes stale, an extra one wastes hours."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from ruamel.yaml import YAML
@@ -95,3 +97,28 @@ def test_params_in_paths_and_names_are_those_that_are_checked(path):
         parent = f"{name.rpartition('.')[0]}.*"
         assert name.startswith("data.") or {name, parent} & set(NAMING), name
     assert keyed <= set(NAMED)
+
+
+def test_evidence_is_out_of_sight_of_dvc_until_asked_for():
+    tracked = subprocess.run(
+        ["git", "ls-files", "evidence"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert tracked.stdout.split() == ["evidence/stages.yaml"]
+    # DVC reads no file that git ignores.
+    ignored = subprocess.run(["git", "check-ignore", "evidence/dvc.yaml"], cwd=ROOT, check=False)
+    assert ignored.returncode == 1
+
+
+def test_make_dag_lists_each_stage_once_with_what_it_needs():
+    dot = """strict digraph {
+    "train@a" -> "evaluate";
+    "train@b" -> "evaluate";
+    "split" -> "evaluate";
+    "split" -> "train@a";
+    "code" -> "split";
+    }"""
+    done = subprocess.run(
+        [sys.executable, ROOT / "pipelines/_list_stages.py"],
+        input=dot, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["split", "train     split", "evaluate  train"]

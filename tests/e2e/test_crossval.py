@@ -12,6 +12,13 @@ pytestmark = pytest.mark.e2e
 TARGET = "evidence/dvc.yaml:crossval"
 
 
+@pytest.fixture
+def project(project):
+    """The project once evidence was asked for, as by `make crossval`."""
+    shutil.copy(project.root / "evidence/stages.yaml", project.root / "evidence/dvc.yaml")
+    return project
+
+
 def list_folds(project):
     return sorted(p.name for p in project.root.glob(".histofuse/crossval/*/fold_?"))
 

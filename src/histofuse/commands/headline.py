@@ -76,4 +76,6 @@ def _list_places(reports: Path) -> Iterator[str]:
     yield "  Then:"
     yield "    histofuse promote fusion   put a model into production, if the gate accepts it"
     yield "    histofuse serve fusion     answer requests with the model in production"
+    yield "    dvc exp run -S fusion.learning_rate=3e-4 evaluate"
+    yield "                               try a value; dvc metrics diff compares the scores"
     yield "    histofuse tune NAME        search hyperparameters: a study of params.yaml"
