@@ -236,7 +236,7 @@ def _make_figure(
 ) -> tuple[Figure, Axes]:
     """Make a figure of a height in inches; other edges than usual as shares of the figure."""
     figure = Figure(figsize=(WIDTH, height))
-    usual = {"left": 0.1, "right": 0.97, "top": 1 - 0.4 / height, "bottom": 0.95 / height}
+    usual = {"left": 0.12, "right": 0.97, "top": 1 - 0.4 / height, "bottom": 0.95 / height}
     figure.subplots_adjust(**usual | edges)
     _write_footer(figure, spec, trials)
     return figure, figure.subplots()

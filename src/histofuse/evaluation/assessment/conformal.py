@@ -31,6 +31,11 @@ from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_inte
 _SLACK: Final = 1e-8  # a class exactly at the limit is in the set, as in MAPIE
 
 Score = Literal["lac", "aps", "lac_by_class"]
+SCORES: Final[Mapping[str, str]] = {
+    "lac": "Least ambiguous sets (LAC)",
+    "aps": "Adaptive sets (APS)",
+    "lac_by_class": "LAC in each class",
+}
 Sets = Bool[np.ndarray, "n k"]
 
 

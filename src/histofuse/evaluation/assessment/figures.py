@@ -9,11 +9,12 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.assess import Assessment
 from histofuse.evaluation.assessment.calibration import Bin
-from histofuse.evaluation.assessment.conformal import Coverage
+from histofuse.evaluation.assessment.conformal import SCORES, Coverage
 from histofuse.evaluation.assessment.decision_curves import DecisionCurve
 from histofuse.evaluation.assessment.subgroups import Attribute, Subgroup
 from histofuse.evaluation.drawing import (
@@ -62,7 +63,7 @@ def draw_assessment(
     if assessment.coverage:
         given = (assessment.coverage, classes, coverage, title)
         drawings["conformal"] = (draw_coverage, given)
-    if assessment.subgroups is not None:
+    if any(s.intervals for a in (assessment.subgroups or {}).values() for s in a.subgroups):
         given = (assessment.subgroups, show_name(assessment.focus), title)
         drawings["subgroups"] = (draw_subgroups, given)
     for name, (draw, arguments) in drawings.items():
@@ -75,25 +76,25 @@ def draw_reliabilities(
     confidence: float,
     title: str,
 ) -> Figure:
-    """Draw bins with their intervals, before calibration on the left and after on the right."""
-    height = 5.2
-    figure, panels = make_row(f"{title}: reliability", (8.2, height), 2, left=0.75, bottom=1.45)
-    figure.subplots_adjust(top=1 - 0.65 / height)
-    for axes, side in zip(panels, ("before", "after"), strict=True):
+    """Draw bins with their intervals, a panel a class, before and after calibration."""
+    names = list(reliability["after"])
+    size = (1.2 + 3.1 * len(names), 4.9)
+    row = make_row(f"{title}: reliability", size, len(names), left=0.75, bottom=1.55)
+    figure, panels = row
+    figure.subplots_adjust(top=1 - 0.65 / size[1])
+    for axes, name in zip(panels, names, strict=True):
         axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
-        drawn = reliability[side]
-        for n, (name, bins) in enumerate(drawn.items()):
-            place = classes.index(name)
-            colour = CLASS_COLOURS[place % len(CLASS_COLOURS)]
-            # Side by side, so that the bars of two classes do not hide each other.
-            _draw_bins(axes, bins, colour, show_name(name), (n - (len(drawn) - 1) / 2) * 0.012)
-        axes.set_title(f"{side} calibration", loc="left")
+        colour = CLASS_COLOURS[classes.index(name) % len(CLASS_COLOURS)]
+        # Side by side, so that the bars do not hide each other.
+        _draw_bins(axes, reliability["before"].get(name, []), GREY, "before calibration", -0.008)
+        _draw_bins(axes, reliability["after"][name], colour, "after", 0.008)
+        axes.set_title(show_name(name), loc="left")
         axes.set(xlabel="mean predicted probability", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     panels[0].set_ylabel("share that is of the class")
-    panels[0].legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, borderaxespad=0)
+    panels[0].legend(loc="upper left", bbox_to_anchor=(0, -0.17), ncols=3, borderaxespad=0)
     note = (
-        f"Bars: {confidence:.0%} Wilson intervals on the effective number of rows, fewer where "
-        "rows of a case agree. Area of points: rows."
+        f"Bars: {confidence:.0%} Wilson intervals on the effective number of rows,\n"
+        "fewer where rows of a case agree. Area of points: rows."
     )
     figure.text(0.012, 0.085, note, fontsize=7.5, color=GREY)
     return figure
@@ -114,12 +115,14 @@ def draw_decision_curve(curve: DecisionCurve, focus: str, title: str) -> Figure:
     """Draw net benefit with its band, against acting on all rows and on none."""
     figure, axes = make_axes(f"{title}: decision curve, {focus}", (5.6, 4.9), bottom=1.45)
     axes.axhline(0, color="black", linewidth=1, label="act on none")
-    axes.plot(curve.thresholds, curve.treat_all, "--", color=GREY, label="act on all")
     axes.fill_between(curve.thresholds, curve.low, curve.high, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(curve.thresholds, curve.model, color=BLUE, label="act on the model (band: interval)")
     top = np.nanmax(np.concatenate([curve.high, curve.model, curve.treat_all, [0.0]]))
-    lowest = np.nanmin(np.concatenate([curve.low, curve.model, [0.0]]))
-    axes.set_ylim(max(lowest, -top) - 0.06 * top, 1.06 * top + 1e-6)
+    lowest = np.nanmin(np.concatenate([curve.low, curve.model, [-0.5 * top]]))
+    # It falls without end: it is drawn as far as the model's curve and band reach.
+    shown = np.where(curve.treat_all >= lowest, curve.treat_all, np.nan)
+    axes.plot(curve.thresholds, shown, "--", color=GREY, label="act on all (falls further)")
+    axes.set_ylim(lowest - 0.06 * top, 1.06 * top + 1e-6)
     axes.set_xlim(0, float(curve.thresholds[-1]))
     axes.set(xlabel="threshold probability: act from here on", ylabel="net benefit a row")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0)
@@ -145,13 +148,16 @@ def draw_coverage(
                 axes.text(0.02, n, "not defined", va="center", fontsize=7.5, color=GREY)
         mean, empty = found.intervals["mean_size"].value, found.intervals["empty"].value
         sizes = f"mean size {mean or 0:.2f}, empty {empty or 0:.0%}"
-        axes.set_title(f"{score}\n{sizes}", loc="left", fontsize=8.5)
+        axes.set_title(f"{SCORES[score]}\n{sizes}", loc="left", fontsize=8.5)
         axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel="share covered")
         axes.set_yticks(range(len(names)), [show_name(c) for c in names])
         if axes is not panels[0]:
             axes.tick_params(labelleft=False)
     figure.subplots_adjust(top=1 - 0.85 / size[1])
-    note = f"dashed: {asked:.0%}, the coverage asked for"
+    note = (
+        f"Dashed: {asked:.0%}, the coverage asked for. LAC: all classes above one probability. "
+        "APS: the likeliest classes, up to a sum of probabilities."
+    )
     figure.text(0.012, 0.105, note, fontsize=7.5, color=GREY)
     return figure
 
@@ -176,11 +182,14 @@ def draw_subgroups(attributes: Mapping[str, Attribute], focus: str, title: str) 
         axes.set_title(label, loc="left")
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.set_xlim(*((-1.03, 1.03) if metric == "excess" else (-0.03, 1.03)))
+        if metric != "excess":
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_yticks(range(len(lines)), [text for text, _ in lines])
         axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
         axes.grid(visible=False, axis="y")
     spread = _find_spread(lines)
     panels[-1].set_xlim(-spread, spread)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
     for text, (_, subgroup) in zip(panels[0].get_yticklabels(), lines, strict=True):
         text.set_fontweight("bold" if subgroup is None else "normal")
         text.set_color("black" if subgroup is None or subgroup.intervals else GREY)

@@ -16,6 +16,7 @@ from histofuse.evaluation.assessment.assess import (
     has_strangers,
 )
 from histofuse.evaluation.assessment.calibration import ALL
+from histofuse.evaluation.assessment.conformal import SCORES
 from histofuse.evaluation.assessment.operating_points import RATES
 from histofuse.evaluation.assessment.subgroups import Attribute
 from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED
@@ -136,6 +137,7 @@ def _make_conformal_table(assessments: Sequence[Assessment], params: AssessmentP
                 row["coverage"] = coverage.intervals[f"coverage/{name}"]
                 rows.append(start | row | (sizes if name == "all" else dict.fromkeys(sizes, "")))
     notes = [
+        "; ".join(f"{score}: {words}" for score, words in SCORES.items()),
         f"Asked for: the true class in {params.coverage:.0%} of the sets, over all rows (lac, aps) "
         "or in each class (lac_by_class).",
         NOT_EXCHANGEABLE,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from histofuse.core.naming import show_ends, show_name
+from histofuse.core.naming import name_metric, show_ends, show_name
 from histofuse.evaluation.drawing import (
     BELOW,
     BLACK,
@@ -27,6 +28,7 @@ from histofuse.evaluation.drawing import (
     YELLOW,
     choose_classes,
     describe_footer,
+    draw_interval,
     frame_unit_square,
     make_axes,
     make_row,
@@ -37,9 +39,11 @@ from histofuse.evaluation.metrics.classification import bin_reliability, count_c
 from histofuse.evaluation.performance.comparison import HEADLINE, Comparison
 from histofuse.evaluation.performance.intervals import Intervals
 from histofuse.evaluation.performance.results import Result
+from histofuse.evaluation.performance.training import find_choice
 from histofuse.evaluation.predictions import Predictions
 
 Known = Mapping[str, Interval]
+UNIT = (-0.02, 1.02)
 
 
 def draw_model_figures(result: Result, split: str, intervals: Intervals, folder: Path) -> None:
@@ -53,13 +57,11 @@ def draw_model_figures(result: Result, split: str, intervals: Intervals, folder:
         ("reliability", draw_reliability, (rows, result.title)),
     ):
         save_drawing(draw, arguments, footer, folder / f"{name}.png")
-    history = (result.model.history, result.title)
-    save_drawing(
-        draw_training,
-        history,
-        describe_footer(result, "train and validation"),
-        folder / "training.png",
-    )
+    history, choice = result.model.history, find_choice(result.model.config)
+    if len(history) > 1:  # one step is no curve
+        of = describe_footer(result, "train and validation")
+        given = (history, result.title, choice[0] if choice else None)
+        save_drawing(draw_training, given, of, folder / "training.png")
 
 
 def draw_comparison_figure(
@@ -140,45 +142,46 @@ def draw_precision_recall(rows: Predictions, title: str, known: Known) -> Figure
 
 
 def draw_reliability(rows: Predictions, title: str) -> Figure:
-    """Draw predicted probability against what happened, points sized by their rows."""
-    figure, axes = make_axes(f"{title}: reliability", SQUARE, bottom=BELOW)
-    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
-    for k, name, colour in choose_classes(rows):
+    """Draw predicted probability against what happened, a panel a class; points sized by rows."""
+    classes = choose_classes(rows)
+    size = (1.2 + 3.1 * len(classes), 4.4)
+    figure, panels = make_row(f"{title}: reliability", size, len(classes), left=0.75, bottom=0.95)
+    figure.subplots_adjust(top=1 - 0.65 / size[1])
+    for axes, (k, name, colour) in zip(panels, classes, strict=True):
+        axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+        axes.set(title=name, xlabel="calibrated probability", xlim=UNIT, ylim=UNIT)
         if not len(rows):
             continue
         bins = bin_reliability(rows.probabilities[:, k], rows.labels == k)
-        size = 8 + 90 * np.sqrt(bins.count / len(rows))
+        area = 8 + 90 * np.sqrt(bins.count / len(rows))
         axes.plot(bins.predicted, bins.observed, color=colour, linewidth=1)
-        axes.scatter(
-            bins.predicted, bins.observed, s=size, color=colour, label=name, edgecolor="white"
-        )
-    axes.set(xlabel="calibrated probability", ylabel="share that is of the class")
-    frame_unit_square(axes)
+        axes.scatter(bins.predicted, bins.observed, s=area, color=colour, edgecolor="white")
+    panels[0].set_ylabel("share that is of the class (dashed: ideal)")
     return figure
 
 
 # --- training -----------------------------------------------------------------------------------
 
 TRAIN_COLOUR, VALIDATION_COLOUR = SKY, VERMILION
-SCORES = {"accuracy": "-", "macro_f1": "--", "auroc": ":"}
+SCORES = {"accuracy": ("accuracy", "-"), "macro_f1": ("macro F1", "--"), "auroc": ("AUROC", ":")}
 
 
-def draw_training(history: pd.DataFrame, title: str) -> Figure:
-    """Draw loss on the left and scores on the right, by epoch or round."""
+def draw_training(history: pd.DataFrame, title: str, kept: int | None = None) -> Figure:
+    """Draw loss on the left and scores on the right, by epoch or round; mark the one kept."""
     row = make_row(f"{title}: training", (7.6, 4.4), 2, left=0.75, bottom=1.6)
     figure, (left, right) = row
     step = str(history.columns[0])
     for part, colour in (("train", TRAIN_COLOUR), ("validation", VALIDATION_COLOUR)):
         _draw_history(left, history, {f"{part}_loss": (part, "-")}, colour)
-        scores = {f"{part}_{s}": (f"{part} {show_name(s)}", line) for s, line in SCORES.items()}
+        scores = {f"{part}_{s}": (f"{part} {name}", line) for s, (name, line) in SCORES.items()}
         _draw_history(right, history, scores, colour)
     left.set_ylabel("loss")
     right.set_ylabel("score")
     for axes in (left, right):
         axes.set_xlabel(show_name(step))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(history) == 1:
-            axes.set_xlim(history[step].iloc[0] - 1, history[step].iloc[0] + 1)
+        if kept is not None:
+            axes.axvline(kept, color=GREY, linewidth=1, linestyle="--", label=f"kept: {kept}")
         if axes.has_data():
             axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0, ncols=2)
     return figure
@@ -200,52 +203,32 @@ def _draw_history(
 
 
 def draw_comparison(comparison: Comparison, intervals: Intervals) -> Figure:
-    """Draw five metrics side by side with their intervals; leaky models are hatched.
+    """Draw metrics side by side with their intervals, the rare class first; leaky models hollow.
 
     Source: paper, Figure 7.
     """
     models = [comparison.image, *comparison.fused]
+    focus = comparison.image.model.focus_class
+    headline = {f"auprc/{focus}": name_metric(f"auprc/{focus}"), **HEADLINE}
     title = f"{comparison.image.title} and fusion on its embedding"
-    figure, axes = make_axes(title, (8.6, 4.7), left=0.5, bottom=1.4)
-    width = 0.82 / len(models)
-    places = np.arange(len(HEADLINE))
-    for n, (result, colour) in enumerate(
-        zip(models, (SKY, BLUE, GREEN, ORANGE, PURPLE, YELLOW, BLACK), strict=False)
-    ):
-        found = [intervals.of[result.name].get(m) for m in HEADLINE]
-        offset = places + (n - (len(models) - 1) / 2) * width
-        _draw_bars(axes, (offset, width), found, colour, result)
-    axes.set_xticks(places, list(HEADLINE.values()))
-    axes.set_ylim(0, 1.08)
-    axes.set_yticks(np.arange(0, 1.01, 0.2))
-    axes.grid(visible=False, axis="x")
-    axes.tick_params(axis="x", length=0)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, borderaxespad=0)
+    size = (8.6, 1.7 + (0.3 + 0.19 * len(models)) * len(headline))
+    figure, axes = make_axes(title, size, left=1.3, bottom=1.3)
+    colours = (BLACK, BLUE, GREEN, ORANGE, PURPLE, YELLOW, SKY)
+    for n, (result, colour) in enumerate(zip(models, colours, strict=False)):
+        shift = 0.7 * (n / max(1, len(models) - 1) - 0.5)
+        point: dict[str, Any] = {
+            "marker": "o",
+            "markerfacecolor": "white" if result.leaky else colour,
+        }
+        label = f"{result.title} (leaky)" if result.leaky else result.title
+        axes.plot([], [], color=colour, label=label, **point)
+        for row, metric in enumerate(headline):
+            if interval := intervals.of[result.name].get(metric):
+                draw_interval(axes, interval, row + shift, colour, **point)
+    axes.set_yticks(range(len(headline)), list(headline.values()))
+    axes.set_ylim(len(headline) - 0.5, -0.5)
+    axes.set_xlabel("score, with its interval")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.13), ncols=2, borderaxespad=0)
     return figure
-
-
-def _draw_bars(
-    axes: Axes,
-    where: tuple[np.ndarray, float],
-    found: Sequence[Interval | None],
-    colour: str,
-    result: Result,
-) -> None:
-    places, width = where
-    values = [None if i is None else i.value for i in found]
-    axes.bar(
-        places,
-        [v or 0.0 for v in values],
-        width * 0.94,
-        color="white" if result.leaky else colour,
-        edgecolor=colour,
-        hatch="////" if result.leaky else None,
-        label=f"{result.title} (leaky)" if result.leaky else result.title,
-    )
-    for x, value, interval in zip(places, values, found, strict=True):
-        text = "–" if value is None else f"{value:.2f}"
-        top = value or 0.0
-        if interval is not None and interval.low is not None and interval.high is not None:
-            axes.vlines(x, interval.low, interval.high, color=BLACK, linewidth=1.1)
-            top = max(top, interval.high)
-        axes.text(x, top + 0.012, text, ha="center", va="bottom", fontsize=7)

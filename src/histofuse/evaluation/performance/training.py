@@ -40,7 +40,7 @@ def make_training_table(results: Sequence[Result]) -> Table:
 
 
 def _make_row(result: Result) -> dict[str, Cell] | None:
-    history, choice = result.model.history, _find_choice(result.model.config)
+    history, choice = result.model.history, find_choice(result.model.config)
     if choice is None or not {"train_loss", "validation_loss"} <= set(history):
         return None
     kept, chosen_by = choice
@@ -62,7 +62,7 @@ def _make_row(result: Result) -> dict[str, Cell] | None:
     }
 
 
-def _find_choice(config: Mapping[str, Any]) -> tuple[int, str] | None:
+def find_choice(config: Mapping[str, Any]) -> tuple[int, str] | None:
     """Find the epoch or round that was kept, and what chose it."""
     if training := config.get("training"):
         kept = training.get("best_epoch") or training.get("best_round")

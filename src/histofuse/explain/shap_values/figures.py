@@ -6,6 +6,7 @@ versions, so that the same values give the same bytes.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,17 +145,18 @@ def draw_steps(
 ) -> None:
     """Draw steps from a base on, from the bottom up, and name where they begin and end."""
     ends = base + np.cumsum(steps)
+    low, high = min(base, float(ends.min())), max(base, float(ends.max()))
+    room = (high - low) or 1.0
+    digits = max(2, 1 - math.floor(math.log10(room)))  # so that a tenth of the range shows
     colours = [RAISES if step > 0 else LOWERS for step in steps]
     axes.barh(range(len(steps)), steps, left=ends - steps, color=colours, height=0.66, zorder=2)
     for height, (step, end) in enumerate(zip(steps.tolist(), ends.tolist(), strict=True)):
         place, colour = (end, float(height)), colours[height]
-        _write_beside(axes, _signed(step), place, left=step <= 0, size=8, colour=colour)
+        _write_beside(axes, _signed(step, digits), place, left=step <= 0, size=8, colour=colour)
         if height + 1 < len(steps):
             axes.plot([end, end], [height, height + 1], color=UNKNOWN, linewidth=0.6, zorder=1)
     axes.set_yticks(range(len(steps)), names)
     axes.set_ylim(-0.9, len(steps) - 0.1)
-    low, high = min(base, float(ends.min())), max(base, float(ends.max()))
-    room = (high - low) or 1.0
     # Room for the numbers next to the bars, and on the right for the labels of the lines.
     axes.set_xlim(low - 0.16 * room, high + 0.24 * room)
     for value, name, height in (
@@ -163,12 +165,12 @@ def draw_steps(
     ):
         axes.axvline(value, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), zorder=0)
         left = value > (low + high) / 2  # the side of the line that has room
-        text = f"{name} {_signed(value)}"
+        text = f"{name} {_signed(value, digits)}"
         _write_beside(axes, text, (value, height), left=left, size=7, colour=INK)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def _signed(value: float, digits: int = 2) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _write_beside(
@@ -183,6 +185,8 @@ def _write_beside(
         ha="right" if left else "left",
         fontsize=size,
         color=colour,
+        # A line that runs behind the text would strike it through.
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
     )
 
 

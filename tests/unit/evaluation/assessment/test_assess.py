@@ -253,3 +253,9 @@ def test_figures_are_the_same_bytes_each_time(assess, tmp_path):
 
     draw_assessment(image, "test", 0.8, 0.9, tmp_path / "c")
     assert sorted(f.name for f in (tmp_path / "c").iterdir()) == names[:3]
+
+    for attribute in fusion.subgroups.values():
+        for subgroup in attribute.subgroups:
+            subgroup.intervals.clear()
+    draw_assessment(fusion, "test", 0.8, 0.9, tmp_path / "d")
+    assert sorted(f.name for f in (tmp_path / "d").iterdir()) == names[:3]

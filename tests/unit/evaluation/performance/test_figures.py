@@ -66,17 +66,38 @@ def test_training_draws_what_there_is(columns):
     assert len(right.lines) == len(columns) - 1
 
 
-def test_leaky_bars_are_hatched_and_named_and_have_intervals(models, context, measured, tmp_path):
+def test_epoch_that_was_kept_is_marked_and_one_step_is_no_curve(
+    models, context, measured, tmp_path
+):
+    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2.0, 1.0]})
+    for axes in figures.draw_training(history, "x", 2).axes:
+        (mark,) = [line for line in axes.lines if line.get_label() == "kept: 2"]
+        assert list(mark.get_xdata()) == [2, 2]
+
+    results, _, intervals = measured(models, context())
+    object.__setattr__(results[0].model, "history", history[:1])
+    figures.draw_model_figures(results[0], "test", intervals, tmp_path)
+    assert sorted(f.name for f in tmp_path.glob("*.png")) == FILES[:-1]
+
+
+def test_each_class_has_its_own_panel_of_reliability(models):
+    figure = figures.draw_reliability(models[0].of("test"), "x")
+    assert [axes.get_title() for axes in figure.axes] == ["mitosis", "tumour", "non-tumour"]
+
+
+def test_comparison_leads_with_the_rare_class_and_leaky_models_are_hollow(
+    models, context, measured, tmp_path
+):
     _, comparison, intervals = measured(models, context())
     assert comparison is not None
     figure = figures.draw_comparison(comparison, intervals)
     assert "aligned (leaky)" in texts(figure)
-    bars = figure.axes[0].containers
-    assert [bar[0].get_hatch() for bar in bars] == [None, None, "////"]
-    assert [bar[4].get_height() for bar in bars] == [0.7, 0.8, 1.0]
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()][:2] == ["Mitosis AUPRC", "ROC-AUC"]
+    points = [line for line in axes.lines if len(line.get_xdata()) == 1]
+    assert [p.get_markerfacecolor() == "white" for p in points[::6]] == [False, False, True]
     accuracy = intervals.of["resnet18"]["accuracy"]
-    segments = [lines.get_segments()[0][:, 1].tolist() for lines in figure.axes[0].collections]
-    assert [accuracy.low, accuracy.high] in segments
+    assert [accuracy.low, accuracy.high] in [list(line.get_xdata()) for line in axes.lines]
 
     figures.draw_comparison_figure(comparison, "test", intervals, tmp_path / "c.png")
     assert matplotlib.image.imread(tmp_path / "c.png").shape[1] == 1032
