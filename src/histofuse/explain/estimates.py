@@ -29,7 +29,7 @@ class Measure:
     Attributes:
         meaning: In words.
         better: Direction of better scores; empty where the score is for comparison only.
-        limit: A score not better than this is a concern; None: never a concern.
+        limit: A score not better than this is a concern; None for comparison only.
         concern: What a concern means for the model or its explanations.
         exact: Whether the value itself decides, such as a largest error, which has no interval.
     """
@@ -138,10 +138,11 @@ def render_estimates(
 
     Returns:
         Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
-        ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``meaning``,
-        ``outcome`` (``good``, ``concern`` or ``inconclusive`` by interval and limit; empty without
-        a limit), ``concern`` (a sentence where the value is on the wrong side of its limit, else
-        empty) and ``note`` (why there is no value or interval, else empty). A name ``a/b`` is part
+        ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``limit`` (None
+        for comparison only), ``meaning``, ``outcome`` (``good``, ``concern`` or ``inconclusive`` by
+        interval and limit; empty without a limit), ``concern`` (a sentence where the value is on
+        the wrong side of its limit, else empty) and ``note`` (why there is no value or interval,
+        else empty). A name ``a/b`` is part
         b of a, and no concern by itself.
     """
     rendered = {}
@@ -153,6 +154,7 @@ def render_estimates(
             for key, value in asdict(estimate).items()
         } | {
             "better": measure.better,
+            "limit": measure.limit,
             "meaning": measure.meaning,
             "outcome": "" if part else measure.find_outcome(estimate, fewest_groups),
             "concern": "" if part else measure.find_concern(estimate, fewest_groups),

@@ -8,6 +8,8 @@ import pytest
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Estimate, Measure, estimate_means, render_estimates
+from histofuse.explain.maps import faithfulness as maps
+from histofuse.explain.shap_values import faithfulness as shap_values
 from histofuse.params.intervals import IntervalParams
 
 BOOTSTRAP = Bootstrap(
@@ -70,3 +72,23 @@ def test_a_score_on_the_wrong_side_of_its_limit_is_a_concern(ends, groups, outco
     assert rendered["cam"]["concern"] == concern
     assert rendered["cam/part"]["outcome"] == ""
     assert rendered["cam/part"]["concern"] == ""
+
+
+@pytest.mark.parametrize("measures", [maps.MEASURES, shap_values.MEASURES])
+def test_every_test_has_a_limit_and_says_what_it_means_to_miss_it(measures):
+    assert all(
+        bool(m.better) == (m.limit is not None) == bool(m.concern) for m in measures.values()
+    )
+
+
+def test_a_map_worse_than_the_centre_is_a_concern_by_its_interval():
+    low = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, -0.02, 40, 17)}
+    wide = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, 0.02, 40, 17)}
+    found = [
+        render_estimates(e, maps.MEASURES, 10)["deletion_gain_over_centre"] for e in (low, wide)
+    ]
+    assert [f["outcome"] for f in found] == ["concern", "inconclusive"]
+    assert [f["limit"] for f in found] == [0.0, 0.0]
+    correlated = {"randomisation_rank_correlation": Estimate(0.8, 0.7, 0.9, 40, 17)}
+    rendered = render_estimates(correlated, maps.MEASURES, 10)
+    assert rendered["randomisation_rank_correlation"]["outcome"] == "concern"

@@ -332,7 +332,7 @@ def test_claims_are_not_judged_by_simulated_data_and_the_protocol_is_not_run(pro
 def test_share_of_empty_maps_leads_the_tests_of_maps(project):
     entry = {"value": 0.6, "low": 0.5, "high": 0.7, "note": "", "concern": "", "meaning": "share"}
     tests = {
-        name: entry | {"better": "lower", "outcome": outcome}
+        name: entry | {"better": "lower", "limit": 0.5, "outcome": outcome}
         for name, outcome in {"cam_mass_inside": "good", "empty_share": "inconclusive"}.items()
     }
     path = project / "reports/explain/gradcam/resnet18/faithfulness.json"
@@ -341,4 +341,5 @@ def test_share_of_empty_maps_leads_the_tests_of_maps(project):
     blocks = write_explanations_chapter(find_run(project)).blocks
     table = next(b for b in blocks if isinstance(b, Grid))
     assert [row[0] for row in table.rows] == ["Empty share", "Cam mass inside"]
+    assert {row[2] for row in table.rows} == {"below 0.5"}
     assert [row[3].text for row in table.rows] == ["inconclusive", "good"]

@@ -40,6 +40,7 @@ _OUTCOMES: Final[Mapping[str, tuple[str, Tone]]] = {
     "not_made": ("not checked", "warn"),
 }
 
+_SIDES: Final = {"higher": "above", "lower": "below"}
 _TEST_TONES: Final[Mapping[str, Tone]] = {
     "good": "good",
     "concern": "bad",
@@ -161,14 +162,14 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
 
 
 def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Tabulate the tests; their baselines, which are neither good nor bad, are folded.
+    """Tabulate the tests; their baselines and parts, neither good nor bad, are folded.
 
     The share of empty maps leads, for these count in every mean below it.
     """
-    headings = ["Test", "Value", "Better", "Outcome", "Meaning"]
+    headings = ["Test", "Value", "Good", "Outcome", "Meaning"]
     ordered = sorted(metrics, key=lambda metric: (metric != "empty_share", metric))
     metrics = {metric: metrics[metric] for metric in ordered}
-    tests = {m: e for m, e in metrics.items() if e["better"] or e["concern"]}
+    tests = {m: e for m, e in metrics.items() if e["limit"] is not None and "/" not in m}
     rest = {m: e for m, e in metrics.items() if m not in tests}
     caption = f"{name}: faithfulness of its explanations"
     blocks: list[Block] = [Grid(caption, headings, [_describe_test(*t) for t in tests.items()])]
@@ -182,8 +183,8 @@ def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
     return [
         show_name(metric).capitalize(),
         show_interval(entry["value"], entry["low"], entry["high"]),
-        entry["better"] or "–",
-        Mark(entry["outcome"] or "–", _TEST_TONES[entry["outcome"]]),
+        "–" if entry["limit"] is None else f"{_SIDES[entry['better']]} {entry['limit']:g}",
+        Mark(entry["outcome"] or "not judged", _TEST_TONES[entry["outcome"]]),
         ". ".join(filter(None, (entry["meaning"], entry["concern"], entry["note"]))),
     ]
 
