@@ -28,6 +28,8 @@ from histofuse.features.specs import KEY
 from histofuse.serving.records import write_warnings
 
 CASE: Final = "case_id"
+_FREE_BYTES: Final = 2**28
+_LARGEST_RATIO: Final = 1000  # of memory to file
 
 
 def read_patients(path: Path) -> pd.DataFrame:
@@ -38,7 +40,7 @@ def read_patients(path: Path) -> pd.DataFrame:
     """
     expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
     except pl.exceptions.ComputeError as error:
@@ -52,6 +54,17 @@ def read_patients(path: Path) -> pd.DataFrame:
     if table.empty:
         raise InputError([Fault(path, "no rows", "at least one")])
     return table.assign(**{name: _read_ids(table[name]) for name in KEY if name in table})
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table unless it takes a thousand times its file: repeated rows take no space there."""
+    from pyarrow import parquet
+
+    stated, size = parquet.read_metadata(path), path.stat().st_size
+    taken = 8 * stated.num_rows * stated.num_columns
+    if taken > max(_FREE_BYTES, _LARGEST_RATIO * size):
+        raise ValueError(f"{stated.num_rows:,} rows in {size >> 10} KiB")
+    return pd.read_parquet(path)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
