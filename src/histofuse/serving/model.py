@@ -22,7 +22,7 @@ class BundleModel(PythonModel):
 
     # Without annotations: MLflow would take them for a promise about the input.
     def predict(self, context, model_input, params=None) -> Any:
-        """Predict; `histofuse.serving.predict` says what each kind of model takes."""
+        """Predict; docs/serving.md says what each kind of model takes."""
         return self.endpoint.answer(model_input, params)
 
 

@@ -1,6 +1,6 @@
 """Inputs and outputs of a registered model: the columns of its signature, and an example.
 
-`histofuse.serving.predict` describes them. The example shows no real patient: medians and modes,
+docs/serving.md describes them. The example shows no real patient: medians and modes,
 and noise for a patch.
 """
 
