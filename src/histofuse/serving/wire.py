@@ -172,8 +172,11 @@ def _check_columns(names: Any) -> None:
 
 
 def _make_table(columns: Mapping[str, list[Any]], n: int) -> pd.DataFrame:
-    cells = {name: pd.Series(column, dtype=object) for name, column in columns.items()}
-    return pd.DataFrame(cells, index=range(n))
+    cells = np.empty((n, len(columns)), dtype=object)  # a Series each would take ten times as long
+    for place, column in enumerate(columns.values()):
+        for row, cell in enumerate(column):
+            cells[row, place] = cell
+    return pd.DataFrame(cells, range(n), list(columns), dtype=object)
 
 
 def _name_type(value: Any) -> str:
