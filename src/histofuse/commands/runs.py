@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -42,6 +45,7 @@ _ADMISSIONS: Final = (
 )  # fmt: skip
 _LOW_IS_GOOD: Final = ("brier", "ece", "loss")
 _WIDTH: Final = 100
+_WIDEST: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def describe_runs(
         columns: Metrics and params to show in place of the usual ones.
         current: Only models that ``models/`` holds.
         form: A table for people, or what programs read.
-        width: Of the table; None is 100 columns.
+        width: Of the table, unless its numbers need more; None is 100 columns.
 
     Raises:
         InputError: If no run has a column asked for.
@@ -136,17 +140,26 @@ def describe_runs(
         return to_json(dicts).rstrip("\n") if form == "json" else _to_csv(dicts)
     groups = [[r for r in rows if r.on_patches], [r for r in rows if not r.on_patches]]
     console = Console(width=width or _WIDTH, no_color=True, highlight=False)
+    tables, needed = [], 0
+    for folds in (0, 1, 2):
+        tables = [_make_table(group, sort, columns, folds) for group in groups if group]
+        needed = max(_find_width(table, console) for table in tables)
+        if needed <= console.width:
+            break
+    # A table that is still too wide runs over the edge: a number that is cut is another number.
+    console.width = max(console.width, needed)
     with console.capture() as captured:
-        for group in filter(None, groups):
-            console.print(_make_table(group, sort, columns))
+        for table in tables:
+            console.print(table)
         console.print(_explain(rows))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _check_columns(rows: Sequence[RunRow], columns: Sequence[str]) -> None:
     known = sorted({name for r in rows for name in (*r.metrics, *r.params)})
+    known = [name for name in known if not name.startswith("interval_")]
     faults = [
-        Fault("column", f"no run has {c!r}", f"a metric or param, such as {', '.join(known[:6])}")
+        Fault("column", f"no run has {c!r}", f"a metric or param, such as {_suggest(c, known)}")
         for c in columns
         if not any(_find(r, c) is not None for r in rows)
     ]
@@ -154,7 +167,22 @@ def _check_columns(rows: Sequence[RunRow], columns: Sequence[str]) -> None:
         raise InputError(faults)
 
 
-def _make_table(rows: Sequence[RunRow], sort: str | None, columns: Sequence[str]) -> Table:
+def _suggest(column: str, known: Sequence[str]) -> str:
+    """Name the metrics and params that are spelt most alike, or that a word of it is part of."""
+    words = [word for word in re.split(r"[/._ ]", column.lower()) if word]
+    holding = [name for name in known if any(word in re.split(r"[/._]", name) for word in words)]
+    near = difflib.get_close_matches(column, known, n=6, cutoff=0.5)
+    return ", ".join(list(dict.fromkeys([*near, *holding, *known]))[:6])
+
+
+def _find_width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
+
+
+def _make_table(
+    rows: Sequence[RunRow], sort: str | None, columns: Sequence[str], folds: int
+) -> Table:
+    """Make the table of some runs; intervals are folded to as many further lines."""
     names = list(columns) or list(_PATCHES if rows[0].on_patches else _ADMISSIONS)
     ordered = _order(rows, sort or names[0])
     unit = "patches" if rows[0].on_patches else "admissions"
@@ -162,31 +190,32 @@ def _make_table(rows: Sequence[RunRow], sort: str | None, columns: Sequence[str]
                   title_justify="left", title_style="", box=None, pad_edge=False)  # fmt: skip
     table.add_column("", no_wrap=True)
     table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=28)
-    table.add_column("version", no_wrap=True, justify="right")
+    table.add_column("", no_wrap=True, justify="right")  # the version
     for name in names:
-        table.add_column(_head(name, rows[0].class_in_focus), justify="right")
+        table.add_column(_head(name, rows[0].class_in_focus, folds), justify="right", no_wrap=True)
     for row in ordered:
-        cells = [_show(row, name) for name in names]
+        cells = [_show(row, name).replace(" ", "\n", folds) for name in names]
         mark = f"{'*' * row.in_production}{'!' * row.leaky}"
         table.add_row(mark, Text(row.run), f"v{row.version}", *cells)
     return table
 
 
-def _head(name: str, focus: str) -> str:
-    """Name a column so that it folds into a narrow one: "test/auprc/{focus}" -> "auprc mitosis"."""
-    return name.removeprefix("test/").format(focus=focus).replace("/", " ").replace("_", " ")
+def _head(name: str, focus: str, folds: int) -> str:
+    """Name a column with a line for each part or, if folded, each word: "auprc" over "mitosis"."""
+    parts = name.removeprefix("test/").format(focus=focus).replace("/", "\n")
+    return parts.replace("_", "\n" if folds else " ")
 
 
 def _order(rows: Sequence[RunRow], by: str) -> list[RunRow]:
-    """Sort by a value, best first; runs without one come last, in the order they were."""
+    """Sort by a value, best first; then runs without one, and leaky ones, whose score is a leak."""
     sign = 1.0 if any(part in by for part in _LOW_IS_GOOD) else -1.0
 
-    def key(row: RunRow) -> tuple[int, float]:
+    def key(row: RunRow) -> tuple[bool, int, float]:
         value = _find(row, by)
         try:
-            return (1, 0.0) if value is None else (0, sign * float(value))
+            return (row.leaky, 1, 0.0) if value is None else (row.leaky, 0, sign * float(value))
         except ValueError:  # a param of words
-            return (1, 0.0)
+            return row.leaky, 1, 0.0
 
     return sorted(rows, key=key)
 
@@ -198,7 +227,7 @@ def _find(row: RunRow, name: str) -> float | str | None:
 
 
 def _show(row: RunRow, name: str) -> str:
-    """Write a param, or a metric with its interval; a narrow table wraps the interval."""
+    """Write a param, or a metric with its interval."""
     value = _find(row, name)
     if value is None or isinstance(value, str):
         return value or NOT_DEFINED

@@ -13,6 +13,7 @@ from histofuse.tracking.connection import SETTINGS
 from histofuse.tracking.local import locate_artifacts
 from histofuse.tracking.names import redact
 from histofuse.tracking.store import open_store
+from histofuse.tracking.views import name_view
 
 HOST: Final = "127.0.0.1"
 # MLflow's background jobs are for language models; they would cost a second process.
@@ -27,11 +28,13 @@ def serve(port: int) -> None:
     """
     store = open_store()
     if store.database is None:
-        raise RegistryError(f"runs are stored on a server: open {redact(store.uri)} in a browser")
+        page = redact(store.uri).rstrip("/") + name_view(store.experiment_id)
+        raise RegistryError(f"runs are stored on a server: open {page} in a browser")
     require_free(port, HOST)
     with store.locked():
         store.database.parent.mkdir(parents=True, exist_ok=True)
-    report(f"open http://{HOST}:{port} (Ctrl-C stops it)")
+        view = name_view(store.experiment_id)
+    report(f"open http://{HOST}:{port}{view} (Ctrl-C stops it)")
     os.environ.update({k: v for k, v in SERVER_SETTINGS.items() if k not in os.environ})
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", store.uri, "--workers", "1"]

@@ -9,7 +9,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import show_interval, show_value
 from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
-from histofuse.tracking.names import name_end
+from histofuse.tracking.names import SHOWN_DIGITS, name_end
 
 _KINDS: Final = {
     "image": "a patch of H&E-stained breast tissue -> a probability for each class of nucleus",
@@ -39,6 +39,7 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
     """Write a model card in Markdown, the same text for the same bundle and metrics."""
     config = bundle.config
     sections = [
+        summarise_version(bundle, metrics),
         f"# {registered}",
         _describe_model(bundle),
         _list_warnings(config),
@@ -48,6 +49,31 @@ def write_card(registered: str, bundle: Bundle, metrics: Mapping[str, float | No
         f'```python\nmodel = mlflow.pyfunc.load_model("models:/{registered}/<version>")\n```',
     ]
     return "\n\n".join(filter(None, sections))[:_LIMIT]
+
+
+def summarise_version(bundle: Bundle, metrics: Mapping[str, float | None]) -> str:
+    """Say in a line what distinguishes a version from others of its model.
+
+    MLflow shows the beginning of a description in its list of versions.
+    """
+    config = bundle.config
+    focus, rule = config.get("focus_class", ""), config.get("pairing", {})
+    names = [f"auprc/{focus}", f"auroc/{focus}", "brier"]
+    scores = [
+        f"{name} {_show_interval(f'test/{name}', metrics)}"
+        for name in names
+        if metrics.get(f"test/{name}") is not None
+    ]
+    encoders = [str(e["name"]) for e in config.get("encoders", {}).values() if "name" in e]
+    parts = [
+        f"Test: {', '.join(scores)}" if scores else "Not evaluated yet",
+        " + ".join(encoders),
+        f"pairs {rule['rule']}" if isinstance(rule, Mapping) and "rule" in rule else "",
+        "leaky" if config.get("leaky") else "",
+        f"{config.get('source', 'unknown')} data",
+        f"bundle {bundle.digest[:SHOWN_DIGITS]}",
+    ]
+    return "; ".join(filter(None, parts)) + "."
 
 
 def describe_kind(config: Mapping[str, Any]) -> str:

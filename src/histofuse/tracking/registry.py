@@ -156,6 +156,11 @@ def find_at(address: str, store: Store) -> Version:
         if version.number == number:
             return version
     held = ", ".join(map(str, versions)) or "no version of that name"
+    if versions and alias == PRODUCTION:
+        raise RegistryError(
+            f"{address}: no version is in production; the registry at {redact(store.uri)} has: "
+            f"{held}. Put one there: histofuse promote {match['name']}"
+        )
     raise RegistryError(f"{address} is not in the registry at {redact(store.uri)}; it has: {held}")
 
 

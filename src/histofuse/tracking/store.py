@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from histofuse.tracking.names import (
     ModelStatus,
     Version,
 )
+from histofuse.tracking.views import describe_experiment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -77,7 +78,7 @@ class Store(Connection):
 
     @cached_property
     def experiment_id(self) -> str:
-        """The experiment's id; it is created if it does not exist."""
+        """The experiment's id; it is created and described if it is not yet."""
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
             folder = str(locate_artifacts(self.database)) if self.database else None
@@ -87,6 +88,8 @@ class Store(Connection):
         assert found is not None
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
+        with suppress(MlflowError):  # of a user who may only read
+            describe_experiment(self.client, found)
         return found.experiment_id
 
     # --- runs -----------------------------------------------------------------------------------

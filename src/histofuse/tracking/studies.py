@@ -56,7 +56,8 @@ PARENT_TAG: Final = "mlflow.parentRunId"
 WRITER_TAG: Final = "histofuse.writer"  # on studies: which writer wrote last
 # Increased when the same folder is recorded differently.
 FORMAT: Final = 2
-STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+# MLflow has no word for pruned, and KILLED reads as an accident: the name of the run says it.
+STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
 # --- while a study runs -------------------------------------------------------------------------
@@ -250,7 +251,8 @@ def _write_trial(
         (step, {name: value}) for name, values in trial.steps.items()
         for step, value in enumerate(values)
     ]  # fmt: skip
-    run_id = store.create_run(f"{spec.name} trial {trial.number}", tags).info.run_id
+    pruned = " (pruned)" if trial.state == "PRUNED" else ""
+    run_id = store.create_run(f"{spec.name} trial {trial.number}{pruned}", tags).info.run_id
     store.log_batch(run_id, params=name_params(trial.params), rows=rows)
     store.end_run(run_id, STATUS[trial.state])
     return run_id

@@ -42,7 +42,8 @@ def test_patches_and_admissions_have_tables_of_their_own_best_first(scored):
     found = values(describe_runs(form="json"))
     on_patches = ["simple_cnn", "fusion_label_blind", "fusion_label_aligned"]
     score = {name: found[name]["metrics"]["test/auprc/mitosis"] for name in on_patches}
-    assert names_of(patches) == sorted(score, key=score.get, reverse=True)
+    honest = sorted(on_patches[:2], key=score.get, reverse=True)
+    assert names_of(patches) == [*honest, "fusion_label_aligned"]
     assert set(names_of(admissions)) == {"mlp", "logistic_regression"}
     head = patches.split("simple_cnn")[0]
     assert head.index("auprc") < head.index("recall") < head.index("accuracy")
@@ -60,6 +61,29 @@ def test_an_interval_is_shown_as_everywhere(scored):
     lines = describe_runs(kind="tabular", columns=["test/brier"]).splitlines()
     assert next(line for line in lines if "mlp" in line).endswith(" [0.111, 0.222]")
     assert any(line.startswith("Intervals are in brackets") for line in lines)
+
+
+@pytest.mark.parametrize("width", [None, 40])
+def test_no_number_is_cut_however_many_columns_there_are(scored, width):
+    store = open_store()
+    names = [f"test/a_metric_{n}" for n in range(8)]
+    row = dict.fromkeys(names, 0.111)
+    row |= {f"interval_low/{name.replace('/', '.')}": 0.222 for name in names}
+    row |= {f"interval_high/{name.replace('/', '.')}": 0.333 for name in names}
+    for run in store.find_runs(CONTENT_TAG):
+        store.log_batch(run.info.run_id, rows=[(0, row)])
+    text = describe_runs(columns=[*names, "learning_rate"], width=width)
+    runs = len(store.find_runs(CONTENT_TAG))
+    assert [text.count(number) for number in ("0.111", "0.222", "0.333")] == [runs * 8] * 3
+    assert "…" not in text
+
+
+def test_leaky_runs_rank_last_whatever_they_score(scored):
+    store = open_store()
+    (leaky,) = [r for r in store.find_runs(CONTENT_TAG) if r.data.tags["histofuse.leaky"] == "true"]
+    store.log_batch(leaky.info.run_id, rows=[(0, {"test/auprc/mitosis": 0.999, "test/brier": 0.0})])
+    for sort in (None, "test/auprc/mitosis", "test/brier"):
+        assert names_of(describe_runs(kind="fusion", sort=sort))[-1] == "fusion_label_aligned"
 
 
 def test_leaky_production_and_simulated_are_marked(scored):
@@ -97,6 +121,10 @@ def test_learning_rates_share_a_name(scored):
 def test_an_unknown_column_is_named(scored):
     with pytest.raises(InputError, match="no run has 'test/auprc/mitosys'"):
         describe_runs(columns=["test/auprc/mitosys"])
+    with pytest.raises(InputError, match=r"such as test/auprc/mitosis"):
+        describe_runs(columns=["test/auprc/mitosys"])
+    with pytest.raises(InputError, match=r"such as .*test/auprc/mitosis"):
+        describe_runs(sort="auprc")
 
 
 def test_json_and_csv_hold_all(scored):

@@ -69,3 +69,26 @@ def test_card_counts_the_calibration_rows(tmp_path):
         (folder / "calibrator.json").write_text(json.dumps(calibrator))
     text = write_card("histofuse-m", open_bundle(tmp_path / "m"), {})
     assert "validation rows (1,200: 34 a, 1,166 b), by auto (temperature_bias)" in text
+
+
+def test_first_line_says_what_distinguishes_the_version(tmp_path):
+    ends = {"low": 0.21, "high": 0.345}
+    metrics = {"test/auprc/mitosis": 0.25, "test/brier": 0.2, "test/accuracy": 0.9}
+    metrics |= {name_end("test/auprc/mitosis", end): value for end, value in ends.items()}
+    config = {
+        "focus_class": "mitosis",
+        "source": "simulated",
+        "leaky": True,
+        "pairing": {"rule": "label_aligned"},
+        "encoders": {"image": {"name": "resnet18"}, "patient": {"name": "mlp"}},
+    }
+    line = card(tmp_path, metrics, **config).splitlines()[0]
+    digest = open_bundle(tmp_path / "m").digest
+    assert line == (
+        "Test: auprc/mitosis 0.250 [0.210, 0.345], brier 0.200; resnet18 + mlp; "
+        f"pairs label_aligned; leaky; simulated data; bundle {digest[:12]}."
+    )
+
+
+def test_version_without_metrics_is_not_evaluated_yet(tmp_path):
+    assert card(tmp_path, source="brecahad").startswith("Not evaluated yet; brecahad data; bundle ")

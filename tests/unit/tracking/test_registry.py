@@ -5,7 +5,7 @@ import pytest
 
 from histofuse.core.errors import RegistryError
 from histofuse.tracking.publish import publish_all
-from histofuse.tracking.registry import list_models, pull_bundle, register_bundles
+from histofuse.tracking.registry import find_at, list_models, pull_bundle, register_bundles
 from histofuse.tracking.store import open_store
 
 
@@ -73,3 +73,12 @@ def test_versions_are_listed_with_alias_and_stage(digests, make):
     assert resnet.digest == digests["histofuse-resnet18"]
     assert (resnet.in_models, resnet.aliases) == (True, ("production", "trial"))
     assert (resnet.stage, resnet.cut_short) == ("Production", False)
+
+
+def test_what_is_not_in_production_is_told_to_be_promoted(project):
+    publish_all()
+    address = "models:/histofuse-mlp@production"
+    with pytest.raises(RegistryError, match=r"no version is in production.*histofuse promote hist"):
+        find_at(address, open_store())
+    open_store().set_alias("histofuse-mlp", "production", 1)
+    assert find_at(address, open_store()).number == 1

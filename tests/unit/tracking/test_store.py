@@ -1,3 +1,5 @@
+import json
+import re
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -7,7 +9,9 @@ import pytest
 
 from histofuse.core.errors import RegistryError
 from histofuse.tracking.connection import DATABASE
+from histofuse.tracking.names import STUDIES_EXPERIMENT
 from histofuse.tracking.store import open_store
+from histofuse.tracking.views import name_view
 
 
 def test_unreachable_server_is_reported_within_seconds(project, monkeypatch):
@@ -87,3 +91,17 @@ def test_refusal_of_a_server_says_what_is_missing(project, monkeypatch, status, 
             open_store().list_versions()
         server.shutdown()
     assert "hidden" not in str(error.value)
+
+
+def test_experiment_has_a_description_and_the_view_that_the_address_opens(project):
+    store = open_store()
+    view = name_view(store.experiment_id)
+    tags = store.client.get_experiment(store.experiment_id).tags
+    assert "One run for each trained bundle" in tags["mlflow.note.content"]
+    (key,) = re.findall("viewStateShareKey=([a-z]+)", view)
+    shown = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+    assert shown["orderByKey"] == "metrics.`test/auprc/mitosis`" == shown["selectedColumns"][0]
+    assert shown["orderByAsc"] is False
+    studies = open_store(STUDIES_EXPERIMENT)
+    tags = studies.client.get_experiment(studies.experiment_id).tags
+    assert "hyperparameter study" in tags["mlflow.note.content"]

@@ -79,9 +79,11 @@ def test_a_study_is_a_run_and_its_trials_are_nested_in_it(store):
     assert {r.data.tags[PARENT_TAG] for r in trials.values()} == {parent.info.run_id}
     statuses = {n: (r.info.status, r.data.tags[STATE_TAG]) for n, r in trials.items()}
     assert statuses == {
-        0: ("FINISHED", "COMPLETE"), 1: ("KILLED", "PRUNED"),
+        0: ("FINISHED", "COMPLETE"), 1: ("FINISHED", "PRUNED"),
         2: ("FAILED", "FAIL"), 3: ("FINISHED", "COMPLETE"),
     }  # fmt: skip
+    names = [trials[n].info.run_name for n in (0, 1)]
+    assert names == ["resnet18 trial 0", "resnet18 trial 1 (pruned)"]
     assert trials[0].data.params == {"learning_rate": "0.01", "augmentation.hue": "0.05"}
     assert trials[0].data.metrics["cv/auroc"] == 0.9
     assert store.read_steps(trials[0].info.run_id, "cv/auroc/fold") == {0, 1}
@@ -161,7 +163,7 @@ def test_an_incomplete_trial_is_written_again(store):
     _, trials = read(store)
     assert len(trials) == 4
     assert trials[1].info.run_id != half
-    assert trials[1].info.status == "KILLED"
+    assert trials[1].info.status == "FINISHED"
 
 
 def test_a_trial_that_took_the_number_of_a_lost_one_is_put_right(store):
@@ -252,7 +254,7 @@ def test_a_writer_completes_what_a_killed_one_left(store, monkeypatch):
     _, trials = read(store)
     assert sorted(trials) == [0, 1, 2, 3]
     assert trials[1].info.run_id != half.run_id
-    assert trials[1].info.status == "KILLED"
+    assert trials[1].info.status == "FINISHED"
 
 
 def kill(*_, **__):
