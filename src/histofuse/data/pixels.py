@@ -22,7 +22,7 @@ UNKNOWN: Final = FrameParams(orientation="refuse", bits="file")
 
 _UPRIGHT: Final = 1
 # As an attribute or an element; any prefix may stand for the name space.
-_XMP_ORIENTATION: Final = re.compile(rb""":Orientation\b(?:\s*=\s*["']|[^<>]*>)\s*(\d+)""")
+_XMP_ORIENTATION: Final = re.compile(rb""":Orientation\b(?:\s*=\s*["']|[^<>]{0,200}>)\s*(\d+)""")
 _SAMPLE_PX: Final = 300_000  # pixels looked at, about
 _QUANTILES: Final = (0.001, 0.9, 0.999)  # dark; bright, but for a label burnt in; brightest
 _SAME: Final = 4  # levels between dark and bright

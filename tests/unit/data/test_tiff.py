@@ -1,6 +1,7 @@
 """Decoding TIFF frames."""
 
 import re
+import time
 
 import imagecodecs
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from histofuse.core.errors import InputError
-from histofuse.data.pixels import UNKNOWN
+from histofuse.data.pixels import UNKNOWN, settle_orientation
 from histofuse.data.tiff import read_rgb, read_size
 from histofuse.params.data import FrameParams
 
@@ -384,3 +385,9 @@ def test_a_file_that_is_no_tiff_is_refused(content, path):
 def test_a_missing_file_is_named(path):
     with pytest.raises(InputError, match=r"Case_1-01\.tif: no such file"):
         read_rgb(path, UNKNOWN)
+
+
+def test_a_hostile_packet_of_xmp_takes_no_time():
+    started = time.process_time()
+    assert settle_orientation(1, b":Orientation" * 100_000, UNKNOWN, "a frame") == 1
+    assert time.process_time() - started < 2
