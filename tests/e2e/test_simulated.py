@@ -47,7 +47,7 @@ print(json.dumps({
     "models": sorted(v.name for v in versions),
     "digests": sorted(v.tags["histofuse.bundle_digest"] for v in versions),
     "runs": len(runs),
-    "trials": sorted(r.info.run_name for r in studies),
+    "trials": sorted(r.info.run_name.removesuffix(" (pruned)") for r in studies),
 }))
 """
 
