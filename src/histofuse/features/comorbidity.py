@@ -252,7 +252,8 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     columns = DIAGNOSIS_COLUMNS if principal else (*DIAGNOSIS_COLUMNS, RANK)
     rows = read_rows(request.root, "diagnoses_icd", columns, request.subjects)
     path = find_table(request.root, "diagnoses_icd")
-    if not principal and rows.height and not (rows[RANK] == _PRINCIPAL).any():
+    ranked = diagnoses == "prior" or principal or (rows[RANK] == _PRINCIPAL).any()
+    if rows.height and not ranked:
         problem, expected = f"no {RANK} is {_PRINCIPAL}", "the reason for the stay marked so"
         remedy = "Number the codes of each admission, or set ehr_features.index_diagnoses: all."
         raise InputError([Fault(f"{path}, {RANK}", problem, expected, remedy)])

@@ -78,6 +78,11 @@ class Continuous:
         """The encoded columns."""
         return (self.name,)
 
+    def is_beyond(self, values: pd.Series) -> pd.Series:
+        """Tell which values lie beyond what the train rows span; missing ones do not."""
+        standardised = (values.astype(np.float64) - self.mean) / self.std
+        return (standardised < self.lowest) | (standardised > self.highest)
+
     def encode(self, values: pd.Series, strata: pd.Series, *, impute: bool) -> Values:
         """Encode a column, shape (rows, 1); imputed ones are clipped to what train rows span."""
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -520,6 +525,17 @@ def find_unknown(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
         if isinstance(feature, Categorical):
             texts = normalise_column(features[feature.name])
             columns[feature.name] = texts.notna() & ~texts.isin(feature.categories)
+    return pd.DataFrame(columns, index=features.index, dtype=bool)
+
+
+def find_beyond(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
+    """Tell which numbers lie beyond what the train rows span.
+
+    Returns:
+        Booleans, one column for each continuous feature of the encoder.
+    """
+    numbers = [feature for feature in encoder.features if isinstance(feature, Continuous)]
+    columns = {number.name: number.is_beyond(features[number.name]) for number in numbers}
     return pd.DataFrame(columns, index=features.index, dtype=bool)
 
 

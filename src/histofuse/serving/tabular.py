@@ -14,7 +14,13 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.errors import BundleError
 from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.predictor import Predictor
-from histofuse.serving.records import find_recorded, make_unknown, read_records, write_warnings
+from histofuse.serving.records import (
+    find_recorded,
+    join_warnings,
+    make_unknown,
+    read_records,
+    write_warnings,
+)
 from histofuse.tracking.interface import WARNINGS
 
 if TYPE_CHECKING:
@@ -87,7 +93,12 @@ class TabularPredictor(Predictor):
 
     def warn(self, records: pd.DataFrame) -> pd.Series:
         """Say for each row of what `read` returned which of it the model does not know."""
-        warnings = write_warnings(records, self.find_unknown(records), "is unknown to the model")
+        from histofuse.features.encoding import find_beyond
+
+        unknown = write_warnings(records, self.find_unknown(records), "is unknown to the model")
+        beyond = find_beyond(self.encoder, records)
+        beyond = write_warnings(records, beyond, "is beyond what the model was trained on")
+        warnings = join_warnings(unknown, beyond)
         return warnings.where(find_recorded(records), "nothing of the record is known")
 
     def encode(self, records: pd.DataFrame) -> pd.DataFrame:

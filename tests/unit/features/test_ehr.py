@@ -244,6 +244,7 @@ def test_a_principal_diagnosis_that_is_not_marked_is_a_fault(tmp_path):
     with pytest.raises(InputError, match=r"diagnoses_icd\.csv, seq_num: no .* is 1; .*: all"):
         build_features(load_cohort(), root, params, *args)
     build_features(load_cohort(), root, make_params(index_diagnoses="all"), *args)
+    build_features(load_cohort(), root, make_params(diagnoses_from="prior"), *args)
 
 
 def test_no_labs_and_no_treatments_are_no_fault():

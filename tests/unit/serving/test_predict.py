@@ -68,6 +68,13 @@ def test_categories_are_read_as_hospitals_spell_them(tabular, patients):
     assert expected["warnings"].tolist() == [""] * 4
 
 
+def test_a_number_beyond_what_the_model_was_trained_on_is_said(tabular, patients):
+    patients["albumin"] = [0.4, 3.9, None, 7.9]  # in its range, as others are in another unit
+    said = open_predictor(tabular.path).predict(patients)["warnings"].tolist()
+    told = "is beyond what the model was trained on"
+    assert said == [f"albumin 0.4 {told}", "", "", f"albumin 7.9 {told}"]
+
+
 def test_a_category_the_model_does_not_know_is_said(tabular, fusion, patches, patients):
     patients["insurance"] = ["Tricare", None, "Medicare", "x" * 1000]
     table = open_predictor(tabular.path).predict(patients)
