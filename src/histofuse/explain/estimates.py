@@ -142,8 +142,7 @@ def render_estimates(
         for comparison only), ``meaning``, ``outcome`` (``good``, ``concern`` or ``inconclusive`` by
         interval and limit; empty without a limit), ``concern`` (a sentence where the value is on
         the wrong side of its limit, else empty) and ``note`` (why there is no value or interval,
-        else empty). A name ``a/b`` is part
-        b of a, and no concern by itself.
+        else empty). A name ``a/b`` is part b of a, and no concern by itself.
     """
     rendered = {}
     for name, estimate in estimates.items():

@@ -212,7 +212,7 @@ def draw_comparison(comparison: Comparison, intervals: Intervals) -> Figure:
     headline = {f"auprc/{focus}": name_metric(f"auprc/{focus}"), **HEADLINE}
     title = f"{comparison.image.title} and fusion on its embedding"
     size = (8.6, 1.7 + (0.3 + 0.19 * len(models)) * len(headline))
-    figure, axes = make_axes(title, size, left=1.3, bottom=1.3)
+    figure, axes = make_axes(title, size, left=1.3, bottom=1.45)
     colours = (BLACK, BLUE, GREEN, ORANGE, PURPLE, YELLOW, SKY)
     for n, (result, colour) in enumerate(zip(models, colours, strict=False)):
         shift = 0.7 * (n / max(1, len(models) - 1) - 0.5)
@@ -230,5 +230,5 @@ def draw_comparison(comparison: Comparison, intervals: Intervals) -> Figure:
     axes.set_xlabel("score, with its interval")
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.13), ncols=2, borderaxespad=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.62 / size[1]), ncols=2, borderaxespad=0)
     return figure

@@ -40,6 +40,7 @@ _OUTCOMES: Final[Mapping[str, tuple[str, Tone]]] = {
     "not_made": ("not checked", "warn"),
 }
 
+_TEXTS: Final = ("meaning", "concern", "note")
 _SIDES: Final = {"higher": "above", "lower": "below"}
 _TEST_TONES: Final[Mapping[str, Tone]] = {
     "good": "good",
@@ -146,7 +147,7 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
         blocks.append(Prose(text + share))
     tested = folder / "faithfulness.json"
     if tested.is_file():
-        blocks += _tabulate_faithfulness(name, load_json(tested)["scores"])
+        blocks += _tabulate_faithfulness(run, name, load_json(tested)["scores"])
     sheets = sorted(folder.glob("contact_sheet_*.png"))
     cards = sorted(folder.rglob("case_card*.png"))
     ranks = [folder / f"{stem}.png" for stem in ("mean_abs_shap", "beeswarm")]
@@ -161,7 +162,9 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
     return blocks
 
 
-def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+def _tabulate_faithfulness(
+    run: Run, name: str, metrics: Mapping[str, Mapping[str, Any]]
+) -> list[Block]:
     """Tabulate the tests; their baselines and parts, neither good nor bad, are folded.
 
     The share of empty maps leads, for these count in every mean below it.
@@ -172,7 +175,10 @@ def _tabulate_faithfulness(name: str, metrics: Mapping[str, Mapping[str, Any]]) 
     tests = {m: e for m, e in metrics.items() if e["limit"] is not None and "/" not in m}
     rest = {m: e for m, e in metrics.items() if m not in tests}
     caption = f"{name}: faithfulness of its explanations"
-    blocks: list[Block] = [Grid(caption, headings, [_describe_test(*t) for t in tests.items()])]
+    few = run.rules.fewest_groups
+    notes = [f"Judged by the interval; of fewer than {few} cases, or patients, it is inconclusive."]
+    rows = [_describe_test(*t) for t in tests.items()]
+    blocks: list[Block] = [Grid(caption, headings, rows, notes)]
     if rest:
         grid = Grid(f"{name}: baselines", headings, [_describe_test(*t) for t in rest.items()])
         blocks.append(Fold(f"Baselines of {name}", [grid]))
@@ -185,7 +191,7 @@ def _describe_test(metric: str, entry: Mapping[str, Any]) -> list[Cell]:
         show_interval(entry["value"], entry["low"], entry["high"]),
         "–" if entry["limit"] is None else f"{_SIDES[entry['better']]} {entry['limit']:g}",
         Mark(entry["outcome"] or "not judged", _TEST_TONES[entry["outcome"]]),
-        ". ".join(filter(None, (entry["meaning"], entry["concern"], entry["note"]))),
+        ". ".join(t[:1].upper() + t[1:] for t in (entry[p] for p in _TEXTS) if t),
     ]
 
 
