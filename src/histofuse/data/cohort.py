@@ -62,8 +62,7 @@ class Attrition:
         return pd.DataFrame(self.steps)
 
     def __str__(self) -> str:
-        rows = (f"{s['patients']:>9,} {s['admissions']:>10,}  {s['name']}" for s in self.steps)
-        return "\n".join(("    patients admissions  left after", *(f"    {row}" for row in rows)))
+        return ", ".join(f"{s['patients']:,}/{s['admissions']:,} {s['name']}" for s in self.steps)
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def _check_classes(
     else:
         problem = f"all {stays.height} admissions have {target.name} = {classes[0]}"
         expected = "admissions with target 0 and with target 1"
-    remedy = f"Widen the section cohort of {PARAMS_FILE}. Attrition:\n{attrition}"
+    remedy = f"Widen the section cohort of {PARAMS_FILE}. Patients/admissions left: {attrition}."
     raise InputError([Fault(source, problem, expected, remedy)])
 
 
