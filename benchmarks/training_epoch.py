@@ -31,7 +31,7 @@ from claims import Claim, best_seconds, main
 from histofuse.data.patches import PatchMeta
 from histofuse.models.backbones import ImageModel
 from histofuse.params.base import load_section
-from histofuse.params.image import ImageParams
+from histofuse.params.image import FinetuneParams
 from histofuse.training.fitting.cpu import multiplying_small_maps
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.graphs import GraphedNetwork
@@ -94,8 +94,8 @@ def make_rows(count: int) -> Rows:
     return Rows((patches,), torch.arange(count) % len(CLASSES))
 
 
-def load_params(size: Size) -> ImageParams:
-    section = load_section(ImageParams, "image.resnet18")
+def load_params(size: Size) -> FinetuneParams:
+    section = load_section(FinetuneParams, "image.resnet18")
     return section.model_copy(update={"input_px": size.input_px, "batch_size": size.batch})
 
 
@@ -115,7 +115,7 @@ class Stopwatch(NullRecorder):
         return float(np.diff(self.ends).min())
 
 
-def time_ours(rows: Rows, params: ImageParams) -> float:
+def time_ours(rows: Rows, params: FinetuneParams) -> float:
     """Seconds of an epoch through `fit`, validation (of a few rows) and metrics included."""
     model = create_model("resnet18", META, params, seed=0)
     recipe = make_recipe("resnet18", model, rows, params, seed=0)
@@ -130,7 +130,7 @@ def time_ours(rows: Rows, params: ImageParams) -> float:
 # --- the limit and the peer ---------------------------------------------------------------------
 
 
-def time_limit(params: ImageParams, steps: int, *, plain: bool = False) -> float:
+def time_limit(params: FinetuneParams, steps: int, *, plain: bool = False) -> float:
     """Seconds of bare steps that compute as ours do.
 
     Args:
@@ -155,7 +155,7 @@ def choose_kernels(*, deterministic: bool) -> None:
     torch.backends.cudnn.deterministic = deterministic
 
 
-def make_batch(params: ImageParams) -> tuple[Tensor, Tensor]:
+def make_batch(params: FinetuneParams) -> tuple[Tensor, Tensor]:
     images = torch.randn(params.batch_size, 3, params.input_px, params.input_px, device=DEVICE)
     labels = torch.arange(params.batch_size, device=DEVICE) % len(CLASSES)
     return images.to(memory_format=torch.channels_last), labels
@@ -196,7 +196,7 @@ def synchronise() -> None:
 class Peer:
     """The usual recipe over a folder of PNGs, its workers up and its files in the page cache."""
 
-    def __init__(self, rows: Rows, params: ImageParams, folder: Path) -> None:
+    def __init__(self, rows: Rows, params: FinetuneParams, folder: Path) -> None:
         write_png(rows, folder)
         turn = transforms.Compose(
             [
@@ -237,7 +237,7 @@ def write_png(rows: Rows, folder: Path) -> None:
 # --- the same answer ----------------------------------------------------------------------------
 
 
-def check_same_answer(rows: Rows, params: ImageParams) -> None:
+def check_same_answer(rows: Rows, params: FinetuneParams) -> None:
     """Without what is random, ours and the peer's recipe give the same images and logits."""
     model = create_model("resnet18", META, params, seed=0).eval()
     peer = models.resnet18(num_classes=len(CLASSES)).eval()
@@ -270,7 +270,7 @@ def rename(model: ImageModel) -> dict[str, Tensor]:
 # --- the chip -----------------------------------------------------------------------------------
 
 
-def count_flops(params: ImageParams) -> int:
+def count_flops(params: FinetuneParams) -> int:
     """Count what a step's forward and backward passes multiply and add, a patch."""
     model = create_model("resnet18", META, params, seed=0).train()
     images = torch.zeros(2, 3, params.input_px, params.input_px)
@@ -311,7 +311,7 @@ class Rates(NamedTuple):
     plain: float
 
 
-def measure_rates(size: Size, params: ImageParams, scratch: Path) -> Rates:
+def measure_rates(size: Size, params: FinetuneParams, scratch: Path) -> Rates:
     rows = make_rows(size.patches)
     check_same_answer(rows, params)
     peer = Peer(make_rows(size.peer_patches), params, scratch) if size.peer_patches else None
@@ -365,7 +365,7 @@ def make_claims(size: Size, rates: Rates, share: str) -> list[Claim]:
     return [against_peer, against_limit]
 
 
-def describe_share(params: ImageParams, rate: float, peak: float) -> str:
+def describe_share(params: FinetuneParams, rate: float, peak: float) -> str:
     reached = rate * count_flops(params)
     return f", {reached / 1e12:.1f} TFLOP/s = {reached / peak:.1%} of {peak / 1e12:.0f}"
 

@@ -18,10 +18,11 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.crossval import CrossvalParams, ImageModelsParams
+from histofuse.params.crossval import CrossvalParams
 from histofuse.params.data import DataParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
+from histofuse.params.image import AllImageParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.promotion import PromotionParams
@@ -67,7 +68,7 @@ def load_chain() -> Chain:
     return select_models(
         Chain(
             load_section(CrossvalParams, "crossval"),
-            load_section(ImageModelsParams, "image").root,
+            load_section(AllImageParams, "image").root,
             load_section(AllTabularParams, "tabular").root,
             load_section(PairingsParams, "pairing").root,
             load_section(EncodingParams, "encoding"),

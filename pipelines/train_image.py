@@ -20,7 +20,7 @@ EMBEDDINGS = Path("data/image_embeddings")
 
 
 def main(model: str) -> None:
-    params = load_section(ImageParams, f"image.{model}")
+    params = load_section(ImageParams, f"image.{model}").root
     params = apply_values(params, read_best_params(STUDIES / params.study / BEST_PARAMS))
     data = load_patch_data(PATCHES, SPLITS)
     counts = data.table["split"].value_counts()

@@ -5,7 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from _study import run_job
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.image import ImageParams
+from histofuse.params.image import FinetuneParams
 from histofuse.params.tune import StudyParams, StudyStorage
 from histofuse.studies.objectives.epochs import MEASURED_ON, ImageObjective
 from histofuse.studies.run import StudyJob
@@ -20,7 +20,7 @@ def main(name: str, *words: str) -> None:
     job = StudyJob(
         name=name,
         model=f"image.{name}",
-        base=load_section(ImageParams, f"image.{name}"),
+        base=load_section(FinetuneParams, f"image.{name}"),
         params=load_section(StudyParams, f"tune.{name}"),
         seed=load_seed(),
         inputs=dict(data.digests),

@@ -49,7 +49,7 @@ class SmallProject:
         from histofuse.training.recorder import NullRecorder
 
         data = load_patch_data(Path("data/patches"), Path("data/splits/patches.parquet"))
-        params = load_section(ImageParams, "image.simple_cnn")
+        params = load_section(ImageParams, "image.simple_cnn").root
         train_image(data, params, load_seed(), NullRecorder(), Path("models/simple_cnn"))
 
     def train_tabular(self, name="logistic_regression", *, shuffled=False, **changes):

@@ -8,7 +8,7 @@ bare name is looked up in that order. To add one, write a module that maps (batc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ from torch import Tensor, nn
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError, Fault, InputError
 from histofuse.features.augment import PatchGeometry, Stored, prepare_patches
+from histofuse.models.levels import PooledLevels
 from histofuse.models.libraries import Backbone, build_library_backbone
 from histofuse.models.simple_cnn import SimpleCnnBackbone
+from histofuse.models.stages import MapLayer
+from histofuse.models.standardiser import Standardiser
 from histofuse.models.weights import download_state, load_state, load_weights
 from histofuse.params.image import Normalisation
 
 WEIGHTS = "weights.safetensors"
+# Patches whose rotations are computed at once.
+_ROTATED_AT_ONCE = 64
 
 # Name -> builder of the backbone for images of `input_px`.
 OWN: dict[str, Callable[[int], nn.Module]] = {"simple_cnn": SimpleCnnBackbone}
@@ -40,6 +45,8 @@ class ImageSpec:
         input_px: Side of the input.
         patch_px: Side of the patch that is resized to it.
         margin_px: Context around it in a stored patch.
+        levels: Stages whose maps are pooled to the embedding; none: the backbone's own embedding.
+        rotations: Quarter turns of a patch that its embedding is the mean of.
     """
 
     backbone: str
@@ -49,24 +56,13 @@ class ImageSpec:
     margin_px: int
     normalisation: Normalisation
     dropout: float
+    levels: list[str] = field(default_factory=list)
+    rotations: int = 1
 
     @property
     def geometry(self) -> PatchGeometry:
         """Its sides."""
         return PatchGeometry(self.patch_px, self.margin_px, self.input_px)
-
-
-@dataclass(frozen=True)
-class MapLayer:
-    """A layer with square feature maps.
-
-    Attributes:
-        name: Dotted name of a module of the `ImageModel`.
-        map_px: Side of its maps.
-    """
-
-    name: str
-    map_px: int
 
 
 class ImageModel(nn.Module):
@@ -75,7 +71,7 @@ class ImageModel(nn.Module):
     Attributes:
         spec: Rebuilds it.
         backbone: Images -> embedding.
-        head: Dropout and the last linear layer.
+        head: Dropout, or a standardiser of pooled levels, and the last linear layer.
         embedding_dim: Width of the embedding.
         gradcam_layer: The layer that Grad-CAM explains, chosen when the network is created for
             training; None if no layer has maps that are fine enough.
@@ -91,11 +87,19 @@ class ImageModel(nn.Module):
         # Source: paper 3.1, He initialisation of the new head.
         nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
         nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(nn.Dropout(spec.dropout), last)
+        first = Standardiser(embedding_dim) if spec.levels else nn.Dropout(spec.dropout)
+        self.head = nn.Sequential(first, last)
 
     def embed(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch width"]:
         """Compute the penultimate activations of prepared images."""
-        return self.backbone(images)
+        if self.spec.rotations == 1:
+            return self.backbone(images)
+        return torch.cat([self._embed_rotated(p) for p in images.split(_ROTATED_AT_ONCE)])
+
+    def _embed_rotated(self, images: Tensor) -> Tensor:
+        turns = [images.rot90(turn, (2, 3)) for turn in list_turns(self.spec.rotations)]
+        stacked = torch.cat(turns).contiguous(memory_format=torch.channels_last)
+        return self.backbone(stacked).unflatten(0, (len(turns), len(images))).mean(0)
 
     def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch classes"]:
         """Compute logits of prepared images."""
@@ -104,6 +108,11 @@ class ImageModel(nn.Module):
     def prepare(self, stored: Stored) -> Float[Tensor, "batch 3 side side"]:
         """Bring stored uint8 patches (batch, stored_px, stored_px, 3) to the network's input."""
         return prepare_patches(stored, self.spec.geometry, self.spec.normalisation)
+
+
+def list_turns(rotations: int) -> range:
+    """List the quarter turns, counter-clockwise, of which some rotations consist."""
+    return range(0, 4, 4 // rotations)
 
 
 def build_model(spec: ImageSpec, weights: str) -> ImageModel:
@@ -117,7 +126,8 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
     """
     backbone = _build_backbone(spec)
     _load_initial_weights(backbone, spec.backbone, weights)
-    model = ImageModel(spec, backbone.network, _probe_width(backbone.network, spec))
+    network = PooledLevels(backbone.network, spec.levels) if spec.levels else backbone.network
+    model = ImageModel(spec, network, _probe_width(network, spec))
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

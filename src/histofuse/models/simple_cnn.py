@@ -7,29 +7,25 @@ Source: paper 3.1 (32-64-128 channels, 3 x 3 convolutions with padding 1, ReLU, 
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 CHANNELS = (3, 32, 64, 128)
 EMBEDDING_DIM = 256
 
 
-class SimpleCnnBackbone(nn.Module):
-    """All of the baseline but dropout and the last layer."""
+class SimpleCnnBackbone(nn.Sequential):
+    """All of the baseline but dropout and the last layer: images -> (batch, 256)."""
 
     def __init__(self, input_px: int) -> None:
-        super().__init__()
         pairs = itertools.pairwise(CHANNELS)
-        self.features = nn.Sequential(*(_make_block(i, o) for i, o in pairs))
+        features = nn.Sequential(*(_make_block(i, o) for i, o in pairs))
         side = input_px // 2 ** (len(CHANNELS) - 1)
-        self.hidden = nn.Sequential(
+        hidden = nn.Sequential(
             nn.Flatten(), nn.Linear(CHANNELS[-1] * side * side, EMBEDDING_DIM), nn.ReLU()
         )
-
-    def forward(self, x: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch 256"]:
-        """Compute the penultimate activations."""
-        return self.hidden(self.features(x))
+        super().__init__(OrderedDict(features=features, hidden=hidden))
 
 
 def _make_block(inputs: int, outputs: int) -> nn.Sequential:

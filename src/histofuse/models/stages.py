@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from histofuse.models.backbones import ImageModel, MapLayer
+if TYPE_CHECKING:
+    from histofuse.models.backbones import ImageModel
 
 _LEAST_STAGES = 3
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """A layer with square feature maps.
+
+    Attributes:
+        name: Dotted name of a module of the `ImageModel`.
+        map_px: Side of its maps.
+    """
+
+    name: str
+    map_px: int
 
 
 @dataclass(frozen=True)
@@ -39,12 +54,20 @@ def list_stages(backbone: nn.Module) -> list[Stage]:
             break
         largest = max(openable, key=lambda s: _count_parameters(s.modules))
         at = stages.index(largest)
-        stages[at : at + 1] = _group(largest.modules[0], f"{largest.name}.")
+        stages[at : at + 1] = _open(largest)
     return stages
 
 
 def _is_openable(stage: Stage) -> bool:
-    return len(stage.modules) == 1 and len(_group(stage.modules[0], "")) > 1
+    return len(stage.modules) == 1 and len(_open(stage)) > 1
+
+
+def _open(stage: Stage) -> list[Stage]:
+    inner = _group(stage.modules[0], f"{stage.name}.")
+    # What holds nothing but another container is opened with it.
+    if len(inner) == 1 and len(inner[0].modules) == 1:
+        return _open(inner[0]) or inner
+    return inner
 
 
 def _group(module: nn.Module, prefix: str) -> list[Stage]:

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histofuse.params.base import Count, Section, SectionOf
-from histofuse.params.image import ImageParams
+from histofuse.params.base import Count, Section
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -47,7 +46,3 @@ class ProtocolParams(Section):
     """
 
     folds: Annotated[int, Field(ge=2)]
-
-
-class ImageModelsParams(SectionOf[dict[str, ImageParams]]):
-    """Section ``image``: all networks by name."""

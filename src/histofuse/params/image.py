@@ -1,4 +1,4 @@
-"""Section ``image.<name>``: one network on patches.
+"""Section ``image.<name>``: one network on patches, fine-tuned or probed.
 
 Source: paper 3.1 and Appendix B.
 """
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from histofuse.params.base import Count, Section
+from histofuse.params.base import Count, Section, SectionOf
 from histofuse.params.tune import ClassifierSection
 
 SAFETENSORS = ".safetensors"
@@ -57,8 +57,8 @@ class AugmentationParams(Section):
         return self
 
 
-class ImageParams(ClassifierSection):
-    """Architecture and training of an image network.
+class EncoderParams(ClassifierSection):
+    """What every image network's section holds, whatever its strategy.
 
     Attributes:
         backbone: ``simple_cnn``; a name of torchvision or, if it has none, of timm; or
@@ -66,6 +66,39 @@ class ImageParams(ClassifierSection):
         weights: What the backbone starts from: ``none`` (random), ``imagenet`` (downloaded), or the
             path of a safetensors file with the library's key names.
         input_px: Side of what the network takes; patches of another side are resized (bicubic).
+        normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
+        minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
+            such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
+    """
+
+    backbone: Annotated[str, Field(min_length=1)]
+    weights: Weights
+    input_px: Annotated[int, Field(ge=8, le=1024)]
+    normalisation: Normalisation
+    minimum_map_px: Count
+
+
+class ProbeParams(EncoderParams):
+    """A linear head, solved to its optimum, on pooled features of a frozen backbone.
+
+    Attributes:
+        levels: Stages of the backbone whose maps are pooled, their mean and maximum each.
+        rotations: Quarter turns over which features are averaged; 1 is the patch as it is.
+        c: Inverse strengths of the L2 penalty to choose from.
+        folds: Of the cross-validation of the training rows that chooses.
+    """
+
+    strategy: Literal["probe"]
+    levels: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    rotations: Literal[1, 2, 4]
+    c: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)]
+
+
+class FinetuneParams(EncoderParams):
+    """Training of a whole network by gradient descent.
+
+    Attributes:
         head_learning_rate: Of the new last layer.
         backbone_learning_rate: Of all else.
         dropout: Before the last layer.
@@ -79,14 +112,9 @@ class ImageParams(ClassifierSection):
         imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``; inverse frequency both.
         patience: Epochs without a better validation macro-F1 after which training stops.
         precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
-        minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
-            such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
-        normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
     """
 
-    backbone: Annotated[str, Field(min_length=1)]
-    weights: Weights
-    input_px: Annotated[int, Field(ge=8, le=1024)]
+    strategy: Literal["finetune"]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     head_learning_rate: Rate
@@ -103,5 +131,16 @@ class ImageParams(ClassifierSection):
     patience: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     augmentation: AugmentationParams
-    normalisation: Normalisation
-    minimum_map_px: Count
+
+
+AnyImageParams = FinetuneParams | ProbeParams
+
+
+class ImageParams(SectionOf[Annotated[AnyImageParams, Field(discriminator="strategy")]]):
+    """The section of one image network, whatever its strategy."""
+
+
+class AllImageParams(
+    SectionOf[dict[str, Annotated[AnyImageParams, Field(discriminator="strategy")]]]
+):
+    """Section ``image``: all networks by name."""

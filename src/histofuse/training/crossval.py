@@ -43,7 +43,7 @@ from histofuse.models.tabular import MlpModel, load_tabular_model
 from histofuse.params.crossval import CrossvalParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
-from histofuse.params.image import SAFETENSORS, ImageParams
+from histofuse.params.image import SAFETENSORS, AnyImageParams
 from histofuse.params.pairing import AnyPairing, PairingParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.params.tabular import AnyTabularParams
@@ -107,7 +107,7 @@ class Chain:
     """
 
     crossval: CrossvalParams
-    images: Mapping[str, ImageParams]
+    images: Mapping[str, AnyImageParams]
     tabulars: Mapping[str, AnyTabularParams]
     pairings: Mapping[str, AnyPairing]
     encoding: EncodingParams
@@ -310,7 +310,7 @@ def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> 
         train_fusion(data, chain.fusion, chain.seed, NullRecorder(), MODELS / name)
 
 
-def _resolve_weights(params: ImageParams) -> ImageParams:
+def _resolve_weights(params: AnyImageParams) -> AnyImageParams:
     """Make the path of a weights file absolute, for a process that changes its directory."""
     if not params.weights.endswith(SAFETENSORS):
         return params

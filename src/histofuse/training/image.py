@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import nn
 
 from histofuse.core.artifacts import digest_file, digest_folder, write_json
@@ -44,21 +44,29 @@ from histofuse.models.backbones import (
     save_weights,
 )
 from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze_backbone
-from histofuse.params.image import SAFETENSORS, ImageParams
+from histofuse.params.image import (
+    SAFETENSORS,
+    AnyImageParams,
+    EncoderParams,
+    FinetuneParams,
+    ProbeParams,
+)
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import choose_focus_class, fit_decision, write_decision
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
-from histofuse.training.fitting.history import FitResult, write_history
+from histofuse.training.fitting.history import FitResult, measure, write_history
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import (
     Inputs,
     ParameterGroup,
     Recipe,
     Rows,
+    compute_class_weights,
     make_schedule,
     read_recipe,
 )
+from histofuse.training.probe import fit_probe, put_head
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(
@@ -146,7 +154,7 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
 
 def train_image(
     data: PatchData,
-    params: ImageParams,
+    params: AnyImageParams,
     seed: int,
     recorder: Recorder,
     path: Path,
@@ -169,10 +177,12 @@ def train_image(
     inputs = {**data.digests, **_digest_weights(params)}
     key = make_checkpoint_key(params.model_dump(), seed, inputs, digest_code(__name__))
     with resumable(path.name, key) as checkpoints:
-        train, validation = data.load_rows("train"), data.load_rows("validation")
-        recipe = make_recipe(path.name, model, train, params, seed)
-        result = fit(model, train, validation, recipe, checkpoints, recorder)
-        outputs = apply_network(model, data.folder, data.table)
+        if isinstance(params, ProbeParams):
+            result, outputs, learnt = _probe(path.name, model, data, params, seed)
+        else:
+            result, outputs, learnt = _finetune(
+                path.name, model, data, params, seed, checkpoints, recorder
+            )
         rows = (data.table["split"] == "validation").to_numpy()
         labels = data.number_labels(data.table)[rows]
         cases = data.table["case_id"].to_numpy(dtype=object)[rows]
@@ -187,8 +197,7 @@ def train_image(
             predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
             write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
             config = _describe(path.name, model, data, params, seed)
-            kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
-            write_json({**config, "inputs": inputs, "training": kept}, folder / CONFIG)
+            write_json({**config, "inputs": inputs, **learnt}, folder / CONFIG)
         if embeddings:
             origin = {"encoder": digest_file(path / MANIFEST), "patches": data.digests["patches"]}
             image = number_rows(data.table[["patch_id"]], outputs.embeddings)
@@ -197,8 +206,68 @@ def train_image(
     return result
 
 
+class _Trained(NamedTuple):
+    """A network's history, its outputs for all patches, and what ``config.json`` says of it."""
+
+    result: FitResult
+    outputs: Outputs
+    learnt: dict[str, Any]
+
+
+def _finetune(  # noqa: PLR0917
+    name: str,
+    model: ImageModel,
+    data: PatchData,
+    params: FinetuneParams,
+    seed: int,
+    checkpoints: Path,
+    recorder: Recorder,
+) -> _Trained:
+    train, validation = data.load_rows("train"), data.load_rows("validation")
+    recipe = make_recipe(name, model, train, params, seed)
+    result = fit(model, train, validation, recipe, checkpoints, recorder)
+    kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
+    outputs = apply_network(model, data.folder, data.table)
+    return _Trained(result, outputs, {"training": kept})
+
+
+def _probe(
+    name: str, model: ImageModel, data: PatchData, params: ProbeParams, seed: int
+) -> _Trained:
+    features = apply_network(model, data.folder, data.table).embeddings
+    split, labels = data.table["split"].to_numpy(), data.number_labels(data.table)
+    _require_classes(data, labels, split)
+    train, validation = split == "train", split == "validation"
+    probe = fit_probe(
+        features[train], labels[train], data.table[train], params, derive_seed(seed, "image", name)
+    )
+    put_head(model, probe.head)
+    logits = apply_head(model, features)
+    row = {"epoch": 1.0}
+    weights = compute_class_weights(torch.from_numpy(labels[train]), logits.shape[1]).numpy()
+    for part, rows in (("train", train), ("validation", validation)):
+        scores = measure(logits[rows], labels[rows], weights)
+        row |= {f"{part}_{name}": value for name, value in scores.items()}
+    note = f"mean AP of {probe.folds} folds of training, by {probe.unit}"
+    kept = {"best_epoch": 1, "monitor": "mean_ap", "note": note}
+    learnt = {"training": kept, "probe": probe.describe()}
+    return _Trained(FitResult([row], 1), Outputs(features, logits), learnt)
+
+
+def _require_classes(
+    data: PatchData, labels: Int64[np.ndarray, " n"], split: Shaped[np.ndarray, " n"]
+) -> None:
+    faults = FaultList()
+    for number, name in enumerate(data.meta.classes):
+        if not ((labels == number) & (split == "train")).any():
+            faults.add("split 'train'", f"no patch of class {name!r}", "patches of all classes")
+    if not (split == "validation").any():
+        faults.add("split 'validation'", "holds no rows", "at least one")
+    faults.raise_if_any()
+
+
 def _describe(
-    name: str, model: ImageModel, data: PatchData, params: ImageParams, seed: int
+    name: str, model: ImageModel, data: PatchData, params: AnyImageParams, seed: int
 ) -> dict[str, Any]:
     return {
         "kind": "image",
@@ -213,7 +282,7 @@ def _describe(
     }
 
 
-def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> ImageModel:
+def create_model(name: str, meta: PatchMeta, params: AnyImageParams, seed: int) -> ImageModel:
     """Build the network of a section; its random weights come from the seed and the name.
 
     Raises:
@@ -226,7 +295,7 @@ def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> 
         patch_px=meta.patch_px,
         margin_px=meta.margin_px,
         normalisation=params.normalisation,
-        dropout=params.dropout,
+        **_describe_head(params),
     )
     torch.manual_seed(derive_seed(seed, "image", name, "init"))
     model = build_model(spec, params.weights)
@@ -234,8 +303,14 @@ def create_model(name: str, meta: PatchMeta, params: ImageParams, seed: int) -> 
     return model
 
 
+def _describe_head(params: AnyImageParams) -> dict[str, Any]:
+    if isinstance(params, ProbeParams):
+        return {"dropout": 0.0, "levels": params.levels, "rotations": params.rotations}
+    return {"dropout": params.dropout}
+
+
 def make_recipe(
-    name: str, model: ImageModel, train: Rows, params: ImageParams, seed: int
+    name: str, model: ImageModel, train: Rows, params: FinetuneParams, seed: int
 ) -> Recipe:
     """Translate the params into a recipe for the loop."""
     return Recipe(
@@ -262,7 +337,7 @@ def make_recipe(
 
 
 def _make_prepare(
-    model: ImageModel, params: ImageParams
+    model: ImageModel, params: FinetuneParams
 ) -> Callable[[Inputs, Draws | None], Inputs]:
     spec = model.spec
 
@@ -278,7 +353,7 @@ def _make_prepare(
     return prepare
 
 
-def _make_unfreezing(params: ImageParams) -> Callable[[nn.Module, int], None]:
+def _make_unfreezing(params: FinetuneParams) -> Callable[[nn.Module, int], None]:
     def begin_epoch(network: nn.Module, epoch: int) -> None:
         assert isinstance(network, ImageModel)
         if not params.frozen_epochs:
@@ -290,7 +365,7 @@ def _make_unfreezing(params: ImageParams) -> Callable[[nn.Module, int], None]:
     return begin_epoch
 
 
-def _digest_weights(params: ImageParams) -> dict[str, str]:
+def _digest_weights(params: EncoderParams) -> dict[str, str]:
     path = Path(params.weights)
     return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
 
@@ -330,6 +405,16 @@ def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outpu
         logits.append(model.head(embedding).float().cpu())
     model.cpu()
     return Outputs(torch.cat(embeddings).numpy(), torch.cat(logits).numpy())
+
+
+@torch.inference_mode()
+def apply_head(
+    model: ImageModel, embeddings: Float32[np.ndarray, "n width"]
+) -> Float32[np.ndarray, "n classes"]:
+    """Compute raw logits of embeddings."""
+    return torch.cat(
+        [model.head(part) for part in torch.from_numpy(embeddings).split(_BATCH)]
+    ).numpy()
 
 
 @torch.inference_mode()

@@ -65,7 +65,7 @@ def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path
     Returns:
         The bundle's folder, next to the table of splits.
     """
-    params, seed = ImageParams.model_validate(honest["params"]), honest["seed"]
+    params, seed = ImageParams.model_validate(honest["params"]).root, honest["seed"]
     parts = {"params": honest["params"], "seed": seed, "folds": folds, "inputs": honest["inputs"]}
     code = {"code": digest_code(__name__), "torch": torch.__version__}
     folder = (work / honest["name"] / digest_text(to_json({**parts, **code}))[:16]).resolve()

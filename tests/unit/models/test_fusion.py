@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle, writing_bundle
 from histofuse.core.errors import BundleError
-from histofuse.models.fusion import FusionHead, Standardiser, load_fusion_model
+from histofuse.models.fusion import FusionHead, load_fusion_model
+from histofuse.models.standardiser import Standardiser
 
 
 def make_head():

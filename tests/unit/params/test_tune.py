@@ -37,7 +37,7 @@ def test_the_project_s_own_studies_fit_their_models():
         if name == "fusion":
             check_space(study, FUSION, "tune.fusion", "fusion")
         elif name in load_keys("image", ROOT):
-            section = load_section(ImageParams, f"image.{name}", ROOT)
+            section = load_section(ImageParams, f"image.{name}", ROOT).root
             check_space(study, section, f"tune.{name}", f"image.{name}")
         else:
             section = load_section(TabularParams, f"tabular.{name}", ROOT).root
@@ -94,7 +94,7 @@ def test_a_range_s_end_need_not_go_with_every_other_value(tmp_path):
 
 
 def test_values_are_put_in_by_dotted_key_and_checked():
-    image = load_section(ImageParams, "image.resnet18", ROOT)
+    image = load_section(ImageParams, "image.resnet18", ROOT).root
     changed = apply_values(image, {"augmentation.hue": 0.2, "epochs": 3})
     assert (changed.augmentation.hue, changed.epochs) == (0.2, 3)
     assert changed.augmentation.flips == image.augmentation.flips

@@ -12,9 +12,10 @@ from histofuse.data.brecahad import FRAMES
 from histofuse.data.patches import load_index
 from histofuse.features.specs import FeatureSpec
 from histofuse.params.base import load_section, load_seed
-from histofuse.params.crossval import CrossvalParams, ImageModelsParams
+from histofuse.params.crossval import CrossvalParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
+from histofuse.params.image import AllImageParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.tabular import AllTabularParams
 from histofuse.training import crossval
@@ -64,7 +65,7 @@ def write_sources():
 
 
 def make_chain(**changes) -> Chain:
-    images = load_section(ImageModelsParams, "image").root
+    images = load_section(AllImageParams, "image").root
     tabulars = load_section(AllTabularParams, "tabular").root
     cnn = images["simple_cnn"].model_copy(update={"epochs": 1, "input_px": 16})
     mlp = tabulars["mlp"].model_copy(update={"epochs": 4})

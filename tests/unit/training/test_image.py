@@ -15,10 +15,11 @@ from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.patches import PATCH_INDEX, PatchMeta
 from histofuse.data.splits import PATCH_SPLITS
+from histofuse.explain.maps.gradcam import compute_maps
 from histofuse.features.augment import augment_patches
 from histofuse.features.embeddings import find_image_embeddings
 from histofuse.models.backbones import ImageModel, load_image_model
-from histofuse.params.image import ImageParams
+from histofuse.params.image import FinetuneParams, ProbeParams
 from histofuse.training import image
 from histofuse.training.decision import load_decision
 from histofuse.training.fitting import trainer
@@ -37,6 +38,7 @@ from histofuse.training.recorder import NullRecorder
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 VALUES = {
+    "strategy": "finetune",
     "backbone": "simple_cnn",
     "weights": "none",
     "input_px": 16,
@@ -75,8 +77,8 @@ OFF = {"flips": False, "rotation_degrees": 0.0, "scale": [1.0, 1.0]} | dict.from
 )
 
 
-def make_params(**changes) -> ImageParams:
-    return ImageParams.model_validate({**copy.deepcopy(VALUES), **changes})
+def make_params(**changes) -> FinetuneParams:
+    return FinetuneParams.model_validate({**copy.deepcopy(VALUES), **changes})
 
 
 def write_project(folder: Path, n: int = 90) -> Path:
@@ -332,3 +334,72 @@ def test_a_gpu_gets_many_small_batches_at_once():
     assert trainer.count_ahead(torch.device("cpu"), 64) == 1
     assert trainer.count_ahead(torch.device("cuda"), 64) == 16
     assert trainer.count_ahead(torch.device("cuda"), 4096) == 1
+
+
+# --- probes -------------------------------------------------------------------------------------
+
+PROBE = {
+    "strategy": "probe",
+    "backbone": "simple_cnn",
+    "input_px": 32,
+    "levels": ["features.0", "features.1"],
+    "rotations": 4,
+    "c": [0.1, 0.001, 10.0],
+    "folds": 4,
+} | {
+    key: VALUES[key]
+    for key in ("weights", "normalisation", "minimum_map_px", "calibration", "threshold", "study")
+}
+
+
+def make_probe_params() -> ProbeParams:
+    return ProbeParams.model_validate(PROBE)
+
+
+@pytest.fixture(scope="module")
+def probed(project, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("root"))
+        data = load_patch_data(project / "patches", project / "splits.parquet")
+        result = train_image(data, make_probe_params(), 7, NullRecorder(), Path("models/tiny"))
+        assert set(result.history[0]) >= {"epoch", "train_loss", "validation_macro_f1"}
+        return Path("models/tiny").resolve()
+
+
+def test_a_probe_is_a_bundle_like_any_other(probed, project):
+    bundle = open_bundle(probed)
+    model = load_image_model(bundle)
+    assert bundle.config["architecture"]["embedding_dim"] == 2 * (32 + 64) == model.embedding_dim
+    assert bundle.config["probe"]["unit"] == "patch"
+    assert set(bundle.config["probe"]["scores"]) == {"0.001", "0.1", "10.0"}
+    predictions = read_table(probed / "predictions.parquet", IMAGE_PREDICTIONS)
+    tested = predictions[predictions["split"] == "test"]
+    assert (tested["prediction"] == tested["label"]).mean() > 0.9
+    index = read_table(project / "patches" / "index.parquet", PATCH_INDEX).iloc[:9]
+    found = predictions.set_index("patch_id").loc[
+        index["patch_id"], [f"logit_{c}" for c in CLASSES]
+    ]
+    logits = apply_network(model, project / "patches", index).logits
+    np.testing.assert_allclose(logits, found[[f"logit_{c}" for c in CLASSES]].to_numpy(), atol=1e-3)
+
+
+def test_maps_of_rotated_views_are_turned_back(probed):
+    model = load_image_model(open_bundle(probed))
+    images = torch.rand(2, 3, 32, 32)
+    layer = model.get_submodule(model.gradcam_layer.name)
+    targets = torch.tensor([0, 1])
+    maps = compute_maps(model, layer, images, targets)
+    assert maps.shape[0] == 2 and maps.max() == 1
+    turned = compute_maps(model, layer, images.rot90(1, (2, 3)), targets)
+    np.testing.assert_allclose(turned, np.rot90(maps, 1, (1, 2)), atol=1e-4)
+
+
+def test_a_class_without_training_patches_is_refused(tmp_path, monkeypatch):
+    project = write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    splits = pd.read_parquet(project / "splits.parquet")
+    splits.loc[(splits["split"] == "train") & (splits["label"] == "mitosis"), "split"] = "test"
+    splits.to_parquet(project / "splits.parquet")
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    with pytest.raises(InputError, match="no patch of class 'mitosis'"):
+        train_image(data, make_probe_params(), 7, NullRecorder(), tmp_path / "models" / "tiny")

@@ -383,5 +383,5 @@ def _compare_scaler(stored: tuple[np.ndarray, np.ndarray], values: np.ndarray) -
     return float(max((o / scale).max() for o in off))
 
 
-# As `models.fusion.SMALLEST_SPREAD`, which takes torch to import.
+# As `models.standardiser.SMALLEST_SPREAD`, which takes torch to import.
 SMALLEST_SPREAD: Final = 1e-6

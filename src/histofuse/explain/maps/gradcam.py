@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from histofuse.models.backbones import list_turns
 from histofuse.training.fitting.cpu import multiplying_small_maps
 
 _BATCH = 64
@@ -49,13 +50,23 @@ def compute_maps(
                 batch.detach().requires_grad_(),
                 target=targets,
                 additional_forward_args=tuple(rest) or None,
-                relu_attributions=True,
             )
         assert isinstance(maps, Tensor)
-        parts.append(maps.detach().float().cpu()[:, 0])
+        parts.append(_join_turns(maps.detach().float().cpu()[:, 0], len(batch)).relu_())
     joined = torch.cat(parts)
     highest = joined.amax(dim=(1, 2), keepdim=True)
     return torch.where(highest > 0, joined / highest.clamp(min=1e-30), 0.0).numpy()
+
+
+def _join_turns(
+    maps: Float[Tensor, "turns_n height width"], n: int
+) -> Float[Tensor, "n height width"]:
+    """Turn the maps of a network that looks at rotated images back, and average them."""
+    rotations = len(maps) // max(n, 1) or 1
+    turned = maps.unflatten(0, (rotations, n))
+    return torch.stack(
+        [m.rot90(-turn, (1, 2)) for m, turn in zip(turned, list_turns(rotations), strict=True)]
+    ).mean(0)
 
 
 def enlarge(

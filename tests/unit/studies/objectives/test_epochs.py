@@ -8,7 +8,7 @@ import pytest
 
 from histofuse.params.base import load_section
 from histofuse.params.fusion import FusionParams
-from histofuse.params.image import ImageParams
+from histofuse.params.image import FinetuneParams
 from histofuse.params.pairing import PairingParams
 from histofuse.studies.objectives.epochs import FusionObjective, ImageObjective, to_result
 from histofuse.studies.trials import StopTrial
@@ -94,7 +94,7 @@ def test_tuned_values_are_heeded_and_another_seed_is_another_start(pairs, fusion
 
 def test_an_image_network_is_tried_and_leaves_no_files(small_project):
     data = load_patch_data(Path("data/patches"), Path("data/splits/patches.parquet"))
-    params = load_section(ImageParams, "image.simple_cnn").model_copy(update={"epochs": 2})
+    params = load_section(FinetuneParams, "image.simple_cnn").model_copy(update={"epochs": 2})
     before = set(Path.cwd().rglob("*"))
     objective = ImageObjective("simple_cnn", data, 5, "macro_f1")
     first = objective(params, Told())

@@ -1,0 +1,45 @@
+"""Standardises embeddings, learnt from training rows."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# Below this spread a dimension is constant, such as a unit that never fires.
+SMALLEST_SPREAD = 1e-6
+
+
+class Standardiser(nn.Module):
+    """Shifts, scales and clips each dimension; does nothing until fitted.
+
+    Attributes:
+        lowest: Of the fitted values once standardised, rounded down to a whole number.
+        highest: Likewise, rounded up.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("lowest", torch.full((dim,), -torch.inf))
+        self.register_buffer("highest", torch.full((dim,), torch.inf))
+
+    @torch.no_grad()
+    def fit(self, values: Float[Tensor, "n dim"]) -> None:
+        """Learn mean, spread and extremes; a constant dimension is not scaled."""
+        spread, mean = torch.std_mean(values.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(spread > SMALLEST_SPREAD, spread, 1.0))
+        standardised = (values - self.mean) / self.scale
+        self.lowest.copy_(standardised.amin(dim=0).floor())
+        self.highest.copy_(standardised.amax(dim=0).ceil())
+
+    def forward(self, values: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Standardise, and clip to what the fitted values span."""
+        return ((values - self.mean) / self.scale).clamp(self.lowest, self.highest)

@@ -1,0 +1,167 @@
+"""A linear head on frozen features of an image network, solved to its optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float32, Int64
+from scipy.special import softmax
+from threadpoolctl import threadpool_limits
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.core.progress import report
+from histofuse.core.seeding import derive_seed
+from histofuse.models.backbones import ImageModel
+from histofuse.models.standardiser import Standardiser
+from histofuse.params.image import ProbeParams
+
+Features = Float32[np.ndarray, "n width"]
+Logits = Float[np.ndarray, "n classes"]
+Labels = Int64[np.ndarray, " n"]
+Folds = list[tuple[np.ndarray, np.ndarray]]
+
+# Units that folds keep whole, the first that leaves every class in every training part.
+_UNITS = ("case_id", "frame_id", "patch_id")
+_STEPS = 1000
+
+
+class LinearHead(NamedTuple):
+    """A standardiser and what it is followed by: (classes, width) weights and (classes,) biases."""
+
+    scaler: Standardiser
+    weight: Float32[np.ndarray, "classes width"]
+    bias: Float32[np.ndarray, " classes"]
+
+    def logits(self, features: Features) -> Logits:
+        """Compute logits of features."""
+        return self.scaler(torch.from_numpy(features)).numpy() @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted head, and how its penalty was chosen.
+
+    Attributes:
+        head: Fitted on all training rows.
+        c: Inverse strength of its penalty.
+        scores: Of each candidate, the mean average precision of the classes on rows held out.
+        folds: How many.
+        unit: What a fold kept whole.
+        held_out: Logits of each training row, by a head fitted on the folds that it is not in.
+    """
+
+    head: LinearHead
+    c: float
+    scores: dict[float, float]
+    folds: int
+    unit: str
+    held_out: Logits
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the choice as ``probe`` of ``config.json``."""
+        scores = {str(c): score for c, score in self.scores.items()}
+        return {"c": self.c, "scores": scores, "folds": self.folds, "unit": self.unit}
+
+
+def fit_probe(
+    features: Features, labels: Labels, keys: pd.DataFrame, params: ProbeParams, seed: int
+) -> Probe:
+    """Choose the penalty by cross-validation of the training rows, and fit the head on all of them.
+
+    The penalty is the one with the highest mean average precision of the classes; of equal ones
+    the strongest. The loss would prefer shrunken logits, which calibration brings about anyway.
+
+    Args:
+        features: Of the training rows.
+        labels: Their class numbers, from 0 to the highest; each occurs.
+        keys: Their ``case_id``, ``frame_id`` and ``patch_id``.
+        params: Candidates and number of folds.
+        seed: Of the folds.
+
+    Raises:
+        InputError: If a class has fewer than two rows.
+    """
+    folds, unit = split_folds(labels, keys, params.folds, seed)
+    candidates, classes = sorted(params.c), int(labels.max()) + 1
+    held_out = {c: np.empty((len(labels), classes)) for c in candidates}
+    for rest, held in folds:
+        for c, head in _fit_heads(features[rest], labels[rest], candidates):
+            held_out[c][held] = head.logits(features[held])
+    scores = {c: _measure_precision(held_out[c], labels) for c in candidates}
+    best = max(candidates, key=scores.__getitem__)
+    ((_, head),) = _fit_heads(features, labels, [best])
+    report(f"probe: C = {best:g} of {len(candidates)}, {len(folds)} folds by {unit}")
+    return Probe(head, best, scores, len(folds), unit, held_out[best])
+
+
+def split_folds(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> tuple[Folds, str]:
+    """Split rows into stratified folds by case; by frame, then by patch, where cases are too few.
+
+    Cases are too few where a class would be missing from the rest of a fold.
+
+    Returns:
+        Row numbers (rest, held out) of each fold, and the unit.
+
+    Raises:
+        InputError: If a class has fewer than two rows.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    classes = int(labels.max()) + 1
+    for unit in _UNITS:
+        groups = pd.factorize(keys[unit])[0]
+        fewest = min(len(np.unique(groups[labels == c])) for c in range(classes))
+        if (number := min(folds, fewest)) < 2:
+            continue
+        splitter = StratifiedGroupKFold(
+            number, shuffle=True, random_state=derive_seed(seed, "probe", unit)
+        )
+        splits = [(r, h) for r, h in splitter.split(labels, labels, groups) if len(h)]
+        if all(len(np.unique(labels[rest])) == classes for rest, _ in splits):
+            return splits, unit.removesuffix("_id")
+    fault = Fault("split 'train'", "a class has fewer than two rows", "two or more of each class")
+    raise InputError([fault])
+
+
+def _fit_heads(
+    features: Features, labels: Labels, candidates: list[float]
+) -> list[tuple[float, LinearHead]]:
+    """Fit a head for each candidate, from the strongest penalty on, each from the one before."""
+    from sklearn.linear_model import LogisticRegression
+
+    scaler = Standardiser(features.shape[1])
+    scaler.fit(torch.from_numpy(features))
+    x = scaler(torch.from_numpy(features)).numpy().astype(np.float64)
+    regression = LogisticRegression(class_weight="balanced", max_iter=_STEPS, warm_start=True)
+    heads = []
+    for c in candidates:
+        # One thread: the order in which BLAS sums depends on their number.
+        with threadpool_limits(limits=1, user_api="blas"):
+            regression.set_params(C=c).fit(x, labels)
+        weight, bias = np.array(regression.coef_), np.array(regression.intercept_)
+        if len(weight) == 1:
+            weight, bias = (np.concatenate([np.zeros_like(a), a]) for a in (weight, bias))
+        heads.append((c, LinearHead(scaler, weight.astype(np.float32), bias.astype(np.float32))))
+    return heads
+
+
+def _measure_precision(logits: Logits, labels: Labels) -> float:
+    """Compute the mean over classes of their average precision."""
+    from sklearn.metrics import average_precision_score
+
+    probabilities = softmax(logits, axis=1)
+    precisions = [
+        average_precision_score(labels == c, probabilities[:, c]) for c in range(logits.shape[1])
+    ]
+    return float(np.mean(precisions))
+
+
+def put_head(model: ImageModel, head: LinearHead) -> None:
+    """Give a network its head."""
+    state = {f"0.{name}": value for name, value in head.scaler.state_dict().items()}
+    state |= {"1.weight": torch.from_numpy(head.weight), "1.bias": torch.from_numpy(head.bias)}
+    model.head.load_state_dict(state)
