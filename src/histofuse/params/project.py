@@ -16,12 +16,13 @@ from histofuse.params.base import (
     load_file,
     validate_section,
 )
-from histofuse.params.crossval import CrossvalParams, ImageModelsParams, ProtocolParams
+from histofuse.params.crossval import CrossvalParams, ProtocolParams
 from histofuse.params.data import ClassesParams, DataParams
 from histofuse.params.ehr import CohortParams, EhrFeaturesParams, EncodingParams
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.explain import ExplainParams
 from histofuse.params.fusion import EncodersParams, FusionParams
+from histofuse.params.image import AllImageParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.patches import PatchParams
@@ -94,7 +95,7 @@ class ProjectParams(Section):
     simulation: SimulationParams
     patches: PatchParams
     splits: SplitsParams
-    image: ImageModelsParams
+    image: AllImageParams
     cohort: CohortParams
     ehr_features: EhrFeaturesParams
     encoding: EncodingParams
