@@ -56,10 +56,10 @@ def set_up(root: Path, data: Path) -> Project:
         "schedule": "cosine",
         "patience": 30,
     }
+    project.set_image_model("squeezenet", section)
     project.set_params(
         {
             "data.brecahad": str(data / "brecahad"),
-            "image": {"squeezenet": section},
             "splits.images.folds": 3,
             # A validation split of whole cases would leave training without mitoses.
             "splits.images.validation_unit": "frame",

@@ -105,6 +105,19 @@ class Project:
             section[last] = value
         yaml.dump(document, path)
 
+    def set_image_model(self, name: str, section: Mapping[str, Any]) -> None:
+        """Make one image model take the place of all, wherever params.yaml names them."""
+        others = set(self.get_param("image")) - {name}
+        studies = self.get_param("tune")
+        self.set_params(
+            {
+                "image": {name: section},
+                "encoders.image": name,
+                "crossval.image_models": [name],
+                "tune": {key: study for key, study in studies.items() if key not in others},
+            }
+        )
+
     def commit(self, message: str) -> None:
         """Commit all that git tracks or would track."""
         self.run("git", "add", "--all")

@@ -25,12 +25,10 @@ def trained(real_data, tmp_path_factory) -> tuple[Project, list[pd.DataFrame]]:
     project = copy_sources(tmp_path_factory.mktemp("pretrained") / "histofuse")
     weights = str(real_data / "weights" / "squeezenet1_0_imagenet.safetensors")
     section = project.get_param("image.resnet18") | SHORT | {"weights": weights}
+    project.set_image_model("squeezenet", section)
     project.set_params(
         {
             "data.brecahad": str(real_data / "brecahad"),
-            "image": {"squeezenet": section},
-            "encoders.image": "squeezenet",
-            "crossval.image_models": ["squeezenet"],
             "splits.images.folds": 3,
             "splits.images.validation_unit": "frame",
             # Case 11 has no mitosis.
