@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -90,9 +91,13 @@ def test_taken_port_is_said(run, tmp_path):
 
 
 def test_team_server_has_its_own_page(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    server = SimpleNamespace(
+        database=None, uri="https://user:secret@mlflow.test/", experiment_id="7"
+    )
+    monkeypatch.setattr("histofuse.commands.ui.open_store", lambda: server)
     (tmp_path / "params.yaml").touch()
-    assert "open databricks" in run("ui").output
+    assert "mlflow.test/#/experiments/7/runs" in run("ui").output
+    assert "secret" not in run("ui").output
 
 
 def test_the_version_is_shown_anywhere(run):

@@ -61,13 +61,13 @@ def pull_bundle(
         RegistryError: If neither the registry nor `models` holds it.
         BundleError: If what the registry holds does not match the digest.
     """
-    if (kept := _open_kept(pulled / digest, digest)) is not None:
-        return kept
     store = open_store()
     with store.locked(), TemporaryDirectory(prefix=SCRATCH) as scratch:
         version = find_version(store, registered, digest)
         if version is None:
             version = _restore(registered, digest, models, store)
+        if (kept := _open_kept(pulled / digest, digest)) is not None:
+            return kept
         folder = Path(scratch) / "bundle"
         store.fetch(version, BUNDLE_FOLDER, folder)
         with explaining(version):

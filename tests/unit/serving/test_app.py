@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from histofuse.serving.limits import LIMITS, RequestLimits
+from histofuse.serving.limits import LIMITS, RequestLimits, expect_json
 
 SMALL = replace(LIMITS, most_bytes=10 * 1024 * 1024)
-HEAD = {"type": "http", "raw_path": b"/invocations", "query_string": b""}
+HEAD = {"type": "http", "method": "POST", "raw_path": b"/invocations", "query_string": b""}
 JSON = ("content-type", "application/json")
 
 
@@ -33,7 +33,7 @@ def ask(chunks, headers=(JSON,), method="POST"):
 
     raw = [(name.encode(), value.encode()) for name, value in headers]
     scope = HEAD | {"method": method, "headers": raw}
-    asyncio.run(RequestLimits(echo, SMALL)(scope, receive, send))
+    asyncio.run(RequestLimits(echo, SMALL, expect_json)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"], len(chunks) - left
 
 
@@ -108,5 +108,5 @@ def test_a_body_whose_client_is_gone_is_not_answered():
 
     raw = [(b"content-type", b"application/json")]
     scope = HEAD | {"method": "POST", "headers": raw}
-    asyncio.run(RequestLimits(echo, SMALL)(scope, receive, send))
+    asyncio.run(RequestLimits(echo, SMALL, expect_json)(scope, receive, send))
     assert sent == []
