@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Toy:
 
     folder: Path
     storage: str = JOURNAL
+    _opened: Any = field(default=None, repr=False)
 
     def start(self, *words: str, **settings: Any) -> subprocess.Popen[str]:
         """Start the stage; it leads a process group of its own."""
@@ -58,9 +59,10 @@ class Toy:
         address = self.storage if "://" in self.storage else str(self.folder / self.storage)
         if address.endswith(JOURNAL) and not Path(address).exists():
             return []
-        storage = open_storage(address)
-        studies = storage.get_all_studies()
-        return storage.get_all_trials(studies[0]._study_id) if studies else []
+        if self._opened is None:  # once: each has connections of its own, and databases few
+            self._opened = open_storage(address)
+        studies = self._opened.get_all_studies()
+        return self._opened.get_all_trials(studies[0]._study_id) if studies else []
 
     def wait_for(self, condition: Any) -> list[optuna.trial.FrozenTrial]:
         """Wait until the trials in the storage are as wished."""
