@@ -6,12 +6,12 @@ import resource
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from uvicorn import Server
+from listening import listening
 
 from histofuse.serving import server as module
 from histofuse.serving.app import serve_endpoint
@@ -24,23 +24,12 @@ PATIENT = {"age_years": 62, "metastatic": 0, "albumin": 4.1, "insurance": "Medic
 SHORT = replace(LIMITS, body_seconds=1.0, small_bytes=4096)
 
 
-@contextmanager
 def serving(made, limits=LIMITS):
     """Serve a model in a thread; give the address."""
     encoders = getattr(made, "encoders", None)
     artifacts = {"bundle": str(made.path)} | ({"encoders": str(encoders)} if encoders else {})
     app = serve_endpoint(Endpoint(artifacts), limits)
-    server = Server(configure("127.0.0.1", 0, 1, app))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-    assert not thread.is_alive()
+    return listening(configure("127.0.0.1", 0, 1, app))
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The server's connections on loopback, with an application in the place of MLflow."""
 
 import socket
-import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from uvicorn import Config, Server
+from listening import listening
+from uvicorn import Config
 
 from histofuse.commands.team import connections as module
 from histofuse.commands.team.connections import LIMITS, TeamConnection
@@ -27,19 +26,9 @@ async def count(scope, receive, send):
     await send({"type": "http.response.body", "body": b"%d" % size})
 
 
-@contextmanager
 def serving():
     config = Config(count, port=0, lifespan="off", log_level="error", http=TeamConnection)
-    server = Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
+    return listening(config)
 
 
 def ask(address, method, path, body, length=None):
