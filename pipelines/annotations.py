@@ -1,4 +1,4 @@
-"""Stage ``annotations``: BreCaHAD frames and dots -> one table of frames, one of annotations."""
+"""Stage ``annotations``: frames and dots -> one table of frames, one of annotations."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.privacy import RESTRICTED
 from histofuse.core.progress import report
 from histofuse.core.tables import write_table
-from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
+from histofuse.data.annotations import read_annotations
+from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams
 
@@ -17,12 +18,11 @@ OUT = Path("data/annotations")
 def main() -> None:
     classes = load_section(ClassesParams, "classes")
     params = load_section(DataParams, "data")
-    folder = Path(params.brecahad)
-    data = read_brecahad(folder, classes, params.frames)
+    data = read_annotations(params, classes)
     cases = data.frames["case_id"].nunique()
     restricted = data.source != "simulated" and params.images_restricted
     source = RESTRICTED if restricted else data.source
-    report(f"read {folder} ({source}): {len(data.frames)} frames of {cases} cases")
+    report(f"read {params.brecahad} ({source}): {len(data.frames)} frames of {cases} cases")
     for note in data.notes:
         report(note)
 

@@ -282,7 +282,8 @@ def predict(
     *,
     out: Annotated[Path, typer.Option(help="Output file, .parquet or .csv.")],
     points: Annotated[
-        Path | None, typer.Option(help="CSV of frame_id,x_px,y_px; default: groundTruth/.")
+        Path | None,
+        typer.Option(help="CSV of frame_id,x_px,y_px, or QuPath GeoJSON."),
     ] = None,
     patients: Annotated[
         Path | None, typer.Option(help="Raw features by subject_id[,hadm_id], .parquet or .csv.")
@@ -303,6 +304,9 @@ def predict(
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for a drawing of each frame, dots by class.")
     ] = None,
+    geojson: Annotated[
+        Path | None, typer.Option(help="Folder for the nuclei of each frame, to open in QuPath.")
+    ] = None,
 ) -> None:
     """Predict nuclei of frames, or rows of a patient table.
 
@@ -316,7 +320,7 @@ def predict(
     model = str(Path(model).absolute()) if Path(model).is_dir() else model
     _enter_project()
     how = {"batch": batch, "orientation": orientation, "bits": bits}
-    how["overlay"] = overlay and overlay.absolute()
+    how |= {"overlay": overlay and overlay.absolute(), "geojson": geojson and geojson.absolute()}
     typer.echo(run(Request(*given, model=model, out=out.absolute(), **how)))
 
 

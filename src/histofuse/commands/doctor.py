@@ -159,21 +159,22 @@ def check_params() -> Iterator[Check]:
 def check_data() -> Iterator[Check]:
     """Check that both data sets exist with the expected layout."""
     params = load_section(DataParams, "data")
-    yield check_brecahad(Path(params.brecahad))
+    yield check_brecahad(Path(params.brecahad), params.annotations)
     yield check_mimiciv(Path(params.mimiciv))
 
 
-def check_brecahad(folder: Path) -> Check:
-    """Check that each frame has an annotation and the reverse."""
+def check_brecahad(folder: Path, annotations: str = "brecahad") -> Check:
+    """Check that each frame has an annotation and the reverse; a CSV is of many frames."""
     if (pending := _check_simulated("brecahad", folder)) is not None:
         return pending
     images = {p.stem for p in folder.glob("images/*.tif*")}
-    annotated = {p.stem for p in folder.glob("groundTruth/*.json")}
+    suffix = {"brecahad": "json", "geojson": "*json", "csv": "csv"}[annotations]
+    annotated = {p.stem for p in folder.glob(f"groundTruth/*.{suffix}")}
     if not images or not annotated:
         message = f"{folder}: {len(images)} images, {len(annotated)} annotations"
         remedy = _advise("brecahad", "data.brecahad", "images/ and groundTruth/")
         return Check("brecahad", "fail", message, remedy)
-    if unmatched := sorted(images ^ annotated):
+    if annotations != "csv" and (unmatched := sorted(images ^ annotated)):
         message = f"{folder}: {_shorten(unmatched)} without image or annotation"
         return Check("brecahad", "fail", message, "Add the missing files, or remove these.")
     return Check("brecahad", "ok", f"{folder}: {len(images)} frames")

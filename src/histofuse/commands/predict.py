@@ -18,7 +18,9 @@ from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
+from histofuse.data.geojson import make_nuclei, write_features
 from histofuse.data.points import Points, read_points
+from histofuse.evaluation.drawing import colour_classes
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams, FrameParams
@@ -57,7 +59,7 @@ class Request:
     """Inputs, model and output of a prediction."""
 
     frames: Path | None  # folder; None for a model of health records
-    points: Path | None  # CSV of frame_id,x_px,y_px; None if the folder has BreCaHAD's layout
+    points: Path | None  # CSV or GeoJSON; None if the folder has BreCaHAD's layout
     patients: Path | None  # raw features by subject_id and, if several admissions, hadm_id
     crosswalk: Path | None  # CSV of case_id,subject_id[,hadm_id]; None if patients name their case
     model: str  # a registered model, a models:/ address, or the folder of a bundle
@@ -66,6 +68,7 @@ class Request:
     orientation: str | None = None  # in place of data.frames.orientation
     bits: int | None = None  # in place of data.frames.bits
     overlay: Path | None = None  # folder for a drawing of each frame
+    geojson: Path | None = None  # folder for each frame's nuclei as QuPath opens them
 
 
 def predict(request: Request) -> str:
@@ -81,10 +84,12 @@ def predict(request: Request) -> str:
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
-        if request.overlay is not None and request.overlay.is_file():
-            faults.add("--overlay", f"{request.overlay.name} is a file", "a folder")
-        if request.overlay is not None and request.frames is None:
-            faults.add("--overlay", "no frames to draw on", "FRAMES, a folder of frames")
+        for option in ("overlay", "geojson"):
+            folder = getattr(request, option)
+            if folder is not None and folder.is_file():
+                faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
+            if folder is not None and request.frames is None:
+                faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor = open_model(request.model, Path(scratch))
         tabular = predictor.bundle.config["kind"] == "tabular"
@@ -187,22 +192,35 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     model = FrameModel(predictor, embeddings)
     total = -(-len(points.table) // request.batch)
     parts = predict_frames(model, points.table, points.files, reading, request.batch)
+    classes = predictor.bundle.config["classes"]
+    kept = [CASE, *_PLACE, PREDICTION, *(f"probability_{name}" for name in classes)]
     answered: list[pd.DataFrame] = []
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
             answer = part.join(patients, on=CASE)
             write(answer.fillna({WARNINGS: ""}) if fused else answer)
-            answered.append(part[[CASE, *_PLACE, PREDICTION]])
-    table, classes = pd.concat(answered), predictor.bundle.config["classes"]
+            answered.append(part[kept])
+    table = pd.concat(answered)
     if request.overlay is not None:
         from histofuse.serving.overlay import draw_overlays
 
         footer = _NAMED.format_map(predictor.identity)
         named = {"classes": classes, "footer": footer, "folder": request.overlay}
         draw_overlays(table, points.files, reading, **named)
+    if request.geojson is not None:
+        _write_geojson(table, classes, request.geojson)
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
     counts = _count_records(points, records, embeddings) if fused else []
     return "\n".join(["; ".join([done, *counts, *notes]), _count_classes(table, classes)])
+
+
+def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> None:
+    """Write ``<frame>.geojson`` for each frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = load_section(DataParams, "data").class_names
+    for frame, rows in answered.groupby("frame_id", sort=False):
+        nuclei = make_nuclei(rows, names, colour_classes(classes), of=str(frame))
+        write_features(nuclei, folder / f"{frame}.geojson")
 
 
 def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:

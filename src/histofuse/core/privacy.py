@@ -8,7 +8,7 @@ from typing import Final
 
 RESTRICTED: Final = "restricted"
 # Sources whose rows are public: simulated or openly published.
-OPEN_SOURCES: Final = frozenset({"simulated", "brecahad", "mimic-iv-demo"})
+OPEN_SOURCES: Final = frozenset({"simulated", "brecahad", "published", "mimic-iv-demo"})
 FEWEST_PATIENTS: Final = 10  # a number of a restricted source is of at least as many
 # What may be shown of a restricted source. A list of what may not would miss the next figure.
 # Not among them: a confusion matrix and a plain reliability diagram count single patients, a

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ ANNOTATIONS = Contract(
     key=("frame_id", "source_key", "x_px", "y_px"),
 )
 
-Source = Literal["simulated", "brecahad"]
+Source = Literal["simulated", "brecahad", "published"]
 _Point = tuple[str, float, float]  # key, x and y
 # A case of two parts, such as Case-10, is one of a word and a number; "Case-10" alone is no frame.
 _FRAME_NAME = re.compile(r"(?!case\s*-\s*\d+\s*$)(?:[^-]+|[^\W\d_]+-\d+)-\d+\s*", re.IGNORECASE)
@@ -84,20 +85,17 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
             the reverse, TIFFs that cannot be decoded, JSON that is not JSON, unknown keys,
             a key twice in a file, coordinates outside [0, 1]; or no annotation of any class.
     """
-    images, truths = _list_files(folder)
+    images, truths = list_layout(folder, {".json"})
     with collect_faults() as faults:
-        for frame in sorted(images.keys() - truths.keys()):
-            faults.add(images[frame], "no annotation file", f"{GROUND_TRUTH}/{frame}.json")
-        for frame in sorted(truths.keys() - images.keys()):
-            faults.add(truths[frame], "no frame for it", f"{IMAGES}/{frame}.tif")
+        match_files(images, truths, ".json", faults)
         points = {frame: _read_points(path, faults) for frame, path in truths.items()}
-        frames, notes = _read_frames(folder, images, reading, faults)
+        frames, notes = read_frames(folder, images, reading, faults)
 
     annotations, repeated = _tabulate(points, frames, classes)
-    notes += _describe_spellings(images)
+    notes += describe_spellings(images)
     if repeated:
         notes.append(f"{repeated} repeated annotations dropped")
-    notes += _describe_contradictions(annotations)
+    notes += describe_contradictions(annotations)
     if annotations.empty:
         expected = f"points under {', '.join(classes.class_of_key)}"
         raise InputError([Fault(folder / GROUND_TRUTH, "no annotation of any class", expected)])
@@ -105,8 +103,14 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
     return DataSet(frames, annotations, source, notes)
 
 
-def _list_files(folder: Path) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]:
-    """Map frames to their TIFF and to their JSON."""
+def list_layout(
+    folder: Path, suffixes: set[str]
+) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]:
+    """Map frames to their TIFF, and to their file of annotations, which ends with a suffix.
+
+    Raises:
+        InputError: With what is missing, named badly or there twice.
+    """
     with collect_faults() as faults:
         if not folder.is_dir():
             faults.add(folder, "no such folder", "the BreCaHAD data set", _REMEDY)
@@ -116,11 +120,21 @@ def _list_files(folder: Path) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]
                     faults.add(folder, f"no folder {part}/ in it", "BreCaHAD's layout", _REMEDY)
     with collect_faults() as faults:
         images = _by_frame(folder / IMAGES, _TIFF_SUFFIXES, faults)
-        truths = _by_frame(folder / GROUND_TRUTH, {".json"}, faults)
+        truths = _by_frame(folder / GROUND_TRUTH, suffixes, faults)
         if not images and not truths and not faults.faults:
             faults.add(folder / IMAGES, "no frames", "Case_<case>-<number>.tif files", _REMEDY)
     names = {identify(frame): frame for frame in images}
     return images, {names.get(identify(frame), frame): path for frame, path in truths.items()}
+
+
+def match_files(
+    images: Mapping[FrameId, Path], truths: Mapping[FrameId, Path], suffix: str, faults: FaultList
+) -> None:
+    """Note frames without a file of annotations, and the reverse."""
+    for frame in sorted(images.keys() - truths.keys()):
+        faults.add(images[frame], "no annotation file", f"{GROUND_TRUTH}/{frame}{suffix}")
+    for frame in sorted(truths.keys() - images.keys()):
+        faults.add(truths[frame], "no frame for it", f"{IMAGES}/{frame}.tif")
 
 
 def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[FrameId, Path]:
@@ -180,7 +194,7 @@ def _check_point(entry: Any, where: str, faults: FaultList) -> bool:
     return good
 
 
-def _read_frames(
+def read_frames(
     folder: Path, images: dict[FrameId, Path], reading: FrameParams, faults: FaultList
 ) -> tuple[pd.DataFrame, list[str]]:
     """Decode all frames, in several threads, and tabulate their sizes and digests."""
@@ -230,7 +244,7 @@ def _tabulate(
     return unique, len(table) - len(unique)
 
 
-def _describe_spellings(images: dict[FrameId, Path]) -> list[str]:
+def describe_spellings(images: dict[FrameId, Path]) -> list[str]:
     """Say which cases are spelt in several ways, each spelling with its first file."""
     files = {case_of_frame(frame): path.name for frame, path in reversed(images.items())}
     return [
@@ -240,7 +254,7 @@ def _describe_spellings(images: dict[FrameId, Path]) -> list[str]:
     ]
 
 
-def _describe_contradictions(annotations: pd.DataFrame) -> list[str]:
+def describe_contradictions(annotations: pd.DataFrame) -> list[str]:
     """Say which points lie in several classes."""
     several = annotations[annotations.duplicated(_PLACE, keep=False)]
     if several.empty:

@@ -1,9 +1,10 @@
-"""Where the nuclei of a folder of frames are: in BreCaHAD's layout, or in a table of points."""
+"""Where the nuclei of a folder of frames are: in BreCaHAD's layout, CSV or QuPath's GeoJSON."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,20 @@ from histofuse.core.ids import FrameId, case_of_frame, identify, unify_names
 from histofuse.core.progress import report
 from histofuse.core.text_tables import read_csv_text, read_numbers
 from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, read_brecahad
+from histofuse.data.geojson import LARGEST_NUCLEUS_PX, SUFFIXES, read_objects
 from histofuse.data.tiff import read_size
 from histofuse.params.data import ClassesParams, FrameParams
 
 _SHOWN = 20  # bad values of a column
+_COLUMNS = ["frame_id", "x_px", "y_px"]
 _POINTS = (
     "The model classifies nuclei at given points and finds none itself. FILE is a CSV of "
-    "frame_id,x_px,y_px: the file's name without .tif, and pixels from the upper left corner."
+    "frame_id,x_px,y_px (the file's name without .tif, and pixels from the upper left corner), or "
+    "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )
+_PICTURES = {".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn"}
+
+Sizes = Mapping[str, tuple[int, int]]  # frame to width and height
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ def read_points(
 
     Args:
         frames: A folder in BreCaHAD's layout, or with `points` any folder of TIFF files.
-        points: CSV of ``frame_id,x_px,y_px``; pixel i spans [i, i + 1).
+        points: CSV of ``frame_id,x_px,y_px``, a GeoJSON file of a frame, or a folder of such;
+            pixel i spans [i, i + 1).
         classes: Maps the keys of BreCaHAD's JSON files to classes; others are not read.
         reading: How frames are understood.
 
@@ -60,10 +68,18 @@ def read_points(
         names = data.frames.set_index("frame_id")["file"]
         files = {str(frame): frames / name for frame, name in names.items()}
         return Points(data.annotations[["case_id", "frame_id", "x_px", "y_px"]], files)
-    files = _list_tiffs(frames)
-    table = _read_point_table(points, files, reading)
-    used = set(table["frame_id"])
-    return Points(table, {frame: path for frame, path in files.items() if frame in used})
+    files = list_tiffs(frames)
+    with collect_faults() as faults:
+        table = read_point_table(list_point_files(points), files)
+        sizes = _read_sizes(table, files, reading, faults)
+        check_points(table, files, sizes, faults)
+    table = name_cases(table)[["case_id", *_COLUMNS]]
+    unique = table.drop_duplicates(_COLUMNS).sort_values("frame_id", kind="stable")
+    if repeated := len(table) - len(unique):
+        report(f"{repeated} repeated points dropped")
+    used = set(unique["frame_id"])
+    chosen = {frame: path for frame, path in files.items() if frame in used}
+    return Points(unique.reset_index(drop=True), chosen)
 
 
 def _require_layout(folder: Path) -> None:
@@ -72,14 +88,19 @@ def _require_layout(folder: Path) -> None:
     Raises:
         InputError: If it has none.
     """
-    files = _list_tiffs(folder)
+    files = list_tiffs(folder)
     if not (folder / IMAGES).is_dir() or not (folder / GROUND_TRUTH).is_dir():
         problem = f"{len(files)} frames, and no points of nuclei"
         expected = f"--points FILE; or {IMAGES}/ and {GROUND_TRUTH}/, as in BreCaHAD"
         raise InputError([Fault(folder, problem, expected, _POINTS)])
 
 
-def _list_tiffs(folder: Path) -> dict[str, Path]:
+def list_tiffs(folder: Path) -> dict[str, Path]:
+    """Map each frame of a folder, or of ``images/`` in it, to its file.
+
+    Raises:
+        InputError: If there is none, or a frame has two files.
+    """
     where = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if not where.is_dir():
         raise InputError([Fault(folder, "no such folder", "a folder of TIFF frames")])
@@ -98,47 +119,116 @@ def _list_tiffs(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_point_table(path: Path, files: dict[str, Path], reading: FrameParams) -> pd.DataFrame:
-    columns = ["frame_id", "x_px", "y_px"]
-    text = read_csv_text(path, columns, f"a CSV of {', '.join(columns)}")
-    if text.is_empty():
-        raise InputError([Fault(path, "no points", "at least one")])
-    names = {identify(frame): frame for frame in files}
-    given = text["frame_id"].fill_null("").to_list()
-    table = pd.DataFrame({"frame_id": [names.get(identify(frame), frame) for frame in given]})
-    table = table.assign(**{axis: read_numbers(text[axis]).to_numpy() for axis in columns[1:]})
+def list_point_files(points: Path) -> list[Path]:
+    """List the files of points: one, or those of a folder.
+
+    Raises:
+        InputError: If a folder holds none.
+    """
+    if not points.is_dir():
+        return [points]
+    files = sorted(p for p in points.iterdir() if p.suffix.lower() in (".csv", *SUFFIXES))
+    if not files:
+        raise InputError([Fault(points, "no files of points", "<frame>.geojson files")])
+    return files
+
+
+def read_point_table(paths: Iterable[Path], files: Iterable[str]) -> pd.DataFrame:
+    """Read CSV files of ``frame_id,x_px,y_px`` and GeoJSON files named by their frame.
+
+    Args:
+        paths: The files.
+        files: Frames as their files are named, whose spelling is taken.
+
+    Returns:
+        ``frame_id, x_px, y_px, class_name`` (None without one), and for messages ``where`` and
+        ``x_px_text, y_px_text``.
+
+    Raises:
+        InputError: With the faults of all files, or if they hold no point.
+    """
+    paths, names = list(paths), {identify(frame): frame for frame in files}
+    parts = []
     with collect_faults() as faults:
-        sizes = _read_sizes(table, files, reading, faults)
-        for frame in sorted(set(table["frame_id"]) - set(files)):
-            faults.add(path, f"unknown frame_id {frame!r}", "a TIFF file of this name")
-        _check_points(table, text, path, sizes, faults)
+        for path in paths:
+            try:
+                geojson = path.suffix.lower() in SUFFIXES
+                parts.append(_read_geojson(path, names) if geojson else _read_csv(path))
+            except InputError as error:
+                faults.faults += error.faults
+    table = pd.concat(parts, ignore_index=True)
+    if table.empty:
+        raise InputError([Fault(paths[0], "no points", "at least one")])
+    table["frame_id"] = [names.get(identify(frame), frame) for frame in table["frame_id"]]
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    text = read_csv_text(path, _COLUMNS, f"a CSV of {', '.join(_COLUMNS)}")
+    classes = text["class_name"].to_list() if "class_name" in text.columns else None
+    return pd.DataFrame(
+        {"frame_id": text["frame_id"].fill_null("").to_list()}
+        | {axis: read_numbers(text[axis]).cast(pl.Float64).to_numpy() for axis in _COLUMNS[1:]}
+        | {"class_name": pd.Series(classes, range(len(text)), dtype=object)}
+        | {"where": [f"{path}, line {line}" for line in text["line"]]}
+        | {f"{axis}_text": text[axis].to_list() for axis in _COLUMNS[1:]}
+    )
+
+
+def _read_geojson(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
+    objects = read_objects(path)
+    for kind, count in objects.ignored.items():
+        report(f"{path.name}: {count} objects of {kind} are no nuclei, left out")
+    table = objects.table
+    if wide := int((table["width_px"] > LARGEST_NUCLEUS_PX).sum()):
+        report(
+            f"{path.name}: {wide} polygons are wider than {LARGEST_NUCLEUS_PX} px; their centres "
+            "are taken for nuclei"
+        )
+    where = [f"{path}, feature {feature}" for feature in table["feature"]]
+    texts = {f"{axis}_text": table[axis].map("{:.2f}".format) for axis in _COLUMNS[1:]}
+    chosen = table[[*_COLUMNS[1:], "class_name"]]
+    return chosen.assign(frame_id=_name_frame(path, names), where=where, **texts)
+
+
+def _name_frame(path: Path, names: Mapping[str, str]) -> str:
+    """Name the frame of a file: "a.geojson" and "a.tif.geojson" are of "a"."""
+    inner = Path(path.stem)
+    frame = inner.stem if inner.suffix.lower() in _PICTURES else path.stem
+    if identify(frame) not in names and len(names) == 1:
+        return next(iter(names.values()))
+    return frame
+
+
+def name_cases(table: pd.DataFrame) -> pd.DataFrame:
+    """Add ``case_id``, in one spelling for all frames of a case."""
     case_of = unify_names(case_of_frame(FrameId(frame)) for frame in set(table["frame_id"]))
-    table["case_id"] = [case_of[case_of_frame(FrameId(frame))] for frame in table["frame_id"]]
-    unique = table.drop_duplicates(columns).sort_values("frame_id", kind="stable")
-    if repeated := len(table) - len(unique):
-        report(f"{repeated} repeated points dropped")
-    return unique[["case_id", *columns]].reset_index(drop=True)
+    return table.assign(
+        case_id=[case_of[case_of_frame(FrameId(frame))] for frame in table["frame_id"]]
+    )
 
 
-def _check_points(
-    table: pd.DataFrame,
-    text: pl.DataFrame,
-    path: Path,
-    sizes: dict[str, tuple[int, int]],
-    faults: FaultList,
+def check_points(
+    table: pd.DataFrame, files: Collection[str], sizes: Sizes, faults: FaultList
 ) -> None:
-    """Note points that are no numbers or outside of their frame."""
-    places = table[["x_px", "y_px"]].to_numpy()
+    """Note points of unknown frames, that are no numbers, or that lie outside of their frame."""
+    unknown = table[~table["frame_id"].isin(set(files))].drop_duplicates("frame_id")
+    for frame, where in zip(unknown["frame_id"], unknown["where"], strict=True):
+        faults.add(where, f"unknown frame_id {frame!r}", "a TIFF file of this name")
+    places = table[_COLUMNS[1:]].to_numpy()
     if len(table) > 1 and ((places >= 0) & (places <= 1)).all():
         problem = f"all {len(table)} points lie within one pixel, as fractions of the sides would"
-        faults.add(path, problem, "x_px and y_px in pixels")
+        faults.add(table["where"].iloc[0].rpartition(",")[0], problem, "x_px and y_px in pixels")
     for axis, side in (("x_px", 0), ("y_px", 1)):
         limit = table["frame_id"].map({frame: size[side] for frame, size in sizes.items()})
         bad = table[axis].isna() | (table[axis] < 0) | (table[axis] > limit)
         for row in table.index[bad][:_SHOWN]:
-            most, where = limit[row], f"{path}, line {text['line'][row]}, {axis}"
-            expected = "a number of pixels" if math.isnan(most) else f"from 0 to {most:.0f}"
-            faults.add(where, f"is {text[axis][row]}", expected)
+            expected = (
+                "a number of pixels" if math.isnan(limit[row]) else f"from 0 to {limit[row]:.0f}"
+            )
+            faults.add(
+                f"{table['where'][row]}, {axis}", f"is {table[f'{axis}_text'][row]}", expected
+            )
 
 
 def _read_sizes(

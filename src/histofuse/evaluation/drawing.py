@@ -8,7 +8,7 @@ figure twice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,15 @@ STYLE: dict[Any, Any] = {
 }
 # Names of frames and categories come from data: a dollar sign in one begins no formula.
 rcParams["text.parse_math"] = False
+
+
+def colour_classes(classes: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Give each class its colour, as 8-bit RGB."""
+    chosen = (CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(classes)))
+    return {
+        name: (int(hexed[1:3], 16), int(hexed[3:5], 16), int(hexed[5:], 16))
+        for name, hexed in zip(classes, chosen, strict=True)
+    }
 
 
 def save_drawing(draw: Callable[..., Figure], arguments: tuple, footer: str, path: Path) -> None:

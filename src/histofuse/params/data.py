@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from histofuse.params.base import Section, SectionOf
 
 Path = Annotated[str, Field(min_length=1)]
+ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Annotations = Literal["brecahad", "geojson", "csv"]
 
 
 class FrameParams(Section):
@@ -33,6 +35,10 @@ class DataParams(Section):
 
     Attributes:
         brecahad: Holds ``images/`` and ``groundTruth/``.
+        annotations: What ``groundTruth/`` holds: BreCaHAD's ``<frame>.json``, QuPath's
+            ``<frame>.geojson``, or CSV files of ``frame_id,x_px,y_px,class_name``.
+        class_names: Class to its names in GeoJSON and CSV, other than its own; the first is what
+            GeoJSON is written with. Upper and lower case do not matter.
         images_restricted: Whether the frames are patients' data that may not be shown. MLflow and
             the report then get no patch and no row of a patch. Simulated frames are recognised.
         mimiciv: Holds ``hosp/``.
@@ -42,10 +48,32 @@ class DataParams(Section):
     """
 
     brecahad: Path
+    annotations: Annotations
+    class_names: dict[ClassName, list[str]]
     images_restricted: bool
     mimiciv: Path
     crosswalk: Path
     frames: FrameParams
+
+    @field_validator("class_names")
+    @classmethod
+    def _check_names(cls, class_names: dict[str, list[str]]) -> dict[str, list[str]]:
+        names = [fold_name(name) for named in class_names.values() for name in named]
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(
+                f"each name in one class only, but {', '.join(repeated)} is in several"
+            )
+        return class_names
+
+    def map_names(self, classes: ClassesParams) -> dict[str, str]:
+        """Map each name of a class, as `fold_name` has it, to the class."""
+        own = {fold_name(name): name for name in classes.names}
+        return own | {fold_name(n): c for c, names in self.class_names.items() for n in names}
+
+
+def fold_name(name: str) -> str:
+    """Reduce a class's name to what is compared: no upper case, single blanks."""
+    return " ".join(name.casefold().split())
 
 
 # Source: the keys of the published JSON files.
@@ -60,8 +88,6 @@ ANNOTATION_KEYS = (
 )
 # Source: the data set's README, which documents these in place of the keys the files have.
 KEY_ALIASES: Mapping[str, str] = MappingProxyType({"tubule": "lumen", "non_tubule": "non_lumen"})
-
-ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class ClassesParams(SectionOf[dict[ClassName, list[str]]]):

@@ -45,6 +45,7 @@ REFERENCES: Final = {
     "crossval.image_models": "image",
     "crossval.rules": "pairing",
     "crossval.tabular_models": "tabular",
+    "data.class_names.keys": "classes",
     "encoders.image": "image",
     "encoders.patient": "tabular",
     "evaluation.diagnoses_model": "tabular",

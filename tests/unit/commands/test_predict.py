@@ -16,6 +16,7 @@ from histofuse.core.artifacts import digest_file, load_json, write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError, InputError
 from histofuse.data.cutting import cut_windows
+from histofuse.data.geojson import read_objects
 from histofuse.evaluation.drawing import CLASS_COLOURS
 from histofuse.serving.predict import open_predictor
 
@@ -364,8 +365,20 @@ def test_an_overlay_shows_a_dot_of_its_class_at_each_nucleus(frames):
     Path("file").write_text("")
     with pytest.raises(InputError, match="--overlay: file is a file; expected a folder"):
         ask(frames, overlay=Path("file"))
-    with pytest.raises(InputError, match="--overlay: no frames to draw on"):
+    with pytest.raises(InputError, match="--overlay: no frames; expected FRAMES"):
         ask(model="models/mlp", patients=Path("data/ehr/features.parquet"), overlay=Path("d"))
+
+
+def test_answers_open_in_qupath_and_come_back_as_points(frames):
+    _, answer = ask(frames, geojson=Path("out"))
+    _, again = ask(frames / "images", points=Path("out"))
+    names = ["case_id", "frame_id", "x_px", "y_px", "prediction"]
+    pd.testing.assert_frame_equal(again[names], answer[names], atol=0.01)
+    objects = read_objects(Path("out") / "Case_1-01.geojson").table
+    first = answer[answer["frame_id"] == "Case_1-01"]
+    assert objects["measurements"].map(lambda m: m["Probability: mitosis"]).tolist() == (
+        pytest.approx(first["probability_mitosis"].tolist(), abs=1e-5)
+    )
 
 
 def test_all_faults_of_points_are_listed_at_once(frames):
