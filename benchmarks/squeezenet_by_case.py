@@ -55,6 +55,7 @@ def set_up(root: Path, data: Path) -> Project:
         "dropout": 0.5,
         "schedule": "cosine",
         "patience": 30,
+        "monitor": "macro_f1",
     }
     project.set_image_model("squeezenet", section)
     project.set_params(

@@ -109,8 +109,10 @@ class FinetuneParams(EncoderParams):
         step_epochs: Epochs after which the ``step`` schedule multiplies the rates by `step_factor`.
         weight_averaging: Decay, per step, of the moving average of the weights. Validation chooses
             an epoch of the average, and the model gets it; 0 averages nothing.
+        monitor: Validation metric that chooses the epoch. The loss moves least from epoch to epoch;
+            macro-F1 of few mitoses jumps.
         imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``; inverse frequency both.
-        patience: Epochs without a better validation macro-F1 after which training stops.
+        patience: Epochs without a better `monitor` after which training stops.
         precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
     """
 
@@ -122,6 +124,7 @@ class FinetuneParams(EncoderParams):
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Strength
     weight_averaging: Strength
+    monitor: Literal["loss", "auroc", "macro_f1"]
     frozen_epochs: Annotated[int, Field(ge=0)]
     unfreeze_every_epochs: Count
     imbalance: Literal["none", "class_weights", "weighted_sampler"]

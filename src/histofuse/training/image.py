@@ -315,7 +315,7 @@ def make_recipe(
     """Translate the params into a recipe for the loop."""
     return Recipe(
         **read_recipe(params, train.labels, len(model.spec.classes)),
-        monitor="macro_f1",
+        monitor=params.monitor,
         seed=derive_seed(seed, "image", name),
         groups=(
             ParameterGroup("head", tuple(model.head.parameters()), params.head_learning_rate),

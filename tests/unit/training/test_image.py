@@ -68,6 +68,7 @@ VALUES = {
     "normalisation": "unit",
     "minimum_map_px": 4,
     "weight_averaging": 0.0,
+    "monitor": "macro_f1",
     "calibration": "temperature",
     "threshold": "argmax",
     "study": "none",
@@ -270,6 +271,7 @@ def test_the_recipe_says_what_the_params_say(project):
     rows = data.load_rows("train")
     params = make_params(
         weight_averaging=0.9,
+        monitor="auroc",
         frozen_epochs=1,
         head_learning_rate=1e-3,
         backbone_learning_rate=1e-4,
@@ -287,6 +289,7 @@ def test_the_recipe_says_what_the_params_say(project):
     assert [recipe.schedule(e) for e in range(4)] == [1, 1, 0.5, 0.5]
     assert recipe.class_weights is None and recipe.row_weights is not None
     assert recipe.weight_averaging == 0.9
+    assert recipe.monitor == "auroc"
 
     learning = []
     for epoch in range(5):
