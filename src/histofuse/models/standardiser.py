@@ -40,6 +40,6 @@ class Standardiser(nn.Module):
         self.lowest.copy_(standardised.amin(dim=0).floor())
         self.highest.copy_(standardised.amax(dim=0).ceil())
 
-    def forward(self, values: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, values: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Standardise, and clip to what the fitted values span."""
         return ((values - self.mean) / self.scale).clamp(self.lowest, self.highest)

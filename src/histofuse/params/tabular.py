@@ -65,10 +65,9 @@ class MlpParams(ClassifierSection):
         return self
 
 
-class XgboostParams(ClassifierSection):
-    """XGBoost; `rounds` is the most that cross-validation may choose."""
+class BoosterSection(ClassifierSection):
+    """What XGBoost needs; `rounds` is the most that cross-validation may choose."""
 
-    kind: Literal["xgboost"]
     max_depth: Annotated[int, Field(ge=1, le=16)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     rounds: Count
@@ -79,6 +78,12 @@ class XgboostParams(ClassifierSection):
     folds: Annotated[int, Field(ge=2)]
     early_stopping_rounds: Count
     imbalance: Imbalance
+
+
+class XgboostParams(BoosterSection):
+    """XGBoost on encoded health records."""
+
+    kind: Literal["xgboost"]
 
 
 AnyTabularParams = LogisticRegressionParams | GradientBoostingParams | MlpParams | XgboostParams

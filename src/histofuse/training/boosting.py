@@ -21,7 +21,7 @@ from histofuse.core.naming import name_column
 from histofuse.core.progress import report, track
 from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import XGBOOST_THREADS, find_prior, make_matrix
-from histofuse.params.tabular import GradientBoostingParams, XgboostParams
+from histofuse.params.tabular import BoosterSection, GradientBoostingParams
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
 from histofuse.training.scores import score_logits
@@ -77,7 +77,7 @@ class _Fold:
 
 
 def fit_booster(
-    rows: LabelledRows, params: XgboostParams, rounds: int, seed: int
+    rows: LabelledRows, params: BoosterSection, rounds: int, seed: int
 ) -> xgboost.Booster:
     """Fit on all given rows for a fixed number of rounds; NaN means missing."""
     import xgboost
@@ -86,7 +86,7 @@ def fit_booster(
     return xgboost.train(settings, make_matrix(rows.x, rows.target), num_boost_round=rounds)
 
 
-def make_settings(params: XgboostParams, rows: LabelledRows, seed: int) -> dict[str, Any]:
+def make_settings(params: BoosterSection, rows: LabelledRows, seed: int) -> dict[str, Any]:
     """Translate the params into XGBoost's own."""
     negatives = len(rows) - rows.positives
     weighted = params.imbalance == "class_weights"
@@ -106,7 +106,7 @@ def make_settings(params: XgboostParams, rows: LabelledRows, seed: int) -> dict[
 
 
 def cross_validate(
-    rows: LabelledRows, params: XgboostParams, seed: int, recorder: Recorder
+    rows: LabelledRows, params: BoosterSection, seed: int, recorder: Recorder
 ) -> CrossValidation:
     """Choose the number of rounds by stratified cross-validation.
 
@@ -152,7 +152,7 @@ def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndar
 
 
 def _make_fold(
-    rows: LabelledRows, rest: np.ndarray, held_out: np.ndarray, params: XgboostParams, seed: int
+    rows: LabelledRows, rest: np.ndarray, held_out: np.ndarray, params: BoosterSection, seed: int
 ) -> _Fold:
     import xgboost
 
@@ -164,7 +164,7 @@ def _make_fold(
 
 
 def _grow(
-    folds: list[_Fold], params: XgboostParams, recorder: Recorder
+    folds: list[_Fold], params: BoosterSection, recorder: Recorder
 ) -> Iterator[dict[str, float]]:
     best, best_round = -np.inf, 0
     for number in track(range(params.rounds), "cross-validation", params.rounds):
@@ -203,7 +203,7 @@ def _score_folds(folds: list[_Fold], rounds: int) -> Scores:
     return {n: {"mean": summary[n], "sd": summary[f"{n}_sd"]} for n in ("auroc", "macro_f1")}
 
 
-def _skip(params: XgboostParams, why: str) -> CrossValidation:
+def _skip(params: BoosterSection, why: str) -> CrossValidation:
     rounds, note = _take_few(params, why)
     scores: Scores = {name: {"mean": None, "sd": None} for name in ("auroc", "macro_f1")}
     columns = [f"{part}_{name}" for part in ("train", "validation") for name in WATCHED]
@@ -211,7 +211,7 @@ def _skip(params: XgboostParams, why: str) -> CrossValidation:
     return CrossValidation(rounds, history, scores, 0, note)
 
 
-def _take_few(params: XgboostParams | GradientBoostingParams, why: str) -> tuple[int, str]:
+def _take_few(params: BoosterSection | GradientBoostingParams, why: str) -> tuple[int, str]:
     """Take few rounds where nothing can choose their number, and say why."""
     rounds = min(params.rounds, params.early_stopping_rounds)
     note = f"{why}; {rounds} rounds taken"

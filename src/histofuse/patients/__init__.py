@@ -1,0 +1,1 @@
+"""Patient level: a patient's nuclei and record -> one answer, by several methods of fusion."""

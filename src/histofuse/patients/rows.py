@@ -1,0 +1,106 @@
+"""Patients as methods of fusion take them: nuclei, encoded record, and which sides are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, Shaped
+
+from histofuse.features.encoding import Encoder, encode, fit_encoder
+from histofuse.features.specs import FeatureSpec
+from histofuse.params.ehr import EncodingParams
+from histofuse.patients.aggregators import aggregate
+from histofuse.patients.bags import PatientBags
+
+Side = Literal["image", "record"]
+View = Literal["both", "image", "record"]  # the sides that are given
+VIEWS: Final[tuple[View, ...]] = ("both", "image", "record")
+_GIVEN: Final = {"both": (True, True), "image": (True, False), "record": (False, True)}
+
+
+@dataclass(frozen=True)
+class PatientRows:
+    """Patients, one row each.
+
+    Attributes:
+        embeddings: Of all nuclei, patient after patient.
+        logits: Of the same nuclei.
+        sizes: Nuclei of each patient.
+        record: Encoded, missing values filled in, with indicators.
+        record_with_missing: Likewise, but NaN where missing.
+        outcome: 0 or 1; meaningless where it is to be predicted.
+        given: Whether image and record are given.
+    """
+
+    embeddings: Float32[np.ndarray, "n d"]
+    logits: Float32[np.ndarray, "n k"]
+    sizes: Int64[np.ndarray, " p"]
+    record: Float32[np.ndarray, "p r"]
+    record_with_missing: Float32[np.ndarray, "p r"]
+    outcome: Int64[np.ndarray, " p"]
+    given: Bool[np.ndarray, "p 2"]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def take(self, patients: Int64[np.ndarray, " m"]) -> PatientRows:
+        """Take patients by number, in the order given."""
+        starts = np.cumsum(self.sizes) - self.sizes
+        nuclei = [np.arange(starts[i], starts[i] + self.sizes[i]) for i in patients]
+        of_nuclei = np.concatenate([np.empty(0, dtype=np.int64), *nuclei])
+        return PatientRows(
+            self.embeddings[of_nuclei],
+            self.logits[of_nuclei],
+            *(
+                getattr(self, name)[patients]
+                for name in ("sizes", "record", "record_with_missing", "outcome", "given")
+            ),
+        )
+
+    def show(self, view: View) -> PatientRows:
+        """Give only the sides of a view."""
+        given = np.tile(np.array(_GIVEN[view]), (len(self), 1))
+        return replace(self, given=given)
+
+    def match(self, view: View) -> Bool[np.ndarray, " p"]:
+        """Tell which patients have exactly the sides of a view."""
+        return (self.given == np.array(_GIVEN[view])).all(axis=1)
+
+    def describe_image(self, aggregators: Sequence[str]) -> Float32[np.ndarray, "p width"]:
+        """Aggregate each patient's nuclei; see `aggregators.aggregate`."""
+        return aggregate(self.embeddings, self.logits, self.sizes, aggregators)
+
+
+def fit_record_encoder(bags: PatientBags, params: EncodingParams) -> Encoder:
+    """Learn the encoding of records from the train patients."""
+    table = bags.record_table
+    specs = [_describe(name, table[name].dropna().to_numpy()) for name in table]
+    return fit_encoder(table[bags.split == "train"], specs, params)
+
+
+def _describe(name: str, values: np.ndarray) -> FeatureSpec:
+    kind = "binary" if set(values.tolist()) <= {0.0, 1.0} else "continuous"
+    return FeatureSpec(name, name, kind, "", "record", name, indicator=True)
+
+
+def make_rows(bags: PatientBags, encoder: Encoder) -> PatientRows:
+    """Bring patients into the form that methods take; both sides are given."""
+    order = np.argsort(bags.bag_of, kind="stable")
+    table = bags.record_table
+    return PatientRows(
+        embeddings=bags.embeddings[order],
+        logits=bags.logits[order].astype(np.float32),
+        sizes=bags.count_nuclei(),
+        record=encode(encoder, table).to_numpy(),
+        record_with_missing=encode(encoder, table, impute=False).to_numpy(),
+        outcome=bags.outcome,
+        given=np.ones((len(bags), 2), dtype=bool),
+    )
+
+
+def select_split(rows: PatientRows, split: Shaped[np.ndarray, " p"], name: str) -> PatientRows:
+    """Take the patients of one split."""
+    return rows.take(np.flatnonzero(split == name))

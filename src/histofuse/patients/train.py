@@ -1,0 +1,211 @@
+"""Bags -> the bundle of one method of fusion at patient level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.artifacts import write_json, write_text
+from histofuse.core.bundle import CONFIG, Bundle, writing_bundle
+from histofuse.core.errors import BundleError, Fault, InputError
+from histofuse.core.tables import Contract, to_csv, write_table
+from histofuse.features.encoding import Encoder
+from histofuse.models.tabular import ENCODER
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.patients import AnyPatientParams, PatientParams
+from histofuse.patients.bags import PatientBags
+from histofuse.patients.methods import Fitted, PatientModel, fit_method, load_method
+from histofuse.patients.rows import (
+    VIEWS,
+    PatientRows,
+    View,
+    fit_record_encoder,
+    make_rows,
+    select_split,
+)
+from histofuse.training.calibrate import check_method
+from histofuse.training.decision import Decision, fit_decision, write_decision
+from histofuse.training.recorder import Recorder
+from histofuse.training.scores import score_logits
+from histofuse.training.tabular import to_columns
+
+KIND: Final = "patient"
+HISTORY: Final = "history.csv"
+PREDICTIONS: Final = "predictions.parquet"
+
+PATIENT_PREDICTIONS: Final = Contract(
+    name="predictions on patients",
+    columns={"patient_id": "str", "split": "str", "target": "int"}
+    | {
+        f"{column}{suffix}": kind
+        for suffix in ("", "_image", "_record")
+        for column, kind in (("logit", "float"), ("probability", "float"), ("prediction", "int"))
+    },
+    key=("patient_id",),
+)
+
+
+@dataclass(frozen=True)
+class PatientCohort:
+    """Bags and where they came from.
+
+    Attributes:
+        bags: All patients.
+        target: Name of the outcome.
+        source: Such as ``simulated``.
+        digests: Input -> SHA-256.
+        encoder: The frozen image encoder: ``name``, ``registered`` and ``digest``.
+    """
+
+    bags: PatientBags
+    target: str
+    source: str
+    digests: Mapping[str, str]
+    encoder: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TrainedMethod:
+    """A method fitted on a cohort, with a decision for each set of sides."""
+
+    fitted: Fitted
+    encoder: Encoder
+    rows: PatientRows
+    logits: Mapping[View, np.ndarray]
+    decisions: Mapping[View, Decision]
+
+
+def train_method(
+    bags: PatientBags,
+    params: AnyPatientParams,
+    encoding: EncodingParams,
+    seed: int,
+    recorder: Recorder,
+) -> TrainedMethod:
+    """Fit a method on the train patients; validation calibrates each set of sides for itself.
+
+    The bags must have passed `bags.check_bags`.
+
+    Raises:
+        InputError: If no value of the record can be used.
+    """
+    check_method(params.calibration)
+    encoder = fit_record_encoder(bags, encoding)
+    if not encoder.feature_order:
+        problem = "no value of the record can be used: constant, or missing in most patients"
+        raise InputError([Fault("the train patients", problem, "at least one that varies")])
+    rows = make_rows(bags, encoder)
+    train, validation = (select_split(rows, bags.split, s) for s in ("train", "validation"))
+    fitted = fit_method(train, validation, params, seed, recorder)
+    logits = {view: fitted.model.logits(rows.show(view)) for view in VIEWS}
+    held_out = bags.split == "validation"
+    decisions = {
+        view: fit_decision(
+            to_columns(values[held_out]),
+            bags.outcome[held_out],
+            bags.patient_ids[held_out],
+            params.calibration,
+            params.threshold,
+        )
+        for view, values in logits.items()
+    }
+    return TrainedMethod(fitted, encoder, rows, logits, decisions)
+
+
+def train_patients(  # noqa: PLR0917
+    cohort: PatientCohort,
+    params: AnyPatientParams,
+    encoding: EncodingParams,
+    seed: int,
+    recorder: Recorder,
+    path: Path,
+) -> TrainedMethod:
+    """Train a method and write its bundle to `path`, whose last part is the model's name.
+
+    Raises:
+        InputError: If no value of the record can be used.
+    """
+    recorder.log_params({**params.model_dump(), "seed": seed})
+    trained = train_method(cohort.bags, params, encoding, seed, recorder)
+    with writing_bundle(path, path.name) as folder:
+        trained.fitted.model.write(folder)
+        for view, decision in trained.decisions.items():
+            inner = folder if view == "both" else folder / view
+            inner.mkdir(exist_ok=True)
+            write_decision(decision, inner)
+        write_json(trained.encoder.to_dict(), folder / ENCODER)
+        history = describe_history(trained, cohort.bags)
+        write_text(to_csv(history, float_format="%.6g"), folder / HISTORY)
+        predictions = tabulate(trained, cohort.bags)
+        write_table(predictions, folder / PREDICTIONS, PATIENT_PREDICTIONS)
+        write_json(_describe(path.name, cohort, params, seed, trained), folder / CONFIG)
+    recorder.finish(path)
+    return trained
+
+
+def tabulate(trained: TrainedMethod, bags: PatientBags) -> pd.DataFrame:
+    """Table what the method says of each patient from both sides, image alone and record alone."""
+    table = pd.DataFrame({"patient_id": bags.patient_ids, "split": bags.split}).astype("str")
+    table["target"] = bags.outcome
+    for view, logits in trained.logits.items():
+        probabilities, decided = trained.decisions[view].decide(to_columns(logits))
+        suffix = "" if view == "both" else f"_{view}"
+        table[f"logit{suffix}"] = logits
+        table[f"probability{suffix}"] = probabilities[:, 1]
+        table[f"prediction{suffix}"] = decided
+    return table[list(PATIENT_PREDICTIONS.columns)].sort_values("patient_id", ignore_index=True)
+
+
+def describe_history(trained: TrainedMethod, bags: PatientBags) -> pd.DataFrame:
+    """Take the method's history; one that has none gets a row of its final scores."""
+    if len(trained.fitted.history):
+        return trained.fitted.history
+    row: dict[str, float] = {"round": 1}
+    for split in ("train", "validation"):
+        chosen = bags.split == split
+        scores = score_logits(trained.logits["both"][chosen], bags.outcome[chosen])
+        row |= {f"{split}_{name}": value for name, value in scores.items()}
+    return pd.DataFrame([row])
+
+
+def _describe(
+    name: str, cohort: PatientCohort, params: AnyPatientParams, seed: int, trained: TrainedMethod
+) -> dict[str, Any]:
+    fitted = trained.fitted
+    return {
+        "kind": KIND,
+        "level": "patient",
+        "name": name,
+        "classes": [f"no_{cohort.target}", cohort.target],
+        "focus_class": cohort.target,
+        "params": params.model_dump(),
+        "seed": seed,
+        "inputs": dict(cohort.digests),
+        "source": cohort.source,
+        "encoders": {"image": dict(cohort.encoder)},
+        "architecture": {
+            "kind": params.kind,
+            "parameters": fitted.model.parameters,
+            **fitted.architecture,
+        },
+        "training": fitted.training,
+    }
+
+
+def load_patient_model(bundle: Bundle) -> PatientModel:
+    """Load the model of a bundle.
+
+    Raises:
+        BundleError: If the bundle holds no model at patient level.
+    """
+    config = bundle.config
+    if config["kind"] != KIND:
+        message = f"{bundle.path}: holds a model of kind {config['kind']!r}, expected {KIND}"
+        raise BundleError(message)
+    params = PatientParams.model_validate(config["params"]).root
+    return load_method(bundle.path, params, config["architecture"])
