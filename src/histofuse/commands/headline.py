@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from histofuse.commands.ui import describe_page
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.naming import name_fusion, show_interval, show_value, spell_metrics
 from histofuse.params.base import load_keys
+from histofuse.tracking.store import open_store
 
 METRICS: Final = Path("reports/metrics.json")
 HEADLINE: Final = Path("reports/headline.json")
@@ -69,6 +71,7 @@ def _list_places(reports: Path) -> Iterator[str]:
     yield "  Open next:"
     yield f"    {reports / 'index.html'}         the report"
     yield "    make ui                    every run with its curves, figures and files"
+    yield from (f"    {'':26} {line}" for line in describe_page(open_store()))
     yield f"    {reports / 'tables'}/*.md        the paper's tables"
     yield f"    {reports / 'figures'}/           ROC, confusion and training curves"
     yield f"    {reports / 'explain'}/           Grad-CAM and SHAP"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofuse.commands.ui import describe_page
 from histofuse.promotion.decision import Production
 from histofuse.reporting.report import find_documents
 from histofuse.tracking.publish import publish_all
@@ -13,7 +14,7 @@ def publish() -> list[str]:
     """Write models, promotions and studies that MLflow does not hold yet.
 
     Returns:
-        A line for each model and study written, and the totals.
+        A line for each model and study written, the totals, and where to look at the runs.
 
     Raises:
         BundleError: If a bundle does not match its manifest.
@@ -21,11 +22,13 @@ def publish() -> list[str]:
         RegistryError: If the store cannot be reached or refuses.
     """
     models = publish_all(documents=find_documents())
-    Production(open_store()).mend_all()
+    store = open_store()
+    Production(store).mend_all()
     studies = publish_studies()
     return [
         *(f"published {name}" for name in models.written),
         f"{len(models.written)} models written, {len(models.unchanged)} unchanged",
         *(f"published study {name}" for name in studies.written),
         f"{len(studies.written)} studies written, {len(studies.unchanged)} unchanged",
+        *describe_page(store),
     ]

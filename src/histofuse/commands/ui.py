@@ -12,12 +12,23 @@ from histofuse.core.progress import report
 from histofuse.tracking.connection import SETTINGS
 from histofuse.tracking.local import locate_artifacts
 from histofuse.tracking.names import redact
-from histofuse.tracking.store import open_store
+from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.views import name_view
 
 HOST: Final = "127.0.0.1"
+PORT: Final = 5000
 # MLflow's background jobs are for language models; they would cost a second process.
 SERVER_SETTINGS: Final = {**SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def describe_page(store: Store) -> list[str]:
+    """Say where the table of runs is shown; nothing if there are no runs."""
+    page = store.name_page()
+    if page is None:
+        return []
+    if store.database is None:
+        return [f"runs: {redact(store.uri).rstrip('/')}{page}"]
+    return [f"runs: http://{HOST}:{PORT}{page} once make ui, or histofuse ui, is running"]
 
 
 def serve(port: int) -> None:

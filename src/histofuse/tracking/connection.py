@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE: Final = Path("mlruns/mlflow.db")
+COPIES: Final = "/.dvc/tmp/exps/"  # between the project and DVC's copies of it
 REACHED_WITHIN_SECONDS: Final = 10
 LOCK_SECONDS: Final = 1800
 
@@ -68,8 +69,14 @@ class MlflowError(RegistryError):
 
 
 def name_store() -> str:
-    """Name the tracking address: ``MLFLOW_TRACKING_URI``, else the project's own database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE.resolve()}"
+    """Name the tracking address: ``MLFLOW_TRACKING_URI``, else the project's own database.
+
+    DVC runs the experiments of ``--temp`` and ``--queue`` in copies of the project, and removes
+    them. They write to the database of the project itself.
+    """
+    project = Path(str(Path.cwd()).rpartition(COPIES)[0] or ".")
+    database = (project / DATABASE).resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
 
 
 class Connection:

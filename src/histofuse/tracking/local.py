@@ -99,6 +99,14 @@ def read_finished(database: Path) -> dict[str, str]:
         return dict(_select(connection, _RUNS, {"tag": CONTENT_TAG, "status": "FINISHED"}))
 
 
+def read_experiment(database: Path, name: str) -> str | None:
+    """Read the id of an experiment; None if there is none yet."""
+    with _reading(database) as connection:
+        query = "SELECT experiment_id FROM experiments WHERE name = :name"
+        rows = _select(connection, query, {"name": name})
+    return str(rows[0][0]) if rows else None
+
+
 def read_statuses(database: Path) -> list[ModelStatus]:
     """Read where the versions of all registered models stand, by name."""
     with _reading(database) as connection:

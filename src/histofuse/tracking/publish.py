@@ -8,6 +8,7 @@ completed the next time, and where nothing is new, nothing is written.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +40,11 @@ from histofuse.tracking.names import (
     FILES_TAG,
     FOCUS_TAG,
     MODEL_FOLDER,
+    MODEL_NAME_TAG,
     MODEL_TAG,
     REGISTERED_TAG,
     SCRATCH,
+    SHOWN_DIGITS,
     VERSION_TAG,
     Version,
     flatten,
@@ -77,7 +80,8 @@ PUBLISHING: Final = "publishing"  # the lock: one process publishes at a time
 # Tags on the origin of a version.
 _ORIGIN: Final = frozenset({"histofuse.git_commit", "histofuse.git_dirty"})
 # Increased when the same bundle and reports are logged differently.
-FORMAT: Final = 3
+FORMAT: Final = 4
+NAMED: Final = 3  # differences in the name of a run
 
 
 class Outcome(NamedTuple):
@@ -239,12 +243,33 @@ def _write(
     origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
     number = _register(p, store, run_id, registered, origin | {FILES_TAG: files or ""})
     tags = provenance | describe_run(p, number)
-    renamed = None if run.info.run_name == p.bundle.name else p.bundle.name
-    if renamed is not None or run.info.status != "FINISHED":
-        store.end_run(run_id, "FINISHED", name=renamed)
+    name = name_run(p, run, params, store)
+    if name != run.info.run_name or run.info.status != "FINISHED":
+        store.end_run(run_id, "FINISHED", name=name)
     # Last: the content tag marks the run as complete.
     tags |= {"mlflow.note.content": p.card, MODEL_TAG: p.model_content, CONTENT_TAG: p.content}
     store.log_batch(run_id, tags=tags)
+
+
+def name_run(p: Publication, run: Run, params: Mapping[str, str], store: Store) -> str:
+    """Name a run by its model and, after another run of the model, by what differs from that one.
+
+    The name of a registered run stays: "resnet18 (epochs 12)".
+    """
+    if VERSION_TAG in run.data.tags:
+        return run.info.run_name or p.bundle.name
+    runs = store.find_runs(MODEL_NAME_TAG, p.bundle.name)
+    earlier = [other for other in runs if other.info.run_id != run.info.run_id]
+    if not earlier:
+        return p.bundle.name
+    known = earlier[-1].data.params
+    changed = [f"{k} {_shorten(v)}" for k, v in sorted(params.items()) if known.get(k) != v]
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return f"{p.bundle.name} ({', '.join(changed[:NAMED]) or 'other data or code'}{more})"
+
+
+def _shorten(value: str) -> str:
+    return value[:SHOWN_DIGITS] if re.fullmatch(r"[0-9a-f]{64}", value) else value
 
 
 def _describe_provenance(
@@ -354,13 +379,15 @@ def describe_run(p: Publication, number: int) -> dict[str, str]:
     pairing = config.get("pairing", {})
     tags = {
         "histofuse.kind": config.get("kind", ""),
-        "histofuse.model": p.bundle.name,
+        MODEL_NAME_TAG: p.bundle.name,
         "histofuse.source": config.get("source", ""),
         "histofuse.pairing": pairing.get("rule", "") if isinstance(pairing, Mapping) else pairing,
         "histofuse.leaky": str(bool(config.get("leaky"))).lower(),
         FOCUS_TAG: config.get("focus_class", ""),
         REGISTERED_TAG: p.registered,
         VERSION_TAG: str(number),
+        # MLflow's table of runs looks up the versions of runs with this tag alone.
+        "mlflow.log-model.history": "[]",
     }
     return {name: str(value) for name, value in tags.items() if value != ""}
 

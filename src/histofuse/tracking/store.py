@@ -18,6 +18,7 @@ from histofuse.tracking.connection import Connection, MlflowError, import_mlflow
 from histofuse.tracking.interface import Interface, make_signature
 from histofuse.tracking.local import (
     locate_artifacts,
+    read_experiment,
     read_finished,
     read_running,
     read_statuses,
@@ -36,7 +37,7 @@ from histofuse.tracking.names import (
     ModelStatus,
     Version,
 )
-from histofuse.tracking.views import describe_experiment
+from histofuse.tracking.views import describe_experiment, name_view
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -91,6 +92,12 @@ class Store(Connection):
         with suppress(MlflowError):  # of a user who may only read
             describe_experiment(self.client, found)
         return found.experiment_id
+
+    def name_page(self) -> str | None:
+        """Name the page of the runs below a server's address; None if there are none yet."""
+        local = self.database
+        found = self.experiment_id if local is None else read_experiment(local, self.experiment)
+        return found and name_view(found)
 
     # --- runs -----------------------------------------------------------------------------------
 

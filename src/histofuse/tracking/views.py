@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from histofuse.tracking.names import EXPERIMENT, STUDIES_EXPERIMENT, VERSION_TAG
+from histofuse.tracking.names import EXPERIMENT, STUDIES_EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,8 +25,9 @@ _DESCRIPTIONS: Final = {
 _VIEW: Final = "histofuse"  # key of the shared view
 _SORTED_BY: Final = "test/auprc/mitosis"
 _COLUMNS: Final = (
+    "attributes.`Models`",
     *(f"metrics.`{name}`" for name in (_SORTED_BY, "test/auroc/macro", "test/brier")),
-    *(f"tags.`{tag}`" for tag in ("histofuse.kind", "histofuse.leaky", VERSION_TAG)),
+    *(f"tags.`{tag}`" for tag in ("histofuse.kind", "histofuse.leaky")),
 )
 
 
@@ -43,7 +44,11 @@ def describe_experiment(client: MlflowClient, experiment: Experiment) -> None:
     """
     tags = {"mlflow.note.content": _DESCRIPTIONS.get(experiment.name, "")}
     if experiment.name == EXPERIMENT:
-        view = {"orderByKey": _COLUMNS[0], "orderByAsc": False, "selectedColumns": _COLUMNS}
+        view = {
+            "orderByKey": f"metrics.`{_SORTED_BY}`",
+            "orderByAsc": False,
+            "selectedColumns": _COLUMNS,
+        }
         tags[f"mlflow.sharedViewState.{_VIEW}"] = json.dumps(view)
     for name, value in tags.items():
         if value and experiment.tags.get(name) != value:

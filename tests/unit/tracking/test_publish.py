@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import BundleError
 from histofuse.tracking.connection import DATABASE
-from histofuse.tracking.names import CONTENT_TAG
+from histofuse.tracking.names import CONTENT_TAG, MODEL_NAME_TAG
 from histofuse.tracking.publish import collect, publish_all, read_curves
 from histofuse.tracking.store import Store, open_store
 
@@ -309,3 +310,34 @@ def test_standard_deviations_are_not_curves(project, tmp_path):
         (folder / "history.csv").write_text("round,train_loss,train_loss_sd\n5,0.5,0.1\n")
     curves = read_curves(open_bundle(tmp_path / "xgboost"))
     assert curves == [(5, {"curve/cv/train/loss": 0.5})]
+
+
+def test_runs_of_one_model_say_in_what_they_differ(project, make):
+    publish_all()
+    make.bundle("mlp", "tabular", weights=b"other", learning_rate=0.01)
+    publish_all()
+    make.bundle("mlp", "tabular", weights=b"third", learning_rate=0.01)
+    publish_all()
+
+    runs = open_store().find_runs(MODEL_NAME_TAG, "mlp")
+    assert [run.info.run_name for run in runs] == [
+        "mlp",
+        "mlp (learning_rate 0.01)",
+        "mlp (other data or code)",
+    ]
+    make.reports(auroc=0.7)
+    publish_all()
+    again = open_store().find_runs(MODEL_NAME_TAG, "mlp")
+    assert [run.info.run_name for run in again] == [run.info.run_name for run in runs]
+
+
+def test_the_table_of_runs_links_to_their_versions(project):
+    publish_all()
+    store = open_store()
+    assert run_of(store, "histofuse-mlp").data.tags["mlflow.log-model.history"] == "[]"
+    [view] = [
+        value
+        for name, value in store.client.get_experiment(store.experiment_id).tags.items()
+        if name.startswith("mlflow.sharedViewState.")
+    ]
+    assert "attributes.`Models`" in json.loads(view)["selectedColumns"]

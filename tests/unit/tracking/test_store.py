@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from histofuse.core.errors import RegistryError
-from histofuse.tracking.connection import DATABASE
+from histofuse.tracking.connection import DATABASE, name_store
 from histofuse.tracking.names import STUDIES_EXPERIMENT
 from histofuse.tracking.store import open_store
 from histofuse.tracking.views import name_view
@@ -100,8 +100,24 @@ def test_experiment_has_a_description_and_the_view_that_the_address_opens(projec
     assert "One run for each trained bundle" in tags["mlflow.note.content"]
     (key,) = re.findall("viewStateShareKey=([a-z]+)", view)
     shown = json.loads(tags[f"mlflow.sharedViewState.{key}"])
-    assert shown["orderByKey"] == "metrics.`test/auprc/mitosis`" == shown["selectedColumns"][0]
+    assert shown["orderByKey"] == "metrics.`test/auprc/mitosis`"
+    assert shown["selectedColumns"][:2] == ["attributes.`Models`", shown["orderByKey"]]
     assert shown["orderByAsc"] is False
     studies = open_store(STUDIES_EXPERIMENT)
     tags = studies.client.get_experiment(studies.experiment_id).tags
     assert "hyperparameter study" in tags["mlflow.note.content"]
+
+
+def test_an_experiment_in_a_copy_of_the_project_writes_to_the_project(project, monkeypatch):
+    copy = project / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1a2b"
+    copy.mkdir(parents=True)
+    expected = name_store()
+    monkeypatch.chdir(copy)
+    assert name_store() == expected == f"sqlite:///{project}/mlruns/mlflow.db"
+
+
+def test_the_page_of_runs_is_named_without_mlflow(project):
+    assert open_store().name_page() is None
+    store = open_store()
+    page = name_view(store.experiment_id)
+    assert open_store().name_page() == page
