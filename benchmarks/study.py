@@ -64,7 +64,6 @@ def run_study_here(table: str, trials: str, out: str) -> None:
     """Run the study in this process and leave its trials."""
     from histofuse.studies.results import read_study
     from histofuse.studies.run import Options, StudyJob, run_study
-    from histofuse.studies.trials import NullObserver
 
     base, folder = load_base(), Path(out).parent
     params = load_section(StudyParams, "tune.xgboost").model_copy(update={"pruner": "none"})
@@ -81,7 +80,7 @@ def run_study_here(table: str, trials: str, out: str) -> None:
         make_objective=lambda seed, metric: XgboostObjective(rows, NAMES, base, seed, metric),
     )
     options = Options(1, str(folder / "studies.journal"), int(trials), None)
-    run_study(job, options, folder / "study", NullObserver(), lambda *_: None)
+    run_study(job, options, folder / "study", None, lambda *_: None)
     _, found = read_study(folder / "study")
     Path(out).write_text(json.dumps([[trial.params, trial.steps] for trial in found]))
 

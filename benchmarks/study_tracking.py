@@ -26,7 +26,7 @@ from histofuse.params.tune import StudyParams
 from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
 from histofuse.studies.run import Options, StudyJob, run_study
-from histofuse.studies.trials import NullObserver, StudyObserver, StudySpec, TrialRecord
+from histofuse.studies.trials import StudyObserver, StudySpec, TrialRecord
 from histofuse.tracking.names import STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import PARENT_TAG, STATUS, open_observer
@@ -78,12 +78,12 @@ class CallByCall:
 
 
 @contextmanager
-def observing(kind: str) -> Iterator[StudyObserver]:
+def observing(kind: str) -> Iterator[StudyObserver | None]:
     if kind == RECORDED:
         with open_observer(0.0) as observer:
             yield observer
     else:
-        yield CallByCall() if kind == PEER else NullObserver()
+        yield CallByCall() if kind == PEER else None
 
 
 def load_job() -> StudyJob:

@@ -26,7 +26,7 @@ from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
 from histofuse.studies.run import Options, run_study
-from histofuse.studies.trials import NullObserver, TrialRecord, find_best
+from histofuse.studies.trials import TrialRecord, find_best
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, load_table, train_tabular
 
@@ -50,7 +50,7 @@ class Case:
         job = make_job("xgboost", self.table, self.base, self.params, self.seed)
         options = Options(1, str(folder / "studies.journal"), TRIALS, None)
         start = time.perf_counter()
-        run_study(job, options, folder / "study", NullObserver(), lambda *_: None)
+        run_study(job, options, folder / "study", None, lambda *_: None)
         seconds = time.perf_counter() - start
         spec, trials = read_study(folder / "study")
         best = find_best(spec, trials)

@@ -31,6 +31,7 @@ from histofuse.studies.trials import (
     TrialRecord,
     count_unfinished,
     find_best,
+    list_ends,
 )
 
 STORAGE_VARIABLE: Final = "HISTOFUSE_STUDY_STORAGE"  # its value may hold a password
@@ -106,7 +107,7 @@ def run_study(
     job: StudyJob,
     options: Options,
     folder: Path,
-    observer: StudyObserver,
+    observer: StudyObserver | None,
     draw: Callable[[StudySpec, Sequence[TrialRecord], Path], None],
 ) -> None:
     """Run a study until it has its trials, and write its folder, unless this is a worker.
@@ -115,7 +116,7 @@ def run_study(
         job: The study.
         options: How it is run.
         folder: The folder of its results.
-        observer: Gets the finished trials every `OBSERVE_SECONDS` and at the end.
+        observer: Gets the finished trials every `OBSERVE_SECONDS` and at the end; None if nobody.
         draw: Draws figures into a folder.
 
     Raises:
@@ -154,7 +155,7 @@ class _Coordinator:
     """Runs a study: its trials, here or in workers, and the reports to the observer."""
 
     def __init__(
-        self, study: Study, job: StudyJob, options: Options, observer: StudyObserver
+        self, study: Study, job: StudyJob, options: Options, observer: StudyObserver | None
     ) -> None:
         self.study, self.job, self.options, self.observer = study, job, options, observer
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -268,7 +269,8 @@ class _Coordinator:
         return value + count_unfinished(trials)
 
     def _report(self) -> None:
-        self.observer.observe(self.study.spec, self.study.read_trials())
+        if self.observer is not None:
+            self.observer.observe(self.study.spec, self.study.read_trials())
         self._observe_at = time.monotonic() + OBSERVE_SECONDS
 
     def _end_workers(self) -> None:
@@ -287,9 +289,11 @@ def describe_study(
     value, first_value = best.value or 0.0, first.value
     gain = "" if first_value is None else f", with the values of params.yaml {first_value:.4f}"
     params = ", ".join(f"{key} {_show(v)}" for key, v in best.params.items())
+    ends = list_ends(spec, best)
     return [
         f"wrote {folder}: best {spec.metric} {value:.4f} on {spec.measured_on}{gain}",
         f"{len(trials)} trials, {count_unfinished(trials)}; best is trial {best.number}: {params}",
+        *(f"{end}: widen tune.{spec.name}.space" for end in ends),
         f"optuna trials --study-name {name_study(spec)} {describe_storage(storage)}",
     ]
 

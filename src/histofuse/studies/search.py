@@ -86,6 +86,8 @@ class Study:
                 pruner=_make_pruner(params),
                 load_if_exists=True,
             )
+            if self._study.metric_names is None:  # of the axes in optuna-dashboard
+                self._study.set_metric_names([f"{spec.metric} on {spec.measured_on}"])
             self._first = {
                 key: to_stored(span, reduce(getitem, key.split("."), spec.base))
                 for key, span in params.space.items()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
+NEAR_END: Final = 0.05
 Direction = Literal["maximize", "minimize"]
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 
@@ -80,6 +82,24 @@ def find_best(spec: StudySpec, trials: Sequence[TrialRecord]) -> TrialRecord | N
     return min(complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
 
+def list_ends(spec: StudySpec, best: TrialRecord) -> list[str]:
+    """Say which of the best values lie near an end of their range, beyond which better may lie.
+
+    Near is within `NEAR_END` of the range, on its own scale.
+    """
+    found = []
+    for key, span in spec.space.items():
+        if span["type"] == "choice" or key not in best.params:
+            continue
+        scale = math.log if span["log"] else float
+        low, high, value = (scale(v) for v in (span["low"], span["high"], best.params[key]))
+        share = (value - low) / (high - low)
+        for end, distance in (("low", share), ("high", 1 - share)):
+            if distance <= NEAR_END:
+                found.append(f"the best {key} is near {span[end]:g}, the {end} end of its range")
+    return found
+
+
 def count_unfinished(trials: Sequence[TrialRecord]) -> str:
     """Count the trials without a result: "3 pruned, 1 failed"."""
     states = [t.state for t in trials]
@@ -93,10 +113,3 @@ class StudyObserver(Protocol):
     def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
         """Receive all trials finished so far, including those received before."""
         ...
-
-
-class NullObserver:
-    """Ignores the study."""
-
-    def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
-        """Ignore the trials."""

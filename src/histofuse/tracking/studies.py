@@ -27,7 +27,7 @@ from histofuse.core.privacy import RESTRICTED
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
 from histofuse.studies.results import SPEC, TRIALS, format_trials, read_study
-from histofuse.studies.trials import StudySpec, TrialRecord, find_best
+from histofuse.studies.trials import StudySpec, TrialRecord, find_best, list_ends
 from histofuse.tracking.lease import holding
 from histofuse.tracking.names import (
     CONTENT_TAG,
@@ -272,6 +272,8 @@ def _summarise(spec: StudySpec, trials: Sequence[TrialRecord], parent: Run, stor
     if best is not None and best.value is not None:
         metrics |= {f"search/{spec.metric}": best.value, "search/best_trial": float(best.number)}
         chosen = {f"histofuse.best.{key}": str(value) for key, value in best.params.items()}
+        if ends := list_ends(spec, best):
+            chosen["histofuse.near_bound"] = "; ".join(ends)
     complete = len(trials) >= spec.settings["trials"]
     if complete:
         chosen[RESULT_TAG] = _digest_all(trials)

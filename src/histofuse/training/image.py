@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Int64, Shaped
 from torch import nn
 
 from histofuse.core.artifacts import digest_file, digest_folder, write_json
@@ -415,22 +415,6 @@ def apply_head(
     return torch.cat(
         [model.head(part) for part in torch.from_numpy(embeddings).split(_BATCH)]
     ).numpy()
-
-
-@torch.inference_mode()
-def predict_images(
-    model: ImageModel, stored: UInt8[np.ndarray, "n stored stored 3"]
-) -> Float32[np.ndarray, "n classes"]:
-    """Compute the raw logits of patches in memory, stored_px wide, on the model's device."""
-    device = next(model.parameters()).device
-    model.eval()
-    parts = [
-        model(model.prepare(batch.to(device))).float().cpu()
-        for batch in torch.from_numpy(stored).split(_BATCH)
-    ]
-    if not parts:
-        return np.empty((0, len(model.spec.classes)), np.float32)
-    return torch.cat(parts).numpy()
 
 
 def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:

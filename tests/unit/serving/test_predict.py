@@ -8,7 +8,6 @@ import torch
 from histofuse.core.errors import BundleError, HistofuseError, InputError
 from histofuse.features.encoding import encode
 from histofuse.serving.predict import open_predictor
-from histofuse.training.image import predict_images
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 PROBABILITIES = [f"probability_{name}" for name in CLASSES]
@@ -141,7 +140,9 @@ def test_a_patch_alone_gets_the_bits_it_gets_among_many(image, patches):
     many = predictor.predict(patches)
     alone = pd.concat([predictor.predict(patches[i : i + 1]) for i in range(4)], ignore_index=True)
     pd.testing.assert_frame_equal(alone, many, check_exact=True)
-    logits = predict_images(image.model, add_margin(patches))
+    with torch.inference_mode():
+        stored = torch.from_numpy(add_margin(patches))
+        logits = image.model(image.model.prepare(stored)).float().numpy()
     np.testing.assert_array_equal(
         many[PROBABILITIES], predictor.decision.calibrator.probabilities(logits)
     )

@@ -15,11 +15,11 @@ from histofuse.params.base import load_section
 from histofuse.params.fusion import FusionParams
 from histofuse.params.tune import StudyParams
 from histofuse.studies import search
-from histofuse.studies.run import StudyJob, make_spec
+from histofuse.studies.run import StudyJob, describe_study, make_spec
 from histofuse.studies.search import Study, name_study
 from histofuse.studies.space import from_stored
 from histofuse.studies.storage import describe_storage, drop_half_line, open_storage
-from histofuse.studies.trials import TrialResult, find_best
+from histofuse.studies.trials import TrialRecord, TrialResult, find_best, list_ends
 
 BASE = load_section(FusionParams, "fusion", Path(__file__).parents[3] / "params.yaml")
 SPACE = {
@@ -102,6 +102,36 @@ def test_more_trials_continue_a_study(tmp_path):
 def test_trials_that_cannot_be_compared_are_never_mixed(tmp_path, change):
     run(open_study(tmp_path / "j"))
     assert open_study(tmp_path / "j", **change).read_trials() == []
+
+
+def test_the_objective_has_a_name_in_the_dashboard(tmp_path):
+    for _ in range(2):
+        study = open_study(tmp_path / "journal")
+        assert study._study.metric_names == ["auroc on nothing"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "learning_rate",
+            1.2e-5,
+            ["the best learning_rate is near 1e-05, the low end of its range"],
+        ),
+        ("learning_rate", 9e-2, ["the best learning_rate is near 0.1, the high end of its range"]),
+        ("learning_rate", 1e-3, []),
+        ("batch_size", 512, ["the best batch_size is near 512, the high end of its range"]),
+        ("hidden", [128], []),
+    ],
+)
+def test_a_best_value_near_an_end_of_its_range_is_said(tmp_path, key, value, said):
+    spec = open_study(tmp_path / "journal").spec
+    best = TrialRecord(3, "COMPLETE", 0.9, {key: value})
+    assert list_ends(spec, best) == said
+    lines = describe_study(spec, [best], tmp_path, "journal")
+    assert [line for line in lines if "range" in line] == [
+        f"{text}: widen tune.fusion.space" for text in said
+    ]
 
 
 def test_random_sampling_is_reproducible_too(tmp_path):

@@ -16,7 +16,7 @@ from histofuse.core.stage import run_stage
 from histofuse.params.base import Section
 from histofuse.params.tune import StudyParams
 from histofuse.studies.run import StudyJob, parse_options, run_study
-from histofuse.studies.trials import NullObserver, Report, TrialResult
+from histofuse.studies.trials import Report, TrialResult
 
 FOLDS = 4
 OBJECTIVE = {"seconds", "deadly_depth", "fault"}
@@ -103,7 +103,7 @@ def main(name: str, *words: str) -> None:
     objective = {key: settings.pop(key) for key in OBJECTIVE & settings.keys()}
     job = make_job(lambda *_: ToyObjective(**objective), **settings)
     options = parse_options(words, "studies.journal")
-    run_study(job, options, Path("studies") / name, NullObserver(), lambda *_: None)
+    run_study(job, options, Path("studies") / name, None, lambda *_: None)
 
 
 if __name__ == "__main__":
