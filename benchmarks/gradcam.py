@@ -59,7 +59,6 @@ def measure(short: bool) -> list[Claim]:
     count = 200 if short else 1000
     model = make_model()
     chosen = choose_gradcam_layer(model, MINIMUM_MAP_PX)
-    assert chosen
     layer, side = chosen.name, chosen.map_px
     generator = torch.Generator().manual_seed(1)
     shape = (count, PATCH_PX, PATCH_PX, 3)

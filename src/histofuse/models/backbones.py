@@ -73,8 +73,8 @@ class ImageModel(nn.Module):
         backbone: Images -> embedding.
         head: Dropout, or a standardiser of pooled levels, and the last linear layer.
         embedding_dim: Width of the embedding.
-        gradcam_layer: The layer that Grad-CAM explains, chosen when the network is created for
-            training; None if no layer has maps that are fine enough.
+        gradcam_layer: The layer that maps explain, chosen when the network is created for training;
+            None in bundles from before layers were saved.
     """
 
     def __init__(self, spec: ImageSpec, backbone: nn.Module, embedding_dim: int) -> None:
@@ -126,7 +126,9 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
     """
     backbone = _build_backbone(spec)
     _load_initial_weights(backbone, spec.backbone, weights)
-    network = PooledLevels(backbone.network, spec.levels) if spec.levels else backbone.network
+    network = backbone.network
+    if spec.levels:
+        network = PooledLevels(network, spec.levels, spec.input_px)
     model = ImageModel(spec, network, _probe_width(network, spec))
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

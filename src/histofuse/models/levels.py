@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.models.stages import list_stages
+from histofuse.models.stages import find_map_layers, list_stages
+
+_WHERE: Final = "params.yaml, levels"
 
 
 class PooledLevels(nn.Module):
@@ -18,26 +23,37 @@ class PooledLevels(nn.Module):
     distribution, which a linear head and its penalty like.
 
     Attributes:
-        network: Images -> the maps of each level; what only later stages need is left out.
+        network: Images -> the output of each level; what only later stages need is left out.
+        stage_names: Its stages, up to the deepest level.
+        map_layers: Those of them that have maps.
     """
 
-    def __init__(self, network: nn.Module, levels: list[str]) -> None:
+    def __init__(self, network: nn.Module, levels: list[str], input_px: int) -> None:
         super().__init__()
-        self.network = _cut(network, levels)
+        names = [stage.name for stage in list_stages(network)]
+        _check_names(levels, names, "no stages of this backbone")
+        layers = {layer.name: layer for layer in find_map_layers(network.eval(), input_px)}
+        _check_names(levels, list(layers), "no stages with maps of a known layout")
+        self.network = _cut(network, levels, names)
+        kept = names[: max(map(names.index, levels)) + 1]
+        self.stage_names = tuple(f"network.{name}" for name in kept)
+        self.map_layers = tuple(
+            replace(layers[name], name=f"network.{name}") for name in kept if name in layers
+        )
+        self._pooled = [layers[level] for level in levels]
 
     def forward(self, x: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch width"]:
         """Compute the pooled features, level by level."""
-        tokens = [_list_positions(maps) for maps in self.network(x)]
-        pooled = torch.cat([p for t in tokens for p in (t.mean(1), t.amax(1))], dim=1)
+        outputs = zip(self._pooled, self.network(x), strict=True)
+        maps = [layer.arrange(output) for layer, output in outputs]
+        pooled = torch.cat([p for m in maps for p in (m.mean((2, 3)), m.amax((2, 3)))], dim=1)
         return pooled.abs().log1p().copysign(pooled)
 
 
-def _list_positions(maps: Tensor) -> Float[Tensor, "batch positions channels"]:
-    """Bring square maps, channels first or last, and tokens into one form."""
-    if maps.ndim == 3:
-        return maps
-    channels_first = maps.shape[2] == maps.shape[3]
-    return maps.flatten(2).transpose(1, 2) if channels_first else maps.flatten(1, 2)
+def _check_names(levels: list[str], known: list[str], problem: str) -> None:
+    if unknown := [level for level in levels if level not in known]:
+        text = f"{', '.join(unknown)}: {problem}"
+        raise InputError([Fault(_WHERE, text, f"some of: {', '.join(known)}")])
 
 
 class _StageTracer(fx.Tracer):
@@ -53,22 +69,17 @@ class _StageTracer(fx.Tracer):
         )
 
 
-def _cut(network: nn.Module, levels: list[str]) -> fx.GraphModule:
+def _cut(network: nn.Module, levels: list[str], stages: list[str]) -> fx.GraphModule:
     """Make a network that returns the outputs of some of its stages.
 
     Raises:
-        InputError: If a level is no stage, or the stages cannot be followed one by one.
+        InputError: If the stages cannot be followed one by one.
     """
-    stages = [stage.name for stage in list_stages(network)]
-    where = "params.yaml, levels"
-    if unknown := [level for level in levels if level not in stages]:
-        problem = f"{', '.join(unknown)}: no stages of this backbone"
-        raise InputError([Fault(where, problem, f"some of: {', '.join(stages)}")])
     try:
         graph = _StageTracer(set(stages)).trace(network)
     except (TraceError, TypeError, ValueError, RuntimeError) as error:
         problem = f"the backbone cannot be followed through its stages ({error})"
-        raise InputError([Fault(where, problem, "another backbone")]) from None
+        raise InputError([Fault(_WHERE, problem, "another backbone")]) from None
     outputs = {node.target: node for node in graph.nodes if node.op == "call_module"}
     (end,) = graph.find_nodes(op="output")
     end.args = (tuple(outputs[level] for level in levels),)

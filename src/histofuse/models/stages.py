@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from histofuse.core.errors import Fault, InputError
 
 if TYPE_CHECKING:
     from histofuse.models.backbones import ImageModel
 
-_LEAST_STAGES = 3
+Layout = Literal["channels_first", "channels_last", "tokens"]
+
+# Where networks without timm's `feature_info` keep their stages side by side.
+_TRUNKS: Final = frozenset({"features", "trunk_output", "layers", "blocks", "encoder"})
+# Networks whose maps are not (n, channels, rows, columns), and their tokens before the grid.
+_TORCHVISION_LAYOUTS: Final[Mapping[str, tuple[Layout, int]]] = {
+    "torchvision.models.swin_transformer.SwinTransformer": ("channels_last", 0),
+    "torchvision.models.vision_transformer.VisionTransformer": ("tokens", 1),
+}
+_SEED: Final = 1
 
 
 @dataclass(frozen=True)
@@ -20,12 +34,25 @@ class MapLayer:
     """A layer with square feature maps.
 
     Attributes:
-        name: Dotted name of a module of the `ImageModel`.
+        name: Dotted name of a module.
         map_px: Side of its maps.
+        layout: Of its output: ``channels_first`` is (n, channels, rows, columns), ``channels_last``
+            (n, rows, columns, channels), ``tokens`` (n, tokens, channels) with the grid row by row.
+        prefix_tokens: Tokens before the grid, such as a class token.
     """
 
     name: str
     map_px: int
+    layout: Layout = "channels_first"
+    prefix_tokens: int = 0
+
+    def arrange(self, output: Tensor) -> Float[Tensor, "n channels rows columns"]:
+        """Arrange the layer's output, or its gradient, as maps."""
+        if self.layout == "channels_first":
+            return output
+        if self.layout == "tokens":
+            output = output[:, self.prefix_tokens :].unflatten(1, (self.map_px, self.map_px))
+        return output.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -33,7 +60,7 @@ class Stage:
     """Modules of a backbone that are unfrozen together.
 
     Attributes:
-        name: Dotted name of its last module.
+        name: Dotted name of the module that ends the stage; its output is the stage's.
         modules: In the order of computation.
     """
 
@@ -42,56 +69,63 @@ class Stage:
 
 
 def list_stages(backbone: nn.Module) -> list[Stage]:
-    """List the stages of a backbone from shallow to deep; together they hold all parameters.
+    """List the stages of a backbone from shallow to deep.
 
-    Children of the backbone are stages, but single layers join up to the next pooling (ResNet's
-    stem; VGG's blocks). Where that gives fewer than three, the largest container is opened.
+    Together they hold all parameters but those that no layer owns, such as a class token. timm's
+    networks name the ends of their stages in `feature_info`, and others may in an attribute
+    ``stage_names``. Of the rest the children are stages, those of a trunk one by one; single layers
+    join up to the next pooling (ResNet's stem; VGG's blocks).
     """
-    stages = _group(backbone, "")
-    while len(stages) < _LEAST_STAGES:
-        openable = [s for s in stages if _is_openable(s)]
-        if not openable:
-            break
-        largest = max(openable, key=lambda s: _count_parameters(s.modules))
-        at = stages.index(largest)
-        stages[at : at + 1] = _open(largest)
-    return stages
-
-
-def _is_openable(stage: Stage) -> bool:
-    return len(stage.modules) == 1 and len(_open(stage)) > 1
-
-
-def _open(stage: Stage) -> list[Stage]:
-    inner = _group(stage.modules[0], f"{stage.name}.")
-    # What holds nothing but another container is opened with it.
-    if len(inner) == 1 and len(inner[0].modules) == 1:
-        return _open(inner[0]) or inner
-    return inner
-
-
-def _group(module: nn.Module, prefix: str) -> list[Stage]:
+    ends = _name_ends(backbone)
     stages: list[Stage] = []
-    layers: list[tuple[str, nn.Module]] = []
+    group: list[nn.Module] = []
+    for name, module in _walk(backbone, ends):
+        group.append(module)
+        if name in ends and _has_weights(group):
+            stages.append(Stage(name, tuple(group)))
+            group = []
+    # What follows the last end, such as a norm, learns with the last stage.
+    if group and stages:
+        stages[-1] = Stage(stages[-1].name, (*stages[-1].modules, *group))
+    return stages or [Stage(name, (module,)) for name, module in backbone.named_children()]
 
-    def close() -> None:
-        if _count_parameters(m for _, m in layers):
-            stages.append(Stage(prefix + layers[-1][0], tuple(m for _, m in layers)))
-            layers.clear()
 
+def _name_ends(backbone: nn.Module) -> frozenset[str]:
+    if names := getattr(backbone, "stage_names", None):
+        return frozenset(names)
+    features = getattr(backbone, "feature_info", None)
+    if features:
+        return frozenset(feature["module"] for feature in features)
+    return frozenset(_find_ends(backbone, ""))
+
+
+def _find_ends(module: nn.Module, prefix: str) -> Iterator[str]:
+    owners = [c for c in module.children() if next(c.parameters(), None) is not None]
     for name, child in module.named_children():
         is_container = any(True for _ in child.children())
-        if is_container:
-            close()
-        layers.append((name, child))
-        if is_container or "Pool" in type(child).__name__:
-            close()
-    close()
-    return stages
+        is_opened = is_container and (name in _TRUNKS or owners == [child])
+        inside = list(_find_ends(child, f"{prefix}{name}.")) if is_opened else []
+        if inside:
+            yield from inside
+        elif is_container or "Pool" in type(child).__name__:
+            yield prefix + name
 
 
-def _count_parameters(modules: Iterable[nn.Module]) -> int:
-    return sum(p.numel() for m in modules for p in m.parameters())
+def _walk(
+    module: nn.Module, ends: frozenset[str], prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
+    """List the modules in order, opening what has an end inside."""
+    for name, child in module.named_children():
+        path = prefix + name
+        if any(end.startswith(f"{path}.") for end in ends):
+            yield from _walk(child, ends, f"{path}.")
+        else:
+            yield path, child
+
+
+def _has_weights(modules: list[nn.Module]) -> bool:
+    """Tell whether modules hold more than the scales and shifts of norms."""
+    return any(p.ndim > 1 for m in modules for p in m.parameters())
 
 
 # --- freezing -----------------------------------------------------------------------------------
@@ -122,43 +156,136 @@ def count_unfrozen(epoch: int, frozen_epochs: int, every_epochs: int) -> int:
     return 1 + (epoch - frozen_epochs) // every_epochs
 
 
-# --- Grad-CAM -----------------------------------------------------------------------------------
+# --- maps ---------------------------------------------------------------------------------------
 
 
-def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer | None:
-    """Choose the deepest stage with a feature map fine enough to locate something.
+@contextmanager
+def recording_outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, Any]]:
+    """Record the outputs of modules by name while the network computes."""
+    outputs: dict[str, Any] = {}
 
-    At small inputs the last stage is too coarse: ResNet-18 at 64 px ends in 2 x 2.
+    def note(name: str, output: object) -> None:
+        outputs[name] = output
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(lambda _, __, out, n=name: note(n, out))
+        for name in names
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
+    """Choose the deepest stage whose maps are fine enough to locate something.
+
+    At small inputs the last stage is too coarse: ResNet-18 at 64 px ends in 2 x 2. The last block
+    of a transformer that reads its class token alone is passed over: what its other tokens hold is
+    not used.
 
     Args:
         model: The network; it is in eval mode afterwards.
         minimum_map_px: Minimum side of the map.
 
-    Returns:
-        None if no stage gives a map that fine, as in a network without convolutions.
+    Raises:
+        InputError: If no stage gives maps that fine.
     """
-    fine = [layer for layer in measure_maps(model) if layer.map_px >= minimum_map_px]
-    return fine[-1] if fine else None
+    layers = measure_maps(model)
+    if fine := [layer for layer in layers if layer.map_px >= minimum_map_px]:
+        return fine[-1]
+    spec = model.spec
+    where = f"params.yaml, backbone {spec.backbone} at input_px {spec.input_px}"
+    finest = max((layer.map_px for layer in layers), default=0)
+    if not finest:
+        problem = "has no stage with feature maps of a known layout, so that it cannot be explained"
+        raise InputError([Fault(where, problem, "another backbone, such as resnet18")])
+    problem = f"its finest feature maps are {finest} x {finest}, too coarse to be explained"
+    expected = f"{minimum_map_px} x {minimum_map_px} or finer (minimum_map_px)"
+    enough = math.ceil(spec.input_px * minimum_map_px / finest)
+    remedy = f"Lower minimum_map_px to {finest}, or raise input_px to {enough}."
+    raise InputError([Fault(where, problem, expected, remedy)])
 
 
 def measure_maps(model: ImageModel) -> list[MapLayer]:
-    """Measure the sides of the square feature maps of the stages, from shallow to deep."""
-    sides: dict[str, int] = {}
-
-    def note(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3]:
-            sides[name] = output.shape[3]
-
-    names = [f"backbone.{stage.name}" for stage in list_stages(model.backbone)]
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _, __, out, n=name: note(n, out))
-        for name in names
+    """Measure the maps of the stages, from shallow to deep, that the embedding depends on."""
+    backbone, side = model.eval().backbone, model.spec.input_px
+    layers, image = find_map_layers(backbone, side), _make_image(backbone, side)
+    if not layers:
+        return []
+    with torch.enable_grad(), recording_outputs(backbone, [x.name for x in layers]) as outputs:
+        embedding = model.embed(image.requires_grad_())
+    # Not the sum: that of a layer norm's output is constant.
+    weights = torch.linspace(-1, 1, embedding.numel(), device=embedding.device)
+    score = (embedding.flatten() * weights).sum()
+    gradients = torch.autograd.grad(score, [outputs[x.name] for x in layers], allow_unused=True)
+    return [
+        replace(layer, name=f"backbone.{layer.name}")
+        for layer, gradient in zip(layers, gradients, strict=True)
+        if gradient is not None and layer.arrange(gradient).any()
     ]
-    side, device = model.spec.input_px, next(model.parameters()).device
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, side, side, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [MapLayer(name, px) for name, px in sides.items()]
+
+
+def _make_image(backbone: nn.Module, side: int) -> Float[Tensor, "1 3 side side"]:
+    generator = torch.Generator().manual_seed(_SEED)
+    image = torch.rand(1, 3, side, side, generator=generator)
+    return image.to(next(backbone.parameters()).device)
+
+
+def find_map_layers(backbone: nn.Module, input_px: int) -> list[MapLayer]:
+    """Find the stages of a network in eval mode that give square maps, and how they lay them out.
+
+    timm's networks return their maps in a uniform layout as well, with which the output of a stage
+    must agree. Of other networks those of `_TORCHVISION_LAYOUTS` are known; the rest are
+    convolutional, with channels first.
+    """
+    if known := getattr(backbone, "map_layers", None):
+        return list(known)
+    names, image = [s.name for s in list_stages(backbone)], _make_image(backbone, input_px)
+    with torch.no_grad(), recording_outputs(backbone, names) as outputs:
+        backbone(image)
+        references = _list_references(backbone, image)
+    layers = (_describe(backbone, n, outputs[n], references) for n in names if n in outputs)
+    return [layer for layer in layers if layer is not None]
+
+
+def _list_references(backbone: nn.Module, image: Tensor) -> list[Tensor] | None:
+    if not hasattr(backbone, "forward_intermediates"):
+        return None
+    maps: Any = backbone.forward_intermediates
+    return maps(image, intermediates_only=True, output_fmt="NCHW")
+
+
+def _describe(
+    backbone: nn.Module, name: str, output: object, references: list[Tensor] | None
+) -> MapLayer | None:
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        return None
+    if references is not None:
+        layers = (_match(name, output, maps) for maps in references)
+        return next((layer for layer in layers if layer), None)
+    kind = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
+    layout, prefix = _TORCHVISION_LAYOUTS.get(kind, ("channels_first", 0))
+    if (output.ndim == 3) != (layout == "tokens"):
+        return None
+    rows, columns = output.shape[1:3] if layout == "channels_last" else output.shape[-2:]
+    if layout == "tokens":
+        rows = columns = math.isqrt(output.shape[1] - prefix)
+    return MapLayer(name, rows, layout, prefix) if rows == columns else None
+
+
+def _match(name: str, output: Tensor, maps: Tensor) -> MapLayer | None:
+    """Find the layout in which a stage's output is the maps given."""
+    rows, columns = maps.shape[2:]
+    tokens = output.ndim == 3
+    prefix = output.shape[1] - rows * columns if tokens else 0
+    if rows != columns or prefix < 0:
+        return None
+    layouts: tuple[Layout, ...] = ("tokens",) if tokens else ("channels_first", "channels_last")
+    for layout in layouts:
+        layer = MapLayer(name, rows, layout, prefix)
+        arranged = layer.arrange(output)
+        if arranged.shape == maps.shape and torch.allclose(arranged, maps, atol=1e-5):
+            return layer
+    return None

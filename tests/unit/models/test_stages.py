@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from histofuse.core.errors import InputError
 from histofuse.models.backbones import ImageModel, ImageSpec, MapLayer, build_model
 from histofuse.models.stages import (
     choose_gradcam_layer,
@@ -11,6 +12,7 @@ from histofuse.models.stages import (
     freeze_backbone,
     list_stages,
     measure_maps,
+    recording_outputs,
 )
 
 
@@ -97,7 +99,71 @@ def test_the_deepest_layer_with_a_map_fine_enough_is_explained(backbone, input_p
     assert choose_gradcam_layer(build_model(make_spec(backbone, input_px), "none"), 7) == layer
 
 
-def test_no_layer_is_chosen_where_all_maps_are_too_coarse():
+def test_a_network_whose_maps_are_too_coarse_is_refused_with_settings_that_help():
     model = build_model(make_spec("simple_cnn", 16), "none")
     assert [layer.map_px for layer in measure_maps(model)] == [8, 4, 2]
-    assert choose_gradcam_layer(model, 9) is None
+    with pytest.raises(InputError) as caught:
+        choose_gradcam_layer(model, 12)
+    assert "Lower minimum_map_px to 8, or raise input_px to 24." in str(caught.value)
+    assert choose_gradcam_layer(model, 8).map_px == 8
+    larger = build_model(make_spec("simple_cnn", 24), "none")
+    assert choose_gradcam_layer(larger, 12).map_px == 12
+
+
+def test_a_network_without_maps_is_refused():
+    flat = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)))
+    model = ImageModel(make_spec("flat", 8), flat, 4)
+    with pytest.raises(InputError, match="no stage with feature maps of a known layout"):
+        choose_gradcam_layer(model, 1)
+
+
+# Ends of the stages with their maps, by hand from the architectures' papers and definitions.
+FAMILIES = {
+    "timm/resnet18@64": ("layer2", 8, "channels_first", 0),
+    "timm/efficientnet_b0@64": ("blocks.2", 8, "channels_first", 0),
+    "torchvision/efficientnet_b0@64": ("features.3", 8, "channels_first", 0),
+    "timm/mobilenetv3_small_100@64": ("blocks.1", 8, "channels_first", 0),
+    "torchvision/mobilenet_v3_small@64": ("features.3", 8, "channels_first", 0),
+    "timm/convnext_atto@64": ("stages.1", 8, "channels_first", 0),
+    "torchvision/convnext_tiny@64": ("features.3", 8, "channels_first", 0),
+    "timm/ghostnet_100@64": ("blocks.3", 8, "channels_first", 0),
+    "timm/edgenext_xx_small@64": ("stages.1", 8, "channels_first", 0),
+    "torchvision/densenet121@64": ("features.denseblock2", 8, "channels_first", 0),
+    "torchvision/regnet_y_400mf@64": ("trunk_output.block2", 8, "channels_first", 0),
+    "torchvision/vit_b_16@224": ("encoder.layers.encoder_layer_10", 14, "tokens", 1),
+    "timm/vit_tiny_patch16_224@112": ("blocks.10", 7, "tokens", 1),
+    "timm/deit_tiny_distilled_patch16_224@112": ("blocks.10", 7, "tokens", 2),
+    "torchvision/swin_t@64": ("features.3", 8, "channels_last", 0),
+    "timm/swin_tiny_patch4_window7_224@224": ("layers.3", 7, "channels_last", 0),
+    "timm/mambaout_femto@64": ("stages.1", 8, "channels_last", 0),
+}
+
+
+@pytest.mark.parametrize("network", FAMILIES)
+def test_stages_and_layouts_come_from_the_architecture(network):
+    backbone, _, side = network.partition("@")
+    name, map_px, layout, prefix = FAMILIES[network]
+    model = build_model(make_spec(backbone, int(side)), "none")
+    layer = choose_gradcam_layer(model, 7)
+    assert layer == MapLayer(f"backbone.{name}", map_px, layout, prefix)
+    # Together they hold every parameter, and each of them more than norms.
+    stages = list_stages(model.backbone)
+    assert layer.name.removeprefix("backbone.") in [stage.name for stage in stages]
+    for stage in stages:
+        assert any(p.ndim > 1 for module in stage.modules for p in module.parameters())
+    freeze_backbone(model, len(stages))
+    assert all(p.requires_grad for p in model.parameters())
+    for unfrozen in range(len(stages)):
+        freeze_backbone(model, unfrozen)
+        assert not next(model.backbone.parameters()).requires_grad
+
+
+def test_the_layout_of_a_stage_is_that_in_which_it_agrees_with_the_maps_timm_returns():
+    model = build_model(make_spec("timm/swin_tiny_patch4_window7_224", 224), "none").eval()
+    image = torch.rand(1, 3, 224, 224)
+    layer = choose_gradcam_layer(model, 7)
+    with torch.no_grad(), recording_outputs(model, [layer.name]) as outputs:
+        maps = model.backbone.forward_intermediates(image, intermediates_only=True)[-1]
+        model(image)
+    torch.testing.assert_close(layer.arrange(outputs[layer.name]), maps)
+    assert maps.shape == (1, 768, 7, 7)

@@ -169,6 +169,7 @@ def test_the_bundle_holds_what_it_must(trained):
     assert set(config["inputs"]) == {"patches", "splits"}
     assert config["architecture"]["embedding_dim"] == 256
     layer = {"name": "backbone.features.1", "map_px": 4}
+    layer |= {"layout": "channels_first", "prefix_tokens": 0}
     assert config["architecture"]["gradcam_layer"] == layer
     history = pd.read_csv(trained / "history.csv")
     assert {"epoch", "train_loss", "validation_macro_f1", "learning_rate_head"} <= set(history)
