@@ -1,4 +1,4 @@
-"""Stage ``cohort``: MIMIC-IV tables -> index admissions with their target, and the attrition."""
+"""Stage ``cohort``: health records -> index admissions with their target, and the attrition."""
 
 from pathlib import Path
 
@@ -6,7 +6,9 @@ from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json, write_text
 from histofuse.core.progress import report
 from histofuse.core.tables import to_csv, write_table
-from histofuse.data.cohort import COHORT, build_cohort
+from histofuse.data.cohort import ADMISSIONS, COHORT, build_cohort
+from histofuse.data.declared.cohort import build_declared_cohort
+from histofuse.data.declared.table import read_declared
 from histofuse.data.mimic import identify_source, load_hospital
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams
@@ -16,19 +18,25 @@ OUTPUT = Path("data/cohort")
 
 
 def main() -> None:
-    params = load_section(CohortParams, "cohort")
-    root = Path(load_section(DataParams, "data").mimiciv)
-
-    hospital = load_hospital(root)
-    report("read " + ", ".join(f"{n:,} {table}" for table, n in hospital.rows.items()))
-    for note in hospital.notes:
+    records = load_section(DataParams, "data").records
+    root = Path(records.path)
+    if records.kind == "table":
+        declared = read_declared(root)
+        report(f"read {declared.cells.height:,} rows of {declared.path}")
+        cohort, notes = build_declared_cohort(declared), declared.notes
+        contract, source = COHORT, declared.declaration.access
+        notes += [f"column {name} left out: {why}" for name, why in declared.left_out.items()]
+    else:
+        hospital = load_hospital(root)
+        report("read " + ", ".join(f"{n:,} {table}" for table, n in hospital.rows.items()))
+        cohort = build_cohort(hospital, load_section(CohortParams, "cohort"), root)
+        notes, contract, source = hospital.notes, ADMISSIONS, identify_source(root)
+    for note in notes:
         report(note)
-
-    cohort = build_cohort(hospital, params, root)
-    facts = {**cohort.describe(), "source": identify_source(root)}
+    facts = {**cohort.describe(), "source": source}
 
     with replacing_folder(OUTPUT) as folder:
-        write_table(cohort.table, folder / "cohort.parquet", COHORT)
+        write_table(cohort.table, folder / "cohort.parquet", contract)
         write_text(to_csv(cohort.attrition.to_table()), folder / "attrition.csv")
         write_json(facts, folder / "meta.json")
     report(

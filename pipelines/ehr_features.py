@@ -1,34 +1,35 @@
-"""Stage ``ehr_features``: index admissions and MIMIC-IV tables -> the feature table."""
+"""Stage ``ehr_features``: index admissions and health records -> the feature table."""
 
 from pathlib import Path
+
+import pandas as pd
 
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, to_csv, write_table
-from histofuse.data.cohort import COHORT
+from histofuse.data.cohort import ADMISSIONS, COHORT
+from histofuse.data.declared.table import read_declared
 from histofuse.data.targets import TARGETS
 from histofuse.features.categories import describe_unlisted
-from histofuse.features.ehr import build_features, replace_diagnoses
+from histofuse.features.declared import build_declared_features
+from histofuse.features.ehr import EhrFeatures, build_features, replace_diagnoses
 from histofuse.features.specs import FEATURES, to_json_list
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams
-from histofuse.params.ehr import EhrFeaturesParams
+from histofuse.params.ehr import EhrFeaturesParams, PredictionTime
 
 COHORT_FOLDER = Path("data/cohort")
 OUTPUT = Path("data/ehr")
 
 
 def main() -> None:
-    params = load_section(EhrFeaturesParams, "ehr_features")
-    root = Path(load_section(DataParams, "data").mimiciv)
-    cohort = read_table(COHORT_FOLDER / "cohort.parquet", COHORT)
     facts = load_json(COHORT_FOLDER / "meta.json")
-    target, prediction_time = TARGETS[facts["target"]], facts["prediction_time"]
-    report(f"read {len(cohort):,} index admissions; predicting {target.name} at {prediction_time}")
-
-    features = build_features(cohort, root, params, target, prediction_time)
-    prior = replace_diagnoses(features, cohort, root, params, target)
+    if load_section(DataParams, "data").records.kind == "table":
+        features, prior = build_from_table(), None
+    else:
+        features, prior = build_from_mimiciv(facts["target"], facts["prediction_time"])
+    report(f"predicting {facts['target']} at {facts['prediction_time']}")
     labs = features.quality["laboratory"]
 
     with replacing_folder(OUTPUT) as folder:
@@ -42,7 +43,7 @@ def main() -> None:
     counts = labs.sum(numeric_only=True).astype(int)
     report(
         f"wrote {len(features.specs)} features ({len(features.masked['masked'])} masked by the "
-        f"target) from {counts['rows']:,} laboratory values: {counts['unit_converted']:,} in "
+        f"target) from {counts['rows']:,} measured values: {counts['unit_converted']:,} in "
         f"another unit, {counts['unit_corrected']:,} unit errors mended, "
         f"{counts['implausible']:,} implausible, {counts['unknown_unit']:,} in an unknown unit, "
         f"{counts['no_number']:,} without a number"
@@ -54,6 +55,25 @@ def main() -> None:
             f"{row.feature}: {row.outside:,} values outside {row.low:g} to {row.high:g} {row.unit} "
             "are missing"
         )
+
+
+def build_from_table() -> EhrFeatures:
+    declared = read_declared(Path(load_section(DataParams, "data").records.path))
+    cohort = read_table(COHORT_FOLDER / "cohort.parquet", COHORT)
+    report(f"read {len(cohort):,} rows of {declared.path}")
+    return build_declared_features(declared, cohort)
+
+
+def build_from_mimiciv(
+    name: str, prediction_time: PredictionTime
+) -> tuple[EhrFeatures, pd.DataFrame | None]:
+    params = load_section(EhrFeaturesParams, "ehr_features")
+    root = Path(load_section(DataParams, "data").records.path)
+    cohort = read_table(COHORT_FOLDER / "cohort.parquet", ADMISSIONS)
+    target = TARGETS[name]
+    report(f"read {len(cohort):,} index admissions")
+    features = build_features(cohort, root, params, target, prediction_time)
+    return features, replace_diagnoses(features, cohort, root, params, target)
 
 
 if __name__ == "__main__":

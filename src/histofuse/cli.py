@@ -106,6 +106,16 @@ def fetch(
     typer.echo(f"Set {DATA_SETS[data_set].key} to {shown} in params.yaml, then dvc repro.")
 
 
+@app.command("describe-table")
+def describe_table(
+    file: Annotated[Path, typer.Argument(help="Table: .csv, .tsv, .txt or .parquet.")],
+) -> None:
+    """Draft the declaration of a table of health records."""
+    from histofuse.data.declared.draft import draft_declaration
+
+    typer.echo(draft_declaration(file), nl=False)
+
+
 @app.command()
 def publish() -> None:
     """Publish models/, reports/ and studies/ to MLflow."""

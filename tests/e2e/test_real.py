@@ -31,7 +31,7 @@ def real_project(real_data, quick, tmp_path_factory):
         | {
             "data.brecahad": str(real_data / "brecahad"),
             "data.images_restricted": False,
-            "data.mimiciv": str(real_data / "mimic-iv-demo-2.2"),
+            "data.records.path": str(real_data / "mimic-iv-demo-2.2"),
         }
     )
     ran = project.repro("publish", "report")

@@ -20,6 +20,11 @@ from histofuse.commands import params as all_params
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError
+from histofuse.core.tables import read_table
+from histofuse.data.brecahad import FRAMES
+from histofuse.data.cohort import COHORT
+from histofuse.data.crosswalk import count_partners, is_empty
+from histofuse.data.declared.table import read_declared
 from histofuse.params.base import PARAMS_FILE, load_section
 from histofuse.params.data import DataParams
 from histofuse.tracking.local import find_foreign_root
@@ -33,6 +38,8 @@ Status = Literal["ok", "warn", "fail"]
 REQUIREMENTS: Final = Path("requirements.lock")
 REGISTRY_LOCK: Final = Path("registry.lock.json")
 SIMULATED: Final = Path("data/simulated")
+FRAMES_TABLE: Final = Path("data/annotations/frames.parquet")
+COHORT_TABLE: Final = Path("data/cohort/cohort.parquet")
 PYTHON: Final = (3, 11)
 DISK_WARN_GB: Final = 5.0  # a run on BreCaHAD and MIMIC-IV writes less
 DISK_FAIL_GB: Final = 1.0
@@ -157,10 +164,14 @@ def check_params() -> Iterator[Check]:
 
 
 def check_data() -> Iterator[Check]:
-    """Check that both data sets exist with the expected layout."""
+    """Check that both data sets exist with the expected layout, and who is in both."""
     params = load_section(DataParams, "data")
     yield check_brecahad(Path(params.brecahad), params.annotations)
-    yield check_mimiciv(Path(params.mimiciv))
+    if params.records.kind == "table":
+        yield check_declared(Path(params.records.path))
+    else:
+        yield check_mimiciv(Path(params.records.path))
+    yield from check_crosswalk(Path(params.crosswalk))
 
 
 def check_brecahad(folder: Path, annotations: str = "brecahad") -> Check:
@@ -187,9 +198,32 @@ def check_mimiciv(folder: Path) -> Check:
     missing = [t for t in _HOSP_TABLES if not (folder / "hosp" / f"{t}.csv.gz").is_file()]
     if missing:
         files = ", ".join(f"hosp/{t}.csv.gz" for t in missing)
-        remedy = _advise("mimic-demo", "data.mimiciv", "hosp/")
+        remedy = _advise("mimic-demo", "data.records.path", "hosp/")
         return Check("mimiciv", "fail", f"{folder}: no {files}", remedy)
     return Check("mimiciv", "ok", f"{folder}: {len(_HOSP_TABLES)} tables")
+
+
+def check_declared(folder: Path) -> Check:
+    """Read the declared table as the first stage does."""
+    declared = read_declared(folder)
+    patients = declared.cells["subject_id"].n_unique()
+    message = f"{declared.path}: {declared.cells.height:,} rows of {patients:,} patients"
+    return Check("records", "ok", message)
+
+
+def check_crosswalk(path: Path) -> Iterator[Check]:
+    """Count the cases and the patients of the cohort that find a partner."""
+    if is_empty(path):
+        return
+    if not (FRAMES_TABLE.is_file() and COHORT_TABLE.is_file()):
+        remedy = "dvc repro annotations cohort"
+        yield Check("crosswalk", "warn", f"{path}: cases and patients not read yet", remedy)
+        return
+    found = count_partners(path, read_table(FRAMES_TABLE, FRAMES), read_table(COHORT_TABLE, COHORT))
+    lacking = found.cases - found.paired_cases
+    remedy = f"Name a patient of the cohort for {lacking} cases, or leave their frames out."
+    status = "warn" if lacking else "ok"
+    yield Check("crosswalk", status, f"{path}: {found}", remedy if lacking else "")
 
 
 def _advise(data_set: str, key: str, content: str) -> str:

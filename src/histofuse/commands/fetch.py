@@ -158,7 +158,7 @@ DATA_SETS: Final = {
         list_files=list_physionet,
         into=Path("data/mimic-iv-demo"),
         layout=("hosp",),
-        key="data.mimiciv",
+        key="data.records.path",
         page="https://physionet.org/content/mimic-iv-demo/2.2/",
         terms="MIMIC-IV Clinical Database Demo 2.2, ODbL 1.0",
     ),

@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -129,7 +130,13 @@ def judge(cells: pl.Series, kind: str) -> pl.Series:
 
 
 def parse_header(
-    line: bytes, wanted: Collection[str], where: str | Path, expected: str, faults: FaultList
+    line: bytes,
+    wanted: Collection[str],
+    where: str | Path,
+    expected: str,
+    faults: FaultList,
+    *,
+    separator: str = ",",
 ) -> list[str]:
     """Read the names of the columns, in lower case; note wanted ones that lack, and repeated ones.
 
@@ -140,15 +147,16 @@ def parse_header(
     if "\r" in text.rstrip("\r\n"):
         raise ValueError("ends its lines with carriage returns alone")
     try:
-        cells = next(csv.reader(io.StringIO(text)), [])
+        cells = next(csv.reader(io.StringIO(text), delimiter=separator), [])
     except csv.Error as error:
         raise ValueError(f"is not CSV ({error})") from None
     names = [cell.strip().lower() or f"unnamed {n}" for n, cell in enumerate(cells)]
     lacking = ", ".join(repr(name) for name in wanted if name not in names)
     repeated = ", ".join(repr(n) for n, count in Counter(names).items() if count > 1)
-    other = next((sign for sign in ";\t|" if len(names) == 1 and sign in text), "")
+    other = next((s for s in ",;\t|" if len(names) == 1 and s != separator and s in text), "")
     if other:
-        remedy = f"Separate the columns with commas, not with {other!r}."
+        meant = {",": "commas", "\t": "tabs"}[separator]
+        remedy = f"Separate the columns with {meant}, not with {other!r}."
         faults.add(where, "one column", expected, remedy)
     elif lacking:
         faults.add(where, f"no column {lacking}", expected)
@@ -174,18 +182,21 @@ def find_bad_row(path: Path) -> Fault | None:
     return Fault(f"{path}, line {reader.line_num}", problem, "a row as long as the header", remedy)
 
 
-def read_csv_text(path: Path, required: Sequence[str], expected: str) -> pl.DataFrame:
+def read_csv_text(
+    path: Path, required: Sequence[str], expected: str, separator: str = ","
+) -> pl.DataFrame:
     """Read a small CSV file whole: stripped text, and ``line``, where each row ends.
 
-    Names of columns are in lower case, further ones allowed, blank lines passed over. A cell that
-    is not there is null; words that mean "missing" stay, for a name may be any text.
+    Names of columns are in lower case, further ones allowed, blank lines passed over, as are lines
+    above the header that begin with ``#``. A cell that is not there is null; words that mean
+    "missing" stay, for a name may be any text. Between tabs, quotes are quotes.
 
     Raises:
         InputError: If the file is missing or not CSV in UTF-8, with each column that lacks or
             comes twice, and with each row that has more cells than the header.
     """
     with collect_faults() as faults:
-        header, rows = _read_cells(path, required, expected, faults)
+        header, rows = _read_cells(path, required, expected, separator, faults)
     width, blank = len(header), [None] * len(header)
     with collect_faults() as faults:
         for line, row in rows:
@@ -197,15 +208,25 @@ def read_csv_text(path: Path, required: Sequence[str], expected: str) -> pl.Data
     return pl.DataFrame(filled, schema=schema, orient="row")
 
 
+def read_comments(raw: bytes) -> list[bytes]:
+    """List the lines above a header that begin with ``#``, as cBioPortal writes them."""
+    return list(takewhile(lambda line: line.startswith(b"#"), raw.split(b"\n")))
+
+
 def _read_cells(
-    path: Path, required: Sequence[str], expected: str, faults: FaultList
+    path: Path, required: Sequence[str], expected: str, separator: str, faults: FaultList
 ) -> tuple[list[str], list[tuple[int, list[str | None]]]]:
     """Read the names of the columns, and each row with its line; empty cells are None."""
     try:
         raw = path.read_bytes()
-        header = parse_header(raw.partition(b"\n")[0], required, path, expected, faults)
-        reader = csv.reader(io.StringIO(decode_text(raw), newline=""))
-        rows = [(reader.line_num, [cell.strip() or None for cell in row]) for row in reader]
+        above = len(read_comments(raw))
+        raw = raw.split(b"\n", above)[-1]
+        line = raw.partition(b"\n")[0]
+        header = parse_header(line, required, path, expected, faults, separator=separator)
+        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+        text = io.StringIO(decode_text(raw), newline="")
+        reader = csv.reader(text, delimiter=separator, quoting=quoting)
+        rows = [(above + reader.line_num, [c.strip() or None for c in row]) for row in reader]
     except FileNotFoundError:
         faults.add(path, "no such file", expected)
     except (OSError, ValueError, csv.Error) as error:

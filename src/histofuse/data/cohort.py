@@ -18,6 +18,12 @@ from histofuse.params.ehr import CohortParams, IndexAdmission, PredictionTime
 
 COHORT: Final = Contract(
     name="index admissions",
+    columns=parse_columns("subject_id:int hadm_id:int target:int"),
+    key=("subject_id", "hadm_id"),
+    open_ended=True,
+)
+ADMISSIONS: Final = Contract(
+    name="index admissions of MIMIC-IV",
     columns=parse_columns(
         "subject_id:int hadm_id:int admittime:datetime dischtime:datetime "
         "prediction_time:datetime target:int age_years:float sex race insurance marital_status "
@@ -70,7 +76,7 @@ class Cohort:
     """The cohort and how it was selected.
 
     Attributes:
-        table: Rows by subject_id and hadm_id, as `COHORT` has them.
+        table: Rows by subject_id and hadm_id, as `ADMISSIONS` has them.
         attrition: The steps.
         target: What is predicted.
         prediction_time: When.
@@ -262,6 +268,6 @@ def _check_classes(
 
 
 def _to_table(stays: pl.DataFrame) -> pd.DataFrame:
-    table = stays.select(list(COHORT.columns)).sort("subject_id", "hadm_id").to_pandas()
-    texts = [name for name, kind in COHORT.columns.items() if kind == "str"]
+    table = stays.select(list(ADMISSIONS.columns)).sort("subject_id", "hadm_id").to_pandas()
+    texts = [name for name, kind in ADMISSIONS.columns.items() if kind == "str"]
     return table.astype(dict.fromkeys(texts, "str"))

@@ -1,12 +1,14 @@
 """The crosswalk of a truly paired cohort: the patient of each case.
 
 A CSV of ``case_id``, ``subject_id`` and, where a patient has several index admissions, ``hadm_id``.
-The file that comes with the project has no rows: its two data sets share no patient.
+Of a declared table these are the ids of patient and visit as the table spells them. The file that
+comes with the project has no rows: its two data sets share no patient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +16,17 @@ import polars as pl
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.core.ids import identify
-from histofuse.core.text_tables import UNREADABLE, judge, read_csv_text, read_whole_numbers
+from histofuse.core.text_tables import (
+    UNREADABLE,
+    clean_text,
+    judge,
+    read_csv_text,
+    read_whole_numbers,
+)
 
 PATIENT = ["subject_id", "hadm_id"]
+SPELT = ["patient_id", "visit_id"]  # the same as a declared table has them
+_EXPECTED = "a CSV of case_id, subject_id[, hadm_id]"
 
 
 def is_empty(path: Path) -> bool:
@@ -25,12 +35,17 @@ def is_empty(path: Path) -> bool:
     Raises:
         InputError: If it is missing, not readable, or lacks a column.
     """
-    with collect_faults() as faults:
-        return read_links(path, faults).is_empty()
+    return read_csv_text(path, ["case_id", "subject_id"], _EXPECTED).is_empty()
 
 
-def read_links(path: Path, faults: FaultList) -> pl.DataFrame:
-    """Read a crosswalk and note rows without a case, cases twice, and ids that are no numbers.
+def read_links(path: Path, faults: FaultList, *, numbers: bool = True) -> pl.DataFrame:
+    """Read a crosswalk and note rows without a case or a patient, and cases twice.
+
+    Args:
+        path: The file.
+        faults: Collects them.
+        numbers: Whether ids are whole numbers; else they are what `core.ids.identify` makes of
+            them.
 
     Returns:
         ``line``, ``case_id`` as it is spelt, ``subject_id``, and ``hadm_id`` or null.
@@ -38,10 +53,11 @@ def read_links(path: Path, faults: FaultList) -> pl.DataFrame:
     Raises:
         InputError: If the file is missing, not readable, or lacks a column.
     """
-    text = read_csv_text(path, ["case_id", "subject_id"], "a CSV of case_id, subject_id[, hadm_id]")
+    text = read_csv_text(path, ["case_id", "subject_id"], _EXPECTED)
     if "hadm_id" not in text.columns:
         text = text.with_columns(hadm_id=pl.lit(None, dtype=pl.String))
-    table = text.select("line", "case_id", *(read_whole_numbers(text[name]) for name in PATIENT))
+    read = read_whole_numbers if numbers else _read_names
+    table = text.select("line", "case_id", *(read(text[name]) for name in PATIENT))
     seen: dict[str, int] = {}
     for line, case in table.select("line", "case_id").iter_rows():
         if case is None:
@@ -49,11 +65,16 @@ def read_links(path: Path, faults: FaultList) -> pl.DataFrame:
         elif (known := seen.setdefault(identify(case), line)) != line:
             problem = f"case_id {case!r} again, as in line {known}"
             faults.add(f"{path}, line {line}", problem, "one row per case")
-    unreadable = judge(text["hadm_id"], "int") == UNREADABLE
+    expected = "a whole number" if numbers else "an id"
+    unreadable = judge(text["hadm_id"], "int" if numbers else "str") == UNREADABLE
     for name, bad in (("subject_id", table["subject_id"].is_null()), ("hadm_id", unreadable)):
         for line, cell in text.filter(bad).select("line", name).iter_rows():
-            faults.add(f"{path}, line {line}, {name}", f"is {cell!r}", "a whole number")
+            faults.add(f"{path}, line {line}, {name}", f"is {cell!r}", expected)
     return table
+
+
+def _read_names(cells: pl.Series) -> pl.Series:
+    return clean_text(cells).map_elements(identify, return_dtype=pl.String)
 
 
 def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
@@ -66,10 +87,10 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
         InputError: With every fault: columns, numbers, unknown cases and patients, cases twice or
             not at all, and patients with several index admissions where none is named.
     """
+    ids = SPELT if SPELT[0] in patients else PATIENT
     with collect_faults() as faults:
-        rows = read_links(path, faults)
-        ordered = patients.sort_values(PATIENT).groupby("subject_id")["hadm_id"]
-        admissions = ordered.agg(list).to_dict()
+        rows = read_links(path, faults, numbers=ids is PATIENT)
+        admissions = _list_admissions(patients, ids)
         cases = {identify(case): case for case in sorted(set(patches["case_id"]))}
         links: dict[str, tuple[int, int]] = {}
         for line, case, subject, hadm in rows.drop_nulls("case_id").iter_rows():
@@ -86,23 +107,79 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
     return pd.DataFrame(table, columns=["case_id", *PATIENT])
 
 
+@dataclass(frozen=True)
+class Partners:
+    """How many found a partner in a crosswalk, out of all cases and patients."""
+
+    cases: int
+    paired_cases: int
+    patients: int
+    paired_patients: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.paired_cases:,} of {self.cases:,} cases have a patient of the cohort, "
+            f"{self.paired_patients:,} of {self.patients:,} patients have tissue"
+        )
+
+
+def count_partners(path: Path, frames: pd.DataFrame, patients: pd.DataFrame) -> Partners:
+    """Count the cases and patients that a crosswalk brings together; others are no fault here.
+
+    Args:
+        path: The crosswalk.
+        frames: Anything with a ``case_id``.
+        patients: `data.cohort.COHORT`.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    ids = SPELT if SPELT[0] in patients else PATIENT
+    with collect_faults() as faults:
+        rows = read_links(path, faults, numbers=ids is PATIENT)
+    known = _list_admissions(patients, ids)
+    cases = {identify(case) for case in frames["case_id"].unique()}
+    pairs = {
+        (identify(case), subject)
+        for case, subject in rows.select("case_id", "subject_id").iter_rows()
+        if identify(case) in cases and subject in known
+    }
+    return Partners(len(cases), len({c for c, _ in pairs}), len(known), len({p for _, p in pairs}))
+
+
+def _list_admissions(
+    patients: pd.DataFrame, ids: list[str]
+) -> dict[Hashable, dict[Hashable, tuple[int, int]]]:
+    """List each patient's index admissions: their names in a crosswalk to their keys."""
+    ordered = patients.sort_values(PATIENT)
+    keys = list(zip(*(ordered[name].tolist() for name in PATIENT), strict=True))
+    names = keys
+    if ids is SPELT:
+        names = zip(*(ordered[name].map(identify) for name in ids), strict=True)
+    known: dict[Hashable, dict[Hashable, tuple[int, int]]] = {}
+    for (subject, hadm), key in zip(names, keys, strict=True):
+        known.setdefault(subject, {})[hadm] = key
+    return known
+
+
 def _find_admission(
-    subject: int,
-    hadm: int | None,
-    admissions: Mapping[Hashable, list[int]],
+    subject: Hashable,
+    hadm: Hashable | None,
+    admissions: Mapping[Hashable, Mapping[Hashable, tuple[int, int]]],
     where: str,
     faults: FaultList,
 ) -> tuple[int, int] | None:
     """Find the index admission a row means; None, and a fault noted, where there is not one."""
-    known = admissions.get(subject, [])
+    known = admissions.get(subject, {})
     if not known:
         faults.add(where, f"unknown subject_id {subject}", "a patient of the cohort")
     elif hadm is not None and hadm not in known:
-        faults.add(where, f"unknown hadm_id {hadm} of {subject}", f"an index admission: {known}")
+        expected = f"an index admission: {list(known)}"
+        faults.add(where, f"unknown hadm_id {hadm} of {subject}", expected)
     elif hadm is None and len(known) > 1:
-        faults.add(where, f"no hadm_id for {subject}", f"one of the index admissions {known}")
+        faults.add(where, f"no hadm_id for {subject}", f"one of the index admissions {list(known)}")
     else:
-        return subject, known[0] if hadm is None else hadm
+        return next(iter(known.values())) if hadm is None else known[hadm]
     return None
 
 

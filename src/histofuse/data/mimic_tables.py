@@ -38,8 +38,8 @@ from histofuse.data.row_filter import can_filter, filter_rows
 Keep = Mapping[str, Collection[int] | Collection[str]]
 
 LAYOUT_REMEDY: Final = (
-    "Let data.mimiciv in params.yaml name the folder that holds hosp/, as PhysioNet lays it out; "
-    "or run dvc repro, which simulates one."
+    "Let data.records.path in params.yaml name the folder that holds hosp/, as PhysioNet lays it "
+    "out; or run dvc repro, which simulates one."
 )
 _LONGEST_HEADER: Final = 1 << 20
 DAMAGE_REMEDY: Final = "Fetch it again and compare it with the publisher's SHA256SUMS.txt."

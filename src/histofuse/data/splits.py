@@ -114,6 +114,8 @@ def split_patients(
 ) -> pd.DataFrame:
     """Split patients, stratified on whether any of their admissions has the outcome.
 
+    Patients of one ``split_group``, if the cohort has that column, stay together.
+
     Args:
         cohort: The cohort (`data.cohort.COHORT`), one or more admissions per patient.
         params: Section ``splits.patients``; shares of the patients that are not linked.
@@ -131,7 +133,8 @@ def split_patients(
     for value in (0, 1):
         patients = outcome.index[outcome == value].to_numpy()
         if len(patients) < len(SPLITS) and linked is None:
-            problem = f"{len(patients)} patients with target {value}"
+            named = "groups" if "split_group" in cohort else "patients"
+            problem = f"{len(patients)} {named} with target {value}"
             fault = Fault("the cohort", problem, "at least 3, one per split", "Widen the cohort.")
             raise InputError([fault])
         shuffled = rng.permutation(patients)
@@ -180,16 +183,39 @@ def fold_patients(
 
 
 def _start_in_train(cohort: pd.DataFrame, linked: pd.Series | None) -> tuple[pd.Series, pd.Series]:
-    """The outcome of each patient still to be split, and the split of each, by subject_id."""
-    outcome = cohort.groupby("subject_id")["target"].max().sort_index()
+    """The outcome of each unit still to be split, and the split of each, by unit."""
+    units = _name_units(cohort)
+    outcome = cohort.groupby(units)["target"].max().sort_index()
     split_of = pd.Series("train", index=outcome.index, dtype="str")
     if linked is not None:
-        split_of.update(linked)
-        outcome = outcome.drop(linked.index)
+        of_units = linked.groupby(units.groupby(cohort["subject_id"]).first()).agg(["min", "max"])
+        crossing = of_units.index[of_units["min"] != of_units["max"]]
+        if len(crossing):
+            problem = f"linked to tissue of several splits: split_group {crossing[0]!r}"
+            remedy = "Declare a finer split_group, or none."
+            raise InputError([Fault("the cohort", problem, "a group in one split", remedy)])
+        split_of.update(of_units["min"])
+        outcome = outcome.drop(of_units.index)
     return outcome, split_of
 
 
+def _name_units(cohort: pd.DataFrame) -> pd.Series:
+    """Name what is not split further: the patient, or the group that the cohort puts it in.
+
+    Raises:
+        InputError: If a patient is in several groups, or in none.
+    """
+    if "split_group" not in cohort:
+        return cohort["subject_id"]
+    groups = cohort.groupby("subject_id")["split_group"].nunique(dropna=False)
+    alone = int((groups > 1).sum())
+    if alone or cohort["split_group"].isna().any():
+        problem = f"{alone} patients in several, {cohort['split_group'].isna().sum()} rows in none"
+        raise InputError([Fault("the cohort, split_group", problem, "one group a patient")])
+    return cohort["split_group"]
+
+
 def _spread_splits(cohort: pd.DataFrame, split_of: pd.Series) -> pd.DataFrame:
-    """Give each admission the split of its patient."""
-    result = cohort[["subject_id", "hadm_id"]].reset_index(drop=True)
-    return result.assign(split=result["subject_id"].map(split_of).astype("str"))
+    """Give each admission the split of its unit."""
+    split = _name_units(cohort).map(split_of).astype("str").reset_index(drop=True)
+    return cohort[["subject_id", "hadm_id"]].reset_index(drop=True).assign(split=split)

@@ -18,7 +18,7 @@ def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.Data
     """Describe the patients.
 
     Args:
-        index: The columns of ``COHORT`` (data/cohort.py); one row per index admission.
+        index: The columns of ``ADMISSIONS`` (data/cohort.py); one row per index admission.
         admissions: `features.groups.ADMISSION_COLUMNS` of the same patients.
 
     Returns:
@@ -43,7 +43,7 @@ def build_utilisation(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataF
     """Describe the index admissions and those before.
 
     Args:
-        index: The columns of ``COHORT`` (data/cohort.py); one row per index admission.
+        index: The columns of ``ADMISSIONS`` (data/cohort.py); one row per index admission.
         admissions: `features.groups.ADMISSION_COLUMNS` of every admission of the same patients.
 
     Returns:

@@ -57,7 +57,7 @@ def build_features(
     """Build the feature table of a cohort.
 
     Args:
-        cohort: As ``COHORT`` (data/cohort.py) has it.
+        cohort: As ``ADMISSIONS`` (data/cohort.py) has it.
         root: The folder that holds ``hosp/``.
         params: What to build.
         target: What is predicted; features that would give it away are left out.
@@ -79,7 +79,6 @@ def build_features(
         table = table.join(columns, on=KEY, how="left", maintain_order="left", validate="1:1")
         if source_quality is not None:
             quality[group.name] = source_quality.to_pandas()
-    table = table.select(*KEY, *(spec.name for spec in specs))
     masked_json = {
         "target": target.name,
         "prediction_time": prediction_time,
@@ -90,14 +89,25 @@ def build_features(
             for name, reason in sorted(mask.items())
         ],
     }
+    return finish_features(table, specs, masked_json, quality)
+
+
+def finish_features(
+    table: pl.DataFrame,
+    specs: Sequence[FeatureSpec],
+    masked: dict[str, Any],
+    quality: dict[str, pd.DataFrame],
+) -> EhrFeatures:
+    """Give the columns of `specs` their types, and take what is outside its range as missing."""
     dtypes = {"continuous": "float64", "binary": "int8", "categorical": "str"}
+    table = table.select(*KEY, *(spec.name for spec in specs))
     typed = table.to_pandas().astype({spec.name: dtypes[spec.kind] for spec in specs})
     ranges = {spec.name: spec.range for spec in specs if spec.range}
     outside = find_outside(typed, ranges)
     rows = [(n, r.unit, r.low, r.high, int(outside[n].sum())) for n, r in ranges.items()]
     counts = pd.DataFrame(rows, columns=["feature", "unit", "low", "high", "outside"])
     typed[list(ranges)] = typed[list(ranges)].mask(outside)
-    return EhrFeatures(typed, specs, masked_json, quality, counts)
+    return EhrFeatures(typed, list(specs), masked, quality, counts)
 
 
 def replace_diagnoses(

@@ -32,7 +32,7 @@ class Request:
     """What a group is built from.
 
     Attributes:
-        index: The columns of ``COHORT`` (data/cohort.py), one row per index admission, by key.
+        index: The columns of ``ADMISSIONS`` (data/cohort.py), one row per index admission, by key.
         root: The folder that holds ``hosp/``.
         params: Section ``ehr_features``.
         prediction_time: Nothing later may be used.

@@ -26,7 +26,7 @@ import pandas as pd
 from histofuse.core.errors import Fault, InputError, LeakageError, collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract, parse_columns
-from histofuse.data.crosswalk import PATIENT, read_crosswalk
+from histofuse.data.crosswalk import PATIENT, SPELT, read_crosswalk
 from histofuse.params.pairing import (
     LabelAlignedParams,
     LabelBlindParams,
@@ -50,9 +50,11 @@ def join_targets(patient_splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataF
         cohort: `data.cohort.COHORT`.
 
     Returns:
-        subject_id, hadm_id, split, target; one row an admission.
+        subject_id, hadm_id, split, target, and ids as a declared table spells them; one row an
+        admission.
     """
-    target = cohort[[*PATIENT, "target"]]
+    spelt = [name for name in SPELT if name in cohort]
+    target = cohort[[*PATIENT, "target", *spelt]]
     return patient_splits.merge(target, on=PATIENT, how="inner", validate="1:1")
 
 

@@ -30,6 +30,18 @@ class FrameParams(Section):
     bits: Literal["file"] | Annotated[int, Field(ge=8, le=16)]
 
 
+class RecordsParams(Section):
+    """Where the health records are.
+
+    Attributes:
+        kind: ``mimiciv``, or ``table``: any table with a declaration (docs/records.md).
+        path: Folder that holds ``hosp/``, or the table and its ``records.yaml``.
+    """
+
+    kind: Literal["mimiciv", "table"]
+    path: Path
+
+
 class DataParams(Section):
     """Folders of the two data sets, absolute or from the project's root.
 
@@ -41,9 +53,10 @@ class DataParams(Section):
             GeoJSON is written with. Upper and lower case do not matter.
         images_restricted: Whether the frames are patients' data that may not be shown. MLflow and
             the report then get no patch and no row of a patch. Simulated frames are recognised.
-        mimiciv: Holds ``hosp/``.
+        records: The health records.
         crosswalk: CSV of ``case_id``, ``subject_id`` and, where a patient has several index
-            admissions, ``hadm_id``; without rows where the two data sets share no patient.
+            admissions, ``hadm_id``; without rows where the two data sets share no patient. For a
+            table both are the ids that its key columns have.
         frames: How frames are understood.
     """
 
@@ -51,7 +64,7 @@ class DataParams(Section):
     annotations: Annotations
     class_names: dict[ClassName, list[str]]
     images_restricted: bool
-    mimiciv: Path
+    records: RecordsParams
     crosswalk: Path
     frames: FrameParams
 

@@ -22,7 +22,7 @@ _TEXTS: Final[Mapping[str, Any]] = load_json(Path(__file__).with_name("data_shee
 
 def describe_source(run: Run, side: Side) -> list[tuple[str, str]]:
     """Answer a data sheet's questions on one source."""
-    source = run.sources[SIDES.index(side)]
+    source = _find_source(run, side)
     answers = _describe_images(run) if side == "images" else _describe_patients(run)
     return [
         ("Source", name_source(run, side)),
@@ -30,15 +30,21 @@ def describe_source(run: Run, side: Side) -> list[tuple[str, str]]:
         *answers,
         ("Access", _TEXTS["access"].get(source, "not stated")),
         ("Suited for", "Testing whether the code works. No conclusions about patients.")
-        if source == "simulated"
+        if source.startswith("simulated")
         else ("Suited for", "Research on methods. Not for decisions on patients."),
-        ("Limits", _TEXTS["limits"][side]),
+        ("Limits", _TEXTS["limits"].get(source, _TEXTS["limits"][side])),
     ]
+
+
+def _find_source(run: Run, side: Side) -> str:
+    """Return a key of the texts: the source, or that of a declared table."""
+    source = run.sources[SIDES.index(side)]
+    return f"{source} table" if side == "patients" and run.cohort.get("records") else source
 
 
 def name_source(run: Run, side: Side) -> str:
     """Name a source for readers."""
-    source = run.sources[SIDES.index(side)]
+    source = _find_source(run, side)
     if source == "simulated":
         return "Simulated frames" if side == "images" else "Simulated records"
     return _TEXTS["titles"].get(source, source)

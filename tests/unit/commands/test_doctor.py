@@ -3,10 +3,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from declared_records import TABLE, write_declared
 
 from histofuse.commands import doctor
 from histofuse.core.bundle import writing_bundle
+from histofuse.core.errors import InputError
 
 LOCK = """
 # a comment
@@ -70,7 +73,7 @@ def test_missing_tables_are_named(tmp_path):
         (tmp_path / f"hosp/{table}.csv.gz").touch()
     check = doctor.check_mimiciv(tmp_path)
     assert check.message == f"{tmp_path}: no hosp/diagnoses_icd.csv.gz"
-    assert "data.mimiciv" in check.remedy
+    assert "data.records.path" in check.remedy
 
 
 def test_simulated_data_need_not_be_there_but_real_data_must():
@@ -114,7 +117,7 @@ def test_check_that_breaks_is_a_failed_check(project, monkeypatch):
     monkeypatch.setattr(doctor, "check_torch", lambda: iter(()))
     failed = [c for c in doctor.examine() if c.name == "data"]
     assert failed[0].status == "fail"
-    assert "params.yaml, data.mimiciv: missing" in failed[0].message
+    assert "params.yaml, data.records: missing" in failed[0].message
 
 
 def test_browser_that_only_some_tests_need_is_no_fault(monkeypatch):
@@ -137,3 +140,29 @@ def test_git_s_own_message_is_shown(tmp_path, monkeypatch):
     assert check.message.startswith("fatal: detected dubious ownership")
     assert f"safe.directory {tmp_path}" in check.message
     assert check.remedy.startswith("Do what git says")
+
+
+def test_a_declared_table_is_read_as_the_first_stage_reads_it(tmp_path):
+    check = doctor.check_declared(write_declared(tmp_path))
+    assert check.message == f"{tmp_path}/patients.csv: 7 rows of 7 patients"
+    with pytest.raises(InputError, match="line 3, patient: no id"):
+        doctor.check_declared(write_declared(tmp_path, TABLE.replace("P-10", "")))
+
+
+def test_a_crosswalk_says_how_many_found_a_partner(project):
+    path = Path("crosswalk.csv")
+    path.write_text("case_id,subject_id\n")
+    assert list(doctor.check_crosswalk(path)) == []
+    path.write_text("case_id,subject_id\nCase_1,P-2\n")
+    assert one(doctor.check_crosswalk(path)).remedy == "dvc repro annotations cohort"
+    for table in (doctor.FRAMES_TABLE, doctor.COHORT_TABLE):
+        table.parent.mkdir(parents=True)
+    frames = pd.DataFrame({"frame_id": ["Case_1-01", "Case_2-01"], "case_id": ["Case_1", "Case_2"]})
+    frames = frames.assign(file="x.tif", width_px=1, height_px=1, pixels_sha256="0")
+    frames.to_parquet(doctor.FRAMES_TABLE)
+    ids = {"subject_id": [1, 2], "hadm_id": [1, 2], "target": [0, 1]}
+    ids |= {"patient_id": ["P-1", "P-2"], "visit_id": ["P-1", "P-2"]}
+    pd.DataFrame(ids).to_parquet(doctor.COHORT_TABLE)
+    check = one(doctor.check_crosswalk(path))
+    assert check.status == "warn"
+    assert "1 of 2 cases have a patient of the cohort, 1 of 2 patients have tissue" in check.message

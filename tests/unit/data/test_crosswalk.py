@@ -2,7 +2,12 @@ import pandas as pd
 import pytest
 
 from histofuse.core.errors import InputError
-from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
+from histofuse.data.crosswalk import (
+    count_partners,
+    find_linked_splits,
+    is_empty,
+    read_crosswalk,
+)
 from histofuse.data.splits import split_patients
 from histofuse.params.splits import PatientSplitParams
 
@@ -74,6 +79,35 @@ def test_a_row_that_links_nobody_is_named(tmp_path, row, problem):
     path = write(tmp_path, f"case_id,subject_id,hadm_id\nCase_1,7,\n{row}\n")
     with pytest.raises(InputError, match=problem):
         read_crosswalk(path, PATCHES, COHORT)
+
+
+SPELT = pd.DataFrame(
+    {
+        "subject_id": [1, 1, 2, 3],
+        "hadm_id": [5, 6, 7, 8],
+        "target": [0, 1, 0, 1],
+        "patient_id": ["TCGA-A1", "TCGA-A1", "TCGA-B2", "TCGA-C3"],
+        "visit_id": ["a", "b", "a", "a"],
+    }
+)
+
+
+def test_a_declared_table_is_linked_by_the_ids_that_it_has(tmp_path):
+    text = "case_id,subject_id,hadm_id\nCase_1,TCGA-A1,B\nCase_2,tcga b2,\nCase_3,TCGA-C3,a\n"
+    read = read_crosswalk(write(tmp_path, text), PATCHES, SPELT)
+    assert read.values.tolist() == [["Case_1", 1, 6], ["Case_2", 2, 7], ["Case_3", 3, 8]]
+    with pytest.raises(InputError, match="no hadm_id for tcga_a_1"):
+        read_crosswalk(write(tmp_path, text.replace(",B", ",")), PATCHES, SPELT)
+    with pytest.raises(InputError, match="line 4, subject_id: is 'NA'; expected an id"):
+        read_crosswalk(write(tmp_path, text.replace("TCGA-C3", "NA")), PATCHES, SPELT)
+
+
+def test_partners_are_counted_and_strangers_are_no_fault(tmp_path):
+    text = "case_id,subject_id\nCase_1,TCGA-A1\nCase_2,TCGA-X9\nCase_7,TCGA-B2\n"
+    partners = count_partners(write(tmp_path, text), PATCHES, SPELT)
+    assert str(partners) == (
+        "1 of 3 cases have a patient of the cohort, 1 of 3 patients have tissue"
+    )
 
 
 def test_patient_with_tissue_in_two_splits_is_said():

@@ -87,7 +87,7 @@ def test_all_faults_of_all_tables_come_at_once(hospital):
     rewrite(hospital, "admissions", lambda text: text.replace(b"2,21,", b"3,11,"))
     faults = faults_of(load_hospital, hospital)
     wanted = [
-        ("labevents.csv.gz", "no such file", "data.mimiciv"),
+        ("labevents.csv.gz", "no such file", "data.records.path"),
         ("prescriptions.csv.gz", "no column 'drug_type'", ""),
         ("diagnoses_icd.csv.gz, line 3, icd_version", "is '11'", "9 or 10"),
         ("patients.csv.gz, line 2, dod", "is '2150-02-30'", "YYYY-MM-DD"),

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from histofuse.core.errors import InputError
-from histofuse.data.splits import split_patches, split_patients
+from histofuse.data.splits import fold_patients, split_patches, split_patients
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams
 
 SHARES = PatientSplitParams(train=0.8, validation=0.1, test=0.1)
@@ -139,3 +139,26 @@ def test_order_of_the_cohort_does_not_move_patients():
 def test_too_few_outcomes_are_said():
     with pytest.raises(InputError, match="2 patients with target 1"):
         split_patients(make_cohort(positives=2), SHARES, seed=1)
+
+
+def test_patients_of_one_group_stay_together():
+    cohort = make_cohort()
+    cohort["split_group"] = "g" + (cohort["subject_id"] // 2).astype(str)
+    for splits in (split_patients(cohort, SHARES, seed=1), fold_patients(cohort, 4, 1, seed=1)):
+        of_group = splits["split"].groupby(cohort["split_group"].to_numpy()).nunique()
+        assert of_group.max() == 1
+        assert splits["split"].nunique() == 3
+
+
+def test_a_group_that_is_linked_to_two_splits_is_said():
+    cohort = make_cohort().assign(split_group="one")
+    first, second = cohort["subject_id"].unique()[:2]
+    linked = pd.Series({first: "train", second: "test"})
+    with pytest.raises(InputError, match="linked to tissue of several splits: split_group 'one'"):
+        split_patients(cohort, SHARES, 1, linked)
+
+
+def test_a_patient_in_several_groups_is_said():
+    cohort = pd.concat([make_cohort().assign(split_group=name) for name in "ab"], ignore_index=True)
+    with pytest.raises(InputError, match="patients in several, 0 rows in none"):
+        split_patients(cohort, SHARES, 1)

@@ -123,7 +123,9 @@ def _tabulate_attrition(run: Run) -> Grid:
 
 def _tabulate_characteristics(run: Run) -> Grid:
     names = ["subject_id", "hadm_id", "target", "age_years", "sex", "race", "insurance"]
-    people = _read_columns(run.locate("patients"), names).to_pylist()
+    held = _read_columns(run.locate("patients"))
+    present = [name for name in names if name in held.column_names]
+    people = held.select(present).to_pylist()
     splits = {
         (row["subject_id"], row["hadm_id"]): row["split"]
         for row in _read_columns(run.locate("patient_splits")).to_pylist()
@@ -134,10 +136,11 @@ def _tabulate_characteristics(run: Run) -> Grid:
     shown = list(groups.values())
     rows = [["Index admissions", *(show_count(len(g)) for g in shown)]]
     rows.append(_count_row(run, f"Target {show_name(run.cohort['target'])}", shown, "target", 1))
-    ages = [f"{median(p['age_years'] for p in g):.0f}" if g else "–" for g in shown]
-    rows.append(["Age, median, years", *ages])
+    if "age_years" in present:
+        ages = [f"{median(p['age_years'] for p in g):.0f}" if g else "–" for g in shown]
+        rows.append(["Age, median, years", *ages])
     for column in ("sex", "race", "insurance"):
-        rows += _count_values(run, column, shown)
+        rows += _count_values(run, column, shown) if column in present else []
     caption = "Characteristics by split"
     note = "The six most common values of each column"
     note += "." if run.shows_patients else "; what fewer than 10 patients have is hidden."

@@ -1,0 +1,1 @@
+"""Health records in a table of any kind, read by a declaration."""

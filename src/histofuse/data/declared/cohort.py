@@ -1,0 +1,151 @@
+"""A declared table -> its rows with their target, and how many could not be used.
+
+A target within a horizon is known where the event happened by then, or follow-up went beyond it.
+Rows censored before are neither; calling them negative would make short follow-up look like health.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+
+from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.data.cohort import Attrition
+from histofuse.data.declared.table import DECLARATION, KEY, DeclaredTable
+from histofuse.params.records import NONE, ColumnTarget, Declaration, EventTarget
+
+
+@dataclass(frozen=True)
+class DeclaredCohort:
+    """The rows that can be used.
+
+    Attributes:
+        table: As `data.cohort.COHORT`, with ``patient_id`` and ``visit_id`` as they are spelt,
+            ``split_group`` where one is declared, and ``weight`` where rows are weighted.
+        attrition: The steps.
+        censored: How many rows were censored before the horizon; None where there is none.
+    """
+
+    source: DeclaredTable
+    table: pd.DataFrame
+    attrition: Attrition
+    censored: int | None
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the rows, for ``meta.json``."""
+        declaration = self.source.declaration
+        return {
+            "records": "table",
+            "target": declaration.target.name,
+            "description": declaration.target.description,
+            "prediction_time": declaration.prediction_time.description,
+            "index_admission": "all",
+            "patients": int(self.table["subject_id"].nunique()),
+            "admissions": len(self.table),
+            "positives": int(self.table["target"].sum()),
+            "censored_before_horizon": self.censored,
+            "left_out": dict(self.source.left_out),
+        }
+
+
+def build_declared_cohort(source: DeclaredTable) -> DeclaredCohort:
+    """Label the rows of a declared table and leave out those whose target is not known.
+
+    Raises:
+        InputError: With cells of the target that mean nothing and times below zero; or if all rows
+            have one value of the target.
+    """
+    target, cells = source.declaration.target, source.cells
+    attrition = Attrition()
+    patients = cells["subject_id"].n_unique()
+    attrition.note("everyone", "all rows of the table", patients, cells.height)
+    with collect_faults() as faults:
+        label = _label_column if isinstance(target, ColumnTarget) else _label_event
+        rows = cells.with_columns(label(source, target, faults))
+    rows = attrition.keep(rows, "target_recorded", "target recorded", pl.col("recorded"))
+    censored = None
+    if isinstance(target, EventTarget):
+        censored = int(rows["censored"].sum())
+        horizon = f"{target.horizon:g} {target.unit}"
+        reason = f"event, or followed up for {horizon} (not censored before)"
+        if target.censoring == "weighted":
+            reason += "; weighted for those that were"
+            rows = rows.with_columns(weight=weigh(rows["time"], rows["happened"], target.horizon))
+        rows = attrition.keep(rows, "outcome_known", reason, ~pl.col("censored"))
+    _check_classes(rows, source, attrition)
+    return DeclaredCohort(source, _to_table(rows, source.declaration), attrition, censored)
+
+
+def _label_column(
+    source: DeclaredTable, target: ColumnTarget, faults: FaultList
+) -> list[pl.Series]:
+    words = dict.fromkeys(target.positive, 1.0) | dict.fromkeys(target.negative, 0.0)
+    label = source.map(target.column, words, faults)
+    return [label.alias("target"), label.is_not_null().alias("recorded")]
+
+
+def _label_event(source: DeclaredTable, target: EventTarget, faults: FaultList) -> list[pl.Series]:
+    time = source.read(target.time, "float", f"a number of {target.unit}", faults)
+    for line, value in (
+        source.cells.select("line", time=time).filter(pl.col("time") < 0).iter_rows()
+    ):
+        where = source.locate(line, target.time)
+        faults.add(where, f"is {value:g}", f"{target.unit} from the prediction on, 0 or more")
+    words = dict.fromkeys(target.happened, 1.0) | dict.fromkeys(target.censored, 0.0)
+    happened = source.map(target.event, words, faults)
+    within = (happened == 1) & (time <= target.horizon)
+    return [
+        time.alias("time"),
+        happened.alias("happened"),
+        within.cast(pl.Float64).alias("target"),
+        (time.is_not_null() & happened.is_not_null()).alias("recorded"),
+        ((happened == 0) & (time < target.horizon)).alias("censored"),
+    ]
+
+
+def weigh(time: pl.Series, happened: pl.Series, horizon: float) -> pl.Series:
+    """Weigh rows whose outcome at a horizon is known by the inverse of their chance to be known.
+
+    Args:
+        time: Of the event or the end of follow-up, without nulls.
+        happened: 1 where it is that of the event, 0 where the row is censored.
+        horizon: In the unit of `time`.
+
+    Returns:
+        1 / G(min(time, horizon)-), G the Kaplan-Meier estimate of not being censored, an event
+        before a censoring of the same time; 0 where censored before the horizon. They sum to the
+        number of rows.
+
+    Source: Graf et al., Statistics in Medicine 1999;18.
+    """
+    times, events = time.to_numpy(), happened.to_numpy() == 1
+    moments = np.unique(times[~events])
+    lost = np.array([(times[~events] == u).sum() for u in moments])
+    at_risk = np.array([(times > u).sum() for u in moments]) + lost
+    # G after each moment; what counts is G just before the row's own time.
+    free = np.cumprod(np.append(1.0, 1.0 - lost / at_risk))
+    own = free[np.searchsorted(moments, np.minimum(times, horizon), side="left")]
+    known = events | (times >= horizon)
+    return pl.Series(np.where(known, 1.0 / np.where(known, own, 1.0), 0.0))
+
+
+def _check_classes(rows: pl.DataFrame, source: DeclaredTable, attrition: Attrition) -> None:
+    values = rows["target"].unique().to_list()
+    if len(values) == 2:
+        return
+    problem = f"all {rows.height} rows have target {values[0]:g}" if values else "no row is left"
+    remedy = f"Declare another target or horizon. Patients/rows left: {attrition}."
+    where = f"{source.path.with_name(DECLARATION)}, target"
+    raise InputError([Fault(where, problem, "rows with target 0 and with target 1", remedy)])
+
+
+def _to_table(rows: pl.DataFrame, declaration: Declaration) -> pd.DataFrame:
+    if declaration.split_group != NONE:
+        rows = rows.with_columns(split_group=pl.col(declaration.split_group.lower()))
+    wanted = (*KEY, "target", "patient_id", "visit_id", "split_group", "weight")
+    kept = rows.select(name for name in wanted if name in rows.columns)
+    return kept.with_columns(pl.col("target").cast(pl.Int64)).to_pandas()
