@@ -146,7 +146,7 @@ class Declaration(Section):
     Attributes:
         table: CSV, TSV (.tsv, .txt) or Parquet, in the folder of the declaration.
         patients_table: A second file, or ``none``.
-        access: Whether single patients may be shown: ``published``, ``restricted``, or ``simulated``.
+        access: ``published`` and ``simulated`` may be shown row by row, ``restricted`` may not.
         missing: Words for "missing", beside the usual ones.
         key: What identifies a row.
         split_group: Column whose values stay in one split, such as a family; ``none``: patients.
