@@ -9,6 +9,7 @@ from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
 from histofuse.data.patches import PatchMeta
+from histofuse.data.resolution import find_factors
 from histofuse.features.stain import find_normaliser
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams
@@ -26,6 +27,11 @@ def main() -> None:
     labels = load_json(TABLES / "meta.json")
     report(f"read {len(frames)} frames, {len(annotations):,} annotations")
 
+    files = dict(zip(frames["frame_id"], frames["file"], strict=True))
+    paths = {frame: Path(data.brecahad) / file for frame, file in files.items()}
+    declared = None if data.mpp == "none" else data.mpp
+    factors = find_factors(paths, params.mpp, declared)
+
     meta = PatchMeta(
         patch_px=params.patch_px,
         margin_px=params.margin_px,
@@ -33,6 +39,8 @@ def main() -> None:
         classes=labels["classes"],
         source=labels["source"],
         stain_normalisation=params.stain_normalisation,
+        patch_um=None if params.patch_um == "none" else params.patch_um,
+        reduction=1 / min(factors.values(), default=1.0),
     )
     write_patches(
         annotations,
@@ -42,6 +50,7 @@ def main() -> None:
         meta=meta,
         reading=data.frames,
         shard_patches=params.shard_patches,
+        factors=factors,
         normalise=find_normaliser(params.stain_normalisation),
         engine=params.engine,
         workers=params.workers,

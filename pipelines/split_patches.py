@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.artifacts import write_json
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches, require_clean
-from histofuse.data.patches import PATCH_INDEX
+from histofuse.data.patches import PATCH_INDEX, load_meta
 from histofuse.data.splits import PATCH_SPLITS, split_patches
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.splits import ImageSplitParams
@@ -23,7 +23,7 @@ def main() -> None:
     params = load_section(ImageSplitParams, "splits.images")
     index = read_table(PATCHES / "index.parquet", PATCH_INDEX)
     frames = read_table(FRAMES_TABLE, FRAMES)
-    window_px = load_json(PATCHES / "meta.json")["stored_px"]
+    window_px = load_meta(PATCHES).window_px
     report(f"read {len(index):,} patches of {index['case_id'].nunique()} cases")
 
     splits = split_patches(index, params, load_seed())

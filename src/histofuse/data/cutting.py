@@ -22,7 +22,8 @@ from histofuse.core.tables import write_parts
 from histofuse.core.workers import map_jobs
 from histofuse.data.patches import INDEX, META, PATCH_INDEX, Patches, PatchMeta, shard_name
 from histofuse.data.pixels import LARGEST_PICTURE_BYTES, Image, require_content
-from histofuse.data.slides import Slide, find_tile, open_picture, order_by_tile
+from histofuse.data.resolution import resample
+from histofuse.data.slides import FrameSlide, Slide, find_tile, open_picture, order_by_tile
 from histofuse.params.data import FrameParams
 
 _BUFFER_BYTES: Final = 2**24  # of patches held by a worker
@@ -40,12 +41,8 @@ def cut_windows(picture: Image | Slide, x_px: Coordinates, y_px: Coordinates, ou
     slide is read by region and never held whole.
     """
     size = out.shape[1]
-    if isinstance(picture, np.ndarray):
-        height, width, _ = picture.shape
-        read = partial(_read_region, picture)
-    else:
-        height, width = picture.shapes[0]
-        read = picture.read_region
+    slide = FrameSlide(picture) if isinstance(picture, np.ndarray) else picture
+    (height, width), read = slide.shapes[0], slide.read_region
     tops, lefts = window_origin(y_px, size).tolist(), window_origin(x_px, size).tolist()
     for n, (top, left) in enumerate(zip(tops, lefts, strict=True)):
         if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
@@ -56,10 +53,6 @@ def cut_windows(picture: Image | Slide, x_px: Coordinates, y_px: Coordinates, ou
         first, begin = int(rows.min()), int(columns.min())
         region = read(first, begin, int(rows.max()) + 1 - first, int(columns.max()) + 1 - begin)
         out[n] = region[(rows - first)[:, None], columns - begin]
-
-
-def _read_region(frame: Image, top: int, left: int, height: int, width: int) -> Image:
-    return frame[top : top + height, left : left + width]
 
 
 def window_origin(centre_px: Coordinates, size_px: int) -> NDArray[np.int64]:
@@ -107,6 +100,7 @@ def write_patches(
     meta: PatchMeta,
     reading: FrameParams,
     shard_patches: int,
+    factors: Mapping[str, float] | None = None,
     normalise: Callable[[Image], Image] | None = None,
     engine: str = "threads",
     workers: int | Literal["auto"] = "auto",
@@ -125,6 +119,7 @@ def write_patches(
         meta: Size and classes.
         reading: How frames are understood.
         shard_patches: Patches in a shard.
+        factors: Frame to how many times as many pixels a side it gets before cutting; None: once.
         normalise: Applied to each frame before cutting, such as stain normalisation; picklable
             unless the engine is ``threads``. A slide is read whole for it, and refused if that
             takes more than 1 GiB.
@@ -140,7 +135,7 @@ def write_patches(
         shards = _Shards(folder.absolute(), len(annotations), shard_patches, meta.stored_px)
         shards.create()
         cut = partial(_cut_job, shards=shards, reading=reading, normalise=normalise)
-        jobs = _plan_jobs(annotations, path_of, meta.stored_px)
+        jobs = _plan_jobs(annotations, path_of, meta.stored_px, factors or {})
         done = map_jobs(cut, jobs, engine=engine, workers=workers)
         total = annotations["frame_id"].nunique()
         faults = [fault for faults in track(done, "cutting patches", total) for fault in faults]
@@ -204,20 +199,30 @@ class _Shards:
 
 @dataclass(frozen=True)
 class _Job:
-    """Points of one file, and the places of their patches among all."""
+    """Points of one file, and the places of their patches among all.
+
+    Attributes:
+        factor: The points are those of the file resampled to as many times the pixels a side.
+    """
 
     path: Path
+    factor: float
     places: NDArray[np.int64]
     x_px: Coordinates
     y_px: Coordinates
 
     def take(self, points: NDArray[np.intp] | slice) -> _Job:
         """Take some of the points, in the order given."""
-        return _Job(self.path, self.places[points], self.x_px[points], self.y_px[points])
+        return _Job(
+            self.path, self.factor, self.places[points], self.x_px[points], self.y_px[points]
+        )
 
 
 def _plan_jobs(
-    annotations: pd.DataFrame, path_of: Mapping[str, Path], size_px: int
+    annotations: pd.DataFrame,
+    path_of: Mapping[str, Path],
+    size_px: int,
+    factors: Mapping[str, float],
 ) -> Iterator[_Job]:
     """Make a job a frame, and of a large slide a job a band."""
     x_px, y_px = annotations["x_px"].to_numpy(), annotations["y_px"].to_numpy()
@@ -226,13 +231,15 @@ def _plan_jobs(
     order, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
     for frame, end, count in zip(frames, counts.cumsum(), counts, strict=True):
         places = order[end - count : end]
-        job = _Job(path_of[str(frame)], places, x_px[places], y_px[places])
+        path, factor = path_of[str(frame)], factors.get(str(frame), 1.0)
+        job = _Job(path, factor, places, x_px[places] * factor, y_px[places] * factor)
         large = job.path.is_file() and job.path.stat().st_size > _LARGE_FILE_BYTES
         tile_px = find_tile(job.path) if large else None
         if tile_px is None:
             yield job
         else:
-            bands = _order(job, size_px, tile_px)[1]
+            scaled = round(tile_px[0] * factor), round(tile_px[1] * factor)
+            bands = _order(job, size_px, scaled)[1]
             yield from (job.take(np.flatnonzero(bands == band)) for band in np.unique(bands))
 
 
@@ -257,9 +264,10 @@ def _cut_job(
             if normalise is not None:
                 frame = _read_whole(picture, job.path) if isinstance(picture, Slide) else picture
                 source = normalise(frame)
-            elif isinstance(picture, Slide):
-                job = job.take(_order(job, shards.side, picture.tile_px)[0])
-            _cut_points(job, source, shards)
+            slide = resample(source, job.factor)
+            if isinstance(source, Slide):
+                job = job.take(_order(job, shards.side, slide.tile_px)[0])
+            _cut_points(job, slide, shards, look=isinstance(picture, Slide))
     except InputError as error:
         return error.faults
     return []
@@ -276,16 +284,19 @@ def _read_whole(slide: Slide, path: Path) -> Image:
     return slide.read_region(0, 0, height, width)
 
 
-def _cut_points(job: _Job, picture: Image | Slide, shards: _Shards) -> None:
-    """Cut the patches of a job in its order, a buffer's worth at a time."""
+def _cut_points(job: _Job, slide: Slide, shards: _Shards, *, look: bool) -> None:
+    """Cut the patches of a job in its order, a buffer's worth at a time.
+
+    `look` at whether they show anything, unless the frame was looked at whole.
+    """
     count = len(job.places)
     fitting = min(count, max(1, _BUFFER_BYTES // shards.patch_bytes))
     buffer = np.empty((fitting, shards.side, shards.side, 3), np.uint8)
     for first in range(0, count, fitting):
         part = job.take(slice(first, first + fitting))
         patches = buffer[: len(part.places)]
-        cut_windows(picture, part.x_px, part.y_px, patches)
-        if isinstance(picture, Slide):  # a frame was looked at whole
+        cut_windows(slide, part.x_px, part.y_px, patches)
+        if look:
             require_content(patches, job.path)
         shards.write(part.places, patches)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class PatchMeta:
         classes: In the order of the model's outputs.
         source: ``simulated`` or ``brecahad``.
         stain_normalisation: ``none`` or ``macenko``.
+        patch_um: Side of that square in micrometres; None if the resolution is not known.
+        reduction: Most pixels of a frame, along a side, that became one of a patch.
     """
 
     patch_px: int
@@ -46,6 +49,13 @@ class PatchMeta:
     classes: list[str]
     source: str
     stain_normalisation: str
+    patch_um: float | None = None
+    reduction: float = 1.0
+
+    @property
+    def window_px(self) -> int:
+        """Side in pixels of a frame of the largest window, margin included."""
+        return math.ceil(self.stored_px * self.reduction)
 
 
 class ShardReader:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.data.pixels import Image, require_content, to_8_bits
 from histofuse.data.tiff import (
     APERIO_YCC,
+    LZW,
+    decode_lzw,
     decode_whole,
     find_bits,
     find_turn,
@@ -116,6 +118,8 @@ class TiffSlide:
             page.parent.filehandle.seek(page.dataoffsets[number])
             data = page.parent.filehandle.read(page.databytecounts[number]) or None
             require_size(data, page, self._path)
+            if page.compression == LZW and data:
+                return decode_lzw(data, page)
             tile, _, shape = page.decode(data, number, jpegtables=page.jpegtables)
         return None if tile is None else tile[0, : shape[1], : shape[2]]
 
@@ -130,11 +134,7 @@ class OpenSlideSlide:
     """A `Slide` in any format of OpenSlide; pixels that were not scanned are white."""
 
     def __init__(self, path: Path, frames: FrameParams) -> None:
-        try:
-            import openslide
-        except ImportError:
-            remedy = "Run pip install 'histofuse[slides]'."
-            raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
+        openslide = import_openslide(path)
         if not path.is_file():
             raise InputError([Fault(path, "no such file", "a slide")])
         _require_plain(path, frames)
@@ -167,6 +167,39 @@ class OpenSlideSlide:
         return InputError([Fault(self._path, problem, "a slide that OpenSlide reads")])
 
 
+class FrameSlide:
+    """A `Slide` of one level, held whole."""
+
+    def __init__(self, frame: Image) -> None:
+        self.shapes = (frame.shape[:2],)
+        self.tile_px = frame.shape[:2]
+        self._frame = frame
+
+    def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
+        """Read a rectangle, as `Slide` says."""
+        _require_inside(self.shapes[level], top, left, height, width)
+        return self._frame[top : top + height, left : left + width]
+
+
+def import_openslide(path: Path) -> Any:
+    """Import OpenSlide, which is optional.
+
+    Raises:
+        InputError: If it is not installed; names the slide that needs it.
+    """
+    try:
+        import openslide
+    except ImportError:
+        remedy = "Run pip install 'histofuse[slides]'."
+        raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
+    return openslide
+
+
+def needs_openslide(path: Path) -> bool:
+    """Tell by its name whether a slide is one that only OpenSlide reads."""
+    return path.suffix.lower() in _OPENSLIDE_SUFFIXES
+
+
 @contextmanager
 def open_picture(path: Path, frames: FrameParams) -> Iterator[Slide | Image]:
     """Open a slide for reading by region; any other file is a frame, and decoded whole.
@@ -177,7 +210,7 @@ def open_picture(path: Path, frames: FrameParams) -> Iterator[Slide | Image]:
     import tifffile
 
     with ExitStack() as stack:
-        if path.suffix.lower() in _OPENSLIDE_SUFFIXES:
+        if needs_openslide(path):
             picture = OpenSlideSlide(path, frames)
             stack.callback(picture.close)
             yield picture
@@ -201,7 +234,7 @@ def find_tile(path: Path) -> tuple[int, int] | None:
     """Find height and width of a slide's tiles; None if it is a frame, or cannot be opened."""
     import tifffile
 
-    if path.suffix.lower() in _OPENSLIDE_SUFFIXES:
+    if needs_openslide(path):
         return _OPENSLIDE_TILE_PX
     try:
         with naming_file(path), tifffile.TiffFile(path) as tiff:

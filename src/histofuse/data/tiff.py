@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -35,12 +36,12 @@ ACCEPTED = (
     "PackBits, LZW, Deflate, JPEG, JPEG 2000 or Zstandard)"
 )
 _MENDING = "Copy the file again: it is incomplete or damaged."
-_LZW: Final = 5
+LZW: Final = 5
 _JPEG: Final = 7
 APERIO_YCC: Final = 33003  # JPEG 2000 that holds YCbCr, but does not say so
 _JPEG_2000: Final = {33004, 33005, 34712}
 # Decoders of these take no more than a tile or strip needs; others do not let one know.
-_COMPRESSIONS: Final = {1, 8, 32773, 32946, 34926, 50000, _LZW, _JPEG, *_JPEG_2000}
+_COMPRESSIONS: Final = {1, 8, 32773, 32946, 34926, 50000, LZW, _JPEG, *_JPEG_2000}
 _MOST_PACKETS: Final = 4096  # of JPEG 2000, or more if their average is as large as
 _LEAST_PACKET_PX: Final = 64
 _LARGEST_RATIO: Final = 1000  # decoded to encoded
@@ -119,13 +120,30 @@ def decode_whole(
 
 
 def _decode(page: TiffPage) -> NDArray[np.unsignedinteger]:
-    if page.compression != _LZW:
+    if page.compression != LZW:
         return page.asarray()
     import imagecodecs
 
     # By libtiff: the decoder that tifffile takes ends the process on some damaged files.
     page.parent.filehandle.seek(0)
     return imagecodecs.tiff_decode(page.parent.filehandle.read())
+
+
+def decode_lzw(data: bytes, page: TiffPage) -> NDArray[np.unsignedinteger]:
+    """Decode a tile of a page by libtiff, as `_decode` does, in a file of its own.
+
+    Raises:
+        TiffError: If it is damaged.
+    """
+    import imagecodecs
+    import tifffile
+
+    file = io.BytesIO()
+    shape = (page.tilelength, page.tilewidth, page.samplesperpixel)
+    tile = {"shape": shape, "tile": shape[:2], "dtype": page.dtype, "photometric": "rgb"}
+    coding = {"compression": LZW, "predictor": page.predictor}
+    tifffile.imwrite(file, iter([data]), byteorder=page.parent.byteorder, **tile, **coding)
+    return imagecodecs.tiff_decode(file.getvalue())
 
 
 def _list_changes(page: TiffPage, bits: int, orientation: int) -> Iterator[str]:

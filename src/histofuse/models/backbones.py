@@ -47,6 +47,7 @@ class ImageSpec:
         margin_px: Context around it in a stored patch.
         levels: Stages whose maps are pooled to the embedding; none: the backbone's own embedding.
         rotations: Quarter turns of a patch that its embedding is the mean of.
+        patch_um: Side of the patch in micrometres; None if the resolution is not known.
     """
 
     backbone: str
@@ -58,6 +59,12 @@ class ImageSpec:
     dropout: float
     levels: list[str] = field(default_factory=list)
     rotations: int = 1
+    patch_um: float | None = None
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel of a patch; None if unknown."""
+        return None if self.patch_um is None else self.patch_um / self.patch_px
 
     @property
     def geometry(self) -> PatchGeometry:

@@ -57,6 +57,7 @@ class DataParams(Section):
         crosswalk: CSV of ``case_id``, ``subject_id`` and, where a patient has several index
             admissions, ``hadm_id``; without rows where the two data sets share no patient. For a
             table both are the ids that its key columns have.
+        mpp: Micrometres per pixel of frames whose files do not say; ``none`` if unknown.
         frames: How frames are understood.
     """
 
@@ -66,6 +67,7 @@ class DataParams(Section):
     images_restricted: bool
     records: RecordsParams
     crosswalk: Path
+    mpp: Literal["none"] | Annotated[float, Field(ge=0.05, le=2.0)]
     frames: FrameParams
 
     @field_validator("class_names")

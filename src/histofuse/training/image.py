@@ -294,6 +294,7 @@ def create_model(name: str, meta: PatchMeta, params: AnyImageParams, seed: int) 
         input_px=params.input_px,
         patch_px=meta.patch_px,
         margin_px=meta.margin_px,
+        patch_um=meta.patch_um,
         normalisation=params.normalisation,
         **_describe_head(params),
     )
@@ -418,12 +419,13 @@ def apply_head(
 
 
 def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:
-    actual, expected = (meta.patch_px, meta.margin_px), (spec.patch_px, spec.margin_px)
+    actual = meta.patch_px, meta.margin_px, meta.patch_um
+    expected = spec.patch_px, spec.margin_px, spec.patch_um
     if actual != expected:
         fault = Fault(
             folder / META,
-            f"patches of {actual[0]} px with a margin of {actual[1]} px",
-            f"{expected[0]} px and {expected[1]} px, on which the model was trained",
+            "patches of {} px with a margin of {} px and a side of {} µm".format(*actual),
+            "{} px, {} px and {} µm, on which the model was trained".format(*expected),
             "Cut the patches again, or train again.",
         )
         raise InputError([fault])

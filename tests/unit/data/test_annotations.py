@@ -24,8 +24,9 @@ def make_params(folder, annotations, names=None):
         annotations=annotations,
         class_names=names or NAMES,
         images_restricted=False,
-        mimiciv="none",
+        records={"kind": "mimiciv", "path": "none"},
         crosswalk="none",
+        mpp="none",
         frames=UNKNOWN,
     )
 

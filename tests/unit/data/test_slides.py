@@ -101,9 +101,9 @@ def test_decoded_tiles_go_with_the_slide(tmp_path):
 
 
 def spy(function, calls):
-    def called(*args):
+    def called(*args, **options):
         calls.append(args)
-        return function(*args)
+        return function(*args, **options)
 
     return called
 

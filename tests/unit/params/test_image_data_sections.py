@@ -62,6 +62,7 @@ def test_classes_that_make_no_sense_are_refused(text, message, tmp_path):
         ("patch_px: 64.0", "patches.patch_px"),
         ("patch_px: 4", "patches.patch_px"),
         ("margin_px: -1", "patches.margin_px"),
+        ("patch_um: 0", "patches.patch_um"),
         ("stain_normalisation: reinhard", "'none' or 'macenko'"),
         ("stride_px: 3", "patches.stride_px: unknown key"),
         ("engine: dask", r"patches.engine.*threads, processes or an address"),
@@ -71,7 +72,7 @@ def test_classes_that_make_no_sense_are_refused(text, message, tmp_path):
     ],
 )
 def test_patch_params_out_of_range_are_refused(text, message, tmp_path):
-    lines = {"patch_px": "64", "margin_px": "16", "shard_patches": "10"}
+    lines = {"patch_px": "64", "margin_px": "16", "shard_patches": "10", "patch_um": "16.0"}
     lines |= {"stain_normalisation": "none", "engine": "threads", "workers": "auto"}
     key, value = text.split(": ")
     lines[key] = value

@@ -80,7 +80,7 @@ def _audit_fold(path: Path, sources: Sources) -> FoldSplit:
         classes_required=[],
     )
     index, frames = load_index(sources.patches), read_table(sources.frames, FRAMES)
-    window_px = load_meta(sources.patches).stored_px
+    window_px = load_meta(sources.patches).window_px
     on_patches = audit_patches(patches, index, frames, window_px, params)
     on_patients = audit_patients(patients)
     require_clean(on_patches)
