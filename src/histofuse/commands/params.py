@@ -11,6 +11,7 @@ from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.data.targets import find_target
 from histofuse.features.labs import choose_labs
 from histofuse.features.treatments import choose_treatments
+from histofuse.models.published import check_name, is_published
 from histofuse.params.base import PARAMS_FILE
 from histofuse.params.image import SAFETENSORS
 from histofuse.params.project import ProjectParams, list_models, load_project
@@ -60,6 +61,9 @@ def _check_backbone(backbone: str) -> None:
     Raises:
         InputError: If no library has it.
     """
+    if is_published(backbone):
+        check_name(backbone)
+        return
     if backbone in _OWN_BACKBONES or _is_defined_in_torchvision(backbone):
         return
     from histofuse.models.libraries import find_library

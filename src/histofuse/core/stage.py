@@ -37,7 +37,7 @@ def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool =
     script = Path(main.__globals__["__file__"])
     try:
         if not shared:
-            _require_one_process()
+            require_one_process("Run it with python; only train_image can be shared.")
         code = CodeList(script) if stage and listed else None
         if code:
             code.check_sources()
@@ -57,13 +57,16 @@ def _read_key(stage: str) -> list[str]:
     return [key] if at else []
 
 
-def _require_one_process() -> None:
+def require_one_process(remedy: str) -> None:
+    """Refuse to do one piece of work in each of the processes that torchrun has started.
+
+    Raises:
+        InputError: With the remedy, if there are several.
+    """
     launched, processes = "TORCHELASTIC_RUN_ID" in os.environ, os.environ.get("WORLD_SIZE", "1")
     if launched and int(processes) > 1:
-        remedy = "Run it with python; only train_image can be shared."
-        raise InputError(
-            [Fault("torchrun", f"{processes} processes for this stage", "one", remedy)]
-        )
+        problem = f"{processes} processes for this stage"
+        raise InputError([Fault("torchrun", problem, "one", remedy)])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,10 +21,14 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from histofuse.core.devices import send
-from histofuse.params.image import AugmentationParams, Normalisation
+from histofuse.features.stain import REFERENCE
+from histofuse.params.image import AugmentationParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# How pixels between 0 and 1 are normalised: not, as ImageNet's, or by mean and SD of the channels.
+PixelScale = Literal["unit", "imagenet"] | list[list[float]]
 
 # ITU-R 601 luma, and RGB -> YIQ: a turn of the IQ plane turns the hue and keeps greys grey.
 _LUMA = (0.299, 0.587, 0.114)
@@ -35,8 +40,8 @@ _YIQ = (
 
 Stored = UInt8[Tensor, "batch stored stored 3"]
 # Random numbers a patch takes.
-DRAWN = 10
-Drawn = Float[Tensor, "batch 10"]
+DRAWN = 16
+Drawn = Float[Tensor, "batch 16"]
 
 Cut = UInt8[Tensor, "batch cut cut 3"]
 Images = Float[Tensor, "batch 3 side side"]
@@ -92,9 +97,20 @@ class Jitter:
     hue: Tensor
 
 
-def prepare_patches(
-    stored: Stored, geometry: PatchGeometry, normalisation: Normalisation
-) -> Images:
+@dataclass(frozen=True)
+class Staining:
+    """A change of the stains of each patch: haematoxylin, eosin, and what is neither.
+
+    Attributes:
+        scale: (batch, 3) factor on each amount.
+        shift: (batch, 3) what is added to it.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+
+def prepare_patches(stored: Stored, geometry: PatchGeometry, normalisation: PixelScale) -> Images:
     """Crop the margin off, resize and normalise; nothing random.
 
     Args:
@@ -112,7 +128,7 @@ def prepare_patches(
 def augment_patches(
     stored: Stored,
     geometry: PatchGeometry,
-    normalisation: Normalisation,
+    normalisation: PixelScale,
     params: AugmentationParams,
     drawn: Drawn,
 ) -> Images:
@@ -125,11 +141,13 @@ def augment_patches(
         params: What is changed and how much.
         drawn: Numbers between 0 and 1, on the CPU; as many whatever is turned on.
     """
-    warp, jitter = choose_changes(drawn, params)
+    warp, staining, jitter = choose_changes(drawn, params)
     if params.rotation_degrees == 0 and params.scale == [1.0, 1.0]:
         images = mirror(to_float(crop_centre(stored, geometry)), warp.mirror)
     else:
         images = apply_warp(to_float(stored), geometry, warp)
+    if params.stain_scale or params.stain_shift:
+        images = apply_staining(images, staining)
     if any((params.brightness, params.contrast, params.saturation, params.hue)):
         images = apply_jitter(images, jitter)
     if geometry.input_px != geometry.patch_px:
@@ -137,8 +155,8 @@ def augment_patches(
     return normalise(images, normalisation)
 
 
-def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Jitter]:
-    """Turn random numbers into geometry and colour for a batch."""
+def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Staining, Jitter]:
+    """Turn random numbers into geometry, stains and colour for a batch."""
     signed = 2 * unit - 1
     lowest, highest = params.scale
     scale = lowest + (highest - lowest) * unit[:, 3]
@@ -156,7 +174,11 @@ def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Jitte
         saturation=1 + signed[:, 8] * params.saturation,
         hue=signed[:, 9] * params.hue,
     )
-    return warp, jitter
+    staining = Staining(
+        scale=1 + signed[:, 10:13] * params.stain_scale,
+        shift=signed[:, 13:16] * params.stain_shift,
+    )
+    return warp, staining, jitter
 
 
 def crop_centre(stored: Stored, geometry: PatchGeometry) -> Cut:
@@ -221,6 +243,26 @@ def resize(stored: Stored, side_px: int) -> Cut:
     return resized.permute(0, 2, 3, 1)
 
 
+def apply_staining(images: Images, staining: Staining) -> Images:
+    """Change the amounts of the stains, which is linear in optical density.
+
+    Source: Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a
+    reference to train distilled stain-invariant convolutional networks", IEEE TMI 2018.
+
+    Returns:
+        Values clamped to [0, 1].
+    """
+    stains = torch.from_numpy(REFERENCE.stains)
+    rest = torch.linalg.cross(*stains)
+    stains = torch.cat((stains, rest[None] / rest.norm()))  # (stain, channel)
+    change = torch.linalg.inv(stains) @ (staining.scale.double()[:, :, None] * stains)
+    shift = staining.shift.double() @ stains
+    change, shift = (send(t.float(), images.device) for t in (change, shift))
+    density = -images.clamp(min=1 / 255).log().flatten(2)
+    density = torch.baddbmm(shift[:, :, None].expand_as(density), change.mT, density)
+    return (-density).exp().clamp_(0, 1).view(images.shape)
+
+
 def apply_jitter(images: Images, jitter: Jitter) -> Images:
     """Change brightness, then contrast, saturation and hue, all linear: x -> matrix x + offset.
 
@@ -253,13 +295,11 @@ def _turn_hue(hue: Float[Tensor, " batch"]) -> Float[Tensor, "batch 3 3"]:
     return (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
 
 
-def normalise(images: Images, normalisation: Normalisation) -> Images:
+def normalise(images: Images, normalisation: PixelScale) -> Images:
     """Normalise values between 0 and 1; channels last in memory, as convolutions like it."""
     images = images.contiguous(memory_format=torch.channels_last)
     if normalisation == "unit":
         return images
-    mean, std = (
-        send(torch.tensor(values), images.device)[:, None, None]
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    scale = (IMAGENET_MEAN, IMAGENET_STD) if normalisation == "imagenet" else normalisation
+    mean, std = (send(torch.tensor(values), images.device)[:, None, None] for values in scale)
     return (images - mean).div_(std)

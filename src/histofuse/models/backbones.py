@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError, Fault, InputError
-from histofuse.features.augment import PatchGeometry, Stored, prepare_patches
-from histofuse.models.levels import PooledLevels
+from histofuse.features.augment import PatchGeometry, PixelScale, Stored, prepare_patches
+from histofuse.models.levels import PooledLevels, PooledTokens
 from histofuse.models.libraries import Backbone, build_library_backbone
 from histofuse.models.simple_cnn import SimpleCnnBackbone
 from histofuse.models.stages import MapLayer
 from histofuse.models.standardiser import Standardiser
 from histofuse.models.weights import download_state, load_state, load_weights
-from histofuse.params.image import Normalisation
+from histofuse.params.image import Pooling
 
 WEIGHTS = "weights.safetensors"
 # Patches whose rotations are computed at once.
@@ -48,6 +48,9 @@ class ImageSpec:
         levels: Stages whose maps are pooled to the embedding; none: the backbone's own embedding.
         rotations: Quarter turns of a patch that its embedding is the mean of.
         patch_um: Side of the patch in micrometres; None if the resolution is not known.
+        model_kwargs: What the library's builder of the backbone is given besides.
+        pooling: How a transformer's tokens become its embedding, where no levels are pooled.
+        standardised: Whether the head standardises the embedding; that of levels always is.
     """
 
     backbone: str
@@ -55,11 +58,14 @@ class ImageSpec:
     input_px: int
     patch_px: int
     margin_px: int
-    normalisation: Normalisation
+    normalisation: PixelScale
     dropout: float
     levels: list[str] = field(default_factory=list)
     rotations: int = 1
     patch_um: float | None = None
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    pooling: Pooling = "encoder"
+    standardised: bool = False
 
     @property
     def mpp(self) -> float | None:
@@ -94,7 +100,8 @@ class ImageModel(nn.Module):
         # Source: paper 3.1, He initialisation of the new head.
         nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
         nn.init.zeros_(last.bias)
-        first = Standardiser(embedding_dim) if spec.levels else nn.Dropout(spec.dropout)
+        solved = spec.levels or spec.standardised
+        first = Standardiser(embedding_dim) if solved else nn.Dropout(spec.dropout)
         self.head = nn.Sequential(first, last)
 
     def embed(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch width"]:
@@ -133,24 +140,38 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
     """
     backbone = _build_backbone(spec)
     _load_initial_weights(backbone, spec.backbone, weights)
-    network = backbone.network
-    if spec.levels:
-        network = PooledLevels(network, spec.levels, spec.input_px)
+    network = _pool(backbone.network, spec)
     model = ImageModel(spec, network, _probe_width(network, spec))
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+def _pool(network: nn.Module, spec: ImageSpec) -> nn.Module:
+    if spec.levels and spec.pooling != "encoder":
+        problem = f"is {spec.pooling}, but levels are pooled by mean and maximum"
+        fault = Fault("params.yaml, pooling", problem, "encoder, or levels: []")
+        raise InputError([fault])
+    if spec.levels:
+        return PooledLevels(network, spec.levels, spec.input_px)
+    if spec.pooling == "encoder":
+        return network
+    return PooledTokens(network, spec.pooling, spec.input_px)
+
+
 def _build_backbone(spec: ImageSpec) -> Backbone:
-    if spec.backbone in OWN:
-        return Backbone(OWN[spec.backbone](spec.input_px), ("head.",), None)
-    return build_library_backbone(spec.backbone, spec.input_px, tuple(OWN))
+    if spec.backbone not in OWN:
+        return build_library_backbone(spec.backbone, spec.input_px, spec.model_kwargs, tuple(OWN))
+    if spec.model_kwargs:
+        where, expected = f"params.yaml, backbone {spec.backbone}", "{}: it takes no arguments"
+        raise InputError([Fault(where, f"model_kwargs are {spec.model_kwargs}", expected)])
+    return Backbone(OWN[spec.backbone](spec.input_px), ("head.",), None)
 
 
 def _load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
     if weights == "none":
         return
     if weights != "imagenet":
-        load_weights(backbone.network, load_state(Path(weights)), backbone.dropped, weights)
+        state = load_state(Path(weights))
+        load_weights(backbone.network, state, backbone.dropped, weights, backbone.convert)
         return
     if backbone.fetch_imagenet is None:
         fault = Fault(f"params.yaml, backbone {name}", "has no ImageNet weights", "weights: none")

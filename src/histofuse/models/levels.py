@@ -1,9 +1,9 @@
-"""A backbone whose embedding is pooled from the maps of several of its stages."""
+"""Backbones whose embedding is pooled from maps of several stages, or from tokens."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch.fx.proxy import TraceError
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.models.stages import find_map_layers, list_stages
+from histofuse.params.image import Pooling
 
 _WHERE: Final = "params.yaml, levels"
 
@@ -54,6 +55,53 @@ def _check_names(levels: list[str], known: list[str], problem: str) -> None:
     if unknown := [level for level in levels if level not in known]:
         text = f"{', '.join(unknown)}: {problem}"
         raise InputError([Fault(_WHERE, text, f"some of: {', '.join(known)}")])
+
+
+class PooledTokens(nn.Module):
+    """Images -> a vision transformer's class token, the mean of its patches' tokens, or both.
+
+    Attributes:
+        network: Images -> the library's own embedding.
+        stage_names: Its stages.
+        map_layers: Those of them that have maps.
+
+    Raises:
+        InputError: If the network has no tokens, or no class token where one is asked for.
+    """
+
+    def __init__(self, network: nn.Module, pooling: Pooling, input_px: int) -> None:
+        super().__init__()
+        layers = find_map_layers(network.eval(), input_px)
+        if not layers or layers[-1].layout != "tokens":
+            self._refuse(pooling, "has no tokens", "encoder, for a network that is no transformer")
+        # Class token and registers; torchvision's networks have the former alone.
+        self._prefix = layers[-1].prefix_tokens
+        self._uses_class, self._uses_mean = pooling != "mean", pooling != "class_token"
+        if self._uses_class and not getattr(network, "has_class_token", self._prefix > 0):
+            self._refuse(pooling, "has no class token", "mean or encoder")
+        self.network = network
+        self.stage_names = tuple(f"network.{stage.name}" for stage in list_stages(network))
+        self.map_layers = tuple(replace(layer, name=f"network.{layer.name}") for layer in layers)
+
+    @staticmethod
+    def _refuse(pooling: Pooling, problem: str, expected: str) -> NoReturn:
+        fault = Fault("params.yaml, pooling", f"is {pooling}, but the backbone {problem}", expected)
+        raise InputError([fault])
+
+    def forward(self, x: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch width"]:
+        """Compute the pooled tokens of the last layer."""
+        tokens = self._compute_tokens(x)
+        parts = [tokens[:, 0]] if self._uses_class else []
+        parts += [tokens[:, self._prefix :].mean(1)] if self._uses_mean else []
+        return torch.cat(parts, dim=1)
+
+    def _compute_tokens(self, x: Tensor) -> Float[Tensor, "batch tokens width"]:
+        network: Any = self.network
+        if hasattr(network, "forward_features"):
+            return network.forward_features(x)
+        patches = network._process_input(x)
+        first = network.class_token.expand(len(x), -1, -1)
+        return network.encoder(torch.cat((first, patches), dim=1))
 
 
 class _StageTracer(fx.Tracer):

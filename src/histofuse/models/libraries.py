@@ -6,7 +6,8 @@ Both libraries take seconds to import, so neither is unless a model needs it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,26 +29,80 @@ class Backbone:
         network: Images -> (batch, width).
         dropped: Prefixes of keys of the full network's weights that belong to its classifier.
         fetch_imagenet: Downloads ImageNet weights; None where nobody publishes any.
+        convert: Brings weights with other keys or of other sides to this network's.
     """
 
     network: nn.Module
     dropped: tuple[str, ...]
     fetch_imagenet: Callable[[], State] | None
+    convert: Callable[[State], State] | None = None
 
 
-def build_library_backbone(backbone: str, input_px: int, own: tuple[str, ...]) -> Backbone:
+@dataclass(frozen=True)
+class InputConfig:
+    """What an encoder was trained on: the side of its input, and mean and SD of each channel."""
+
+    side_px: int
+    mean: list[float]
+    std: list[float]
+
+
+def build_library_backbone(
+    backbone: str, input_px: int, model_kwargs: Mapping[str, Any], own: tuple[str, ...]
+) -> Backbone:
     """Build ``torchvision/<name>``, ``timm/<name>``, or a bare name, torchvision's first.
 
     Args:
         backbone: As in params.
         input_px: Side of its input.
+        model_kwargs: What the library's builder is given besides.
         own: Names of the project's own backbones, for the message.
 
     Raises:
-        InputError: If no library has it; names similar ones.
+        InputError: If no library has it; names similar ones. If the builder refuses the arguments.
     """
     library, name = find_library(backbone, own)
-    return _build_torchvision(name) if library == "torchvision" else _build_timm(name, input_px)
+    try:
+        if library == "torchvision":
+            return _build_torchvision(name, model_kwargs)
+        return _build_timm(name, input_px, _read_layers(model_kwargs))
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
+        where = f"params.yaml, backbone {backbone}"
+        problem = f"cannot be built ({str(error).splitlines()[0]})"
+        expected = f"arguments {library} takes, not model_kwargs {dict(model_kwargs)}"
+        raise InputError([Fault(where, problem, expected)]) from None
+
+
+def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
+    """Read what the weights of a library's backbone were trained on.
+
+    Raises:
+        InputError: If no library has it, or it has no weights.
+    """
+    library, name = find_library(backbone, own)
+    if library == "timm":
+        import timm
+
+        return describe_input(timm.models.get_pretrained_cfg(name).to_dict())
+    from torchvision import models
+
+    weights = models.get_model_weights(name).__members__.get("DEFAULT")
+    if weights is None:
+        problem = "has no published weights to take it from"
+        fault = Fault(f"params.yaml, backbone {backbone}", problem, "a number; unit or imagenet")
+        raise InputError([fault])
+    given = weights.transforms()
+    return InputConfig(given.crop_size[0], given.mean, given.std)
+
+
+def describe_input(config: Mapping[str, Any]) -> InputConfig:
+    """Read a configuration of timm; what it leaves out is timm's default."""
+    from timm.models import PretrainedCfg
+
+    size, mean, std = (
+        config.get(key, getattr(PretrainedCfg, key)) for key in ("input_size", "mean", "std")
+    )
+    return InputConfig(size[-1], list(mean), list(std))
 
 
 def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:
@@ -65,22 +120,28 @@ def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:
     if library in ("", "timm"):
         import timm
 
-        if timm.is_model(name):
+        architecture, _, tag = name.partition(".")
+        tagged = timm.list_pretrained(f"{architecture}.*") if tag else []
+        if timm.is_model(name) and (not tag or name in tagged):
             return "timm", name
-        known = [*known, *timm.list_models()] if not library else timm.list_models()
-    near = difflib.get_close_matches(name, known, n=5) or ["resnet18", "resnet34", "resnet50"]
+        known = tagged or ([] if library else known) + timm.list_models()
+    near = difflib.get_close_matches(name, sorted({*known}), n=5) or [
+        "resnet18",
+        "resnet34",
+        "resnet50",
+    ]
     expected = f"{', '.join(own)}, or a name of torchvision or timm such as {', '.join(near)}"
-    raise InputError([Fault("params.yaml, backbone", f"is {backbone!r}", expected)])
+    remedy = "Others are named hf-hub:<org>/<model>@<commit> or local-dir:<folder>."
+    raise InputError([Fault("params.yaml, backbone", f"is {backbone!r}", expected, remedy)])
 
 
-def _build_torchvision(name: str) -> Backbone:
+def _build_torchvision(name: str, model_kwargs: Mapping[str, Any]) -> Backbone:
     from torchvision import models
 
     # These two would otherwise draw random numbers for a minute, and return tuples.
-    options = {"aux_logits": False, "init_weights": False}
-    network = models.get_model(
-        name, weights=None, **(options if name in ("inception_v3", "googlenet") else {})
-    )
+    slow = name in ("inception_v3", "googlenet")
+    options = {"aux_logits": False, "init_weights": False} if slow else {}
+    network = models.get_model(name, weights=None, **{**options, **model_kwargs})
 
     def fetch_imagenet() -> State:
         weights = models.get_model_weights(name)["DEFAULT"]
@@ -111,15 +172,38 @@ def _cut_head(network: nn.Module) -> str:
     return path
 
 
-def _build_timm(name: str, input_px: int) -> Backbone:
+def _build_timm(name: str, input_px: int, model_kwargs: Mapping[str, Any]) -> Backbone:
     import timm
 
     known = timm.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": 0}
-    if known and known.fixed_input_size:
+    # A size that is fixed when the network is built, unless it adapts to each image.
+    if known and known.fixed_input_size and not model_kwargs.get("dynamic_img_size"):
         options["img_size"] = input_px
+    options |= model_kwargs
 
     def fetch_imagenet() -> State:
         return timm.create_model(name, pretrained=True, **options).state_dict()
 
-    return Backbone(timm.create_model(name, **options), (), fetch_imagenet)
+    network = timm.create_model(name, **options)
+    classifier = known.classifier if known else None
+    names = [classifier] if isinstance(classifier, str) else classifier or []
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    return Backbone(
+        network,
+        tuple(f"{n}." for n in names),
+        fetch_imagenet,
+        (lambda state: convert(dict(state), network)) if convert else None,
+    )
+
+
+def _read_layers(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn names of layers into those of timm, or else of torch, where they have them."""
+    from timm import layers
+
+    return {
+        key: getattr(layers, value, getattr(nn, value, value))
+        if key.endswith("_layer") and isinstance(value, str)
+        else value
+        for key, value in model_kwargs.items()
+    }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from histofuse.core.errors import Fault, FaultList, InputError
+from histofuse.params.image import SAFETENSORS
 
 State = Mapping[str, Tensor]
 
@@ -18,17 +22,22 @@ _NAMED = 8
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """Load a safetensors file.
+    """Load a file of weights.
+
+    One that is not safetensors is read without what could run code; its SHA-256 was asked for.
 
     Raises:
-        InputError: If it is missing or is no safetensors file.
+        InputError: If it is missing or holds no weights.
     """
     expected = "a safetensors file of weights"
     try:
-        return load_file(path)
+        if path.suffix == SAFETENSORS:
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", expected)]) from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnpicklingError, RuntimeError, AttributeError) as error:
         raise InputError([Fault(path, f"not readable ({error})", expected)]) from None
 
 
@@ -51,15 +60,36 @@ def download_state(fetch: Callable[[], State], backbone: str) -> State:
         raise InputError([fault]) from None
 
 
-def load_weights(backbone: nn.Module, state: State, dropped: tuple[str, ...], where: str) -> None:
+def load_weights(
+    backbone: nn.Module,
+    state: State,
+    dropped: tuple[str, ...],
+    where: str,
+    convert: Callable[[State], State] | None = None,
+) -> None:
     """Load weights into a backbone in place; every key must fit.
 
     `dropped` are prefixes of keys that the backbone has no use for, those of the ImageNet
-    classifier and of auxiliary heads; `where` names the source in messages.
+    classifier and of auxiliary heads; `where` names the source in messages; `convert` is tried on
+    weights that do not fit as they are.
 
     Raises:
         InputError: Listing missing, unexpected and mismatched keys.
     """
+    faults = _list_misfits(backbone, state, dropped, where)
+    if faults.faults and convert:
+        with suppress(Exception):
+            converted = convert(state)
+            if not _list_misfits(backbone, converted, dropped, where).faults:
+                state, faults = converted, FaultList()
+    faults.raise_if_any()
+    given = {key: value for key, value in state.items() if not key.startswith(dropped)}
+    backbone.load_state_dict(given, strict=False)
+
+
+def _list_misfits(
+    backbone: nn.Module, state: State, dropped: tuple[str, ...], where: str
+) -> FaultList:
     own = backbone.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(dropped)}
     # The counter of a batch norm is not a weight, and older files lack it.
@@ -81,5 +111,4 @@ def load_weights(backbone: nn.Module, state: State, dropped: tuple[str, ...], wh
             rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
             listed = ", ".join(keys[:_NAMED])
             faults.add(where, f"{len(keys)} {problem} {listed}{rest}", expected, remedy)
-    faults.raise_if_any()
-    backbone.load_state_dict(dict(given), strict=False)
+    return faults

@@ -5,7 +5,9 @@ Source: paper 3.1 and Appendix B.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,15 +15,20 @@ from histofuse.params.base import Count, Section, SectionOf
 from histofuse.params.tune import ClassifierSection
 
 SAFETENSORS = ".safetensors"
+PINNED = "sha256:"
+FOLDER = "local-dir:"
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
-Normalisation = Literal["unit", "imagenet"]
+Normalisation = Literal["unit", "imagenet", "encoder"]
+Pooling = Literal["encoder", "class_token", "mean", "class_token_and_mean"]
 
 
 def _check_weights(weights: str) -> str:
-    if weights not in ("none", "imagenet") and not weights.endswith(SAFETENSORS):
-        raise ValueError(f"none, imagenet, or the path of a {SAFETENSORS} file")
+    is_pinned = re.fullmatch(rf"{PINNED}[0-9a-f]{{64}}", weights)
+    if weights not in ("none", "imagenet") and not weights.endswith(SAFETENSORS) and not is_pinned:
+        expected = f"none, imagenet, {PINNED}<64 hexadecimal digits>"
+        raise ValueError(f"{expected}, or the path of a {SAFETENSORS} file")
     return weights
 
 
@@ -40,6 +47,9 @@ class AugmentationParams(Section):
         contrast: Spread about the mean grey by a factor within 1 ± this.
         saturation: Spread about each pixel's grey by a factor within 1 ± this.
         hue: Turn the hue by up to this share of the circle, either way.
+        stain_scale: Multiply the amounts of haematoxylin, eosin and what is neither by factors
+            within 1 ± this, each its own.
+        stain_shift: Add up to this to each amount, either way, in units of optical density.
     """
 
     flips: bool
@@ -49,6 +59,8 @@ class AugmentationParams(Section):
     contrast: Strength
     saturation: Strength
     hue: Annotated[float, Field(ge=0, le=0.5)]
+    stain_scale: Strength
+    stain_shift: Strength
 
     @model_validator(mode="after")
     def _check(self) -> AugmentationParams:
@@ -61,47 +73,62 @@ class EncoderParams(ClassifierSection):
     """What every image network's section holds, whatever its strategy.
 
     Attributes:
-        backbone: ``simple_cnn``; a name of torchvision or, if it has none, of timm; or
-            ``torchvision/<name>``, ``timm/<name>``.
-        weights: What the backbone starts from: ``none`` (random), ``imagenet`` (downloaded), or the
-            path of a safetensors file with the library's key names.
-        input_px: Side of what the network takes; patches of another side are resized (bicubic).
-        normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD.
+        backbone: ``simple_cnn``; a name of torchvision or, if it has none, of timm;
+            ``torchvision/<name>``, ``timm/<name>``; ``hf-hub:<org>/<model>@<commit>`` of the
+            Hugging Face hub or ``local-dir:<folder>``, both laid out as timm does.
+        model_kwargs: What the library's builder of the network is given besides, such as
+            ``init_values``; values of keys that end in ``_layer`` are names of layers.
+        weights: What the backbone starts from: ``none`` (random), ``imagenet`` (downloaded), the
+            path of a safetensors file with the library's key names, or ``sha256:<digest>``, the
+            file with this digest in the repository or folder of the backbone.
+        pooling: What a vision transformer's embedding is: the library's own (``encoder``), the
+            class token, the mean of the other tokens, or both.
+        input_px: Side of what the network takes, or ``encoder`` for the one in its own
+            configuration; patches of another side are resized (bicubic).
+        normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD;
+            ``encoder`` takes mean and SD from the encoder's own configuration.
         minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
             such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
     """
 
     backbone: Annotated[str, Field(min_length=1)]
+    model_kwargs: dict[str, Any]
     weights: Weights
-    input_px: Annotated[int, Field(ge=8, le=1024)]
+    pooling: Pooling
+    input_px: Annotated[int, Field(ge=8, le=1024)] | Literal["encoder"]
     normalisation: Normalisation
     minimum_map_px: Count
 
 
-class ProbeParams(EncoderParams):
+class SolvedHeadParams(Section):
     """A linear head, solved to its optimum, on pooled features of a frozen backbone.
 
     Attributes:
-        levels: Stages of the backbone whose maps are pooled, their mean and maximum each.
+        levels: Stages of the backbone whose maps are pooled, their mean and maximum each; none: the
+            backbone's own embedding, or what `pooling` says.
         rotations: Quarter turns over which features are averaged; 1 is the patch as it is.
         c: Inverse strengths of the L2 penalty to choose from.
         folds: Of the cross-validation of the training rows that chooses.
     """
 
-    strategy: Literal["probe"]
-    levels: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    levels: list[Annotated[str, Field(min_length=1)]]
     rotations: Literal[1, 2, 4]
     c: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2)]
 
 
-class FinetuneParams(EncoderParams):
+class ProbeParams(EncoderParams, SolvedHeadParams):
+    """A solved head; the backbone stays as it is."""
+
+    strategy: Literal["probe"]
+
+
+class GradientParams(EncoderParams):
     """Training of a whole network by gradient descent.
 
     Attributes:
-        head_learning_rate: Of the new last layer.
+        head_learning_rate: Of the last layer.
         backbone_learning_rate: Of all else.
-        dropout: Before the last layer.
         frozen_epochs: Epochs at the start in which only the last layer learns.
         unfreeze_every_epochs: Epochs from the unfreezing of one stage of the backbone, deepest
             first, to the next.
@@ -111,23 +138,25 @@ class FinetuneParams(EncoderParams):
             an epoch of the average, and the model gets it; 0 averages nothing.
         monitor: Validation metric that chooses the epoch. The loss moves least from epoch to epoch;
             macro-F1 of few mitoses jumps.
-        imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``; inverse frequency both.
+        imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``, inverse frequency both;
+            or ``logit_adjustment``, which adds the log frequencies to the logits in the loss.
+        focal_gamma: Exponent by which the loss of rows that are already right is reduced; 0 is the
+            cross-entropy.
         patience: Epochs without a better `monitor` after which training stops.
         precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
     """
 
-    strategy: Literal["finetune"]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     head_learning_rate: Rate
     backbone_learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
-    dropout: Strength
     weight_averaging: Strength
     monitor: Literal["loss", "auroc", "macro_f1"]
     frozen_epochs: Annotated[int, Field(ge=0)]
     unfreeze_every_epochs: Count
-    imbalance: Literal["none", "class_weights", "weighted_sampler"]
+    imbalance: Literal["none", "class_weights", "weighted_sampler", "logit_adjustment"]
+    focal_gamma: Annotated[float, Field(ge=0, le=10)]
     schedule: Literal["constant", "step", "cosine"]
     step_epochs: Count
     step_factor: Rate
@@ -136,7 +165,27 @@ class FinetuneParams(EncoderParams):
     augmentation: AugmentationParams
 
 
-AnyImageParams = FinetuneParams | ProbeParams
+class FinetuneParams(GradientParams):
+    """Gradient descent from a new last layer.
+
+    Attributes:
+        dropout: Before the last layer.
+    """
+
+    strategy: Literal["finetune"]
+    dropout: Strength
+
+
+class LpFtParams(GradientParams, SolvedHeadParams):
+    """Gradient descent from a solved head (linear probing, then fine-tuning).
+
+    Source: Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022.
+    """
+
+    strategy: Literal["lp_ft"]
+
+
+AnyImageParams = FinetuneParams | ProbeParams | LpFtParams
 
 
 class ImageParams(SectionOf[Annotated[AnyImageParams, Field(discriminator="strategy")]]):
@@ -147,3 +196,17 @@ class AllImageParams(
     SectionOf[dict[str, Annotated[AnyImageParams, Field(discriminator="strategy")]]]
 ):
     """Section ``image``: all networks by name."""
+
+
+EncoderParamsT = TypeVar("EncoderParamsT", bound=EncoderParams)
+
+
+def resolve_paths(params: EncoderParamsT) -> EncoderParamsT:
+    """Make the paths in a section absolute, for a process that changes its directory."""
+    changes = {}
+    if params.weights.endswith(SAFETENSORS):
+        changes["weights"] = str(Path(params.weights).resolve())
+    if params.backbone.startswith(FOLDER):
+        folder = Path(params.backbone.removeprefix(FOLDER)).resolve()
+        changes["backbone"] = f"{FOLDER}{folder}"
+    return params.model_copy(update=changes)

@@ -43,7 +43,7 @@ from histofuse.models.tabular import MlpModel, load_tabular_model
 from histofuse.params.crossval import CrossvalParams
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
-from histofuse.params.image import SAFETENSORS, AnyImageParams
+from histofuse.params.image import SAFETENSORS, AnyImageParams, resolve_paths
 from histofuse.params.pairing import AnyPairing, PairingParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.params.tabular import AnyTabularParams
@@ -204,7 +204,7 @@ def find_fold(run: Path, fold: int) -> Path:
 
 
 def _run_chain(chain: Chain, sources: Sources, fold: int, folder: Path) -> None:
-    chain = replace(chain, images={n: _resolve_weights(p) for n, p in chain.images.items()})
+    chain = replace(chain, images={n: resolve_paths(p) for n, p in chain.images.items()})
     # Checkpoints lie below the working directory: folds that run side by side have their own.
     with chdir(folder):
         split_fold(chain, sources, fold)
@@ -308,10 +308,3 @@ def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> 
     name = name_fusion(rule)
     if not _is_trained(name):
         train_fusion(data, chain.fusion, chain.seed, NullRecorder(), MODELS / name)
-
-
-def _resolve_weights(params: AnyImageParams) -> AnyImageParams:
-    """Make the path of a weights file absolute, for a process that changes its directory."""
-    if not params.weights.endswith(SAFETENSORS):
-        return params
-    return params.model_copy(update={"weights": str(Path(params.weights).resolve())})

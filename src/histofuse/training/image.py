@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float32, Int64
 from torch import nn
 
 from histofuse.core.artifacts import digest_file, digest_folder, write_json
@@ -22,6 +22,7 @@ from histofuse.core.code import digest_code
 from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
+from histofuse.core.stage import require_one_process
 from histofuse.core.tables import Contract, read_table, write_table
 from histofuse.data.patches import (
     INDEX,
@@ -43,19 +44,28 @@ from histofuse.models.backbones import (
     describe_model,
     save_weights,
 )
+from histofuse.models.encoders import resolve_encoder
 from histofuse.models.stages import choose_gradcam_layer, count_unfrozen, freeze_backbone
 from histofuse.params.image import (
+    PINNED,
     SAFETENSORS,
     AnyImageParams,
     EncoderParams,
     FinetuneParams,
+    GradientParams,
+    LpFtParams,
     ProbeParams,
+    SolvedHeadParams,
 )
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import choose_focus_class, fit_decision, write_decision
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult, measure, write_history
+from histofuse.training.fitting.losses import (
+    adjust_logits,
+    make_focal_loss,
+)
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import (
     Inputs,
@@ -66,7 +76,7 @@ from histofuse.training.fitting.recipe import (
     make_schedule,
     read_recipe,
 )
-from histofuse.training.probe import fit_probe, put_head
+from histofuse.training.probe import Probe, fit_probe, put_head
 from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(
@@ -172,6 +182,8 @@ def train_image(
         InputError: If the backbone, weights or precision are not available, or a split is empty.
     """
     check_method(params.calibration)
+    if isinstance(params, ProbeParams):
+        require_one_process("Run it with python: the head of a probe is solved in one process.")
     recorder.log_params({**params.model_dump(), "seed": seed})
     model = create_model(path.name, data.meta, params, seed)
     inputs = {**data.digests, **_digest_weights(params)}
@@ -218,30 +230,50 @@ def _finetune(  # noqa: PLR0917
     name: str,
     model: ImageModel,
     data: PatchData,
-    params: FinetuneParams,
+    params: GradientParams,
     seed: int,
     checkpoints: Path,
     recorder: Recorder,
 ) -> _Trained:
+    learnt = {}
+    if isinstance(params, LpFtParams):
+        probe = _solve_head(name, model, data, data.select("train"), params, seed)[0]
+        learnt = {"probe": probe.describe()}
     train, validation = data.load_rows("train"), data.load_rows("validation")
     recipe = make_recipe(name, model, train, params, seed)
     result = fit(model, train, validation, recipe, checkpoints, recorder)
     kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
     outputs = apply_network(model, data.folder, data.table)
-    return _Trained(result, outputs, {"training": kept})
+    return _Trained(result, outputs, {"training": kept, **learnt})
+
+
+def _solve_head(  # noqa: PLR0917
+    name: str,
+    model: ImageModel,
+    data: PatchData,
+    table: pd.DataFrame,
+    params: SolvedHeadParams,
+    seed: int,
+) -> tuple[Probe, Float32[np.ndarray, "n width"]]:
+    """Solve the head on the training rows of a table, and compute the features of all its rows."""
+    _require_classes(data)
+    features, train = (
+        apply_network(model, data.folder, table).embeddings,
+        (table["split"] == "train").to_numpy(),
+    )
+    rows = table[train]
+    seed = derive_seed(seed, "image", name)
+    probe = fit_probe(features[train], data.number_labels(rows), rows, params, seed)
+    put_head(model, probe.head)
+    return probe, features
 
 
 def _probe(
     name: str, model: ImageModel, data: PatchData, params: ProbeParams, seed: int
 ) -> _Trained:
-    features = apply_network(model, data.folder, data.table).embeddings
+    probe, features = _solve_head(name, model, data, data.table, params, seed)
     split, labels = data.table["split"].to_numpy(), data.number_labels(data.table)
-    _require_classes(data, labels, split)
     train, validation = split == "train", split == "validation"
-    probe = fit_probe(
-        features[train], labels[train], data.table[train], params, derive_seed(seed, "image", name)
-    )
-    put_head(model, probe.head)
     logits = apply_head(model, features)
     row = {"epoch": 1.0}
     weights = compute_class_weights(torch.from_numpy(labels[train]), logits.shape[1]).numpy()
@@ -254,14 +286,12 @@ def _probe(
     return _Trained(FitResult([row], 1), Outputs(features, logits), learnt)
 
 
-def _require_classes(
-    data: PatchData, labels: Int64[np.ndarray, " n"], split: Shaped[np.ndarray, " n"]
-) -> None:
-    faults = FaultList()
-    for number, name in enumerate(data.meta.classes):
-        if not ((labels == number) & (split == "train")).any():
+def _require_classes(data: PatchData) -> None:
+    faults, labels = FaultList(), set(data.select("train")["label"])
+    for name in data.meta.classes:
+        if name not in labels:
             faults.add("split 'train'", f"no patch of class {name!r}", "patches of all classes")
-    if not (split == "validation").any():
+    if data.select("validation").empty:
         faults.add("split 'validation'", "holds no rows", "at least one")
     faults.raise_if_any()
 
@@ -288,34 +318,42 @@ def create_model(name: str, meta: PatchMeta, params: AnyImageParams, seed: int) 
     Raises:
         InputError: If the backbone or its weights are not available.
     """
+    encoder = resolve_encoder(params)
     spec = ImageSpec(
-        backbone=params.backbone,
+        backbone=encoder.backbone,
         classes=meta.classes,
-        input_px=params.input_px,
+        input_px=encoder.input_px,
         patch_px=meta.patch_px,
         margin_px=meta.margin_px,
         patch_um=meta.patch_um,
-        normalisation=params.normalisation,
+        normalisation=encoder.normalisation,
+        model_kwargs=encoder.model_kwargs,
+        pooling=params.pooling,
         **_describe_head(params),
     )
     torch.manual_seed(derive_seed(seed, "image", name, "init"))
-    model = build_model(spec, params.weights)
+    model = build_model(spec, encoder.weights)
     model.gradcam_layer = choose_gradcam_layer(model, params.minimum_map_px)
     return model
 
 
 def _describe_head(params: AnyImageParams) -> dict[str, Any]:
-    if isinstance(params, ProbeParams):
-        return {"dropout": 0.0, "levels": params.levels, "rotations": params.rotations}
-    return {"dropout": params.dropout}
+    if isinstance(params, FinetuneParams):
+        return {"dropout": params.dropout}
+    solved = {"levels": params.levels, "rotations": params.rotations, "standardised": True}
+    return {"dropout": 0.0, **solved}
 
 
 def make_recipe(
-    name: str, model: ImageModel, train: Rows, params: FinetuneParams, seed: int
+    name: str, model: ImageModel, train: Rows, params: GradientParams, seed: int
 ) -> Recipe:
     """Translate the params into a recipe for the loop."""
+    loss, classes = make_focal_loss(params.focal_gamma), len(model.spec.classes)
+    adjusted = params.imbalance == "logit_adjustment"
+    if adjusted:
+        loss = adjust_logits(loss, torch.bincount(train.labels, minlength=classes) / len(train))
     return Recipe(
-        **read_recipe(params, train.labels, len(model.spec.classes)),
+        **read_recipe(params, train.labels, classes),
         monitor=params.monitor,
         seed=derive_seed(seed, "image", name),
         groups=(
@@ -330,6 +368,9 @@ def make_recipe(
             step_epochs=params.step_epochs,
             step_factor=params.step_factor,
         ),
+        loss=loss,
+        # Such logits ignore the shares of the classes, and so does this measure of them.
+        measured_weights=compute_class_weights(train.labels, classes) if adjusted else None,
         weight_averaging=params.weight_averaging,
         prepare=_make_prepare(model, params),
         begin_epoch=_make_unfreezing(params),
@@ -338,7 +379,7 @@ def make_recipe(
 
 
 def _make_prepare(
-    model: ImageModel, params: FinetuneParams
+    model: ImageModel, params: GradientParams
 ) -> Callable[[Inputs, Draws | None], Inputs]:
     spec = model.spec
 
@@ -354,7 +395,7 @@ def _make_prepare(
     return prepare
 
 
-def _make_unfreezing(params: FinetuneParams) -> Callable[[nn.Module, int], None]:
+def _make_unfreezing(params: GradientParams) -> Callable[[nn.Module, int], None]:
     def begin_epoch(network: nn.Module, epoch: int) -> None:
         assert isinstance(network, ImageModel)
         if not params.frozen_epochs:
@@ -367,6 +408,8 @@ def _make_unfreezing(params: FinetuneParams) -> Callable[[nn.Module, int], None]
 
 
 def _digest_weights(params: EncoderParams) -> dict[str, str]:
+    if params.weights.startswith(PINNED):
+        return {"weights": params.weights.removeprefix(PINNED)}
     path = Path(params.weights)
     return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
 

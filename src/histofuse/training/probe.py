@@ -17,7 +17,7 @@ from histofuse.core.progress import report
 from histofuse.core.seeding import derive_seed
 from histofuse.models.backbones import ImageModel
 from histofuse.models.standardiser import Standardiser
-from histofuse.params.image import ProbeParams
+from histofuse.params.image import SolvedHeadParams
 
 Features = Float32[np.ndarray, "n width"]
 Logits = Float[np.ndarray, "n classes"]
@@ -68,7 +68,7 @@ class Probe:
 
 
 def fit_probe(
-    features: Features, labels: Labels, keys: pd.DataFrame, params: ProbeParams, seed: int
+    features: Features, labels: Labels, keys: pd.DataFrame, params: SolvedHeadParams, seed: int
 ) -> Probe:
     """Choose the penalty by cross-validation of the training rows, and fit the head on all of them.
 

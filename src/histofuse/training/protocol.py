@@ -20,7 +20,7 @@ from histofuse.core.code import digest_code
 from histofuse.core.tables import write_table
 from histofuse.data.patches import load_index
 from histofuse.data.splits import PATCH_SPLITS, split_patches
-from histofuse.params.image import ImageParams
+from histofuse.params.image import ImageParams, resolve_paths
 from histofuse.params.splits import ImageSplitParams
 from histofuse.training.image import load_patch_data, train_image
 from histofuse.training.recorder import NullRecorder
@@ -74,8 +74,7 @@ def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path
         folder.mkdir(parents=True, exist_ok=True)
         patches = patches.resolve()
         write_table(split_as_paper(load_index(patches), folds, seed), folder / SPLITS, PATCH_SPLITS)
-        if Path(params.weights).is_file():
-            params = params.model_copy(update={"weights": str(Path(params.weights).resolve())})
+        params = resolve_paths(params)
         # Checkpoints lie below the working directory: those of the honest model are left alone.
         with chdir(folder):
             data = load_patch_data(patches, folder / SPLITS)

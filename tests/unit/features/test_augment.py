@@ -13,8 +13,10 @@ from histofuse.features.augment import (
     IMAGENET_STD,
     Jitter,
     PatchGeometry,
+    Staining,
     Warp,
     apply_jitter,
+    apply_staining,
     apply_warp,
     augment_patches,
     choose_changes,
@@ -26,6 +28,7 @@ from histofuse.features.augment import (
     to_float,
     to_stored,
 )
+from histofuse.features.stain import REFERENCE
 from histofuse.params.image import AugmentationParams
 
 GEOMETRY = PatchGeometry(patch_px=16, margin_px=8, input_px=16)
@@ -37,6 +40,8 @@ OFF = AugmentationParams(
     contrast=0.0,
     saturation=0.0,
     hue=0.0,
+    stain_scale=0.0,
+    stain_shift=0.0,
 )
 ALL = AugmentationParams(
     flips=True,
@@ -46,6 +51,8 @@ ALL = AugmentationParams(
     contrast=0.5,
     saturation=0.5,
     hue=0.5,
+    stain_scale=0.5,
+    stain_shift=0.2,
 )
 
 
@@ -119,24 +126,23 @@ def test_a_crop_of_half_the_side_reads_the_middle_and_of_double_the_whole_window
 def test_no_corner_is_black_even_without_a_margin():
     stored = torch.full((8, 16, 16, 3), 200, dtype=torch.uint8)
     geometry = PatchGeometry(patch_px=16, margin_px=0, input_px=16)
-    params = ALL.model_copy(
-        update={"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-    )
+    colours = ("brightness", "contrast", "saturation", "hue", "stain_scale", "stain_shift")
+    params = ALL.model_copy(update=dict.fromkeys(colours, 0.0))
     images = augment_patches(stored, geometry, "unit", params, draw(len(stored), 1))
     torch.testing.assert_close(images, torch.full_like(images, 200 / 255), atol=1e-5, rtol=0)
 
 
 def test_a_small_crop_stays_within_the_patch():
     params = OFF.model_copy(update={"scale": [0.5, 0.9]})
-    warp, _ = choose_changes(draw(500, 2), params)
+    warp, _, _ = choose_changes(draw(500, 2), params)
     assert (warp.shift.abs() + warp.scale[:, None] / 2 <= 0.5 + 1e-6).all()
     assert warp.shift.abs().max() > 0.2
     assert warp.scale.min() < 0.52 and warp.scale.max() > 0.88
 
 
 def test_flips_are_drawn_half_the_time_and_never_when_off():
-    on, _ = choose_changes(draw(2000, 3), ALL)
-    off, _ = choose_changes(draw(2000, 3), OFF)
+    on, _, _ = choose_changes(draw(2000, 3), ALL)
+    off, _, _ = choose_changes(draw(2000, 3), OFF)
     assert on.mirror.float().mean(dim=0) == pytest.approx([0.5, 0.5], abs=0.05)
     assert not off.mirror.any()
 
@@ -209,3 +215,45 @@ def test_input_of_another_side_is_the_resized_patch():
     augmented = augment_patches(stored, geometry, "unit", OFF, draw(len(stored)))
     assert torch.equal(to_stored(augmented), expected)
     assert torch.equal(to_stored(prepare_patches(stored, geometry, "unit")), expected)
+
+
+def make_staining(scale=(1.0, 1.0, 1.0), shift=(0.0, 0.0, 0.0)) -> Staining:
+    return Staining(torch.tensor([scale]), torch.tensor([shift]))
+
+
+def paint(haematoxylin: float, eosin: float) -> torch.Tensor:
+    """A patch of these amounts of the two stains, by Beer and Lambert."""
+    light = np.exp(-(haematoxylin * REFERENCE.stains[0] + eosin * REFERENCE.stains[1]))
+    return torch.from_numpy(light).float().view(1, 3, 1, 1).expand(1, 3, 2, 2)
+
+
+def test_stains_change_by_value_and_each_on_its_own():
+    given = paint(0.8, 0.4)
+    torch.testing.assert_close(apply_staining(given, make_staining()), given)
+    more = apply_staining(given, make_staining(scale=(1.5, 1.0, 1.0)))
+    torch.testing.assert_close(more, paint(1.2, 0.4))
+    added = apply_staining(given, make_staining(shift=(0.1, -0.2, 0.0)))
+    torch.testing.assert_close(added, paint(0.9, 0.2))
+    # What is neither stain is none of these colours, so its factor changes nothing.
+    torch.testing.assert_close(apply_staining(given, make_staining(scale=(1, 1, 3.0))), given)
+
+
+def test_magnitudes_of_stains_are_those_of_the_params():
+    params = OFF.model_copy(update={"stain_scale": 0.2, "stain_shift": 0.1})
+    _, staining, _ = choose_changes(draw(3000, 7), params)
+    assert staining.scale.min() == pytest.approx(0.8, abs=1e-3)
+    assert staining.scale.max() == pytest.approx(1.2, abs=1e-3)
+    assert staining.shift.abs().max() == pytest.approx(0.1, abs=1e-3)
+    correlation = np.corrcoef(torch.cat((staining.scale, staining.shift), 1).T.numpy())
+    assert np.abs(correlation - np.eye(6)).max() < 0.1
+    images = augment_patches(make_stored(8), GEOMETRY, "unit", params, draw(8, 7))
+    assert 0 < (images - prepare_patches(make_stored(8), GEOMETRY, "unit")).abs().mean() < 0.2
+
+
+def test_means_and_spreads_of_an_encoder_normalise():
+    images = to_float(make_stored())
+    found = normalise(images, [[0.5, 0.4, 0.3], [0.1, 0.2, 0.4]])
+    expected = torch.stack(
+        [(images[:, c] - m) / s for c, m, s in ((0, 0.5, 0.1), (1, 0.4, 0.2), (2, 0.3, 0.4))], 1
+    )
+    torch.testing.assert_close(found, expected)

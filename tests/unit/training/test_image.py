@@ -19,7 +19,7 @@ from histofuse.explain.maps.gradcam import compute_maps
 from histofuse.features.augment import augment_patches
 from histofuse.features.embeddings import find_image_embeddings
 from histofuse.models.backbones import ImageModel, load_image_model
-from histofuse.params.image import FinetuneParams, ProbeParams
+from histofuse.params.image import FinetuneParams, LpFtParams, ProbeParams
 from histofuse.training import image
 from histofuse.training.decision import load_decision
 from histofuse.training.fitting import trainer
@@ -39,7 +39,9 @@ CLASSES = ["mitosis", "tumour", "non_tumour"]
 VALUES = {
     "strategy": "finetune",
     "backbone": "simple_cnn",
+    "model_kwargs": {},
     "weights": "none",
+    "pooling": "encoder",
     "input_px": 16,
     "epochs": 3,
     "batch_size": 16,
@@ -50,6 +52,7 @@ VALUES = {
     "frozen_epochs": 0,
     "unfreeze_every_epochs": 1,
     "imbalance": "class_weights",
+    "focal_gamma": 0.0,
     "schedule": "constant",
     "step_epochs": 1,
     "step_factor": 1.0,
@@ -63,6 +66,8 @@ VALUES = {
         "contrast": 0.05,
         "saturation": 0.05,
         "hue": 0.01,
+        "stain_scale": 0.05,
+        "stain_shift": 0.01,
     },
     "normalisation": "unit",
     "minimum_map_px": 4,
@@ -73,7 +78,7 @@ VALUES = {
     "study": "none",
 }
 OFF = {"flips": False, "rotation_degrees": 0.0, "scale": [1.0, 1.0]} | dict.fromkeys(
-    ("brightness", "contrast", "saturation", "hue"), 0.0
+    ("brightness", "contrast", "saturation", "hue", "stain_scale", "stain_shift"), 0.0
 )
 
 
@@ -352,7 +357,16 @@ PROBE = {
     "folds": 4,
 } | {
     key: VALUES[key]
-    for key in ("weights", "normalisation", "minimum_map_px", "calibration", "threshold", "study")
+    for key in (
+        "model_kwargs",
+        "weights",
+        "pooling",
+        "normalisation",
+        "minimum_map_px",
+        "calibration",
+        "threshold",
+        "study",
+    )
 }
 
 
@@ -407,3 +421,58 @@ def test_a_class_without_training_patches_is_refused(tmp_path, monkeypatch):
     data = load_patch_data(project / "patches", project / "splits.parquet")
     with pytest.raises(InputError, match="no patch of class 'mitosis'"):
         train_image(data, make_probe_params(), 7, NullRecorder(), tmp_path / "models" / "tiny")
+
+
+def test_a_probe_is_not_shared_by_torchrun(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    with pytest.raises(InputError, match="2 processes for this stage"):
+        train_image(data, make_probe_params(), 7, NullRecorder(), tmp_path / "models" / "tiny")
+
+
+def test_a_probe_without_levels_standardises_the_own_embedding(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    params = make_probe_params().model_copy(update={"levels": []})
+    path = tmp_path / "models" / "tiny"
+    train_image(data, params, 7, NullRecorder(), path)
+    model = load_image_model(open_bundle(path))
+    assert model.embedding_dim == 256 and model.spec.standardised
+    assert model.head[0].mean.abs().max() > 0
+
+
+# --- fine-tuning from a probe -------------------------------------------------------------------
+
+
+def make_lp_ft_params(**changes) -> LpFtParams:
+    solved = {key: PROBE[key] for key in ("levels", "rotations", "c", "folds")}
+    values = {**copy.deepcopy(VALUES), **solved, "strategy": "lp_ft", "input_px": 32}
+    del values["dropout"]
+    return LpFtParams.model_validate({**values, **changes})
+
+
+def test_fine_tuning_starts_from_the_solved_head(project, probed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    still = {"head_learning_rate": 1e-9, "backbone_learning_rate": 1e-9, "epochs": 1}
+    path = Path("models/tiny")
+    train_image(data, make_lp_ft_params(**still), 7, NullRecorder(), path)
+    config, expected = open_bundle(path).config, open_bundle(probed).config
+    assert config["probe"] == expected["probe"]
+    columns = [f"logit_{c}" for c in CLASSES]
+    found = read_table(path / "predictions.parquet", IMAGE_PREDICTIONS)[columns]
+    solved = read_table(probed / "predictions.parquet", IMAGE_PREDICTIONS)[columns]
+    np.testing.assert_allclose(found, solved, atol=2e-3)
+
+
+def test_fine_tuning_moves_head_and_levels(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load_patch_data(project / "patches", project / "splits.parquet")
+    params = make_lp_ft_params(epochs=2, imbalance="logit_adjustment", focal_gamma=1.0)
+    before = create_model("tiny", data.meta, params, 7)
+    train_image(data, params, 7, NullRecorder(), Path("models/tiny"))
+    after = load_image_model(open_bundle(Path("models/tiny")))
+    one, other = before.backbone.state_dict(), after.backbone.state_dict()
+    assert any((one[key] - other[key]).abs().max() > 1e-3 for key in one)
+    assert len(pd.read_csv("models/tiny/history.csv")) == 2

@@ -12,7 +12,9 @@ from histofuse.training.probe import fit_probe, split_folds
 VALUES = {
     "strategy": "probe",
     "backbone": "simple_cnn",
+    "model_kwargs": {},
     "weights": "none",
+    "pooling": "encoder",
     "input_px": 32,
     "levels": ["features.0", "features.1"],
     "rotations": 4,

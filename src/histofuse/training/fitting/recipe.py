@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from histofuse.core.errors import Fault, InputError
+from histofuse.training.fitting.losses import Loss, compute_cross_entropy
 from histofuse.training.fitting.processes import Draws
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -62,7 +63,7 @@ def train_everything(network: nn.Module, _: int) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the loss is cross-entropy (binary for one logit per row).
+    """How a network is trained.
 
     Attributes:
         epochs: Maximum number of epochs.
@@ -74,7 +75,10 @@ class Recipe:
         groups: Parameters and their learning rates, for Adam.
         weight_decay: L2 penalty.
         schedule: Epoch (from 0) -> factor on the learning rates.
+        loss: Logits and targets -> loss of each row (binary for one logit per row). Histories show
+            the cross-entropy, whatever the loss.
         class_weights: (k,) weights of the classes in the loss, in training and validation.
+        measured_weights: Those in the cross-entropy that histories show; None: `class_weights`.
         row_weights: (n_train,) probabilities of being drawn, with replacement; None visits each
             row once.
         weight_averaging: Decay of the moving average of the weights, per step. Validation and the
@@ -95,7 +99,9 @@ class Recipe:
     groups: tuple[ParameterGroup, ...]
     weight_decay: float = 0.0
     schedule: Callable[[int], float] = field(default=lambda _: 1.0)
+    loss: Loss = compute_cross_entropy
     class_weights: Float[Tensor, " k"] | None = None
+    measured_weights: Float[Tensor, " k"] | None = None
     row_weights: Float[Tensor, " n"] | None = None
     weight_averaging: float = 0.0
     prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs

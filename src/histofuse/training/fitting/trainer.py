@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from histofuse.core.devices import send
@@ -164,7 +163,7 @@ class Trainer:
         for batch in track(ready, label, total=len(batches)) if shown else ready:
             with self._autocast:
                 logits = as_columns(self._compute(*batch.inputs))
-                losses = cross_entropy(logits, batch.targets, reduction="none")
+                losses = self._recipe.loss(logits, batch.targets)
                 # DDP averages over processes: each takes its part of the sum times their number.
                 loss = (batch.weights * losses).sum() / batch.total * self._share.of
             # They stay on the device until the epoch ends: copying them would wait for it.
@@ -232,7 +231,9 @@ class Trainer:
 
     def _summarise(self, trained: Collected, validated: Collected) -> dict[str, float]:
         logits, labels = (part.numpy() for part in self._gather(trained))
-        weights = None if self._class_weights is None else self._class_weights.numpy()
+        measured = self._recipe.measured_weights
+        measured = self._class_weights if measured is None else measured
+        weights = None if measured is None else measured.numpy()
         train = measure(logits, labels, weights, rank=False)
         logits, rows = (part.numpy() for part in self._gather(validated))
         validation = measure(logits, self._validation.labels.numpy()[rows], weights)

@@ -1,0 +1,95 @@
+"""What a section of params names as an encoder, resolved to what a bundle can rebuild offline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from histofuse.core.errors import Fault, InputError
+from histofuse.features.augment import PixelScale
+from histofuse.models.backbones import OWN
+from histofuse.models.libraries import InputConfig, describe_input, read_input_config
+from histofuse.models.published import (
+    PublishedEncoder,
+    find_weights,
+    is_published,
+    read_published,
+)
+from histofuse.params.image import PINNED, EncoderParams
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder without its weights.
+
+    Attributes:
+        backbone: A name in `OWN` or of a library; that of a repository or folder is timm's.
+        model_kwargs: Of the library's builder.
+        input_px: Side of its input.
+        normalisation: Of pixels.
+        weights: ``none``, ``imagenet`` or the path of a file.
+    """
+
+    backbone: str
+    model_kwargs: dict[str, Any]
+    input_px: int
+    normalisation: PixelScale
+    weights: str
+
+
+def resolve_encoder(params: EncoderParams) -> Encoder:
+    """Read the configuration of an encoder, and find its file of weights.
+
+    Raises:
+        InputError: If there is no such encoder, it is not reachable, or weights or settings do not
+            go with it.
+    """
+    _check_weights(params)
+    published = read_published(params.backbone) if is_published(params.backbone) else None
+    config = _read_config(params, published)
+    pinned = params.weights.startswith(PINNED)
+    input_px = config.side_px if params.input_px == "encoder" else params.input_px
+    return Encoder(
+        f"timm/{published.architecture}" if published else params.backbone,
+        _merge_kwargs(published, params.model_kwargs, input_px),
+        input_px,
+        [config.mean, config.std] if params.normalisation == "encoder" else params.normalisation,
+        str(find_weights(params.backbone, params.weights)) if pinned else params.weights,
+    )
+
+
+def _check_weights(params: EncoderParams) -> None:
+    where, published = f"params.yaml, backbone {params.backbone}", is_published(params.backbone)
+    if published and params.weights == "imagenet":
+        problem = "weights: imagenet are not those of its repository or folder"
+        expected = (
+            f"{PINNED}<digest> of its file of weights, as the hub's page of the file shows it"
+        )
+        raise InputError([Fault(where, problem, expected)])
+    if params.weights.startswith(PINNED) and not published:
+        problem = f"weights: {PINNED}..., but it names no repository or folder of files"
+        expected = "none, imagenet or the path of a file; or hf-hub:timm/<name>@<commit>"
+        raise InputError([Fault(where, problem, expected)])
+
+
+def _read_config(params: EncoderParams, published: PublishedEncoder | None) -> InputConfig:
+    if "encoder" not in (params.normalisation, params.input_px):
+        return InputConfig(0, [], [])
+    if published:
+        return describe_input(published.config)
+    if params.backbone in OWN:
+        problem = "has no configuration that input_px and normalisation could be read from"
+        where, expected = f"params.yaml, backbone {params.backbone}", "a number; unit or imagenet"
+        raise InputError([Fault(where, problem, expected)])
+    return read_input_config(params.backbone, tuple(OWN))
+
+
+def _merge_kwargs(
+    published: PublishedEncoder | None, model_kwargs: dict[str, Any], input_px: int
+) -> dict[str, Any]:
+    merged = (published.model_kwargs if published else {}) | model_kwargs
+    merged.pop("num_classes", None)
+    # A network that adapts to each image keeps the side its positions were learnt for.
+    if "img_size" in merged and not merged.get("dynamic_img_size"):
+        merged["img_size"] = input_px
+    return merged

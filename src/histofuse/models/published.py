@@ -1,0 +1,162 @@
+"""Encoders that others publish: a repository of the Hugging Face hub, or a folder laid out alike.
+
+Either holds ``config.json`` as timm writes it, and a file of weights. A hub's files are named by
+the commit, and weights by their SHA-256, so that nothing changes beneath a run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from histofuse.core.artifacts import digest_file, load_json
+from histofuse.core.errors import Fault, InputError
+from histofuse.params.image import FOLDER, PINNED
+
+HUB: Final = "hf-hub:"
+_REPOSITORY: Final = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+_PAGE: Final = "https://huggingface.co"
+_CONFIG: Final = "config.json"
+_WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class PublishedEncoder:
+    """What ``config.json`` says.
+
+    Attributes:
+        architecture: A name of timm.
+        model_kwargs: What timm's builder is given for it.
+        config: ``input_size``, ``mean``, ``std`` and others of timm's, where it gives them.
+    """
+
+    architecture: str
+    model_kwargs: dict[str, Any]
+    config: dict[str, Any]
+
+
+def is_published(backbone: str) -> bool:
+    """Say whether a backbone is named by repository or folder."""
+    return backbone.startswith((HUB, FOLDER))
+
+
+def check_name(backbone: str) -> None:
+    """Check that the name of a repository has its commit, or that a folder exists.
+
+    Raises:
+        InputError: If not.
+    """
+    if backbone.startswith(HUB):
+        _split(backbone)
+    elif not Path(backbone.removeprefix(FOLDER)).is_dir():
+        fault = Fault(f"params.yaml, backbone {backbone}", "no such folder", "a folder of a model")
+        raise InputError([fault])
+
+
+def read_published(backbone: str) -> PublishedEncoder:
+    """Read the configuration of a repository or folder.
+
+    Raises:
+        InputError: If it is not reachable, or is not timm's.
+    """
+    import timm
+
+    path = _locate(backbone, _CONFIG)
+    expected = "config.json of a model of timm, with its architecture"
+    if path is None:
+        raise InputError([Fault(backbone, f"has no {_CONFIG}", expected)])
+    content = load_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
+        remedy = "Models for the library transformers need a port to timm (docs/encoders.md)."
+        raise InputError([Fault(path, "names no architecture", expected, remedy)])
+    architecture = content["architecture"]
+    if not timm.is_model(architecture):
+        problem = f"architecture {architecture!r} is not in timm {timm.__version__}"
+        raise InputError([Fault(backbone, problem, "a model of timm")])
+    # Older files hold both in one.
+    config = content.get("pretrained_cfg", content)
+    return PublishedEncoder(architecture, content.get("model_args") or {}, config)
+
+
+def find_weights(backbone: str, weights: str) -> Path:
+    """Find the file of weights with the digest that is asked for.
+
+    Raises:
+        InputError: If it is not reachable, or no file has this digest.
+    """
+    wanted, found = weights.removeprefix(PINNED), []
+    for name in _list_weights(backbone):
+        path = _locate(backbone, name)
+        if path is None:
+            continue
+        if (digest := digest_file(path)) == wanted:
+            return path
+        found.append(f"{name} has {digest}")
+    problem = f"no file of weights has the SHA-256 {wanted}; {', '.join(found) or 'there is none'}"
+    raise InputError([Fault(backbone, problem, f"one of {', '.join(_WEIGHTS)} with this digest")])
+
+
+def _list_weights(backbone: str) -> list[str]:
+    if backbone.startswith(HUB):
+        return list(_WEIGHTS)
+    files = Path(backbone.removeprefix(FOLDER)).iterdir()
+    return sorted(f.name for f in files if f.suffix in (".safetensors", ".bin", ".pth"))
+
+
+def _locate(backbone: str, file: str) -> Path | None:
+    """Find a file, downloaded if need be; None where repository or folder has no such file."""
+    check_name(backbone)
+    if backbone.startswith(HUB):
+        return _download(backbone, file)
+    path = Path(backbone.removeprefix(FOLDER)) / file
+    return path if path.is_file() else None
+
+
+def _download(backbone: str, file: str) -> Path | None:
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
+
+    repository, commit = _split(backbone)
+    if cached := try_to_load_from_cache(repository, file, revision=commit):
+        # A commit's files do not change; that it has none of this name is kept too.
+        return Path(cached) if isinstance(cached, str) else None
+    page = f"{_PAGE}/{repository}"
+    files = f"{page}/tree/{commit}"
+    local = f"Or bring its files from {files} and name their folder: {FOLDER}<folder>."
+    try:
+        return Path(hf_hub_download(repository, file, revision=commit))
+    except errors.GatedRepoError:
+        problem, expected = "access is granted on request only", "a login that has access"
+        remedy = f"Ask for access at {page}, then log in: hf auth login."
+    except errors.RevisionNotFoundError:
+        problem, expected = f"has no commit {commit}", f"one of {page}/commits/main"
+        remedy = "Correct the part after @."
+    except errors.RepositoryNotFoundError:
+        problem, expected = "no such repository, or not for everyone", "a repository you can read"
+        remedy = f"See {page}; where access is granted, log in: hf auth login."
+    except errors.LocalEntryNotFoundError as error:
+        problem, expected, remedy = _describe_unreachable(file, error, page)
+    except errors.EntryNotFoundError:
+        return None
+    except Exception as error:
+        problem, expected, remedy = _describe_unreachable(file, error, page)
+    raise InputError([Fault(backbone, problem, expected, f"{remedy} {local}")])
+
+
+def _describe_unreachable(file: str, error: Exception, page: str) -> tuple[str, str, str]:
+    cause = str(error.__cause__ or error).splitlines() or [""]
+    problem = f"{file} could not be downloaded ({type(error).__name__}: {cause[0]})"
+    return problem, "a connection to the hub, or the file in its cache", f"See {page}."
+
+
+def _split(backbone: str) -> tuple[str, str]:
+    name = backbone.removeprefix(HUB)
+    match = _REPOSITORY.fullmatch(name)
+    if match is None:
+        repository = name.partition("@")[0]
+        where, problem = f"params.yaml, backbone {backbone}", "names no commit of a repository"
+        remedy = f"Commits are listed at {_PAGE}/{repository}/commits/main."
+        expected = f"{HUB}<org>/<model>@<commit of 40 hexadecimal digits>"
+        raise InputError([Fault(where, problem, expected, remedy)])
+    return match[1], match[2]
