@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import digest_folder, load_json
+from histofuse.core.artifacts import digest_folder
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
@@ -22,10 +22,9 @@ from histofuse.models.tabular import MlpModel, load_tabular_model
 from histofuse.params.base import load_section
 from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.names import name_registered
-from histofuse.tracking.registry import pull_bundle
+from histofuse.tracking.registry import pull_encoder
 from histofuse.training.image import apply_network
 
-LOCK = Path("registry.lock.json")
 PATCHES = Path("data/patches")
 ENCODED_TABLE = Path("data/encoded/imputed.parquet")
 IMAGE_EMBEDDINGS = Path("data/image_embeddings")
@@ -34,8 +33,7 @@ OUT = Path("data/embeddings")
 
 def main() -> None:
     params = load_section(EncodersParams, "encoders")
-    lock = load_json(LOCK)
-    bundles = {"image": pull(params.image, lock), "patient": pull(params.patient, lock)}
+    bundles = {"image": pull_encoder(params.image), "patient": pull_encoder(params.patient)}
     report(f"read {', '.join(f'{b.name} {b.digest[:12]}' for b in bundles.values())}")
 
     image = embed_all_patches(bundles["image"])
@@ -50,15 +48,6 @@ def main() -> None:
     write_embeddings(Embeddings(image, patient, meta), OUT)
     shapes = [f"{len(e.rows):,} x {e.dim}" for e in (image, patient)]
     report(f"wrote {OUT}: patches {shapes[0]}, admissions {shapes[1]}")
-
-
-def pull(name: str, lock: dict[str, str]) -> Bundle:
-    """Pull the encoder that the lock names."""
-    registered = name_registered(name)
-    if registered not in lock:
-        fault = Fault(LOCK, f"no {registered}", f"the encoder {name}", "Run dvc repro.")
-        raise InputError([fault])
-    return pull_bundle(registered, lock[registered])
 
 
 def describe(bundle: Bundle) -> dict[str, str]:

@@ -132,7 +132,7 @@ def write_patches(
     images = images.absolute()
     path_of = {f: images / n for f, n in zip(frames["frame_id"], frames["file"], strict=True)}
     with replacing_folder(out) as folder:
-        shards = _Shards(folder.absolute(), len(annotations), shard_patches, meta.stored_px)
+        shards = Shards(folder.absolute(), len(annotations), shard_patches, meta.stored_px)
         shards.create()
         cut = partial(_cut_job, shards=shards, reading=reading, normalise=normalise)
         jobs = _plan_jobs(annotations, path_of, meta.stored_px, factors or {})
@@ -146,8 +146,10 @@ def write_patches(
 
 
 @dataclass(frozen=True)
-class _Shards:
+class Shards:
     """Where patches go: picklable, so that any process may write them to their places.
+
+    `index_shards` gives the index of what they hold.
 
     Attributes:
         folder: Absolute, for processes that work elsewhere.
@@ -163,6 +165,7 @@ class _Shards:
 
     @property
     def patch_bytes(self) -> int:
+        """Size of a patch."""
         return self.side * self.side * 3
 
     def create(self) -> None:
@@ -253,7 +256,7 @@ def _order(
 def _cut_job(
     job: _Job,
     *,
-    shards: _Shards,
+    shards: Shards,
     reading: FrameParams,
     normalise: Callable[[Image], Image] | None,
 ) -> list[Fault]:
@@ -284,7 +287,7 @@ def _read_whole(slide: Slide, path: Path) -> Image:
     return slide.read_region(0, 0, height, width)
 
 
-def _cut_points(job: _Job, slide: Slide, shards: _Shards, *, look: bool) -> None:
+def _cut_points(job: _Job, slide: Slide, shards: Shards, *, look: bool) -> None:
     """Cut the patches of a job in its order, a buffer's worth at a time.
 
     `look` at whether they show anything, unless the frame was looked at whole.

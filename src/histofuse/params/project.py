@@ -27,7 +27,11 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.patches import PatchParams
 from histofuse.params.promotion import AlarmParams, ControlParams, PromotionParams
-from histofuse.params.simulation import HistologySimulationParams, MimicSimulationParams
+from histofuse.params.simulation import (
+    HistologySimulationParams,
+    LinkedSimulationParams,
+    MimicSimulationParams,
+)
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams
 from histofuse.params.tabular import AllTabularParams
 from histofuse.params.tune import (
@@ -70,6 +74,7 @@ class SimulationParams(Section):
 
     brecahad: HistologySimulationParams
     mimiciv: MimicSimulationParams
+    linked: LinkedSimulationParams
 
 
 class SplitsParams(Section):

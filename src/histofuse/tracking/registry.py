@@ -11,7 +11,7 @@ from typing import Final
 
 from histofuse.core.artifacts import digest_file, load_json, replacing_folder, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
-from histofuse.core.errors import BundleError, RegistryError
+from histofuse.core.errors import BundleError, Fault, InputError, RegistryError
 from histofuse.core.progress import report
 from histofuse.tracking.names import (
     BUNDLE_FOLDER,
@@ -32,6 +32,7 @@ from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.verification import check_copy, check_version, explaining
 
 PULLED: Final = Path(".histofuse/registry")
+REGISTRY_LOCK: Final = Path("registry.lock.json")  # the encoders, as `publish_encoders` found them
 _ADDRESS: Final = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<place>[^/@]+))")
 
 
@@ -77,6 +78,21 @@ def pull_bundle(
         with replacing_folder(pulled / digest) as target:
             shutil.copytree(folder, target, dirs_exist_ok=True)
     return open_bundle(pulled / digest, row_level=False)
+
+
+def pull_encoder(name: str, lock: Path = REGISTRY_LOCK) -> Bundle:
+    """Pull the encoder of a name in params.yaml, of the digest that ``publish_encoders`` wrote.
+
+    Raises:
+        InputError: If the lock is missing or does not name the encoder.
+        RegistryError: As of `pull_bundle`.
+        BundleError: As of `pull_bundle`.
+    """
+    digests, registered = load_json(lock), name_registered(name)
+    if registered not in digests:
+        fault = Fault(lock, f"no {registered}", f"the encoder {name}", "Run dvc repro.")
+        raise InputError([fault])
+    return pull_bundle(registered, digests[registered])
 
 
 def fetch_model(model: str, store: Store, scratch: Path) -> Path:

@@ -222,9 +222,13 @@ def _annotate(
     """Dots as an annotator sets them: near the centres, as fractions of width and height."""
     annotation: dict[str, list[dict[str, float]]] = {key: [] for key in _KEYS}
     for key, points in centres.items():
-        distance = rng.uniform(*_JITTER_PX, len(points))
-        angle = rng.uniform(0, 2 * np.pi, len(points))
-        dots = points + distance[:, None] * np.column_stack((np.cos(angle), np.sin(angle)))
-        fractions = np.clip(dots / (shape[1], shape[0]), 0, 1).round(6)
+        fractions = np.clip(place_dots(points, rng) / (shape[1], shape[0]), 0, 1).round(6)
         annotation[key] = [{"x": float(x), "y": float(y)} for x, y in fractions]
     return annotation
+
+
+def place_dots(centres: Points, rng: np.random.Generator) -> Points:
+    """Place an annotator's dots, a few pixels from the centres of nuclei."""
+    distance = rng.uniform(*_JITTER_PX, len(centres))
+    angle = rng.uniform(0, 2 * np.pi, len(centres))
+    return centres + distance[:, None] * np.column_stack((np.cos(angle), np.sin(angle)))
