@@ -122,14 +122,15 @@ def load_trees(path: Path) -> BoostedTrees:
 
 
 def make_matrix(
-    x: Float[np.ndarray, "n features"], target: np.ndarray | None = None
+    x: Float[np.ndarray, "n features"],
+    target: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
 ) -> xgboost.DMatrix:
     """Hand rows to XGBoost; NaN means missing."""
     import xgboost
 
-    return xgboost.DMatrix(
-        np.asarray(x, dtype=np.float32), label=target, missing=np.nan, nthread=XGBOOST_THREADS
-    )
+    x = np.asarray(x, dtype=np.float32)
+    return xgboost.DMatrix(x, label=target, weight=weight, missing=np.nan, nthread=XGBOOST_THREADS)
 
 
 def load_booster(path: Path) -> xgboost.Booster:

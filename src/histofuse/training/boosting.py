@@ -83,7 +83,12 @@ def fit_booster(
     import xgboost
 
     settings = make_settings(params, rows, seed)
-    return xgboost.train(settings, make_matrix(rows.x, rows.target), num_boost_round=rounds)
+    return xgboost.train(settings, make_rows(rows), num_boost_round=rounds)
+
+
+def make_rows(rows: LabelledRows) -> xgboost.DMatrix:
+    """Hand labelled rows to XGBoost, with their weights."""
+    return make_matrix(rows.x, rows.target, rows.weight)
 
 
 def make_settings(params: BoosterSection, rows: LabelledRows, seed: int) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def _make_fold(
 ) -> _Fold:
     import xgboost
 
-    train, validation = (make_matrix(r.x, r.target) for r in map(rows.take, (rest, held_out)))
+    train, validation = (make_rows(rows.take(part)) for part in (rest, held_out))
     # Matrices named here keep their predictions between rounds: only the new tree is added.
     settings = make_settings(params, rows, seed)
     booster = xgboost.Booster(settings, cache=[train, validation])

@@ -64,9 +64,14 @@ def fit_mlp(
 def make_recipe(
     network: Mlp, train: LabelledRows, params: MlpParams, seed: int, monitor: Monitor
 ) -> Recipe:
-    """Translate the params into a recipe for the loop."""
+    """Translate the params into a recipe for the loop; weighted rows are drawn by their weight."""
+    shared = read_recipe(params, torch.from_numpy(train.target), 2)
+    if train.weight is not None:
+        drawn = shared["row_weights"]
+        weight = torch.from_numpy(train.weight)
+        shared["row_weights"] = weight if drawn is None else weight * drawn
     return Recipe(
-        **read_recipe(params, torch.from_numpy(train.target), 2),
+        **shared,
         monitor=monitor,
         seed=derive_seed(seed, "mlp"),
         groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),

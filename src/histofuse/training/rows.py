@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from jaxtyping import Float32, Int64
 from histofuse.core.errors import collect_faults
 from histofuse.core.ids import SPLITS, Split
 from histofuse.models.tabular import Kind, name_table, select_features
+
+WEIGHT: Final = "weight"
 
 
 @dataclass(frozen=True)
@@ -22,18 +25,21 @@ class LabelledRows:
         x: Features; NaN where missing.
         target: 0 or 1.
         subjects: Patients, by whom folds keep rows together.
+        weight: In the loss, where the cohort weighs its rows; None: each counts as one.
     """
 
     x: Float32[np.ndarray, "n features"]
     target: Int64[np.ndarray, " n"]
     subjects: Int64[np.ndarray, " n"]
+    weight: Float32[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
 
     def take(self, index: np.ndarray) -> LabelledRows:
         """Take some of the rows."""
-        return LabelledRows(self.x[index], self.target[index], self.subjects[index])
+        weight = None if self.weight is None else self.weight[index]
+        return LabelledRows(self.x[index], self.target[index], self.subjects[index], weight)
 
     @property
     def positives(self) -> int:
@@ -48,7 +54,21 @@ def select_rows(table: pd.DataFrame, features: Sequence[str], split: Split) -> L
         x=select_features(rows, list(features)),
         target=rows["target"].to_numpy(dtype=np.int64, copy=True),
         subjects=rows["subject_id"].to_numpy(dtype=np.int64, copy=True),
+        weight=rows[WEIGHT].to_numpy(dtype=np.float32, copy=True) if WEIGHT in rows else None,
     )
+
+
+def repeat_by_weight(
+    weight: Float32[np.ndarray, " n"] | None, rows: int
+) -> Int64[np.ndarray, " m"]:
+    """List row numbers, each as often as its weight says: systematically, to a whole number.
+
+    For what takes no weights. Without weights each row is listed once.
+    """
+    if weight is None:
+        return np.arange(rows)
+    ends = np.floor(np.cumsum(weight, dtype=np.float64) + 0.5).astype(np.int64)
+    return np.repeat(np.arange(rows), np.diff(ends, prepend=0))
 
 
 def check_trainable(table: pd.DataFrame, features: Sequence[str], kind: Kind) -> None:

@@ -23,6 +23,7 @@ from histofuse.core.code import digest_code
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, to_csv, write_table
 from histofuse.features.encoding import ENCODED
+from histofuse.features.specs import KEY
 from histofuse.models.tabular import (
     ENCODER,
     FEATURE_ORDER,
@@ -45,7 +46,13 @@ from histofuse.params.tabular import (
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import Decision, choose_focus_class, fit_decision, write_decision
 from histofuse.training.recorder import Recorder
-from histofuse.training.rows import LabelledRows, check_trainable, select_rows
+from histofuse.training.rows import (
+    WEIGHT,
+    LabelledRows,
+    check_trainable,
+    repeat_by_weight,
+    select_rows,
+)
 from histofuse.training.scores import score_logits
 
 HISTORY = "history.csv"
@@ -71,7 +78,8 @@ class EncodedTable:
     """An encoded table and where it came from.
 
     Attributes:
-        rows: Key, split, target and features; one row per admission.
+        rows: Key, split, target and features; one row per admission; and ``weight`` where the
+            cohort weighs them.
         features: Names of the feature columns, in the encoder's order.
         encoder: The encoder's JSON file, copied into the bundle.
         target: Name of the target, such as ``mortality_1y``.
@@ -95,9 +103,13 @@ def load_table(encoded: Path, cohort_meta: Path, kind: Kind) -> EncodedTable:
     """
     path, encoder = encoded / f"{name_table(kind)}.parquet", encoded / ENCODER
     rows, meta = read_table(path, ENCODED), load_json(cohort_meta)
+    features = [column for column in rows.columns if column not in ENCODED.columns]
+    if meta.get("weighted"):
+        weights = pd.read_parquet(cohort_meta.with_name("cohort.parquet"), columns=[*KEY, WEIGHT])
+        rows = rows.merge(weights, on=list(KEY), validate="1:1")
     return EncodedTable(
         rows=rows,
-        features=[column for column in rows.columns if column not in ENCODED.columns],
+        features=features,
         encoder=encoder,
         target=meta["target"],
         source=meta["source"],
@@ -159,7 +171,10 @@ def _keep_checkpoints(
 
 def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabularParams) -> None:
     logits = fit.model.logits(table.rows).astype(np.float32)
-    rows = table.rows[validation := (table.rows["split"] == "validation").to_numpy()]
+    validation = np.flatnonzero(table.rows["split"] == "validation")
+    weight = table.rows[WEIGHT].to_numpy(np.float32)[validation] if WEIGHT in table.rows else None
+    validation = validation[repeat_by_weight(weight, len(validation))]
+    rows = table.rows.iloc[validation]
     decision = fit_decision(
         to_columns(logits[validation]),
         rows["target"].to_numpy(dtype=np.int64),
@@ -265,7 +280,7 @@ def _fit_logistic_regression(data: _Data, params: LogisticRegressionParams) -> F
     peer = LogisticRegression(C=params.c, class_weight=weights, max_iter=5000, tol=1e-8)
     # One thread: the order in which BLAS sums depends on their number.
     with threadpool_limits(limits=1, user_api="blas"):
-        peer.fit(data.train.x.astype(np.float64), data.train.target)
+        peer.fit(data.train.x.astype(np.float64), data.train.target, data.train.weight)
     model = LinearModel(data.features, peer.coef_[0], float(np.ravel(peer.intercept_)[0]))
     scores = data.score(model.logits(data.train.x), model.logits(data.validation.x))
     return Fit(model, pd.DataFrame([{"round": int(np.ravel(peer.n_iter_)[0]), **scores}]))
@@ -285,7 +300,7 @@ def _fit_gradient_boosting(data: _Data, params: GradientBoostingParams, seed: in
         random_state=derive_seed(seed, "gradient_boosting"),
     )
     watch = BestRound(data.validation, params)
-    peer.fit(data.train.x, data.train.target, monitor=watch)
+    peer.fit(data.train.x, data.train.target, data.train.weight, monitor=watch)
     grown = extract_trees(peer)
     stages = grown.predict_stages(data.train.x), grown.predict_stages(data.validation.x)
     history = [

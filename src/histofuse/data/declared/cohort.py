@@ -48,6 +48,7 @@ class DeclaredCohort:
             "admissions": len(self.table),
             "positives": int(self.table["target"].sum()),
             "censored_before_horizon": self.censored,
+            "weighted": "weight" in self.table,
             "left_out": dict(self.source.left_out),
         }
 

@@ -273,7 +273,7 @@ def _correlate_ranks(natural: np.ndarray, values: np.ndarray) -> float:
 
 def _describe(bundle: Bundle, rows: ExplainedRows) -> str:
     sources = {"simulated": "simulated data", "mimic-iv-demo": "MIMIC-IV demo"}
-    source = sources.get(bundle.config["source"], "MIMIC-IV")
+    source = sources.get(bundle.config["source"], "patients' records")
     target = bundle.config["classes"][1].replace("_", " ")
     explained = f"{len(rows.encoded)} {SPLIT} admissions"
     return " · ".join((bundle.name, rows.attributions.explainer, target, explained, source))

@@ -19,12 +19,12 @@ from jaxtyping import Float
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.seeding import derive_seed
-from histofuse.models.trees import XGBOOST_THREADS, make_matrix
+from histofuse.models.trees import XGBOOST_THREADS
 from histofuse.params.tabular import AnyTabularParams, MlpParams, XgboostParams
 from histofuse.params.tune import StudyParams
 from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
-from histofuse.training.boosting import make_settings, split_folds
+from histofuse.training.boosting import make_rows, make_settings, split_folds
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.rows import LabelledRows, check_trainable, select_rows
 from histofuse.training.scores import score_logits
@@ -122,10 +122,7 @@ class XgboostObjective:
     ) -> None:
         self.metric, self.seed = metric, seed
         self._rows, folds = _make_folds(table, features, base.folds, seed, "xgboost")
-        self._folds = [
-            (f, make_matrix(f.rest.x, f.rest.target), make_matrix(f.held_out.x, f.held_out.target))
-            for f in folds
-        ]
+        self._folds = [(fold, make_rows(fold.rest), make_rows(fold.held_out)) for fold in folds]
 
     def __call__(self, params: XgboostParams, report: Report) -> TrialResult:
         """Cross-validate."""
