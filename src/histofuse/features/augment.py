@@ -45,6 +45,7 @@ Drawn = Float[Tensor, "batch 16"]
 
 Cut = UInt8[Tensor, "batch cut cut 3"]
 Images = Float[Tensor, "batch 3 side side"]
+AnyImages = Float[Tensor, "batch 3 rows columns"]
 Warped = Float[Tensor, "batch 3 patch patch"]
 
 
@@ -187,7 +188,7 @@ def crop_centre(stored: Stored, geometry: PatchGeometry) -> Cut:
     return stored[:, inside, inside]
 
 
-def to_float(stored: Stored) -> Images:
+def to_float(stored: UInt8[Tensor, "batch rows columns 3"]) -> AnyImages:
     """Bring to float32 between 0 and 1 as (batch, 3, rows, columns), channels last in memory."""
     return stored.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
@@ -210,21 +211,28 @@ def apply_warp(windows: Images, geometry: PatchGeometry, warp: Warp) -> Warped:
     Returns:
         (batch, 3, patch_px, patch_px); pixels beyond the window are its mirror image.
     """
-    # In the grid's units the stored window spans -1 to 1, and a patch this much of it.
-    extent = geometry.patch_px / (geometry.patch_px + 2 * geometry.margin_px)
-    cos, sin = warp.angle.cos() * warp.scale, warp.angle.sin() * warp.scale
-    sign = 1 - 2 * warp.mirror.float()
-    # Output pixel -> (mirror) -> (turn and scale) -> (shift): where it is read from.
-    rows = (
-        torch.stack((cos * sign[:, 0], -sin * sign[:, 1], 2 * warp.shift[:, 0]), dim=1),
-        torch.stack((sin * sign[:, 0], cos * sign[:, 1], 2 * warp.shift[:, 1]), dim=1),
-    )
-    theta = send(torch.stack(rows, dim=1) * extent, windows.device)
+    theta = send(compute_reading(geometry, warp), windows.device)
     size = [len(windows), 3, geometry.patch_px, geometry.patch_px]
     grid = affine_grid(theta, size, align_corners=False)
     return grid_sample(
         windows, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
+
+
+def compute_reading(geometry: PatchGeometry, warp: Warp) -> Float[Tensor, "batch 2 3"]:
+    """Compute where each place of a warped patch is read from, as `affine_grid` takes it.
+
+    Patch and stored window both span -1 to 1, x before y.
+    """
+    extent = geometry.patch_px / (geometry.patch_px + 2 * geometry.margin_px)
+    cos, sin = warp.angle.cos() * warp.scale, warp.angle.sin() * warp.scale
+    sign = 1 - 2 * warp.mirror.float()
+    # Output pixel -> (mirror) -> (turn and scale) -> (shift).
+    rows = (
+        torch.stack((cos * sign[:, 0], -sin * sign[:, 1], 2 * warp.shift[:, 0]), dim=1),
+        torch.stack((sin * sign[:, 0], cos * sign[:, 1], 2 * warp.shift[:, 1]), dim=1),
+    )
+    return torch.stack(rows, dim=1) * extent
 
 
 def resize(stored: Stored, side_px: int) -> Cut:
@@ -295,7 +303,7 @@ def _turn_hue(hue: Float[Tensor, " batch"]) -> Float[Tensor, "batch 3 3"]:
     return (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
 
 
-def normalise(images: Images, normalisation: PixelScale) -> Images:
+def normalise(images: AnyImages, normalisation: PixelScale) -> AnyImages:
     """Normalise values between 0 and 1; channels last in memory, as convolutions like it."""
     images = images.contiguous(memory_format=torch.channels_last)
     if normalisation == "unit":

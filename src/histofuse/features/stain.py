@@ -91,6 +91,13 @@ def normalise(rgb: NDArray[np.uint8], reference: StainFit = REFERENCE) -> NDArra
     return result
 
 
+def measure_tissue(rgb: NDArray[np.uint8]) -> float:
+    """Measure the share of the pixels that are stained."""
+    pixels = rgb.reshape(-1, 3)
+    density = _TABLE[pixels[:: max(1, len(pixels) // _SAMPLES)]]
+    return float((np.linalg.norm(density, axis=1) > _LEAST_DENSITY).mean())
+
+
 # Optical density of each 8-bit intensity; one is added so that black stays finite.
 _TABLE = -np.log((np.arange(256) + 1.0) / _LIGHT).astype(np.float32)
 

@@ -138,9 +138,8 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
         InputError: If there is no such backbone, it does not take such images, or the weights are
             not available or do not fit.
     """
-    backbone = _build_backbone(spec)
-    _load_initial_weights(backbone, spec.backbone, weights)
-    network = _pool(backbone.network, spec)
+    network = build_network(spec.backbone, spec.input_px, spec.model_kwargs, weights)
+    network = _pool(network, spec)
     model = ImageModel(spec, network, _probe_width(network, spec))
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -157,13 +156,22 @@ def _pool(network: nn.Module, spec: ImageSpec) -> nn.Module:
     return PooledTokens(network, spec.pooling, spec.input_px)
 
 
-def _build_backbone(spec: ImageSpec) -> Backbone:
-    if spec.backbone not in OWN:
-        return build_library_backbone(spec.backbone, spec.input_px, spec.model_kwargs, tuple(OWN))
-    if spec.model_kwargs:
-        where, expected = f"params.yaml, backbone {spec.backbone}", "{}: it takes no arguments"
-        raise InputError([Fault(where, f"model_kwargs are {spec.model_kwargs}", expected)])
-    return Backbone(OWN[spec.backbone](spec.input_px), ("head.",), None)
+def build_network(
+    name: str, input_px: int, model_kwargs: dict[str, Any], weights: str
+) -> nn.Module:
+    """Build a backbone with its initial weights, as `build_model` does."""
+    backbone = _build_backbone(name, input_px, model_kwargs)
+    _load_initial_weights(backbone, name, weights)
+    return backbone.network
+
+
+def _build_backbone(name: str, input_px: int, model_kwargs: dict[str, Any]) -> Backbone:
+    if name not in OWN:
+        return build_library_backbone(name, input_px, model_kwargs, tuple(OWN))
+    if model_kwargs:
+        where, expected = f"params.yaml, backbone {name}", "{}: it takes no arguments"
+        raise InputError([Fault(where, f"model_kwargs are {model_kwargs}", expected)])
+    return Backbone(OWN[name](input_px), ("head.",), None)
 
 
 def _load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:

@@ -35,7 +35,7 @@ class PooledLevels(nn.Module):
         _check_names(levels, names, "no stages of this backbone")
         layers = {layer.name: layer for layer in find_map_layers(network.eval(), input_px)}
         _check_names(levels, list(layers), "no stages with maps of a known layout")
-        self.network = _cut(network, levels, names)
+        self.network = cut_network(network, levels, names)
         kept = names[: max(map(names.index, levels)) + 1]
         self.stage_names = tuple(f"network.{name}" for name in kept)
         self.map_layers = tuple(
@@ -117,7 +117,7 @@ class _StageTracer(fx.Tracer):
         )
 
 
-def _cut(network: nn.Module, levels: list[str], stages: list[str]) -> fx.GraphModule:
+def cut_network(network: nn.Module, levels: list[str], stages: list[str]) -> fx.GraphModule:
     """Make a network that returns the outputs of some of its stages.
 
     Raises:

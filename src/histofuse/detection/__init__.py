@@ -1,0 +1,1 @@
+"""Finding nuclei in whole frames: the network, its training, and how it is scored."""

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from histofuse.core.errors import InputError
+from histofuse.detection import finder as module
+from histofuse.detection.finder import NucleusFinder, reduce_pixels
+from histofuse.detection.matching import match
+
+
+def places(table):
+    return table[["x_px", "y_px"]].to_numpy()
+
+
+def test_a_bundle_finds_what_its_detector_finds(finder, bundle, tissue):
+    loaded = NucleusFinder.load(bundle)
+    answer, expected = loaded.find(tissue), finder.find(tissue)
+    assert list(answer) == ["x_px", "y_px", "score"]
+    assert loaded.mpp == 0.25
+    assert len(answer) > 20
+    assert answer.equals(expected)
+
+
+def test_tiles_find_what_the_whole_image_shows(finder, tissue, monkeypatch):
+    whole = finder.find_candidates(tissue)
+    monkeypatch.setattr(module, "_TILE_PX", 96)
+    tiled = finder.find_candidates(tissue)
+    assert len(tiled) == len(whole) > 100
+    assert (match(places(tiled), places(whole), 1.0) >= 0).all()
+    assert np.abs(tiled["score"].sum() - whole["score"].sum()) < 0.01 * len(whole)
+
+
+def test_tiles_without_context_would_lose_nuclei(finder, tissue, monkeypatch):
+    whole = finder.find_candidates(tissue)
+    monkeypatch.setattr(module, "_TILE_PX", 96)
+    monkeypatch.setattr(module, "_CONTEXT_PX", 0)
+    tiled = finder.find_candidates(tissue)
+    paired = match(places(tiled), places(whole), 1.0) >= 0
+    assert not (paired.all() and len(tiled) == len(whole))
+
+
+def test_parts_of_an_image_with_their_context_find_what_the_whole_shows(finder, tissue):
+    whole, cut = finder.find_candidates(tissue), 256
+    context = finder.context_px
+    left = finder.find_candidates(tissue[:, : cut + context])
+    right = finder.find_candidates(tissue[:, cut - context :])
+    right["x_px"] += cut - context
+    joined = np.concatenate([places(left[left["x_px"] < cut]), places(right[right["x_px"] >= cut])])
+    assert len(joined) == len(whole)
+    assert (match(joined, places(whole), 1.0) >= 0).all()
+
+
+@pytest.mark.parametrize("grey", [255, 243])
+def test_an_image_without_tissue_has_no_nuclei(finder, grey):
+    blank = np.full((300, 400, 3), grey, np.uint8)
+    found = finder.find(blank)
+    assert found.empty
+    assert list(found) == ["x_px", "y_px", "score"]
+
+
+def test_a_tiny_image_is_read(finder, tissue):
+    small = tissue[:9, :13]
+    found = finder.find_candidates(small)
+    assert ((found["x_px"] < 13) & (found["y_px"] < 9)).all()
+
+
+def test_images_of_another_resolution_are_refused(finder):
+    finder.require_mpp(None, "slide.svs")
+    finder.require_mpp(0.2277, "slide.svs")
+    with pytest.raises(
+        InputError, match=r"slide\.svs: has 0\.5 µm per pixel; expected about 0\.25"
+    ):
+        finder.require_mpp(0.5, "slide.svs")
+
+
+def test_reduction_averages_and_fills_up():
+    pixels = np.arange(5 * 3 * 3, dtype=np.uint8).reshape(5, 3, 3)
+    reduced = reduce_pixels(pixels, 2)
+    assert reduced.shape == (3, 2, 3)
+    assert (reduced[0, 0] == np.round(pixels[:2, :2].reshape(4, 3).mean(0) + 1e-9)).all()
+    assert (reduced[2, 1] == pixels[4, 2]).all()
