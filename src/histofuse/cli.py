@@ -290,7 +290,10 @@ def predict(
         Path | None, typer.Argument(help="Folder in BreCaHAD's layout, or with TIFF files.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Output file, .parquet or .csv.")],
+    out: Annotated[Path, typer.Option(help="Output file, .parquet or .csv; of slides a folder.")],
+    slide: Annotated[
+        Path | None, typer.Option(help="Whole slide, or a folder of them: nuclei are found.")
+    ] = None,
     points: Annotated[
         Path | None,
         typer.Option(help="CSV of frame_id,x_px,y_px, or QuPath GeoJSON."),
@@ -310,6 +313,15 @@ def predict(
     bits: Annotated[
         int | None, typer.Option(min=8, max=16, help="Bits of the camera in 16-bit frames.")
     ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of frames and slides that do not say.")
+    ] = None,
+    detector: Annotated[
+        str, typer.Option(help="Finds nuclei without points: bundle folder or registered model.")
+    ] = "models/detector",
+    engine: Annotated[
+        str, typer.Option(help="Of slides: threads, or a Dask scheduler such as tcp://host:8786.")
+    ] = "threads",
     batch: Annotated[int, typer.Option(min=1, help="Batch size, in patches.")] = 256,
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for a drawing of each frame, dots by class.")
@@ -326,10 +338,17 @@ def predict(
     from histofuse.commands.predict import Request
     from histofuse.commands.predict import predict as run
 
+    if slide:
+        from histofuse.commands.slides import predict_slides as run
+
     given = [path and path.absolute() for path in (frames, points, patients, crosswalk)]
-    model = str(Path(model).absolute()) if Path(model).is_dir() else model
+    model, detector = (
+        str(Path(name).absolute()) if Path(name).is_dir() else name for name in (model, detector)
+    )
     _enter_project()
     how = {"batch": batch, "orientation": orientation, "bits": bits}
+    how |= {"slide": slide and slide.absolute(), "mpp": mpp, "detector": detector}
+    how |= {"engine": engine}
     how |= {"overlay": overlay and overlay.absolute(), "geojson": geojson and geojson.absolute()}
     typer.echo(run(Request(*given, model=model, out=out.absolute(), **how)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
 from histofuse.data.geojson import make_nuclei, write_features
 from histofuse.data.points import Points, read_points
+from histofuse.data.resolution import find_factors
 from histofuse.evaluation.drawing import colour_classes
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
@@ -69,6 +70,10 @@ class Request:
     bits: int | None = None  # in place of data.frames.bits
     overlay: Path | None = None  # folder for a drawing of each frame
     geojson: Path | None = None  # folder for each frame's nuclei as QuPath opens them
+    slide: Path | None = None  # a whole slide, or a folder of them, in place of frames
+    detector: str = "models/detector"  # finds nuclei without points: registered, or a folder
+    mpp: float | None = None  # of frames and slides whose files do not say
+    engine: str = "threads"  # of slides: threads, or the address of a Dask scheduler
 
 
 def predict(request: Request) -> str:
@@ -94,13 +99,14 @@ def predict(request: Request) -> str:
         predictor = open_model(request.model, Path(scratch))
         tabular = predictor.bundle.config["kind"] == "tabular"
         answer: Any = _predict_records if tabular else _predict_frames
-        return "\n".join([answer(predictor, request), *_describe_model(predictor, request)])
+        return "\n".join([answer(predictor, request), *describe_model(predictor, request)])
 
 
-def _describe_model(predictor: Predictor, request: Request) -> list[str]:
+def describe_model(predictor: Predictor, request: Request) -> list[str]:
     """Name the model, and warn if it was trained on simulated data and the input is other data."""
     lines = [_NAMED.format_map(predictor.identity)]
-    inputs = [path for path in (request.frames, request.patients) if path is not None]
+    given = (request.frames, request.slide, request.patients)
+    inputs = [path for path in given if path is not None]
     if "simulated" in predictor.sources and not all(
         _is_simulated(path.absolute()) for path in inputs
     ):
@@ -126,11 +132,65 @@ def open_model(model: str, scratch: Path) -> ImagePredictor | TabularPredictor |
         BundleError: If it is not what was registered, or does not match its manifest.
         RegistryError: If there is none.
     """
+    return open_predictor(*locate_model(model, scratch))
+
+
+def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
+    """Locate a bundle and its encoders, None if there are none or the registry holds them.
+
+    Raises:
+        BundleError: If it is not what was registered.
+        RegistryError: If there is none.
+    """
     if (Path(model) / MANIFEST).is_file():
-        return open_predictor(Path(model))
+        return Path(model), None
     folder = fetch_model(model, open_store(), scratch) / ARTIFACTS
     encoders = folder / ENCODERS
-    return open_predictor(folder / BUNDLE, encoders if encoders.is_dir() else None)
+    return folder / BUNDLE, encoders if encoders.is_dir() else None
+
+
+@dataclass(frozen=True)
+class CaseRecords:
+    """Health records by case.
+
+    Attributes:
+        table: Raw features of the cases that have a record, the case in the index.
+        patients: Whose they are, and warnings, to join to the answer.
+        embeddings: Case to the embedding of its patient.
+        notes: What is not used of the records.
+    """
+
+    table: pd.DataFrame
+    patients: pd.DataFrame
+    embeddings: dict[str, Any]
+    notes: list[str]
+
+    def add_to(self, answer: pd.DataFrame) -> pd.DataFrame:
+        """Say in an answer whose records were used."""
+        joined = answer.join(self.patients, on=CASE)
+        return joined.fillna({WARNINGS: ""}) if WARNINGS in self.patients else joined
+
+
+def read_records(
+    predictor: ImagePredictor | FusionPredictor, request: Request, cases: Iterable[str]
+) -> CaseRecords:
+    """Read and embed the records of cases, for a model that takes them.
+
+    Raises:
+        InputError: With all that is wrong with the records.
+    """
+    from histofuse.serving.frames import embed_records
+    from histofuse.serving.fusion import FusionPredictor
+
+    if not isinstance(predictor, FusionPredictor):
+        return CaseRecords(pd.DataFrame(), pd.DataFrame(), {}, [])
+    records = read_case_records(request.patients, request.crosswalk)
+    named = {identify(case): case for case in cases}
+    records = records.rename(index=lambda case: named.get(identify(case), case))
+    patients = records[[name for name in KEY if name in records]].convert_dtypes()
+    with naming_table(request.patients):
+        records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
+    return CaseRecords(records, patients, embed_records(predictor, records), notes)
 
 
 def _predict_records(predictor: TabularPredictor, request: Request) -> str:
@@ -172,33 +232,27 @@ def _count_unknown(predictor: TabularPredictor, records: pd.DataFrame) -> dict[s
 
 
 def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Request) -> str:
-    from histofuse.serving.frames import FrameModel, embed_records, predict_frames
+    from histofuse.serving.frames import FrameModel, predict_frames
     from histofuse.serving.fusion import FusionPredictor
 
     if request.frames is None:
         raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
-    reading, classes = _choose_reading(request), load_section(ClassesParams, "classes")
+    reading, classes = choose_reading(request), load_section(ClassesParams, "classes")
     points = read_points(request.frames, request.points, classes, reading)
     fused = isinstance(predictor, FusionPredictor)
-    records = read_case_records(request.patients, request.crosswalk) if fused else pd.DataFrame()
-    cases = {identify(case): case for case in points.table[CASE].unique()}
-    records = records.rename(index=lambda case: cases.get(identify(case), case))
-    patients = records[[name for name in KEY if name in records]].convert_dtypes()
-    embeddings, notes = {}, []
-    if fused:
-        with naming_table(request.patients):
-            records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
-        embeddings = embed_records(predictor, records)
-    model = FrameModel(predictor, embeddings)
+    records = read_records(predictor, request, points.table[CASE].unique())
+    model = FrameModel(predictor, records.embeddings)
     total = -(-len(points.table) // request.batch)
-    parts = predict_frames(model, points.table, points.files, reading, request.batch)
+    factors = find_factors(points.files, model.image.model.spec.mpp, _choose_mpp(request))
+    parts = predict_frames(
+        model, points.table, points.files, reading, request.batch, factors=factors
+    )
     classes = predictor.bundle.config["classes"]
     kept = [CASE, *_PLACE, PREDICTION, *(f"probability_{name}" for name in classes)]
     answered: list[pd.DataFrame] = []
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
-            answer = part.join(patients, on=CASE)
-            write(answer.fillna({WARNINGS: ""}) if fused else answer)
+            write(records.add_to(part))
             answered.append(part[kept])
     table = pd.concat(answered)
     if request.overlay is not None:
@@ -210,8 +264,8 @@ def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Reques
     if request.geojson is not None:
         _write_geojson(table, classes, request.geojson)
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
-    counts = _count_records(points, records, embeddings) if fused else []
-    return "\n".join(["; ".join([done, *counts, *notes]), _count_classes(table, classes)])
+    counts = _count_records(points, records) if fused else []
+    return "\n".join(["; ".join([done, *counts, *records.notes]), _count_classes(table, classes)])
 
 
 def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> None:
@@ -233,7 +287,13 @@ def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
     return table.sort_index(level="case", sort_remaining=False, kind="stable").to_string()
 
 
-def _choose_reading(request: Request) -> FrameParams:
+def _choose_mpp(request: Request) -> float | None:
+    """Choose the resolution of frames that do not say theirs."""
+    declared = load_section(DataParams, "data").mpp
+    return request.mpp or (None if declared == "none" else declared)
+
+
+def choose_reading(request: Request) -> FrameParams:
     """Choose how frames are understood: as in params.yaml, but for what the request names."""
     params = load_section(DataParams, "data").frames
     named = {"orientation": request.orientation, "bits": request.bits}
@@ -255,10 +315,10 @@ def _screen_cases(
     return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes
 
 
-def _count_records(points: Points, records: pd.DataFrame, embedded: Collection[str]) -> list[str]:
+def _count_records(points: Points, records: CaseRecords) -> list[str]:
     cases = set(points.table[CASE])
-    alone = cases - set(embedded)
-    idle = len(set(map(str, records.index)) - cases)
+    alone = cases - set(records.embeddings)
+    idle = len(set(map(str, records.table.index)) - cases)
     notes = [f"{len(alone)} of {len(cases)} cases without a record, answered by the image alone"]
     notes += [f"{idle} records without a frame, not answered"] if idle else []
     return notes

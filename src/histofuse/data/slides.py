@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # What OpenSlide reads and tifffile does not tile.
 _OPENSLIDE_SUFFIXES: Final = {".bif", ".mrxs", ".ndpi", ".scn", ".svslide", ".vms", ".vmu"}
+SLIDE_SUFFIXES: Final = {".tif", ".tiff", ".svs", *_OPENSLIDE_SUFFIXES}
 _OPENSLIDE_TILE_PX: Final[tuple[int, int]] = (256, 256)
 _LARGEST_FRAME_BYTES: Final = 2**26  # decoded; a tiled TIFF beyond it is read by region
 _CACHE_BYTES: Final = 2**26  # of decoded tiles, an open slide
@@ -201,8 +202,10 @@ def needs_openslide(path: Path) -> bool:
 
 
 @contextmanager
-def open_picture(path: Path, frames: FrameParams) -> Iterator[Slide | Image]:
+def open_picture(path: Path, frames: FrameParams, *, look: bool = True) -> Iterator[Slide | Image]:
     """Open a slide for reading by region; any other file is a frame, and decoded whole.
+
+    `look` at whether a frame shows anything, and refuse it if not.
 
     Raises:
         InputError: As of `data.tiff.read_rgb`, or if OpenSlide is missing or refuses the slide.
@@ -225,7 +228,8 @@ def open_picture(path: Path, frames: FrameParams) -> Iterator[Slide | Image]:
                 stack.callback(picture.forget)
             else:
                 picture = decode_whole(tiff, path, frames).rgb
-                require_content(picture, path)
+                if look:
+                    require_content(picture, path)
         # Outside, so that faults of whoever uses the pixels are not put down to the file.
         yield picture
 

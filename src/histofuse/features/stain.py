@@ -67,17 +67,20 @@ def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:
     return StainFit(stains, amounts) if (amounts > 0).all() else None
 
 
-def normalise(rgb: NDArray[np.uint8], reference: StainFit = REFERENCE) -> NDArray[np.uint8]:
+def normalise(
+    rgb: NDArray[np.uint8], reference: StainFit = REFERENCE, fit: StainFit | None = None
+) -> NDArray[np.uint8]:
     """Bring a frame to reference stains; a frame that defines no stains comes back as it is.
 
     Args:
         rgb: (height, width, 3) RGB.
         reference: Stains and amounts to bring it to.
+        fit: Those of the slide that it is a part of; None to estimate its own.
 
     Returns:
         (height, width, 3) RGB.
     """
-    fit = fit_stain_matrix(rgb)
+    fit = fit or fit_stain_matrix(rgb)
     if fit is None:
         return rgb
     # Unmixing, scaling and remixing are linear in optical density: one 3 x 3 matrix.

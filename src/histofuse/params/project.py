@@ -32,6 +32,7 @@ from histofuse.params.simulation import (
     LinkedSimulationParams,
     MimicSimulationParams,
 )
+from histofuse.params.slides import SlideParams
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams
 from histofuse.params.tabular import AllTabularParams
 from histofuse.params.tune import (
@@ -100,6 +101,7 @@ class ProjectParams(Section):
     classes: ClassesParams
     simulation: SimulationParams
     patches: PatchParams
+    slides: SlideParams
     splits: SplitsParams
     image: AllImageParams
     cohort: CohortParams

@@ -21,6 +21,7 @@ from jaxtyping import Float32, UInt8
 
 from histofuse.core.errors import BundleError
 from histofuse.data.cutting import cut_windows
+from histofuse.data.resolution import resample
 from histofuse.data.tiff import read_rgb
 from histofuse.features.stain import find_normaliser
 from histofuse.params.data import FrameParams
@@ -104,6 +105,8 @@ def predict_frames(
     files: Mapping[str, Path],
     reading: FrameParams,
     batch: int,
+    *,
+    factors: Mapping[str, float] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Predict every point of every frame, in the order of the points.
 
@@ -113,6 +116,7 @@ def predict_frames(
         files: Frame to its TIFF file.
         reading: How frames are understood.
         batch: Patches in each table.
+        factors: Frame to how many times as many pixels a side it gets first; None: once.
 
     Yields:
         The points with the model's answer, `batch` rows at a time.
@@ -125,10 +129,12 @@ def predict_frames(
     side = spec.patch_px + 2 * spec.margin_px
 
     def cut(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-        frame = read_rgb(files[rows["frame_id"].iloc[0]], reading).rgb
-        frame = frame if normalise is None else normalise(frame)
+        name = rows["frame_id"].iloc[0]
+        frame, factor = read_rgb(files[name], reading).rgb, (factors or {}).get(name, 1.0)
+        frame = resample(frame if normalise is None else normalise(frame), factor)
         stored = np.empty((len(rows), side, side, 3), np.uint8)
-        cut_windows(frame, rows["x_px"].to_numpy(), rows["y_px"].to_numpy(), stored)
+        x_px, y_px = (rows[axis].to_numpy() * factor for axis in ("x_px", "y_px"))
+        cut_windows(frame, x_px, y_px, stored)
         return rows, stored
 
     frames = (rows for _, rows in points.groupby("frame_id", sort=False))

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from histofuse.core.naming import show_name
 from histofuse.core.progress import track
 from histofuse.data.tiff import read_rgb
+from histofuse.data.tissue import Overview
 from histofuse.evaluation.drawing import CLASS_COLOURS, GREY, write_figure
+from histofuse.evaluation.mitotic_counts import HotSpot
 from histofuse.params.data import FrameParams
 from histofuse.tracking.interface import PREDICTION
 
 _LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
 _BELOW_PX: Final = 64  # for legend and footer
 _DPI: Final = 100
+_NARROWEST_PX: Final = 700  # of a thumbnail's drawing
+_HEAT_UM: Final = 100.0  # SD of what smooths the density
 
 
 def draw_overlays(
@@ -48,6 +54,42 @@ def draw_overlays(
         figure = _draw(read_rgb(files[str(frame)], reading).rgb, rows, classes)
         figure.text(0.01, 0.004, f"{frame}  ·  {footer}", fontsize=8, color=GREY, va="bottom")
         write_figure(figure, folder / f"{frame}.png", _DPI)
+
+
+def draw_overview(
+    overview: Overview,
+    mitoses_um: Float[np.ndarray, "n 2"],
+    spot: HotSpot | None,
+    title: str,
+    path: Path,
+) -> None:
+    """Draw a slide's thumbnail with the density of mitoses, each of them, and the hot spot."""
+    from scipy.ndimage import gaussian_filter
+
+    height, width, _ = overview.thumbnail.shape
+    extent = (0, width * overview.mpp / 1e3, height * overview.mpp / 1e3, 0)
+    total = height + 2 * _BELOW_PX
+    figure = Figure(figsize=(max(width, _NARROWEST_PX) / _DPI, total / _DPI))
+    axes = figure.add_axes((0.06, 1.2 * _BELOW_PX / total, 0.92, 1 - 1.3 * _BELOW_PX / total))
+    axes.imshow(overview.thumbnail, extent=extent)
+    bins = [np.arange(height + 1), np.arange(width + 1)]
+    places = mitoses_um / overview.mpp
+    density, *_ = np.histogram2d(places[:, 1], places[:, 0], bins)
+    density = gaussian_filter(density, _HEAT_UM / overview.mpp) / (overview.mpp / 1e3) ** 2
+    if len(places):
+        shown = np.ma.masked_less(density, 0.1 * density.max())
+        heat = axes.imshow(shown, extent=extent, cmap="inferno", alpha=0.45, vmin=0)
+        figure.colorbar(heat, ax=axes, shrink=0.5, pad=0.01, label="per mm²")
+        style = {"s": 26, "color": CLASS_COLOURS[0], "edgecolors": "white", "linewidths": 0.7}
+        axes.scatter(*(mitoses_um / 1e3).T, **style)
+    if spot is not None and spot.mitoses:
+        centre = spot.x_um / 1e3, spot.y_um / 1e3
+        circle = Circle(centre, spot.radius_um / 1e3, fill=False, color="black", linewidth=1.5)
+        axes.add_patch(circle)
+    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm")
+    text = textwrap.fill(title, max(width, _NARROWEST_PX) // 6)
+    figure.text(0.01, 0.004, text, fontsize=8, color=GREY, va="bottom")
+    write_figure(figure, path, _DPI)
 
 
 def _draw(

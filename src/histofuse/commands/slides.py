@@ -1,0 +1,311 @@
+"""``histofuse predict --slide``: whole slides -> nuclei, hot spot, GeoJSON and a heat map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from histofuse.commands.predict import (
+    CASE,
+    CaseRecords,
+    Request,
+    choose_reading,
+    describe_model,
+    locate_model,
+    read_records,
+)
+from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.progress import report, track
+from histofuse.core.tables import to_csv
+from histofuse.core.workers import map_jobs
+from histofuse.data.geojson import make_nuclei, make_region, write_features
+from histofuse.data.pixels import find_blank
+from histofuse.data.resolution import resample, settle_mpp
+from histofuse.data.slides import SLIDE_SUFFIXES, open_picture
+from histofuse.data.tissue import Overview, look_over
+from histofuse.evaluation.drawing import colour_classes
+from histofuse.evaluation.mitotic_counts import HotSpot, describe_hot_spot, find_hot_spot
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.data import DataParams, FrameParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.slides import SlideParams
+from histofuse.serving.finding import load_errors, load_finder
+from histofuse.serving.frames import FrameModel
+from histofuse.serving.overlay import draw_overview
+from histofuse.serving.predict import open_predictor
+from histofuse.serving.slides import SlideModel, predict_slide
+from histofuse.serving.writer import open_writer
+from histofuse.tracking.interface import PREDICTION, name_probability
+
+TABLE, GEOJSON, THUMBNAIL, SUMMARY = (
+    "nuclei.parquet", "nuclei.geojson", "thumbnail.png", "summary.json",
+)  # fmt: skip
+ALL_SLIDES: Final = "summary.csv"
+_PLACES: Final = ["x_px", "y_px"]
+_RING: Final = np.linspace(0, 2 * np.pi, 65)
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """All that a process needs for one slide after another.
+
+    Attributes:
+        model: Bundle.
+        encoders: Of a fusion model.
+        detector: Bundle.
+        records: Of the cases, for a fusion model.
+        out: Folder for a folder of each slide.
+    """
+
+    model: Path
+    encoders: Path | None
+    detector: Path
+    records: CaseRecords
+    out: Path
+    mpp: float | None
+    batch: int
+    reading: FrameParams
+    slides: SlideParams
+    class_names: Mapping[str, list[str]]
+    confidence: float
+    seed: int
+
+
+class Scan(NamedTuple):
+    """A slide that was looked over.
+
+    Attributes:
+        mpp: Of its finest level.
+    """
+
+    name: str
+    mpp: float
+    overview: Overview
+
+
+def predict_slides(request: Request) -> str:
+    """Predict all slides; those that cannot be read do not hold up the others.
+
+    Returns:
+        A summary.
+
+    Raises:
+        InputError: With what is wrong with each slide that was left out, after the others.
+        RegistryError: If there is no such model.
+    """
+    assert request.slide is not None
+    with collect_faults() as faults:
+        if request.out.suffix in (".parquet", ".csv") or request.out.is_file():
+            faults.add("--out", f"is {request.out.name}", "a folder, for a folder of each slide")
+        for option in ("frames", "points", "overlay", "geojson"):
+            if getattr(request, option) is not None:
+                shown = "FRAMES" if option == "frames" else f"--{option}"
+                faults.add(shown, "given with --slide", "either frames or slides")
+    paths = list_slides(request.slide)
+    request.out.mkdir(parents=True, exist_ok=True)
+    # Next to the output: workers on other machines see it there.
+    with TemporaryDirectory(prefix=".model-", dir=request.out) as scratch:
+        bundle, encoders = locate_model(request.model, Path(scratch))
+        predictor = open_predictor(bundle, encoders)
+        if predictor.bundle.config["kind"] == "tabular":
+            raise InputError([Fault("--model", "reads health records", "a model of images")])
+        detector, _ = locate_model(request.detector, Path(scratch) / "detector")
+        records = read_records(predictor, request, paths)  # pyright: ignore[reportArgumentType]
+        job = SlideJob(
+            model=bundle.absolute(),
+            encoders=encoders and encoders.absolute(),
+            detector=detector.absolute(),
+            records=records,
+            out=request.out,
+            mpp=request.mpp,
+            batch=request.batch,
+            reading=choose_reading(request),
+            slides=load_section(SlideParams, "slides"),
+            class_names=load_section(DataParams, "data").class_names,
+            confidence=load_section(IntervalParams, "intervals").confidence,
+            seed=load_seed(),
+        )
+        run = partial(_try_slide, job=job)
+        done = map_jobs(run, paths.items(), engine=request.engine, workers=1)
+        answers = list(track(done, "predicting slides", total=len(paths)))
+    summaries = [answer for answer in answers if isinstance(answer, dict)]
+    if summaries:
+        table = pd.DataFrame([_flatten(summary) for summary in summaries])
+        (request.out / ALL_SLIDES).write_text(to_csv(table), encoding="utf-8")
+    lines = [f"wrote {request.out}: {len(summaries)} of {len(paths)} slides"]
+    lines += [describe_slide(summary) for summary in summaries] + records.notes
+    failed = [fault for answer in answers if isinstance(answer, list) for fault in answer]
+    if failed:
+        for line in lines:
+            report(line)
+        raise InputError(failed)
+    return "\n".join([*lines, *describe_model(predictor, request)])
+
+
+def list_slides(path: Path) -> dict[str, Path]:
+    """Map the name of each slide to its file.
+
+    Raises:
+        InputError: If there is none, or two have one name.
+    """
+    if not path.exists():
+        raise InputError([Fault(path, "no such file or folder", "a slide, or a folder of slides")])
+    held = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [f for f in held if not path.is_dir() or f.suffix.lower() in SLIDE_SUFFIXES]
+    slides: dict[str, Path] = {}
+    with collect_faults() as faults:
+        for file in files:
+            name = file.stem.removesuffix(".ome")
+            if (known := slides.setdefault(name, file)) != file:
+                faults.add(file, f"the same name as {known.name}", "one file per slide")
+        if not files:
+            faults.add(path, "no slides", f"files that end in {', '.join(sorted(SLIDE_SUFFIXES))}")
+    return slides
+
+
+def _try_slide(named: tuple[str, Path], *, job: SlideJob) -> dict[str, Any] | list[Fault]:
+    try:
+        return run_slide(*named, job)
+    except InputError as error:
+        return error.faults
+
+
+def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
+    """Predict a slide and write its folder.
+
+    Raises:
+        InputError: If it cannot be read, its resolution is not known, or that of the model.
+    """
+    model = _load_model(job.model, job.encoders, job.detector)
+    records = job.records
+    frames = FrameModel(model.frames.predictor, records.embeddings)
+    model = SlideModel(model.finder, frames, job.slides.region_px, job.batch)
+    model_mpp = frames.image.model.spec.mpp
+    if model_mpp is None:
+        problem = "does not say the resolution of its patches"
+        remedy = "Set patches.patch_um and train it again."
+        raise InputError([Fault(job.model, problem, "µm per pixel", remedy)])
+    model.finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
+    mpp = settle_mpp(path, job.mpp)
+    with (
+        open_picture(path, job.reading, look=False) as picture,
+        replacing_folder(job.out / name) as folder,
+    ):
+        overview = look_over(resample(picture, 1.0), mpp)
+        if faults := [f for f in find_blank(overview.thumbnail, path) if "black" in f.problem]:
+            raise InputError(faults)
+        slide, factor = resample(picture, mpp / model_mpp), mpp / model_mpp
+        factor = factor if slide.shapes[0] != overview.full_shape else 1.0
+        found = []
+        with open_writer(folder / TABLE) as write:
+            for part in predict_slide(model, slide, overview, name):
+                rows = part.assign(**{CASE: name, "frame_id": name})
+                rows[_PLACES] /= factor
+                write(records.add_to(rows))
+                found.append(rows[[*_PLACES, "score", PREDICTION, *_name_columns(frames)]])
+            if not found:
+                write(_make_empty(frames, name))
+        table = pd.concat(found or [_make_empty(frames, name)], ignore_index=True)
+        return _write_results(table, Scan(name, mpp, overview), frames, job, folder)
+
+
+def _write_results(
+    table: pd.DataFrame, scan: Scan, frames: FrameModel, job: SlideJob, folder: Path
+) -> dict[str, Any]:
+    """Write GeoJSON, thumbnail and summary; return the summary."""
+    name, mpp, overview = scan
+    config = frames.predictor.bundle.config
+    classes, focus = config["classes"], config["focus_class"]
+    mitoses = table.loc[table[PREDICTION] == focus, _PLACES].to_numpy(dtype=float)
+    spot = find_hot_spot(mitoses * mpp, overview.tissue, overview.mpp, job.slides.hot_spot_mm2)
+    field = job.slides.field_diameter_mm
+    how = {"confidence": job.confidence, "seed": job.seed}
+    errors = load_errors(job.detector)
+    counts = Counter(table[PREDICTION])
+    summary = {
+        "slide": name,
+        "mpp": mpp,
+        "tissue_mm2": overview.tissue_mm2,
+        "nuclei": len(table),
+        "counts": {c: counts[c] for c in classes},
+        "focus_class": focus,
+        "hot_spot": None if spot is None else describe_hot_spot(spot, errors, field, **how),
+        **frames.predictor.identity,
+    }
+    write_json(summary, folder / SUMMARY)
+    nuclei = make_nuclei(table, job.class_names, colour_classes(classes), of=name)
+    write_features((*_outline(spot, mpp, focus, name), *nuclei), folder / GEOJSON)
+    draw_overview(overview, mitoses * mpp, spot, describe_slide(summary), folder / THUMBNAIL)
+    return summary
+
+
+def _outline(spot: HotSpot | None, mpp: float, focus: str, name: str) -> list[dict[str, Any]]:
+    """Outline the hot spot, if it holds anything, in pixels of the slide."""
+    if spot is None or not spot.mitoses:
+        return []
+    ring = np.array([spot.x_um, spot.y_um]) + spot.radius_um * np.stack(
+        [np.cos(_RING), np.sin(_RING)], axis=1
+    )
+    ring[-1] = ring[0]
+    measured = {f"Number of {focus}": spot.mitoses, f"{focus} per mm^2": spot.per_mm2}
+    return [make_region(ring / mpp, "Hot spot", measured, of=name)]
+
+
+@lru_cache(maxsize=1)
+def _load_model(bundle: Path, encoders: Path | None, detector: Path) -> SlideModel:
+    predictor = open_predictor(bundle, encoders)
+    frames = FrameModel(predictor, {})  # pyright: ignore[reportArgumentType]
+    return SlideModel(load_finder(detector), frames, 0, 0)
+
+
+def _name_columns(frames: FrameModel) -> list[str]:
+    return [name_probability(name) for name in frames.predictor.bundle.config["classes"]]
+
+
+def _make_empty(frames: FrameModel, name: str) -> pd.DataFrame:
+    """Make a table without rows, for slides without nuclei."""
+    places = pd.DataFrame({axis: np.empty(0) for axis in (*_PLACES, "score")})
+    classes = len(frames.predictor.bundle.config["classes"])
+    answer = frames.predictor.tabulate(np.empty((0, classes), np.float32), pd.RangeIndex(0))
+    return pd.concat([places, answer], axis=1).assign(**{CASE: name, "frame_id": name})
+
+
+def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring a summary to one row."""
+    row = {k: v for k, v in summary.items() if not isinstance(v, dict) and v is not None}
+    row |= {f"count_{name}": count for name, count in summary["counts"].items()}
+    spot = summary["hot_spot"] or {}
+    row |= {name: spot.get(name) for name in ("mitoses", "mitoses_per_mm2", "mitotic_score")}
+    interval = spot.get("interval") or {"mitoses_per_mm2": [None, None]}
+    low, high = interval["mitoses_per_mm2"]
+    return row | {"mitoses_per_mm2_low": low, "mitoses_per_mm2_high": high}
+
+
+def describe_slide(summary: Mapping[str, Any]) -> str:
+    """Describe the results of a slide in a line."""
+    counts = ", ".join(f"{n:,} {name}" for name, n in summary["counts"].items())
+    spot = summary["hot_spot"]
+    line = f"{summary['slide']}: {summary['nuclei']:,} nuclei ({counts})"
+    if spot is None:
+        return f"{summary['slide']}: no tissue found, so no nuclei"
+    line += (
+        f" in {summary['tissue_mm2']:.2f} mm² of tissue; hot spot: {spot['mitoses']} "
+        f"{summary['focus_class']} in {spot['tissue_mm2']:.2f} mm², "
+        f"{spot['mitoses_per_mm2']:.1f} per mm²"
+    )
+    score = f"mitotic score {spot['mitotic_score']} (field of {spot['field_diameter_mm']:g} mm)"
+    if (interval := spot["interval"]) is None:
+        return f"{line}, no interval (the detector's errors were not measured); {score}"
+    low, high = interval["mitoses_per_mm2"]
+    ends = " to ".join(map(str, sorted(set(interval["mitotic_score"]))))
+    line += f" ({interval['confidence']:.0%} interval {low:.1f} to {high:.1f})"
+    return f"{line}; {score}, interval {ends}"
