@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,12 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import MANIFEST
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import Fault, InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
 from histofuse.data.geojson import make_nuclei, write_features
-from histofuse.data.points import Points, read_points
+from histofuse.data.points import Points, has_points, list_tiffs, read_points, refuse_frames
 from histofuse.data.resolution import find_factors
 from histofuse.evaluation.drawing import colour_classes
 from histofuse.features.specs import KEY
@@ -36,7 +36,7 @@ from histofuse.serving.case_records import (
 from histofuse.serving.predict import open_predictor
 from histofuse.serving.records import WHERE, join_warnings
 from histofuse.serving.writer import open_writer
-from histofuse.tracking.interface import PREDICTION, WARNINGS
+from histofuse.tracking.interface import PREDICTION, WARNINGS, name_probability
 from histofuse.tracking.names import SCRATCH
 from histofuse.tracking.registry import fetch_model
 from histofuse.tracking.store import open_store
@@ -98,8 +98,12 @@ def predict(request: Request) -> str:
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor = open_model(request.model, Path(scratch))
         tabular = predictor.bundle.config["kind"] == "tabular"
-        answer: Any = _predict_records if tabular else _predict_frames
-        return "\n".join([answer(predictor, request), *describe_model(predictor, request)])
+        answer = (
+            _predict_records(predictor, request)
+            if tabular
+            else _predict_frames(predictor, request, Path(scratch))
+        )
+        return "\n".join([answer, *describe_model(predictor, request)])
 
 
 def describe_model(predictor: Predictor, request: Request) -> list[str]:
@@ -147,6 +151,19 @@ def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
     folder = fetch_model(model, open_store(), scratch) / ARTIFACTS
     encoders = folder / ENCODERS
     return folder / BUNDLE, encoders if encoders.is_dir() else None
+
+
+def locate_detector(detector: str, scratch: Path) -> Path | None:
+    """Locate a detector as `locate_model` does a model; None if it is neither of both.
+
+    Raises:
+        BundleError: If it is not what was registered.
+    """
+    (scratch / "detector").mkdir()
+    try:
+        return locate_model(detector, scratch / "detector")[0]
+    except (RegistryError, InputError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -231,28 +248,35 @@ def _count_unknown(predictor: TabularPredictor, records: pd.DataFrame) -> dict[s
     return {str(k): int(n) for k, n in predictor.find_unknown(records).sum().items()}
 
 
-def _predict_frames(predictor: ImagePredictor | FusionPredictor, request: Request) -> str:
+def _predict_frames(
+    predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
+) -> str:
     from histofuse.serving.frames import FrameModel, predict_frames
     from histofuse.serving.fusion import FusionPredictor
 
     if request.frames is None:
         raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
-    reading, classes = choose_reading(request), load_section(ClassesParams, "classes")
-    points = read_points(request.frames, request.points, classes, reading)
+    reading = choose_reading(request)
+    points = _take_points(predictor, request, scratch)
     fused = isinstance(predictor, FusionPredictor)
     records = read_records(predictor, request, points.table[CASE].unique())
     model = FrameModel(predictor, records.embeddings)
     total = -(-len(points.table) // request.batch)
-    factors = find_factors(points.files, model.image.model.spec.mpp, _choose_mpp(request))
+    factors = _find_factors(points.files, model.image, request)
     parts = predict_frames(
         model, points.table, points.files, reading, request.batch, factors=factors
     )
     classes = predictor.bundle.config["classes"]
-    kept = [CASE, *_PLACE, PREDICTION, *(f"probability_{name}" for name in classes)]
+    scored = [name for name in ("score",) if name in points.table]
+    kept = [CASE, *_PLACE, *scored, PREDICTION, *map(name_probability, classes)]
     answered: list[pd.DataFrame] = []
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
             write(records.add_to(part))
+            answered.append(part[kept])
+        if not answered:
+            part = model.make_empty()
+            write(part)
             answered.append(part[kept])
     table = pd.concat(answered)
     if request.overlay is not None:
@@ -287,10 +311,39 @@ def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
     return table.sort_index(level="case", sort_remaining=False, kind="stable").to_string()
 
 
-def _choose_mpp(request: Request) -> float | None:
-    """Choose the resolution of frames that do not say theirs."""
+def _take_points(
+    predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
+) -> Points:
+    """Read the points of frames or, where none are given, find them.
+
+    Raises:
+        InputError: With all that is wrong with frames and points, or if there is no detector.
+    """
+    from histofuse.serving.finding import find_points, load_finder
+    from histofuse.serving.fusion import FusionPredictor
+
+    assert request.frames is not None
+    reading = choose_reading(request)
+    if request.points is not None or has_points(request.frames):
+        classes = load_section(ClassesParams, "classes")
+        return read_points(request.frames, request.points, classes, reading)
+    files = list_tiffs(request.frames)
+    bundle = locate_detector(request.detector, scratch)
+    if bundle is None:
+        raise refuse_frames(request.frames)
+    finder = load_finder(bundle)
+    image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
+    finder.require_mpp(image.model.spec.mpp, f"{image.bundle.name}, the model of patches,")
+    return find_points(files, _find_factors(files, image, request), finder, reading)
+
+
+def _find_factors(
+    files: Mapping[str, Path], image: ImagePredictor, request: Request
+) -> dict[str, float]:
+    """Find what brings frames to the model's resolution; params say theirs if nothing else does."""
     declared = load_section(DataParams, "data").mpp
-    return request.mpp or (None if declared == "none" else declared)
+    given = request.mpp or (None if declared == "none" else declared)
+    return find_factors(files, image.model.spec.mpp, given)
 
 
 def choose_reading(request: Request) -> FrameParams:

@@ -19,6 +19,7 @@ from histofuse.commands.predict import (
     Request,
     choose_reading,
     describe_model,
+    locate_detector,
     locate_model,
     read_records,
 )
@@ -28,7 +29,7 @@ from histofuse.core.progress import report, track
 from histofuse.core.tables import to_csv
 from histofuse.core.workers import map_jobs
 from histofuse.data.geojson import make_nuclei, make_region, write_features
-from histofuse.data.pixels import find_blank
+from histofuse.data.pixels import require_light
 from histofuse.data.resolution import resample, settle_mpp
 from histofuse.data.slides import SLIDE_SUFFIXES, open_picture
 from histofuse.data.tissue import Overview, look_over
@@ -118,7 +119,11 @@ def predict_slides(request: Request) -> str:
         predictor = open_predictor(bundle, encoders)
         if predictor.bundle.config["kind"] == "tabular":
             raise InputError([Fault("--model", "reads health records", "a model of images")])
-        detector, _ = locate_model(request.detector, Path(scratch) / "detector")
+        detector = locate_detector(request.detector, Path(scratch))
+        if detector is None:
+            problem = f"{request.detector} is no bundle, and not registered"
+            remedy = "Run dvc repro train_detector, or name another."
+            raise InputError([Fault("--detector", problem, "a detector of nuclei", remedy)])
         records = read_records(predictor, request, paths)  # pyright: ignore[reportArgumentType]
         job = SlideJob(
             model=bundle.absolute(),
@@ -201,8 +206,7 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         replacing_folder(job.out / name) as folder,
     ):
         overview = look_over(resample(picture, 1.0), mpp)
-        if faults := [f for f in find_blank(overview.thumbnail, path) if "black" in f.problem]:
-            raise InputError(faults)
+        require_light(overview.thumbnail, path)
         slide, factor = resample(picture, mpp / model_mpp), mpp / model_mpp
         factor = factor if slide.shapes[0] != overview.full_shape else 1.0
         found = []
@@ -213,8 +217,9 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
                 write(records.add_to(rows))
                 found.append(rows[[*_PLACES, "score", PREDICTION, *_name_columns(frames)]])
             if not found:
-                write(_make_empty(frames, name))
-        table = pd.concat(found or [_make_empty(frames, name)], ignore_index=True)
+                found.append(frames.make_empty())
+                write(found[0])
+        table = pd.concat(found, ignore_index=True)
         return _write_results(table, Scan(name, mpp, overview), frames, job, folder)
 
 
@@ -269,14 +274,6 @@ def _load_model(bundle: Path, encoders: Path | None, detector: Path) -> SlideMod
 
 def _name_columns(frames: FrameModel) -> list[str]:
     return [name_probability(name) for name in frames.predictor.bundle.config["classes"]]
-
-
-def _make_empty(frames: FrameModel, name: str) -> pd.DataFrame:
-    """Make a table without rows, for slides without nuclei."""
-    places = pd.DataFrame({axis: np.empty(0) for axis in (*_PLACES, "score")})
-    classes = len(frames.predictor.bundle.config["classes"])
-    answer = frames.predictor.tabulate(np.empty((0, classes), np.float32), pd.RangeIndex(0))
-    return pd.concat([places, answer], axis=1).assign(**{CASE: name, "frame_id": name})
 
 
 def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,18 @@ def find_blank(rgb: NDArray[np.uint8], where: object) -> list[Fault]:
     return [Fault(str(where), f"{problem} (mean {sample.mean():.0f} of 255)", expected, remedy)]
 
 
+def require_light(rgb: NDArray[np.uint8], where: object) -> bool:
+    """Tell whether pixels show anything but glass.
+
+    Raises:
+        InputError: If they are nearly black, as no scanner leaves them.
+    """
+    faults = find_blank(rgb, where)
+    if any("black" in fault.problem for fault in faults):
+        raise InputError(faults)
+    return not faults
+
+
 def require_content(rgb: NDArray[np.uint8], where: object) -> None:
     """Refuse pixels that show nothing.
 

@@ -23,7 +23,7 @@ from histofuse.params.data import ClassesParams, FrameParams
 _SHOWN = 20  # bad values of a column
 _COLUMNS = ["frame_id", "x_px", "y_px"]
 _POINTS = (
-    "The model classifies nuclei at given points and finds none itself. FILE is a CSV of "
+    "Or name a --detector, which finds them; dvc repro trains models/detector. FILE is a CSV of "
     "frame_id,x_px,y_px (the file's name without .tif, and pixels from the upper left corner), or "
     "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )
@@ -61,7 +61,6 @@ def read_points(
         InputError: With all that is wrong: files, columns, frames, points.
     """
     if points is None:
-        _require_layout(frames)
         data = read_brecahad(frames, classes, reading)
         for note in data.notes:
             report(note)
@@ -82,17 +81,16 @@ def read_points(
     return Points(unique.reset_index(drop=True), chosen)
 
 
-def _require_layout(folder: Path) -> None:
-    """Refuse a folder without points, saying how they are given.
+def has_points(folder: Path) -> bool:
+    """Tell whether frames come with their points, in BreCaHAD's layout."""
+    return (folder / IMAGES).is_dir() and (folder / GROUND_TRUTH).is_dir()
 
-    Raises:
-        InputError: If it has none.
-    """
-    files = list_tiffs(folder)
-    if not (folder / IMAGES).is_dir() or not (folder / GROUND_TRUTH).is_dir():
-        problem = f"{len(files)} frames, and no points of nuclei"
-        expected = f"--points FILE; or {IMAGES}/ and {GROUND_TRUTH}/, as in BreCaHAD"
-        raise InputError([Fault(folder, problem, expected, _POINTS)])
+
+def refuse_frames(folder: Path) -> InputError:
+    """Say of frames without points, and without a detector, how points are given."""
+    problem = f"{len(list_tiffs(folder))} frames, and no points of nuclei"
+    expected = f"--points FILE; or {IMAGES}/ and {GROUND_TRUTH}/, as in BreCaHAD"
+    return InputError([Fault(folder, problem, expected, _POINTS)])
 
 
 def list_tiffs(folder: Path) -> dict[str, Path]:

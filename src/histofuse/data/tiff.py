@@ -61,10 +61,10 @@ class Decoded(NamedTuple):
     changes: tuple[str, ...]
 
 
-def read_rgb(path: Path, frames: FrameParams) -> Decoded:
+def read_rgb(path: Path, frames: FrameParams, *, look: bool = True) -> Decoded:
     """Decode a TIFF file.
 
-    Opaque alpha is dropped; more than 8 bits are scaled to 8.
+    Opaque alpha is dropped; more than 8 bits are scaled to 8. `look` at whether it shows anything.
 
     Raises:
         InputError: If the file is missing, damaged or cut short, holds anything but `ACCEPTED`,
@@ -75,7 +75,8 @@ def read_rgb(path: Path, frames: FrameParams) -> Decoded:
 
     with naming_file(path), tifffile.TiffFile(path) as tiff:
         decoded = decode_whole(tiff, path, frames)
-        require_content(decoded.rgb, path)
+        if look:
+            require_content(decoded.rgb, path)
         return decoded
 
 

@@ -28,6 +28,7 @@ from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.records import find_recorded
+from histofuse.tracking.interface import WARNINGS
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class FrameModel:
                 f"{self.image.bundle.path}: config.json has no stain_normalisation. "
                 "Train the model again with dvc repro."
             ) from None
+
+    def make_empty(self) -> pd.DataFrame:
+        """Make an answer without rows, for pictures without nuclei."""
+        names = pd.DataFrame({name: pd.Series(dtype="str") for name in ("case_id", "frame_id")})
+        places = pd.DataFrame({axis: np.empty(0) for axis in ("x_px", "y_px", "score")})
+        logits = np.empty((0, len(self.predictor.bundle.config["classes"])), np.float32)
+        answer = self.predictor.tabulate(logits, pd.RangeIndex(0))
+        return pd.concat([names, places, answer.assign(**{WARNINGS: ""})], axis=1)
 
     def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
         """Predict patches, stored with their margin, of some cases."""

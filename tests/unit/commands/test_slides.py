@@ -16,6 +16,7 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.data.geojson import read_objects
 from histofuse.evaluation.mitotic_counts import MitosisErrors
+from histofuse.serving import finding
 
 MPP = 0.25
 APERIO = "Aperio Image Library v11\n{0}x{1} (256x256) JPEG/RGB Q=70|AppMag = 40|MPP = {2}"
@@ -72,6 +73,7 @@ def places():
 def project(small_project, monkeypatch):
     """The small project, its models at a resolution, and the detector of discs."""
     monkeypatch.setattr(slides_module, "load_finder", lambda _: DiscFinder())
+    monkeypatch.setattr(finding, "load_finder", lambda _: DiscFinder())
     slides_module._load_model.cache_clear()
     set_resolution(Path("models/simple_cnn"), 16 * MPP)
     text = Path("params.yaml").read_text(encoding="utf-8")
@@ -219,12 +221,64 @@ def test_label_and_overview_pictures_are_never_read(project, places, monkeypatch
     assert first and not any(low <= offset < high for offset in reached for low, high in spans)
 
 
+def find_in_frames(**more):
+    values = dict.fromkeys(("points", "patients", "crosswalk"))
+    values |= {"frames": Path("frames"), "model": "models/simple_cnn", "batch": 64} | more
+    said = predict(Request(out=Path("out.parquet"), detector="models/simple_cnn", **values))
+    return said, pd.read_parquet("out.parquet")
+
+
+def test_frames_without_points_get_the_nuclei_that_are_found(project, places, capsys):
+    Path("frames").mkdir()
+    doubled = np.repeat(np.repeat(draw_tissue(300, 300, places[:20]), 2, axis=0), 2, axis=1)
+    tifffile.imwrite("frames/Case_1-01.tif", doubled, photometric="rgb")
+    glass = np.random.default_rng(0).integers(236, 244, (99, 99, 1)).repeat(3, axis=2)
+    tifffile.imwrite("frames/Case_1-02.tif", glass.astype(np.uint8), photometric="rgb")
+    said, table = find_in_frames(mpp=MPP / 2, geojson=Path("qupath"))
+    expected = 2 * np.array(places[:20])
+    inside = expected[(expected < 600).all(axis=1)]
+    assert len(table) == len(inside)
+    gaps = np.abs(table[["x_px", "y_px"]].to_numpy()[:, None] - inside).max(axis=2)
+    assert gaps.min(axis=1).max() <= 3
+    assert f"{len(inside)} nuclei of 2 frames" in said
+    assert "Case_1-02.tif: no tissue, so no nuclei" in capsys.readouterr().err
+    objects = read_objects(Path("qupath/Case_1-01.geojson")).table
+    assert objects["measurements"].iloc[0]["Detection score"] == 0.9
+
+
+def test_frames_without_any_nucleus_are_answered_with_none(project):
+    Path("frames").mkdir()
+    glass = np.random.default_rng(0).integers(236, 244, (99, 99, 1)).repeat(3, axis=2)
+    tifffile.imwrite("frames/Case_1-01.tif", glass.astype(np.uint8), photometric="rgb")
+    said, table = find_in_frames()
+    assert len(table) == 0
+    assert "prediction" in table
+    assert "0 nuclei of 1 frames" in said
+
+
+def test_frames_that_cannot_be_searched_are_named(project, places):
+    Path("frames").mkdir()
+    pixels = draw_tissue(200, 200, places[:5])
+    tifffile.imwrite("frames/Case_1-01.tif", pixels // 20, photometric="rgb")
+    with pytest.raises(InputError, match=r"Case_1-01\.tif: is nearly black"):
+        find_in_frames()
+    tifffile.imwrite("frames/Case_1-01.tif", pixels, photometric="rgb")
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("mpp: 0.25", "mpp: none"), "utf-8")
+    with pytest.raises(InputError, match=r"Case_1-01\.tif: does not say its mpp"):
+        find_in_frames()
+    set_resolution(Path("models/simple_cnn"), 8.0)
+    with pytest.raises(InputError, match=r"has 0\.5 µm per pixel; expected 0\.25"):
+        find_in_frames(mpp=MPP)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({"out": "a.parquet"}, "--out: is a.parquet; expected a folder"),
         ({"frames": Path("a")}, "FRAMES: given with --slide"),
         ({"slide": "nowhere"}, "nowhere: no such file or folder"),
+        ({"detector": "none"}, "--detector: none is no bundle, and not registered"),
         ({"slide": "models"}, "models: no slides"),
         ({"model": "models/logistic_regression"}, "--model: reads health records"),
     ],
