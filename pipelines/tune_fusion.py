@@ -4,6 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from _study import run_job
+from histofuse.core.privacy import merge_sources
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.fusion import FusionParams
@@ -11,7 +12,7 @@ from histofuse.params.pairing import PairingParams, PairingsParams
 from histofuse.params.tune import StudyParams, StudyStorage
 from histofuse.studies.objectives.epochs import MEASURED_ON, FusionObjective
 from histofuse.studies.run import StudyJob
-from histofuse.training.fusion import load_pairs, merge_sources
+from histofuse.training.fusion import load_pairs
 
 EMBEDDINGS = Path("data/embeddings")
 PAIRS = Path("data/pairs")

@@ -53,7 +53,7 @@ class RunRow:
     """One published run, with the keys that programs read."""
 
     run: str
-    kind: str  # image, tabular or fusion
+    kind: str  # image, tabular, fusion or patient
     model: str  # its registered name
     version: int
     digest: str  # of its bundle
@@ -66,9 +66,9 @@ class RunRow:
     params: dict[str, str]
 
     @property
-    def on_patches(self) -> bool:
-        """Whether it classifies patches, not admissions."""
-        return self.kind != "tabular"
+    def unit(self) -> str:
+        """What it answers about: patches, admissions or patients."""
+        return {"tabular": "admissions", "patient": "patients"}.get(self.kind, "patches")
 
 
 def list_runs(models: Path = MODELS) -> list[RunRow]:
@@ -138,7 +138,8 @@ def describe_runs(
     if form != "table":
         dicts = [_to_dict(row) for row in rows]
         return to_json(dicts).rstrip("\n") if form == "json" else _to_csv(dicts)
-    groups = [[r for r in rows if r.on_patches], [r for r in rows if not r.on_patches]]
+    units = ("patches", "admissions", "patients")
+    groups = [[r for r in rows if r.unit == unit] for unit in units]
     console = Console(width=width or _WIDTH, no_color=True, highlight=False)
     tables, needed = [], 0
     for folds in (0, 1, 2):
@@ -183,9 +184,9 @@ def _make_table(
     rows: Sequence[RunRow], sort: str | None, columns: Sequence[str], folds: int
 ) -> Table:
     """Make the table of some runs; intervals are folded to as many further lines."""
-    names = list(columns) or list(_PATCHES if rows[0].on_patches else _ADMISSIONS)
+    unit = rows[0].unit
+    names = list(columns) or list(_PATCHES if unit == "patches" else _ADMISSIONS)
     ordered = _order(rows, sort or names[0])
-    unit = "patches" if rows[0].on_patches else "admissions"
     table = Table(title=f"models on {unit}, test split" if not columns else f"models on {unit}",
                   title_justify="left", title_style="", box=None, pad_edge=False)  # fmt: skip
     table.add_column("", no_wrap=True)

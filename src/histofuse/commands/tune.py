@@ -11,6 +11,7 @@ from shlex import quote
 from histofuse.core.errors import Fault, HistofuseError, InputError
 from histofuse.core.progress import report
 from histofuse.params.base import PARAMS_FILE, load_keys, load_section
+from histofuse.params.project import EXPECTED_MODEL, name_section
 from histofuse.params.tune import STUDY, StudyStorage
 from histofuse.studies.run import STORAGE_VARIABLE
 from histofuse.tracking.names import redact
@@ -69,8 +70,9 @@ def find_stage(name: str) -> tuple[Path, str]:
         raise InputError([Fault(where, f"no study {name!r}", f"one of: {', '.join(known)}")])
     if name == FUSION:
         return Path("pipelines/tune_fusion.py"), FUSION
-    for kind in ("tabular", "image"):
-        if name in load_keys(kind):
-            return Path(f"pipelines/tune_{kind}.py"), f"{kind}.{name}"
-    expected = "the name of a section of tabular or image, or fusion"
-    raise InputError([Fault(f"{PARAMS_FILE}, tune.{name}", "no model of this name", expected)])
+    for kind in ("tabular", "image", "patients"):
+        section = name_section(kind, name)
+        if section in [f"{kind}.{key}" for key in load_keys(kind)]:
+            return Path(f"pipelines/tune_{kind}.py"), section
+    where = f"{PARAMS_FILE}, tune.{name}"
+    raise InputError([Fault(where, "no model of this name", EXPECTED_MODEL)])

@@ -9,6 +9,7 @@ from typing import Any, Final
 NOT_DEFINED: Final = "–"
 
 _FUSION: Final = "fusion_"
+_PATIENT: Final = "patient_"
 _MODELS: Final[Mapping[str, str]] = {
     "simple_cnn": "Simple CNN",
     "resnet18": "ResNet-18",
@@ -42,6 +43,11 @@ def name_pairing(model: str) -> str:
     return model.removeprefix(_FUSION)
 
 
+def name_patient_model(method: str) -> str:
+    """Name the model at patient level of a method: "gated" -> "patient_gated"."""
+    return _PATIENT + method
+
+
 # --- names --------------------------------------------------------------------------------------
 
 
@@ -49,6 +55,10 @@ def name_model(name: str) -> str:
     """Name a model: "resnet18" -> "ResNet-18", "fusion_label_blind" -> "Fusion, label-blind"."""
     if is_fusion(name):
         return f"Fusion, {name_pairing(name).replace('_', '-')}"
+    if name.startswith(_PATIENT):
+        method = name.removeprefix(_PATIENT)
+        alone = " alone" if method in {"image", "record"} else ""
+        return f"Patients, {method.replace('_', ' ')}{alone}"
     return _MODELS.get(name, name)
 
 

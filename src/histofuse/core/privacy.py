@@ -28,6 +28,16 @@ def may_show_patients(sources: Iterable[str]) -> bool:
     return OPEN_SOURCES.issuperset(sources)
 
 
+def merge_sources(image: str, patient: str) -> str:
+    """Name the source of pairs: restricted if either side is, else simulated if either is.
+
+    A row of a fusion model names a patient and a patch.
+    """
+    if RESTRICTED in (image, patient):
+        return RESTRICTED
+    return "simulated" if "simulated" in (image, patient) else patient
+
+
 def is_aggregate(file: PurePath) -> bool:
     """Tell whether a figure or table may be shown of a restricted source, by its path."""
     hides_few = file.stem == "reliability" and _HIDING_FOLDER in file.parts[:-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,14 @@ _ADMISSIONS: Final = Contract(
     open_ended=True,
 )
 
+_PATIENTS: Final = Contract(
+    name="predictions on patients",
+    columns={"patient_id": "str", "split": "str", "target": "int"}
+    | {"probability": "float", "prediction": "int"},
+    key=("patient_id",),
+    open_ended=True,
+)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -43,7 +51,7 @@ class Predictions:
         name: The model's name.
         config: Its ``config.json``.
         history: Its ``history.csv``.
-        keys: Identifier of each row, unique: the patch, or ``subject_id/hadm_id``.
+        keys: Identifier of each row, unique: the patch, ``subject_id/hadm_id`` or the patient.
         split: Split of each row.
         labels: Class numbers.
         probabilities: Calibrated; one column a class.
@@ -92,13 +100,13 @@ class Predictions:
 
     @property
     def kind(self) -> str:
-        """``image``, ``tabular`` or ``fusion``."""
+        """``image``, ``tabular``, ``fusion`` or ``patient``."""
         return self.config["kind"]
 
     @property
     def on_patches(self) -> bool:
-        """Whether a row is a patch, not an admission."""
-        return self.kind != "tabular"
+        """Whether a row is a patch, not an admission or a patient."""
+        return self.kind in ("image", "fusion")
 
     @property
     def splits(self) -> list[str]:
@@ -118,7 +126,8 @@ class Predictions:
     @property
     def unit(self) -> str:
         """Unit of a row, in the plural."""
-        return "patches" if self.on_patches else "admissions"
+        others = {"tabular": "admissions", "patient": "patients"}
+        return others.get(self.kind, "patches")
 
     @property
     def group_unit(self) -> str:
@@ -179,16 +188,11 @@ def read_predictions(bundle: Bundle) -> Predictions:
     Raises:
         InputError: If they lack a column or hold an unknown class.
     """
-    config = bundle.config
-    about = {
-        "name": bundle.name,
-        "config": config,
-        "history": pd.read_csv(bundle.path / HISTORY),
-        "digest": bundle.digest,
-    }
-    path = bundle.path / PREDICTIONS
+    config, about, path = bundle.config, _describe(bundle), bundle.path / PREDICTIONS
     if config["kind"] == "tabular":
         return _read_admissions(path, about)
+    if config["kind"] == "patient":
+        return _read_patients(path, about)
     return _read_patches(path, about, config["classes"])
 
 
@@ -208,6 +212,42 @@ def _read_admissions(path: Path, about: dict[str, Any]) -> Predictions:
         groups=subjects,
         subjects=subjects,
         admissions=admissions,
+        logits=None if logits is None else np.column_stack([np.zeros(len(logits)), logits]),
+    )
+
+
+def read_view(bundle: Bundle, view: Literal["both", "image", "record"]) -> Predictions:
+    """Read what a model at patient level predicts where these sides are given.
+
+    Raises:
+        InputError: If a column is missing.
+    """
+    return _read_patients(bundle.path / PREDICTIONS, _describe(bundle), view)
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "config": bundle.config,
+        "history": pd.read_csv(bundle.path / HISTORY),
+        "digest": bundle.digest,
+    }
+
+
+def _read_patients(path: Path, about: dict[str, Any], view: str = "both") -> Predictions:
+    table, suffix = read_table(path, _PATIENTS), "" if view == "both" else f"_{view}"
+    positive = table[f"probability{suffix}"].to_numpy(dtype=np.float64)
+    ids = table["patient_id"].to_numpy(dtype=object)
+    logits = _read_logits(table, [f"logit{suffix}"])
+    return Predictions(
+        **about,
+        keys=ids,
+        split=table["split"].to_numpy(dtype=object),
+        labels=table["target"].to_numpy(dtype=np.int64),
+        probabilities=np.column_stack([1 - positive, positive]),
+        predictions=table[f"prediction{suffix}"].to_numpy(dtype=np.int64),
+        groups=ids,
+        subjects=ids,
         logits=None if logits is None else np.column_stack([np.zeros(len(logits)), logits]),
     )
 

@@ -19,13 +19,20 @@ PARAMS_FILE = Path("params.yaml")
 # Names become paths, stages and models; other keys may have parts.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
-NAMED: Final = ("classes", "image", "pairing", "tabular", "tune")  # their keys are names
+NAMED: Final = (
+    "classes",
+    "image",
+    "pairing",
+    "patients",
+    "tabular",
+    "tune",
+)  # their keys are names
 _EXPECTED_NAME: Final = "at most 64 letters, digits, _ and -, a letter or digit first"
 _EXPECTED_KEY: Final = "letters, digits, _ and -, in parts separated by . or /"
 # Whose values are names, or lists of them.
 NAMING: Final[tuple[str, ...]] = (
     "encoders.*", "evaluation.primary_rule", "explain.shap_models", "fusion.study", "image.*.study",
-    "studies.*", "tabular.*.study",
+    "patients.*.study", "studies.*", "tabular.*.study",
 )  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]

@@ -80,6 +80,7 @@ class NetworkSection(PatientSection):
         width: Of each side's vector.
         modality_dropout: Share of training rows, drawn anew in each epoch, that lack one side; a
             learnt vector stands for it.
+        components: Principal components of the embeddings that attention sees of a nucleus.
         attention_units: Of the attention that pools nuclei.
         patience: Epochs without a lower validation loss after which training stops.
         most_nuclei: Larger bags are thinned evenly.
@@ -88,6 +89,7 @@ class NetworkSection(PatientSection):
     width: Count
     dropout: Share
     modality_dropout: Share
+    components: Count
     attention_units: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from histofuse.core.errors import FaultList, InputError
+from histofuse.core.naming import name_patient_model
 from histofuse.params.base import (
     PARAMS_FILE,
     Section,
@@ -26,6 +27,7 @@ from histofuse.params.image import AllImageParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.patches import PatchParams
+from histofuse.params.patients import AllPatientParams
 from histofuse.params.promotion import AlarmParams, ControlParams, PromotionParams
 from histofuse.params.simulation import (
     HistologySimulationParams,
@@ -59,6 +61,7 @@ REFERENCES: Final = {
     "fusion.study": "tune",
     "image.*.study": "tune",
     "pairing.*.positive_share.keys": "classes",
+    "patients.*.study": "tune",
     "splits.images.classes_required": "classes",
     "studies.*": "tune",
     "studies.image": "image",
@@ -66,6 +69,7 @@ REFERENCES: Final = {
     "tabular.*.study": "tune",
 }
 STUDIES: Final = Path("studies")
+EXPECTED_MODEL: Final = "a section of tabular or image, fusion, or patient_ and one of patients"
 _NO_STUDY: Final = "none"
 _FUSION: Final = "fusion"
 
@@ -91,6 +95,7 @@ class StudiesParams(Section):
     tabular: list[StudyName]
     fusion: list[StudyName]
     image: list[StudyName]
+    patients: list[StudyName]
 
 
 class ProjectParams(Section):
@@ -111,6 +116,7 @@ class ProjectParams(Section):
     pairing: PairingsParams
     encoders: EncodersParams
     fusion: FusionParams
+    patients: AllPatientParams
     studies: StudiesParams
     study_storage: StudyStorage
     tune: dict[str, StudyParams]
@@ -164,10 +170,11 @@ def _check_spaces(project: ProjectParams, faults: FaultList) -> None:
     models = dict(list_models(project))
     for name, study in project.tune.items():
         fused = name == _FUSION or name in project.studies.fusion
-        section = _FUSION if fused else f"tabular.{name}"
-        section = section if section in models else f"image.{name}"
-        if section not in models:
-            expected = "the name of a section of tabular or image, or fusion"
+        kinds = ("tabular", "image", "patients")
+        sections = [_FUSION] if fused else [name_section(kind, name) for kind in kinds]
+        section = next((known for known in sections if known in models), "")
+        if not section:
+            expected = EXPECTED_MODEL
             faults.add(f"{PARAMS_FILE}, tune.{name}", "no model of this name", expected)
             continue
         try:
@@ -177,6 +184,15 @@ def _check_spaces(project: ProjectParams, faults: FaultList) -> None:
             faults.faults += [
                 f for f in error.faults if name in made or str(f.where).startswith(of_space)
             ]
+
+
+def name_section(kind: str, study: str) -> str:
+    """Name the section of the model that a study tunes: patients.gated of the study patient_gated.
+
+    The studies of the other kinds are named like the section.
+    """
+    prefix = name_patient_model("") if kind == "patients" else ""
+    return f"{kind}.{study.removeprefix(prefix)}" if study.startswith(prefix) else ""
 
 
 def _check_studies(project: ProjectParams, path: Path, faults: FaultList) -> None:
@@ -193,11 +209,13 @@ def list_models(project: ProjectParams) -> list[tuple[str, ClassifierSection]]:
     """List each model's section with its name, such as ``image.resnet18``."""
     images = [(f"image.{name}", model) for name, model in project.image.root.items()]
     tabular = [(f"tabular.{name}", model) for name, model in project.tabular.root.items()]
-    return [*images, *tabular, (_FUSION, project.fusion)]
+    patients = [(f"patients.{name}", model) for name, model in project.patients.root.items()]
+    return [*images, *tabular, (_FUSION, project.fusion), *patients]
 
 
 def _list_studies(project: ProjectParams) -> list[str]:
-    return [*project.studies.tabular, *project.studies.fusion, *project.studies.image]
+    studies = project.studies
+    return [*studies.tabular, *studies.fusion, *studies.image, *studies.patients]
 
 
 def _check_encoder(project: ProjectParams, path: Path, faults: FaultList) -> None:

@@ -23,7 +23,7 @@ ScoreName = Annotated[
 # Metrics that two models can be compared by: they depend on no threshold.
 _COMPARED: Final = r"^(brier|(auroc|auprc|ece)/(macro|minority))$"
 ComparedName = Annotated[str, Field(pattern=_COMPARED)]
-ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion)$")]
+ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion|patient)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Margin = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[float, Field(gt=0, lt=0.5)]
@@ -45,19 +45,24 @@ class Limits(Section):
     Attributes:
         patches: Of image and fusion models.
         admissions: Of models of the health record.
+        patients: Of models at patient level.
     """
 
     patches: Annotated[dict[MetricName, Margin], Field(min_length=1)]
     admissions: Annotated[dict[MetricName, Margin], Field(min_length=1)]
+    patients: Annotated[dict[MetricName, Margin], Field(min_length=1)]
 
-    def select(self, *, on_patches: bool, focus_class: str) -> dict[str, float]:
-        """Select the limits of one model, its class in focus put for ``minority``."""
-        limits = self.patches if on_patches else self.admissions
+    def select(self, unit: str, focus_class: str) -> dict[str, float]:
+        """Select the limits of one model, its class in focus put for ``minority``.
+
+        `unit` is that of its rows: ``patches``, ``admissions`` or ``patients``.
+        """
+        limits = getattr(self, unit)
         return {name_focus(metric, focus_class): limit for metric, limit in limits.items()}
 
 
 def _require_compared(limits: Limits) -> Limits:
-    named = dict.fromkeys([*limits.patches, *limits.admissions])
+    named = dict.fromkeys([*limits.patches, *limits.admissions, *limits.patients])
     if decided := [metric for metric in named if not re.match(_COMPARED, metric)]:
         raise ValueError(
             f"{', '.join(decided)}: each model decides at thresholds of its own, so it cannot be "

@@ -28,7 +28,7 @@ class CrossAttentionNetwork(FusionNetwork):
         width, values = params.width, max(1, dims["record"])
         self.token_weights = nn.Parameter(torch.randn(values, width) * width**-0.5)
         self.token_biases = nn.Parameter(torch.randn(values, width) * width**-0.5)
-        self.keys = nn.Sequential(nn.Dropout(params.dropout), nn.Linear(dims["nuclei"], width))
+        self.keys = nn.Sequential(nn.Dropout(params.dropout), nn.Linear(params.components, width))
         self.attention = nn.MultiheadAttention(width, params.heads, batch_first=True)
         self.output = nn.Sequential(nn.Dropout(params.dropout), nn.Linear(3 * width, 1))
 
@@ -50,7 +50,7 @@ class CrossAttentionNetwork(FusionNetwork):
         has_image, has_record = given[:, :1] > 0, given[:, 1:] > 0
         asking = record[:, :, None] * self.token_weights + self.token_biases
         asking = torch.where(has_record[:, :, None], asking, self.record_token)
-        keys = self.keys(self.nuclei_scaler(nuclei))
+        keys = self.keys(self.components(nuclei))
         keys = torch.where(has_image[:, :, None], keys, self.image_token)
         # Without an image every place holds the same token, so which are attended to is the same.
         padding = ~held & has_image

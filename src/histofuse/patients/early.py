@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import EarlyLogisticParams, EarlyXgboostParams
+from histofuse.patients.interface import Fitted
 from histofuse.patients.learners import (
     Booster,
     Learner,
@@ -29,8 +30,7 @@ from histofuse.patients.learners import (
     load_booster,
     load_logistic,
 )
-from histofuse.patients.methods import Fitted
-from histofuse.patients.rows import VIEWS, PatientRows, View
+from histofuse.patients.rows import VIEWS, PatientRows
 from histofuse.training.boosting import cross_validate, fit_booster
 from histofuse.training.recorder import NullRecorder, Recorder
 from histofuse.training.rows import LabelledRows
@@ -43,7 +43,7 @@ class EarlyModel:
     """A learner for each set of sides."""
 
     params: EarlyParams
-    learners: Mapping[View, Learner]
+    learners: Mapping[str, Learner]
     prior: float
 
     @property
@@ -56,7 +56,7 @@ class EarlyModel:
         answers = {view: partial(self._answer, view) for view in VIEWS}
         return answer_views(rows, answers, self.prior)
 
-    def _answer(self, view: View, rows: PatientRows) -> Logits:
+    def _answer(self, view: str, rows: PatientRows) -> Logits:
         return self.learners[view].logits(np.hstack(_list_blocks(rows, view, self.params)))
 
     def attend(self, rows: PatientRows) -> None:
@@ -68,7 +68,7 @@ class EarlyModel:
             learner.write(folder, view)
 
 
-def _list_blocks(rows: PatientRows, view: View, params: EarlyParams) -> list[np.ndarray]:
+def _list_blocks(rows: PatientRows, view: str, params: EarlyParams) -> list[np.ndarray]:
     missing = isinstance(params, EarlyXgboostParams)
     sides = {
         "image": rows.describe_image(params.aggregators),
@@ -83,7 +83,7 @@ def fit(
     """Fit on the train patients."""
     prior = compute_prior(train.outcome)
     if isinstance(params, EarlyLogisticParams):
-        learners: dict[View, Learner] = {
+        learners: dict[str, Learner] = {
             view: fit_logistic(_list_blocks(train, view, params), train.outcome, params.c)
             for view in VIEWS
         }

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import LateParams
+from histofuse.patients.interface import Fitted
 from histofuse.patients.learners import (
     Logistic,
     Logits,
@@ -25,7 +26,6 @@ from histofuse.patients.learners import (
     load_logistic,
     split_patients,
 )
-from histofuse.patients.methods import Fitted
 from histofuse.patients.rows import PatientRows, Side
 from histofuse.patients.side import describe_side
 from histofuse.training.recorder import Recorder
@@ -39,7 +39,7 @@ class LateModel:
     """A model a side and, where they are stacked, one of their log-odds."""
 
     params: LateParams
-    sides: Mapping[Side, Logistic]
+    sides: Mapping[str, Logistic]
     stack: Logistic | None
     prior: float
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from histofuse.core.seeding import derive_seed
 from histofuse.models.standardiser import SMALLEST_SPREAD
-from histofuse.patients.rows import PatientRows, View
+from histofuse.patients.rows import PatientRows
 
 if TYPE_CHECKING:
     import xgboost
@@ -69,7 +69,9 @@ def load_logistic(folder: Path, name: str) -> Logistic:
     return Logistic(**load_file(folder / f"{name}.safetensors"))
 
 
-def fit_logistic(blocks: Sequence[Matrix], outcome: Int64[np.ndarray, " p"], c: float) -> Logistic:
+def fit_logistic(
+    blocks: Sequence[Float[np.ndarray, "p _"]], outcome: Int64[np.ndarray, " p"], c: float
+) -> Logistic:
     """Fit on joined blocks of columns.
 
     Columns are divided by the root of their block's width: the penalty then weighs each block
@@ -133,7 +135,7 @@ def split_patients(
 
 
 def answer_views(
-    rows: PatientRows, answers: Mapping[View, Callable[[PatientRows], Logits]], prior: float
+    rows: PatientRows, answers: Mapping[str, Callable[[PatientRows], Logits]], prior: float
 ) -> Logits:
     """Answer each patient by the sides that are given; where no answer fits, by the prior."""
     logits = np.full(len(rows), prior)

@@ -1,87 +1,15 @@
-"""The interface of all methods of fusion, and where each kind is implemented."""
+"""Fits and loads whichever method of fusion the params are of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
-
-import numpy as np
-import pandas as pd
-from jaxtyping import Float32, Float64
+from typing import Any
 
 from histofuse.params.patients import AnyPatientParams
+from histofuse.patients.interface import FitMethod, Fitted, PatientModel
 from histofuse.patients.rows import PatientRows
 from histofuse.training.recorder import Recorder
-
-# Kind -> module of this package with `fit` (a `FitMethod`) and `load` (a `LoadMethod`).
-_MODULES: Final[Mapping[str, str]] = {
-    "side": "side",
-    "early_logistic": "early",
-    "early_xgboost": "early",
-    "late": "late",
-    "intermediate": "intermediate",
-    "gated": "gated",
-    "bilinear": "bilinear",
-    "cross_attention": "cross_attention",
-}
-
-
-@runtime_checkable
-class PatientModel(Protocol):
-    """Patients -> log-odds of the outcome, from whichever sides are given."""
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers were learnt."""
-        ...
-
-    def logits(self, rows: PatientRows) -> Float64[np.ndarray, " p"]:
-        """Compute log-odds, not calibrated, from the sides that are given."""
-        ...
-
-    def attend(self, rows: PatientRows) -> Float32[np.ndarray, " n"] | None:
-        """Compute each nucleus's share in its patient's image vector; None if it has no meaning."""
-        ...
-
-    def write(self, folder: Path) -> None:
-        """Write the weights into a bundle's folder."""
-        ...
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted method.
-
-    Attributes:
-        model: At inference.
-        history: One row an epoch or round.
-        architecture: What `load` needs besides the params.
-        training: How it ended, for ``config.json``.
-    """
-
-    model: PatientModel
-    history: pd.DataFrame
-    architecture: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class FitMethod(Protocol):
-    """Fits a method on train patients; validation patients choose when to stop."""
-
-    def __call__(
-        self,
-        train: PatientRows,
-        validation: PatientRows,
-        params: Any,
-        seed: int,
-        recorder: Recorder,
-    ) -> Fitted:
-        """Fit."""
-        ...
 
 
 def fit_method(
@@ -104,4 +32,20 @@ def load_method(
 
 
 def _find_module(kind: str) -> Any:
-    return import_module(f"histofuse.patients.{_MODULES[kind]}")
+    """Import the module of a kind, with `fit` (a `FitMethod`) and `load`."""
+    match kind:
+        case "side":
+            from histofuse.patients import side as module
+        case "early_logistic" | "early_xgboost":
+            from histofuse.patients import early as module
+        case "late":
+            from histofuse.patients import late as module
+        case "intermediate":
+            from histofuse.patients import intermediate as module
+        case "gated":
+            from histofuse.patients import gated as module
+        case "bilinear":
+            from histofuse.patients import bilinear as module
+        case _:
+            from histofuse.patients import cross_attention as module
+    return module

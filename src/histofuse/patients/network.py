@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import one_thread
-from histofuse.models.standardiser import Standardiser
+from histofuse.models.standardiser import SMALLEST_SPREAD, Standardiser
 from histofuse.params.patients import NetworkSection
 from histofuse.patients.attention import AttentionPool
+from histofuse.patients.interface import Fitted
 from histofuse.patients.learners import Logits
-from histofuse.patients.methods import Fitted
 from histofuse.patients.rows import VIEWS, PatientRows
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fitting.fit import fit as fit_loop
@@ -38,6 +38,38 @@ from histofuse.training.recorder import Recorder
 
 WEIGHTS: Final = "weights.safetensors"
 _ROWS_AT_ONCE: Final = 256
+
+
+class Components(nn.Module):
+    """Embeddings -> their first principal components, each with variance 1 on train nuclei.
+
+    A few hundred patients do not tell which of 512 dimensions matter; nuclei are many, and their
+    spread tells, without looking at any outcome, in which directions they differ.
+    """
+
+    mean: Tensor
+    directions: Tensor
+
+    def __init__(self, dim: int, components: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("directions", torch.zeros(dim, components))
+
+    @torch.no_grad()
+    def fit(self, nuclei: Float[Tensor, "n dim"]) -> None:
+        """Learn the directions; those that have no spread stay at 0."""
+        centred = nuclei.double() - nuclei.double().mean(dim=0)
+        variances, vectors = torch.linalg.eigh(centred.T @ centred / len(nuclei))
+        kept = min(self.directions.shape[1], int((variances > SMALLEST_SPREAD).sum()))
+        vectors, variances = vectors.flip(1)[:, :kept], variances.flip(0)[:kept]
+        # The sign of a direction is arbitrary: its largest part is made positive.
+        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+        self.mean.copy_(nuclei.double().mean(dim=0))
+        self.directions[:, :kept] = vectors * largest.sign() / variances.sqrt()
+
+    def forward(self, nuclei: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n components"]:
+        """Compute the components."""
+        return (nuclei - self.mean) @ self.directions
 
 
 class FusionNetwork(nn.Module):
@@ -51,10 +83,10 @@ class FusionNetwork(nn.Module):
     def __init__(self, dims: dict[str, int], params: NetworkSection) -> None:
         super().__init__()
         pooled = "attention" in params.aggregators
-        self.nuclei_scaler = Standardiser(dims["nuclei"])
+        self.components = Components(dims["nuclei"], params.components)
         self.fixed_scaler = Standardiser(dims["fixed"])
-        self.pool = AttentionPool(dims["nuclei"], params.attention_units) if pooled else None
-        described = dims["fixed"] + (dims["nuclei"] if pooled else 0)
+        self.pool = AttentionPool(params.components, params.attention_units) if pooled else None
+        described = dims["fixed"] + (params.components if pooled else 0)
         self.image_layer = _make_layer(described, params)
         self.record_layer = _make_layer(dims["record"], params)
         self.image_token = nn.Parameter(torch.zeros(params.width))
@@ -78,7 +110,7 @@ class FusionNetwork(nn.Module):
         """Compute the image vector."""
         parts = [self.fixed_scaler(fixed)]
         if self.pool is not None:
-            parts.append(self.pool(self.nuclei_scaler(nuclei), held))
+            parts.append(self.pool(self.components(nuclei), held))
         return self.image_layer(torch.cat(parts, dim=1))
 
     def combine(
@@ -90,7 +122,7 @@ class FusionNetwork(nn.Module):
     def attend(self, inputs: Inputs) -> Float[Tensor, "batch most"] | None:
         """Compute the weights of nuclei; None without attention."""
         nuclei, held, *_ = inputs
-        return None if self.pool is None else self.pool.weigh(self.nuclei_scaler(nuclei), held)
+        return None if self.pool is None else self.pool.weigh(self.components(nuclei), held)
 
 
 def _make_layer(inputs: int, params: NetworkSection) -> nn.Module:
@@ -185,7 +217,8 @@ def fit_network(  # noqa: PLR0917
     dims = {"nuclei": nuclei.shape[2], "fixed": fixed.shape[1], "record": record.shape[1]}
     network = make(dims, params)
     network.fixed_scaler.fit(fixed)
-    network.nuclei_scaler.fit(nuclei[held])
+    if params.reads_nuclei:
+        network.components.fit(nuclei[held])
     labels = torch.from_numpy(train.outcome)
     views = [make_inputs(validation.show(view), params) for view in VIEWS]
     watched = Rows(

@@ -48,9 +48,8 @@ class PatientRows:
 
     def take(self, patients: Int64[np.ndarray, " m"]) -> PatientRows:
         """Take patients by number, in the order given."""
-        starts = np.cumsum(self.sizes) - self.sizes
-        nuclei = [np.arange(starts[i], starts[i] + self.sizes[i]) for i in patients]
-        of_nuclei = np.concatenate([np.empty(0, dtype=np.int64), *nuclei])
+        bags = np.split(np.arange(len(self.embeddings)), np.cumsum(self.sizes)[:-1])
+        of_nuclei = np.concatenate([np.empty(0, dtype=np.int64), *(bags[i] for i in patients)])
         return PatientRows(
             self.embeddings[of_nuclei],
             self.logits[of_nuclei],
@@ -65,7 +64,7 @@ class PatientRows:
         given = np.tile(np.array(_GIVEN[view]), (len(self), 1))
         return replace(self, given=given)
 
-    def match(self, view: View) -> Bool[np.ndarray, " p"]:
+    def match(self, view: str) -> Bool[np.ndarray, " p"]:
         """Tell which patients have exactly the sides of a view."""
         return (self.given == np.array(_GIVEN[view])).all(axis=1)
 
@@ -77,7 +76,7 @@ class PatientRows:
 def fit_record_encoder(bags: PatientBags, params: EncodingParams) -> Encoder:
     """Learn the encoding of records from the train patients."""
     table = bags.record_table
-    specs = [_describe(name, table[name].dropna().to_numpy()) for name in table]
+    specs = [_describe(name, table[name].dropna().to_numpy()) for name in map(str, table)]
     return fit_encoder(table[bags.split == "train"], specs, params)
 
 

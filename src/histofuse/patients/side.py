@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import SideParams
+from histofuse.patients.interface import Fitted
 from histofuse.patients.learners import (
     Logistic,
     Logits,
@@ -19,7 +20,6 @@ from histofuse.patients.learners import (
     fit_logistic,
     load_logistic,
 )
-from histofuse.patients.methods import Fitted
 from histofuse.patients.rows import PatientRows, Side
 from histofuse.training.recorder import Recorder
 

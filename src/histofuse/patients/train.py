@@ -10,16 +10,18 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from histofuse.core.artifacts import write_json, write_text
+from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
 from histofuse.core.bundle import CONFIG, Bundle, writing_bundle
 from histofuse.core.errors import BundleError, Fault, InputError
+from histofuse.core.privacy import merge_sources
 from histofuse.core.tables import Contract, to_csv, write_table
 from histofuse.features.encoding import Encoder
 from histofuse.models.tabular import ENCODER
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.patients import AnyPatientParams, PatientParams
-from histofuse.patients.bags import PatientBags
-from histofuse.patients.methods import Fitted, PatientModel, fit_method, load_method
+from histofuse.patients.bags import PatientBags, load_bags
+from histofuse.patients.interface import Fitted, PatientModel
+from histofuse.patients.methods import fit_method, load_method
 from histofuse.patients.rows import (
     VIEWS,
     PatientRows,
@@ -59,7 +61,8 @@ class PatientCohort:
         target: Name of the outcome.
         source: Such as ``simulated``.
         digests: Input -> SHA-256.
-        encoder: The frozen image encoder: ``name``, ``registered`` and ``digest``.
+        encoder: The frozen image encoder: ``name``, ``digest`` and ``registered``, its name in the
+            registry.
     """
 
     bags: PatientBags
@@ -67,6 +70,32 @@ class PatientCohort:
     source: str
     digests: Mapping[str, str]
     encoder: Mapping[str, str]
+
+
+def load_cohort(cohort: Path, embeddings: Path) -> PatientCohort:
+    """Load linked patients and the digests of what is read; see `bags.load_bags`.
+
+    ``meta.json`` in the folder of embeddings names ``source`` and ``encoder``; the one in the other
+    folder may name the ``target``.
+
+    Raises:
+        InputError: As `bags.load_bags` does.
+    """
+    bags = load_bags(cohort, embeddings)
+    meta, about = (load_json(folder / "meta.json") for folder in (embeddings, cohort))
+    files = {
+        "patients": cohort / "patients.parquet",
+        "nuclei": cohort / "nuclei.parquet",
+        "image_embeddings": embeddings / "image.npy",
+        "image_logits": embeddings / "logits.npy",
+    }
+    return PatientCohort(
+        bags=bags,
+        target=about.get("target", "outcome"),
+        source=merge_sources(meta["source"], about["source"]),
+        digests={name: digest_file(path) for name, path in files.items()},
+        encoder=meta["encoder"],
+    )
 
 
 @dataclass(frozen=True)
@@ -102,14 +131,15 @@ def train_method(
     rows = make_rows(bags, encoder)
     train, validation = (select_split(rows, bags.split, s) for s in ("train", "validation"))
     fitted = fit_method(train, validation, params, seed, recorder)
-    logits = {view: fitted.model.logits(rows.show(view)) for view in VIEWS}
+    logits: dict[View, np.ndarray] = {view: fitted.model.logits(rows.show(view)) for view in VIEWS}
     held_out = bags.split == "validation"
-    decisions = {
+    of_rows = bags.outcome[held_out], bags.patient_ids[held_out]
+    decisions: dict[View, Decision] = {
+        # Where a side is not read, the answer is the outcome's share: nothing to calibrate.
         view: fit_decision(
             to_columns(values[held_out]),
-            bags.outcome[held_out],
-            bags.patient_ids[held_out],
-            params.calibration,
+            *of_rows,
+            params.calibration if np.ptp(values) else "none",
             params.threshold,
         )
         for view, values in logits.items()
@@ -195,6 +225,16 @@ def _describe(
         },
         "training": fitted.training,
     }
+
+
+def describe_training(trained: TrainedMethod, bags: PatientBags) -> str:
+    """Summarise in a line how a method ranks the validation patients, by the sides given."""
+    rows = bags.split == "validation"
+    scores = {
+        v: score_logits(x[rows], bags.outcome[rows])["auroc"] for v, x in trained.logits.items()
+    }
+    shown = ", ".join(f"{view} {score:.3f}" for view, score in scores.items())
+    return f"validation AUROC on {int(rows.sum())} patients: {shown}"
 
 
 def load_patient_model(bundle: Bundle) -> PatientModel:

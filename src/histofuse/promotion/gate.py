@@ -241,7 +241,7 @@ def _check_alarms(evidence: Evidence) -> Iterator[Check]:
 
 
 def _select(limits: Limits, rows: Predictions) -> dict[str, float]:
-    return limits.select(on_patches=rows.on_patches, focus_class=rows.focus_class)
+    return limits.select(rows.unit, rows.focus_class)
 
 
 def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:

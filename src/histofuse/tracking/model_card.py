@@ -15,12 +15,15 @@ _KINDS: Final = {
     "image": "a patch of H&E-stained breast tissue -> a probability for each class of nucleus",
     "tabular": "an admission's health record -> the probability of the target",
     "fusion": "a patch and a patient's health record -> a probability for each class of nucleus",
+    "patient": "a patient's nuclei and record, or one of them -> the probability of the outcome",
 }
 _USES: Final = {
     "image": "Classes of nuclei about a point that is given; it finds none by itself.",
     "tabular": "Risk at the admission it was defined for; the record as in its signature.",
     "fusion": "Both a patch and the record of the same patient; without a record the image encoder "
     "answers alone.",
+    "patient": "One answer a patient; without nuclei or without a record the same model answers "
+    "from what is given, calibrated for that case.",
 }
 # Metrics of the class that counts most come before these, accuracy after them.
 _FOCUSED: Final = ("auprc", "recall", "f1", "auroc", "ece")

@@ -27,7 +27,7 @@ from histofuse.core.artifacts import (
     write_text,
 )
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
-from histofuse.core.naming import name_column, name_fusion
+from histofuse.core.naming import name_column, name_fusion, name_patient_model
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report, track
 from histofuse.params.base import load_keys, load_section
@@ -162,7 +162,8 @@ def publish_all(
 def list_models(models: Path) -> list[str]:
     """List the trained models that params.yaml names; others are left from earlier params."""
     fused = map(name_fusion, load_keys("pairing"))
-    names = [*load_keys("image"), *load_keys("tabular"), *fused]
+    patients = map(name_patient_model, load_keys("patients"))
+    names = [*load_keys("image"), *load_keys("tabular"), *fused, *patients]
     return [name for name in names if (models / name / MANIFEST).is_file()]
 
 

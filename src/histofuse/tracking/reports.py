@@ -65,7 +65,9 @@ def read_reports(root: Path, bundle: Bundle, *, primary: bool, row_level: bool) 
 
 def _list_parts(root: Path, bundle: Bundle, *, primary: bool) -> Iterator[_Part]:
     name = bundle.name
-    path, folder = root / "metrics.json", root / "figures"
+    of_patients = bundle.config.get("kind") == "patient"
+    path = root / "patients" / "metrics.json" if of_patients else root / "metrics.json"
+    folder = root / "figures"
     known = load_json(path) if path.is_file() else {}
     declared = known.get("declared", {})
     if name in known.get("models", {}) or (folder / name).is_dir():

@@ -16,7 +16,7 @@ from histofuse.core.artifacts import digest_file, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import collect_faults
-from histofuse.core.privacy import RESTRICTED
+from histofuse.core.privacy import merge_sources
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
 from histofuse.features.embeddings import Embeddings, load_embeddings, select_pairs
@@ -209,13 +209,3 @@ def _describe(name: str, data: PairedEmbeddings, params: FusionParams, seed: int
 def _describe_pairing(pairing: PairingParams) -> dict[str, Any]:
     rule = pairing.root.rule
     return {"pairing": pairing.root.model_dump(), "leaky": rule in LEAKY_RULES}
-
-
-def merge_sources(image: str, patient: str) -> str:
-    """Name the source of pairs: restricted if either side is, else simulated if either is.
-
-    A row of a fusion model names a patient and a patch.
-    """
-    if RESTRICTED in (image, patient):
-        return RESTRICTED
-    return "simulated" if "simulated" in (image, patient) else patient

@@ -15,9 +15,10 @@ from histofuse.studies.run import STORAGE_VARIABLE
 
 PARAMS = {
     "study_storage": "mlruns/studies.journal",
-    "tune": {"xgboost": {}, "resnet18": {}, "fusion": {}, "orphan": {}},
+    "tune": {"xgboost": {}, "resnet18": {}, "fusion": {}, "orphan": {}, "patient_gated": {}},
     "tabular": {"xgboost": {}},
     "image": {"resnet18": {}},
+    "patients": {"gated": {}},
     "fusion": {},
 }
 STAGE = """
@@ -42,7 +43,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
     YAML().dump(PARAMS, Path("params.yaml"))
     Path("pipelines").mkdir()
-    for name in ("tabular", "image", "fusion"):
+    for name in ("tabular", "image", "fusion", "patients"):
         Path(f"pipelines/tune_{name}.py").write_text(STAGE)
     return tmp_path
 
@@ -53,6 +54,7 @@ def project(tmp_path, monkeypatch):
         ("xgboost", "tabular", "tabular.xgboost"),
         ("resnet18", "image", "image.resnet18"),
         ("fusion", "fusion", "fusion"),
+        ("patient_gated", "patients", "patients.gated"),
     ],
 )
 def test_the_study_s_stage_and_the_model_s_section_are_found(project, name, stage, section):

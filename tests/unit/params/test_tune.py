@@ -8,6 +8,8 @@ from histofuse.core.errors import InputError
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.fusion import FusionParams
 from histofuse.params.image import ImageParams
+from histofuse.params.patients import PatientParams
+from histofuse.params.project import name_section
 from histofuse.params.tabular import TabularParams
 from histofuse.params.tune import StudyParams, StudyStorage, apply_values, check_space
 
@@ -39,6 +41,9 @@ def test_the_project_s_own_studies_fit_their_models():
         elif name in load_keys("image", ROOT):
             section = load_section(ImageParams, f"image.{name}", ROOT).root
             check_space(study, section, f"tune.{name}", f"image.{name}")
+        elif section_name := name_section("patients", name):
+            section = load_section(PatientParams, section_name, ROOT).root
+            check_space(study, section, f"tune.{name}", section_name)
         else:
             section = load_section(TabularParams, f"tabular.{name}", ROOT).root
             check_space(study, section, f"tune.{name}", f"tabular.{name}")

@@ -35,11 +35,13 @@ PARAMS = PromotionParams(
     alarm_metrics=["auroc/macro", "f1/macro"],
     faithfulness_minimums={},
     margins=Limits(
+        patients={"auroc/minority": 0.03},
         patches={"auroc/macro": 0.02, "auprc/minority": 0.05},
         admissions={"auroc/minority": 0.02, "brier": 0.02},
     ),
     encoder_margins={"auroc/macro": 0.02, "auprc/minority": 0.05, "brier": 0.02},
     minimums=Limits(
+        patients={"auroc/minority": 0.5},
         patches={"auroc/macro": 0.5, "recall/minority": 0.0},
         admissions={"auroc/minority": 0.5, "brier": 0.25},
     ),

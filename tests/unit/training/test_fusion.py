@@ -8,6 +8,7 @@ import torch
 from histofuse.core.auroc import compute_auroc
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
+from histofuse.core.privacy import merge_sources
 from histofuse.features.embeddings import Embeddings, number_rows, select_pairs
 from histofuse.features.pairing import make_pairs
 from histofuse.models.fusion import load_fusion_model
@@ -20,7 +21,6 @@ from histofuse.training.fusion import (
     PairedEmbeddings,
     make_head,
     make_recipe,
-    merge_sources,
     train_fusion,
 )
 from histofuse.training.recorder import NullRecorder

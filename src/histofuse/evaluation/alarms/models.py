@@ -236,7 +236,7 @@ def check_validation_test_gap(
     Without an interval the margin alone decides.
     """
     gap = params.validation_test_gap
-    limits = gap.select(on_patches=rows.on_patches, focus_class=rows.focus_class)
+    limits = gap.select(rows.unit, rows.focus_class)
     metrics = list(limits)
     test, validation = (
         replace(bootstrap, seed=derive_seed(bootstrap.seed, split)).resample_metrics(

@@ -136,7 +136,7 @@ class XgboostObjective:
                 rounds = choose_rounds(curves)
                 report(number, mean_defined(self._score(boosters, rounds)[self.metric]))
         scores = self._score(boosters, rounds)
-        return _to_result(scores, self.metric, {"cv/rounds": float(rounds)})
+        return to_result(scores, self.metric, {"cv/rounds": float(rounds)})
 
     def _grow(self, prepared: _Prepared, ended: threading.Event, params: XgboostParams) -> _Grown:
         import xgboost
@@ -195,10 +195,11 @@ def _make_stop(ended: threading.Event) -> TrainingCallback:
     return Stop()
 
 
-def _to_result(
-    scores: dict[str, list[float]], metric: str, others: dict[str, float]
-) -> TrialResult:
-    """Average the scores of the folds."""
+def to_result(scores: dict[str, list[float]], metric: str, others: dict[str, float]) -> TrialResult:
+    """Average the scores of the folds, by name in training.
+
+    `others` are added to the scores as they are.
+    """
     return TrialResult(
         value=mean_defined(scores[metric]),
         scores=others | {name: mean_defined(scores[key]) for key, name in _NAMES.items()},
@@ -245,7 +246,7 @@ class MlpObjective:
             for key, score in self._fit(fold, params).items():
                 scores[key].append(score)
             report(number, mean_defined(scores[self.metric]))
-        return _to_result(scores, self.metric, {})
+        return to_result(scores, self.metric, {})
 
     def _fit(self, fold: _Fold, params: MlpParams) -> dict[str, float]:
         from histofuse.models.mlp import compute_logits

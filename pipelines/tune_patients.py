@@ -1,0 +1,28 @@
+"""Stage ``tune_patients``: linked patients -> the study of one method of fusion."""
+
+from pathlib import Path
+
+from _stage import run_stage
+from _study import run_job
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.ehr import EncodingParams
+from histofuse.params.patients import PatientParams
+from histofuse.params.project import name_section
+from histofuse.params.tune import StudyParams, StudyStorage
+from histofuse.patients.train import load_cohort
+from histofuse.studies.objectives.patients import make_job
+
+LINKED = Path("data/linked")
+EMBEDDINGS = Path("data/linked_embeddings")
+
+
+def main(name: str, *words: str) -> None:
+    base = load_section(PatientParams, name_section("patients", name)).root
+    params = load_section(StudyParams, f"tune.{name}")
+    encoding = load_section(EncodingParams, "encoding")
+    job = make_job(name, load_cohort(LINKED, EMBEDDINGS), base, params, encoding, load_seed())
+    run_job(job, words, load_section(StudyStorage, "study_storage").root)
+
+
+if __name__ == "__main__":
+    run_stage(main)

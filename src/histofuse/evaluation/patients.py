@@ -1,0 +1,195 @@
+"""Methods of fusion at patient level, side by side: what each gains, and does with one side alone.
+
+Patients are the unit: all methods are measured on the same resamples of the same test patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from histofuse.core.bundle import Bundle
+from histofuse.core.naming import name_model, name_patient_model
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
+from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.performance.intervals import render_ends
+from histofuse.evaluation.performance.tables import Table
+from histofuse.evaluation.predictions import Predictions, read_view
+
+SIDES: Final = ("image", "record")
+VIEWS: Final = ("both", *SIDES)
+_MACRO: Final = "auroc/macro"  # of two classes, that of the outcome
+
+
+@dataclass(frozen=True)
+class Measured:
+    """AUROCs of one method on the test patients, with intervals.
+
+    Attributes:
+        views: By the sides given.
+        gain: From both sides, less the better model of one side; None for such a model.
+        behind: By side, from that side alone less the model of that side.
+        parameters: Numbers that were learnt.
+    """
+
+    views: Mapping[str, Interval]
+    gain: Interval | None
+    behind: Mapping[str, Interval]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods.
+
+    Attributes:
+        methods: By the model's name, in the order of params.yaml.
+        better_side: The model of one side that ranks validation patients better.
+        default: The simplest method that no other beats by its interval; None without fusion.
+    """
+
+    methods: Mapping[str, Measured]
+    better_side: str
+    default: str | None
+
+
+def compare_methods(
+    models: Mapping[str, Mapping[str, Predictions]], split: str, bootstrap: Bootstrap
+) -> Comparison:
+    """Measure methods of fusion against the models of one side and against each other.
+
+    Args:
+        models: Model to predictions by the sides given; among them ``patient_image`` and
+            ``patient_record``, the models of one side.
+        split: That is measured.
+        bootstrap: Draws resamples of patients.
+    """
+    alone = {side: name_patient_model(side) for side in SIDES}
+    drawn = {
+        name: {
+            view: bootstrap.resample_metrics(rows.of(split), [_MACRO])
+            for view, rows in views.items()
+        }
+        for name, views in models.items()
+    }
+    sides = {side: drawn[name][side] for side, name in alone.items()}
+    better = max(SIDES, key=lambda side: _score_validation(models[alone[side]][side]))
+    methods = {}
+    for name, views in drawn.items():
+        fused = name not in alone.values()
+        answered = [view for view in VIEWS if fused or alone.get(view) == name]
+        methods[name] = Measured(
+            {view: views[view].interval(_MACRO) for view in answered},
+            _subtract(views["both"], sides[better]) if fused else None,
+            {s: _subtract(views[s], sides[s]) for s in SIDES} if fused else {},
+            models[name]["both"].config["architecture"]["parameters"],
+        )
+    fusions = {n: drawn[n]["both"] for n, m in methods.items() if m.gain is not None}
+    return Comparison(methods, alone[better], choose_default(fusions, methods))
+
+
+def _score_validation(rows: Predictions) -> float:
+    chosen = rows.of("validation")
+    metrics = classification_metrics(
+        chosen.labels, chosen.probabilities, chosen.predictions, chosen.classes, "validation"
+    )
+    return metrics[f"validation/{_MACRO}"] or 0.0
+
+
+def _subtract(new: Resampled, old: Resampled) -> Interval:
+    return new.minus_paired(old).interval(_MACRO)
+
+
+def choose_default(fusions: Mapping[str, Resampled], methods: Mapping[str, Measured]) -> str | None:
+    """Choose the simplest method, by its parameters, that no other beats by a whole interval."""
+    for name in sorted(fusions, key=lambda name: methods[name].parameters):
+        rivals = (_subtract(other, fusions[name]) for n, other in fusions.items() if n != name)
+        if not any(gain.low is not None and gain.low > 0 for gain in rivals):
+            return name
+    return None
+
+
+# --- rendering ----------------------------------------------------------------------------------
+
+
+def make_methods_table(comparison: Comparison, bootstrap: Bootstrap, split: str) -> Table:
+    """Make the table of methods: AUROC by the sides given, gain, and what is lost with one side."""
+    headings = {
+        "model": "Method",
+        "both": "Both sides",
+        "gain": f"Less {name_model(comparison.better_side)}",
+        "image": "Image given",
+        "record": "Record given",
+        "behind_image": "Less the image's model",
+        "behind_record": "Less the record's model",
+        "parameters": "Parameters",
+    }
+    rows = [
+        {
+            "model": name_model(name),
+            **{view: measured.views.get(view) for view in VIEWS},
+            "gain": measured.gain,
+            **{f"behind_{side}": measured.behind.get(side) for side in SIDES},
+            "parameters": measured.parameters,
+        }
+        for name, measured in comparison.methods.items()
+    ]
+    notes = [
+        explain_resampling(bootstrap.params, "patients"),
+        "Every method answers from both sides or from one; it is measured against the models of "
+        "one side alone.",
+    ]
+    if comparison.default:
+        chosen = name_model(comparison.default)
+        notes.append(f"Default: {chosen}, the simplest that no other beats by a whole interval.")
+    caption = f"AUROC on {split} patients, by the sides given"
+    return Table("methods", caption, headings, rows, notes)
+
+
+def summarise_patients(
+    bundles: Sequence[Bundle], comparison: Comparison, split: str, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Render ``metrics.json`` of the models at patient level, in the form of the other models' one.
+
+    Returns:
+        ``models``, ``declared`` and ``intervals`` as `performance.results.summarise` has them;
+        ``methods`` with `Measured` by model, ``better_side`` and ``default``.
+    """
+    models, declared, intervals = {}, {}, {}
+    for bundle in bundles:
+        rows = read_view(bundle, "both")
+        parts = {s: rows.of(s) for s in rows.splits}
+        models[bundle.name] = {
+            name: value
+            for s, part in parts.items()
+            for name, value in classification_metrics(
+                part.labels, part.probabilities, part.predictions, part.classes, s
+            ).items()
+        }
+        estimated = bootstrap.estimate_metrics(parts[split])
+        intervals[bundle.name] = {f"{split}/{n}": render_ends(i) for n, i in estimated.items()}
+        declared[bundle.name] = {
+            "data": bundle.config["source"],
+            "leaky": "no",
+            "focus_class": rows.focus_class,
+            "digest": bundle.digest,
+        }
+    return {
+        "models": models,
+        "declared": declared,
+        "intervals": {"models": intervals},
+        "methods": {name: _render(measured) for name, measured in comparison.methods.items()},
+        "better_side": comparison.better_side,
+        "default": comparison.default,
+    }
+
+
+def _render(measured: Measured) -> dict[str, Any]:
+    return {
+        "auroc": {view: interval.to_dict() for view, interval in measured.views.items()},
+        "gain": measured.gain.to_dict() if measured.gain else None,
+        "behind": {side: interval.to_dict() for side, interval in measured.behind.items()},
+        "parameters": measured.parameters,
+    }

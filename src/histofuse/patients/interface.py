@@ -1,0 +1,69 @@
+"""The interface of all methods of fusion at patient level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32, Float64
+
+from histofuse.patients.rows import PatientRows
+from histofuse.training.recorder import Recorder
+
+
+@runtime_checkable
+class PatientModel(Protocol):
+    """Patients -> log-odds of the outcome, from whichever sides are given."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learnt."""
+        ...
+
+    def logits(self, rows: PatientRows) -> Float64[np.ndarray, " p"]:
+        """Compute log-odds, not calibrated, from the sides that are given."""
+        ...
+
+    def attend(self, rows: PatientRows) -> Float32[np.ndarray, " n"] | None:
+        """Compute each nucleus's share in its patient's image vector; None if it has no meaning."""
+        ...
+
+    def write(self, folder: Path) -> None:
+        """Write the weights into a bundle's folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted method.
+
+    Attributes:
+        model: At inference.
+        history: One row an epoch or round.
+        architecture: What `load` needs besides the params.
+        training: How it ended, for ``config.json``.
+    """
+
+    model: PatientModel
+    history: pd.DataFrame
+    architecture: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class FitMethod(Protocol):
+    """Fits a method on train patients; validation patients choose when to stop."""
+
+    def __call__(
+        self,
+        train: PatientRows,
+        validation: PatientRows,
+        params: Any,
+        seed: int,
+        recorder: Recorder,
+    ) -> Fitted:
+        """Fit."""
+        ...
