@@ -354,6 +354,34 @@ def predict(
 
 
 @app.command()
+def validate(
+    model: Annotated[str, typer.Argument(help="Name in models/, registered model, or bundle.")],
+    *,
+    name: Annotated[str, typer.Option(help="What the other data set is called.")],
+    frames: Annotated[
+        Path | None, typer.Option(help="Folder of annotated frames, as data.brecahad.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Folder with hosp/, or a table and its records.yaml.")
+    ] = None,
+    crosswalk: Annotated[
+        Path | None, typer.Option(help="CSV of case_id,subject_id[,hadm_id], for fusion.")
+    ] = None,
+    recalibrate_on: Annotated[
+        Path | None, typer.Option(help="Ids of a part to recalibrate on, one a line.")
+    ] = None,
+) -> None:
+    """Measure a model on another data set; nothing is refitted."""
+    from histofuse.commands.validate import Request
+    from histofuse.commands.validate import validate as run
+
+    given = [path and path.absolute() for path in (frames, records, crosswalk, recalibrate_on)]
+    model = str(Path(model).absolute()) if Path(model).is_dir() else model
+    _enter_project()
+    typer.echo("\n".join(run(Request(model, *given, name=name))))
+
+
+@app.command()
 def runs(
     kind: Annotated[Kind | None, typer.Option(help="Only runs of this kind.")] = None,
     sort: Annotated[str | None, typer.Option(help="Metric or parameter, best first.")] = None,

@@ -92,6 +92,8 @@ class PromotionParams(Section):
         alarm_metrics: The scores watched for it.
         faithfulness_minimums: Kind of model to metrics of its explanations, as the explain stages
             write them, to what their lower end must exceed; empty asks nothing.
+        external_validation: Whether a version must have been validated on another data set
+            (``histofuse validate``): ``required`` or ``optional``.
         margins: How much worse than the version in production a model may be, the interval of the
             difference included.
         encoder_margins: How much worse than its own image encoder a fusion model may be on the same
@@ -109,6 +111,7 @@ class PromotionParams(Section):
     alarm_at: Share
     alarm_metrics: Annotated[list[ScoreName], Field(min_length=1)]
     faithfulness_minimums: dict[ModelKind, dict[str, float]]
+    external_validation: Literal["required", "optional"]
     margins: Margins
     encoder_margins: Annotated[dict[ComparedName, Margin], Field(min_length=1)]
     minimums: Limits

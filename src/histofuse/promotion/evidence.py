@@ -33,7 +33,13 @@ from histofuse.params.promotion import PromotionParams
 from histofuse.promotion.gate import Evidence, Scored
 from histofuse.promotion.scoring import TestData, score_test_split
 from histofuse.serving.predict import open_predictor
-from histofuse.tracking.names import MODEL_FOLDER, SCRATCH, Version
+from histofuse.tracking.names import (
+    MODEL_FOLDER,
+    SCRATCH,
+    VALIDATED_ON_TAG,
+    VALIDATION_TAG,
+    Version,
+)
 from histofuse.tracking.store import Store
 from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS, check_copy
 
@@ -110,8 +116,16 @@ def gather_evidence(
         alarms_fault=alarms_fault,
         encoder=encoder,
         encoder_fault=encoder_fault,
+        validated_on=_list_validations(store, candidate.digest),
         faithfulness=_attempt(lambda: read_faithfulness(name, candidate.digest))[0],
     )
+
+
+def _list_validations(store: Store, digest: str) -> tuple[str, ...]:
+    """List the data sets on which finished runs validated a bundle."""
+    runs = store.find_runs(VALIDATION_TAG, digest)
+    named = {r.data.tags.get(VALIDATED_ON_TAG, "") for r in runs if r.info.status == "FINISHED"}
+    return tuple(sorted(named - {""}))
 
 
 def _find_alarms(

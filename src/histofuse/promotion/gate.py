@@ -78,6 +78,7 @@ class Evidence:
         encoder: Predictions of a fusion model's own image encoder on the same test split; None for
             other models, or if it could not be scored.
         encoder_fault: Why it could not be scored.
+        validated_on: Names of the other data sets that it was validated on.
         faithfulness: Metrics of its explanations, each with ``value``, ``low``, ``high`` and ``n``;
             None if they were not measured for this version.
     """
@@ -93,6 +94,7 @@ class Evidence:
     encoder: Predictions | None = None
     encoder_fault: str = ""
     faithfulness: Mapping[str, Mapping[str, Any]] | None = None
+    validated_on: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -160,6 +162,7 @@ def decide(evidence: Evidence, params: PromotionParams) -> Verdict:
         *_check_encoder(evidence, params),
         *_check_not_worse(evidence, params),
         *_check_faithfulness(evidence, params),
+        *_check_external(evidence, params),
     ]
     return Verdict(tuple(checks))
 
@@ -235,6 +238,14 @@ def _check_alarms(evidence: Evidence) -> Iterator[Check]:
     for check in evidence.alarms:
         if check.outcome != "passed":
             yield Check(f"alarm[{check.name}]", False, check.detail, check.to_dict()["numbers"])
+
+
+def _check_external(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
+    """Check that the version was validated on another data set, if that is required."""
+    if params.external_validation == "required":
+        names = ", ".join(evidence.validated_on)
+        detail = f"validated on {names}" if names else "not validated elsewhere: histofuse validate"
+        yield Check("external_validation", bool(names), detail)
 
 
 # --- limits -------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from histofuse.reporting.blocks import Chapter
 TITLE = "histofuse: results of a run and the evidence for them"
 
 
-def render_page(chapters: Sequence[Chapter], *, simulated: bool, footer: str) -> str:
+def render_page(
+    chapters: Sequence[Chapter], *, simulated: bool, footer: str, title: str = TITLE
+) -> str:
     """Render the page; if any data is simulated, every chapter says so."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,4 +23,4 @@ def render_page(chapters: Sequence[Chapter], *, simulated: bool, footer: str) ->
         lstrip_blocks=True,
     )
     template = environment.get_template("page.html.j2")
-    return template.render(title=TITLE, chapters=chapters, simulated=simulated, footer=footer)
+    return template.render(title=title, chapters=chapters, simulated=simulated, footer=footer)

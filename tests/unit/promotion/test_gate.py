@@ -24,6 +24,7 @@ from histofuse.promotion.gate import FILES, Evidence, Scored, decide
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 PARAMS = PromotionParams(
+    external_validation="optional",
     resamples=300,
     confidence=0.95,
     interval="bca",

@@ -162,7 +162,7 @@ def measure_subgroups(
     *,
     restricted: bool,
 ) -> dict[str, Attribute]:
-    """Measure every subgroup of every attribute.
+    """Measure every subgroup of every attribute that is recorded of anybody.
 
     Args:
         rows: Of the split reported.
@@ -174,6 +174,7 @@ def measure_subgroups(
     return {
         attribute: _measure_attribute(rows, of, params, bootstrap, restricted=restricted)
         for attribute, of in membership.items()
+        if (of != NOT_RECORDED).any()
     }
 
 
