@@ -326,6 +326,9 @@ def predict(
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for a drawing of each frame, dots by class.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for a page of each case: pictures, counts, maps.")
+    ] = None,
     geojson: Annotated[
         Path | None, typer.Option(help="Folder for the nuclei of each frame, to open in QuPath.")
     ] = None,
@@ -348,7 +351,7 @@ def predict(
     _enter_project()
     how = {"batch": batch, "orientation": orientation, "bits": bits}
     how |= {"slide": slide and slide.absolute(), "mpp": mpp, "detector": detector}
-    how |= {"engine": engine}
+    how |= {"engine": engine, "report": report and report.absolute()}
     how |= {"overlay": overlay and overlay.absolute(), "geojson": geojson and geojson.absolute()}
     typer.echo(run(Request(*given, model=model, out=out.absolute(), **how)))
 

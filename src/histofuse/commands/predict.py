@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -27,6 +27,7 @@ from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams, FrameParams
 from histofuse.serving.case_records import (
     CASE,
+    CaseRecords,
     count_ignored,
     name_unknown,
     read_case_records,
@@ -69,6 +70,7 @@ class Request:
     orientation: str | None = None  # in place of data.frames.orientation
     bits: int | None = None  # in place of data.frames.bits
     overlay: Path | None = None  # folder for a drawing of each frame
+    report: Path | None = None  # folder for a page of each case
     geojson: Path | None = None  # folder for each frame's nuclei as QuPath opens them
     slide: Path | None = None  # a whole slide, or a folder of them, in place of frames
     detector: str = "models/detector"  # finds nuclei without points: registered, or a folder
@@ -89,7 +91,7 @@ def predict(request: Request) -> str:
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
-        for option in ("overlay", "geojson"):
+        for option in ("overlay", "geojson", "report"):
             folder = getattr(request, option)
             if folder is not None and folder.is_file():
                 faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
@@ -119,6 +121,11 @@ def describe_model(predictor: Predictor, request: Request) -> list[str]:
             "simulated: the predictions say nothing about these patients."
         )
     return lines
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether pictures of an input may be seen by their owner alone."""
+    return load_section(DataParams, "data").images_restricted and not _is_simulated(path.absolute())
 
 
 def _is_simulated(path: Path) -> bool:
@@ -164,28 +171,6 @@ def locate_detector(detector: str, scratch: Path) -> Path | None:
         return locate_model(detector, scratch / "detector")[0]
     except (RegistryError, InputError):
         return None
-
-
-@dataclass(frozen=True)
-class CaseRecords:
-    """Health records by case.
-
-    Attributes:
-        table: Raw features of the cases that have a record, the case in the index.
-        patients: Whose they are, and warnings, to join to the answer.
-        embeddings: Case to the embedding of its patient.
-        notes: What is not used of the records.
-    """
-
-    table: pd.DataFrame
-    patients: pd.DataFrame
-    embeddings: dict[str, Any]
-    notes: list[str]
-
-    def add_to(self, answer: pd.DataFrame) -> pd.DataFrame:
-        """Say in an answer whose records were used."""
-        joined = answer.join(self.patients, on=CASE)
-        return joined.fillna({WARNINGS: ""}) if WARNINGS in self.patients else joined
 
 
 def read_records(
@@ -287,6 +272,12 @@ def _predict_frames(
         draw_overlays(table, points.files, reading, **named)
     if request.geojson is not None:
         _write_geojson(table, classes, request.geojson)
+    if request.report is not None:
+        from histofuse.commands.case_pages import FrameSource, write_frame_pages
+
+        frames = FrameSource(points.files, reading, factors)
+        private = is_private(request.frames)
+        write_frame_pages(table, model, records, frames, request.report, private=private)
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
     counts = _count_records(points, records) if fused else []
     return "\n".join(["; ".join([done, *counts, *records.notes]), _count_classes(table, classes)])

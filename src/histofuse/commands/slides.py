@@ -12,13 +12,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import UInt8
 
+from histofuse.commands.case_pages import Case, choose_shown, write_case_page
 from histofuse.commands.predict import (
     CASE,
-    CaseRecords,
     Request,
     choose_reading,
     describe_model,
+    is_private,
     locate_detector,
     locate_model,
     read_records,
@@ -28,22 +30,25 @@ from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.progress import report, track
 from histofuse.core.tables import to_csv
 from histofuse.core.workers import map_jobs
+from histofuse.data.cutting import cut_windows
 from histofuse.data.geojson import make_nuclei, make_region, write_features
 from histofuse.data.pixels import require_light
 from histofuse.data.resolution import resample, settle_mpp
 from histofuse.data.slides import SLIDE_SUFFIXES, open_picture
 from histofuse.data.tissue import Overview, look_over
-from histofuse.evaluation.drawing import colour_classes
+from histofuse.evaluation.drawing import colour_classes, write_figure
 from histofuse.evaluation.mitotic_counts import HotSpot, describe_hot_spot, find_hot_spot
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.data import DataParams, FrameParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.slides import SlideParams
+from histofuse.reporting.pictures import embed_array
+from histofuse.serving.case_records import CaseRecords
 from histofuse.serving.finding import load_errors, load_finder
 from histofuse.serving.frames import FrameModel
-from histofuse.serving.overlay import draw_overview
+from histofuse.serving.overlay import DPI, draw_overview, render
 from histofuse.serving.predict import open_predictor
-from histofuse.serving.slides import SlideModel, predict_slide
+from histofuse.serving.slides import SlideModel, choose_normaliser, list_regions, predict_slide
 from histofuse.serving.writer import open_writer
 from histofuse.tracking.interface import PREDICTION, name_probability
 
@@ -65,6 +70,8 @@ class SlideJob:
         detector: Bundle.
         records: Of the cases, for a fusion model.
         out: Folder for a folder of each slide.
+        report: Folder for the page of each; None for none.
+        private: Whether the owner alone may read these pages.
     """
 
     model: Path
@@ -72,6 +79,8 @@ class SlideJob:
     detector: Path
     records: CaseRecords
     out: Path
+    report: Path | None
+    private: bool
     mpp: float | None
     batch: int
     reading: FrameParams
@@ -131,6 +140,8 @@ def predict_slides(request: Request) -> str:
             detector=detector.absolute(),
             records=records,
             out=request.out,
+            report=request.report,
+            private=is_private(request.slide),
             mpp=request.mpp,
             batch=request.batch,
             reading=choose_reading(request),
@@ -209,9 +220,11 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         require_light(overview.thumbnail, path)
         slide, factor = resample(picture, mpp / model_mpp), mpp / model_mpp
         factor = factor if slide.shapes[0] != overview.full_shape else 1.0
+        regions = list_regions(slide.shapes[0], overview, model.region_px)
+        prepare = choose_normaliser(frames.stain_normalisation, slide, regions)
         found = []
         with open_writer(folder / TABLE) as write:
-            for part in predict_slide(model, slide, overview, name):
+            for part in predict_slide(model, slide, regions, prepare, name):
                 rows = part.assign(**{CASE: name, "frame_id": name})
                 rows[_PLACES] /= factor
                 write(records.add_to(rows))
@@ -220,13 +233,25 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
                 found.append(frames.make_empty())
                 write(found[0])
         table = pd.concat(found, ignore_index=True)
-        return _write_results(table, Scan(name, mpp, overview), frames, job, folder)
+        scan = Scan(name, mpp, overview)
+        summary, drawing = _write_results(table, scan, frames, job, folder)
+        if job.report is not None:
+            shown = choose_shown(table.assign(frame_id=name), summary["focus_class"])
+            stored = np.empty((len(shown), *[model.stored_px] * 2, 3), np.uint8)
+            cut_windows(slide, *(shown[_PLACES].to_numpy(float).T * factor), stored)
+            stored = np.array([prepare(patch) for patch in stored], np.uint8).reshape(stored.shape)
+            drawn = embed_array(drawing, "Thumbnail with mitoses and hot spot", "")
+            results = [("Result", describe_slide(summary))]
+            case = Case(name, table.assign(frame_id=name), shown, stored, [drawn], results)
+            page = job.report / f"{name}.html"
+            write_case_page(case, frames.predictor, records, page, private=job.private)
+        return summary
 
 
 def _write_results(
     table: pd.DataFrame, scan: Scan, frames: FrameModel, job: SlideJob, folder: Path
-) -> dict[str, Any]:
-    """Write GeoJSON, thumbnail and summary; return the summary."""
+) -> tuple[dict[str, Any], UInt8[np.ndarray, "height width 3"]]:
+    """Write GeoJSON, thumbnail and summary; return the summary and the drawing."""
     name, mpp, overview = scan
     config = frames.predictor.bundle.config
     classes, focus = config["classes"], config["focus_class"]
@@ -249,8 +274,9 @@ def _write_results(
     write_json(summary, folder / SUMMARY)
     nuclei = make_nuclei(table, job.class_names, colour_classes(classes), of=name)
     write_features((*_outline(spot, mpp, focus, name), *nuclei), folder / GEOJSON)
-    draw_overview(overview, mitoses * mpp, spot, describe_slide(summary), folder / THUMBNAIL)
-    return summary
+    figure = draw_overview(overview, mitoses * mpp, spot, describe_slide(summary))
+    write_figure(figure, folder / THUMBNAIL, DPI)
+    return summary, render(figure)
 
 
 def _outline(spot: HotSpot | None, mpp: float, focus: str, name: str) -> list[dict[str, Any]]:
@@ -261,7 +287,7 @@ def _outline(spot: HotSpot | None, mpp: float, focus: str, name: str) -> list[di
         [np.cos(_RING), np.sin(_RING)], axis=1
     )
     ring[-1] = ring[0]
-    measured = {f"Number of {focus}": spot.mitoses, f"{focus} per mm^2": spot.per_mm2}
+    measured = {f"Number of {focus}": float(spot.mitoses), f"{focus} per mm^2": spot.per_mm2}
     return [make_region(ring / mpp, "Hot spot", measured, of=name)]
 
 
@@ -299,10 +325,15 @@ def describe_slide(summary: Mapping[str, Any]) -> str:
         f"{summary['focus_class']} in {spot['tissue_mm2']:.2f} mm², "
         f"{spot['mitoses_per_mm2']:.1f} per mm²"
     )
-    score = f"mitotic score {spot['mitotic_score']} (field of {spot['field_diameter_mm']:g} mm)"
+    field = f"ten fields of {spot['field_diameter_mm']:g} mm"
+    if spot["mitotic_score"] is None:
+        score = f"no mitotic score: less than half the tissue of {field}"
+    else:
+        score = f"mitotic score {spot['mitotic_score']} ({field})"
     if (interval := spot["interval"]) is None:
         return f"{line}, no interval (the detector's errors were not measured); {score}"
     low, high = interval["mitoses_per_mm2"]
-    ends = " to ".join(map(str, sorted(set(interval["mitotic_score"]))))
     line += f" ({interval['confidence']:.0%} interval {low:.1f} to {high:.1f})"
-    return f"{line}; {score}, interval {ends}"
+    if spot["mitotic_score"] is None:
+        return f"{line}; {score}"
+    return f"{line}; {score}, {' to '.join(map(str, sorted(set(interval['mitotic_score']))))}"

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 _GRID_UM: Final = 50.0
 _DRAWS: Final = 20_000
 _FIELDS: Final = 10
+_LEAST_FIELDS: Final = 5  # of tissue, for a score
 # Source: Elston and Ellis, Histopathology 1991: 10 and 20 mitoses in ten fields of 0.59 mm; the
 # protocol of the College of American Pathologists scales them by the area of the field.
 _FIELD_MM: Final = 0.59
@@ -117,8 +118,16 @@ def estimate_count(
     return float(middle), float(low), float(high)
 
 
-def score_mitoses(per_mm2: float, field_diameter_mm: float) -> Literal[1, 2, 3]:
-    """Give Nottingham's mitotic score, from the number of mitoses in ten fields of a microscope."""
+def score_mitoses(
+    per_mm2: float, field_diameter_mm: float, tissue_mm2: float = math.inf
+) -> Literal[1, 2, 3] | None:
+    """Give Nottingham's mitotic score, from the number of mitoses in ten fields of a microscope.
+
+    Returns:
+        The score; None if there is less than half the tissue of ten fields.
+    """
+    if tissue_mm2 < _LEAST_FIELDS * math.pi * (field_diameter_mm / 2) ** 2:
+        return None
     in_fields = count_in_fields(per_mm2, field_diameter_mm)
     scale = (field_diameter_mm / _FIELD_MM) ** 2
     middle, high = (math.ceil(limit * scale - 1e-9) for limit in _LIMITS)
@@ -145,7 +154,7 @@ def describe_hot_spot(
         "mitoses_per_mm2": spot.per_mm2,
         "in_ten_fields": count_in_fields(spot.per_mm2, field_diameter_mm),
         "field_diameter_mm": field_diameter_mm,
-        "mitotic_score": score_mitoses(spot.per_mm2, field_diameter_mm),
+        "mitotic_score": score_mitoses(spot.per_mm2, field_diameter_mm, spot.tissue_mm2),
         "interval": None,
     }
     if errors is None or not spot.tissue_mm2:
@@ -157,7 +166,7 @@ def describe_hot_spot(
         "confidence": confidence,
         "estimate_per_mm2": middle,
         "mitoses_per_mm2": ends,
-        "mitotic_score": [score_mitoses(end, field_diameter_mm) for end in ends],
+        "mitotic_score": [score_mitoses(end, field_diameter_mm, spot.tissue_mm2) for end in ends],
         "errors": asdict(errors),
     }
     return described

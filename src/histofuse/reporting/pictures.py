@@ -41,6 +41,18 @@ def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = Fa
     return Figure(_to_address(data, suffix), width, height, alt, caption)
 
 
+def embed_array(rgb: UInt8[np.ndarray, "height width 3"], alt: str, caption: str) -> Figure:
+    """Embed a photograph, made narrower if it is wide; no copy of it is kept."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "PNG", compress_level=0)
+    data = _shrink(file.getvalue(), photographic=True)
+    with Image.open(io.BytesIO(data)) as opened:
+        width, height = opened.size
+    return Figure(_to_address(data, ".webp"), width, height, alt, caption)
+
+
 def embed_strip(
     patches: Sequence[UInt8[np.ndarray, "side side 3"]], alt: str, caption: str, gap_px: int = 4
 ) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 import polars as pl
@@ -26,10 +26,33 @@ from histofuse.data.crosswalk import read_links
 from histofuse.features.ranges import Range, find_outside
 from histofuse.features.specs import KEY
 from histofuse.serving.records import write_warnings
+from histofuse.tracking.interface import WARNINGS
 
 CASE: Final = "case_id"
 _FREE_BYTES: Final = 2**28
 _LARGEST_RATIO: Final = 1000  # of memory to file
+
+
+@dataclass(frozen=True)
+class CaseRecords:
+    """Health records by case.
+
+    Attributes:
+        table: Raw features of the cases that have a record, the case in the index.
+        patients: Whose they are, and warnings, to join to the answer.
+        embeddings: Case to the embedding of its patient.
+        notes: What is not used of the records.
+    """
+
+    table: pd.DataFrame
+    patients: pd.DataFrame
+    embeddings: dict[str, Any]
+    notes: list[str]
+
+    def add_to(self, answer: pd.DataFrame) -> pd.DataFrame:
+        """Say in an answer whose records were used."""
+        joined = answer.join(self.patients, on=CASE)
+        return joined.fillna({WARNINGS: ""}) if WARNINGS in self.patients else joined
 
 
 def read_patients(path: Path) -> pd.DataFrame:

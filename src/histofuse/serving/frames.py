@@ -133,23 +133,28 @@ def predict_frames(
     Raises:
         InputError: If a frame cannot be decoded.
     """
+    frames = (
+        (rows, cut_patches(model, rows, files[str(name)], reading, (factors or {}).get(name, 1.0)))
+        for name, rows in points.groupby("frame_id", sort=False)
+    )
+    for rows, stored in _rebatch(frames, batch):
+        answer = model.answer(stored, rows["case_id"].to_numpy(dtype=object))
+        yield pd.concat([rows.reset_index(drop=True), answer.reset_index(drop=True)], axis=1)
+
+
+def cut_patches(
+    model: FrameModel, rows: pd.DataFrame, path: Path, reading: FrameParams, factor: float
+) -> UInt8[np.ndarray, "n side side 3"]:
+    """Cut the patches of the nuclei of a frame as the model takes them, with their margin."""
     normalise = find_normaliser(model.stain_normalisation)
     spec = model.image.model.spec
     side = spec.patch_px + 2 * spec.margin_px
-
-    def cut(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-        name = rows["frame_id"].iloc[0]
-        frame, factor = read_rgb(files[name], reading).rgb, (factors or {}).get(name, 1.0)
-        frame = resample(frame if normalise is None else normalise(frame), factor)
-        stored = np.empty((len(rows), side, side, 3), np.uint8)
-        x_px, y_px = (rows[axis].to_numpy() * factor for axis in ("x_px", "y_px"))
-        cut_windows(frame, x_px, y_px, stored)
-        return rows, stored
-
-    frames = (rows for _, rows in points.groupby("frame_id", sort=False))
-    for rows, stored in _rebatch(map(cut, frames), batch):
-        answer = model.answer(stored, rows["case_id"].to_numpy(dtype=object))
-        yield pd.concat([rows.reset_index(drop=True), answer.reset_index(drop=True)], axis=1)
+    frame = read_rgb(path, reading).rgb
+    slide = resample(frame if normalise is None else normalise(frame), factor)
+    stored = np.empty((len(rows), side, side, 3), np.uint8)
+    x_px, y_px = (rows[axis].to_numpy() * factor for axis in ("x_px", "y_px"))
+    cut_windows(slide, x_px, y_px, stored)
+    return stored
 
 
 def _rebatch(

@@ -24,7 +24,7 @@ from histofuse.tracking.interface import PREDICTION
 
 _LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
 _BELOW_PX: Final = 64  # for legend and footer
-_DPI: Final = 100
+DPI: Final = 100
 _NARROWEST_PX: Final = 700  # of a thumbnail's drawing
 _HEAT_UM: Final = 100.0  # SD of what smooths the density
 
@@ -51,9 +51,9 @@ def draw_overlays(
     folder.mkdir(parents=True, exist_ok=True)
     frames = list(answered.groupby("frame_id", sort=False))
     for frame, rows in track(frames, "drawing", total=len(frames)):
-        figure = _draw(read_rgb(files[str(frame)], reading).rgb, rows, classes)
+        figure = draw_overlay(read_rgb(files[str(frame)], reading).rgb, rows, classes)
         figure.text(0.01, 0.004, f"{frame}  ·  {footer}", fontsize=8, color=GREY, va="bottom")
-        write_figure(figure, folder / f"{frame}.png", _DPI)
+        write_figure(figure, folder / f"{frame}.png", DPI)
 
 
 def draw_overview(
@@ -61,15 +61,14 @@ def draw_overview(
     mitoses_um: Float[np.ndarray, "n 2"],
     spot: HotSpot | None,
     title: str,
-    path: Path,
-) -> None:
+) -> Figure:
     """Draw a slide's thumbnail with the density of mitoses, each of them, and the hot spot."""
     from scipy.ndimage import gaussian_filter
 
     height, width, _ = overview.thumbnail.shape
     extent = (0, width * overview.mpp / 1e3, height * overview.mpp / 1e3, 0)
     total = height + 2 * _BELOW_PX
-    figure = Figure(figsize=(max(width, _NARROWEST_PX) / _DPI, total / _DPI))
+    figure = Figure(figsize=(max(width, _NARROWEST_PX) / DPI, total / DPI))
     axes = figure.add_axes((0.06, 1.2 * _BELOW_PX / total, 0.92, 1 - 1.3 * _BELOW_PX / total))
     axes.imshow(overview.thumbnail, extent=extent)
     bins = [np.arange(height + 1), np.arange(width + 1)]
@@ -89,16 +88,27 @@ def draw_overview(
     axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm")
     text = textwrap.fill(title, max(width, _NARROWEST_PX) // 6)
     figure.text(0.01, 0.004, text, fontsize=8, color=GREY, va="bottom")
-    write_figure(figure, path, _DPI)
+    return figure
 
 
-def _draw(
+def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
+    """Turn a figure into pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_overlay(
     frame: UInt8[np.ndarray, "height width 3"], rows: pd.DataFrame, classes: Sequence[str]
 ) -> Figure:
+    """Draw a frame with a dot for each nucleus."""
     height, width, _ = frame.shape
     shown = min(1.0, _LONGEST_PX / max(height, width))
     total = height * shown + _BELOW_PX
-    figure = Figure(figsize=(width * shown / _DPI, total / _DPI))
+    figure = Figure(figsize=(width * shown / DPI, total / DPI))
     axes = figure.add_axes((0, _BELOW_PX / total, 1, 1 - _BELOW_PX / total))
     axes.imshow(frame, extent=(0, width, height, 0), aspect="auto")
     for number, name in enumerate(classes):

@@ -7,7 +7,7 @@ belong to the region that found them first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -98,15 +98,19 @@ class SlideModel:
         return -(-reach // _HALO_STEP_PX) * _HALO_STEP_PX
 
 
+Prepare = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
+
+
 def predict_slide(
-    model: SlideModel, slide: Slide, overview: Overview, case: str
+    model: SlideModel, slide: Slide, regions: Sequence[Region], prepare: Prepare, case: str
 ) -> Iterator[pd.DataFrame]:
     """Find and classify the nuclei of a slide.
 
     Args:
         model: The chain.
         slide: At the model's resolution.
-        overview: Where its tissue is.
+        regions: Those with tissue.
+        prepare: Normalises their stains.
         case: Name of the case, for a model that takes its health record.
 
     Yields:
@@ -116,8 +120,6 @@ def predict_slide(
     Raises:
         InputError: If the slide is damaged.
     """
-    regions = list_regions(slide.shapes[0], overview, model.region_px)
-    prepare = _choose_normaliser(model.frames.stain_normalisation, slide, regions)
     seams = _Seams()
     for region in regions:
         pixels, top, left = read_with_halo(slide, region, model.halo_px)
@@ -190,9 +192,7 @@ class _Seams:
         return KDTree(self._places).query(places, distance_upper_bound=_SAME_PX)[0] < _SAME_PX
 
 
-def _choose_normaliser(
-    name: str, slide: Slide, regions: list[Region]
-) -> Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]:
+def choose_normaliser(name: str, slide: Slide, regions: Sequence[Region]) -> Prepare:
     """Choose what normalises regions: by the stains of the slide, not each by its own."""
     if find_normaliser(name) is None or not regions:
         return lambda pixels: pixels

@@ -1,6 +1,7 @@
 """``histofuse predict --slide``: nuclei of whole slides, with a detector that sees dark discs."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,16 @@ def test_label_and_overview_pictures_are_never_read(project, places, monkeypatch
     assert first and not any(low <= offset < high for offset in reached for low, high in spans)
 
 
+def prepare_fusion(case):
+    """A fusion model of the encoder with a resolution, and the record of a case."""
+    patients = pd.read_parquet("data/ehr/features.parquet").head(1).assign(case_id=case)
+    patients.to_parquet("patients.parquet")
+    fusion = Path("models/fusion_label_blind")
+    digest = open_bundle(Path("models/simple_cnn")).digest
+    change_config(fusion, lambda c: c["encoders"]["image"].update(digest=digest))
+    return fusion, Path("patients.parquet")
+
+
 def find_in_frames(**more):
     values = dict.fromkeys(("points", "patients", "crosswalk"))
     values |= {"frames": Path("frames"), "model": "models/simple_cnn", "batch": 64} | more
@@ -244,6 +255,47 @@ def test_frames_without_points_get_the_nuclei_that_are_found(project, places, ca
     assert "Case_1-02.tif: no tissue, so no nuclei" in capsys.readouterr().err
     objects = read_objects(Path("qupath/Case_1-01.geojson")).table
     assert objects["measurements"].iloc[0]["Detection score"] == 0.9
+
+
+def test_a_case_gets_a_page_of_its_own(project, places):
+    Path("frames").mkdir()
+    for name in ("Case_1-01", "Case_1-02", "Case_2-01"):
+        pixels = draw_tissue(200, 200, places[:15])
+        tifffile.imwrite(f"frames/{name}.tif", pixels, photometric="rgb")
+    _, table = find_in_frames(report=Path("pages"))
+    assert sorted(p.name for p in Path("pages").iterdir()) == ["Case_1.html", "Case_2.html"]
+    for page in Path("pages").iterdir():
+        text = page.read_text(encoding="utf-8")
+        assert page.stat().st_mode & 0o777 == 0o600
+        assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+        assert text.count("Patch and map:") == min(10, int((table["case_id"] == page.stem).sum()))
+        assert "per mm²" in text
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("restricted: true", "restricted: false"), "utf-8")
+    find_in_frames(report=Path("open"))
+    assert Path("open/Case_1.html").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_slide_gets_a_page(project, places):
+    write_slide("a.svs", draw_tissue(300, 300, places[:9]))
+    ask("a.svs", report=Path("pages"))
+    text = Path("pages/a.html").read_text(encoding="utf-8")
+    assert "hot spot" in text
+    assert "Thumbnail with mitoses" in text
+    assert Path("pages/a.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_page_of_a_case_with_a_record_shows_what_it_adds(project, places):
+    Path("frames").mkdir()
+    for name in ("Case_1-01", "Case_2-01"):
+        pixels = draw_tissue(200, 200, places[:15])
+        tifffile.imwrite(f"frames/{name}.tif", pixels, photometric="rgb")
+    fusion, patients = prepare_fusion("Case_1")
+    find_in_frames(report=Path("pages"), model=str(fusion), patients=patients)
+    first, second = (Path(f"pages/Case_{n}.html").read_text("utf-8") for n in (1, 2))
+    assert "What the health record adds" in first
+    assert "age years" in first
+    assert "What the health record adds" not in second
 
 
 def test_frames_without_any_nucleus_are_answered_with_none(project):
@@ -303,15 +355,12 @@ def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
 def test_a_fusion_model_takes_the_records_of_the_slides(project, places, monkeypatch):
     for name in ("a", "b"):
         write_slide(f"{name}.svs", draw_tissue(200, 200, places[:9]))
-    patients = pd.read_parquet("data/ehr/features.parquet").head(1).assign(case_id="a")
-    patients.to_parquet("patients.parquet")
-    fusion = Path("models/fusion_label_blind")
-    digest = open_bundle(Path("models/simple_cnn")).digest
-    change_config(fusion, lambda c: c["encoders"]["image"].update(digest=digest))
+    slides_module._load_model.cache_clear()
+    fusion, patients = prepare_fusion("a")
     Path("slides").mkdir()
     for name in ("a", "b"):
         Path(f"{name}.svs").rename(f"slides/{name}.svs")
-    ask("slides", model=str(fusion), patients=Path("patients.parquet"))
+    ask("slides", model=str(fusion), patients=patients)
     first, second = (pd.read_parquet(f"out/{name}/nuclei.parquet") for name in ("a", "b"))
     assert set(first["answered_by"]) == {"fusion"}
     assert set(second["answered_by"]) == {"image"}
