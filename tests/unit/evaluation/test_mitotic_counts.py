@@ -95,7 +95,7 @@ def test_a_spot_without_measured_errors_has_no_interval():
     assert describe_hot_spot(spot, None, 0.5, **how)["interval"] is None
     described = describe_hot_spot(spot, MitosisErrors(9, 3, 2), 0.5, **how)
     assert described["mitoses_per_mm2"] == pytest.approx(1.01, rel=0.15)
-    assert score_mitoses(400, 0.5, 0.1) is None  # a shred of tissue with one mitosis
-    assert score_mitoses(400, 0.5, 1.0) == 3
+    assert score_mitoses(400.0, 0.5, 0.1) is None  # a shred of tissue with one mitosis
+    assert score_mitoses(400.0, 0.5, 1.0) == 3
     low, high = described["interval"]["mitotic_score"]
     assert low <= described["mitotic_score"] <= high
