@@ -20,7 +20,7 @@ from histofuse.promotion.versions import (
     find_name,
     find_production,
 )
-from histofuse.tracking.names import SHOWN_DIGITS, Version
+from histofuse.tracking.names import Version
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.verification import check_version
 
@@ -87,9 +87,12 @@ def rollback(model: str, reason: str = "") -> list[str]:
     registered = {v.name for v in store.list_versions()}
     name = find_name(model, registered, store, _load_primary_rule())
     record = Production(store).rollback(name, reason.strip())
-    replaced = "" if record.from_version is None else f", replacing version {record.from_version}"
-    shown = f"{name} version {record.version} ({record.entry.digest[:SHOWN_DIGITS]})"
-    return [f"{shown} is in production again{replaced}", _remind()]
+    entry, lines = record.entry, []
+    if entry.restores:
+        when, by = entry.restores["when"][:10], entry.restores["by"]
+        lines = [f"promoted on {when} by {by}, gate: {entry.gate or 'not recorded'}"]
+    shown = f"{name} {record.target} is in production again{_show_replaced(record)}"
+    return [shown, *lines, _remind()]
 
 
 def _load_primary_rule() -> str:
@@ -101,7 +104,7 @@ def _gather(store: Store, target: Version, current: Version | None) -> Evidence:
     from histofuse.evaluation.metrics.bootstrap import Bootstrap
     from histofuse.promotion.evidence import gather_evidence
 
-    other = "" if current is None else f" and version {current.number}"
+    other = "" if current is None else f" and {current.short}"
     report(f"scoring {target}{other}")
     rules = AlarmRules(
         alarms=load_section(AlarmParams, "alarms"),
@@ -130,8 +133,7 @@ def _state_grounds(evidence: Evidence, verdict: Verdict, reason: str) -> Grounds
 def _introduce(target: Version, current: Version | None) -> str:
     if current is None:
         return f"{target}, nothing in production yet"
-    in_production = f"version {current.number} ({current.digest[:SHOWN_DIGITS]}) in production"
-    return f"{target}, compared with {in_production}"
+    return f"{target}, compared with {current.short} in production"
 
 
 def _refuse(target: Version, verdict: Verdict) -> str:
@@ -146,13 +148,15 @@ def _refuse(target: Version, verdict: Verdict) -> str:
 def _conclude(target: Version, verdict: Verdict, record: Record | None) -> list[str]:
     if record is None:
         return [f"{target} is already in production"]
-    before = record.from_version
-    replaced = "" if before is None else f", replacing version {before}"
     forced = ""
     if record.entry.forced:
         failed = f"{len(verdict.refusals)} of {len(verdict.checks)} checks"
         forced = f", although {failed} refused it: {record.entry.reason}"
-    return [f"{target} is in production{replaced}{forced}", _remind()]
+    return [f"{target} is in production{_show_replaced(record)}{forced}", _remind()]
+
+
+def _show_replaced(record: Record) -> str:
+    return "" if record.source is None else f", replacing {record.source}"
 
 
 def _remind() -> str:

@@ -20,8 +20,9 @@ MetricName = Annotated[
 ScoreName = Annotated[
     str, Field(pattern=r"^(accuracy|(precision|recall|f1|auroc|auprc)/(macro|minority))$")
 ]
-# Metrics that two models can be compared by: they depend on no threshold.
-_COMPARED: Final = r"^(brier|(auroc|auprc|ece)/(macro|minority))$"
+# Metrics that two models can be compared by: they depend on no threshold, but for precision, which
+# is compared at the recall of the other model.
+_COMPARED: Final = r"^(brier|precision/minority|(auroc|auprc|ece)/(macro|minority))$"
 ComparedName = Annotated[str, Field(pattern=_COMPARED)]
 ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion|patient)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -66,7 +67,7 @@ def _require_compared(limits: Limits) -> Limits:
     if decided := [metric for metric in named if not re.match(_COMPARED, metric)]:
         raise ValueError(
             f"{', '.join(decided)}: each model decides at thresholds of its own, so it cannot be "
-            "compared; expected brier, or auroc, auprc or ece"
+            "compared; expected brier, auroc, auprc, ece, or precision/minority (at equal recall)"
         )
     return limits
 

@@ -27,7 +27,15 @@ from histofuse.core.errors import BundleError, RegistryError
 from histofuse.core.naming import show_interval
 from histofuse.core.processes import name_user
 from histofuse.core.progress import report
-from histofuse.promotion.log import LOG, Entry, Event, append_entry, read_log, replay
+from histofuse.promotion.log import (
+    LOG,
+    Entry,
+    Event,
+    append_entry,
+    find_promotion,
+    read_log,
+    replay,
+)
 from histofuse.tracking.lease import Confirm, holding
 from histofuse.tracking.names import (
     CHAIN_TAG,
@@ -35,6 +43,7 @@ from histofuse.tracking.names import (
     PRODUCTION,
     PRODUCTION_STAGE,
     PROMOTION,
+    SHOWN_DIGITS,
     ModelStatus,
     Version,
 )
@@ -106,6 +115,17 @@ class Record:
         return cls(entry=entry, grounds=grounds, **values)
 
     @property
+    def target(self) -> str:
+        """What is in production after it: digest and version."""
+        return _show_version(self.entry.digest, self.version)
+
+    @property
+    def source(self) -> str | None:
+        """What was in production before it; None for the first."""
+        before = self.from_version
+        return None if before is None else _show_version(self.entry.from_digest, before)
+
+    @property
     def artifact(self) -> str:
         """Its path among the artifacts of the run, different for each decision."""
         moment = re.sub(r"[-:.]", "", self.entry.when)
@@ -157,15 +177,38 @@ class Production:
             RegistryError: If there was none before, or its files are missing or altered.
         """
         with holding(self.store, name) as confirm:
-            before = self._mend(name)
-            chain = read_chain(before)
-            earlier = chain[:-1] if before.production is not None else chain
-            if not earlier:
-                raise RegistryError(_explain_no_earlier(name, before.production))
+            before, entries = self._mend(name), read_log(self.log)
+            earlier = self._find_earlier(before, replay(entries, name))
             target = _require_whole(self.store, name, earlier[-1])
-            grounds, current = Grounds(reason=reason), before.production
-            record = _make_record(self.store, "rollback", target, current, earlier, grounds)
+            record = _make_record(
+                self.store,
+                "rollback",
+                target,
+                before.production,
+                earlier,
+                Grounds(reason=reason),
+                find_promotion(entries, name, target.digest),
+            )
             return self._decide(record, confirm)
+
+    def _find_earlier(self, status: ModelStatus, logged: Sequence[Entry]) -> list[int]:
+        """Find the versions in production before the one that is.
+
+        By the log, which a clone has whole, if it ends with that one; else by the registry.
+
+        Raises:
+            RegistryError: If there was none, or it is not in this registry.
+        """
+        name, current, chain = status.name, status.production, read_chain(status)
+        held = {v.digest: v.number for v in self.store.list_versions() if v.name == name}
+        if len(logged) > 1 and held.get(logged[-1].digest) == current is not None:
+            if logged[-2].digest not in held:
+                raise RegistryError(f"{name}: {_explain_missing(logged[-2])}")
+            return [held[e.digest] for e in logged[:-1] if e.digest in held]
+        earlier = chain if current is None else chain[:-1]
+        if not earlier:
+            raise RegistryError(_explain_no_earlier(name, current))
+        return earlier
 
     def read(self, name: str) -> ModelStatus:
         """Read the status of a model's versions, after completing an interrupted promotion."""
@@ -210,7 +253,7 @@ class Production:
         store.tag_model(name, CHAIN_TAG, _join(record.chain))
         store.tag_version(name, number, _describe(record))
         if record.from_version not in (None, number):
-            ended = {"until": record.entry.when, "replaced_by": _show_version(record, number)}
+            ended = {"until": record.entry.when, "replaced_by": record.target}
             store.tag_version(name, record.from_version, _prefixed(ended))
         store.log_text(record.run_id, record.to_json(), record.artifact)
         append_entry(record.entry, self.log)
@@ -277,6 +320,7 @@ def _make_record(  # noqa: PLR0917
     current: int | None,
     chain: Sequence[int],
     grounds: Grounds,
+    restored: Entry | None = None,
 ) -> Record:
     revision = read_revision()
     digests = {v.number: v.digest for v in store.list_versions() if v.name == target.name}
@@ -290,8 +334,12 @@ def _make_record(  # noqa: PLR0917
         by=name_user(),
         forced=grounds.forced,
         reason=grounds.reason,
-        gate=grounds.gate,
+        gate=restored.gate if restored else grounds.gate,
         git_commit=revision.commit,
+        git_dirty=revision.dirty,
+        checks=restored.checks if restored else _select_numbers(grounds.checks),
+        metrics=restored.metrics if restored else _select_means(grounds.metrics),
+        restores={k: getattr(restored, k) for k in ("id", "when", "by")} if restored else {},
     )
     return Record(
         entry=entry,
@@ -305,6 +353,22 @@ def _make_record(  # noqa: PLR0917
     )
 
 
+def _select_numbers(checks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Select what the gate measured and the limits it compared with, for the log."""
+    kept = ("value", "low", "high", "limit", "new", "production", "encoder", "margin")
+    return {
+        str(check["name"]): {"passed": check["passed"]}
+        | {key: check["numbers"][key] for key in kept if key in check["numbers"]}
+        for check in checks
+        if "value" in check.get("numbers", {})
+    }
+
+
+def _select_means(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Select the means over classes; the artifact has the other metrics."""
+    return {name: metric for name, metric in metrics.items() if name.endswith("/macro")}
+
+
 def _show(number: int | None) -> str:
     return "nothing" if number is None else f"version {number}"
 
@@ -316,19 +380,16 @@ def _join(chain: Sequence[int]) -> str:
 # --- tags ---------------------------------------------------------------------------------------
 
 
-def _show_version(record: Record, number: int) -> str:
-    digest = record.entry.digest if number == record.version else record.entry.from_digest
-    return f"version {number}, {(digest or 'unknown')[:12]}"
+def _show_version(digest: str | None, number: int) -> str:
+    return f"{(digest or 'unknown')[:SHOWN_DIGITS]} (version {number})"
 
 
 def _describe(record: Record) -> dict[str, str]:
     """Describe a decision as tags of the version that it put into production."""
     entry, grounds = record.entry, record.grounds
-    before = record.from_version
     return _describe_entry(entry) | _prefixed(
         {
-            "from": "nothing" if before is None else _show_version(record, before),
-            "metrics": _show_metrics(grounds.metrics),
+            "from": record.source or "nothing",
             "record": record.artifact,
             "dvc_lock": record.dvc_lock or "",
             **{f"digest.{name}": digest for name, digest in grounds.digests.items()},
@@ -348,16 +409,17 @@ def _describe_entry(entry: Entry) -> dict[str, str]:
             "forced": str(entry.forced).lower(),
             "gate": entry.gate,
             "git_commit": entry.git_commit or "",
+            "git_dirty": "" if entry.git_dirty is None else str(entry.git_dirty).lower(),
+            "metrics": _show_metrics(entry.metrics),
+            "restores": "{when} by {by}".format_map(entry.restores) if entry.restores else "",
         }
     )
 
 
 def _show_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Show the means over classes with their intervals; the artifact has the other metrics."""
     shown = {
         name: "undefined" if m["value"] is None else show_interval(m["value"], m["low"], m["high"])
         for name, m in metrics.items()
-        if name.endswith("/macro")
     }
     return "; ".join(f"{name} {text}" for name, text in shown.items())
 
@@ -396,12 +458,7 @@ def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
             held.setdefault(version.digest, version.number)
     last = chain[-1]
     if last.digest not in held:
-        where = f" of commit {last.git_commit[:12]}" if last.git_commit else ""
-        report(
-            f"{name}: {last.digest[:12]}, in production since {last.when[:10]}, is not in the "
-            f"registry. Restore it with dvc pull{where} and histofuse publish; until then "
-            "nothing is in production."
-        )
+        report(f"{name}: {_explain_missing(last)}; until then nothing is in production")
         return
     numbers = [held[entry.digest] for entry in chain if entry.digest in held]
     number = held[last.digest]
@@ -410,4 +467,14 @@ def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
     store.tag_version(name, number, _describe_entry(last))
     # Last: it marks the above as complete.
     store.tag_model(name, CHAIN_TAG, _join(numbers))
-    report(f"{name}: version {number} is in production again, as {last.by} decided {last.when}")
+    shown = last.digest[:SHOWN_DIGITS]
+    report(f"{name}: {shown} is in production again, as {last.by} decided {last.when}")
+
+
+def _explain_missing(entry: Entry) -> str:
+    where = f" of commit {entry.git_commit[:SHOWN_DIGITS]}" if entry.git_commit else ""
+    return (
+        f"{entry.digest[:SHOWN_DIGITS]}, which {entry.by} put into production on "
+        f"{entry.when[:10]}, is not in this registry. Restore it with dvc pull{where} and "
+        "histofuse publish"
+    )

@@ -7,7 +7,7 @@ refuses a version that raises an alarm, or whose alarm checks were not made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -59,6 +59,11 @@ class Scored:
     scored: Predictions | None = None
     scoring_fault: str = ""
     stored: Predictions | None = None
+
+    @property
+    def title(self) -> str:
+        """Its digest and number, for readers."""
+        return f"{self.digest[:12]} (version {self.version})"
 
 
 @dataclass(frozen=True)
@@ -329,7 +334,7 @@ def _check_not_worse(evidence: Evidence, params: PromotionParams) -> Iterator[Ch
     if production is None:
         yield Check("not_worse", True, "no version in production to compare with")
         return
-    version, old = f"version {production.version}", production.scored
+    version, old = production.title, production.scored
     if new is None:
         yield Check("not_worse", False, _NOT_SCORED)
     elif old is None:
@@ -381,13 +386,16 @@ def _compare(
         yield Check(rival.check, False, f"cannot be compared with {rival.title}: {faults}")
         return
     bootstrap = Bootstrap(params.intervals, seed)
-    resampled = bootstrap.resample_differences(new, old, list(rival.margins))
-    before, after = _measure(old), _measure(new)
+    level = _meet_recall(new, old)
+    resampled = bootstrap.resample_differences(level, old, list(rival.margins))
+    before, after = _measure(old), _measure(level)
+    recall = f", both at recall {_show(before[f'recall/{new.focus_class}'])}"
     for metric, margin in rival.margins.items():
         measured = measure_conservatively(resampled, metric, params)
         was, now = before[metric], after[metric]
         difference = _show(measured.interval.value, "+")
-        detail = f"{_show(now)} against {_show(was)} of {rival.title}: {difference}, "
+        detail = f"{_show(now)} against {_show(was)} of {rival.title}"
+        detail += f"{recall if metric.startswith('precision') else ''}: {difference}, "
         detail += f"{measured.explanation}; margin {margin:g}"
         numbers = measured.to_dict() | {
             "new": now,
@@ -396,7 +404,21 @@ def _compare(
             "probability_above": resampled.probability_above(metric, 0.0),
         }
         yield Check(f"{rival.check}[{metric}]", passes(measured, margin), detail, numbers)
-    yield _show_decisions(rival, before, after, new.focus_class)
+    yield _show_decisions(rival, before, _measure(new), new.focus_class)
+
+
+def _meet_recall(new: Predictions, old: Predictions) -> Predictions:
+    """Let a version decide at the threshold where it finds as much of the class in focus.
+
+    Where it does not decide for that class it decides for the likeliest other.
+    """
+    focus = new.classes.index(new.focus_class)
+    own, score = new.labels == focus, new.probabilities[:, focus]
+    wanted = int((old.predictions[own] == focus).sum())
+    threshold = np.sort(score[own])[-wanted] if wanted else np.inf
+    others = np.where(np.arange(len(new.classes)) == focus, -1.0, new.probabilities)
+    decided = np.where(score >= threshold, focus, others.argmax(axis=1))
+    return replace(new, predictions=decided)
 
 
 def _measure(rows: Predictions) -> dict[str, float | None]:

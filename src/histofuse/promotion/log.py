@@ -9,8 +9,8 @@ both added lines are merged line by line (see ``.gitattributes``).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -36,8 +36,13 @@ class Entry:
         by: User name.
         forced: Whether the gate was overridden.
         reason: Empty if none was given.
-        gate: ``passed``, or the names of the checks that failed; empty for a rollback.
+        gate: ``passed``, or the names of the checks that failed. Of a rollback this, `checks` and
+            `metrics` are those of the promotion that it puts back.
         git_commit: The sources checked out; None outside git.
+        git_dirty: Whether they differed from that commit; None in lines of before it was recorded.
+        checks: The gate's checks with numbers: name to ``value``, ``low``, ``high`` and the limit.
+        metrics: Means over classes on the test split: ``value``, ``low`` and ``high`` of each.
+        restores: ``id``, ``when`` and ``by`` of the promotion that a rollback puts back.
     """
 
     id: str
@@ -51,6 +56,10 @@ class Entry:
     reason: str
     gate: str
     git_commit: str | None
+    git_dirty: bool | None = None
+    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    restores: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_log(path: Path = LOG) -> list[Entry]:
@@ -93,6 +102,12 @@ def append_entry(entry: Entry, path: Path = LOG, lock: Path = LOCK) -> None:
         end = "" if not text or text.endswith("\n") else "\n"
         line = json.dumps(vars(entry), ensure_ascii=False)
         write_text(f"{text}{end}{line}\n", path)
+
+
+def find_promotion(entries: Sequence[Entry], model: str, digest: str) -> Entry | None:
+    """Find the last promotion of a bundle, whose gate let it into production."""
+    promotions = (e for e in reversed(entries) if e.event == "promote")
+    return next((e for e in promotions if (e.model, e.digest) == (model, digest)), None)
 
 
 def replay(entries: Sequence[Entry], model: str) -> list[Entry]:

@@ -81,7 +81,7 @@ def _find_chosen(candidates: Sequence[Version], version: int | None, digest: str
 
 
 def _list(versions: Sequence[Version]) -> str:
-    return ", ".join(f"version {v.number} ({v.digest[:SHOWN_DIGITS]})" for v in versions)
+    return ", ".join(v.short for v in versions)
 
 
 def _digest_held(name: str, models: Path, primary_rule: str) -> str | None:

@@ -56,8 +56,13 @@ class Version:
     files: str | None = None  # digest of its files; None if registered before it was recorded
 
     def __str__(self) -> str:
-        """Write it with its digest: "histofuse-mlp version 2 (0123456789ab)"."""
-        return f"{self.name} version {self.number} ({self.digest[:SHOWN_DIGITS]})"
+        """Write its name, digest and number: "histofuse-mlp 0123456789ab (version 2)"."""
+        return f"{self.name} {self.short}"
+
+    @property
+    def short(self) -> str:
+        """Its digest, the same in every clone, and its number, which is not."""
+        return f"{self.digest[:SHOWN_DIGITS]} (version {self.number})"
 
 
 @dataclass(frozen=True)

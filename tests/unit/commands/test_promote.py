@@ -57,7 +57,7 @@ def test_first_version_is_promoted_with_its_checks_shown(published):
     assert result.exit_code == 0, result.output
     assert stand(FUSION) == (1, {1: "Production"})
     lines = result.stdout.splitlines()
-    assert f"{FUSION} version 1 ({find(FUSION).digest[:12]}), nothing in production yet" in lines[0]
+    assert f"{FUSION} {find(FUSION).digest[:12]} (version 1), nothing in production yet" in lines[0]
     assert len([line for line in lines if line.startswith("  passed")]) >= 6
 
 
@@ -196,7 +196,7 @@ def test_version_worse_than_the_one_in_production_is_refused(published):
 
     assert result.exit_code == 1
     assert "not_worse[auroc/mortality_1y]" in list_refusals(result)
-    assert "of version 1:" in result.output
+    assert "(version 1):" in result.output
     assert stand(LOGISTIC) == (1, {1: "Production"})
 
 
@@ -233,7 +233,7 @@ def test_production_that_can_no_longer_be_scored_is_a_check_not_a_crash(publishe
     result = run("promote", LOGISTIC)
     assert result.exit_code == 1
     assert list_refusals(result) == {"not_worse"}
-    assert "version 1 in production could not be scored" in result.output
+    assert "(version 1) in production could not be scored" in result.output
     assert run("promote", LOGISTIC, "--force", "--reason", "it is lost").exit_code == 0
     assert stand(LOGISTIC) == (2, {1: "Archived", 2: "Production"})
     assert "no longer in the registry" in run("rollback", LOGISTIC).output or lost == "weights"
@@ -334,15 +334,15 @@ def test_digits_of_several_versions_are_refused_with_all_of_them(two):
     result = run("promote", LOGISTIC, "--digest", "")
     assert result.exit_code == 1
     for number in (1, 2):
-        assert f"version {number} ({find(LOGISTIC, number).digest[:12]})" in result.output
+        assert f"{find(LOGISTIC, number).digest[:12]} (version {number})" in result.output
 
 
 @pytest.mark.parametrize("choice", [("--version", 9), ("--digest", "xyz")])
 def test_version_that_is_not_there_is_refused_with_those_that_are(two, choice):
     result = run("promote", LOGISTIC, *choice)
     assert result.exit_code == 1
-    assert "version 1 (" in result.output
-    assert "version 2 (" in result.output
+    assert "(version 1)" in result.output
+    assert "(version 2)" in result.output
 
 
 def test_model_that_is_not_there_is_refused_with_those_that_are(published):

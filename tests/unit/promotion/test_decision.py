@@ -28,7 +28,15 @@ from histofuse.tracking.store import Store, open_store
 
 MLP = "histofuse-mlp"
 GROUNDS = Grounds(
-    checks=[{"name": "bundle", "passed": True, "detail": "verified"}],
+    checks=[
+        {"name": "bundle", "passed": True, "detail": "verified"},
+        {
+            "name": "minimum[auroc/macro]",
+            "passed": True,
+            "detail": "0.8 above 0.5",
+            "numbers": {"value": 0.8, "low": 0.7, "high": 0.9, "limit": 0.5, "groups": 9},
+        },
+    ],
     metrics={"test/auroc/macro": {"value": 0.8, "low": 0.7, "high": 0.9}},
     digests={"splits": "a" * 64},
 )
@@ -152,21 +160,58 @@ def test_record_says_who_when_from_to_and_why(three, artifacts_of):
         "reason": "the clinic waits",
         "forced": "true",
         "gate": "leakage",
-        "from": f"version 1, {digests[1][:12]}",
+        "from": f"{digests[1][:12]} (version 1)",
         "metrics": "test/auroc/macro 0.800 [0.700, 0.900]",
         "record": record.artifact,
         "dvc_lock": "",
         "git_commit": "",
+        "git_dirty": "false",
+        "restores": "",
         "digest.splits": "a" * 64,
     }
     before = three.read_status(MLP).version_tags[1]
     assert before[f"{PROMOTION}until"] == record.entry.when
-    assert before[f"{PROMOTION}replaced_by"] == f"version 2, {digests[2][:12]}"
+    assert before[f"{PROMOTION}replaced_by"] == f"{digests[2][:12]} (version 2)"
     assert record.artifact in artifacts_of(three, record.run_id)
     folder = Path("mlruns/artifacts") / record.run_id / "artifacts"
     written = json.loads((folder / record.artifact).read_text())
-    assert written["grounds"]["checks"][1]["detail"] == "label_aligned"
+    assert written["grounds"]["checks"][2]["detail"] == "label_aligned"
     assert written["entry"]["digest"] == digests[2]
+
+
+def test_the_log_holds_the_numbers_of_the_gate_and_the_state_of_the_tree(three):
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init",), ("add", "params.yaml"), ("commit", "-m", "first")):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    promote(three, 1)
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "# changed\n")
+    promote(three, 2)
+
+    first, second = read_log()
+    assert second.git_dirty
+    assert first.git_commit == second.git_commit
+    assert first.checks == {
+        "minimum[auroc/macro]": {
+            "passed": True, "value": 0.8, "low": 0.7, "high": 0.9, "limit": 0.5,
+        }
+    }  # fmt: skip
+    assert first.metrics == GROUNDS.metrics
+
+
+def test_a_rollback_keeps_the_record_of_what_it_puts_back(three):
+    first = promote(three, 1).entry
+    promote(three, 2)
+    Production(three).rollback(MLP, "too many alarms")
+
+    last = read_log()[-1]
+    assert (last.event, last.reason, last.gate) == ("rollback", "too many alarms", "passed")
+    assert (last.checks, last.metrics) == (first.checks, first.metrics)
+    assert last.restores == {"id": first.id, "when": first.when, "by": first.by}
+    tags = three.read_status(MLP).version_tags[1]
+    assert tags[f"{PROMOTION}gate"] == "passed"
+    assert tags[f"{PROMOTION}metrics"] == "test/auroc/macro 0.800 [0.700, 0.900]"
+    assert tags[f"{PROMOTION}restores"] == f"{first.when} by {first.by}"
+    assert tags[f"{PROMOTION}reason"] == "too many alarms"
 
 
 def test_records_of_one_version_are_kept_side_by_side(three, artifacts_of):
@@ -500,9 +545,14 @@ def test_new_registry_learns_from_the_log_what_is_in_production(three, clone, ma
     tags = store.read_status(MLP).version_tags[1]
     assert tags[WHEN_TAG] == read_log()[-1].when
     assert len(read_log()) == 2
-    # Version 1 of old is not in this registry: a rollback has nowhere to go.
-    with pytest.raises(RegistryError, match="first in production"):
+    assert tags[f"{PROMOTION}metrics"] == "test/auroc/macro 0.800 [0.700, 0.900]"
+    # Version 1 of old is not in this registry, but the log knows it.
+    earlier = find(three, 1).digest[:12]
+    with pytest.raises(RegistryError, match=f"{earlier}, which .* Restore it with dvc pull"):
         Production(store).rollback(MLP)
+    make.bundle("mlp", "tabular", weights=b"1")
+    publish_all()
+    assert Production(store).rollback(MLP).entry.digest[:12] == earlier
 
 
 def test_version_that_is_not_here_is_not_replaced_by_another(three, clone, make, capsys):

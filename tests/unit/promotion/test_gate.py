@@ -508,6 +508,52 @@ def test_fusion_that_is_worse_than_its_own_encoder_is_refused_and_the_better_let
     assert numbers["high"] < 0
 
 
+@pytest.mark.parametrize(("skill", "passes"), [(0.5, True), (0.25, False)])
+def test_precision_is_compared_at_the_recall_of_the_other(skill, passes):
+    old = predict(seed=1, skill=0.5)
+    new = decide_by(predict(seed=2, skill=skill), -0.4)  # at its own thresholds it finds few
+    margins = Limits(patches={"precision/minority": 0.15}, admissions={"brier": 0.02})
+    evidence = collect(candidate=register(new), production=register(old, version=7))
+    params = PARAMS.model_copy(update={"margins": margins})
+    checks = {c.name: c for c in decide(evidence, params).checks}
+
+    check = checks["not_worse[precision/mitosis]"]
+    assert check.passed == passes
+    rows, focus = new.of("test"), old.of("test")
+    own = rows.labels == 0
+    found = (focus.predictions[own] == 0).sum()
+    score = rows.probabilities[:, 0]
+    threshold = np.sort(score[own])[-found]
+    assert check.numbers["new"] == pytest.approx(found / (score >= threshold).sum())
+    assert f"both at recall {found / own.sum():.3f}" in check.detail
+    decided = checks["not_worse[decisions]"].numbers["recall/mitosis"]
+    assert decided["new"] < decided["production"]
+
+
+def test_a_rival_that_finds_nothing_sets_no_threshold():
+    old = decide_by(predict(seed=1), -9)
+    margins = Limits(patches={"precision/minority": 0.15}, admissions={"brier": 0.02})
+    evidence = collect(production=register(old, version=7))
+    params = PARAMS.model_copy(update={"margins": margins})
+    (check,) = (c for c in decide(evidence, params).checks if "precision/mitosis]" in c.name)
+    assert check.numbers["new"] == check.numbers["production"]
+
+
+@pytest.mark.parametrize("kind", ["image", "tabular", "fusion"])
+def test_a_first_version_of_any_kind_has_limits(kind):
+    params = load_section(PromotionParams, "promotion")
+    unsure = predict(kind, skill=0.0)
+    refused = [c.name for c in decide(collect(kind, candidate=register(unsure)), params).refusals]
+    focus = unsure.focus_class
+    assert any(name.startswith("minimum[auroc/") for name in refused)
+    wrong = predict(kind)
+    flipped = wrong.probabilities**8
+    flipped /= flipped.sum(axis=1, keepdims=True)
+    wrong = replace(wrong, probabilities=0.02 + 0.94 * flipped)
+    checks = decide(collect(kind, candidate=register(wrong)), params).checks
+    assert f"minimum[ece/{focus}]" in {c.name for c in checks}
+
+
 def test_small_loss_is_refused_only_if_the_interval_is_sure_of_it():
     encoder = predict(seed=1).of("test")
     noise = np.random.default_rng(0).normal(0, 0.02, encoder.probabilities.shape)
@@ -563,7 +609,7 @@ def test_worse_than_production_is_refused_with_the_numbers():
         )["test/auroc/macro"]
 
     assert set(refused) == {"not_worse[auroc/macro]", "not_worse[auprc/mitosis]"}
-    expected = f"{measure(new):.3f} against {measure(old):.3f} of version 7"
+    expected = f"{measure(new):.3f} against {measure(old):.3f} of 0123456789ab (version 7)"
     assert refused["not_worse[auroc/macro]"].startswith(expected)
     assert "over 20 cases; margin 0.02" in refused["not_worse[auroc/macro]"]
 
@@ -690,7 +736,8 @@ def test_production_that_cannot_be_scored_refuses():
     )
     refused = refuse(collect(production=production))
     assert refused == {
-        "not_worse": "version 3 in production could not be scored: predicts death, not readmission"
+        "not_worse": "0123456789ab (version 3) in production could not be scored: "
+        "predicts death, not readmission"
     }
 
 
@@ -698,7 +745,7 @@ def test_production_of_other_classes_refuses():
     old = predict()
     old.config["classes"] = CLASSES[::-1]
     refused = refuse(collect(production=register(old, version=3)))
-    assert "cannot be compared with version 3" in refused["not_worse"]
+    assert "cannot be compared with 0123456789ab (version 3)" in refused["not_worse"]
 
 
 def test_cases_production_was_trained_on_are_left_out_of_the_comparison():
