@@ -4,11 +4,10 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
-from histofuse.core.privacy import RESTRICTED
 from histofuse.core.progress import report
 from histofuse.core.tables import write_table
 from histofuse.data.annotations import read_annotations
-from histofuse.data.brecahad import ANNOTATIONS, FRAMES
+from histofuse.data.brecahad import ANNOTATIONS, FRAMES, identify_source
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams
 
@@ -20,8 +19,7 @@ def main() -> None:
     params = load_section(DataParams, "data")
     data = read_annotations(params, classes)
     cases = data.frames["case_id"].nunique()
-    restricted = data.source != "simulated" and params.images_restricted
-    source = RESTRICTED if restricted else data.source
+    source = identify_source(params)
     report(f"read {params.brecahad} ({source}): {len(data.frames)} frames of {cases} cases")
     for note in data.notes:
         report(note)

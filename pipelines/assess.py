@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json, replacing_folder, write_json
-from histofuse.core.naming import name_fusion
+from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.progress import report, track
 from histofuse.core.tables import read_table
 from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
@@ -15,7 +14,7 @@ from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
-from histofuse.params.base import load_keys, load_section, load_seed
+from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
@@ -34,17 +33,8 @@ def main() -> None:
     params = load_section(AssessmentParams, "assessment")
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     pairings = load_section(PairingsParams, "pairing").root
-    context = Context(
-        image_source=load_json(PATCH_METADATA)["source"],
-        patient_source=load_json(COHORT_METADATA)["source"],
-        patch_audit=load_json(PATCH_AUDIT),
-        rules={name: pairing.rule for name, pairing in pairings.items()},
-        split=reported.split,
-        primary=reported.primary_rule,
-    )
-    features = read_table(EHR_FEATURES, FEATURES)
-    rules = sorted(pairings, key=lambda name: name != reported.primary_rule)
-    names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
+    context = Context.load((PATCH_METADATA, COHORT_METADATA), PATCH_AUDIT, reported, pairings)
+    features, names = read_table(EHR_FEATURES, FEATURES), context.list_models()
     assessments = []
     for name in track(names, "assessing", total=len(names)):
         result = evaluate_model(load_predictions(MODELS / name), context)

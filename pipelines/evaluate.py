@@ -1,12 +1,12 @@
 """Stage ``evaluate``: predictions of every bundle -> metrics, tables and figures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError
-from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report, track
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
@@ -28,7 +28,7 @@ from histofuse.evaluation.performance.tables import (
 )
 from histofuse.evaluation.performance.training import make_training_table
 from histofuse.evaluation.predictions import load_predictions
-from histofuse.params.base import PARAMS_FILE, load_keys, load_section, load_seed
+from histofuse.params.base import PARAMS_FILE, load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
@@ -50,18 +50,10 @@ HEADLINE = Path("reports/headline.json")  # in git, for DVC to compare
 def main() -> None:
     params = load_section(EvaluationParams, "evaluation")
     pairings = load_section(PairingsParams, "pairing").root
-    context = Context(
-        image_source=load_json(PATCH_METADATA)["source"],
-        patient_source=load_json(COHORT_METADATA)["source"],
-        patch_audit=load_json(PATCH_AUDIT),
-        rules={name: pairing.rule for name, pairing in pairings.items()},
-        split=params.split,
-        primary=params.primary_rule,
-        alarm_at=load_section(PromotionParams, "promotion").alarm_at,
-    )
-    # By the names in params.yaml, so that a model left over from earlier params stays out.
-    rules = sorted(pairings, key=lambda name: name != params.primary_rule)
-    names = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
+    alarm_at = load_section(PromotionParams, "promotion").alarm_at
+    context = Context.load((PATCH_METADATA, COHORT_METADATA), PATCH_AUDIT, params, pairings)
+    context = replace(context, alarm_at=alarm_at)
+    names = context.list_models()
     results = [evaluate_model(load_predictions(MODELS / name), context) for name in names]
     report(f"read predictions of {len(results)} models")
 

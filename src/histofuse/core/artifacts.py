@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,18 +111,22 @@ def load_json(path: Path) -> Any:
         raise InputError([Fault(path, str(error), expected)]) from None
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, parse_number: Callable[[str], float] | None = None) -> Any:
     """Parse JSON that means one thing: UTF-8, each key once in its object, finite numbers.
+
+    `parse_number` replaces the reader of decimals, NaN and infinity.
 
     Raises:
         ValueError: With what is wrong.
     """
+    parse = parse_number or _parse_finite
     try:
         return json.loads(
             decode_text(text) if isinstance(text, bytes) else text,
             object_pairs_hook=_join_pairs,
-            parse_float=_parse_finite,
-            parse_constant=_parse_finite,
+            parse_float=parse,
+            parse_int=_parse_int,
+            parse_constant=parse,
         )
     except RecursionError:
         raise ValueError("objects or lists nested too deeply") from None
@@ -151,6 +155,13 @@ def _join_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = ", ".join(repr(key[:60]) for key, count in counts.items() if count > 1)
         raise ValueError(f"key {repeated} more than once in one object")
     return joined
+
+
+def _parse_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text[:60]}… is a number of too many digits") from None
 
 
 def _parse_finite(text: str) -> float:

@@ -11,7 +11,6 @@ from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.data.brecahad import (
     ANNOTATIONS,
     GROUND_TRUTH,
-    MARKER,
     DataSet,
     describe_contradictions,
     describe_spellings,
@@ -64,8 +63,7 @@ def read_annotations(params: DataParams, classes: ClassesParams) -> DataSet:
     unique = unique.sort_values("frame_id", kind="stable", ignore_index=True)
     more += [f"{n} repeated annotations dropped"] if (n := len(table) - len(unique)) else []
     notes += [*describe_spellings(images), *more, *describe_contradictions(unique)]
-    source = "simulated" if (folder / MARKER).is_file() else "published"
-    return DataSet(frames, unique, source, notes)
+    return DataSet(frames, unique, notes)
 
 
 def _classify(points: pd.DataFrame, class_of: dict[str, str]) -> tuple[pd.DataFrame, list[str]]:

@@ -26,7 +26,13 @@ from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
 from histofuse.data.tiff import read_rgb
-from histofuse.params.data import ANNOTATION_KEYS, KEY_ALIASES, ClassesParams, FrameParams
+from histofuse.params.data import (
+    ANNOTATION_KEYS,
+    KEY_ALIASES,
+    ClassesParams,
+    DataParams,
+    FrameParams,
+)
 
 IMAGES = "images"
 GROUND_TRUTH = "groundTruth"
@@ -43,7 +49,7 @@ ANNOTATIONS = Contract(
     key=("frame_id", "source_key", "x_px", "y_px"),
 )
 
-Source = Literal["simulated", "brecahad", "published"]
+Source = Literal["simulated", "restricted", "brecahad", "published"]
 _Point = tuple[str, float, float]  # key, x and y
 # A case of two parts, such as Case-10, is one of a word and a number; "Case-10" alone is no frame.
 _FRAME_NAME = re.compile(r"(?!case\s*-\s*\d+\s*$)(?:[^-]+|[^\W\d_]+-\d+)-\d+\s*", re.IGNORECASE)
@@ -63,13 +69,11 @@ class DataSet:
         frames: A `FRAMES` table by frame_id; `file` is relative to the data set's folder.
         annotations: An `ANNOTATIONS` table by frame_id, then key and place in the JSON. A point at
             fraction x of the width lies at x_px = x * width: pixel i spans [i, i + 1).
-        source: Whether the data set was simulated.
         notes: What was done to the input on the way, for the user to know.
     """
 
     frames: pd.DataFrame
     annotations: pd.DataFrame
-    source: Source
     notes: list[str]
 
 
@@ -99,8 +103,19 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
     if annotations.empty:
         expected = f"points under {', '.join(classes.class_of_key)}"
         raise InputError([Fault(folder / GROUND_TRUTH, "no annotation of any class", expected)])
-    source: Source = "simulated" if (folder / MARKER).is_file() else "brecahad"
-    return DataSet(frames, annotations, source, notes)
+    return DataSet(frames, annotations, notes)
+
+
+def identify_source(params: DataParams) -> Source:
+    """Identify the frames: simulated, by its marker, patients' that may not be shown, or published.
+
+    `mimic.identify_source` does so for the records.
+    """
+    if (Path(params.brecahad) / MARKER).is_file():
+        return "simulated"
+    if params.images_restricted:
+        return "restricted"
+    return "brecahad" if params.annotations == "brecahad" else "published"
 
 
 def list_layout(

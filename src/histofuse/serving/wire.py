@@ -6,13 +6,13 @@ A request that is refused is refused before it takes much more memory than its t
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from histofuse.core.artifacts import parse_json
 from histofuse.core.errors import Fault, InputError
 
 MOST_ROWS: Final = 1024
@@ -24,6 +24,7 @@ COLUMNS: Final = "inputs"
 PARAMS: Final = "params"
 _LAYOUTS: Final = (*RECORDS, SPLIT, COLUMNS)
 _BODY: Final = "the body"
+_MANY: Final = "Send several requests, or use histofuse predict."
 _OBJECTS: Final = MOST_ROWS + 2  # a row each, the rows' layout and the document
 
 
@@ -69,48 +70,29 @@ def check_rows(n: int) -> None:
     if n == 0:
         raise _refuse("input", "no rows", "at least one")
     if n > MOST_ROWS:
-        remedy = "Send several requests, or use histofuse predict."
-        raise InputError([Fault("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", remedy)])
+        raise InputError([Fault("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", _MANY)])
 
 
 def _parse(body: bytes) -> dict[str, Any]:
     expected = "a JSON object, in UTF-8"
+    # Before they take memory; few of these characters stand in a text.
     if body.count(b"[") > MOST_LISTS:
         raise _refuse(_BODY, "too many lists", f"at most {MOST_LISTS:,}")
+    if body.count(b"{") > _OBJECTS:
+        fault = Fault(
+            _BODY, f"more than {_OBJECTS:,} objects", f"at most {MOST_ROWS:,} rows", _MANY
+        )
+        raise InputError([fault])
     try:
-        document = json.loads(body.decode(), object_pairs_hook=_Objects().make)
-    except UnicodeDecodeError as error:
-        raise _refuse(_BODY, f"not UTF-8 at byte {error.start:,}", expected) from None
+        document = parse_json(body, parse_number=float)  # infinity is refused with its column
     except json.JSONDecodeError as error:
         problem = f"not JSON at character {error.pos:,} ({error.msg})"
         raise _refuse(_BODY, problem, expected) from None
-    except RecursionError:
-        raise _refuse(_BODY, "nested too deeply", "the pixels of a patch at most") from None
-    except ValueError:
-        raise _refuse(_BODY, "a number of too many digits", "a number") from None
+    except ValueError as error:
+        raise _refuse(_BODY, str(error), expected) from None
     if not isinstance(document, dict):
         raise _refuse(_BODY, _name_type(document), expected)
     return document
-
-
-class _Objects:
-    """Makes the objects of a document, as many as a request may hold."""
-
-    def __init__(self) -> None:
-        self.left = _OBJECTS
-
-    def make(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Make an object."""
-        self.left -= 1
-        if self.left < 0:
-            remedy = "Send several requests, or use histofuse predict."
-            expected = f"at most {MOST_ROWS:,} rows"
-            raise InputError([Fault(_BODY, f"more than {_OBJECTS:,} objects", expected, remedy)])
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-            raise _refuse(_BODY, f"the key {twice!r} twice in an object", "each key once")
-        return made
 
 
 def _read_rows(layout: str, rows: Any) -> pd.DataFrame:

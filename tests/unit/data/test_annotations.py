@@ -67,7 +67,6 @@ def test_objects_of_qupath_become_annotations(folder):
         ["Case_1-01", "Case_1", 3, 4, "tumour"],
         ["Case_2-01", "Case_2", 60, 40, "mitosis"],
     ]
-    assert data.source == "published"
     assert "2 objects of unknown classes left out: 1 Stroma, 1 no class" in data.notes
     assert "1 repeated annotations dropped" in data.notes
 

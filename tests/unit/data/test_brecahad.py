@@ -11,9 +11,10 @@ import tifffile
 
 from histofuse.core.errors import InputError
 from histofuse.core.tables import check_table
-from histofuse.data.brecahad import ANNOTATIONS, FRAMES, read_brecahad
+from histofuse.data.brecahad import ANNOTATIONS, FRAMES, identify_source, read_brecahad
 from histofuse.data.pixels import UNKNOWN
-from histofuse.params.data import ClassesParams, FrameParams
+from histofuse.params.base import load_section
+from histofuse.params.data import ClassesParams, DataParams, FrameParams
 
 CLASSES = ClassesParams.model_validate(
     {"mitosis": ["mitosis"], "tumour": ["tumor"], "non_tumour": ["non_tumor"]}
@@ -60,7 +61,7 @@ def test_frames_and_annotations_by_value(tmp_path):
         ["Case_10-03", "Case_10", 10.0, 10.0, "tumour", "tumor"],
         ["Case_2-01", "Case_2", 0.0, 10.0, "tumour", "tumor"],
     ]
-    assert (data.source, data.notes) == ("brecahad", [])
+    assert data.notes == []
 
 
 def test_both_spellings_of_keys_mean_the_same(tmp_path):
@@ -73,10 +74,21 @@ def test_both_spellings_of_keys_mean_the_same(tmp_path):
     assert list(a["source_key"]) == ["lumen", "non_lumen"]
 
 
-def test_the_marker_tells_simulated_from_real(tmp_path):
-    write_frame(tmp_path, "Case_1-01", {"tumor": [{"x": 0.5, "y": 0.5}]})
+@pytest.mark.parametrize(
+    ("changes", "source"),
+    [
+        ({}, "brecahad"),
+        ({"annotations": "geojson"}, "published"),
+        ({"images_restricted": True}, "restricted"),
+        ({"annotations": "csv", "images_restricted": True}, "restricted"),
+    ],
+)
+def test_the_source_of_frames_is_told_by_marker_and_params(tmp_path, changes, source):
+    project = load_section(DataParams, "data", Path(__file__).parents[3] / "params.yaml")
+    params = project.model_copy(update={"brecahad": str(tmp_path), "images_restricted": False} | changes)
+    assert identify_source(params) == source
     (tmp_path / "SIMULATED.json").write_text("{}")
-    assert read_brecahad(tmp_path, CLASSES, UNKNOWN).source == "simulated"
+    assert identify_source(params) == "simulated"
 
 
 def test_repeated_points_count_once_and_are_said(tmp_path):
@@ -246,7 +258,6 @@ def test_no_annotation_of_any_class_is_a_fault(tmp_path):
 def test_counts_on_the_real_frames(real_data):
     data = read_brecahad(real_data / "brecahad", CLASSES, UNKNOWN)
     counts = Counter(zip(data.annotations["case_id"], data.annotations["label"], strict=True))
-    assert data.source == "brecahad"
     assert len(data.frames) == 27
     assert set(data.frames["width_px"]) == {1360}
     assert set(data.frames["height_px"]) == {1024}

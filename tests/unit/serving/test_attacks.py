@@ -90,19 +90,19 @@ def with_text(text):
 
 MANY = {f"column {number}": 0 for number in range(500_000)}
 ATTACKS = {
-    "no text": (b"\xff" * 32 * MIB, "not UTF-8 at byte 0"),
+    "no text": (b"\xff" * 32 * MIB, "not UTF-8 text"),
     "empty": (b"", "not JSON at character 0"),
-    "a null byte": (b"\0", "not JSON"),
+    "a null byte": (b"\0", "not UTF-8"),
     "a text with null bytes": (records(PATIENT | {"age_years": "\0" * 100}), "age_years"),
     "half a surrogate": (records(PATIENT | {"age_years": "\ud800"}), "age_years"),
     "unknown columns": (records(PATIENT | MANY), "500,004 columns"),
     "as many keys": (json.dumps(MANY).encode(), "500,000 keys"),
     "many params": (json.dumps({"inputs": {}, "params": MANY}).encode(), "input"),
     "unknown columns in turn": (records(*({str(n): 0} for n in range(1001))), "1,001 columns"),
-    "names twice": (with_text(b'1, "age_years": 99'), "'age_years' twice"),
+    "names twice": (with_text(b'1, "age_years": 99'), "'age_years' more than once"),
     "500,000 names twice": (
         b'{"dataframe_records": [{' + b",".join([b'"a":0,"b":0'] * 500_000) + b"}]}",
-        "twice",
+        "more than once",
     ),
     "columns twice": (
         b'{"dataframe_split": {"columns": ["age_years", "age_years"], "data": [[1, 2]]}}',

@@ -91,7 +91,8 @@ def draw_reliabilities(
         axes.set_title(show_name(name), loc="left")
         axes.set(xlabel="mean predicted probability", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     panels[0].set_ylabel("share that is of the class")
-    panels[0].legend(loc="upper left", bbox_to_anchor=(0, -0.17), ncols=3, borderaxespad=0)
+    columns = 3 if len(names) > 1 else 2  # of one panel the legend is cut at its edge
+    panels[0].legend(loc="upper left", bbox_to_anchor=(0, -0.17), ncols=columns, borderaxespad=0)
     note = (
         f"Bars: {confidence:.0%} Wilson intervals on the effective number of rows,\n"
         "fewer where rows of a case agree. Area of points: rows."
@@ -113,7 +114,9 @@ def _draw_bins(axes: Axes, bins: Sequence[Bin], colour: str, label: str, shift: 
 
 def draw_decision_curve(curve: DecisionCurve, focus: str, title: str) -> Figure:
     """Draw net benefit with its band, against acting on all rows and on none."""
-    figure, axes = make_axes(f"{title}: decision curve, {focus}", (5.6, 4.9), bottom=1.45)
+    figure, axes = make_axes(
+        f"{title}: decision curve, {focus}", (5.6, 4.9), left=0.95, bottom=1.45
+    )
     axes.axhline(0, color="black", linewidth=1, label="act on none")
     axes.fill_between(curve.thresholds, curve.low, curve.high, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(curve.thresholds, curve.model, color=BLUE, label="act on the model (band: interval)")
@@ -154,10 +157,9 @@ def draw_coverage(
         if axes is not panels[0]:
             axes.tick_params(labelleft=False)
     figure.subplots_adjust(top=1 - 0.85 / size[1])
-    note = (
-        f"Dashed: {asked:.0%}, the coverage asked for. LAC: all classes above one probability. "
-        "APS: the likeliest classes, up to a sum of probabilities."
-    )
+    note = f"Dashed: {asked:.0%}, the coverage asked for. LAC: all classes above one probability."
+    if "aps" in coverage:
+        note += " APS: the likeliest classes, up to a sum of probabilities."
     figure.text(0.012, 0.105, note, fontsize=7.5, color=GREY)
     return figure
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_fusion, name_model, name_pairing
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.pairing import LEAKY_RULES
+from histofuse.params.base import load_keys
+from histofuse.params.evaluation import EvaluationParams
+from histofuse.params.pairing import LEAKY_RULES, AnyPairing
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,25 @@ class Context:
     split: str
     primary: str
     alarm_at: float = math.inf
+
+    @classmethod
+    def load(
+        cls,
+        metadata: tuple[Path, Path],
+        audit: Path,
+        params: EvaluationParams,
+        pairings: Mapping[str, AnyPairing],
+    ) -> Context:
+        """Load the sources from the ``meta.json`` of patches and cohort, and the patches' audit."""
+        image, patient = (load_json(path)["source"] for path in metadata)
+        rules = {name: pairing.rule for name, pairing in pairings.items()}
+        primary = params.primary_rule
+        return cls(image, patient, load_json(audit), rules, params.split, primary)
+
+    def list_models(self) -> list[str]:
+        """List the models that params.yaml names; others are left from earlier params."""
+        rules = sorted(self.rules, key=lambda name: name != self.primary)
+        return [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
 
 
 @dataclass(frozen=True)
