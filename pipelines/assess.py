@@ -14,7 +14,7 @@ from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
-from histofuse.params.base import load_section, load_seed
+from histofuse.params.base import load_keys, load_section, load_seed
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
@@ -34,7 +34,8 @@ def main() -> None:
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     pairings = load_section(PairingsParams, "pairing").root
     context = Context.load((PATCH_METADATA, COHORT_METADATA), PATCH_AUDIT, reported, pairings)
-    features, names = read_table(EHR_FEATURES, FEATURES), context.list_models()
+    features = read_table(EHR_FEATURES, FEATURES)
+    names = context.list_models(load_keys("image"), load_keys("tabular"))
     assessments = []
     for name in track(names, "assessing", total=len(names)):
         result = evaluate_model(load_predictions(MODELS / name), context)

@@ -28,7 +28,7 @@ from histofuse.evaluation.performance.tables import (
 )
 from histofuse.evaluation.performance.training import make_training_table
 from histofuse.evaluation.predictions import load_predictions
-from histofuse.params.base import PARAMS_FILE, load_section, load_seed
+from histofuse.params.base import PARAMS_FILE, load_keys, load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
@@ -53,7 +53,8 @@ def main() -> None:
     alarm_at = load_section(PromotionParams, "promotion").alarm_at
     context = Context.load((PATCH_METADATA, COHORT_METADATA), PATCH_AUDIT, params, pairings)
     context = replace(context, alarm_at=alarm_at)
-    names = context.list_models()
+    # By the names in params.yaml, so that a model left over from earlier params stays out.
+    names = context.list_models(load_keys("image"), load_keys("tabular"))
     results = [evaluate_model(load_predictions(MODELS / name), context) for name in names]
     report(f"read predictions of {len(results)} models")
 

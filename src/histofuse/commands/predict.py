@@ -37,7 +37,7 @@ from histofuse.serving.case_records import (
 from histofuse.serving.predict import open_predictor
 from histofuse.serving.records import WHERE, join_warnings
 from histofuse.serving.writer import open_writer
-from histofuse.tracking.interface import PREDICTION, WARNINGS, name_probability
+from histofuse.tracking.interface import DISTANCE, PREDICTION, WARNINGS, name_probability
 from histofuse.tracking.names import SCRATCH
 from histofuse.tracking.registry import fetch_model
 from histofuse.tracking.store import open_store
@@ -253,7 +253,7 @@ def _predict_frames(
     )
     classes = predictor.bundle.config["classes"]
     scored = [name for name in ("score",) if name in points.table]
-    kept = [CASE, *_PLACE, *scored, PREDICTION, *map(name_probability, classes)]
+    kept = [CASE, *_PLACE, *scored, PREDICTION, DISTANCE, *map(name_probability, classes)]
     answered: list[pd.DataFrame] = []
     with open_writer(request.out) as write:
         for part in track(parts, "predicting", total=total):
@@ -280,7 +280,8 @@ def _predict_frames(
         write_frame_pages(table, model, records, frames, request.report, private=private)
     done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
     counts = _count_records(points, records) if fused else []
-    return "\n".join(["; ".join([done, *counts, *records.notes]), _count_classes(table, classes)])
+    counted = _count_classes(table, classes)
+    return "\n".join(["; ".join([done, *counts, *records.notes]), counted, *_find_far(table)])
 
 
 def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> None:
@@ -293,13 +294,27 @@ def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> 
 
 
 def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
-    """Count each class by case and, of few frames, by frame."""
+    """Count each class by case and, of few frames, by frame, with the median distance of both."""
     keys = [answered[CASE].rename("case"), answered["frame_id"].rename("frame")]
     frames = pd.crosstab(keys, answered[PREDICTION]).reindex(columns=classes, fill_value=0)
     cases = frames.groupby(level="case").sum()
+    frames[DISTANCE] = answered.groupby(keys)[DISTANCE].median()
+    cases[DISTANCE] = answered.groupby(keys[0])[DISTANCE].median()
     total = cases.assign(frame="all").set_index("frame", append=True)
     table = pd.concat([total, frames]) if len(frames) <= _MOST_FRAMES else total
     return table.sort_index(level="case", sort_remaining=False, kind="stable").to_string()
+
+
+def _find_far(answered: pd.DataFrame) -> list[str]:
+    """Warn of frames most of which is less like the training patches than nearly all validation."""
+    far = answered.groupby("frame_id")[DISTANCE].median().loc[lambda d: d > 1]
+    if far.empty:
+        return []
+    share = f"{len(far)} of {answered['frame_id'].nunique()} frames are unlike the training patches"
+    return [
+        f"WARNING: {share}: their median distance is above 1, below which 95 % of the validation "
+        f"patches stay, at most {far.max():.1f} ({far.idxmax()})."
+    ]
 
 
 def _take_points(

@@ -167,7 +167,7 @@ def train_patients(  # noqa: PLR0917
         for view, decision in trained.decisions.items():
             inner = folder if view == "both" else folder / view
             inner.mkdir(exist_ok=True)
-            write_decision(decision, inner)
+            write_decision(decision, inner, cohort.source)
         write_json(trained.encoder.to_dict(), folder / ENCODER)
         history = describe_history(trained, cohort.bags)
         write_text(to_csv(history, float_format="%.6g"), folder / HISTORY)

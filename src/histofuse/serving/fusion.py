@@ -20,6 +20,7 @@ from histofuse.serving.records import find_recorded, make_unknown
 from histofuse.serving.tabular import TabularPredictor
 from histofuse.tracking.interface import (
     ANSWERED_BY,
+    DISTANCE,
     EMBEDDING_VERSION,
     GRADCAM,
     IMAGE,
@@ -167,8 +168,9 @@ class FusionPredictor(Predictor):
                 self.model.logits, image_embeddings[fused], patient_embeddings
             )
             table = self.tabulate(logits, patches.index[fused])
+            distance = self.image.measure_distance(image_embeddings[fused])
             source = {ANSWERED_BY: FUSION, EMBEDDING_VERSION: f"{image}+{patient}"}
-            parts.append(table.assign(**source))
+            parts.append(table.assign(**{DISTANCE: distance}, **source))
         if alone.any():
             table = self.image.answer_embedded(patches.select(alone), image_embeddings[alone])
             source = {ANSWERED_BY: IMAGE, EMBEDDING_VERSION: image}

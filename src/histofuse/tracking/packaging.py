@@ -27,7 +27,7 @@ REQUIREMENTS: Final = (
     "safetensors", "scipy", "torch", "torchvision", "xgboost",
 )  # fmt: skip
 # Increased when the same bundle is registered with other files.
-FORMAT: Final = 4
+FORMAT: Final = 5
 COMPILED: Final = "__pycache__"
 # What MLflow and Python write next to a model when they load it from a local store.
 ADDED: Final = frozenset({COMPILED, VERSION_FILE})

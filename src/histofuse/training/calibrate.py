@@ -34,6 +34,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import expit, logsumexp
 
 from histofuse.core.errors import Fault, InputError
+from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.params.decision import AUTO, CalibrationMethod
 from histofuse.training.scaling import (
     UNCHANGED,
@@ -379,12 +380,19 @@ class FittedOn:
     """The rows behind a fit.
 
     Attributes:
-        per_class: Rows of each class.
+        per_class: Rows of each class, or their sum alone.
         notes: What the rows were too few for, and what was used instead.
     """
 
     per_class: tuple[int, ...]
     notes: tuple[str, ...] = ()
+
+    def hide_few(self) -> FittedOn:
+        """Keep only the sum where a class has fewer rows than may be shown of restricted data."""
+        if min(self.per_class, default=0) >= FEWEST_PATIENTS:
+            return self
+        few = f"a class has fewer than {FEWEST_PATIENTS} rows"
+        return FittedOn((sum(self.per_class),), (few,) if self.notes else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON; `positives` is null unless the model is binary."""

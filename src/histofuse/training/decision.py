@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
 from histofuse.training.calibrate import Calibrator, fit_calibrator
@@ -71,10 +73,16 @@ def fit_decision(
     return Decision(calibrator, thresholds)
 
 
-def write_decision(decision: Decision, folder: Path) -> None:
-    """Write ``calibrator.json`` and ``threshold.json`` into a bundle's folder."""
-    write_json(decision.calibrator.to_dict(), folder / CALIBRATOR)
-    write_json(decision.thresholds.to_dict(), folder / THRESHOLD)
+def write_decision(decision: Decision, folder: Path, source: str) -> None:
+    """Write ``calibrator.json`` and ``threshold.json`` into a bundle's folder.
+
+    Of a source whose patients may not be shown, only the sum of the rows is written where a class
+    has fewer than ten.
+    """
+    shown = may_show_patients([source])
+    for part, name in ((decision.calibrator, CALIBRATOR), (decision.thresholds, THRESHOLD)):
+        rows = part.fitted_on if shown else part.fitted_on.hide_few()
+        write_json(replace(part, fitted_on=rows).to_dict(), folder / name)
 
 
 def load_decision(folder: Path) -> Decision:

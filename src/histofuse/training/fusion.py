@@ -121,15 +121,15 @@ def train_fusion(
         decision = fit_decision(
             logits[rows], labels[rows], cases[rows], params.calibration, params.threshold
         )
+        kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
+        config = _describe(path.name, data, params, seed) | {"training": kept}
         with writing_bundle(path, path.name) as folder:
             save_file(network.state_dict(), folder / WEIGHTS)
-            write_decision(decision, folder)
+            write_decision(decision, folder, config["source"])
             write_history(result, folder / HISTORY)
             keys = data.pairs[[c for c in FUSION_PREDICTIONS.columns if c != "prediction"]]
             predictions = decision.tabulate(keys, data.classes, logits).sort_values("patch_id")
             write_table(predictions, folder / PREDICTIONS, FUSION_PREDICTIONS)
-            kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
-            config = _describe(path.name, data, params, seed) | {"training": kept}
             write_json(config, folder / CONFIG)
     recorder.finish(path)
     return result

@@ -59,6 +59,7 @@ from histofuse.params.image import (
 )
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import choose_focus_class, fit_decision, write_decision
+from histofuse.training.distance import fit_distance, write_distance
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult, measure, write_history
@@ -203,7 +204,9 @@ def train_image(
         )
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
-            write_decision(decision, folder)
+            write_decision(decision, folder, data.meta.source)
+            seen = outputs.embeddings[(data.table["split"] == "train").to_numpy()]
+            write_distance(fit_distance(seen, outputs.embeddings[rows]), folder)
             write_history(result, folder / HISTORY)
             keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
             predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)

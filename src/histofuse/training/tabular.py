@@ -184,7 +184,7 @@ def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabular
     )
     predictions = make_predictions(table, logits, decision)
     write_model(fit.model, folder)
-    write_decision(decision, folder)
+    write_decision(decision, folder, table.source)
     write_table(predictions, folder / PREDICTIONS, TABULAR_PREDICTIONS)
     write_text(to_csv(fit.history, float_format="%.6g"), folder / HISTORY)
     write_json(table.features, folder / FEATURE_ORDER)

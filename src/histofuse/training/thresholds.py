@@ -14,18 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from histofuse.params.decision import ThresholdRule, read_precision_target
 from histofuse.training.calibrate import FittedOn, count_classes, count_rows
+from histofuse.training.conformal import COVERAGE, fit_conformal, predict_sets
 
 THRESHOLD_MINIMUM = 5
 # With fewer rows of a class a threshold is still fitted, with a warning.
 THRESHOLD_COMFORT = 10
 TINY = 1e-6
+_SETS: Final = "lac_by_class"  # the score of the prediction sets
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Thresholds:
         rule: The rule requested.
         values: t_k, one per class. A binary model has t_0 = 1 - t_1, so that it decides p_1 >= t_1.
         fitted_on: The rows behind the fit.
+        sets: One limit a class of the prediction sets; empty in bundles of before they were kept.
     """
 
     rule: ThresholdRule
     values: tuple[float, ...]
     fitted_on: FittedOn
+    sets: tuple[float | None, ...] = ()
 
     def decide(self, probabilities: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
         """Decide on a class for each row."""
@@ -49,19 +53,25 @@ class Thresholds:
             return (probabilities[:, 1] >= self.values[1]).astype(np.int64)
         return np.argmax(probabilities / np.array(self.values), axis=1).astype(np.int64)
 
+    def predict_sets(self, probabilities: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+        """Tell which classes cannot be ruled out; see `training.conformal`."""
+        return predict_sets(probabilities, _SETS, self.sets)
+
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
         return {
             "rule": self.rule,
             "values": list(self.values),
             "fitted_on": self.fitted_on.to_dict(),
+            "sets": {"score": _SETS, "coverage": COVERAGE, "limits": list(self.sets)},
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Thresholds:
         """Read what `to_dict` rendered."""
         fitted_on = FittedOn.from_dict(values["fitted_on"])
-        return cls(values["rule"], tuple(values["values"]), fitted_on)
+        sets = tuple(values.get("sets", {}).get("limits", ()))
+        return cls(values["rule"], tuple(values["values"]), fitted_on, sets)
 
 
 @dataclass(frozen=True)
@@ -116,8 +126,9 @@ def fit_thresholds(
     probabilities = np.asarray(probabilities, dtype=np.float64)
     counts = count_classes(probabilities, labels)
     k = len(counts)
+    sets = fit_conformal(probabilities, labels, _SETS, COVERAGE, seed=0).quantiles
     if rule == "argmax":
-        return Thresholds(rule, (1 / k,) * k, FittedOn(counts))
+        return Thresholds(rule, (1 / k,) * k, FittedOn(counts), sets)
     choose = _chooser(rule)
     optimal_at_prevalence = rule in ("youden_j", "balanced")
     notes: list[str] = []
@@ -137,7 +148,7 @@ def fit_thresholds(
         notes += [f"class {c}: {n}" for n in note]
     if k == 2:
         values = [1 - values[0], values[0]]
-    return Thresholds(rule, tuple(values), FittedOn(counts, tuple(notes)))
+    return Thresholds(rule, tuple(values), FittedOn(counts, tuple(notes)), sets)
 
 
 _Chooser = Callable[[_Cuts], tuple[int, list[str]]]

@@ -173,7 +173,7 @@ def test_the_file_and_the_screen_name_the_model_and_its_data(frames, patients, o
 def test_a_model_of_simulated_data_is_warned_of_unless_the_input_is_simulated(frames, patients):
     assert "WARNING: the model was trained on simulated data" in ask(frames)[0]
     (frames / "SIMULATED.json").write_text("{}")
-    assert "WARNING" not in ask(frames)[0]
+    assert "WARNING: the model was" not in ask(frames)[0]
     own = Path("data/ehr/features.parquet")
     assert "WARNING" not in ask(model="models/mlp", patients=own)[0]
     assert "WARNING" in ask(model="models/mlp", patients=patients)[0]
@@ -191,8 +191,8 @@ def test_a_registered_model_is_named_with_its_version(published):
     frames = make_frames(published.root / "incoming")
     said, table = ask(frames, "models:/histofuse-simple-cnn/1")
     digest = open_bundle(Path("models/simple_cnn")).digest
-    assert set(table["model"]) == {f"histofuse-simple-cnn version 1 ({digest[:12]})"}
-    assert f"model: histofuse-simple-cnn version 1 ({digest[:12]})" in said
+    assert set(table["model"]) == {f"histofuse-simple-cnn {digest[:12]} (version 1)"}
+    assert f"model: histofuse-simple-cnn {digest[:12]} (version 1)" in said
 
 
 def test_fusion_without_patients_is_the_image_model(frames):
@@ -345,9 +345,20 @@ def test_classes_are_counted_by_frame_and_case_on_the_screen(frames, monkeypatch
         rows = table[table[keys[0]] == name]
         counts = [str((rows["prediction"] == c).sum()) for c in classes]
         key = "all" if keys == ["case_id"] else name
-        assert next(line for line in lines if key in line)[-3:] == counts
+        *_, a, b, c, distance = next(line for line in lines if key in line)
+        assert [a, b, c] == counts
+        assert float(distance) == pytest.approx(rows["distance"].median(), abs=1e-3)
     monkeypatch.setattr("histofuse.commands.predict._MOST_FRAMES", 2)
     assert "Case_1-02" not in ask(frames)[0]
+
+
+def test_frames_unlike_the_training_patches_are_said(frames):
+    said, table = ask(frames)  # frames of noise
+    medians = table.groupby("frame_id")["distance"].median()
+    assert (medians > 1).all()
+    expected = "3 of 3 frames are unlike the training patches: their median distance is above 1"
+    assert f"WARNING: {expected}" in said
+    assert f"at most {medians.max():.1f} ({medians.idxmax()})" in said
 
 
 def test_an_overlay_shows_a_dot_of_its_class_at_each_nucleus(frames):

@@ -85,7 +85,9 @@ def test_both_spellings_of_keys_mean_the_same(tmp_path):
 )
 def test_the_source_of_frames_is_told_by_marker_and_params(tmp_path, changes, source):
     project = load_section(DataParams, "data", Path(__file__).parents[3] / "params.yaml")
-    params = project.model_copy(update={"brecahad": str(tmp_path), "images_restricted": False} | changes)
+    params = project.model_copy(
+        update={"brecahad": str(tmp_path), "images_restricted": False} | changes
+    )
     assert identify_source(params) == source
     (tmp_path / "SIMULATED.json").write_text("{}")
     assert identify_source(params) == "simulated"

@@ -512,7 +512,8 @@ def test_fusion_that_is_worse_than_its_own_encoder_is_refused_and_the_better_let
 def test_precision_is_compared_at_the_recall_of_the_other(skill, passes):
     old = predict(seed=1, skill=0.5)
     new = decide_by(predict(seed=2, skill=skill), -0.4)  # at its own thresholds it finds few
-    margins = Limits(patches={"precision/minority": 0.15}, admissions={"brier": 0.02})
+    precision = {"precision/minority": 0.15}
+    margins = Limits(patches=precision, admissions=precision, patients=precision)
     evidence = collect(candidate=register(new), production=register(old, version=7))
     params = PARAMS.model_copy(update={"margins": margins})
     checks = {c.name: c for c in decide(evidence, params).checks}
@@ -532,7 +533,8 @@ def test_precision_is_compared_at_the_recall_of_the_other(skill, passes):
 
 def test_a_rival_that_finds_nothing_sets_no_threshold():
     old = decide_by(predict(seed=1), -9)
-    margins = Limits(patches={"precision/minority": 0.15}, admissions={"brier": 0.02})
+    precision = {"precision/minority": 0.15}
+    margins = Limits(patches=precision, admissions=precision, patients=precision)
     evidence = collect(production=register(old, version=7))
     params = PARAMS.model_copy(update={"margins": margins})
     (check,) = (c for c in decide(evidence, params).checks if "precision/mitosis]" in c.name)

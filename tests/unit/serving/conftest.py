@@ -29,6 +29,7 @@ from histofuse.models.mlp import Mlp
 from histofuse.models.tabular import LinearModel, MlpModel, write_model
 from histofuse.params.ehr import EncodingParams
 from histofuse.training.decision import fit_decision, write_decision
+from histofuse.training.distance import fit_distance, write_distance
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 SPECS = [
@@ -88,7 +89,8 @@ def write_common(folder, k, **config):
     labels = np.array([0, 1] * 20) if k == 2 else np.arange(42) % k
     logits = np.random.default_rng(1).normal(size=(len(labels), k))
     cases = np.arange(len(labels)) // 4
-    write_decision(fit_decision(logits, labels, cases, "temperature_bias", "max_f1"), folder)
+    decision = fit_decision(logits, labels, cases, "temperature_bias", "max_f1")
+    write_decision(decision, folder, "simulated")
     write_json({"name": folder.name, "source": "simulated", **config}, folder / "config.json")
 
 
@@ -122,6 +124,8 @@ def make_image(path):
     model.gradcam_layer = MapLayer("backbone.features.2", 8)
     with writing_bundle(path, path.name) as folder:
         save_weights(model, folder / "weights.safetensors")
+        embeddings = np.random.default_rng(2).normal(size=(60, model.embedding_dim))
+        write_distance(fit_distance(embeddings[:40], embeddings[40:]), folder)
         write_common(folder, 3, kind="image", classes=CLASSES, architecture=describe_model(model))
     return Made(open_bundle(path), model)
 

@@ -1,13 +1,18 @@
 import json
+import shutil
+from itertools import compress
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from histofuse.core.artifacts import write_json
+from histofuse.core.bundle import writing_bundle
 from histofuse.core.errors import BundleError, HistofuseError, InputError
 from histofuse.features.encoding import encode
 from histofuse.serving.predict import open_predictor
+from histofuse.training.distance import load_distance
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 PROBABILITIES = [f"probability_{name}" for name in CLASSES]
@@ -130,9 +135,38 @@ def test_patches_with_and_without_margin(image, patches):
     table = predictor.predict(stored)
 
     logits = image.model(image.model.prepare(torch.from_numpy(stored))).detach().numpy()
-    assert list(table) == [*PROBABILITIES, "prediction", "model", "trained_on", "warnings"]
+    named = ["prediction", "prediction_set", "model", "trained_on", "distance", "warnings"]
+    assert list(table) == [*PROBABILITIES, *named]
     np.testing.assert_allclose(table[PROBABILITIES], calibrate(image.bundle, logits), atol=1e-6)
     pd.testing.assert_frame_equal(table, predictor.predict(patches))
+
+
+def test_an_answer_says_what_cannot_be_ruled_out_and_how_far_from_training_it_is(image, patches):
+    predictor = open_predictor(image.path)
+    table = predictor.predict(patches)
+    limits = predictor.decision.thresholds.sets
+    for _, row in table.iterrows():
+        inside = [1 - row[name] <= q + 1e-8 for name, q in zip(PROBABILITIES, limits, strict=True)]
+        assert row["prediction_set"] == ", ".join(compress(CLASSES, inside))
+    embedded = predictor.embed_patches(predictor.read(patches))
+    expected = load_distance(image.path).measure(embedded)
+    np.testing.assert_allclose(table["distance"], expected, atol=6e-4)
+    assert (table["distance"] > 0).all()
+
+
+def test_a_bundle_of_before_has_neither_sets_nor_distances(image, patches, tmp_path):
+    old = tmp_path / "old"
+    with writing_bundle(old, "old") as folder:
+        for file in image.path.iterdir():
+            if file.name not in ("manifest.json", "distance.safetensors"):
+                shutil.copy(file, folder)
+        values = json.loads((folder / "threshold.json").read_text())
+        del values["sets"]
+        write_json(values, folder / "threshold.json")
+    table = open_predictor(old).predict(patches)
+    assert table["distance"].isna().all()
+    assert table["prediction_set"].isna().all()
+    assert (table["prediction"] == open_predictor(image.path).predict(patches)["prediction"]).all()
 
 
 def test_a_patch_alone_gets_the_bits_it_gets_among_many(image, patches):

@@ -160,14 +160,14 @@ def test_workers_are_replaced_and_end_with_the_process_that_watches_them(serve):
     served.wait_until(lambda: served.list_group() == [])
 
 
-def read_request_of_the_docs():
-    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+def read_request(page):
+    text = (Path(__file__).parents[3] / page).read_text()
     return next(b for b in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "/example" in b)
 
 
 def test_the_request_of_the_docs_runs_as_written(serve, folder, tmp_path):
-    request = read_request_of_the_docs()
-    assert request.strip() == SEND_EXAMPLE
+    request = read_request("docs/serving.md")
+    assert request.strip() == SEND_EXAMPLE == read_request("README.md").strip()
     (folder / "registered_model_meta").write_text("model_name: histofuse-mlp\nmodel_version: 7\n")
     served = serve(1)
     served.start()
@@ -176,7 +176,7 @@ def test_the_request_of_the_docs_runs_as_written(serve, folder, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     page = urllib.request.urlopen(f"http://{address}/docs", timeout=5).read().decode()
     (answer,) = json.loads(done.stdout)["predictions"]
-    assert answer["model"].startswith("histofuse-mlp version 7 (")
+    assert answer["model"].endswith(" (version 7)")
     assert answer["trained_on"] == "simulated"
     assert answer["warnings"] == ""
     for said in ("<title>histofuse</title>", "0.3 to 8 g/dL", "training had medicare, other"):

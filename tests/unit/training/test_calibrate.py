@@ -130,7 +130,7 @@ def test_a_method_is_added_in_one_place(monkeypatch, tmp_path):
     logits = to_columns(np.random.default_rng(0).normal(size=40))
     labels = (np.arange(40) < 10).astype(np.int64)
     decision = fit_decision(logits, labels, ALONE[:40], params.calibration, params.threshold)
-    write_decision(decision, tmp_path)
+    write_decision(decision, tmp_path, "simulated")
     probabilities, _ = load_decision(tmp_path).decide(logits)
     np.testing.assert_allclose(probabilities[:, 1], 0.25)
 

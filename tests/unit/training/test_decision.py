@@ -1,5 +1,7 @@
 """Calibrator and thresholds together, also on tiny validation sets."""
 
+import json
+
 import numpy as np
 import pytest
 from overconfident import make_model, to_columns
@@ -51,5 +53,26 @@ def test_decision_files_bring_both_back(tmp_path):
     decision = fit_decision(
         logits, labels, np.arange(len(labels)), "isotonic", "precision_target:0.8"
     )
-    write_decision(decision, tmp_path)
+    write_decision(decision, tmp_path, "simulated")
     assert load_decision(tmp_path) == decision
+
+
+@pytest.mark.parametrize(("few", "kept"), [(7, [47]), (10, [40, 10])])
+def test_of_a_restricted_source_no_class_of_few_rows_is_counted(tmp_path, few, kept):
+    labels = np.repeat([0, 1], [40, few])
+    scores = np.random.default_rng(0).normal(size=len(labels)) + labels
+    decision = fit_decision(
+        to_columns(scores), labels, np.arange(len(labels)), "isotonic", "max_f1"
+    )
+    write_decision(decision, tmp_path, "restricted")
+    for name in ("calibrator.json", "threshold.json"):
+        text = (tmp_path / name).read_text()
+        fitted = json.loads(text)["fitted_on"]
+        assert (fitted["n"], fitted["per_class"]) == (40 + few, kept)
+        assert "7 rows" not in text and "7 inside" not in text
+    again, thresholds = load_decision(tmp_path)
+    np.testing.assert_array_equal(
+        again.probabilities(to_columns(scores)),
+        decision.calibrator.probabilities(to_columns(scores)),
+    )
+    assert thresholds.values == decision.thresholds.values

@@ -20,12 +20,7 @@ from histofuse.evaluation.assessment.calibration import (
     measure_quality,
     measure_reliability,
 )
-from histofuse.evaluation.assessment.conformal import (
-    Coverage,
-    fit_conformal,
-    list_scores,
-    measure_coverage,
-)
+from histofuse.evaluation.assessment.conformal import Coverage, list_scores, measure_coverage
 from histofuse.evaluation.assessment.decision_curves import DecisionCurve, measure_decision_curve
 from histofuse.evaluation.assessment.operating_points import (
     OperatingPoint,
@@ -46,6 +41,7 @@ from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.calibrate import Calibrator
+from histofuse.training.conformal import fit_conformal
 
 _TOLERANCE: Final = 1e-4  # bundles keep logits and probabilities as 32-bit numbers
 _RETRAIN: Final = "Train the model again with dvc repro."

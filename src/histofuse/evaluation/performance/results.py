@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_fusion, name_model, name_pairing
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.base import load_keys
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.pairing import LEAKY_RULES, AnyPairing
 
@@ -53,10 +53,10 @@ class Context:
         primary = params.primary_rule
         return cls(image, patient, load_json(audit), rules, params.split, primary)
 
-    def list_models(self) -> list[str]:
-        """List the models that params.yaml names; others are left from earlier params."""
+    def list_models(self, *others: Iterable[str]) -> list[str]:
+        """List other models, such as those of sections, and the fusion models, primary first."""
         rules = sorted(self.rules, key=lambda name: name != self.primary)
-        return [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, rules)]
+        return [*chain(*others), *map(name_fusion, rules)]
 
 
 @dataclass(frozen=True)

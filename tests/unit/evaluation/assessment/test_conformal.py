@@ -6,17 +6,12 @@ from mapie.classification import SplitConformalClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from histofuse.core.seeding import derive_seed
-from histofuse.evaluation.assessment.conformal import (
-    fit_conformal,
-    list_scores,
-    measure_coverage,
-    predict_set,
-    predict_sets,
-)
+from histofuse.evaluation.assessment.conformal import list_scores, measure_coverage, predict_set
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
+from histofuse.training.conformal import fit_conformal, predict_sets
 
 BOOTSTRAP = Bootstrap(
     IntervalParams(resamples=200, confidence=0.9, method="percentile", fewest_groups=10), seed=1

@@ -1,0 +1,92 @@
+"""How far patches lie from those a model was trained on, by their embeddings.
+
+The distance is that of Mahalanobis to the mean of the training patches, in units of the one that
+95 % of the validation patches stay below: above 1, a patch is less like the training patches than
+nineteen in twenty of validation. The covariance is `COMPONENTS` principal components and one
+variance for all other directions. Only these sums over all training patches are stored, no patch.
+
+Sources: Lee et al. 2018, A Simple Unified Framework for Detecting Out-of-Distribution Samples;
+Tipping & Bishop 1999, Probabilistic Principal Component Analysis, for the covariance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from safetensors.numpy import load_file, save_file
+
+from histofuse.models.mlp import one_thread
+
+DISTANCE: Final = "distance.safetensors"
+COMPONENTS: Final = 32
+TYPICAL: Final = 0.95
+TINY: Final = 1e-12
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is kept of the embeddings of the training patches.
+
+    Attributes:
+        mean: Their mean.
+        axes: Principal components, each divided by its standard deviation.
+        spread: The standard deviations.
+        rest: Standard deviation in every other direction.
+        unit: Distance that `TYPICAL` of the validation patches stay below.
+    """
+
+    mean: Float32[np.ndarray, " width"]
+    axes: Float32[np.ndarray, "components width"]
+    spread: Float32[np.ndarray, " components"]
+    rest: Float32[np.ndarray, " 1"]
+    unit: Float32[np.ndarray, " 1"]
+
+    def measure(self, embeddings: Float[np.ndarray, "n width"]) -> Float[np.ndarray, " n"]:
+        """Compute the distance of each patch, in units of `unit`."""
+        centred = embeddings.astype(np.float64) - self.mean
+        along = centred @ self.axes.T.astype(np.float64)
+        beyond = (centred**2).sum(axis=1) - ((along * self.spread) ** 2).sum(axis=1)
+        squared = (along**2).sum(axis=1) + np.maximum(beyond, 0) / float(self.rest[0]) ** 2
+        return np.sqrt(squared) / float(self.unit[0])
+
+
+def fit_distance(
+    train: Float[np.ndarray, "n width"], validation: Float[np.ndarray, "m width"]
+) -> Training:
+    """Fit on the embeddings of training patches, and take the unit from those of validation."""
+    n, width = train.shape
+    mean = train.mean(axis=0, dtype=np.float64)
+    centred = torch.from_numpy(train - mean)
+    with one_thread():
+        variances, vectors = torch.linalg.eigh(centred.T @ centred / max(n - 1, 1))
+    variances, vectors = variances.numpy().clip(0)[::-1], vectors.numpy().T[::-1]
+    kept = int((variances[: min(COMPONENTS, n - 1)] > TINY + 1e-6 * variances[0]).sum())
+    spread = np.sqrt(variances[:kept])
+    rest = variances[kept:].sum() / max(width - kept, 1)
+    parts = {
+        "mean": mean,
+        "axes": vectors[:kept] / spread[:, None],
+        "spread": spread,
+        # At least this: rounding leaves a little in every direction.
+        "rest": [np.sqrt(max(rest, 1e-3 * variances.mean(), TINY))],
+        "unit": [1.0],
+    }
+    fitted = Training(**{k: np.ascontiguousarray(v, dtype=np.float32) for k, v in parts.items()})
+    typical = np.quantile(fitted.measure(validation), TYPICAL)
+    return replace(fitted, unit=np.array([max(typical, TINY)], dtype=np.float32))
+
+
+def write_distance(fitted: Training, folder: Path) -> None:
+    """Write it into the folder of a bundle."""
+    save_file(vars(fitted), folder / DISTANCE)
+
+
+def load_distance(folder: Path) -> Training | None:
+    """Read what `write_distance` wrote; None of a bundle of before it was written."""
+    path = folder / DISTANCE
+    return Training(**load_file(path)) if path.is_file() else None
