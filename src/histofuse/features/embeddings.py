@@ -26,6 +26,7 @@ PATIENT_ROWS: Final = Contract(
     key=("subject_id", "hadm_id"),
 )
 META: Final = "meta.json"
+_ROWS_AT_ONCE: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Emb
     Raises:
         InputError: If there is not one finite embedding for each key.
     """
-    if len(keys) != len(values) or not np.isfinite(values).all():
-        problem = f"{len(values)} embeddings, {int((~np.isfinite(values)).sum())} values not finite"
+    parts = np.array_split(values, 1 + len(values) // _ROWS_AT_ONCE)
+    bad = sum(np.count_nonzero(~np.isfinite(part)) for part in parts)
+    if len(keys) != len(values) or bad:
+        problem = f"{len(values)} embeddings, {bad} values not finite"
         fault = Fault(", ".join(keys.columns), problem, f"{len(keys)} finite embeddings")
         raise InputError([fault])
     rows = keys.reset_index(drop=True).assign(row=np.arange(len(keys)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,6 @@ from histofuse.data.patches import (
     ShardReader,
     load_index,
     load_meta,
-    read_patches,
 )
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import DRAWN, augment_patches
@@ -77,6 +77,7 @@ from histofuse.training.fitting.recipe import (
     make_schedule,
     read_recipe,
 )
+from histofuse.training.fitting.stored import StoredRows, iterate_rows
 from histofuse.training.probe import Probe, fit_probe, put_head
 from histofuse.training.recorder import Recorder
 
@@ -98,6 +99,8 @@ HISTORY = "history.csv"
 
 # Fixed, so that the same patches in the same order give the same bytes.
 _BATCH = 256
+# Values of embeddings that are kept in memory: 256 MiB.
+_MOST_IN_MEMORY = 2**26
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,16 @@ class PatchData:
         return table["label"].map(numbers).to_numpy(dtype=np.int64, copy=True)
 
     def load_rows(self, split: str) -> Rows:
-        """Read the patches of a split into memory as one uint8 tensor."""
+        """Load the labels of a split; its uint8 patches are read when a batch is selected."""
         table = self.select(split)
-        patches = torch.from_numpy(read_patches(self.folder, table))
-        return Rows((patches,), torch.from_numpy(self.number_labels(table)))
+        stored = store_patches(ShardReader(self.folder), table)
+        return Rows((stored,), torch.from_numpy(self.number_labels(table)))
+
+
+def store_patches(reader: ShardReader, index: pd.DataFrame) -> StoredRows:
+    """Give access to the patches of an index, uint8 (batch, stored_px, stored_px, 3)."""
+    shards, rows = (index[column].to_numpy(dtype=np.int64) for column in ("shard", "row"))
+    return StoredRows(lambda batch: reader.read(shards[batch], rows[batch]), len(index))
 
 
 def load_patch_data(folder: Path, splits: Path) -> PatchData:
@@ -440,18 +449,25 @@ def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outpu
     _check_sides(model.spec, reader.meta, folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    places = index[["shard", "row"]].to_numpy()
-    embeddings = [torch.empty(0, model.embedding_dim)]
-    logits = [torch.empty(0, len(model.spec.classes))]
-    starts = range(0, len(places), _BATCH)
-    for start in track(starts, "running the image network", total=len(starts)):
-        chunk = places[start : start + _BATCH]
-        stored = torch.from_numpy(reader.read(chunk[:, 0], chunk[:, 1])).to(device)
+    embeddings = _allocate(len(index), model.embedding_dim)
+    logits = _allocate(len(index), len(model.spec.classes))
+    batches = torch.arange(len(index)).split(_BATCH) if len(index) else ()
+    read = iterate_rows((store_patches(reader, index),), batches, device)
+    steps = track(zip(batches, read, strict=True), "running the network", total=len(batches))
+    for rows, (stored,) in steps:
         embedding = model.embed(model.prepare(stored))
-        embeddings.append(embedding.float().cpu())
-        logits.append(model.head(embedding).float().cpu())
+        embeddings[rows.numpy()] = embedding.float().cpu().numpy()
+        logits[rows.numpy()] = model.head(embedding).float().cpu().numpy()
     model.cpu()
-    return Outputs(torch.cat(embeddings).numpy(), torch.cat(logits).numpy())
+    return Outputs(embeddings, logits)
+
+
+def _allocate(n: int, width: int) -> Float32[np.ndarray, "n width"]:
+    """Allocate rows: many in a file without a name, so that memory does not grow with them."""
+    if n * width < _MOST_IN_MEMORY:
+        return np.empty((n, width), np.float32)
+    with TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=(n, width))
 
 
 @torch.inference_mode()

@@ -142,7 +142,7 @@ def test_patches_meet_their_labels_by_key(project):
     data = load_patch_data(project / "patches", project / "splits.parquet")
     rows = data.load_rows("train")
     assert len(rows) == 60
-    brightest = rows.inputs[0].float().mean(dim=(1, 2)).argmax(dim=1)
+    brightest = rows.inputs[0].to(torch.device("cpu")).float().mean(dim=(1, 2)).argmax(dim=1)
     assert torch.equal(brightest, rows.labels)
     assert data.table["patch_id"].is_monotonic_increasing
 

@@ -1,4 +1,4 @@
-"""Batches of rows in memory, and the logits of a network on them."""
+"""Batches of rows, and the logits of a network on them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from histofuse.core.devices import send
 from histofuse.training.fitting.processes import Draws
-from histofuse.training.fitting.recipe import Inputs, keep_inputs
+from histofuse.training.fitting.recipe import Inputs, Sources, keep_inputs
+from histofuse.training.fitting.stored import iterate_rows
 
 
 def split_batches(rows: Int[Tensor, " n"], batch_size: int) -> Sequence[Int[Tensor, " batch"]]:
@@ -29,12 +29,7 @@ def order_rows(
     return torch.multinomial(row_weights.double(), n, replacement=True, generator=generator)
 
 
-def select_rows(inputs: Inputs, rows: Int[Tensor, " batch"], device: torch.device) -> Inputs:
-    """Gather rows of each input on the input's own device, then move them to `device`."""
-    return tuple(send(t.index_select(0, send(rows, t.device)), device) for t in inputs)
-
-
-def keep_resident(inputs: Inputs, device: torch.device) -> Inputs:
+def keep_resident(inputs: Sources, device: torch.device) -> Sources:
     """Move inputs to a GPU if they take at most half of its free memory.
 
     Batches gathered there need no copying; the other half is for the network.
@@ -62,7 +57,7 @@ def as_columns(logits: Tensor) -> Float[Tensor, "batch k"]:
 @torch.inference_mode()
 def compute_logits(
     network: nn.Module,
-    inputs: Inputs,
+    inputs: Sources,
     *,
     batch_size: int = 256,
     prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs,
@@ -76,7 +71,7 @@ def compute_logits(
     device = next(network.parameters()).device
     batches = split_batches(torch.arange(len(inputs[0])), batch_size)
     logits = [
-        as_columns(network(*prepare(select_rows(inputs, rows, device), None))).cpu()
-        for rows in batches
+        as_columns(network(*prepare(selected, None))).cpu()
+        for selected in iterate_rows(inputs, batches, device)
     ]
     return torch.cat(logits).numpy()

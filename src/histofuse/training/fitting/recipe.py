@@ -1,4 +1,4 @@
-"""What a training is made of: rows in memory, and a recipe of how to learn from them."""
+"""What a training is made of: rows, and a recipe of how to learn from them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from torch import Tensor, nn
 from histofuse.core.errors import Fault, InputError
 from histofuse.training.fitting.losses import Loss, compute_cross_entropy
 from histofuse.training.fitting.processes import Draws
+from histofuse.training.fitting.stored import Source
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Monitor = Literal["macro_f1", "auroc", "loss"]
 Inputs = tuple[Tensor, ...]
+Sources = tuple[Source, ...]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples in memory.
+    """Examples, their inputs in memory or on disk.
 
     Attributes:
         inputs: What the network takes, each with one row per example, in any dtype.
         labels: (n,) int64 class numbers.
     """
 
-    inputs: Inputs
+    inputs: Sources
     labels: Tensor
 
     def __len__(self) -> int:

@@ -19,13 +19,13 @@ from histofuse.training.fitting.batches import (
     as_columns,
     keep_resident,
     order_rows,
-    select_rows,
     split_batches,
 )
 from histofuse.training.fitting.graphs import GraphedNetwork
 from histofuse.training.fitting.history import find_best, measure
 from histofuse.training.fitting.processes import Draws, Share
 from histofuse.training.fitting.recipe import Inputs, Recipe, Rows, resolve_precision
+from histofuse.training.fitting.stored import iterate_rows
 
 EVALUATION_BATCH = 256
 # On a GPU the rows of several small batches are augmented at once.
@@ -184,8 +184,11 @@ class Trainer:
         # The same numbers in every process, which takes its share of them.
         augmentation = self._make_generator("augmentation", 0)
         ahead = count_ahead(self._device, self._recipe.batch_size)
-        for first in range(0, len(batches), ahead):
-            yield from self._prepare_batches(batches[first : first + ahead], augmentation)
+        chunks = [batches[first : first + ahead] for first in range(0, len(batches), ahead)]
+        mine = (torch.cat([self._share.take(rows) for rows in chunk]) for chunk in chunks)
+        gathered = iterate_rows(self._train_inputs, mine, self._device)
+        for chunk, inputs in zip(chunks, gathered, strict=True):
+            yield from self._prepare_batches(chunk, inputs, augmentation)
 
     def _make_generator(self, *names: str | int) -> torch.Generator:
         """Make a generator for a named stream of the epoch under way."""
@@ -193,13 +196,12 @@ class Trainer:
         return torch.Generator().manual_seed(seed)
 
     def _prepare_batches(
-        self, batches: Sequence[Tensor], augmentation: torch.Generator
+        self, batches: Sequence[Tensor], inputs: Inputs, augmentation: torch.Generator
     ) -> Iterator[ReadyBatch]:
         """Prepare this process's rows of some batches at once: many small kernels cost more."""
         mine = [self._share.take(rows) for rows in batches]
         labels = self._train.labels[torch.cat(mine)]
         draws = Draws(augmentation, [len(rows) for rows in batches], self._share)
-        inputs = select_rows(self._train_inputs, torch.cat(mine), self._device)
         inputs = self._recipe.prepare(inputs, draws)
         totals = torch.stack([self._weigh(self._train.labels[rows]).sum() for rows in batches])
         targets, weights, totals = (
@@ -221,12 +223,13 @@ class Trainer:
     def _validate(self) -> Collected:
         self._evaluated.eval()
         collected: Collected = []
-        for rows in split_batches(torch.arange(len(self._validation)), EVALUATION_BATCH):
-            mine = self._share.take(rows)
-            inputs = select_rows(self._validation_inputs, mine, self._device)
-            inputs = self._recipe.prepare(inputs, None)
+        batches = split_batches(torch.arange(len(self._validation)), EVALUATION_BATCH)
+        mine = [self._share.take(rows) for rows in batches]
+        gathered = iterate_rows(self._validation_inputs, mine, self._device)
+        for rows, inputs in zip(mine, gathered, strict=True):
+            prepared = self._recipe.prepare(inputs, None)
             with self._autocast:
-                collected.append((as_columns(self._evaluated(*inputs)), mine))
+                collected.append((as_columns(self._evaluated(*prepared)), rows))
         return collected
 
     def _summarise(self, trained: Collected, validated: Collected) -> dict[str, float]:

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from histofuse.training.fitting import trainer
-from histofuse.training.fitting.batches import select_rows
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import (
@@ -17,8 +16,10 @@ from histofuse.training.fitting.recipe import (
     ParameterGroup,
     Recipe,
     Rows,
+    Sources,
     compute_class_weights,
 )
+from histofuse.training.fitting.stored import iterate_rows
 
 ROWS, BATCH = 37, 12  # batches of 10 and 9: shares differ within a batch
 
@@ -97,11 +98,12 @@ def run_all(fits: Mapping[str, Callable[[], dict[str, object]]]) -> dict[str, ob
 def note_rows(noted: list[list[int]]) -> None:
     """Note the rows that each gathering takes."""
 
-    def select(inputs: Inputs, rows: Tensor, device: torch.device) -> Inputs:
-        noted.append(rows.tolist())
-        return select_rows(inputs, rows, device)
+    def iterate(inputs: Sources, batches: Iterable[Tensor], device: torch.device):
+        for rows in batches:
+            noted.append(rows.tolist())
+            yield from iterate_rows(inputs, [rows], device)
 
-    trainer.select_rows = select
+    trainer.iterate_rows = iterate
 
 
 if __name__ == "__main__":
