@@ -2,44 +2,71 @@
 
 Each case with mitoses is tested by a head that learnt from the other two. The penalty, calibration
 and thresholds are chosen by cross-validation of those two alone. Intervals resample the frames of
-the test cases.
+the test cases. The recipe is "64 px"; rows before it lack a part, rows after it change one.
 
-    HISTOFUSE_REAL_DATA=<folder> python benchmarks/probe_by_case.py [<folder of further frames>]
+    HISTOFUSE_REAL_DATA=<folder> python benchmarks/probe_by_case.py [--recipe] [<further frames>]
 
 With a folder of frames in the layout of BreCaHAD, their cases are tested by a head that learnt from
-all frames of the first folder, less those of the same case.
+all frames of the first folder, less those of the same case. --recipe leaves the variants out, which
+take most of the time.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from torch import Tensor
 
 from histofuse.data.brecahad import read_brecahad
 from histofuse.data.cutting import cut_windows
 from histofuse.data.patches import PatchMeta
 from histofuse.data.slides import open_picture
-from histofuse.models.backbones import ImageModel
+from histofuse.features.augment import DRAWN, augment_patches
+from histofuse.models.standardiser import Standardiser
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, FrameParams
-from histofuse.params.image import ProbeParams
+from histofuse.params.image import AugmentationParams, ProbeParams
 from histofuse.training.decision import fit_decision
+from histofuse.training.fitting.losses import (
+    Loss,
+    adjust_logits,
+    compute_cross_entropy,
+    make_focal_loss,
+)
+from histofuse.training.fitting.recipe import compute_class_weights
 from histofuse.training.image import create_model
-from histofuse.training.probe import fit_probe
+from histofuse.training.probe import LinearHead, fit_probe
 
 LEVELS = ["features.4", "features.8", "features.12"]
 TESTED = ("Case_10", "Case_12")
 METRICS = ["mitosis AUROC", "mitosis AP", "macro F1"]
-PATCH_PX, RESAMPLES, SEED = 64, 1000, 0
+PATCH_PX, WINDOW_PX, RESAMPLES, SEED = 64, 128, 1000, 0
+COPIES = 2  # of each training patch with other stains
+STAINS = AugmentationParams(
+    flips=False,
+    rotation_degrees=0.0,
+    scale=[1.0, 1.0],
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,
+    stain_scale=0.1,
+    stain_shift=0.02,
+)
 SECTION = {
     "strategy": "probe",
     "backbone": "torchvision/squeezenet1_0",
+    "model_kwargs": {},
+    "pooling": "encoder",
     "input_px": 160,
     "levels": LEVELS,
     "rotations": 4,
@@ -62,44 +89,124 @@ def read_windows(folder: Path, classes: ClassesParams) -> tuple[pd.DataFrame, np
     reading = load_section(FrameParams, "data.frames")
     data = read_brecahad(folder, classes, reading)
     table = data.annotations.reset_index(drop=True)
-    windows = np.empty((len(table), PATCH_PX, PATCH_PX, 3), np.uint8)
+    windows = np.empty((len(table), WINDOW_PX, WINDOW_PX, 3), np.uint8)
     files = data.frames.set_index("frame_id")["file"]
     for frame, points in table.groupby("frame_id"):
-        cut = np.empty((len(points), PATCH_PX, PATCH_PX, 3), np.uint8)
+        cut = np.empty((len(points), WINDOW_PX, WINDOW_PX, 3), np.uint8)
         with open_picture(folder / files[frame], reading) as picture:
             cut_windows(picture, points["x_px"].to_numpy(), points["y_px"].to_numpy(), cut)
         windows[points.index] = cut
     return table.assign(patch_id=table.index.astype("str")), windows
 
 
-@torch.inference_mode()
-def embed_views(model: ImageModel, windows: np.ndarray) -> np.ndarray:
-    """Compute the features of four quarter turns, (4, n, width)."""
-    return np.stack(
-        [
-            torch.cat(
-                [
-                    model.embed(model.prepare(batch.rot90(turn, (1, 2))))
-                    for batch in torch.from_numpy(windows).split(64)
-                ]
-            ).numpy()
-            for turn in range(4)
-        ]
-    )
+class Embedder:
+    """Computes features of windows at a size of context."""
+
+    def __init__(self, data: Path, windows: np.ndarray, names: list[str]) -> None:
+        self._params, self._names = make_params(data, rotations=1), names
+        self._windows = torch.from_numpy(windows)
+
+    @torch.inference_mode()
+    def embed(self, side_px: int, turns: Sequence[int] = range(4), stains: int = 0) -> np.ndarray:
+        """Compute the mean features of quarter turns, (n, width); `stains` seeds other stains."""
+        meta = PatchMeta(side_px, 0, side_px, self._names, "brecahad", "none")
+        model = create_model("probe", meta, self._params, SEED).eval()
+        edge = (WINDOW_PX - side_px) // 2
+        inside = slice(edge, edge + side_px)
+        generator = torch.Generator().manual_seed(stains)
+
+        def prepare(batch: Tensor) -> Tensor:
+            if not stains:
+                return model.prepare(batch)
+            drawn = torch.rand(len(batch), DRAWN, generator=generator)
+            scale = model.spec.normalisation
+            return augment_patches(batch, model.spec.geometry, scale, STAINS, drawn)
+
+        parts = []
+        for batch in self._windows[:, inside, inside].split(64):
+            images = prepare(batch)
+            views = [model.embed(images.rot90(turn, (2, 3))) for turn in turns]
+            parts.append(torch.stack(views).mean(0))
+        return torch.cat(parts).numpy()
 
 
-def list_variants(views: np.ndarray, last_level: int) -> dict[str, np.ndarray]:
-    one = views[0]
-    return {
-        "last level": np.expm1(one[:, -last_level:]),
-        "three levels": np.expm1(one),
-        "three levels, log": one,
-        "three levels, log, four rotations": views.mean(0),
-    }
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        features: Of all windows.
+        copies: Of all windows with other stains, to train on as well.
+        loss: Of a head solved by it; None: the product's own.
+        weighted: Whether such a loss weights classes by inverse frequency.
+        adjusted: Whether their log frequencies are added to its logits.
+    """
+
+    name: str
+    features: np.ndarray
+    copies: tuple[np.ndarray, ...] = ()
+    loss: Loss | None = None
+    weighted: bool = False
+    adjusted: bool = False
+
+
+def list_parts(embedder: Embedder) -> list[Variant]:
+    """The recipe, part by part."""
+    one, last = embedder.embed(PATCH_PX, [0]), 2 * 512
+    return [
+        Variant("last level", np.expm1(one[:, -last:])),
+        Variant("three levels", np.expm1(one)),
+        Variant("and logarithms", one),
+        Variant("and four rotations: 64 px", embedder.embed(PATCH_PX)),
+    ]
+
+
+def list_changes(embedder: Embedder, recipe: np.ndarray) -> list[Variant]:
+    """The recipe with one part changed."""
+    wide = {side: embedder.embed(side) for side in (96, 128)}
+    copies = tuple(embedder.embed(PATCH_PX, stains=1 + n) for n in range(COPIES))
+    plain, focal = compute_cross_entropy, make_focal_loss(2.0)
+    return [
+        *(Variant(f"{side} px", features) for side, features in wide.items()),
+        Variant("64 and 128 px", np.hstack([recipe, wide[128]])),
+        Variant("stain augmentation", recipe, copies),
+        Variant("no class weights", recipe, loss=plain),
+        Variant("logit adjustment", recipe, loss=plain, adjusted=True),
+        Variant("focal loss", recipe, loss=focal, weighted=True),
+    ]
+
+
+def solve_heads(
+    variant: Variant, features: np.ndarray, labels: np.ndarray, candidates: list[float]
+) -> list[tuple[float, LinearHead]]:
+    """Do as the product does, with the loss of a variant."""
+    assert variant.loss
+    scaler = Standardiser(features.shape[1])
+    scaler.fit(torch.from_numpy(features))
+    x, y = scaler(torch.from_numpy(features)).double(), torch.from_numpy(labels)
+    counts = torch.bincount(y).double()
+    loss = adjust_logits(variant.loss, counts / len(y)) if variant.adjusted else variant.loss
+    rows = compute_class_weights(y, len(counts))[y] if variant.weighted else torch.ones(len(y))
+    weight = torch.zeros(len(counts), x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
+    heads = []
+    for c in candidates:
+        optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+        def close(optimiser=optimiser, c=c) -> Tensor:
+            optimiser.zero_grad()
+            value = (rows * loss(x @ weight.T + bias, y)).sum() + weight.square().sum() / (2 * c)
+            value.backward()
+            return value
+
+        optimiser.step(close)
+        values = (t.detach().float().numpy().copy() for t in (weight, bias))
+        heads.append((c, LinearHead(scaler, *values)))
+    return heads
 
 
 def apply_probe(  # noqa: PLR0917
-    features: np.ndarray,
+    variant: Variant,
     labels: np.ndarray,
     table: pd.DataFrame,
     train: np.ndarray,
@@ -107,12 +214,19 @@ def apply_probe(  # noqa: PLR0917
     params: ProbeParams,
 ) -> pd.DataFrame:
     """Fit on some rows; score others: their log-odds of a mitosis, and the class decided on."""
-    probe = fit_probe(features[train], labels[train], table[train], params, SEED)
+    parts = [part[train] for part in (variant.features, *variant.copies)]
+    given = pd.concat([table[train]] * len(parts))
+    if variant.loss:
+        solver = partial(solve_heads, variant)
+        with patch("histofuse.training.probe._fit_heads", solver):
+            probe = fit_probe(parts[0], labels[train], given, params, SEED)
+    else:
+        known = np.tile(labels[train], len(parts))
+        probe = fit_probe(np.concatenate(parts), known, given, params, SEED)
     frames = table.loc[train, "frame_id"].to_numpy(dtype=object)
-    decision = fit_decision(
-        probe.held_out, labels[train], frames, params.calibration, params.threshold
-    )
-    probabilities, decided = decision.decide(probe.head.logits(features[test]))
+    held_out = probe.held_out[: len(frames)]
+    decision = fit_decision(held_out, labels[train], frames, params.calibration, params.threshold)
+    probabilities, decided = decision.decide(probe.head.logits(variant.features[test]))
     rows = table.loc[test, ["case_id", "frame_id"]]
     return rows.assign(label=labels[test], p=probabilities[:, 0], decided=decided, c=probe.c)
 
@@ -161,7 +275,7 @@ def show(name: str, rows: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def main(further: Sequence[str]) -> None:
+def main(further: Sequence[str], *, recipe_alone: bool) -> None:
     data = Path(os.environ["HISTOFUSE_REAL_DATA"]).resolve()
     classes, params = load_section(ClassesParams, "classes"), make_params(data)
     names = classes.names
@@ -169,22 +283,25 @@ def main(further: Sequence[str]) -> None:
     table = pd.concat([part for part, _ in parts], ignore_index=True)
     unseen = np.repeat([n > 0 for n in range(len(parts))], [len(part) for part, _ in parts])
     labels = table["label"].map({name: n for n, name in enumerate(names)}).to_numpy()
-    meta = PatchMeta(PATCH_PX, 0, PATCH_PX, names, "brecahad", "none")
-    model = create_model("probe", meta, make_params(data, rotations=1), SEED).eval()
-    views = embed_views(model, np.concatenate([windows for _, windows in parts]))
+    embedder = Embedder(data, np.concatenate([windows for _, windows in parts]), names)
+    variants = list_parts(embedder)
+    if not recipe_alone:
+        variants += list_changes(embedder, variants[-1].features)
     tested = TESTED if not further else sorted(table.loc[unseen, "case_id"].unique())
     lines = []
-    for name, features in list_variants(views, 2 * 512).items():
+    for variant in variants:
         rows = []
         for case in tested:
             test = (table["case_id"] == case).to_numpy() & (unseen == bool(further))
             train = ~unseen & (table["case_id"] != case).to_numpy()
-            rows.append(apply_probe(features, labels, table, train, test, params))
-        lines += show(name, pd.concat(rows))
+            rows.append(apply_probe(variant, labels, table, train, test, params))
+        lines += show(variant.name, pd.concat(rows))
+        print(pd.DataFrame(lines[-1:]).to_string(index=False, header=False), flush=True)
     print(pd.DataFrame(lines).to_string(index=False))
 
 
 if __name__ == "__main__":
     import sys
 
-    main(sys.argv[1:])
+    words = [word for word in sys.argv[1:] if word != "--recipe"]
+    main(words, recipe_alone="--recipe" in sys.argv)

@@ -15,7 +15,7 @@ from histofuse.models.published import (
     is_published,
     read_published,
 )
-from histofuse.params.image import PINNED, EncoderParams
+from histofuse.params.image import PINNED, EncoderParams, MeanAndSd
 
 
 @dataclass(frozen=True)
@@ -44,32 +44,23 @@ def resolve_encoder(params: EncoderParams) -> Encoder:
         InputError: If there is no such encoder, it is not reachable, or weights or settings do not
             go with it.
     """
-    _check_weights(params)
-    published = read_published(params.backbone) if is_published(params.backbone) else None
+    pinned, named = params.weights.startswith(PINNED), is_published(params.backbone)
+    if pinned != named and (pinned or params.weights == "imagenet"):
+        where, problem = f"params.yaml, backbone {params.backbone}", f"weights: {params.weights}"
+        expected = f"none, a file, or {PINNED}<digest> of one of its own files (the hub shows it)"
+        if not named:
+            expected = "none, imagenet or a file; or the backbone hf-hub:timm/<name>@<commit>"
+        raise InputError([Fault(where, problem, expected)])
+    published = read_published(params.backbone) if named else None
     config = _read_config(params, published)
-    pinned = params.weights.startswith(PINNED)
     input_px = config.side_px if params.input_px == "encoder" else params.input_px
     return Encoder(
         f"timm/{published.architecture}" if published else params.backbone,
         _merge_kwargs(published, params.model_kwargs, input_px),
         input_px,
-        [config.mean, config.std] if params.normalisation == "encoder" else params.normalisation,
+        _scale_pixels(params, config),
         str(find_weights(params.backbone, params.weights)) if pinned else params.weights,
     )
-
-
-def _check_weights(params: EncoderParams) -> None:
-    where, published = f"params.yaml, backbone {params.backbone}", is_published(params.backbone)
-    if published and params.weights == "imagenet":
-        problem = "weights: imagenet are not those of its repository or folder"
-        expected = (
-            f"{PINNED}<digest> of its file of weights, as the hub's page of the file shows it"
-        )
-        raise InputError([Fault(where, problem, expected)])
-    if params.weights.startswith(PINNED) and not published:
-        problem = f"weights: {PINNED}..., but it names no repository or folder of files"
-        expected = "none, imagenet or the path of a file; or hf-hub:timm/<name>@<commit>"
-        raise InputError([Fault(where, problem, expected)])
 
 
 def _read_config(params: EncoderParams, published: PublishedEncoder | None) -> InputConfig:
@@ -82,6 +73,13 @@ def _read_config(params: EncoderParams, published: PublishedEncoder | None) -> I
         where, expected = f"params.yaml, backbone {params.backbone}", "a number; unit or imagenet"
         raise InputError([Fault(where, problem, expected)])
     return read_input_config(params.backbone, tuple(OWN))
+
+
+def _scale_pixels(params: EncoderParams, config: InputConfig) -> PixelScale:
+    given = params.normalisation
+    if isinstance(given, MeanAndSd):
+        return [given.mean, given.sd]
+    return [config.mean, config.std] if given == "encoder" else given
 
 
 def _merge_kwargs(

@@ -87,22 +87,14 @@ def find_weights(backbone: str, weights: str) -> Path:
         InputError: If it is not reachable, or no file has this digest.
     """
     wanted, found = weights.removeprefix(PINNED), []
-    for name in _list_weights(backbone):
-        path = _locate(backbone, name)
-        if path is None:
+    for name in _WEIGHTS:
+        if (path := _locate(backbone, name)) is None:
             continue
         if (digest := digest_file(path)) == wanted:
             return path
         found.append(f"{name} has {digest}")
     problem = f"no file of weights has the SHA-256 {wanted}; {', '.join(found) or 'there is none'}"
     raise InputError([Fault(backbone, problem, f"one of {', '.join(_WEIGHTS)} with this digest")])
-
-
-def _list_weights(backbone: str) -> list[str]:
-    if backbone.startswith(HUB):
-        return list(_WEIGHTS)
-    files = Path(backbone.removeprefix(FOLDER)).iterdir()
-    return sorted(f.name for f in files if f.suffix in (".safetensors", ".bin", ".pth"))
 
 
 def _locate(backbone: str, file: str) -> Path | None:
@@ -122,41 +114,29 @@ def _download(backbone: str, file: str) -> Path | None:
         # A commit's files do not change; that it has none of this name is kept too.
         return Path(cached) if isinstance(cached, str) else None
     page = f"{_PAGE}/{repository}"
-    files = f"{page}/tree/{commit}"
-    local = f"Or bring its files from {files} and name their folder: {FOLDER}<folder>."
     try:
         return Path(hf_hub_download(repository, file, revision=commit))
-    except errors.GatedRepoError:
-        problem, expected = "access is granted on request only", "a login that has access"
-        remedy = f"Ask for access at {page}, then log in: hf auth login."
-    except errors.RevisionNotFoundError:
-        problem, expected = f"has no commit {commit}", f"one of {page}/commits/main"
-        remedy = "Correct the part after @."
-    except errors.RepositoryNotFoundError:
-        problem, expected = "no such repository, or not for everyone", "a repository you can read"
-        remedy = f"See {page}; where access is granted, log in: hf auth login."
-    except errors.LocalEntryNotFoundError as error:
-        problem, expected, remedy = _describe_unreachable(file, error, page)
-    except errors.EntryNotFoundError:
+    except errors.RemoteEntryNotFoundError:
         return None
+    except errors.GatedRepoError:
+        problem, remedy = "access is granted on request only", f"Ask for it at {page}, then log in:"
+    except errors.RevisionNotFoundError:
+        problem, remedy = f"has no commit {commit}", f"See {page}/commits/main. To log in:"
+    except errors.RepositoryNotFoundError:
+        problem, remedy = "no such repository, or not for everyone", f"See {page}. To log in:"
     except Exception as error:
-        problem, expected, remedy = _describe_unreachable(file, error, page)
-    raise InputError([Fault(backbone, problem, expected, f"{remedy} {local}")])
-
-
-def _describe_unreachable(file: str, error: Exception, page: str) -> tuple[str, str, str]:
-    cause = str(error.__cause__ or error).splitlines() or [""]
-    problem = f"{file} could not be downloaded ({type(error).__name__}: {cause[0]})"
-    return problem, "a connection to the hub, or the file in its cache", f"See {page}."
+        cause = str(error.__cause__ or error).partition("\n")[0]
+        problem = f"{file} could not be downloaded ({type(error).__name__}: {cause})"
+        remedy = f"Connect to {_PAGE}. To log in:"
+    remedy += f" hf auth login. Or bring the files of {page}/tree/{commit}, and name their folder."
+    raise InputError([Fault(backbone, problem, f"files to read, or {FOLDER}<folder>", remedy)])
 
 
 def _split(backbone: str) -> tuple[str, str]:
     name = backbone.removeprefix(HUB)
-    match = _REPOSITORY.fullmatch(name)
-    if match is None:
-        repository = name.partition("@")[0]
-        where, problem = f"params.yaml, backbone {backbone}", "names no commit of a repository"
-        remedy = f"Commits are listed at {_PAGE}/{repository}/commits/main."
-        expected = f"{HUB}<org>/<model>@<commit of 40 hexadecimal digits>"
-        raise InputError([Fault(where, problem, expected, remedy)])
-    return match[1], match[2]
+    if match := _REPOSITORY.fullmatch(name):
+        return match[1], match[2]
+    where, problem = f"params.yaml, backbone {backbone}", "names no commit of a repository"
+    remedy = f"Commits are listed at {_PAGE}/{name.partition('@')[0]}/commits/main."
+    expected = f"{HUB}<org>/<model>@<commit of 40 hexadecimal digits>"
+    raise InputError([Fault(where, problem, expected, remedy)])

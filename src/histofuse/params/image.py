@@ -20,7 +20,17 @@ FOLDER = "local-dir:"
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
-Normalisation = Literal["unit", "imagenet", "encoder"]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class MeanAndSd(Section):
+    """By which pixels between 0 and 1 are normalised: of red, green and blue."""
+
+    mean: Channels
+    sd: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+Normalisation = Literal["unit", "imagenet", "encoder"] | MeanAndSd
 Pooling = Literal["encoder", "class_token", "mean", "class_token_and_mean"]
 
 
@@ -86,7 +96,7 @@ class EncoderParams(ClassifierSection):
         input_px: Side of what the network takes, or ``encoder`` for the one in its own
             configuration; patches of another side are resized (bicubic).
         normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD;
-            ``encoder`` takes mean and SD from the encoder's own configuration.
+            ``encoder`` takes mean and SD from the encoder's own configuration, or they are given.
         minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
             such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
     """

@@ -99,8 +99,8 @@ HISTORY = "history.csv"
 
 # Fixed, so that the same patches in the same order give the same bytes.
 _BATCH = 256
-# Values of embeddings that are kept in memory: 256 MiB.
-_MOST_IN_MEMORY = 2**26
+# Values of embeddings that are kept in memory: 16 MiB.
+_MOST_IN_MEMORY = 2**22
 
 
 @dataclass(frozen=True)

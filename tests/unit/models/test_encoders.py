@@ -212,7 +212,7 @@ def test_weights_that_changed_are_refused(hub):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        (f"org/gated@{COMMIT}", ["Ask for access at https://huggingface.co/org/gated", "auth"]),
+        (f"org/gated@{COMMIT}", ["Ask for it at https://huggingface.co/org/gated", "auth"]),
         (f"org/hidden@{COMMIT}", ["no such repository, or not for everyone", "org/hidden"]),
         (f"org/open@{'a' * 40}", ["has no commit", "huggingface.co/org/open/commits/main"]),
     ],
@@ -256,6 +256,8 @@ def test_size_and_normalisation_of_a_library_are_read():
     named = {"backbone": "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "normalisation": "encoder"}
     assert build(**named).spec.normalisation == [[0.5] * 3, [0.5] * 3]
     assert "no configuration" in refuse(normalisation="encoder")
+    given = {"mean": [0.7, 0.6, 0.7], "sd": [0.2, 0.25, 0.2]}
+    assert build(normalisation=given).spec.normalisation == [*given.values()]
 
 
 def test_arguments_reach_the_builder_and_layers_are_named():
@@ -270,7 +272,7 @@ def test_arguments_reach_the_builder_and_layers_are_named():
 
 
 def test_weights_of_the_wrong_kind_are_refused():
-    assert "names no repository" in refuse(backbone="resnet18", weights="sha256:" + "0" * 64)
+    assert "hf-hub:timm/<name>" in refuse(backbone="resnet18", weights="sha256:" + "0" * 64)
     message = refuse(backbone=f"hf-hub:org/open@{COMMIT}", weights="imagenet")
     assert "sha256:<digest>" in message
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_patches import CLASSES, write_project
 
-from histofuse.core.artifacts import digest_folder, to_json
+from histofuse.core.artifacts import digest_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
@@ -35,7 +36,6 @@ from histofuse.training.image import (
 )
 from histofuse.training.recorder import NullRecorder
 
-CLASSES = ["mitosis", "tumour", "non_tumour"]
 VALUES = {
     "strategy": "finetune",
     "backbone": "simple_cnn",
@@ -84,42 +84,6 @@ OFF = {"flips": False, "rotation_degrees": 0.0, "scale": [1.0, 1.0]} | dict.from
 
 def make_params(**changes) -> FinetuneParams:
     return FinetuneParams.model_validate({**copy.deepcopy(VALUES), **changes})
-
-
-def write_project(folder: Path, n: int = 90) -> Path:
-    """Write patches whose class is their brightest channel, shuffled over two shards."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % 3
-    patches = rng.integers(0, 120, (n, 24, 24, 3), dtype=np.uint8)
-    patches[np.arange(n), :, :, labels] += 80
-    place = rng.permutation(n)
-    index = pd.DataFrame(
-        {
-            "patch_id": [f"Case_{i % 3}-01/{i:04d}" for i in range(n)],
-            "frame_id": [f"Case_{i % 3}-01" for i in range(n)],
-            "case_id": [f"Case_{i % 3}" for i in range(n)],
-            "x_px": 1.0,
-            "y_px": 2.0,
-            "label": [CLASSES[k] for k in labels],
-            "shard": place // 50,
-            "row": place % 50,
-        }
-    ).sort_values("label")
-    out = folder / "patches"
-    out.mkdir(parents=True)
-    write_table(index, out / "index.parquet", PATCH_INDEX)
-    stored = np.empty_like(patches)
-    stored[place] = patches
-    np.save(out / "shard-00000.npy", stored[:50])
-    np.save(out / "shard-00001.npy", stored[50:])
-    meta = {"patch_px": 16, "margin_px": 4, "stored_px": 24, "classes": CLASSES}
-    meta |= {"source": "simulated", "stain_normalisation": "none"}
-    (out / "meta.json").write_text(to_json(meta))
-    number = index["patch_id"].str[-4:].astype(int)
-    split = np.where(number < 60, "train", np.where(number < 75, "validation", "test"))
-    splits = index[["patch_id", "frame_id", "case_id", "label"]].assign(split=split)
-    write_table(splits.iloc[::-1].astype({"split": "str"}), folder / "splits.parquet", PATCH_SPLITS)
-    return folder
 
 
 @pytest.fixture(scope="module")

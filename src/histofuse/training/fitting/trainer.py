@@ -53,6 +53,13 @@ class ReadyBatch(NamedTuple):
 
 # Logits on the device, and on the CPU the labels or numbers of their rows.
 Collected = list[tuple[Tensor, Tensor]]
+# Batches whose tensors are joined: each small one takes a kilobyte besides its values.
+_MOST_COLLECTED = 512
+
+
+def _join(collected: Collected) -> tuple[Tensor, Tensor]:
+    first, second = zip(*collected, strict=True)
+    return torch.cat(first), torch.cat(second)
 
 
 def count_ahead(device: torch.device, batch_size: int) -> int:
@@ -168,6 +175,8 @@ class Trainer:
                 loss = (batch.weights * losses).sum() / batch.total * self._share.of
             # They stay on the device until the epoch ends: copying them would wait for it.
             collected.append((logits.detach(), batch.labels))
+            if len(collected) == _MOST_COLLECTED:
+                collected = [_join(collected)]
             self._optimizer.zero_grad()
             self._scaler.scale(loss).backward()
             self._scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]
@@ -249,7 +258,7 @@ class Trainer:
         return row
 
     def _gather(self, collected: Collected) -> list[Tensor]:
-        mine = [torch.cat(parts).cpu() for parts in zip(*collected, strict=True)]
+        mine = [part.cpu() for part in _join(collected)]
         if self._share.of == 1:
             return mine
         everyone: list[Any] = [None] * self._share.of
