@@ -15,6 +15,8 @@ from histofuse.commands.external_data import TRAINED_ON, External
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
 from histofuse.core.errors import BundleError, Fault, InputError, collect_faults
+from histofuse.core.naming import name_pairing
+from histofuse.core.privacy import may_show_patients
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.patches import ShardReader, load_index
@@ -32,12 +34,10 @@ from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import (
     Predictions,
     concatenate,
-    name_admissions,
     read_predictions,
 )
 from histofuse.features.encoding import Encoder, join_splits
-from histofuse.features.pairing import PAIRS
-from histofuse.features.specs import FEATURES, KEY
+from histofuse.features.specs import KEY
 from histofuse.models.tabular import ENCODER
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import AssessmentParams
@@ -119,39 +119,18 @@ def find_bundle(model: str) -> Bundle:
 
 
 def _measure(bundle: Bundle, external: External, request: Request) -> list[str]:
-    params = load_section(AssessmentParams, "assessment")
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
-    home = _use_probabilities(read_predictions(bundle))
     distances = _measure_distances(bundle, external.data, bootstrap)  # of values as they are
     if "records" in NEEDS[bundle.config["kind"]]:
         external.screen(_read_encoder(bundle).ranges)
-    here = _use_probabilities(
-        _identify_rows(score_test_split(bundle, None, external.data), external)
-    )
-    recalibration: dict[str, Any] | None = None
-    recalibrated = None
+    home = _use_probabilities(read_predictions(bundle))
+    here = _use_probabilities(score_test_split(bundle, None, external.data))
+    rows, recalibration = {"at home": home.of(SPLIT), "here": here}, None
     if request.recalibrate_on is not None:
         named = external.find_named(request.recalibrate_on)
-        recalibrated, part = recalibrate(here, named, bundle)
-        recalibration = {"fitted_on": part, "measured_on": recalibrated.describe_size()}
-    context = Context(
-        image_source=external.sources.get("images", ""),
-        patient_source=external.sources.get("records", ""),
-        patch_audit={"leaky": False},
-        rules=dict.fromkeys([bundle.name.removeprefix("fusion_")], "linked"),
-        split=SPLIT,
-        primary="",
-    )
-    features = _read_features(external.data)
-    result = evaluate_model(concatenate([home.of("validation"), here]), context)
-    identity = fit_calibrator(*_of(home.of("validation")), "none")
-    assessment = assess_model(result, identity, features, context, params, bootstrap=bootstrap)
-    rows = {"at home": home.of(SPLIT), "here": here}
-    if recalibrated is not None:
-        rows |= {
-            "here, the rest": here.take(np.flatnonzero(np.isin(here.keys, recalibrated.keys))),
-            "here, the rest, recalibrated": recalibrated,
-        }
+        rest, changed, part = recalibrate(here, named, bundle)
+        rows |= {"here, the rest": rest, "here, the rest, recalibrated": changed}
+        recalibration = {"fitted_on": part, "measured_on": rest.describe_size()}
     scores = {where: _score(of, bootstrap) for where, of in rows.items() if len(of)}
     facts = {
         "model": bundle.name,
@@ -163,20 +142,41 @@ def _measure(bundle: Bundle, external: External, request: Request) -> list[str]:
         "scores": {where: render_intervals(of) for where, of in scores.items()},
         "distance": {side: distance.to_dict() for side, distance in distances.items()},
         "recalibration": recalibration,
-        "assessment": describe_assessments([assessment], context, params, bootstrap.params),
     }
     folder = OUT / request.name / bundle.name
     with replacing_folder(folder) as out:
-        write_json(facts, out / "validation.json")
-        tables = make_assessment_tables([assessment], context, params, bootstrap.params)
-        write_tables(tables, out / "tables")
-        confidence = bootstrap.params.confidence
-        draw_assessment(assessment, SPLIT, params.coverage, confidence, out / "figures")
+        assessed = _assess(concatenate([home.of("validation"), here]), external, bootstrap, out)
+        write_json(facts | {"assessment": assessed}, out / "validation.json")
         write_external_page(out, facts, scores, distances)
     lines = [f"{bundle.name} on {request.name}: {here.describe_size()}"]
     lines += [f"note: {note}" for note in external.notes]
     lines += [line for side, of in distances.items() for line in _name_alarms(side, of)]
     return [*lines, _attach(bundle, folder, facts, scores), f"wrote {folder}/index.html"]
+
+
+def _assess(
+    rows: Predictions, external: External, bootstrap: Bootstrap, out: Path
+) -> dict[str, Any]:
+    """Assess as the stage ``assess`` does; thresholds and sets come from validation at home."""
+    params = load_section(AssessmentParams, "assessment")
+    context = Context(
+        image_source=external.sources.get("images", ""),
+        patient_source=external.sources.get("records", ""),
+        patch_audit={"leaky": False},
+        rules={name_pairing(rows.name): "linked"},
+        split=SPLIT,
+        primary="",
+    )
+    path = external.data.root / "ehr" / "features.parquet"
+    features = external.data.read_features() if path.is_file() else pd.DataFrame()
+    identity = fit_calibrator(*_of(rows.of("validation")), "none")
+    result = evaluate_model(rows, context)
+    assessed = assess_model(result, identity, features, context, params, bootstrap=bootstrap)
+    tables = make_assessment_tables([assessed], context, params, bootstrap.params)
+    write_tables(tables, out / "tables")
+    confidence = bootstrap.params.confidence
+    draw_assessment(assessed, SPLIT, params.coverage, confidence, out / "figures")
+    return describe_assessments([assessed], context, params, bootstrap.params)
 
 
 def _read_encoder(bundle: Bundle) -> Encoder:
@@ -187,23 +187,9 @@ def _read_encoder(bundle: Bundle) -> Encoder:
     return Encoder.from_dict(load_json(path / ENCODER))
 
 
-def _identify_rows(here: Predictions, external: External) -> Predictions:
-    """Add the admission of each row, where records were read."""
-    if here.kind == "image":
-        return here
-    if here.kind == "tabular":
-        return replace(here, admissions=here.keys)
-    pairs = next((external.data.root / "pairs").glob("*.parquet"))
-    rows = read_table(pairs, PAIRS).set_index("patch_id").loc[here.keys]
-    keys = (rows[name].to_numpy() for name in KEY)
-    return replace(here, admissions=name_admissions(*keys), subjects=rows[KEY[0]].to_numpy())
-
-
 def _use_probabilities(rows: Predictions) -> Predictions:
     """Take the calibrated model as it is: its logits are the logarithms of its probabilities."""
-    return replace(
-        rows, logits=np.log(np.clip(rows.probabilities, _TINY, None)), digest=rows.digest
-    )
+    return replace(rows, logits=np.log(np.clip(rows.probabilities, _TINY, None)))
 
 
 def _of(rows: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -211,8 +197,10 @@ def _of(rows: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows.logits, rows.labels, rows.groups
 
 
-def recalibrate(here: Predictions, named: set[Any], bundle: Bundle) -> tuple[Predictions, str]:
-    """Fit a calibrator to a part of the data; return the others with it, and what the part is.
+def recalibrate(
+    here: Predictions, named: set[Any], bundle: Bundle
+) -> tuple[Predictions, Predictions, str]:
+    """Fit a calibrator to a part of the data; return the rest, recalibrated too, and the part.
 
     Raises:
         InputError: If nobody is left to measure it on.
@@ -227,7 +215,7 @@ def recalibrate(here: Predictions, named: set[Any], bundle: Bundle) -> tuple[Pre
     probabilities = calibrator.probabilities(_of(rest)[0])
     decided = load_decision(bundle.path).thresholds.decide(probabilities)
     changed = replace(rest, probabilities=probabilities, predictions=decided)
-    return changed, f"{part.describe_size()}, by {method}"
+    return rest, changed, f"{part.describe_size()}, by {method}"
 
 
 def _score(rows: Predictions, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -285,11 +273,6 @@ def _describe_patients(data: TestData, split: str, bundle: Bundle) -> tuple[pd.D
     return inputs.assign(**{outcome: rows["target"]}), outcome
 
 
-def _read_features(data: TestData) -> pd.DataFrame:
-    path = data.root / "ehr" / "features.parquet"
-    return read_table(path, FEATURES) if path.is_file() else pd.DataFrame(columns=list(KEY))
-
-
 def _name_alarms(side: str, distance: Distance) -> list[str]:
     if not distance.alarms:
         return [f"{side}: no difference from training was found"]
@@ -314,7 +297,10 @@ def _attach(bundle: Bundle, folder: Path, facts: dict[str, Any], scores: dict[st
     }
     metrics["external/alarms"] = float(sum(len(d["alarms"]) for d in facts["distance"].values()))
     store.log_batch(run, rows=[(0, metrics)])
-    store.log_folder(run, folder, [])
+    config = bundle.config
+    of_training = [config["source"]] if "source" in config else config["sources"].values()
+    if may_show_patients([*facts["sources"].values(), *of_training]):
+        store.log_folder(run, folder, [])
     store.end_run(run, "FINISHED")
     for version in versions:
         store.tag_version(version.name, version.number, {f"validated.{facts['name']}": run})

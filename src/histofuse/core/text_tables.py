@@ -197,6 +197,8 @@ def read_csv_text(
     """
     with collect_faults() as faults:
         header, rows = _read_cells(path, required, expected, separator, faults)
+        if "line" in header:
+            faults.add(path, "a column 'line'", "another name: lines are counted under it")
     width, blank = len(header), [None] * len(header)
     with collect_faults() as faults:
         for line, row in rows:

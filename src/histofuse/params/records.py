@@ -1,6 +1,7 @@
-"""A declaration: what the columns of a table of health records mean.
+"""A declaration: what the columns of a table of health records mean (docs/records.md has each key).
 
-What it does not name is refused, or left out by name. docs/records.md shows one.
+What it does not name is refused, or left out by name. Names of columns are compared without regard
+to case.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ NONE: Final = "none"
 ROW_NUMBER: Final = "row_number"  # the key of a table without ids
 UNFINISHED: Final = "TODO"  # what `histofuse describe-table` leaves to a person
 Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Levels = dict[Text, float]
 
 
 class PatientsTable(Section):
@@ -31,24 +32,14 @@ class PatientsTable(Section):
 
 
 class KeyParams(Section):
-    """The columns that identify a row.
-
-    Attributes:
-        patient: Column of the patient; ``row_number`` where a table has none.
-        visit: Column of the visit where a patient has several rows; ``none``: a row is a patient.
-    """
+    """The columns that identify a row: ``row_number`` without ids; `visit` ``none`` without any."""
 
     patient: Text
     visit: Text
 
 
 class PredictionTime(Section):
-    """When the prediction is made.
-
-    Attributes:
-        description: In words, such as "at diagnosis".
-        column: Column of its date, if dates are used; ``none`` else.
-    """
+    """When the prediction is made, in words, and the column of its date, or ``none``."""
 
     description: Text
     column: Text
@@ -78,13 +69,13 @@ class Numeric(Feature):
 class Ordinal(Feature):
     """A text that stands for a number: cell to level."""
 
-    levels: Annotated[Levels, Field(min_length=2)]
+    levels: Annotated[dict[Text, float], Field(min_length=2)]
 
 
 class Categorical(Feature):
     """A text, one of `categories`."""
 
-    categories: Annotated[list[Text], Field(min_length=1)]
+    categories: Texts
 
 
 class ColumnTarget(Section):
@@ -94,30 +85,25 @@ class ColumnTarget(Section):
     name: Name
     description: Text
     column: Text
-    positive: Annotated[list[Text], Field(min_length=1)]
-    negative: Annotated[list[Text], Field(min_length=1)]
+    positive: Texts
+    negative: Texts
 
     @property
     def columns(self) -> list[str]:
         """The columns that hold it."""
         return [self.column]
 
+    @property
+    def words(self) -> tuple[str, dict[str, float]]:
+        """The column of texts, and what each of them stands for."""
+        return self.column, dict.fromkeys(self.positive, 1.0) | dict.fromkeys(self.negative, 0.0)
+
 
 class EventTarget(Section):
-    """An event within a horizon.
+    """An event up to a horizon, its end included.
 
-    Rows censored before the horizon are neither positive nor negative. They are left out; under
-    ``weighted`` the others then stand for them, by the inverse of the probability of not being
-    censored (Kaplan-Meier).
-
-    Attributes:
-        time: Column of the time from the prediction to the event or the end of follow-up.
-        unit: Of times and of `horizon`.
-        event: Column that tells whether the time is that of the event.
-        happened: Its cells where it is.
-        censored: Its cells where it is not.
-        horizon: A row is positive if the event happened up to here, the end included.
-        censoring: ``left_out`` or ``weighted``.
+    Rows censored before are neither positive nor negative. They are left out; under ``weighted``
+    the others then stand for them.
     """
 
     kind: Literal["event_within"]
@@ -126,8 +112,8 @@ class EventTarget(Section):
     time: Text
     unit: Literal["days", "months", "years"]
     event: Text
-    happened: Annotated[list[Text], Field(min_length=1)]
-    censored: Annotated[list[Text], Field(min_length=1)]
+    happened: Texts
+    censored: Texts
     horizon: Annotated[float, Field(gt=0)]
     censoring: Literal["left_out", "weighted"]
 
@@ -136,30 +122,14 @@ class EventTarget(Section):
         """The columns that hold it."""
         return [self.time, self.event]
 
-
-Target = Annotated[ColumnTarget | EventTarget, Field(discriminator="kind")]
+    @property
+    def words(self) -> tuple[str, dict[str, float]]:
+        """The column of texts, and what each of them stands for."""
+        return self.event, dict.fromkeys(self.happened, 1.0) | dict.fromkeys(self.censored, 0.0)
 
 
 class Declaration(Section):
-    """What the columns of a table mean; names of columns are compared without regard to case.
-
-    Attributes:
-        table: CSV, TSV (.tsv, .txt) or Parquet, in the folder of the declaration.
-        patients_table: A second file, or ``none``.
-        access: ``published`` and ``simulated`` may be shown row by row, ``restricted`` may not.
-        missing: Words for "missing", beside the usual ones.
-        key: What identifies a row.
-        split_group: Column whose values stay in one split, such as a family; ``none``: patients.
-        prediction_time: Nothing later may be a feature.
-        target: What is predicted.
-        numeric: Feature to number.
-        ordinal: Feature to ordered text.
-        categorical: Feature to text.
-        dates: Feature to a date; its value is the days from there to the prediction.
-        gives_away: Column that would tell the target, and why.
-        left_out: Column that is not used, and why.
-        undeclared: Whether columns that stand nowhere here are refused, or left out by name.
-    """
+    """What the columns of a table mean."""
 
     table: Text
     patients_table: Literal["none"] | PatientsTable
@@ -168,7 +138,7 @@ class Declaration(Section):
     key: KeyParams
     split_group: Text
     prediction_time: PredictionTime
-    target: Target
+    target: Annotated[ColumnTarget | EventTarget, Field(discriminator="kind")]
     numeric: dict[Name, Numeric]
     ordinal: dict[Name, Ordinal]
     categorical: dict[Name, Categorical]
@@ -183,28 +153,26 @@ class Declaration(Section):
         return {**self.numeric, **self.ordinal, **self.categorical, **self.dates}
 
     @property
-    def structure(self) -> list[str]:
-        """Columns of keys, groups and the time of prediction."""
-        named = [self.key.patient, self.key.visit, self.split_group, self.prediction_time.column]
-        return [column for column in named if column != NONE]
-
-    @property
     def kept_back(self) -> dict[str, str]:
         """Column that no feature may be made of, to the reason."""
-        held = dict.fromkeys(self.target.columns, "holds the target")
-        return held | {c.lower(): why for c, why in self.gives_away.items()}
+        held = dict.fromkeys(self.target.columns, "holds the target") | self.gives_away
+        return {column.lower(): reason for column, reason in held.items()}
 
     @property
     def columns(self) -> list[str]:
         """Every column named, in lower case, each once."""
-        named = [
-            *self.structure,
-            *self.target.columns,
-            *(feature.column for feature in self.features.values()),
-            *self.gives_away,
-            *self.left_out,
-        ]
+        keys = [self.key.patient, self.key.visit, self.split_group, self.prediction_time.column]
+        named = [column for column in keys if column != NONE]
+        named += [*self.kept_back, *(f.column for f in self.features.values()), *self.left_out]
         return list(dict.fromkeys(column.lower() for column in named))
+
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """Column, in lower case, to the texts that mean something in it."""
+        target, of_target = self.target.words
+        known = [(target, of_target), *((o.column, o.levels) for o in self.ordinal.values())]
+        known += [(c.column, c.categories) for c in self.categorical.values()]
+        return {column.lower(): list(words) for column, words in known}
 
     @model_validator(mode="after")
     def _check(self) -> Declaration:
@@ -214,7 +182,7 @@ class Declaration(Section):
             raise ValueError("names no column to predict from: at least one feature")
         if repeated := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"each feature once, but {', '.join(repeated)} has several kinds")
-        held = {c.lower() for c in (*self.target.columns, *self.gives_away, *self.left_out)}
+        held = {*self.kept_back, *map(str.lower, self.left_out)}
         if leaks := [n for n, f in self.features.items() if f.column.lower() in held]:
             raise ValueError(
                 f"{', '.join(leaks)} cannot be a feature: its column holds the target, gives it "

@@ -180,4 +180,7 @@ def _assemble(bundle: Bundle, rows: pd.DataFrame, table: pd.DataFrame) -> Predic
         predictions=number.get_indexer(table["prediction"].to_numpy(dtype=object)).astype(np.int64),
         groups=rows["group"].to_numpy(),
         subjects=rows["subject_id"].to_numpy() if "subject_id" in rows else None,
+        admissions=name_admissions(*(rows[name].to_numpy() for name in KEY))
+        if "hadm_id" in rows
+        else None,
     )

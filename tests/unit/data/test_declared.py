@@ -107,7 +107,7 @@ def test_columns_that_are_not_declared_are_refused_or_left_out_by_name(tmp_path)
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("12.5,", "-3,", "line 3, months: is -3; expected months from the prediction on"),
+        ("12.5,", "-3,", "line 3, months: is below 0; expected months from the prediction on"),
         ("12.5,", "a year,", "line 3, months: is 'a year'; expected a number of months"),
         ("1:Relapsed", "1:Relapse", r"line 3, status: is '1:Relapse'.*Did you mean 1:RELAPSED\?"),
         ("P-03,,", "P-03,,,x", "line 4: 9 cells under 8 columns"),

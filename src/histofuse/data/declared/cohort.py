@@ -16,7 +16,7 @@ import polars as pl
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
 from histofuse.data.cohort import Attrition
 from histofuse.data.declared.table import DECLARATION, KEY, DeclaredTable
-from histofuse.params.records import NONE, ColumnTarget, Declaration, EventTarget
+from histofuse.params.records import NONE, Declaration, EventTarget
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,11 @@ def build_declared_cohort(source: DeclaredTable) -> DeclaredCohort:
     patients = cells["subject_id"].n_unique()
     attrition.note("everyone", "all rows of the table", patients, cells.height)
     with collect_faults() as faults:
-        label = _label_column if isinstance(target, ColumnTarget) else _label_event
-        rows = cells.with_columns(label(source, target, faults))
+        happened = source.map(*target.words, faults)
+        columns = {"target": happened, "recorded": happened.is_not_null()}
+        if isinstance(target, EventTarget):
+            columns = _label_event(source, target, happened, faults)
+    rows = cells.with_columns(**columns)
     rows = attrition.keep(rows, "target_recorded", "target recorded", pl.col("recorded"))
     censored = None
     if isinstance(target, EventTarget):
@@ -81,31 +84,20 @@ def build_declared_cohort(source: DeclaredTable) -> DeclaredCohort:
     return DeclaredCohort(source, _to_table(rows, source.declaration), attrition, censored)
 
 
-def _label_column(
-    source: DeclaredTable, target: ColumnTarget, faults: FaultList
-) -> list[pl.Series]:
-    words = dict.fromkeys(target.positive, 1.0) | dict.fromkeys(target.negative, 0.0)
-    label = source.map(target.column, words, faults)
-    return [label.alias("target"), label.is_not_null().alias("recorded")]
-
-
-def _label_event(source: DeclaredTable, target: EventTarget, faults: FaultList) -> list[pl.Series]:
+def _label_event(
+    source: DeclaredTable, target: EventTarget, happened: pl.Series, faults: FaultList
+) -> dict[str, pl.Series]:
     time = source.read(target.time, "float", f"a number of {target.unit}", faults)
-    for line, value in (
-        source.cells.select("line", time=time).filter(pl.col("time") < 0).iter_rows()
-    ):
-        where = source.locate(line, target.time)
-        faults.add(where, f"is {value:g}", f"{target.unit} from the prediction on, 0 or more")
-    words = dict.fromkeys(target.happened, 1.0) | dict.fromkeys(target.censored, 0.0)
-    happened = source.map(target.event, words, faults)
-    within = (happened == 1) & (time <= target.horizon)
-    return [
-        time.alias("time"),
-        happened.alias("happened"),
-        within.cast(pl.Float64).alias("target"),
-        (time.is_not_null() & happened.is_not_null()).alias("recorded"),
-        ((happened == 0) & (time < target.horizon)).alias("censored"),
-    ]
+    for line in source.cells.filter(time < 0)["line"]:
+        expected = f"{target.unit} from the prediction on, 0 or more"
+        faults.add(source.locate(line, target.time), "is below 0", expected)
+    return {
+        "time": time,
+        "happened": happened,
+        "target": ((happened == 1) & (time <= target.horizon)).cast(pl.Float64),
+        "recorded": time.is_not_null() & happened.is_not_null(),
+        "censored": (happened == 0) & (time < target.horizon),
+    }
 
 
 def weigh(time: pl.Series, happened: pl.Series, horizon: float) -> pl.Series:

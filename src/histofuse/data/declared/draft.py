@@ -22,7 +22,6 @@ from histofuse.params.records import NONE, UNFINISHED
 _MOST_CATEGORIES: Final = 20
 _PLACEHOLDER: Final = re.compile(r"\[[^\]]+\]")  # cBioPortal's [Not Available] and the like
 _ID: Final = re.compile(r"(?:^|[_ .-])(?:id|identifier|barcode|mrn)$")
-_TODO: Final = {UNFINISHED: UNFINISHED}
 _HEADER: Final = """\
 # Drafted from {name}: {rows} rows. Replace each TODO, check the rest, and save this as records.yaml
 # in the folder of the table. docs/records.md explains the keys.
@@ -54,32 +53,23 @@ def draft_declaration(path: Path) -> str:
         else:
             left_out[column] = kind
     repeated = bool(ids) and cells[ids[0]].is_duplicated().any()
-    event = {"time": UNFINISHED, "unit": UNFINISHED, "event": UNFINISHED, "happened": [UNFINISHED]}
+    patient, visit = [*ids, UNFINISHED, UNFINISHED][:2]
+    target = ("name", "description", "time", "unit", "event", "horizon")
     draft = {
         "table": path.name,
         "patients_table": NONE,
         "access": UNFINISHED,
         "missing": sorted(placeholders),
-        "key": {
-            "patient": ids[0] if ids else UNFINISHED,
-            "visit": NONE if not repeated else ids[1] if ids[1:] else UNFINISHED,
-        },
+        "key": {"patient": patient, "visit": visit if repeated else NONE},
         "split_group": NONE,
         "prediction_time": {"description": UNFINISHED, "column": NONE},
-        "target": {
-            "kind": "event_within",
-            "name": UNFINISHED,
-            "description": UNFINISHED,
-            **event,
-            "censored": [UNFINISHED],
-            "horizon": UNFINISHED,
-            "censoring": "left_out",
-        },
+        "target": {"kind": "event_within", **dict.fromkeys(target, UNFINISHED)}
+        | {"happened": [UNFINISHED], "censored": [UNFINISHED], "censoring": "left_out"},
         "numeric": features["numeric"],
         "ordinal": {},
         "categorical": features["categorical"],
         "dates": features["dates"],
-        "gives_away": dict(_TODO),
+        "gives_away": {UNFINISHED: UNFINISHED},
         "left_out": left_out | dict.fromkeys(ids[1 + repeated :], "looks like an id"),
         "undeclared": "refuse",
     }

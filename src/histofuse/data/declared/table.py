@@ -28,10 +28,7 @@ from histofuse.core.text_tables import (
 from histofuse.params.records import (
     NONE,
     ROW_NUMBER,
-    Categorical,
-    ColumnTarget,
     Declaration,
-    Ordinal,
     PatientsTable,
     load_declaration,
 )
@@ -153,12 +150,12 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         table = pl.read_parquet(path)
         text = table.select(pl.all().cast(pl.String).name.to_lowercase())
+        return text.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
     except FileNotFoundError:
         raise InputError([Fault(path, "no such file", _EXPECTED)]) from None
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
         raise InputError([Fault(path, problem, "columns of numbers, dates and texts")]) from None
-    return text.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
 
 
 def _join_patients(
@@ -183,23 +180,13 @@ def _join_patients(
 
 def _drop_missing_words(cells: pl.DataFrame, declaration: Declaration) -> pl.DataFrame:
     """Make words for "missing" null, but not where the declaration gives them a meaning."""
-    words = MISSING_WORDS | {_spell(word) for word in declaration.missing}
-    meant: dict[str, set[str]] = {}
-    for feature in declaration.features.values():
-        known = feature.levels if isinstance(feature, Ordinal) else ()
-        known = feature.categories if isinstance(feature, Categorical) else known
-        meant[feature.column.lower()] = {_spell(word) for word in known}
-    target = declaration.target
-    if isinstance(target, ColumnTarget):
-        known = {_spell(word) for word in (*target.positive, *target.negative)}
-        meant[target.column.lower()] = known
-    else:
-        meant[target.event.lower()] = {_spell(w) for w in (*target.happened, *target.censored)}
+    missing = MISSING_WORDS | {_spell(word) for word in declaration.missing}
+    meant = declaration.words
 
     def clean(column: str) -> pl.Expr:
+        words = missing - {_spell(word) for word in meant.get(column, ())}
         spelt = pl.col(column).map_elements(_spell, return_dtype=pl.String)
-        missing = spelt.is_in(list(words - meant.get(column, set())))
-        return pl.when(~missing).then(pl.col(column)).alias(column)
+        return pl.when(~spelt.is_in(list(words))).then(pl.col(column)).alias(column)
 
     return cells.with_columns(clean(column) for column in cells.columns if column != "line")
 
