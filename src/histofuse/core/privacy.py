@@ -17,7 +17,7 @@ _AGGREGATES: Final = frozenset(
     {
         "roc", "precision_recall", "training", "decision_curve", "conformal", "subgroups",
         "mean_abs_shap", "fusion_vs_resnet", "controls", "protocol", "crossval", "faithfulness",
-        "shap", "summary", "modalities",
+        "shap", "summary", "modalities", "positive_control",
     }
 )  # fmt: skip
 _HIDING_FOLDER: Final = "assessment"  # its figures leave out bins of few patients

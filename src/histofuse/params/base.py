@@ -32,7 +32,8 @@ _EXPECTED_KEY: Final = "letters, digits, _ and -, in parts separated by . or /"
 # Whose values are names, or lists of them.
 NAMING: Final[tuple[str, ...]] = (
     "encoders.*", "evaluation.primary_rule", "explain.shap_models", "fusion.study", "image.*.study",
-    "patients.*.study", "studies.*", "tabular.*.study",
+    "patients.*.study", "positive_control.both", "positive_control.image",
+    "positive_control.record", "studies.*", "tabular.*.study",
 )  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]

@@ -25,6 +25,22 @@ class EvaluationParams(Section):
     diagnoses_model: Annotated[str, Field(min_length=1)]
 
 
+class PositiveControlParams(Section):
+    """What is measured on linked patients: names of methods in the section ``patients``.
+
+    Attributes:
+        image: Sees the image alone.
+        record: Sees the record alone.
+        both: The method of fusion.
+        shuffles: Of the records among patients, each with a fusion model of its own.
+    """
+
+    image: Annotated[str, Field(min_length=1)]
+    record: Annotated[str, Field(min_length=1)]
+    both: Annotated[str, Field(min_length=1)]
+    shuffles: Annotated[int, Field(ge=1)]
+
+
 ConformalScore = Literal["lac", "lac_by_class"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 

@@ -20,7 +20,7 @@ from histofuse.params.base import (
 from histofuse.params.crossval import CrossvalParams, ProtocolParams
 from histofuse.params.data import ClassesParams, DataParams
 from histofuse.params.ehr import CohortParams, EhrFeaturesParams, EncodingParams
-from histofuse.params.evaluation import AssessmentParams, EvaluationParams
+from histofuse.params.evaluation import AssessmentParams, EvaluationParams, PositiveControlParams
 from histofuse.params.explain import ExplainParams
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.image import AllImageParams
@@ -62,6 +62,9 @@ REFERENCES: Final = {
     "image.*.study": "tune",
     "pairing.*.positive_share.keys": "classes",
     "patients.*.study": "tune",
+    "positive_control.both": "patients",
+    "positive_control.image": "patients",
+    "positive_control.record": "patients",
     "splits.images.classes_required": "classes",
     "studies.*": "tune",
     "studies.image": "image",
@@ -127,6 +130,7 @@ class ProjectParams(Section):
     crossval: CrossvalParams
     protocol: ProtocolParams
     controls: ControlParams
+    positive_control: PositiveControlParams
     alarms: AlarmParams
     promotion: PromotionParams
 

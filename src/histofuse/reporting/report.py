@@ -22,6 +22,7 @@ from histofuse.reporting.chapters.framing import (
     write_question_chapter,
 )
 from histofuse.reporting.chapters.paper import write_paper_chapter
+from histofuse.reporting.chapters.positive_control import write_positive_control_chapter
 from histofuse.reporting.chapters.results import write_crossval_chapter, write_results_chapter
 from histofuse.reporting.data_sheets import SIDES, write_data_sheet, write_sheets_chapter
 from histofuse.reporting.inputs import Run, find_run
@@ -55,6 +56,7 @@ def write_chapters(run: Run, origin: Origin) -> list[Chapter]:
         write_data_chapter(run),
         write_split_chapter(run),
         write_results_chapter(run),
+        write_positive_control_chapter(run),
         write_controls_chapter(run),
         write_use_chapter(run),
         write_explanations_chapter(run),

@@ -70,6 +70,7 @@ CASES = {
         {"mitosis": 1.0, "tumor": 0.0},
         "pairing.*.positive_share: is 'tumor'",
     ),
+    "positive_control.both": ("gate", "positive_control.both: is 'gate'; expected a key of pat"),
     "studies.image": (["resnet50"], "studies.image: is 'resnet50'; expected a key of image"),
     "studies.tabular": ([], "tabular.xgboost.study: is 'xgboost'; expected a study listed"),
     "fusion.study": ("fuson", "fusion.study: is 'fuson'; expected a key of tune"),

@@ -46,6 +46,11 @@ _GAINS: Final[Mapping[Answer, str]] = {
     "no": "The health record brings no gain that counts in telling {what}",
     "inconclusive": "Whether the health record helps to tell {what} is not shown",
 }
+_LINKED_GAINS: Final[Mapping[Answer, str]] = {
+    "yes": "both predict the outcome better than either",
+    "no": "both bring no gain that counts",
+    "inconclusive": "whether both gain is not shown",
+}
 _RANK: Final = "auroc/macro"
 _CHANCE: Final = 0.5  # of an AUROC
 _MOST_ALARMS: Final = 3
@@ -125,6 +130,10 @@ def _conclude(run: Run, measured: Measured) -> Iterator[str]:
     gain = measured.get((FUSION, f"auprc/{focus}", encoders["image"]))
     answer, reason = _answer_gain(run, gain)
     yield f"{_GAINS[answer].format(what=what)}: {reason}"
+    if control := run.read("positive_control"):
+        gains = _LINKED_GAINS[control["verdict"]["answer"]]
+        sentence = control["verdict"]["sentence"]
+        yield f"Where tissue and record are of one simulated patient, {gains}: {sentence}"
 
 
 def _answer_gain(run: Run, gain: Estimate | None) -> tuple[Answer, str]:

@@ -20,7 +20,7 @@ from histofuse.data.cutting import Shards, cut_windows, index_shards
 from histofuse.data.patches import INDEX, META, PATCH_INDEX, Patches, PatchMeta
 from histofuse.data.simulate.brecahad.frames import FramePlan, place_dots, render_frame
 from histofuse.data.simulate.brecahad.stains import CaseLook, draw_case_look
-from histofuse.data.simulate.linked.achievable import compute_best, measure_achievable
+from histofuse.data.simulate.linked.achievable import measure_achievable
 from histofuse.data.simulate.linked.cohort import (
     CLASSES,
     MARKERS,
@@ -35,7 +35,6 @@ from histofuse.params.simulation import LinkedSimulationParams
 PATIENTS: Final = "patients.parquet"
 NUCLEI: Final = "nuclei.parquet"
 ACHIEVABLE: Final = "achievable.json"
-BEST: Final = "achievable.parquet"
 RECORD_COLUMNS: Final = (*MARKERS, *OWN)
 
 LINKED_PATIENTS: Final = Contract(
@@ -49,13 +48,6 @@ LINKED_NUCLEI: Final = Contract(
     columns=parse_columns("patient_id patch_id"),
     key=("patch_id",),
 )
-# Probabilities of the outcome by the model that drew it.
-BEST_PROBABILITIES: Final = Contract(
-    name="best probabilities of linked patients",
-    columns=parse_columns("patient_id image:float record:float both:float"),
-    key=("patient_id",),
-)
-
 _FRAME_PX: Final = 448
 _PLEOMORPHISM: Final = (0.19, 0.045)  # mean and standard deviation, as BreCaHAD's is simulated
 _PLEOMORPHISM_RANGE: Final = (0.06, 0.36)
@@ -96,24 +88,10 @@ def simulate_linked(
         of_patients = pd.concat(parts)[["case_id", "patch_id"]]
         of_patients = of_patients.rename(columns={"case_id": "patient_id"})
         write_table(of_patients, temporary / NUCLEI, LINKED_NUCLEI)
-        return write_record(cohort, patients, params, seed, temporary)
-
-
-def write_record(
-    cohort: LinkedCohort,
-    patients: pd.DataFrame,
-    params: LinkedSimulationParams,
-    seed: int,
-    folder: Path,
-) -> dict[str, dict[str, float]]:
-    """Write the patients' table and what is achievable, which need no tissue."""
-    write_table(patients, folder / PATIENTS, LINKED_PATIENTS)
-    best = pd.DataFrame(compute_best(cohort, params))
-    best.insert(0, "patient_id", patients["patient_id"])
-    write_table(best, folder / BEST, BEST_PROBABILITIES)
-    test = (patients["split"] == "test").to_numpy()
-    achievable = measure_achievable(cohort, test, params, seed)
-    write_json(achievable, folder / ACHIEVABLE)
+        write_table(patients, temporary / PATIENTS, LINKED_PATIENTS)
+        test = (patients["split"] == "test").to_numpy()
+        achievable = measure_achievable(cohort, test, params, seed)
+        write_json(achievable, temporary / ACHIEVABLE)
     return achievable
 
 
