@@ -117,19 +117,21 @@ def write_frame_pages(
             table=rows,
             shown=shown,
             stored=np.concatenate(parts),
-            pictures=_draw_frames(rows, frames, config["classes"]),
+            pictures=_draw_frames(rows, frames, config["classes"], config["focus_class"]),
             results=_describe_count(rows, model, frames, config["focus_class"]),
         )
         page = folder / f"{name}.html"
         write_case_page(case, model.predictor, records, page, private=private)
 
 
-def _draw_frames(rows: pd.DataFrame, frames: FrameSource, classes: Sequence[str]) -> list[Figure]:
+def _draw_frames(
+    rows: pd.DataFrame, frames: FrameSource, classes: Sequence[str], focus: str
+) -> list[Figure]:
     """Draw the first frames of a case with their nuclei."""
     figures = []
     for frame, part in list(rows.groupby("frame_id", sort=False))[:_MOST_FRAMES]:
         pixels = read_rgb(frames.files[str(frame)], frames.reading).rgb
-        drawn = render(draw_overlay(pixels, part, classes))
+        drawn = render(draw_overlay(pixels, part, classes, ringed=focus))
         figures.append(embed_array(drawn, f"{frame} with a dot for each nucleus", str(frame)))
     return figures
 
@@ -140,7 +142,9 @@ def _describe_count(
     """Count the class in focus and, where the resolution is known, by area."""
     count = int((rows[PREDICTION] == focus).sum())
     names = rows["frame_id"].unique()
-    results = [(show_name(focus), f"{count:,} of {len(rows):,} nuclei in {len(names)} frames")]
+    results = [
+        (show_name(focus).capitalize(), f"{count:,} of {len(rows):,} nuclei in {len(names)} frames")
+    ]
     if (mpp := model.image.model.spec.mpp) is not None:
         sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
         area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6
@@ -190,10 +194,10 @@ def write_case_page(
     identity = predictor.identity
     footer = f"{identity[MODEL]}, trained on {identity[SOURCE]} data. Not for diagnosis."
     page = render_page(
-        [Chapter("case", f"Case {case.name}", blocks)],
+        [Chapter("case", case.name, blocks)],
         simulated="simulated" in predictor.sources,
         footer=footer,
-        title=f"histofuse: case {case.name}",
+        title="histofuse: nuclei found and classified",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:

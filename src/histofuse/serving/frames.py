@@ -28,7 +28,6 @@ from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.records import find_recorded
-from histofuse.tracking.interface import WARNINGS
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,10 @@ class FrameModel:
         """Make an answer without rows, for pictures without nuclei."""
         names = pd.DataFrame({name: pd.Series(dtype="str") for name in ("case_id", "frame_id")})
         places = pd.DataFrame({axis: np.empty(0) for axis in ("x_px", "y_px", "score")})
-        logits = np.empty((0, len(self.predictor.bundle.config["classes"])), np.float32)
-        answer = self.predictor.tabulate(logits, pd.RangeIndex(0))
-        return pd.concat([names, places, answer.assign(**{WARNINGS: ""})], axis=1)
+        spec = self.image.model.spec
+        side = spec.patch_px + 2 * spec.margin_px
+        patches = Patches(np.empty((0, side, side, 3), np.uint8), pd.RangeIndex(0))
+        return pd.concat([names, places, self.image.answer(patches)], axis=1)
 
     def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
         """Predict patches, stored with their margin, of some cases."""

@@ -102,9 +102,13 @@ def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def draw_overlay(
-    frame: UInt8[np.ndarray, "height width 3"], rows: pd.DataFrame, classes: Sequence[str]
+    frame: UInt8[np.ndarray, "height width 3"],
+    rows: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    ringed: str = "",
 ) -> Figure:
-    """Draw a frame with a dot for each nucleus."""
+    """Draw a frame with a dot for each nucleus, and a ring around those of one class."""
     height, width, _ = frame.shape
     shown = min(1.0, _LONGEST_PX / max(height, width))
     total = height * shown + _BELOW_PX
@@ -117,6 +121,9 @@ def draw_overlay(
         label = f"{show_name(name)} ({len(chosen):,})"
         style = {"s": 60, "color": colour, "edgecolors": "white", "linewidths": 0.8}
         axes.scatter(chosen["x_px"], chosen["y_px"], label=label, **style)
+        if name == ringed:
+            ring = {"s": 1500, "facecolors": "none", "edgecolors": colour, "linewidths": 4}
+            axes.scatter(chosen["x_px"], chosen["y_px"], **ring)
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     figure.legend(
