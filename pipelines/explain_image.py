@@ -1,4 +1,4 @@
-"""Stage ``explain_image``: a network and its test patches -> Grad-CAM gallery, and its tests."""
+"""Stage ``explain_image``: a network and its test patches -> gallery of maps, and its tests."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
 from histofuse.explain.maps.gallery import Patches, write_gallery
 from histofuse.explain.maps.mappers import map_image_network
-from histofuse.models.backbones import load_image_model
+from histofuse.models.backbones import MAPS, load_image_model
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
@@ -35,7 +35,7 @@ def main(model: str) -> None:
     calibrator, _ = load_decision(bundle.path)
     patches = Patches(mapper, bundle.digest, PATCHES, test, calibrator.probabilities)
     with replacing_folder(OUT / model) as folder:
-        tests = write_gallery(patches, folder, params, bootstrap)
+        tests = write_gallery(patches, folder, params, bootstrap, bundle.config.get(MAPS))
     for concern in list_concerns(tests):
         report(f"concern: {concern}")
     report(f"wrote {len(list((OUT / model).rglob('*.png')))} figures in {OUT / model}")

@@ -20,7 +20,10 @@ QUICK = {
     "explain.shap_samples": 20,
     "explain.shap_background": 20,
     "explain.faithfulness_per_class": 2,
-    "explain.faithfulness_steps": 2,
+    "explain.maps.steps": 2,
+    "explain.maps.per_class": 2,
+    "explain.maps.masks": 4,
+    "explain.maps.random_heads": 1,
     "explain.kernel_shap_rows": 2,
     "controls.repeats": 3,
 }

@@ -22,6 +22,12 @@ _MODELS: Final[Mapping[str, str]] = {
 }
 _METRICS: Final[Mapping[str, str]] = {"auprc": "AUPRC", "auroc": "AUROC", "f1": "F1", "ece": "ECE"}
 _CURVES: Final[Mapping[str, str]] = {"macro_f1": "f1/macro", "auroc": "auroc/macro"}
+_MAP_METHODS: Final[Mapping[str, str]] = {
+    "gradcam": "Grad-CAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "scorecam": "Score-CAM",
+}
 _CHECKS: Final[Mapping[str, str]] = {"validation_test_gap": "validation-test gap"}
 
 
@@ -60,6 +66,11 @@ def name_model(name: str) -> str:
         alone = " alone" if method in {"image", "record"} else ""
         return f"Patients, {method.replace('_', ' ')}{alone}"
     return _MODELS.get(name, name)
+
+
+def name_map_method(method: str) -> str:
+    """Name a method of maps: "scorecam" -> "Score-CAM"."""
+    return _MAP_METHODS.get(method, method)
 
 
 def show_name(name: str) -> str:

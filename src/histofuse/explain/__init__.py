@@ -1,1 +1,1 @@
-"""Grad-CAM and SHAP."""
+"""Maps and SHAP values."""

@@ -23,12 +23,13 @@ from histofuse.features.augment import PatchGeometry, PixelScale, Stored, prepar
 from histofuse.models.levels import PooledLevels, PooledTokens
 from histofuse.models.libraries import Backbone, build_library_backbone
 from histofuse.models.simple_cnn import SimpleCnnBackbone
-from histofuse.models.stages import MapLayer
+from histofuse.models.stages import MapLayer, MapMethod
 from histofuse.models.standardiser import Standardiser
 from histofuse.models.weights import download_state, load_state, load_weights
 from histofuse.params.image import Pooling
 
 WEIGHTS = "weights.safetensors"
+MAPS = "maps"  # in config.json: how maps were chosen
 # Patches whose rotations are computed at once.
 _ROTATED_AT_ONCE = 64
 
@@ -88,6 +89,7 @@ class ImageModel(nn.Module):
         embedding_dim: Width of the embedding.
         gradcam_layer: The layer that maps explain, chosen when the network is created for training;
             None in bundles from before layers were saved.
+        map_method: How its maps are computed. Where methods were not compared: Grad-CAM.
     """
 
     def __init__(self, spec: ImageSpec, backbone: nn.Module, embedding_dim: int) -> None:
@@ -96,6 +98,7 @@ class ImageModel(nn.Module):
         self.backbone = backbone
         self.embedding_dim = embedding_dim
         self.gradcam_layer: MapLayer | None = None
+        self.map_method = MapMethod("gradcam", blur_px=0.0, masks=0)
         last = nn.Linear(embedding_dim, len(spec.classes))
         # Source: paper 3.1, He initialisation of the new head.
         nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
@@ -241,5 +244,7 @@ def load_image_model(bundle: Bundle) -> ImageModel:
     layer = architecture.pop("gradcam_layer", None)
     model = build_model(ImageSpec(classes=config["classes"], **architecture), "none")
     model.gradcam_layer = MapLayer(**layer) if layer else None
+    if maps := config.get(MAPS):
+        model.map_method = MapMethod(**maps["method"])
     model.load_state_dict(load_file(bundle.path / WEIGHTS))
     return model.eval()

@@ -56,6 +56,22 @@ class MapLayer:
 
 
 @dataclass(frozen=True)
+class MapMethod:
+    """How maps are computed at a layer; see `explain.maps.methods`.
+
+    Attributes:
+        name: ``gradcam``, ``hirescam``, ``layercam`` or ``scorecam``.
+        blur_px: Standard deviation of the blur that hides a place from Score-CAM, in pixels of the
+            network's input.
+        masks: Of Score-CAM, at most.
+    """
+
+    name: str
+    blur_px: float
+    masks: int
+
+
+@dataclass(frozen=True)
 class Stage:
     """Modules of a backbone that are unfrozen together.
 

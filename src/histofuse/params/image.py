@@ -97,8 +97,9 @@ class EncoderParams(ClassifierSection):
             configuration; patches of another side are resized (bicubic).
         normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD;
             ``encoder`` takes mean and SD from the encoder's own configuration, or they are given.
-        minimum_map_px: Minimum side of a feature map that Grad-CAM explains; the deepest layer with
-            such maps is chosen. At 64 px the last block of a ResNet has 2 x 2.
+        minimum_map_px: Minimum side of a feature map that is explained; the deepest layer with such
+            maps is chosen, and a network without one is refused. At 64 px the last block of a
+            ResNet has 2 x 2.
     """
 
     backbone: Annotated[str, Field(min_length=1)]

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 
 from histofuse.explain.fusion.explainers import Contributions, name_sources
-from histofuse.explain.maps.gradcam import enlarge
 from histofuse.explain.maps.mappers import Inputs, Mapper
+from histofuse.explain.maps.methods import enlarge
 from histofuse.explain.shap_values.variables import sum_columns
 from histofuse.features.encoding import Encoder
 from histofuse.tracking.interface import SHAP, SHAP_BASE, encode_png

@@ -79,7 +79,7 @@ class FusionPredictor(Predictor):
 
     @cached_property
     def mapper(self) -> Mapper:
-        """What computes Grad-CAM maps through the fusion head."""
+        """What computes maps through the fusion head."""
         from histofuse.explain.maps.mappers import map_through_fusion
 
         image = self.image.model

@@ -63,7 +63,7 @@ class ImagePredictor(Predictor):
 
     @cached_property
     def mapper(self) -> Mapper:
-        """What computes the network's Grad-CAM maps."""
+        """What computes the network's maps."""
         from histofuse.explain.maps.mappers import map_image_network
 
         return map_image_network(self.bundle.name, self.model)

@@ -37,6 +37,7 @@ from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import DRAWN, augment_patches
 from histofuse.features.embeddings import number_rows, write_image_embeddings
 from histofuse.models.backbones import (
+    MAPS,
     WEIGHTS,
     ImageModel,
     ImageSpec,
@@ -95,6 +96,9 @@ IMAGE_PREDICTIONS = Contract(
     open_ended=True,
 )
 PREDICTIONS = "predictions.parquet"
+# A trained network, its validation predictions, and what brings its logits to calibrated
+# probabilities -> how its maps are computed.
+ChooseMaps = Callable[[ImageModel, pd.DataFrame, Callable[..., Any]], dict[str, Any]]
 HISTORY = "history.csv"
 
 # Fixed, so that the same patches in the same order give the same bytes.
@@ -180,13 +184,14 @@ def train_image(
     path: Path,
     *,
     embeddings: Path | None = None,
+    choose_maps: ChooseMaps | None = None,
 ) -> FitResult:
     """Train one network, calibrate it on validation, and write its bundle.
 
     A killed run resumes after its last complete epoch and ends in the same bytes.
 
     The last part of `path` is the model's name. Embeddings of all patches are written to the folder
-    `embeddings`, if it is given.
+    `embeddings`, if it is given; what `choose_maps` returns is `MAPS` of ``config.json``.
 
     Raises:
         InputError: If the backbone, weights or precision are not available, or a split is empty.
@@ -211,14 +216,16 @@ def train_image(
         decision = fit_decision(
             outputs.logits[rows], labels, cases, params.calibration, params.threshold
         )
+        keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
+        predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
+        if choose_maps:
+            learnt[MAPS] = choose_maps(model, predictions[rows], decision.calibrator.probabilities)
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
             write_decision(decision, folder, data.meta.source)
             seen = outputs.embeddings[(data.table["split"] == "train").to_numpy()]
             write_distance(fit_distance(seen, outputs.embeddings[rows]), folder)
             write_history(result, folder / HISTORY)
-            keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
-            predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
             write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
             config = _describe(path.name, model, data, params, seed)
             write_json({**config, "inputs": inputs, **learnt}, folder / CONFIG)

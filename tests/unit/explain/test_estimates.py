@@ -1,6 +1,7 @@
 """Means with intervals over whole cases, and their concerns."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Estimate, Measure, estimate_means, render_estimates
 from histofuse.explain.maps import faithfulness as maps
 from histofuse.explain.shap_values import faithfulness as shap_values
+from histofuse.params.base import load_section
+from histofuse.params.explain import MapParams
 from histofuse.params.intervals import IntervalParams
 
 BOOTSTRAP = Bootstrap(
     IntervalParams(resamples=400, confidence=0.9, method="percentile", fewest_groups=10), seed=1
 )
+LIMITS = load_section(MapParams, "explain.maps", Path(__file__).parents[3] / "params.yaml")
+MAPS = maps.define_measures(LIMITS)
 LOOKS = Measure("Mass", "higher", 0.0, "it looks elsewhere")
 
 
@@ -74,7 +79,7 @@ def test_a_score_on_the_wrong_side_of_its_limit_is_a_concern(ends, groups, outco
     assert rendered["cam/part"]["concern"] == ""
 
 
-@pytest.mark.parametrize("measures", [maps.MEASURES, shap_values.MEASURES])
+@pytest.mark.parametrize("measures", [MAPS, shap_values.MEASURES])
 def test_every_test_has_a_limit_and_says_what_it_means_to_miss_it(measures):
     assert all(
         bool(m.better) == (m.limit is not None) == bool(m.concern) for m in measures.values()
@@ -82,13 +87,14 @@ def test_every_test_has_a_limit_and_says_what_it_means_to_miss_it(measures):
 
 
 def test_a_map_worse_than_the_centre_is_a_concern_by_its_interval():
-    low = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, -0.02, 40, 17)}
+    low = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, -0.03, 40, 17)}
     wide = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, 0.02, 40, 17)}
-    found = [
-        render_estimates(e, maps.MEASURES, 10)["deletion_gain_over_centre"] for e in (low, wide)
-    ]
+    found = [render_estimates(e, MAPS, 10)["deletion_gain_over_centre"] for e in (low, wide)]
     assert [f["outcome"] for f in found] == ["concern", "inconclusive"]
-    assert [f["limit"] for f in found] == [0.0, 0.0]
-    correlated = {"randomisation_rank_correlation": Estimate(0.8, 0.7, 0.9, 40, 17)}
-    rendered = render_estimates(correlated, maps.MEASURES, 10)
-    assert rendered["randomisation_rank_correlation"]["outcome"] == "concern"
+    assert [f["limit"] for f in found] == [-LIMITS.centre_margin] * 2
+    alike = Estimate(0.8, 0.7, 0.9, 40, 17)
+    names = ("randomisation_rank_correlation", "head_randomisation_rank_correlation")
+    rendered = render_estimates(dict.fromkeys(names, alike), MAPS, 10)
+    assert {rendered[name]["outcome"] for name in names} == {"concern"}
+    most = {"empty_share": Estimate(0.02, 0.011, 0.03, 400, 17)}
+    assert render_estimates(most, MAPS, 10)["empty_share"]["outcome"] == "concern"

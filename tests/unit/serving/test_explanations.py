@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from histofuse.explain.maps.gradcam import compute_maps, enlarge
+from histofuse.explain.maps.methods import compute_maps, enlarge
 from histofuse.features.encoding import encode
 from histofuse.serving.predict import open_predictor
 
@@ -32,7 +32,8 @@ def test_maps_of_an_image_network_are_those_of_its_gallery(image, patches):
     stored = np.pad(patches, ((0, 0), (16, 16), (16, 16), (0, 0)), mode="reflect")
     targets = torch.tensor([CLASSES.index(name) for name in table["prediction"]])
     prepared = network.prepare(torch.from_numpy(stored))
-    maps = compute_maps(network, network.get_submodule(LAYER), prepared, targets)
+    layer, method = network.gradcam_layer, network.map_method
+    maps = compute_maps(network, prepared, targets, layer=layer, method=method)
     for text, heat in zip(table["gradcam"], maps, strict=True):
         np.testing.assert_allclose(read_map(text), enlarge(heat, 64), atol=0.003)
 
@@ -44,7 +45,7 @@ def test_maps_of_fusion_follow_the_fused_logit(fusion, patches, patients):
     alone = open_predictor(fusion.image.path).predict(patches, gradcam=True)
 
     assert table["gradcam"].iloc[3] == alone["gradcam"].iloc[3]
-    # By hand: the gradient of the fused logit at the layer, averaged over it, weighs its channels.
+    # By hand: the gradient of the fused margin at the layer, averaged over it, weighs its channels.
     network, row = predictor.image.model, 0
     layer = network.get_submodule(LAYER)
     kept = []
@@ -55,8 +56,9 @@ def test_maps_of_fusion_follow_the_fused_logit(fusion, patches, patients):
     )
     logits = predictor.model.network(network.embed(network.prepare(stored)), record)
     hook.remove()
-    logit = logits[0, CLASSES.index(table["prediction"].iloc[row])]
-    (gradient,) = torch.autograd.grad(logit, kept[0])
+    decided = CLASSES.index(table["prediction"].iloc[row])
+    margin = logits[0, decided] - max(logits[0, k] for k in range(3) if k != decided)
+    (gradient,) = torch.autograd.grad(margin, kept[0])
     heat = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()[0].detach()
     expected = enlarge((heat / heat.max().clamp(min=1e-30)).numpy(), 64)
     np.testing.assert_allclose(read_map(table["gradcam"].iloc[row]), expected, atol=0.003)

@@ -16,10 +16,12 @@ from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.patches import PATCH_INDEX, PatchMeta
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.explain.maps.gradcam import compute_maps
+from histofuse.explain.maps.mappers import Inputs as MapInputs
+from histofuse.explain.maps.mappers import map_image_network
 from histofuse.features.augment import augment_patches
 from histofuse.features.embeddings import find_image_embeddings
 from histofuse.models.backbones import ImageModel, load_image_model
+from histofuse.models.stages import MapMethod
 from histofuse.params.image import FinetuneParams, LpFtParams, ProbeParams
 from histofuse.training import image
 from histofuse.training.decision import load_decision
@@ -91,13 +93,23 @@ def project(tmp_path_factory) -> Path:
     return write_project(tmp_path_factory.mktemp("project"))
 
 
+def choose_last(model, predictions, to_probabilities):
+    """Check what a choice of maps is given, and choose."""
+    assert set(predictions["split"]) == {"validation"} and len(predictions) == 15
+    columns = [f"{kind}_{name}" for kind in ("logit", "probability") for name in CLASSES]
+    logits, probabilities = np.split(predictions[columns].to_numpy(), 2, axis=1)
+    np.testing.assert_allclose(to_probabilities(logits), probabilities, atol=1e-6)
+    assert model.gradcam_layer is not None and not model.training
+    return {"method": {"name": "scorecam", "blur_px": 2.0, "masks": 5}}
+
+
 @pytest.fixture(scope="module")
 def trained(project, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("root"))
         data = load_patch_data(project / "patches", project / "splits.parquet")
-        kept = Path("embeddings/tiny")
-        train_image(data, make_params(), 7, NullRecorder(), Path("models/tiny"), embeddings=kept)
+        made = (data, make_params(), 7, NullRecorder(), Path("models/tiny"))
+        train_image(*made, embeddings=Path("embeddings/tiny"), choose_maps=choose_last)
         assert not Path(".histofuse/checkpoints/tiny").exists()
         return Path("models/tiny").resolve()
 
@@ -140,6 +152,7 @@ def test_the_bundle_holds_what_it_must(trained):
     layer = {"name": "backbone.features.1", "map_px": 4}
     layer |= {"layout": "channels_first", "prefix_tokens": 0}
     assert config["architecture"]["gradcam_layer"] == layer
+    assert load_image_model(bundle).map_method == MapMethod("scorecam", blur_px=2.0, masks=5)
     history = pd.read_csv(trained / "history.csv")
     assert {"epoch", "train_loss", "validation_macro_f1", "learning_rate_head"} <= set(history)
 
@@ -204,7 +217,7 @@ def test_patches_of_another_size_are_refused(trained, project, tmp_path):
 def test_the_same_run_gives_the_same_bundle(trained, project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = load_patch_data(project / "patches", project / "splits.parquet")
-    train_image(data, make_params(), 7, NullRecorder(), Path("tiny"))
+    train_image(data, make_params(), 7, NullRecorder(), Path("tiny"), choose_maps=choose_last)
     assert open_bundle(Path("tiny")).digest == open_bundle(trained).digest
 
 
@@ -365,14 +378,15 @@ def test_a_probe_is_a_bundle_like_any_other(probed, project):
     np.testing.assert_allclose(logits, found[[f"logit_{c}" for c in CLASSES]].to_numpy(), atol=1e-3)
 
 
-def test_maps_of_rotated_views_are_turned_back(probed):
+@pytest.mark.parametrize("method", ["gradcam", "hirescam", "layercam", "scorecam"])
+def test_maps_of_rotated_views_are_turned_back(probed, method):
     model = load_image_model(open_bundle(probed))
+    model.map_method = MapMethod(method, blur_px=4.0, masks=8)
+    mapper, targets = map_image_network("probed", model), torch.tensor([0, 1])
     images = torch.rand(2, 3, 32, 32)
-    layer = model.get_submodule(model.gradcam_layer.name)
-    targets = torch.tensor([0, 1])
-    maps = compute_maps(model, layer, images, targets)
+    maps = mapper.compute_maps(MapInputs(images, (), targets))
     assert maps.shape[0] == 2 and maps.max() == 1
-    turned = compute_maps(model, layer, images.rot90(1, (2, 3)), targets)
+    turned = mapper.compute_maps(MapInputs(images.rot90(1, (2, 3)), (), targets))
     np.testing.assert_allclose(turned, np.rot90(maps, 1, (1, 2)), atol=1e-4)
 
 

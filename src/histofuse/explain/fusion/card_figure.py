@@ -89,8 +89,8 @@ def _write_head(figure: Figure, card: Card) -> None:
     foot = (
         f"{mark}test split  ·  {own}Shares and waterfall: Shapley values of patch and record, in"
         " log-odds before calibration, against the mean training patch\nand the typical patient"
-        " (medians and modes of training). Map: Grad-CAM through the fusion head; the dashed circle"
-        " stands for the annotated nucleus."
+        f" (medians and modes of training). Map: {example.method} through the fusion head;"
+        " the dashed circle stands for the annotated nucleus."
     )
     figure.text(left, 0.1 / up, foot, fontsize=7, color=GREY, va="bottom")
 

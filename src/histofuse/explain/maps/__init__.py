@@ -1,1 +1,1 @@
-"""Grad-CAM maps of image networks, and tests of them."""
+"""Maps of image networks, and tests of them."""

@@ -11,8 +11,9 @@ An empty map, on which nothing supports the class, counts in every mean as what 
   that of a random order and of an order from the centre outwards. An empty map gives no order:
   the random one is used, so that its gain over it is 0.
 - **Randomisation**: rank correlation of a map with that of the same network after its weights were
-  randomised layer by layer, from the head. A map that does not change shows the patch, not the
-  network. A uniform map, such as an empty one, has no ranks: 1 if it stays uniform, else 0.
+  randomised, those of the head alone, and layer by layer from the head on. A map that does not
+  change shows the patch, not the network. A uniform map, such as an empty one, has no ranks: 1 if
+  it stays uniform, else 0.
 
 Sources: Petsiuk et al., RISE, BMVC 2018 (deletion, insertion); Adebayo et al., Sanity Checks for
 Saliency Maps, NeurIPS 2018 (cascading randomisation).
@@ -21,29 +22,42 @@ Saliency Maps, NeurIPS 2018 (cascading randomisation).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from histofuse.core.seeding import make_rng
-from histofuse.explain.estimates import correlate_ranks, load_measures
-from histofuse.explain.maps.gradcam import enlarge
+from histofuse.explain.estimates import Measure, correlate_ranks, load_measures
 from histofuse.explain.maps.mappers import Inputs, Mapper
-from histofuse.params.explain import ExplainParams
+from histofuse.explain.maps.methods import blur, enlarge
+from histofuse.models.backbones import ImageSpec
+from histofuse.params.explain import ExplainParams, MapParams
 
 Maps = Float32[np.ndarray, "n height width"]
 Orders = Int[np.ndarray, "n cells"]
+Areas = dict[str, Float[np.ndarray, " n"]]
 ToProbabilities = Callable[[Float[np.ndarray, "n k"]], Float[np.ndarray, "n k"]]
 
-MEASURES: Final = load_measures(Path(__file__).with_name("measures.json"))
+ALIKE: Final = "randomisation_rank_correlation"
+PEERS: Final = ("random", "centre")
+WAYS: Final = ("deletion", "insertion")
+
+
+def define_measures(params: MapParams) -> dict[str, Measure]:
+    """Define the tests of maps, with the limits that are params."""
+    measures = load_measures(Path(__file__).with_name("measures.json"))
+    limits = {"empty_share": params.most_empty, ALIKE: params.most_alike}
+    limits[f"head_{ALIKE}"] = params.most_alike
+    limits |= {f"{way}_gain_over_centre": -params.centre_margin for way in WAYS}
+    return measures | {name: replace(measures[name], limit=n) for name, n in limits.items()}
 
 
 def score_maps(
@@ -63,18 +77,18 @@ def score_maps(
         seed: The run's, for random orders and weights.
 
     Returns:
-        Name, as in `MEASURES`, to the score of each patch. Those after each randomised part are
-        called ``randomisation_rank_correlation/<part>``.
+        Name, as in `define_measures`, to the score of each patch. Those after each randomised part
+        are called ``randomisation_rank_correlation/<part>``.
     """
     maps = mapper.compute_maps(inputs)
-    spec = mapper.image.spec
-    sigma_px = params.blur_px * spec.input_px / spec.patch_px
-    blurred = blur(inputs.images, sigma_px)
-    curves = Curves(mapper, inputs, blurred, to_probabilities, params.faithfulness_steps)
-    nucleus = draw_disc(spec.patch_px, params.nucleus_radius_px)
+    curves = make_curves(mapper, inputs, to_probabilities, params.maps)
+    nucleus = draw_disc(mapper.image.spec.patch_px, params.nucleus_radius_px)
+    areas = measure_baselines(curves, maps, seed)
     return {
         "cam_mass_inside": measure_mass_inside(maps, nucleus),
-        **_measure_areas(curves, maps, seed),
+        **areas,
+        **measure_gains(curves, maps, areas, seed),
+        f"head_{ALIKE}": compare_heads(mapper, inputs, maps, params.maps, seed),
         **_compare_with_randomised(mapper, inputs, maps, seed),
     }
 
@@ -101,24 +115,39 @@ def measure_mass_inside(
 # --- deletion and insertion ---------------------------------------------------------------------
 
 
-def _measure_areas(curves: Curves, maps: Maps, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
-    chance = order_randomly(maps, seed)
-    orders = {"": order_by_map(maps, chance), "_random": chance, "_centre": order_from_centre(maps)}
-    areas: dict[str, Float[np.ndarray, " n"]] = {}
-    for name, order in orders.items():
-        for way in ("deletion", "insertion"):
-            areas[f"{way}_auc{name}"] = curves.measure_area(order, inserting=way == "insertion")
-    for peer in ("random", "centre"):
-        lower, higher = (areas[f"{way}_auc_{peer}"] for way in ("deletion", "insertion"))
-        areas[f"deletion_gain_over_{peer}"] = lower - areas["deletion_auc"]
-        areas[f"insertion_gain_over_{peer}"] = areas["insertion_auc"] - higher
-    return areas
+def measure_baselines(curves: Curves, maps: Maps, seed: int) -> Areas:
+    """Measure deletion and insertion in random order, and from the centre outwards."""
+    orders = {"random": order_randomly(maps, seed), "centre": order_from_centre(maps)}
+    return {
+        f"{way}_auc_{peer}": curves.measure_area(orders[peer], inserting=way == "insertion")
+        for peer in PEERS
+        for way in WAYS
+    }
 
 
-def blur(images: Float[Tensor, "n 3 side side"], sigma_px: float) -> Float[Tensor, "n 3 side side"]:
-    """Blur with a Gaussian, mirrored at the edges."""
-    blurred = gaussian_filter(images.numpy(), sigma_px, mode="mirror", truncate=3.0, axes=(2, 3))
-    return torch.from_numpy(blurred)
+def measure_gains(curves: Curves, maps: Maps, baselines: Areas, seed: int) -> Areas:
+    """Measure deletion and insertion in the order of maps, and their gains over the baselines."""
+    order = order_by_map(maps, order_randomly(maps, seed))
+    deletion, insertion = (curves.measure_area(order, inserting=way) for way in (False, True))
+    scores = {"deletion_auc": deletion, "insertion_auc": insertion}
+    for peer in PEERS:
+        lower, higher = (baselines[f"{way}_auc_{peer}"] for way in WAYS)
+        scores[f"deletion_gain_over_{peer}"] = lower - deletion
+        scores[f"insertion_gain_over_{peer}"] = insertion - higher
+    return scores
+
+
+def make_curves(
+    mapper: Mapper, inputs: Inputs, to_probabilities: ToProbabilities, params: MapParams
+) -> Curves:
+    """Blur patches, from which their curves are computed."""
+    blurred = blur(inputs.images, scale_blur(mapper.image.spec, params))
+    return Curves(mapper, inputs, blurred, to_probabilities, params.steps)
+
+
+def scale_blur(spec: ImageSpec, params: MapParams) -> float:
+    """Compute the standard deviation of the blur in pixels of a network's input."""
+    return params.blur_px * spec.input_px / spec.patch_px
 
 
 def order_randomly(maps: Maps, seed: int) -> Orders:
@@ -185,19 +214,25 @@ class Curves:
 def _compare_with_randomised(
     mapper: Mapper, inputs: Inputs, maps: Maps, seed: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    name = "randomisation_rank_correlation"
-    flat = maps.reshape(len(maps), -1)
+    """Correlate maps with those of the cascade, but for the first: one random head is chance."""
     scores = {
-        f"{name}/{part}": correlate_maps(flat, others.reshape(len(others), -1))
-        for part, others in mapper.randomise(inputs, seed)
+        f"{ALIKE}/{part}": correlate_maps(maps, others)
+        for part, others in islice(mapper.randomise(inputs, seed), 1, None)
     }
-    return {name: list(scores.values())[-1], **scores}
+    return {ALIKE: list(scores.values())[-1], **scores}
 
 
-def correlate_maps(
-    maps: Float[np.ndarray, "n cells"], others: Float[np.ndarray, "n cells"]
+def compare_heads(
+    mapper: Mapper, inputs: Inputs, maps: Maps, params: MapParams, seed: int
 ) -> Float[np.ndarray, " n"]:
+    """Correlate maps with those of heads with random weights: the mean over these."""
+    heads = mapper.randomise_head(inputs, seed, params.random_heads)
+    return np.mean([correlate_maps(maps, others) for others in heads], axis=0)
+
+
+def correlate_maps(maps: Maps, others: Maps) -> Float[np.ndarray, " n"]:
     """Correlate ranks map by map; where one has none: 1 if the other has none either, else 0."""
-    uniform = [(m == m[:, :1]).all(axis=1) for m in (maps, others)]
-    correlation = correlate_ranks(maps, others)
+    flat = [m.reshape(len(m), -1) for m in (maps, others)]
+    uniform = [(m == m[:, :1]).all(axis=1) for m in flat]
+    correlation = correlate_ranks(*flat)
     return np.where(uniform[0] | uniform[1], 1.0 * (uniform[0] & uniform[1]), correlation)

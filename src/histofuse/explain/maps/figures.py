@@ -17,7 +17,7 @@ from matplotlib.patches import Circle
 
 from histofuse.core.naming import show_name
 from histofuse.evaluation.drawing import BLUE, GREY, VERMILION
-from histofuse.explain.maps.gradcam import enlarge
+from histofuse.explain.maps.methods import enlarge
 
 HIT, MISS = BLUE, VERMILION
 _COLOURS = colormaps["inferno"]
@@ -42,6 +42,7 @@ class Explained:
         patch: RGB.
         heat: Between 0 and 1.
         source: Of the patch, such as ``simulated``.
+        method: How the map was computed, as it is shown.
     """
 
     patch_id: str
@@ -51,6 +52,7 @@ class Explained:
     patch: UInt8[np.ndarray, "side side 3"]
     heat: Float32[np.ndarray, "height width"]
     source: str
+    method: str
 
     @property
     def is_hit(self) -> bool:
@@ -83,7 +85,7 @@ def draw_example(example: Explained, nucleus_radius_px: float) -> Figure:
     figure = Figure(figsize=(6.9, 2.75))
     axes = figure.add_axes((0.012, 0.03, 0.92, 0.79))
     height, width = example.heat.shape
-    show_views(axes, example, nucleus_radius_px, f"Grad-CAM ({height} × {width})")
+    show_views(axes, example, nucleus_radius_px, f"{example.method} ({height} × {width})")
     scale = ScalarMappable(Normalize(0, 1), _COLOURS)
     bar = figure.colorbar(scale, cax=figure.add_axes((0.94, 0.1, 0.013, 0.65)), ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=8)

@@ -1,12 +1,12 @@
-"""A gallery of Grad-CAM overlays in folders by class, and the tests of the maps.
+"""A gallery of overlays in folders by class, and the tests of the maps.
 
-Source: paper 3.1 (Grad-CAM; a fixed number for each class, in folders named by class).
+Source: paper 3.1 (a fixed number for each class, in folders named by class).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +21,15 @@ from histofuse.core.naming import show_name
 from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
 from histofuse.evaluation.drawing import write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.sides import find_side
 from histofuse.explain.estimates import (
     FAITHFULNESS,
+    Estimate,
     estimate_means,
     render_estimates,
     write_scores,
 )
-from histofuse.explain.maps.faithfulness import MEASURES, ToProbabilities, score_maps
+from histofuse.explain.maps.faithfulness import WAYS, ToProbabilities, define_measures, score_maps
 from histofuse.explain.maps.figures import DPI, Explained, draw_example, draw_sheet
 from histofuse.explain.maps.mappers import Inputs, Mapper
 from histofuse.explain.sampling import choose_examples, choose_sample, spread
@@ -38,6 +40,7 @@ SHEET: Final = "contact_sheet_{}.png"
 EXAMPLES: Final = "examples_{}.png"
 _FEW: Final = 2  # hits, and misses, of a figure of examples
 _ROWS_AT_ONCE: Final = 256
+_OVER_CENTRE: Final = tuple(f"{way}_gain_over_centre" for way in WAYS)
 FindPatients = Callable[[pd.DataFrame], Tensor]
 
 
@@ -92,22 +95,28 @@ class Patches:
                 patch=patches[n],
                 heat=maps[n],
                 source=source,
+                method=self.mapper.title,
             )
             for n, (_, row) in enumerate(rows.iterrows())
         ]
 
 
 def write_gallery(
-    patches: Patches, folder: Path, params: ExplainParams, bootstrap: Bootstrap
+    patches: Patches,
+    folder: Path,
+    params: ExplainParams,
+    bootstrap: Bootstrap,
+    choice: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``.
 
     Overlays are ``<true class>/<patch>.png``; ``contact_sheet_<true class>.png`` shows hits and
     misses, ``examples_<true class>.png`` the first of them. ``summary.json`` holds ``model``,
-    ``digest``, ``layer``, ``map_px``, ``patches`` (drawn), ``empty_share``, ``empty_patches``
-    (number of test patches examined) and ``nucleus_radius_px``. For ``faithfulness.json`` see
-    `estimates.write_scores`; it has no scores without test
-    patches. `bootstrap` draws cases, for the intervals.
+    ``digest``, ``layer``, ``map_px``, ``method``, ``choice`` (of `choose_method`, if given),
+    ``patches`` (drawn), ``empty_share``, ``empty_patches`` (number of test patches examined),
+    ``beats_centre`` and ``nucleus_radius_px``. For ``faithfulness.json`` see
+    `estimates.write_scores`; it has no scores without test patches. `bootstrap` draws cases, for
+    the intervals.
 
     Returns:
         The scores in ``faithfulness.json``.
@@ -124,6 +133,9 @@ def write_gallery(
         "digest": patches.digest,
         "layer": patches.mapper.layer_name,
         "map_px": len(examples[0].heat) if examples else None,
+        "method": patches.mapper.title,
+        "choice": choice,
+        "beats_centre": bool(tests) and all(_is_above(tests[n], bootstrap) for n in _OVER_CENTRE),
         "patches": len(examples),
         "empty_share": round(empty_share, 4),
         "empty_patches": len(is_empty),
@@ -132,6 +144,12 @@ def write_gallery(
     write_json(summary, folder / SUMMARY)
     write_scores(tests, patches.digest, folder / FAITHFULNESS)
     return tests
+
+
+def _is_above(score: Mapping[str, Any], bootstrap: Bootstrap) -> bool:
+    """Tell whether the interval of a rendered score lies above 0."""
+    known = {f.name: score[f.name] for f in fields(Estimate)}
+    return find_side(Estimate(**known), bootstrap.params.fewest_groups) == "above"
 
 
 def _write_figures(
@@ -157,7 +175,7 @@ def _describe(
     mark = "SIMULATED DATA  ·  " if examples[0].source == "simulated" else ""
     side = len(examples[0].heat)
     return (
-        f"{mark}test split  ·  patch, Grad-CAM of the predicted class ({mapper.layer_name},"
+        f"{mark}test split  ·  patch, {mapper.title} of the predicted class ({mapper.layer_name},"
         f" {side} × {side}), overlay  ·  empty maps: {empty_share:.1%} of {counted:,}\n"
         "The dashed circle is the disc that stands for the annotated nucleus. Above each row:"
         " predicted class and its calibrated probability."
@@ -189,4 +207,5 @@ def check_maps(
     estimates = {}
     for table, values in ((empty, empty_share), (rows, scores)):
         estimates |= estimate_means(values, table["case_id"].to_numpy(dtype=str), bootstrap)
-    return render_estimates(estimates, MEASURES, bootstrap.params.fewest_groups)
+    measures = define_measures(params.maps)
+    return render_estimates(estimates, measures, bootstrap.params.fewest_groups)

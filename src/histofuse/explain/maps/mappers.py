@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from histofuse.core.errors import Fault, InputError
+from histofuse.core.naming import name_map_method
 from histofuse.core.seeding import derive_seed
-from histofuse.explain.maps.gradcam import compute_maps
+from histofuse.explain.maps.methods import compute_maps
 from histofuse.models.backbones import ImageModel, build_model
-from histofuse.models.stages import list_stages
+from histofuse.models.stages import MapLayer, MapMethod, list_stages
 
 _ROWS_AT_ONCE = 256
 
@@ -49,7 +50,8 @@ class Mapper:
         name: The model's name.
         image: The image network, or the one in front of the fusion head.
         network: Called with images and the other inputs; in eval mode.
-        layer: Dotted name of a module of the network.
+        layer: A layer of the network.
+        method: How maps are computed at it.
         parts: From the head to the first layers: the name of a part, and prefixes of the names of
             its parameters.
     """
@@ -57,32 +59,39 @@ class Mapper:
     name: str
     image: ImageModel
     network: nn.Module
-    layer: str
+    layer: MapLayer
+    method: MapMethod
     parts: tuple[tuple[str, tuple[str, ...]], ...]
 
     @property
     def layer_name(self) -> str:
         """The layer's name within the backbone."""
-        return self.layer.rpartition("backbone.")[2]
+        return self.layer.name.rpartition("backbone.")[2]
+
+    @property
+    def title(self) -> str:
+        """The method's name, as it is shown."""
+        return name_map_method(self.method.name)
 
     def compute_maps(
         self, inputs: Inputs, network: nn.Module | None = None
     ) -> Float32[np.ndarray, "n height width"]:
-        """Compute a map for each patch, scaled to a maximum of 1; see `gradcam.compute_maps`.
+        """Compute a map for each patch, scaled to a maximum of 1; see `methods.compute_maps`.
 
         `network` replaces the mapper's own.
         """
         network = network or self.network
-        layer = network.get_submodule(self.layer)
-        return compute_maps(network, layer, inputs.images, inputs.targets, inputs.others)
+        where = {"layer": self.layer, "method": self.method}
+        return compute_maps(network, inputs.images, inputs.targets, inputs.others, **where)
 
     @torch.inference_mode()
     def compute_logits(
         self, images: Float[Tensor, "n 3 side side"], others: tuple[Tensor, ...]
     ) -> Float32[np.ndarray, "n classes"]:
-        """Compute raw logits."""
+        """Compute raw logits, on the network's device."""
+        device = next(self.image.parameters()).device
         parts = [
-            self.network(*batch)
+            self.network(*(part.to(device) for part in batch)).cpu()
             for batch in zip(*(p.split(_ROWS_AT_ONCE) for p in (images, *others)), strict=True)
         ]
         return torch.cat(parts).float().numpy()
@@ -108,17 +117,43 @@ class Mapper:
             network.load_state_dict(state)
             yield part, self.compute_maps(inputs, network.eval())
 
+    def randomise_head(
+        self, inputs: Inputs, seed: int, count: int
+    ) -> Iterator[Float32[np.ndarray, "n height width"]]:
+        """Randomise the weights of the head alone, `count` times, and map the same classes.
+
+        Each head is followed by its negative: by chance a head points the same way as the trained
+        one, and the mean over a few would tell more about them than about the maps.
+        """
+        network = copy.deepcopy(self.network)
+        head = network.get_submodule("head")
+        for number in range(count):
+            last = _reset_linear(head, derive_seed(seed, "explain", f"head {number}"))
+            yield self.compute_maps(inputs, network)
+            for parameter in last.parameters():
+                parameter.data.neg_()
+            yield self.compute_maps(inputs, network)
+
     def _build_untrained(self, seed: int) -> nn.Module:
+        seed = derive_seed(seed, "explain", "untrained")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "explain", "untrained"))
+            torch.manual_seed(seed)
             image = build_model(self.image.spec, "none")
-            if not isinstance(self.network, ImageSide):
-                return image
-            head = copy.deepcopy(self.network.head)
-            for module in head.modules():
-                if isinstance(module, nn.Linear):
-                    module.reset_parameters()
-            return ImageSide(image, head)
+        if not isinstance(self.network, ImageSide):
+            return image
+        head = copy.deepcopy(self.network.head)
+        _reset_linear(head, seed)
+        return ImageSide(image, head)
+
+
+def _reset_linear(head: nn.Module, seed: int) -> nn.Linear:
+    """Give the linear layers of a head random weights, and return the last of them."""
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers:
+            layer.reset_parameters()
+    return layers[-1]
 
 
 def map_image_network(name: str, model: ImageModel) -> Mapper:
@@ -128,7 +163,7 @@ def map_image_network(name: str, model: ImageModel) -> Mapper:
         InputError: If it names none.
     """
     parts = (("head", ("head.",)), *_list_parts(model, ""))
-    return Mapper(name, model, model.eval(), _get_layer(name, model), parts)
+    return Mapper(name, model, model.eval(), _get_layer(name, model), model.map_method, parts)
 
 
 def map_through_fusion(name: str, image: ImageModel, head: nn.Module) -> Mapper:
@@ -137,21 +172,27 @@ def map_through_fusion(name: str, image: ImageModel, head: nn.Module) -> Mapper:
     Raises:
         InputError: If it names none.
     """
-    network = ImageSide(image, head).eval()
+    network, layer = ImageSide(image, head).eval(), _get_layer(name, image)
+    layer = replace(layer, name=f"image.{layer.name}")
     parts = (("fusion head", ("head.",)), *_list_parts(image, "image."))
-    return Mapper(name, image, network, f"image.{_get_layer(name, image)}", parts)
+    return Mapper(name, image, network, layer, image.map_method, parts)
 
 
-def _get_layer(name: str, model: ImageModel) -> str:
+def _get_layer(name: str, model: ImageModel) -> MapLayer:
     if model.gradcam_layer:
-        return model.gradcam_layer.name
-    expected = "a layer with a feature map fine enough to locate something"
-    remedy = "Lower minimum_map_px or raise input_px in params.yaml, and train again."
-    where = f"Grad-CAM of {name}, a {model.spec.backbone}"
-    raise InputError([Fault(where, "no gradcam_layer in its bundle", expected, remedy)])
+        return model.gradcam_layer
+    expected = "one chosen in training: the bundle is from before layers were saved"
+    where = f"maps of {name}, a {model.spec.backbone}"
+    raise InputError([Fault(where, "no gradcam_layer in its bundle", expected, "Train it again.")])
 
 
 def _list_parts(model: ImageModel, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     names = {id(module): name for name, module in model.named_modules()}
+    owned: set[str] = set()
     for stage in reversed(list_stages(model.backbone)):
-        yield stage.name, tuple(f"{prefix}{names[id(m)]}." for m in stage.modules)
+        prefixes = tuple(f"{names[id(m)]}." for m in stage.modules)
+        owned |= {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
+        yield stage.name, tuple(prefix + name for name in prefixes)
+    backbone = (n for n, _ in model.named_parameters() if n.startswith("backbone."))
+    if rest := tuple(prefix + name for name in backbone if name not in owned):
+        yield "tokens", rest

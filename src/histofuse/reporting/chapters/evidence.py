@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.naming import name_check, name_model, name_pairing, show_interval, show_name
+from histofuse.core.naming import (
+    name_check,
+    name_map_method,
+    name_model,
+    name_pairing,
+    show_interval,
+    show_name,
+)
 from histofuse.reporting.blocks import (
     Block,
     Cell,
@@ -123,7 +130,11 @@ def write_explanations_chapter(run: Run) -> Chapter:
             "marks, and whether it changes when the network's weights are randomised."
         ),
     ]
-    titles = {"gradcam": "Grad-CAM", "fusion": "Grad-CAM through the fusion head", "shap": "SHAP"}
+    titles = {
+        "gradcam": "Maps of image networks",
+        "fusion": "Maps through the fusion head",
+        "shap": "SHAP",
+    }
     for kind, title in titles.items():
         models = sorted(p for p in (root / kind).glob("*") if p.is_dir())
         if models:
@@ -141,10 +152,7 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
     blocks: list[Block] = []
     summary = folder / "summary.json"
     if summary.is_file():
-        maps = load_json(summary)
-        text = f"{name}: maps of {maps['map_px']} × {maps['map_px']} cells on {maps['layer']}; "
-        share = f"{maps['empty_share']:.1%} of {maps['empty_patches']:,} maps are empty"
-        blocks.append(Prose(text + share))
+        blocks += _describe_maps(run, name, load_json(summary))
     tested = folder / "faithfulness.json"
     if tested.is_file():
         blocks += _tabulate_faithfulness(run, name, load_json(tested)["scores"])
@@ -160,6 +168,53 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
         if len(figures) > _CARDS:
             blocks.append(Fold(f"{len(figures) - _CARDS} more case cards", figures[_CARDS:]))
     return blocks
+
+
+def _describe_maps(run: Run, name: str, maps: Mapping[str, Any]) -> Iterator[Block]:
+    """Describe which maps are shown, why these, and whether they tell more than the centre."""
+    text = (
+        f"{name}: {maps['method']} maps of {maps['map_px']} × {maps['map_px']} cells on"
+        f" {maps['layer']}, of the margin of the predicted class over the most likely other one;"
+        f" {maps['empty_share']:.1%} of {maps['empty_patches']:,} maps are empty."
+    )
+    if not maps["beats_centre"]:
+        text += (
+            " They are not shown to point better than the centre of the patch, and so tell nothing"
+            " beyond “the nucleus”."
+        )
+    yield Prose(text)
+    if choice := maps["choice"]:
+        yield _tabulate_methods(run, name, choice)
+
+
+def _tabulate_methods(run: Run, name: str, choice: Mapping[str, Any]) -> Grid:
+    """Tabulate the scores of methods of maps on validation patches, and say how one was chosen."""
+    compared, params = choice["compared"], run.params["explain"]["maps"]
+    gains = [score for score in next(iter(compared.values())) if "_gain_over_" in score]
+    rows: list[list[Cell]] = [
+        [
+            name_map_method(method),
+            f"{scores['empty_share']:.1%}",
+            f"{scores['head_randomisation_rank_correlation']:.2f}",
+            *(f"{scores[gain]:+.3f}" for gain in gains),
+            Mark("chosen", "good") if method == choice["method"]["name"] else "",
+        ]
+        for method, scores in compared.items()
+    ]
+    headings = [
+        "Method",
+        "Empty maps",
+        "Random head",
+        *(show_name(g).capitalize() for g in gains),
+        "Choice",
+    ]
+    note = (
+        "Chosen: the highest mean gain of deletion and insertion over a random order, among methods"
+        f" with at most {params['most_empty']:.0%} of empty maps, and a rank correlation of at most"
+        f" {params['most_alike']:g} with maps of a random head; among all where none keeps to both."
+    )
+    title = f"{name}: methods of maps on {choice['patches']} validation patches"
+    return Grid(title, headings, rows, [note])
 
 
 def _tabulate_faithfulness(

@@ -124,7 +124,7 @@ def cases(small_project):
 
 @pytest.fixture
 def params(small_project):
-    small = {"gradcam_per_class": 2, "faithfulness_per_class": 4, "faithfulness_steps": 2}
+    small = {"gradcam_per_class": 2, "faithfulness_per_class": 4}
     small |= {"nucleus_radius_px": 4.0}
     return load_section(ExplainParams, "explain").model_copy(update=small)
 

@@ -8,27 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import softmax
 
-from histofuse.core.artifacts import to_json
-from histofuse.core.tables import write_table
-from histofuse.data.patches import PATCH_INDEX
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.maps.figures import blend
 from histofuse.explain.maps.gallery import (
-    Patches,
     write_gallery,
 )
-from histofuse.explain.maps.mappers import map_image_network
 from histofuse.explain.sampling import choose_examples, choose_sample
-from histofuse.models.backbones import ImageSpec, MapLayer, build_model
 from histofuse.params.base import load_section
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 
 CLASSES = ["mitosis", "tumour"]
 ROOT = Path(__file__).parents[4]
-SMALL = {"gradcam_per_class": 2, "faithfulness_per_class": 2, "faithfulness_steps": 2}
+SMALL = {"gradcam_per_class": 2, "faithfulness_per_class": 2}
 PARAMS = load_section(ExplainParams, "explain", ROOT / "params.yaml").model_copy(update=SMALL)
 BOOTSTRAP = Bootstrap(
     IntervalParams(resamples=100, confidence=0.95, method="percentile", fewest_groups=10), seed=1
@@ -70,29 +63,7 @@ def test_samples_run_over_all_cases_of_a_class():
     assert (chosen["label"] == "tumour").sum() == 3
 
 
-def write_inputs(folder: Path, count: int = 6) -> Patches:
-    torch.manual_seed(0)
-    model = build_model(ImageSpec("simple_cnn", CLASSES, 64, 64, 4, "unit", 0.0), "none")
-    model.gradcam_layer = MapLayer("backbone.features.2", 8)
-    rows = [(CLASSES[n % 2], CLASSES[n % 3 % 2], 0.5) for n in range(count)]
-    predictions = make_predictions(rows)
-    predictions["case_id"] = [f"Case_{n // 2}" for n in range(count)]
-    index = predictions[["patch_id", "label", "case_id"]].assign(
-        frame_id="Case_1-01", x_px=1.0, y_px=1.0, shard=0, row=range(count)
-    )
-    folder.mkdir(exist_ok=True)
-    write_table(index, folder / "index.parquet", PATCH_INDEX)
-    patches = np.random.default_rng(0).integers(0, 256, (count, 72, 72, 3), dtype=np.uint8)
-    np.save(folder / "shard-00000.npy", patches)
-    meta = {"patch_px": 64, "margin_px": 4, "stored_px": 72, "classes": CLASSES}
-    meta |= {"source": "simulated", "stain_normalisation": "none"}
-    (folder / "meta.json").write_text(to_json(meta))
-    mapper = map_image_network("m", model)
-    return Patches(mapper, "ab" * 32, folder, predictions, lambda z: softmax(z, axis=1))
-
-
-def test_the_gallery_is_in_folders_by_class_and_reproducible(tmp_path):
-    patches = write_inputs(tmp_path / "patches")
+def test_the_gallery_is_in_folders_by_class_and_reproducible(patches, tmp_path):
     files = []
     for out in (tmp_path / "a", tmp_path / "b"):
         write_gallery(patches, out, PARAMS, BOOTSTRAP)
@@ -107,8 +78,9 @@ def test_the_gallery_is_in_folders_by_class_and_reproducible(tmp_path):
     assert not any(b"matplotlib" in content.lower() for content in files[0].values())
 
 
-def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_drawn(tmp_path):
-    patches = write_inputs(tmp_path / "patches")
+def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_drawn(
+    patches, tmp_path
+):
     network = patches.mapper.image
     with torch.no_grad():  # everything speaks for the first class, nothing for the second
         network.head[1].weight.abs_()
@@ -132,8 +104,7 @@ def test_the_summary_counts_empty_maps_over_the_test_patches_not_over_those_draw
     assert {e["n"] for name, e in found.items() if name != "empty_share"} == {len(tested)}
 
 
-def test_a_split_without_patches_leaves_empty_reports(tmp_path):
-    patches = write_inputs(tmp_path / "patches")
+def test_a_split_without_patches_leaves_empty_reports(patches, tmp_path):
     empty = replace(patches, predictions=patches.predictions[:0])
     assert write_gallery(empty, tmp_path / "a", PARAMS, BOOTSTRAP) == {}
     assert {f.name for f in (tmp_path / "a").iterdir()} == {"summary.json", "faithfulness.json"}
