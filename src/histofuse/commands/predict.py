@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
@@ -35,9 +36,16 @@ from histofuse.serving.case_records import (
     screen_records,
 )
 from histofuse.serving.predict import open_predictor
-from histofuse.serving.records import WHERE, join_warnings
+from histofuse.serving.records import WHERE, find_recorded, join_warnings
+from histofuse.serving.records import read_records as read_raw
 from histofuse.serving.writer import open_writer
-from histofuse.tracking.interface import DISTANCE, PREDICTION, WARNINGS, name_probability
+from histofuse.tracking.interface import (
+    ANSWERED_BY,
+    DISTANCE,
+    PREDICTION,
+    WARNINGS,
+    name_probability,
+)
 from histofuse.tracking.names import SCRATCH
 from histofuse.tracking.registry import fetch_model
 from histofuse.tracking.store import open_store
@@ -46,6 +54,7 @@ from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS
 if TYPE_CHECKING:
     from histofuse.serving.fusion import FusionPredictor
     from histofuse.serving.image import ImagePredictor
+    from histofuse.serving.patient import PatientPredictor
     from histofuse.serving.predictor import Predictor
     from histofuse.serving.tabular import TabularPredictor
 
@@ -98,13 +107,14 @@ def predict(request: Request) -> str:
             if folder is not None and request.frames is None:
                 faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
-        predictor = open_model(request.model, Path(scratch))
-        tabular = predictor.bundle.config["kind"] == "tabular"
-        answer = (
-            _predict_records(predictor, request)
-            if tabular
-            else _predict_frames(predictor, request, Path(scratch))
-        )
+        predictor: Any = open_model(request.model, Path(scratch))
+        match predictor.bundle.config["kind"]:
+            case "tabular":
+                answer = _predict_records(predictor, request)
+            case "patient":
+                answer = _predict_patients(predictor, request, Path(scratch))
+            case _:
+                answer = _predict_frames(predictor, request, Path(scratch))
         return "\n".join([answer, *describe_model(predictor, request)])
 
 
@@ -136,7 +146,9 @@ def _is_simulated(path: Path) -> bool:
     return cohort.is_file() and load_json(cohort).get("source") == "simulated"
 
 
-def open_model(model: str, scratch: Path) -> ImagePredictor | TabularPredictor | FusionPredictor:
+def open_model(
+    model: str, scratch: Path
+) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
     """Open the bundle of a folder, or a registered model, which is copied to `scratch` first.
 
     Raises:
@@ -229,7 +241,9 @@ def naming_table(path: Path | None) -> Iterator[None]:
         raise InputError(named) from None
 
 
-def _count_unknown(predictor: TabularPredictor, records: pd.DataFrame) -> dict[str, int]:
+def _count_unknown(
+    predictor: TabularPredictor | PatientPredictor, records: pd.DataFrame
+) -> dict[str, int]:
     return {str(k): int(n) for k, n in predictor.find_unknown(records).sum().items()}
 
 
@@ -282,6 +296,65 @@ def _predict_frames(
     counts = _count_records(points, records) if fused else []
     counted = _count_classes(table, classes)
     return "\n".join(["; ".join([done, *counts, *records.notes]), counted, *_find_far(table)])
+
+
+def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Path) -> str:
+    """Answer each case from its nuclei, its record, or one of both; a row a case."""
+    if request.frames is None and request.patients is None:
+        expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
+        raise InputError([Fault("input", "nothing", expected)])
+    with collect_faults() as faults:
+        for option in ("overlay", "geojson", "report"):
+            if getattr(request, option) is not None:
+                problem = "the model answers about patients"
+                faults.add(f"--{option}", problem, "a model that classifies nuclei")
+    bags = _embed_cases(predictor, request, scratch) if request.frames else {}
+    records = read_case_records(request.patients, request.crosswalk)
+    named = {identify(case): case for case in bags}
+    records = records.rename(index=lambda case: named.get(identify(case), case))
+    with naming_table(request.patients):
+        screened, warnings, notes = _screen_cases(predictor, records)
+    cases = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)
+    with naming_table(request.patients):
+        given = predictor.read_records(screened.reindex(cases))
+    none = np.empty((0, predictor.image.model.embedding_dim), np.float32)
+    sizes = np.array([len(bags.get(case, none)) for case in cases], dtype=np.int64)
+    if unknown := list(cases[(sizes == 0) & ~find_recorded(given)]):
+        fault = Fault(request.patients or "input", f"nothing known of {unknown}", "a record each")
+        raise InputError([fault])
+    answer = predictor.answer_embedded(
+        np.concatenate([none, *(bags.get(case, none) for case in cases)]), sizes, given
+    )
+    answer[WARNINGS] = warnings.reindex(cases).fillna("")
+    patients = records[[name for name in KEY if name in records]].convert_dtypes().reindex(cases)
+    table = pd.concat([patients, answer.assign(nuclei=sizes)], axis=1).reset_index()
+    with open_writer(request.out) as write:
+        write(table)
+    by = ", ".join(f"{n} by {view}" for view, n in Counter(answer[ANSWERED_BY]).items())
+    return "; ".join([f"wrote {request.out}: {len(cases)} patients, {by}", *notes])
+
+
+def _embed_cases(
+    predictor: PatientPredictor, request: Request, scratch: Path
+) -> dict[str, np.ndarray]:
+    """Embed the nuclei of each case."""
+    from histofuse.serving.frames import EmbeddingModel, predict_frames
+
+    points = _take_points(predictor.image, request, scratch)
+    reading, factors = (
+        choose_reading(request),
+        _find_factors(points.files, predictor.image, request),
+    )
+    model = EmbeddingModel(predictor.image, {})
+    parts = predict_frames(
+        model, points.table, points.files, reading, request.batch, factors=factors
+    )
+    total = -(-len(points.table) // request.batch)
+    tables = list(track(parts, "embedding nuclei", total=total))
+    if not tables:
+        return {}
+    bags = pd.concat(tables).groupby(CASE)["embedding"]
+    return {str(case): np.stack(list(embeddings)) for case, embeddings in bags}
 
 
 def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> None:
@@ -361,14 +434,14 @@ def choose_reading(request: Request) -> FrameParams:
 
 
 def _screen_cases(
-    patient: TabularPredictor, records: pd.DataFrame
+    patient: TabularPredictor | PatientPredictor, records: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.Series, list[str]]:
     """Return usable records, a warning for each, and a summary of what is not used of them."""
     if not len(records):
         return records, pd.Series(dtype="str"), []
     ranges = patient.encoder.ranges
     screened = screen_records(records, ranges)
-    read = patient.read(screened.table)
+    read = read_raw(screened.table, patient.encoder)
     notes = count_ignored(screened.outside, _count_unknown(patient, read), ranges)
     notes += name_unknown(read, patient.encoder.inputs)
     return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes

@@ -192,7 +192,7 @@ def read_predictions(bundle: Bundle) -> Predictions:
     if config["kind"] == "tabular":
         return _read_admissions(path, about)
     if config["kind"] == "patient":
-        return _read_patients(path, about)
+        return arrange_patients(read_table(path, _PATIENTS), about)
     return _read_patches(path, about, config["classes"])
 
 
@@ -222,7 +222,8 @@ def read_view(bundle: Bundle, view: Literal["both", "image", "record"]) -> Predi
     Raises:
         InputError: If a column is missing.
     """
-    return _read_patients(bundle.path / PREDICTIONS, _describe(bundle), view)
+    table = read_table(bundle.path / PREDICTIONS, _PATIENTS)
+    return arrange_patients(table, _describe(bundle), view)
 
 
 def _describe(bundle: Bundle) -> dict[str, Any]:
@@ -234,8 +235,12 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _read_patients(path: Path, about: dict[str, Any], view: str = "both") -> Predictions:
-    table, suffix = read_table(path, _PATIENTS), "" if view == "both" else f"_{view}"
+def arrange_patients(table: pd.DataFrame, about: dict[str, Any], view: str = "both") -> Predictions:
+    """Arrange a table of predictions on patients, where both sides are given or one.
+
+    `about` holds name, config, history and digest.
+    """
+    suffix = "" if view == "both" else f"_{view}"
     positive = table[f"probability{suffix}"].to_numpy(dtype=np.float64)
     ids = table["patient_id"].to_numpy(dtype=object)
     logits = _read_logits(table, [f"logit{suffix}"])

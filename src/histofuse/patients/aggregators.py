@@ -66,10 +66,15 @@ def aggregate(
     classes. Names of learnt aggregators are skipped.
     """
     held = sizes > 0
+    if not held.any():  # the width does not depend on the nuclei
+        blank = (np.zeros((1, values.shape[1]), np.float32) for values in (embeddings, logits))
+        return np.zeros_like(aggregate(*blank, np.ones_like(sizes[:1]), names)).repeat(
+            len(sizes), 0
+        )
     starts = (np.cumsum(sizes) - sizes)[held]
     fixed = [_FIXED[name] for name in names if name in _FIXED]
     parts = [np.zeros((len(sizes), 0))]
-    for take in fixed if held.any() else ():
+    for take in fixed:
         values = take(embeddings, logits, starts, sizes[held])
         part = np.zeros((len(sizes), values.shape[1]))
         part[held] = values

@@ -172,7 +172,8 @@ def make_inputs(rows: PatientRows, params: NetworkSection) -> Inputs:
     places = _place_nuclei(rows, params.most_nuclei)
     held = places >= 0
     dim = rows.embeddings.shape[1] if params.reads_nuclei else 0
-    nuclei = rows.embeddings[places, :dim]
+    padding = np.zeros((1, dim), dtype=np.float32)  # where a place is -1
+    nuclei = np.concatenate([rows.embeddings[:, :dim], padding])[places]
     given = rows.given & np.column_stack([rows.sizes > 0, np.ones(len(rows), dtype=bool)])
     arrays = (nuclei, held, rows.describe_image(params.aggregators), rows.record)
     return tuple(torch.tensor(array) for array in (*arrays, given.astype(np.float32)))

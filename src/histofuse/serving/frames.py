@@ -85,6 +85,15 @@ class FrameModel:
         return self.predictor.answer_embedded(patches, recorded, embedded, stacked)
 
 
+class EmbeddingModel(FrameModel):
+    """Gives the embedding of each patch in place of an answer, in column ``embedding``."""
+
+    def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
+        """Embed patches."""
+        patches = Patches(stored, pd.RangeIndex(len(stored)))
+        return pd.DataFrame({"embedding": list(self.image.embed_patches(patches))})
+
+
 def embed_records(
     predictor: FusionPredictor, records: pd.DataFrame
 ) -> dict[str, Float32[np.ndarray, " width"]]:

@@ -15,17 +15,18 @@ from histofuse.core.errors import BundleError
 if TYPE_CHECKING:
     from histofuse.serving.fusion import FusionPredictor
     from histofuse.serving.image import ImagePredictor
+    from histofuse.serving.patient import PatientPredictor
     from histofuse.serving.tabular import TabularPredictor
 
 
 def open_predictor(
     path: Path, encoders: Path | None = None
-) -> ImagePredictor | TabularPredictor | FusionPredictor:
+) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
     """Open a bundle for prediction; without `load`, the first prediction loads the weights.
 
     Args:
         path: The bundle.
-        encoders: A fusion model's frozen encoders, bundles ``image`` and ``patient``; None to pull
+        encoders: The frozen encoders, bundles ``image`` and, of fusion, ``patient``; None to pull
             them from the registry by digest.
 
     Raises:
@@ -43,8 +44,16 @@ def open_predictor(
             return TabularPredictor(bundle)
         case "fusion":
             return _open_fusion(bundle, encoders)
+        case "patient":
+            from histofuse.serving.image import ImagePredictor
+            from histofuse.serving.patient import PatientPredictor
+
+            image = _open_encoder(
+                bundle.config["encoders"]["image"], encoders and encoders / "image"
+            )
+            return PatientPredictor(bundle, ImagePredictor(image))
         case other:
-            expected = "image, tabular or fusion"
+            expected = "image, tabular, fusion or patient"
             raise BundleError(f"{path}: holds a model of kind {other!r}, expected {expected}")
 
 

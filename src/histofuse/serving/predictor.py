@@ -21,6 +21,7 @@ from histofuse.tracking.interface import (
 )
 from histofuse.tracking.names import SHOWN_DIGITS, VERSION_FILE, Version
 from histofuse.training.decision import Decision, load_decision
+from histofuse.training.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,20 @@ class Predictor:
         """The data that it was trained on, such as ``simulated``."""
         return {self.bundle.config.get("source", "not stated")}
 
-    def tabulate(self, logits: Float[np.ndarray, "n classes"], index: pd.Index) -> pd.DataFrame:
-        """Turn logits into probabilities and decisions.
+    def tabulate(
+        self,
+        logits: Float[np.ndarray, "n classes"],
+        index: pd.Index,
+        decision: Decision | None = None,
+    ) -> pd.DataFrame:
+        """Turn logits into probabilities and decisions, by the model's own unless one is given.
 
         Raises:
             HistofuseError: If a logit or a probability is not finite.
         """
         classes = self.bundle.config["classes"]
-        probabilities, decided = self.decision.decide(logits)
+        decision = decision or self.decision
+        probabilities, decided = decision.decide(logits)
         if not (np.isfinite(logits).all() and np.isfinite(probabilities).all()):
             raise HistofuseError(
                 f"{self.bundle.name}: computed a value that is not finite, and gives no answer"
@@ -60,13 +67,15 @@ class Predictor:
         table = pd.DataFrame(probabilities, columns=columns, index=index)
         answers = {
             PREDICTION: np.array(classes, dtype=object)[decided],
-            PREDICTION_SET: self._name_sets(probabilities),
+            PREDICTION_SET: self._name_sets(probabilities, decision.thresholds),
         }
         return table.assign(**answers, **self.identity)
 
-    def _name_sets(self, probabilities: Float[np.ndarray, "n classes"]) -> list[str | None]:
+    def _name_sets(
+        self, probabilities: Float[np.ndarray, "n classes"], thresholds: Thresholds
+    ) -> list[str | None]:
         """Name the classes that cannot be ruled out; None if the bundle has no limits."""
-        thresholds, classes = self.decision.thresholds, self.bundle.config["classes"]
+        classes = self.bundle.config["classes"]
         if not thresholds.sets:
             return [None] * len(probabilities)
         sets = thresholds.predict_sets(probabilities)

@@ -29,15 +29,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TabularPredictor(Predictor):
-    """Health records -> the target."""
-
-    @cached_property
-    def model(self) -> AnyTabularModel:
-        """The fitted model."""
-        from histofuse.models.tabular import load_tabular_model
-
-        return load_tabular_model(self.bundle)
+class RecordPredictor(Predictor):
+    """What predictors share that read records with an encoder of their own."""
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -46,6 +39,34 @@ class TabularPredictor(Predictor):
         from histofuse.models.tabular import ENCODER
 
         return Encoder.from_dict(load_json(self.bundle.path / ENCODER))
+
+    def find_unknown(self, records: pd.DataFrame) -> pd.DataFrame:
+        """Tell which values of what `read` returned are categories the model does not know."""
+        from histofuse.features.encoding import find_unknown
+
+        return find_unknown(self.encoder, records)
+
+    def warn(self, records: pd.DataFrame) -> pd.Series:
+        """Say for each row of what `read` returned which of it the model does not know."""
+        from histofuse.features.encoding import find_beyond
+
+        unknown = write_warnings(records, self.find_unknown(records), "is unknown to the model")
+        beyond = find_beyond(self.encoder, records)
+        beyond = write_warnings(records, beyond, "is beyond what the model was trained on")
+        warnings = join_warnings(unknown, beyond)
+        return warnings.where(find_recorded(records), "nothing of the record is known")
+
+
+@dataclass(frozen=True)
+class TabularPredictor(RecordPredictor):
+    """Health records -> the target."""
+
+    @cached_property
+    def model(self) -> AnyTabularModel:
+        """The fitted model."""
+        from histofuse.models.tabular import load_tabular_model
+
+        return load_tabular_model(self.bundle)
 
     def load(self) -> None:
         """Load all that an answer needs and warm up: a first answer is slower than the others."""
@@ -84,22 +105,6 @@ class TabularPredictor(Predictor):
 
         shown = explain_record(self.model, encoded, encode_typical(self.encoder))
         return table.assign(**tabulate_contributions(shown, self.model.features, self.encoder))
-
-    def find_unknown(self, records: pd.DataFrame) -> pd.DataFrame:
-        """Tell which values of what `read` returned are categories the model does not know."""
-        from histofuse.features.encoding import find_unknown
-
-        return find_unknown(self.encoder, records)
-
-    def warn(self, records: pd.DataFrame) -> pd.Series:
-        """Say for each row of what `read` returned which of it the model does not know."""
-        from histofuse.features.encoding import find_beyond
-
-        unknown = write_warnings(records, self.find_unknown(records), "is unknown to the model")
-        beyond = find_beyond(self.encoder, records)
-        beyond = write_warnings(records, beyond, "is beyond what the model was trained on")
-        warnings = join_warnings(unknown, beyond)
-        return warnings.where(find_recorded(records), "nothing of the record is known")
 
     def encode(self, records: pd.DataFrame) -> pd.DataFrame:
         """Encode what `read` returned."""

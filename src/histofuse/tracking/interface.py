@@ -31,6 +31,7 @@ WARNINGS: Final = "warnings"
 GRADCAM: Final = "gradcam"
 SHAP: Final = "shap"
 SHAP_BASE: Final = "shap_base"
+ATTENTION: Final = "attention"
 
 # Example values of columns that only define the patient's stratum.
 _PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical": "unknown"}
@@ -56,12 +57,15 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
 
     Args:
         bundle: The model.
-        encoders: The encoders of a fusion model, ``image`` and ``patient``; otherwise empty.
+        encoders: The encoders of a fusion model, ``image`` and ``patient``, or that of a model at
+            patient level, ``image``; otherwise empty.
     """
     from histofuse.explain.shap_values.attributions import EXPLAINED_KINDS
 
     image = encoders.get(IMAGE, bundle)
     patient = encoders.get(PATIENT, bundle)
+    if bundle.config.get("kind") == "patient":
+        return _describe_patients(bundle, image)
     columns: dict[str, tuple[str, Any]] = {}
     asked: tuple[str, ...] = ()
     if image.config.get("kind") == "image":
@@ -79,6 +83,19 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
     )
 
 
+def _describe_patients(bundle: Bundle, image: Bundle) -> Interface:
+    """Describe a model at patient level: a row a patient."""
+    columns = _read_features(bundle)
+    patches = f"a list of patches, null for none; each {_describe_patch(image)}"
+    example = {IMAGE: [[_draw_noise(image)] * 2]}
+    return Interface(
+        inputs={IMAGE: patches} | {name: described for name, (described, _) in columns.items()},
+        outputs=_describe_outputs(bundle, (ATTENTION,)),
+        asked=(ATTENTION,),
+        example=pd.DataFrame(example | {name: [value] for name, (_, value) in columns.items()}),
+    )
+
+
 def make_signature(interface: Interface) -> Any:
     """Describe a model to MLflow.
 
@@ -88,10 +105,24 @@ def make_signature(interface: Interface) -> Any:
     own schema, which the model's metadata show.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import (
+        AnyType,
+        Array,
+        ColSpec,
+        DataType,
+        Map,
+        ParamSchema,
+        ParamSpec,
+        Schema,
+    )
 
     double = DataType.double
-    types: dict[str, Any] = {"double": double, "string": DataType.string, "map": Map(double)}
+    types: dict[str, Any] = {
+        "double": double,
+        "string": DataType.string,
+        "map": Map(double),
+        "list": Array(double),
+    }
     outputs = interface.outputs.items()
     asked = [name for name in interface.asked if name != SHAP_BASE]
     params = [ParamSpec(name, DataType.boolean, default=False) for name in asked]
@@ -130,8 +161,10 @@ def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
         outputs[DISTANCE] = "double"
     if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
+    if bundle.config.get("kind") == "patient":
+        outputs[ANSWERED_BY] = "string"
     outputs[WARNINGS] = "string"
-    types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double"}
+    types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double", ATTENTION: "list"}
     return outputs | {name: types[name] for name in asked}
 
 

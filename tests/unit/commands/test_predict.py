@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from drawn_patients import ENCODING, draw_bags, make_params
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -18,7 +19,10 @@ from histofuse.core.errors import BundleError, InputError
 from histofuse.data.cutting import cut_windows
 from histofuse.data.geojson import read_objects
 from histofuse.evaluation.drawing import CLASS_COLOURS
+from histofuse.models.backbones import load_image_model
+from histofuse.patients.train import PatientCohort, train_patients
 from histofuse.serving.predict import open_predictor
+from histofuse.training.recorder import NullRecorder
 
 WIDTH, HEIGHT = 96, 64
 FEATURES = ["age_years", "metastatic", "albumin", "insurance"]
@@ -575,3 +579,50 @@ def test_a_bundle_that_does_not_say_its_stains_is_refused(frames):
     reseal("models/simple_cnn", stain_normalisation=None)
     with pytest.raises(BundleError, match="stain_normalisation"):
         ask(frames)
+
+
+@pytest.fixture
+def patient_model(small_project):
+    """A model at patient level on embeddings of the project's image model."""
+    small_project.train_image()
+    bundle = open_bundle(Path("models/simple_cnn"))
+    drawn = draw_bags(200, dim=load_image_model(bundle).embedding_dim)
+    facts = {"name": bundle.name, "registered": "histofuse-simple-cnn", "digest": bundle.digest}
+    cohort = PatientCohort(drawn, "death", "simulated", {}, facts)
+    params = make_params("early_logistic")
+    train_patients(cohort, params, ENCODING, 1, NullRecorder(), Path("models/patient_early"))
+    return "models/patient_early"
+
+
+def test_patients_are_answered_a_case_each_by_what_is_known_of_them(
+    frames, patient_model, monkeypatch
+):
+    from histofuse.serving import predict as opening
+
+    monkeypatch.setattr(
+        opening, "_open_encoder", lambda encoder, path: open_bundle(Path("models/simple_cnn"))
+    )
+    records = {"age": [0.1, 0.2], "albumin": [1.0, None], "lactate": [0.0, 1.0], "sodium": [0, 1]}
+    pd.DataFrame({"case_id": ["case 1", "Case_9"], **records}).to_parquet("records.parquet")
+
+    said, table = ask(frames, patient_model, patients=Path("records.parquet"))
+
+    assert table["case_id"].tolist() == ["Case_1", "Case_2", "Case_9"]
+    assert table["answered_by"].tolist() == ["fusion", "image", "record"]
+    assert table["nuclei"].tolist() == [10, 5, 0]
+    assert "3 patients, 1 by fusion, 1 by image, 1 by record" in said
+    _, alone = ask(None, patient_model, patients=Path("records.parquet"))
+    assert alone["answered_by"].tolist() == ["record", "record"]
+    by_case = alone.set_index("case_id")["probability_death"]
+    assert by_case["Case_9"] == pytest.approx(table["probability_death"].iloc[2])
+
+
+def test_a_model_of_patients_needs_frames_or_records(patient_model, monkeypatch):
+    from histofuse.serving import predict as opening
+
+    monkeypatch.setattr(
+        opening, "_open_encoder", lambda encoder, path: open_bundle(Path("models/simple_cnn"))
+    )
+
+    with pytest.raises(InputError, match="FRAMES, a folder of frames, --patients"):
+        ask(None, patient_model)

@@ -1,0 +1,103 @@
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_patients import ENCODING, draw_bags, make_params
+
+from histofuse.core.errors import InputError
+from histofuse.patients.rows import VIEWS
+from histofuse.patients.train import PatientCohort, train_patients
+from histofuse.serving.predict import open_predictor
+from histofuse.training.recorder import NullRecorder
+from histofuse.training.tabular import to_columns
+
+RECORD = {"age": 0.3, "albumin": -1.0, "lactate": None, "sodium": 0.1}
+
+
+@pytest.fixture
+def made(tmp_path_factory, image):
+    """A gated model on embeddings as wide as those of the image encoder, and its encoder."""
+    drawn = draw_bags(200, dim=image.model.embedding_dim)
+    bundle = image.bundle
+    facts = {"name": bundle.name, "registered": "histofuse-simple-cnn", "digest": bundle.digest}
+    cohort = PatientCohort(drawn, "death", "simulated", {}, facts)
+    path = tmp_path_factory.mktemp("models") / "patient_gated"
+    trained = train_patients(
+        cohort, make_params("gated", epochs=3), ENCODING, 1, NullRecorder(), path
+    )
+    encoders = tmp_path_factory.mktemp("encoders")
+    (encoders / "image").symlink_to(image.path)
+    return path, trained, open_predictor(path, encoders)
+
+
+def test_answers_are_those_of_training_with_the_decision_of_the_sides_given(made):
+    _, trained, predictor = made
+    rows = trained.rows.take(np.arange(6))
+    records = draw_bags(200, dim=rows.embeddings.shape[1]).record_table.iloc[:6]
+    none = records * np.nan
+    ends = {"both": (rows.sizes, records), "image": (rows.sizes, none)}
+    ends["record"] = (rows.sizes * 0, records)
+
+    for view in VIEWS:
+        sizes, given = ends[view]
+        embeddings = rows.embeddings if sizes.sum() else rows.embeddings[:0]
+        # The image encoder of the test gives other logits than were drawn.
+        own = predictor._make_rows(embeddings, sizes, given)
+        expected, _ = trained.decisions[view].decide(to_columns(predictor.model.logits(own)))
+
+        answer = predictor.answer_embedded(embeddings, sizes, given)
+
+        np.testing.assert_allclose(answer["probability_death"], expected[:, 1], rtol=1e-5)
+        assert set(answer["answered_by"]) == {"fusion" if view == "both" else view}
+
+
+def test_a_patient_is_a_row_with_a_list_of_patches(made, patches):
+    *_, predictor = made
+    inputs = pd.DataFrame(
+        {
+            "image": [list(patches[:3]), None, [patches[3]]],
+            **{name: [value, value, None] for name, value in RECORD.items()},
+        }
+    )
+
+    answer = predictor.predict(inputs, attention=True)
+
+    assert answer["answered_by"].tolist() == ["fusion", "record", "image"]
+    assert [None if a is None else len(a) for a in answer["attention"]] == [3, None, 1]
+    assert sum(answer["attention"][0]) == pytest.approx(1, abs=1e-4)
+    alone = predictor.predict(inputs.iloc[[2]])
+    assert alone["probability_death"].iloc[0] == pytest.approx(answer["probability_death"].iloc[2])
+
+
+def test_several_requests_are_answered_as_one(made, patches):
+    *_, predictor = made
+    one = pd.DataFrame({"image": [list(patches[:2])], **{k: [v] for k, v in RECORD.items()}})
+    other = pd.DataFrame({"image": [[patches[3]]]})
+
+    merged = predictor.answer(predictor.merge([predictor.read(one), predictor.read(other)]))
+
+    single = [predictor.predict(part)["probability_death"].iloc[0] for part in (one, other)]
+    assert merged["probability_death"].tolist() == pytest.approx(single)
+
+
+def test_a_patient_of_whom_nothing_is_known_is_refused(made, patches):
+    *_, predictor = made
+    inputs = pd.DataFrame({"image": [[patches[0]], [], None]})
+
+    with pytest.raises(InputError) as raised:
+        predictor.read(inputs)
+
+    assert [str(f.where) for f in raised.value.faults] == ["row 1", "row 2"]
+
+
+def test_an_image_that_is_no_list_is_refused(made):
+    *_, predictor = made
+
+    with pytest.raises(InputError, match="row 0, image: is a str; expected a list of patches"):
+        predictor.read(pd.DataFrame({"image": ["iVBOR"]}))
+
+
+def test_a_bad_patch_is_named_by_patient_and_nucleus(made, patches):
+    *_, predictor = made
+
+    with pytest.raises(InputError, match="row 0, nucleus 1"):
+        predictor.read(pd.DataFrame({"image": [[patches[0], "not base64"]]}))
