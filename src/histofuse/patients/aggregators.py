@@ -67,10 +67,9 @@ def aggregate(
     """
     held = sizes > 0
     if not held.any():  # the width does not depend on the nuclei
-        blank = (np.zeros((1, values.shape[1]), np.float32) for values in (embeddings, logits))
-        return np.zeros_like(aggregate(*blank, np.ones_like(sizes[:1]), names)).repeat(
-            len(sizes), 0
-        )
+        blank, unsure = (np.zeros((1, of.shape[1]), np.float32) for of in (embeddings, logits))
+        width = aggregate(blank, unsure, np.array([1]), names).shape[1]
+        return np.zeros((len(sizes), width), dtype=np.float32)
     starts = (np.cumsum(sizes) - sizes)[held]
     fixed = [_FIXED[name] for name in names if name in _FIXED]
     parts = [np.zeros((len(sizes), 0))]

@@ -161,7 +161,9 @@ class PatientPredictor(RecordPredictor):
         table = pd.concat(parts).iloc[order]
         warnings = self.warn(records).where(find_recorded(records), "")
         table = table.assign(**{WARNINGS: warnings.to_numpy()})
-        return table.assign(**{ATTENTION: self._attend(rows)}) if attention else table
+        if attention:
+            table[ATTENTION] = pd.Series(self._attend(rows), table.index, dtype=object)
+        return table
 
     def _make_rows(
         self, embeddings: np.ndarray, sizes: np.ndarray, records: pd.DataFrame
