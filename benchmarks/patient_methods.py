@@ -22,7 +22,6 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from positive_control import Pool
 
 from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import name_model, name_patient_model
@@ -39,6 +38,7 @@ from histofuse.params.simulation import LinkedSimulationParams
 from histofuse.patients.bags import PatientBags
 from histofuse.patients.train import tabulate, train_method
 from histofuse.training.recorder import NullRecorder
+from positive_control import Pool
 
 HERE: Final = Path(__file__).parent
 CLASSES: Final = ["no_outcome", "outcome"]
