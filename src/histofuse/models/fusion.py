@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError
-from histofuse.models.standardiser import Standardiser
+from histofuse.models.standardiser import Components, Standardiser
 
 WEIGHTS = "weights.safetensors"
 ROWS_AT_ONCE = 8192
@@ -25,17 +25,26 @@ class FusionHead(nn.Module):
     Attributes:
         image_scaler: Standardises image embeddings. Patient embeddings come out of a batch norm,
             and a case-level pairing trains on too few patients to learn their spread from.
+        image_components: Reduces them, then, to components fitted on training patches, if at all.
         layers: Linear, ReLU and dropout for each width of `hidden`; then one linear layer.
 
     Source: paper 3.3 (512 + 128 -> 640 -> 256 -> 128 -> 3, each hidden layer followed by ReLU and
     dropout).
     """
 
-    def __init__(
-        self, image_dim: int, patient_dim: int, hidden: list[int], classes: int, dropout: float
+    def __init__(  # noqa: PLR0917
+        self,
+        image_dim: int,
+        patient_dim: int,
+        hidden: list[int],
+        classes: int,
+        dropout: float,
+        components: int | None = None,
     ) -> None:
         super().__init__()
         self.image_scaler = Standardiser(image_dim)
+        self.image_components = Components(image_dim, components) if components else nn.Identity()
+        image_dim = components or image_dim
         blocks = (
             nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))
             for i, o in itertools.pairwise([image_dim + patient_dim, *hidden])
@@ -46,7 +55,7 @@ class FusionHead(nn.Module):
         self, image: Float[Tensor, "batch image"], patient: Float[Tensor, "batch patient"]
     ) -> Float[Tensor, "batch classes"]:
         """Compute class logits."""
-        joint = torch.cat((self.image_scaler(image), patient), dim=1)
+        joint = torch.cat((self.image_components(self.image_scaler(image)), patient), dim=1)
         return self.layers(joint)
 
 
@@ -92,6 +101,7 @@ def load_fusion_model(bundle: Bundle) -> FusionModel:
         architecture["hidden"],
         len(config["classes"]),
         architecture["dropout"],
+        architecture.get("image_components"),
     )
     network.load_state_dict(load_file(bundle.path / WEIGHTS))
     return FusionModel(config["classes"], network.eval().requires_grad_(False))

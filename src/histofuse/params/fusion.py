@@ -20,11 +20,14 @@ class FusionParams(ClassifierSection):
         hidden: Widths of the layers between the joined embeddings and the logits.
         standardise: Whether each dimension of the image embedding is brought to mean 0 and variance
             1, fitted on training patches and kept with the weights. The paper does not say so.
+        image_components: Principal components of the image embedding that the head takes in its
+            place, fitted on training patches after `standardise`; ``none`` takes it as it is.
         patience: Epochs without a better validation macro-F1 after which training stops.
     """
 
     hidden: Annotated[list[Count], Field(min_length=1)]
     standardise: bool
+    image_components: Count | Literal["none"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -32,6 +35,11 @@ class FusionParams(ClassifierSection):
     epochs: Count
     patience: Count
     imbalance: Literal["none", "class_weights"]
+
+    @property
+    def components(self) -> int | None:
+        """How many, if any."""
+        return None if self.image_components == "none" else self.image_components
 
 
 ModelName = Annotated[str, Field(min_length=1)]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import one_thread
-from histofuse.models.standardiser import SMALLEST_SPREAD, Standardiser
+from histofuse.models.standardiser import Components, Standardiser
 from histofuse.params.patients import NetworkSection
 from histofuse.patients.attention import AttentionPool
 from histofuse.patients.interface import Fitted
@@ -38,38 +38,6 @@ from histofuse.training.recorder import Recorder
 
 WEIGHTS: Final = "weights.safetensors"
 _ROWS_AT_ONCE: Final = 256
-
-
-class Components(nn.Module):
-    """Embeddings -> their first principal components, each with variance 1 on train nuclei.
-
-    A few hundred patients do not tell which of 512 dimensions matter; nuclei are many, and their
-    spread tells, without looking at any outcome, in which directions they differ.
-    """
-
-    mean: Tensor
-    directions: Tensor
-
-    def __init__(self, dim: int, components: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("directions", torch.zeros(dim, components))
-
-    @torch.no_grad()
-    def fit(self, nuclei: Float[Tensor, "n dim"]) -> None:
-        """Learn the directions; those that have no spread stay at 0."""
-        centred = nuclei.double() - nuclei.double().mean(dim=0)
-        variances, vectors = torch.linalg.eigh(centred.T @ centred / len(nuclei))
-        kept = min(self.directions.shape[1], int((variances > SMALLEST_SPREAD).sum()))
-        vectors, variances = vectors.flip(1)[:, :kept], variances.flip(0)[:kept]
-        # The sign of a direction is arbitrary: its largest part is made positive.
-        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-        self.mean.copy_(nuclei.double().mean(dim=0))
-        self.directions[:, :kept] = vectors * largest.sign() / variances.sqrt()
-
-    def forward(self, nuclei: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n components"]:
-        """Compute the components."""
-        return (nuclei - self.mean) @ self.directions
 
 
 class FusionNetwork(nn.Module):
