@@ -20,7 +20,13 @@ from histofuse.core.artifacts import replacing_file
 from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
-from histofuse.studies.trials import StudySpec, TrialRecord, count_unfinished, find_best
+from histofuse.studies.trials import (
+    StudySpec,
+    TrialRecord,
+    count_unfinished,
+    find_best,
+    place_value,
+)
 
 COLOURS = "viridis"
 WIDTH = 7.2  # inches
@@ -125,7 +131,7 @@ def draw_parallel(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:
     edges = {"left": left, "right": 0.86, "top": 0.8, "bottom": foot / height}
     figure, axes = _make_figure(spec, trials, height=height, **edges)
     lines = [
-        [(i, _place(spec.space[name], t.params[name])) for i, name in enumerate(names)]
+        [(i, place_value(spec.space[name], t.params[name])) for i, name in enumerate(names)]
         for t in complete
     ]
     collection = LineCollection(lines, cmap=COLOURS, linewidths=1.4, alpha=0.85)
@@ -155,7 +161,7 @@ def _label_ends(axes: Axes, x: int, span: dict[str, Any]) -> None:
         return
     ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
     for value in span["of"]:
-        axes.text(x, _place(span, value), _shorten(_label(value)), ha="center", va="center",
+        axes.text(x, place_value(span, value), _shorten(_label(value)), ha="center", va="center",
                   fontsize=7, color=GREY, bbox=ground)  # fmt: skip
 
 
@@ -260,16 +266,6 @@ def _value(trial: TrialRecord) -> float:
 
 def _label(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _place(span: dict[str, Any], value: Any) -> float:
-    """Place a value between the ends of its range, 0 to 1."""
-    if span["type"] == "choice":
-        return span["of"].index(value) / (len(span["of"]) - 1)
-    low, high = span["low"], span["high"]
-    if span["log"]:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return (value - low) / (high - low)
 
 
 def _pruned(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

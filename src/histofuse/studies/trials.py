@@ -85,19 +85,27 @@ def find_best(spec: StudySpec, trials: Sequence[TrialRecord]) -> TrialRecord | N
 def list_ends(spec: StudySpec, best: TrialRecord) -> list[str]:
     """Say which of the best values lie near an end of their range, beyond which better may lie.
 
-    Near is within `NEAR_END` of the range, on its own scale.
+    Near is within `NEAR_END` of the range, on its own scale. Beyond a plain 0 or 1 lies nothing.
     """
     found = []
-    for key, span in spec.space.items():
-        if span["type"] == "choice" or key not in best.params:
+    for key, value in best.params.items():
+        span = spec.space[key]
+        if span["type"] == "choice":
             continue
-        scale = math.log if span["log"] else float
-        low, high, value = (scale(v) for v in (span["low"], span["high"], best.params[key]))
-        share = (value - low) / (high - low)
+        share = place_value(span, value)
         for end, distance in (("low", share), ("high", 1 - share)):
-            if distance <= NEAR_END:
+            if distance <= NEAR_END and (span["log"] or span[end] not in {0.0, 1.0}):
                 found.append(f"the best {key} is near {span[end]:g}, the {end} end of its range")
     return found
+
+
+def place_value(span: Mapping[str, Any], value: Any) -> float:
+    """Place a value between the ends of its range, 0 to 1."""
+    if span["type"] == "choice":
+        return span["of"].index(value) / (len(span["of"]) - 1)
+    scale = math.log if span["log"] else float
+    low, high, value = (scale(v) for v in (span["low"], span["high"], value))
+    return (value - low) / (high - low)
 
 
 def count_unfinished(trials: Sequence[TrialRecord]) -> str:

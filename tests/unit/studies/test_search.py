@@ -122,10 +122,13 @@ def test_the_objective_has_a_name_in_the_dashboard(tmp_path):
         ("learning_rate", 1e-3, []),
         ("batch_size", 512, ["the best batch_size is near 512, the high end of its range"]),
         ("hidden", [128], []),
+        ("dropout", 0.0, []),
+        ("dropout", 0.59, ["the best dropout is near 0.6, the high end of its range"]),
     ],
 )
 def test_a_best_value_near_an_end_of_its_range_is_said(tmp_path, key, value, said):
-    spec = open_study(tmp_path / "journal").spec
+    dropout = {"type": "float", "low": 0.0, "high": 0.6, "log": False}
+    spec = open_study(tmp_path / "journal", space=SPACE | {"dropout": dropout}).spec
     best = TrialRecord(3, "COMPLETE", 0.9, {key: value})
     assert list_ends(spec, best) == said
     lines = describe_study(spec, [best], tmp_path, "journal")
