@@ -18,6 +18,7 @@ CONTENT_TAG: Final = "histofuse.published"  # on runs: digest of all that was lo
 FILES_TAG: Final = "histofuse.files_digest"  # on versions: digest of the registered files
 MODEL_TAG: Final = "histofuse.model_content"  # on runs: digest of the registered files
 MODEL_NAME_TAG: Final = "histofuse.model"  # on runs: the name of the model's bundle
+DIFFERENCE_TAG: Final = "histofuse.differs_in"  # on runs: from the model's run before
 PROCESS_TAG: Final = "histofuse.process"  # on live runs: the process that writes them
 PRODUCTION: Final = "production"  # the alias of the version in production
 PRODUCTION_STAGE: Final = "Production"  # where MLflow has stages

@@ -36,6 +36,7 @@ from histofuse.tracking.lease import holding
 from histofuse.tracking.model_card import describe_kind, write_card
 from histofuse.tracking.names import (
     CONTENT_TAG,
+    DIFFERENCE_TAG,
     DIGEST_TAG,
     FILES_TAG,
     FOCUS_TAG,
@@ -244,7 +245,9 @@ def _write(
     origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
     number = _register(p, store, run_id, registered, origin | {FILES_TAG: files or ""})
     tags = provenance | describe_run(p, number)
-    name = name_run(p, run, params, store)
+    name = p.bundle.name
+    if difference := _describe_difference(p, run, params, store):
+        tags[DIFFERENCE_TAG], name = difference, f"{name} ({difference})"
     if name != run.info.run_name or run.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED", name=name)
     # Last: the content tag marks the run as complete.
@@ -252,21 +255,21 @@ def _write(
     store.log_batch(run_id, tags=tags)
 
 
-def name_run(p: Publication, run: Run, params: Mapping[str, str], store: Store) -> str:
-    """Name a run by its model and, after another run of the model, by what differs from that one.
+def _describe_difference(p: Publication, run: Run, params: Mapping[str, str], store: Store) -> str:
+    """Describe in what a run differs from the one of this model before it; empty of the first.
 
-    The name of a registered run stays: "resnet18 (epochs 12)".
+    That of a registered run stays: "epochs 12".
     """
     if VERSION_TAG in run.data.tags:
-        return run.info.run_name or p.bundle.name
+        return run.data.tags.get(DIFFERENCE_TAG, "")
     runs = store.find_runs(MODEL_NAME_TAG, p.bundle.name)
     earlier = [other for other in runs if other.info.run_id != run.info.run_id]
     if not earlier:
-        return p.bundle.name
+        return ""
     known = earlier[-1].data.params
     changed = [f"{k} {_shorten(v)}" for k, v in sorted(params.items()) if known.get(k) != v]
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    return f"{p.bundle.name} ({', '.join(changed[:NAMED]) or 'other data or code'}{more})"
+    return f"{', '.join(changed[:NAMED]) or 'other data or code'}{more}"
 
 
 def _shorten(value: str) -> str:

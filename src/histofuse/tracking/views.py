@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from histofuse.tracking.names import EXPERIMENT, STUDIES_EXPERIMENT
+from histofuse.tracking.names import DIFFERENCE_TAG, EXPERIMENT, STUDIES_EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,7 @@ _SORTED_BY: Final = "test/auprc/mitosis"
 _COLUMNS: Final = (
     "attributes.`Models`",
     *(f"metrics.`{name}`" for name in (_SORTED_BY, "test/auroc/macro", "test/brier")),
-    *(f"tags.`{tag}`" for tag in ("histofuse.kind", "histofuse.leaky")),
+    *(f"tags.`{tag}`" for tag in (DIFFERENCE_TAG, "histofuse.kind", "histofuse.leaky")),
 )
 
 

@@ -25,6 +25,7 @@ from histofuse.models.mlp import one_thread
 DISTANCE: Final = "distance.safetensors"
 COMPONENTS: Final = 32
 TYPICAL: Final = 0.95
+ROWS_AT_ONCE: Final = 8192
 TINY: Final = 1e-12
 
 
@@ -61,9 +62,12 @@ def fit_distance(
     """Fit on the embeddings of training patches, and take the unit from those of validation."""
     n, width = train.shape
     mean = train.mean(axis=0, dtype=np.float64)
-    centred = torch.from_numpy(train - mean)
     with one_thread():
-        variances, vectors = torch.linalg.eigh(centred.T @ centred / max(n - 1, 1))
+        covariance = torch.zeros(width, width, dtype=torch.float64)
+        for start in range(0, n, ROWS_AT_ONCE):
+            centred = torch.from_numpy(train[start : start + ROWS_AT_ONCE] - mean)
+            covariance += centred.T @ centred / max(n - 1, 1)
+        variances, vectors = torch.linalg.eigh(covariance)
     variances, vectors = variances.numpy().clip(0)[::-1], vectors.numpy().T[::-1]
     kept = int((variances[: min(COMPONENTS, n - 1)] > TINY + 1e-6 * variances[0]).sum())
     spread = np.sqrt(variances[:kept])

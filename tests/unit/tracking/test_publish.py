@@ -325,6 +325,7 @@ def test_runs_of_one_model_say_in_what_they_differ(project, make):
         "mlp (learning_rate 0.01)",
         "mlp (other data or code)",
     ]
+    assert runs[1].data.tags["histofuse.differs_in"] == "learning_rate 0.01"
     make.reports(auroc=0.7)
     publish_all()
     again = open_store().find_runs(MODEL_NAME_TAG, "mlp")

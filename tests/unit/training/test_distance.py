@@ -12,7 +12,8 @@ def draw(n, shift=0.0):
     return (RNG.normal(size=(n, 6)) @ MIX + shift).astype(np.float32)
 
 
-def test_it_is_the_distance_of_mahalanobis_in_units_of_validation():
+def test_it_is_the_distance_of_mahalanobis_in_units_of_validation(monkeypatch):
+    monkeypatch.setattr("histofuse.training.distance.ROWS_AT_ONCE", 64)
     train, validation, new = draw(500), draw(300), draw(50, shift=2.0)
     slow = EmpiricalCovariance().fit(train.astype(np.float64))
     scale = 499 / 500  # the estimate divides by n
