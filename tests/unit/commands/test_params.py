@@ -71,6 +71,8 @@ CASES = {
         "pairing.*.positive_share: is 'tumor'",
     ),
     "positive_control.both": ("gate", "positive_control.both: is 'gate'; expected a key of pat"),
+    "positive_control.image": ("imag", "positive_control.image: is 'imag'; expected a key of pat"),
+    "positive_control.record": ("recrd", "positive_control.record: is 'recrd'; expected a key"),
     "studies.image": (["resnet50"], "studies.image: is 'resnet50'; expected a key of image"),
     "studies.tabular": ([], "tabular.xgboost.study: is 'xgboost'; expected a study listed"),
     "fusion.study": ("fuson", "fusion.study: is 'fuson'; expected a key of tune"),
