@@ -30,6 +30,7 @@ SHORT = {
     "simulation.brecahad.cases": 20,
     "splits.images.folds": 3,
     "simulation.mimiciv.patients": 1600,
+    "simulation.linked.patients": 100,
 }
 
 

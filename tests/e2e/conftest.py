@@ -26,6 +26,7 @@ QUICK = {
     "explain.maps.random_heads": 1,
     "explain.kernel_shap_rows": 2,
     "controls.repeats": 3,
+    "positive_control.shuffles": 1,
 }
 # Small enough for minutes on two cores, large enough that every split holds every class.
 SMALL = QUICK | {
@@ -36,6 +37,8 @@ SMALL = QUICK | {
     "simulation.brecahad.nuclei_per_frame": 30,
     "simulation.brecahad.mitosis_fraction": 0.12,
     "simulation.mimiciv.patients": 500,
+    "simulation.linked.patients": 100,
+    "simulation.linked.nuclei_per_patient": 6,
     "patches.shard_patches": 100,
     "splits.images.folds": 3,
     "image.simple_cnn.epochs": 2,
