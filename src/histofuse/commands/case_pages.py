@@ -46,7 +46,7 @@ from histofuse.tracking.interface import TRAINED_ON as SOURCE
 MOST_SHOWN: Final = 10
 _MOST_FRAMES: Final = 12
 _MOST_VARIABLES: Final = 8
-_ENLARGED: Final = 3
+_ENLARGED_PX: Final = 144
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _describe_count(
     if (mpp := model.image.model.spec.mpp) is not None:
         sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
         area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6
-        results.append(("By area", f"{count / area:.1f} per mm² ({area:.2f} mm² of frames)"))
+        results.append(("By area", f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)"))
     return results
 
 
@@ -232,7 +232,7 @@ def _explain(
 
 def _count(table: pd.DataFrame, classes: Sequence[str]) -> Grid:
     """Count nuclei by frame and class."""
-    counts = pd.crosstab(table["frame_id"], table[PREDICTION]).reindex(columns=classes)
+    counts = pd.crosstab(table["frame_id"], table[PREDICTION]).reindex(columns=list(classes))
     counts = counts.fillna(0).astype(int)
     rows = [[str(frame), *map("{:,}".format, row)] for frame, row in counts.iterrows()]
     total = ["all", *map("{:,}".format, counts.sum())]
@@ -251,7 +251,8 @@ def _show_nucleus(
     views = [patch]
     if GRADCAM in explained:
         views.append(blend(patch, _decode_map(explained[GRADCAM].iloc[number])))
-    large = [np.repeat(np.repeat(view, _ENLARGED, axis=0), _ENLARGED, axis=1) for view in views]
+    times = max(1, _ENLARGED_PX // len(patch))
+    large = [np.repeat(np.repeat(view, times, axis=0), times, axis=1) for view in views]
     caption = (
         f"{show_name(focus)} {row[name_probability(focus)]:.2f}, decided: "
         f"{show_name(row[PREDICTION])} · {row['frame_id']} at {row['x_px']:.0f}, {row['y_px']:.0f}"
@@ -282,7 +283,7 @@ def _show_record(shares: Mapping[str, float] | None, table: pd.DataFrame, case: 
     ]
 
 
-def _show_value(value: object) -> str:
+def _show_value(value: Any) -> str:
     if value is None or pd.isna(value):
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

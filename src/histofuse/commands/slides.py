@@ -37,7 +37,12 @@ from histofuse.data.resolution import resample, settle_mpp
 from histofuse.data.slides import SLIDE_SUFFIXES, open_picture
 from histofuse.data.tissue import Overview, look_over
 from histofuse.evaluation.drawing import colour_classes, write_figure
-from histofuse.evaluation.mitotic_counts import HotSpot, describe_hot_spot, find_hot_spot
+from histofuse.evaluation.mitotic_counts import (
+    HotSpot,
+    MitosisErrors,
+    describe_hot_spot,
+    find_hot_spot,
+)
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.data import DataParams, FrameParams
 from histofuse.params.intervals import IntervalParams
@@ -46,6 +51,7 @@ from histofuse.reporting.pictures import embed_array
 from histofuse.serving.case_records import CaseRecords
 from histofuse.serving.finding import load_errors, load_finder
 from histofuse.serving.frames import FrameModel
+from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.overlay import DPI, draw_overview, render
 from histofuse.serving.predict import open_predictor
 from histofuse.serving.slides import SlideModel, choose_normaliser, list_regions, predict_slide
@@ -69,6 +75,7 @@ class SlideJob:
         encoders: Of a fusion model.
         detector: Bundle.
         records: Of the cases, for a fusion model.
+        errors: On mitoses of test frames; None if not measured.
         out: Folder for a folder of each slide.
         report: Folder for the page of each; None for none.
         private: Whether the owner alone may read these pages.
@@ -86,6 +93,7 @@ class SlideJob:
     reading: FrameParams
     slides: SlideParams
     class_names: Mapping[str, list[str]]
+    errors: MitosisErrors | None
     confidence: float
     seed: int
 
@@ -126,13 +134,15 @@ def predict_slides(request: Request) -> str:
     with TemporaryDirectory(prefix=".model-", dir=request.out) as scratch:
         bundle, encoders = locate_model(request.model, Path(scratch))
         predictor = open_predictor(bundle, encoders)
-        if predictor.bundle.config["kind"] == "tabular":
-            raise InputError([Fault("--model", "reads health records", "a model of images")])
+        if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
+            expected = "a model of single nuclei: image or fusion"
+            raise InputError([Fault("--model", f"is of kind {kind}", expected)])
         detector = locate_detector(request.detector, Path(scratch))
         if detector is None:
             problem = f"{request.detector} is no bundle, and not registered"
             remedy = "Run dvc repro train_detector, or name another."
             raise InputError([Fault("--detector", problem, "a detector of nuclei", remedy)])
+        image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
         records = read_records(predictor, request, paths)  # pyright: ignore[reportArgumentType]
         job = SlideJob(
             model=bundle.absolute(),
@@ -147,6 +157,7 @@ def predict_slides(request: Request) -> str:
             reading=choose_reading(request),
             slides=load_section(SlideParams, "slides"),
             class_names=load_section(DataParams, "data").class_names,
+            errors=load_errors(detector, image.bundle.name),
             confidence=load_section(IntervalParams, "intervals").confidence,
             seed=load_seed(),
         )
@@ -259,7 +270,6 @@ def _write_results(
     spot = find_hot_spot(mitoses * mpp, overview.tissue, overview.mpp, job.slides.hot_spot_mm2)
     field = job.slides.field_diameter_mm
     how = {"confidence": job.confidence, "seed": job.seed}
-    errors = load_errors(job.detector)
     counts = Counter(table[PREDICTION])
     summary = {
         "slide": name,
@@ -268,7 +278,7 @@ def _write_results(
         "nuclei": len(table),
         "counts": {c: counts[c] for c in classes},
         "focus_class": focus,
-        "hot_spot": None if spot is None else describe_hot_spot(spot, errors, field, **how),
+        "hot_spot": None if spot is None else describe_hot_spot(spot, job.errors, field, **how),
         **frames.predictor.identity,
     }
     write_json(summary, folder / SUMMARY)

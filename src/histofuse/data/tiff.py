@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +141,8 @@ def decode_lzw(data: bytes, page: TiffPage) -> NDArray[np.unsignedinteger]:
 
     file = io.BytesIO()
     shape = (page.tilelength, page.tilewidth, page.samplesperpixel)
-    tile = {"shape": shape, "tile": shape[:2], "dtype": page.dtype, "photometric": "rgb"}
-    coding = {"compression": LZW, "predictor": page.predictor}
+    tile: Any = {"shape": shape, "tile": shape[:2], "dtype": page.dtype, "photometric": "rgb"}
+    coding: Any = {"compression": LZW, "predictor": page.predictor}
     tifffile.imwrite(file, iter([data]), byteorder=page.parent.byteorder, **tile, **coding)
     return imagecodecs.tiff_decode(file.getvalue())
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.progress import report, track
 from histofuse.data.pixels import require_light
@@ -16,6 +19,8 @@ from histofuse.data.tiff import read_rgb
 from histofuse.evaluation.mitotic_counts import MitosisErrors
 from histofuse.params.data import FrameParams
 from histofuse.serving.slides import Finder
+
+DETECTION_METRICS: Final = Path("reports/detection/metrics.json")
 
 
 def load_finder(bundle: Path) -> Finder:
@@ -68,6 +73,25 @@ def find_points(
     return Points(table[columns].reset_index(drop=True), dict(files))
 
 
-def load_errors(bundle: Path) -> MitosisErrors | None:
-    """Load a detector's errors on mitoses of test images, its classification included."""
-    return None
+def load_errors(
+    detector: Path, image: str, metrics: Path = DETECTION_METRICS
+) -> MitosisErrors | None:
+    """Load the errors on mitoses of test frames, as stage ``evaluate_detector`` counted them.
+
+    Args:
+        detector: Bundle.
+        image: Name of the model that classified what was found.
+        metrics: What the stage wrote.
+
+    Returns:
+        The counts over all test frames; None if they are of other models, or not there.
+    """
+    if not metrics.is_file():
+        return None
+    measured = load_json(metrics)
+    if (measured["detector"], measured["image_model"]) != (open_bundle(detector).digest, image):
+        return None
+    regions = measured["regions"].values()
+    return MitosisErrors(
+        *(sum(region[key] for region in regions) for key in ("found", "missed", "false"))
+    )

@@ -177,12 +177,12 @@ class _Seams:
         places = found[["x_px", "y_px"]].to_numpy(dtype=float) + np.array([left, top])
         first = np.array([region.left, region.top], float)
         last = first + np.array([region.width, region.height])
-        mine = ((places >= first - _SEAM_PX) & (places < last + _SEAM_PX)).all(axis=1)
-        inner = ((places >= first + _SAME_PX) & (places < last - _SAME_PX)).all(axis=1)
+        mine = np.all((places >= first - _SEAM_PX) & (places < last + _SEAM_PX), axis=1)
+        inner = np.all((places >= first + _SAME_PX) & (places < last - _SAME_PX), axis=1)
         near = np.flatnonzero(mine & ~inner)
         mine[near[self._are_known(places[near])]] = False
         self._places = np.concatenate([self._places, places[near][mine[near]]])
-        return found[mine].reset_index(drop=True)
+        return found.loc[mine].reset_index(drop=True)
 
     def _are_known(self, places: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
         from scipy.spatial import KDTree

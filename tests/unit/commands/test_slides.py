@@ -141,7 +141,7 @@ def test_a_slide_is_brought_to_the_resolution_of_the_model(project, places):
 
 
 def test_files_of_a_slide_open_and_agree(project, places, monkeypatch):
-    monkeypatch.setattr(slides_module, "load_errors", lambda _: MitosisErrors(30, 10, 10))
+    monkeypatch.setattr(slides_module, "load_errors", lambda *_: MitosisErrors(30, 10, 10))
     write_slide("a.svs", draw_tissue(700, 610, places))
     said = ask("a.svs")
     table = pd.read_parquet("out/a/nuclei.parquet")
@@ -324,6 +324,23 @@ def test_frames_that_cannot_be_searched_are_named(project, places):
         find_in_frames(mpp=MPP)
 
 
+def test_errors_are_those_of_the_same_two_models(project):
+    counts = {"found": 20, "missed": 4, "false": 3}
+    metrics = {
+        "detector": open_bundle(Path("models/simple_cnn")).digest,
+        "image_model": "resnet18",
+        "regions": {"hot_spots": counts, "elsewhere": counts | {"false": 9}},
+    }
+    path = Path("reports/detection/metrics.json")
+    assert finding.load_errors(Path("models/simple_cnn"), "resnet18") is None
+    path.parent.mkdir(parents=True)
+    write_json(metrics, path)
+    errors = finding.load_errors(Path("models/simple_cnn"), "resnet18")
+    assert errors == MitosisErrors(40, 8, 12)
+    assert finding.load_errors(Path("models/simple_cnn"), "simple_cnn") is None
+    assert finding.load_errors(Path("models/mlp"), "resnet18") is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -332,7 +349,7 @@ def test_frames_that_cannot_be_searched_are_named(project, places):
         ({"slide": "nowhere"}, "nowhere: no such file or folder"),
         ({"detector": "none"}, "--detector: none is no bundle, and not registered"),
         ({"slide": "models"}, "models: no slides"),
-        ({"model": "models/logistic_regression"}, "--model: reads health records"),
+        ({"model": "models/logistic_regression"}, "--model: is of kind tabular"),
     ],
 )
 def test_requests_that_cannot_be_met_are_refused(project, arguments, said, places):
