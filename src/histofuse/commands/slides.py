@@ -27,6 +27,7 @@ from histofuse.commands.predict import (
 )
 from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.naming import show_name
 from histofuse.core.progress import report, track
 from histofuse.core.tables import to_csv
 from histofuse.core.workers import map_jobs
@@ -325,14 +326,14 @@ def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_slide(summary: Mapping[str, Any]) -> str:
     """Describe the results of a slide in a line."""
-    counts = ", ".join(f"{n:,} {name}" for name, n in summary["counts"].items())
+    counts = ", ".join(f"{n:,} {show_name(name)}" for name, n in summary["counts"].items())
     spot = summary["hot_spot"]
     line = f"{summary['slide']}: {summary['nuclei']:,} nuclei ({counts})"
     if spot is None:
         return f"{summary['slide']}: no tissue found, so no nuclei"
     line += (
         f" in {summary['tissue_mm2']:.2f} mm² of tissue; hot spot: {spot['mitoses']} "
-        f"{summary['focus_class']} in {spot['tissue_mm2']:.2f} mm², "
+        f"{show_name(summary['focus_class'])} in {spot['tissue_mm2']:.2f} mm², "
         f"{spot['mitoses_per_mm2']:.1f} per mm²"
     )
     field = f"ten fields of {spot['field_diameter_mm']:g} mm"

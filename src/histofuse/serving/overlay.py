@@ -85,7 +85,7 @@ def draw_overview(
         centre = spot.x_um / 1e3, spot.y_um / 1e3
         circle = Circle(centre, spot.radius_um / 1e3, fill=False, color="black", linewidth=1.5)
         axes.add_patch(circle)
-    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm")
+    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm", anchor="N")
     text = textwrap.fill(title, max(width, _NARROWEST_PX) // 6)
     figure.text(0.01, 0.004, text, fontsize=8, color=GREY, va="bottom")
     return figure

@@ -1,6 +1,7 @@
 """``histofuse predict --slide``: nuclei of whole slides, with a detector that sees dark discs."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -162,6 +163,30 @@ def test_files_of_a_slide_open_and_agree(project, places, monkeypatch):
     assert len(outlines) == len(table) + (spot["mitoses"] > 0)
     assert Path("out/a/thumbnail.png").stat().st_size > 1000
     assert pd.read_csv("out/summary.csv")["nuclei"].tolist() == [len(table)]
+
+
+def test_the_work_on_a_slide_travels_to_other_processes(project, places, monkeypatch):
+    def map_elsewhere(function, jobs, *, engine, workers):
+        assert (engine, workers) == ("tcp://host:8786", 1)
+        return [pickle.loads(pickle.dumps(function))(job) for job in jobs]
+
+    monkeypatch.setattr(slides_module, "map_jobs", map_elsewhere)
+    write_slide("a.svs", draw_tissue(300, 300, places[:9]))
+    assert "wrote out: 1 of 1 slides" in ask("a.svs", engine="tcp://host:8786")
+    job_paths = [p for p in Path("out").iterdir() if p.name.startswith(".model")]
+    assert job_paths == []
+
+
+def test_slides_of_users_are_answered(project, real_data):
+    folder = real_data / "slides"
+    with pytest.raises(InputError, match=r"TCGA-CR-7395-01A-01-TS1\.svs: does not say its mpp"):
+        ask(folder)
+    for name, mpp in (("CMU-1-Small-Region", 0.499), ("OS-1-detail", 0.2271)):
+        summary = load_json(Path(f"out/{name}/summary.json"))
+        assert summary["mpp"] == pytest.approx(mpp, abs=1e-4)
+        assert summary["nuclei"] == len(pd.read_parquet(f"out/{name}/nuclei.parquet")) > 50
+        assert len(read_objects(Path(f"out/{name}/nuclei.geojson")).table) >= summary["nuclei"]
+    assert pd.read_csv("out/summary.csv")["slide"].tolist() == ["CMU-1-Small-Region", "OS-1-detail"]
 
 
 def test_a_slide_without_tissue_has_no_nuclei_and_says_so(project):

@@ -1,5 +1,7 @@
 """Micrometres per pixel: read, given or refused, and pictures resampled to a model's own."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 from histofuse.core.errors import InputError
+from histofuse.data import resolution
 from histofuse.data.cutting import cut_windows, write_patches
 from histofuse.data.patches import PatchMeta, load_index, read_patches
 from histofuse.data.pixels import UNKNOWN
@@ -159,6 +162,21 @@ def test_damaged_lzw_tiles_are_named_and_others_decoded(dtype, predictor, tmp_pa
             open_picture(path, UNKNOWN) as slide,
         ):
             slide.read_region(0, 0, 100, 100)
+
+
+def test_slides_that_only_openslide_reads_need_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.ndpi"
+    path.write_bytes(b"nothing")
+    assert read_mpp(path) is None  # whoever reads its pixels says that they cannot be read
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(InputError, match=r"a\.ndpi: OpenSlide is not installed"):
+        read_mpp(path)
+
+
+def test_openslide_says_the_same(real_data, tmp_path, monkeypatch):
+    slide = real_data / "slides" / "CMU-1-Small-Region.svs"
+    monkeypatch.setattr(resolution, "needs_openslide", lambda _: True)
+    assert read_mpp(slide) == 0.499
 
 
 def test_slides_of_users_say_theirs(real_data):

@@ -50,7 +50,7 @@ Source = Tensor | StoredRows
 
 
 def iterate_rows(
-    sources: tuple[Source, ...], batches: Iterable[Int[Tensor, " batch"]], device: torch.device
+    sources: tuple[Source, ...], batches: Iterable[Int[Tensor, " _"]], device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
     """Select batches of rows one after the other and move them to a device.
 
