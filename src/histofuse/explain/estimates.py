@@ -139,10 +139,10 @@ def render_estimates(
     Returns:
         Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
         ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``limit`` (None
-        for comparison only), ``meaning``, ``outcome`` (``good``, ``concern`` or ``inconclusive`` by
-        interval and limit; empty without a limit), ``concern`` (a sentence where the value is on
-        the wrong side of its limit, else empty) and ``note`` (why there is no value or interval,
-        else empty). A name ``a/b`` is part b of a, and no concern by itself.
+        of a part or for comparison only), ``meaning``, ``outcome`` (``good``, ``concern`` or
+        ``inconclusive`` by interval and limit; empty without a limit), ``concern`` (a sentence
+        where the value is on the wrong side of its limit, else empty) and ``note`` (why there is no
+        value or interval, else empty). A name ``a/b`` is part b of a, and no concern by itself.
     """
     rendered = {}
     for name, estimate in estimates.items():
@@ -153,7 +153,7 @@ def render_estimates(
             for key, value in asdict(estimate).items()
         } | {
             "better": measure.better,
-            "limit": measure.limit,
+            "limit": None if part else measure.limit,
             "meaning": measure.meaning,
             "outcome": "" if part else measure.find_outcome(estimate, fewest_groups),
             "concern": "" if part else measure.find_concern(estimate, fewest_groups),

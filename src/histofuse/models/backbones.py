@@ -2,7 +2,7 @@
 
 A backbone is one of `OWN`, or of torchvision (``torchvision/<name>``) or timm (``timm/<name>``); a
 bare name is looked up in that order. To add one, write a module that maps (batch, 3, side, side) to
-(batch, width) and enter it in `OWN`: training, freezing, Grad-CAM and serving then take it by name.
+(batch, width) and enter it in `OWN`: training, freezing, maps and serving then take it by name.
 """
 
 from __future__ import annotations

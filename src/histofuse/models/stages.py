@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Layout = Literal["channels_first", "channels_last", "tokens"]
 
 # Where networks without timm's `feature_info` keep their stages side by side.
-_TRUNKS: Final = frozenset({"features", "trunk_output", "layers", "blocks", "encoder"})
+_TRUNKS: Final = frozenset({"features", "trunk_output", "layers", "blocks", "stages", "encoder"})
 # Networks whose maps are not (n, channels, rows, columns), and their tokens before the grid.
 _TORCHVISION_LAYOUTS: Final[Mapping[str, tuple[Layout, int]]] = {
     "torchvision.models.swin_transformer.SwinTransformer": ("channels_last", 0),
@@ -109,10 +109,11 @@ def list_stages(backbone: nn.Module) -> list[Stage]:
 def _name_ends(backbone: nn.Module) -> frozenset[str]:
     if names := getattr(backbone, "stage_names", None):
         return frozenset(names)
-    features = getattr(backbone, "feature_info", None)
-    if features:
-        return frozenset(feature["module"] for feature in features)
-    return frozenset(_find_ends(backbone, ""))
+    features = getattr(backbone, "feature_info", None) or []
+    modules = dict(backbone.named_modules())
+    # Some of timm's networks name modules that they no longer have.
+    named = frozenset(f["module"] for f in features if f["module"] in modules)
+    return named or frozenset(_find_ends(backbone, ""))
 
 
 def _find_ends(module: nn.Module, prefix: str) -> Iterator[str]:

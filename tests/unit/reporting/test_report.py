@@ -9,7 +9,7 @@ import pytest
 from histofuse.core.artifacts import write_json, write_text
 from histofuse.core.errors import InputError
 from histofuse.explain.estimates import write_scores
-from histofuse.reporting.blocks import Bullets, Forest, Grid
+from histofuse.reporting.blocks import Bullets, Forest, Grid, Mark, Prose
 from histofuse.reporting.chapters.evidence import write_explanations_chapter
 from histofuse.reporting.chapters.first_page import write_first_page
 from histofuse.reporting.chapters.paper import write_paper_chapter
@@ -343,3 +343,40 @@ def test_share_of_empty_maps_leads_the_tests_of_maps(project):
     assert [row[0] for row in table.rows] == ["Empty share", "Cam mass inside"]
     assert {row[2] for row in table.rows} == {"below 0.5"}
     assert [row[3].text for row in table.rows] == ["inconclusive", "good"]
+
+
+def write_summary(project, **changes):
+    scores = {"empty_share": 0.002, "head_randomisation_rank_correlation": 0.05}
+    gains = {"deletion_gain_over_random": 0.12, "insertion_gain_over_centre": -0.013}
+    choice = {
+        "method": {"name": "scorecam", "blur_px": 12.0, "masks": 24},
+        "patches": 48,
+        "most_empty": 0.01,
+        "most_alike": 0.5,
+        "compared": {"gradcam": scores | gains, "scorecam": scores | gains},
+    }
+    summary = {"method": "Score-CAM", "map_px": 8, "layer": "layer2", "choice": choice}
+    summary |= {"empty_share": 0.0, "empty_patches": 400, "beats_centre": False, **changes}
+    path = project / "reports/explain/gradcam/resnet18/summary.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(summary, path)
+
+
+def test_the_method_of_maps_is_named_with_the_scores_that_chose_it(project):
+    write_summary(project)
+    blocks = write_explanations_chapter(find_run(project)).blocks
+    table = next(b for b in blocks if isinstance(b, Grid) and "methods of maps" in b.caption)
+    assert table.caption == "ResNet-18: methods of maps on 48 validation patches"
+    assert table.rows[1] == [
+        "Score-CAM", "0.2%", "0.05", "+0.120", "-0.013", Mark("chosen", "good")
+    ]  # fmt: skip
+    assert table.rows[0][0] == "Grad-CAM" and table.rows[0][-1] == ""
+    assert "highest mean gain of deletion and insertion" in table.notes[0]
+
+
+@pytest.mark.parametrize("beats_centre", [True, False])
+def test_maps_that_do_not_beat_the_centre_are_said_to_tell_nothing_more(project, beats_centre):
+    write_summary(project, beats_centre=beats_centre)
+    blocks = write_explanations_chapter(find_run(project)).blocks
+    text = next(b.text for b in blocks if isinstance(b, Prose) and "Score-CAM" in b.text)
+    assert ("tell nothing beyond “the nucleus”" in text) is not beats_centre

@@ -59,7 +59,8 @@ def choose_method(
         seed: The run's.
 
     Returns:
-        ``method`` (of `MapMethod`), ``patches`` (number compared on) and ``compared``: method to
+        ``method`` (of `MapMethod`), ``patches`` (number compared on), ``most_empty`` and
+        ``most_alike`` (of the params), and ``compared``: method to
         ``empty_share``, ``head_randomisation_rank_correlation`` and the mean
         ``<deletion or insertion>_gain_over_<random or centre>``.
     """
@@ -81,7 +82,8 @@ def choose_method(
     on = f"{len(methods)} methods on {len(rows)} validation patches"
     report(f"maps: {name_map_method(best.name)}, of {on}")
     model.cpu()
-    return {"method": asdict(best), "patches": len(rows), "compared": compared}
+    limits = {"most_empty": params.most_empty, "most_alike": params.most_alike}
+    return {"method": asdict(best), "patches": len(rows), "compared": compared, **limits}
 
 
 def _score(

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from histofuse.core.artifacts import write_json
-from histofuse.core.naming import show_name
+from histofuse.core.naming import name_model, show_name
 from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
 from histofuse.evaluation.drawing import write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -114,7 +114,8 @@ def write_gallery(
     misses, ``examples_<true class>.png`` the first of them. ``summary.json`` holds ``model``,
     ``digest``, ``layer``, ``map_px``, ``method``, ``choice`` (of `choose_method`, if given),
     ``patches`` (drawn), ``empty_share``, ``empty_patches`` (number of test patches examined),
-    ``beats_centre`` and ``nucleus_radius_px``. For ``faithfulness.json`` see
+    ``beats_centre`` (deletion and insertion by interval; None without test patches) and
+    ``nucleus_radius_px``. For ``faithfulness.json`` see
     `estimates.write_scores`; it has no scores without test patches. `bootstrap` draws cases, for
     the intervals.
 
@@ -132,10 +133,12 @@ def write_gallery(
         "model": patches.mapper.name,
         "digest": patches.digest,
         "layer": patches.mapper.layer_name,
-        "map_px": len(examples[0].heat) if examples else None,
+        "map_px": patches.mapper.layer.map_px,
         "method": patches.mapper.title,
         "choice": choice,
-        "beats_centre": bool(tests) and all(_is_above(tests[n], bootstrap) for n in _OVER_CENTRE),
+        "beats_centre": all(_is_above(tests[n], bootstrap) for n in _OVER_CENTRE)
+        if tests
+        else None,
         "patches": len(examples),
         "empty_share": round(empty_share, 4),
         "empty_patches": len(is_empty),
@@ -160,7 +163,7 @@ def _write_figures(
         write_figure(draw_example(example, radius_px), path, DPI)
     for name in dict.fromkeys(example.label for example in examples):
         shown = [example for example in examples if example.label == name]
-        title = f"{model}: true class {show_name(name)}"
+        title = f"{name_model(model)}: true class {show_name(name)}"
         few = [e for kind in (True, False) for e in [e for e in shown if e.is_hit == kind][:_FEW]]
         for file, part in ((SHEET, shown), (EXAMPLES, few)):
             sheet = draw_sheet(part, title, footer, radius_px)

@@ -152,7 +152,7 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
     blocks: list[Block] = []
     summary = folder / "summary.json"
     if summary.is_file():
-        blocks += _describe_maps(run, name, load_json(summary))
+        blocks += _describe_maps(name, load_json(summary))
     tested = folder / "faithfulness.json"
     if tested.is_file():
         blocks += _tabulate_faithfulness(run, name, load_json(tested)["scores"])
@@ -170,26 +170,26 @@ def _show_explained(run: Run, folder: Path, kind: str) -> list[Block]:
     return blocks
 
 
-def _describe_maps(run: Run, name: str, maps: Mapping[str, Any]) -> Iterator[Block]:
+def _describe_maps(name: str, maps: Mapping[str, Any]) -> Iterator[Block]:
     """Describe which maps are shown, why these, and whether they tell more than the centre."""
     text = (
         f"{name}: {maps['method']} maps of {maps['map_px']} × {maps['map_px']} cells on"
         f" {maps['layer']}, of the margin of the predicted class over the most likely other one;"
         f" {maps['empty_share']:.1%} of {maps['empty_patches']:,} maps are empty."
     )
-    if not maps["beats_centre"]:
+    if maps["beats_centre"] is False:
         text += (
             " They are not shown to point better than the centre of the patch, and so tell nothing"
             " beyond “the nucleus”."
         )
     yield Prose(text)
     if choice := maps["choice"]:
-        yield _tabulate_methods(run, name, choice)
+        yield _tabulate_methods(name, choice)
 
 
-def _tabulate_methods(run: Run, name: str, choice: Mapping[str, Any]) -> Grid:
+def _tabulate_methods(name: str, choice: Mapping[str, Any]) -> Grid:
     """Tabulate the scores of methods of maps on validation patches, and say how one was chosen."""
-    compared, params = choice["compared"], run.params["explain"]["maps"]
+    compared = choice["compared"]
     gains = [score for score in next(iter(compared.values())) if "_gain_over_" in score]
     rows: list[list[Cell]] = [
         [
@@ -210,8 +210,8 @@ def _tabulate_methods(run: Run, name: str, choice: Mapping[str, Any]) -> Grid:
     ]
     note = (
         "Chosen: the highest mean gain of deletion and insertion over a random order, among methods"
-        f" with at most {params['most_empty']:.0%} of empty maps, and a rank correlation of at most"
-        f" {params['most_alike']:g} with maps of a random head; among all where none keeps to both."
+        f" with at most {choice['most_empty']:.0%} of empty maps, and a rank correlation of at most"
+        f" {choice['most_alike']:g} with maps of a random head; among all where none keeps to both."
     )
     title = f"{name}: methods of maps on {choice['patches']} validation patches"
     return Grid(title, headings, rows, [note])
