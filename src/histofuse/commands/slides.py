@@ -141,7 +141,7 @@ def predict_slides(request: Request) -> str:
         detector = locate_detector(request.detector, Path(scratch))
         if detector is None:
             problem = f"{request.detector} is no bundle, and not registered"
-            remedy = "Run dvc repro train_detector, or name another."
+            remedy = "Run dvc repro, or name another."
             raise InputError([Fault("--detector", problem, "a detector of nuclei", remedy)])
         image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
         records = read_records(predictor, request, paths)  # pyright: ignore[reportArgumentType]
@@ -187,8 +187,10 @@ def list_slides(path: Path) -> dict[str, Path]:
     """
     if not path.exists():
         raise InputError([Fault(path, "no such file or folder", "a slide, or a folder of slides")])
-    held = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [f for f in held if not path.is_dir() or f.suffix.lower() in SLIDE_SUFFIXES]
+    files = [path]
+    if path.is_dir():  # names that start with a dot are the leavings of file managers
+        held = (f for f in sorted(path.iterdir()) if not f.name.startswith("."))
+        files = [f for f in held if f.suffix.lower() in SLIDE_SUFFIXES]
     slides: dict[str, Path] = {}
     with collect_faults() as faults:
         for file in files:
@@ -223,11 +225,13 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         remedy = "Set patches.patch_um and train it again."
         raise InputError([Fault(job.model, problem, "µm per pixel", remedy)])
     model.finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
-    mpp = settle_mpp(path, job.mpp)
     with (
         open_picture(path, job.reading, look=False) as picture,
         replacing_folder(job.out / name) as folder,
     ):
+        mpp = settle_mpp(path, job.mpp)
+        if job.mpp is not None and mpp != job.mpp:
+            report(f"{path.name}: says {mpp:.4g} µm per pixel, which is taken")
         overview = look_over(resample(picture, 1.0), mpp)
         require_light(overview.thumbnail, path)
         slide, factor = resample(picture, mpp / model_mpp), mpp / model_mpp

@@ -23,7 +23,7 @@ from histofuse.params.data import ClassesParams, FrameParams
 _SHOWN = 20  # bad values of a column
 _COLUMNS = ["frame_id", "x_px", "y_px"]
 _POINTS = (
-    "Or name a --detector, which finds them; dvc repro trains models/detector. FILE is a CSV of "
+    "Or name a --detector, which finds them. FILE is a CSV of "
     "frame_id,x_px,y_px (the file's name without .tif, and pixels from the upper left corner), or "
     "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )

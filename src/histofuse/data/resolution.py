@@ -53,20 +53,18 @@ def settle_mpp(path: Path, given: float | None) -> float:
     Raises:
         InputError: If neither is known, or shows no nuclei.
     """
+    if given is not None and not LEAST_MPP <= given <= LARGEST_MPP:
+        raise InputError([Fault("--mpp", f"is {given:g}", describe_range())])
     told = read_mpp(path)
     if told is not None and LEAST_MPP <= told <= LARGEST_MPP:
         return told
-    if given is None:
-        if told is None:
-            raise InputError([Fault(path, "does not say its mpp", "µm per pixel", _REMEDY)])
-        problem = f"has {told:.4g} µm per pixel"
-        if told > LARGEST_MPP:
-            problem += ", as a thumbnail has"
-        remedy = "Use the scan itself; if the file is wrong, name its mpp with --mpp."
-        raise InputError([Fault(path, problem, describe_range(), remedy)])
-    if not LEAST_MPP <= given <= LARGEST_MPP:
-        raise InputError([Fault("--mpp", f"is {given:g}", describe_range())])
-    return given
+    if given is not None:
+        return given
+    if told is None:
+        raise InputError([Fault(path, "does not say its mpp", "µm per pixel", _REMEDY)])
+    problem = f"has {told:.4g} µm per pixel{', as a thumbnail has' if told > LARGEST_MPP else ''}"
+    remedy = "Use the scan itself; if the file is wrong, name its mpp with --mpp."
+    raise InputError([Fault(path, problem, describe_range(), remedy)])
 
 
 def find_factors(

@@ -205,6 +205,8 @@ def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places)
     pixels = draw_tissue(300, 300, places[:5])
     write_slide(folder / "good.svs", pixels)
     write_slide(folder / "silent.svs", pixels, mpp=None)
+    (folder / "text.tif").write_text("no slide")
+    (folder / "._good.svs").write_text("of a file manager")
     write_slide(folder / "small.svs", pixels, mpp=8.0)
     damaged = write_slide(folder / "torn.svs", pixels, compression="lzw")
     with tifffile.TiffFile(damaged) as tiff:
@@ -216,7 +218,8 @@ def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places)
     with pytest.raises(InputError) as caught:
         ask(folder)
     said = str(caught.value)
-    assert "4 faults" in said
+    assert "5 faults" in said
+    assert "text.tif: cannot be decoded (not a TIFF file" in said
     assert "silent.svs: does not say its mpp; expected µm per pixel" in said
     assert "small.svs: has 8 µm per pixel, as a thumbnail has" in said
     assert "torn.svs: cannot be decoded" in said
@@ -369,6 +372,7 @@ def test_errors_are_those_of_the_same_two_models(project):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"mpp": 4.0}, r"--mpp: is 4; expected 0\.05 to 2 µm per pixel"),
         ({"out": "a.parquet"}, "--out: is a.parquet; expected a folder"),
         ({"frames": Path("a")}, "FRAMES: given with --slide"),
         ({"slide": "nowhere"}, "nowhere: no such file or folder"),
