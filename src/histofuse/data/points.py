@@ -60,6 +60,7 @@ def read_points(
     Raises:
         InputError: With all that is wrong: files, columns, frames, points.
     """
+    files = list_tiffs(frames)
     if points is None:
         data = read_brecahad(frames, classes, reading)
         for note in data.notes:
@@ -67,7 +68,6 @@ def read_points(
         names = data.frames.set_index("frame_id")["file"]
         files = {str(frame): frames / name for frame, name in names.items()}
         return Points(data.annotations[["case_id", "frame_id", "x_px", "y_px"]], files)
-    files = list_tiffs(frames)
     with collect_faults() as faults:
         table = read_point_table(list_point_files(points), files)
         sizes = _read_sizes(table, files, reading, faults)
