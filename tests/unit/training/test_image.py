@@ -139,6 +139,7 @@ def test_the_bundle_holds_what_it_must(trained):
         "weights.safetensors",
         "config.json",
         "calibrator.json",
+        "distance.safetensors",
         "threshold.json",
         "history.csv",
         "predictions.parquet",
