@@ -242,7 +242,7 @@ def _measure_distances(bundle: Bundle, here: TestData, bootstrap: Bootstrap) -> 
         if option in NEEDS[bundle.config["kind"]]:
             training, outcome = describe(TestData(TRAINED_ON), "train", bundle)
             there, _ = describe(here, SPLIT, bundle)
-            inputs = [name for name in training if name != outcome]
+            inputs = [str(name) for name in training if name != outcome]
             distances[side] = measure_distance(training, there, inputs, bootstrap)
     return distances
 

@@ -94,9 +94,9 @@ class ColumnTarget(Section):
         return [self.column]
 
     @property
-    def words(self) -> tuple[str, dict[str, float]]:
-        """The column of texts, and what each of them stands for."""
-        return self.column, dict.fromkeys(self.positive, 1.0) | dict.fromkeys(self.negative, 0.0)
+    def words(self) -> tuple[str, list[str], list[str]]:
+        """The column of texts, those of a positive row, and those of a negative one."""
+        return self.column, self.positive, self.negative
 
 
 class EventTarget(Section):
@@ -123,9 +123,9 @@ class EventTarget(Section):
         return [self.time, self.event]
 
     @property
-    def words(self) -> tuple[str, dict[str, float]]:
-        """The column of texts, and what each of them stands for."""
-        return self.event, dict.fromkeys(self.happened, 1.0) | dict.fromkeys(self.censored, 0.0)
+    def words(self) -> tuple[str, list[str], list[str]]:
+        """The column of texts, those of an event, and those of none."""
+        return self.event, self.happened, self.censored
 
 
 class Declaration(Section):
@@ -169,10 +169,10 @@ class Declaration(Section):
     @property
     def words(self) -> dict[str, list[str]]:
         """Column, in lower case, to the texts that mean something in it."""
-        target, of_target = self.target.words
-        known = [(target, of_target), *((o.column, o.levels) for o in self.ordinal.values())]
-        known += [(c.column, c.categories) for c in self.categorical.values()]
-        return {column.lower(): list(words) for column, words in known}
+        column, yes, no = self.target.words
+        known = {column: [*yes, *no]} | {o.column: list(o.levels) for o in self.ordinal.values()}
+        known |= {c.column: c.categories for c in self.categorical.values()}
+        return {column.lower(): words for column, words in known.items()}
 
     @model_validator(mode="after")
     def _check(self) -> Declaration:
@@ -182,6 +182,10 @@ class Declaration(Section):
             raise ValueError("names no column to predict from: at least one feature")
         if repeated := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"each feature once, but {', '.join(repeated)} has several kinds")
+        for column, words in self.words.items():
+            spelt = Counter(" ".join(word.split()).casefold() for word in words)
+            if twice := [word for word, count in spelt.items() if count > 1]:
+                raise ValueError(f"each cell of {column} means one thing, but {twice} stands twice")
         held = {*self.kept_back, *map(str.lower, self.left_out)}
         if leaks := [n for n, f in self.features.items() if f.column.lower() in held]:
             raise ValueError(

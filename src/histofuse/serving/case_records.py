@@ -29,6 +29,7 @@ from histofuse.serving.records import write_warnings
 from histofuse.tracking.interface import WARNINGS
 
 CASE: Final = "case_id"
+_ROW: Final = "row of the table"
 _FREE_BYTES: Final = 2**28
 _LARGEST_RATIO: Final = 1000  # of memory to file
 
@@ -181,15 +182,18 @@ def _link(patients: pd.DataFrame, source: Path, path: Path) -> pd.DataFrame:
     Raises:
         InputError: With all that is wrong with the crosswalk.
     """
-    crosswalk = _read_crosswalk(path)
+    named = [name for name in KEY if name in patients]
+    numbers = all(pd.api.types.is_numeric_dtype(patients[name]) for name in named)
+    crosswalk = _read_crosswalk(path, numbers=numbers)
     by_admission = crosswalk["hadm_id"].notna()
     with collect_faults() as faults:
         for name in KEY if by_admission.any() else KEY[:1]:
             if name not in patients:
                 faults.add(source, f"no column {name!r}", f"those of {path}")
-            elif not pd.api.types.is_numeric_dtype(patients[name]):
-                faults.add(f"{source}, {name}", "holds text", "whole numbers")
-    patients = patients.drop(columns=CASE, errors="ignore")
+    spelt = patients[named]
+    patients = patients.drop(columns=CASE, errors="ignore").assign(**{_ROW: range(len(patients))})
+    if not numbers:
+        patients[named] = spelt.astype(str).map(identify)
     parts = [
         crosswalk[by_admission].merge(patients, on=list(KEY)) if by_admission.any() else None,
         crosswalk.loc[~by_admission, [CASE, KEY[0]]].merge(patients, on=KEY[0]),
@@ -198,16 +202,18 @@ def _link(patients: pd.DataFrame, source: Path, path: Path) -> pd.DataFrame:
     unknown = len(crosswalk) - linked[CASE].nunique()
     if unknown:
         report(f"{unknown} cases of {path.name} have no record in the table of patients")
+    linked[named] = spelt.iloc[linked.pop(_ROW)].to_numpy()
     return linked
 
 
-def _read_crosswalk(path: Path) -> pd.DataFrame:
+def _read_crosswalk(path: Path, *, numbers: bool) -> pd.DataFrame:
     """Read case_id, subject_id and hadm_id, the last null where it is not given."""
     with collect_faults() as faults:
-        links = read_links(path, faults)
+        links = read_links(path, faults, numbers=numbers)
         if links.is_empty():
             faults.add(path, "no rows", "one a case", "Without --crosswalk no case has a record.")
-    return links.drop("line").to_pandas().astype({CASE: "str"} | dict.fromkeys(KEY, "Int64"))
+    kinds = dict.fromkeys(KEY, "Int64" if numbers else "str")
+    return links.drop("line").to_pandas().astype({CASE: "str"} | kinds)
 
 
 def _read_ids(column: pd.Series) -> pd.Series:

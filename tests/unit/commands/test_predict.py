@@ -457,6 +457,17 @@ def test_a_crosswalk_may_name_the_admission_of_some_cases_only(frames, patients)
     assert hadm.to_dict() == {"Case_1": first[1], "Case_2": second[1]}
 
 
+def test_ids_of_patients_may_be_text(frames, patients):
+    table = pd.read_parquet(patients).drop(columns="hadm_id")
+    table.assign(subject_id=["TCGA-A1", "TCGA-B2"]).to_csv("named.csv", index=False)
+    Path("links.csv").write_text("case_id,subject_id\nCase_1,tcga a1\n")
+    more = {"patients": Path("named.csv"), "crosswalk": Path("links.csv")}
+    _, answer = ask(frames, "models/fusion_label_blind", **more)
+    of_case = answer.groupby("case_id")["subject_id"]
+    assert of_case.get_group("Case_1").eq("TCGA-A1").all()
+    assert of_case.get_group("Case_2").isna().all()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -126,7 +126,7 @@ def test_a_bad_cell_is_named(tmp_path, old, new, problem):
     ("changes", "problem"),
     [
         ({"numeric": {}, "ordinal": {}, "categorical": {}}, "names no column to predict from"),
-        ({"target__horizon": 500, "target__censored": ["0:FREE", "1:RELAPSED"]}, "no row is left"),
+        ({"target__horizon": 500}, "all 2 rows have target 1|all 3 rows have target 1"),
         ({"target__horizon": 1}, "all 6 rows have target 0"),
         ({"target__unit": "month"}, "target.unit: is 'month'; expected 'days', 'months' or"),
         ({"numeric__age_years__column": "months"}, "age_years cannot be a feature"),
@@ -134,6 +134,8 @@ def test_a_bad_cell_is_named(tmp_path, old, new, problem):
         ({"numeric__age_years__unit": "TODO"}, "numeric.age_years.unit: TODO; expected a value"),
         ({"target__happened": [1]}, "happened.0: is 1; expected a valid string"),
         ({"typo": 1}, "typo: unknown key"),
+        ({"target__censored": ["0:FREE", "1:relapsed "]}, "status means one thing"),
+        ({"ordinal__grade__levels": {"low": 1, "Low": 2}}, "grade means one thing"),
     ],
 )
 def test_a_bad_declaration_is_named(tmp_path, changes, problem):

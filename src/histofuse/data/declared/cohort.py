@@ -65,7 +65,9 @@ def build_declared_cohort(source: DeclaredTable) -> DeclaredCohort:
     patients = cells["subject_id"].n_unique()
     attrition.note("everyone", "all rows of the table", patients, cells.height)
     with collect_faults() as faults:
-        happened = source.map(*target.words, faults)
+        column, yes, no = target.words
+        words = dict.fromkeys(yes, 1.0) | dict.fromkeys(no, 0.0)
+        happened = source.map(column, words, faults)
         columns = {"target": happened, "recorded": happened.is_not_null()}
         if isinstance(target, EventTarget):
             columns = _label_event(source, target, happened, faults)

@@ -76,14 +76,14 @@ def draft_declaration(path: Path) -> str:
     return _HEADER.format(name=path.name, rows=f"{cells.height:,}") + _write(draft)
 
 
-def _guess(values: pl.Series) -> tuple[str, Mapping[str, Any]]:
+def _guess(values: pl.Series) -> tuple[str, dict[str, Any]]:
     """Guess the kind of a column from its cells that are not missing."""
     if values.is_empty():
         return "empty", {}
     if _is(values, "float"):
         numbers = read_numbers(values)
-        whole = bool((numbers == numbers.floor()).all())
-        if whole and numbers.min() >= 1 and values.n_unique() == values.len() > _MOST_CATEGORIES:
+        whole = bool(((numbers == numbers.floor()) & (numbers >= 1)).all())
+        if whole and values.n_unique() == values.len() > _MOST_CATEGORIES:
             return "id", {}
         observed = f"observed {numbers.min():g} to {numbers.max():g}"
         return "numeric", {"unit": UNFINISHED, "low": UNFINISHED, "high": UNFINISHED, "#": observed}

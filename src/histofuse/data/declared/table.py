@@ -247,7 +247,7 @@ def _note_repeats(cells: pl.DataFrame, keys: list[str], path: Path, remedy: str)
 def _number(ids: pl.Series) -> tuple[pl.Series, list[str]]:
     """Give ids whole numbers: their own, or, where one is text, their place in the order of all."""
     numbers = read_whole_numbers(ids)
-    if numbers.null_count() == 0 and numbers.min() >= 1:
+    if (numbers >= 1).fill_null(False).all():
         return numbers, []
     meant = ids.map_elements(identify, return_dtype=pl.String)
     places = {name: n for n, name in enumerate(sorted(meant.unique()), start=1)}

@@ -139,7 +139,7 @@ def _compare(training: pd.Series, here: pd.Series) -> float:
     if min(map(len, sides)) > 1:
         numeric = all(pd.api.types.is_numeric_dtype(side) for side in sides)
         if numeric and pd.concat(sides).nunique() > 2:
-            tests.append(float(ks_2samp(*(s.to_numpy(np.float64) for s in sides)).pvalue))
+            tests.append(float(ks_2samp(*(s.to_numpy(np.float64) for s in sides))[1]))
         else:
             tests.append(_compare_counts(*sides))
     return min([1.0, *(len(tests) * p for p in tests)])
@@ -159,8 +159,8 @@ def _compare_counts(training: pd.Series, here: pd.Series) -> float:
     if len(counts) < 2:
         return 1.0
     if len(counts) == 2:
-        return float(fisher_exact(counts).pvalue)
-    return float(chi2_contingency(counts).pvalue)
+        return float(fisher_exact(counts)[1])
+    return float(chi2_contingency(counts)[1])
 
 
 def _tell_apart(
@@ -180,11 +180,12 @@ def _tell_apart(
     is_here = np.repeat([0, 1], [len(training), len(here)])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced"))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=bootstrap.seed % 2**32)
-    scores = cross_val_predict(model, x, is_here, cv=folds, method="predict_proba")[:, 1]
+    told = cross_val_predict(model, x, is_here, cv=folds, method="predict_proba")
+    scores = np.asarray(told)[:, 1]
     units = ClusterBootstrap(bootstrap, Clusters(np.arange(len(both)), len(both), "units"))
     ranking = rank_rows(scores, is_here == 1, units.clusters.number)
     auroc = units.estimate_weighted(lambda w: {"auroc": ranking.measure(w)[0]})["auroc"]
-    p = mannwhitneyu(scores[is_here == 1], scores[is_here == 0], alternative="greater").pvalue
+    p = mannwhitneyu(scores[is_here == 1], scores[is_here == 0], alternative="greater")[1]
     return auroc, float(p)
 
 
