@@ -9,7 +9,14 @@ import pytest
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 NETWORKS = {
     *("controls", "crossval", "embed", "explain_fusion", "explain_image", "protocol"),
-    *("train_fusion", "train_image", "tune_fusion", "tune_image"),
+    *(
+        "evaluate_detector",
+        "train_detector",
+        "train_fusion",
+        "train_image",
+        "tune_fusion",
+        "tune_image",
+    ),
 }
 STAGES = {path.stem for path in PIPELINES.glob("[a-z]*.py")}
 ON_FIRST_USE = (

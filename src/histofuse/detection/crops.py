@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from histofuse.params.image import AugmentationParams
 UNLABELLED = -1
 # How close to a dot a place must be, as the height of its Gaussian, to learn the dot's class.
 _OF_THE_DOT = 0.6
+_BLANK = 255
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class DottedFrame:
             dots, labels = np.concatenate([dots, *images]), np.tile(labels, 3)
         near = ((dots > -margin_px) & (dots < np.array([width, height]) + margin_px)).all(1)
         return DottedFrame(pixels, (dots[near] + margin_px).astype(np.float32), labels[near])
+
+    def fill_up(self, side_px: int) -> DottedFrame:
+        """Add blank pixels at the right and below, up to a side."""
+        height, width, _ = self.pixels.shape
+        pad = [(0, max(0, side_px - height)), (0, max(0, side_px - width)), (0, 0)]
+        return replace(self, pixels=np.pad(self.pixels, pad, constant_values=_BLANK))
 
 
 class Batch(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, UInt8
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit, softmax
 
 from histofuse.core.artifacts import load_json
@@ -18,7 +19,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.detection.network import DetectorSpec, HeatNetwork, load_detector
 from histofuse.detection.peaks import find_peaks
 from histofuse.features.augment import normalise, to_float
-from histofuse.features.stain import find_normaliser, measure_tissue
+from histofuse.features.stain import measure_tissue
 
 THRESHOLD: Final = "threshold.json"
 LEAST_LOGIT: Final = -4.0  # of a peak that is worth a look: one in fifty is a nucleus
@@ -53,7 +54,6 @@ class NucleusFinder:
         self.network = network
         self.threshold = threshold
         self.mpp = network.spec.mpp
-        self._normalise = find_normaliser(network.spec.stain_normalisation)
 
     @classmethod
     def load(cls, bundle: Path) -> NucleusFinder:
@@ -106,8 +106,7 @@ class NucleusFinder:
         spec = self.network.spec
         if measure_tissue(pixels) < _LEAST_TISSUE:
             return _tabulate(_find_nothing(len(spec.classes)), spec, 1)
-        normalised = pixels if self._normalise is None else self._normalise(pixels)
-        maps = self.compute_maps(reduce_pixels(normalised, spec.reduction))
+        maps = self.compute_maps(reduce_pixels(pixels, spec.reduction))
         table = _tabulate(maps, spec, spec.reduction * self.network.stride)
         height, width, _ = pixels.shape
         inside = (table["x_px"] < width) & (table["y_px"] < height)
@@ -126,7 +125,9 @@ class NucleusFinder:
         for rows in _list_spans(height, multiple):
             for columns in _list_spans(width, multiple):
                 part = padded[rows.read, columns.read][None].to(next(network.parameters()).device)
-                answer = network(normalise(to_float(part), network.spec.normalisation))[0]
+                answer = network.average_views(
+                    normalise(to_float(part), network.spec.normalisation)
+                )[0]
                 y, x = (_divide(span.kept, network.stride) for span in (rows, columns))
                 inner = _divide(rows.inner, network.stride), _divide(columns.inner, network.stride)
                 maps[:, y, x] = answer[:, *inner].float().cpu().numpy()
@@ -184,11 +185,12 @@ def _find_nothing(classes: int) -> Maps:
 
 
 def _tabulate(maps: Maps, spec: DetectorSpec, cell_px: int) -> pd.DataFrame:
-    peaks = find_peaks(maps.heat, spec.spacing_px / cell_px, LEAST_LOGIT)
+    heat = gaussian_filter(maps.heat, spec.smoothing_px / cell_px)
+    peaks = find_peaks(heat, spec.spacing_px / cell_px, LEAST_LOGIT)
     table = {
         "x_px": peaks.x * cell_px,
         "y_px": peaks.y * cell_px,
-        "score": expit(maps.heat[peaks.rows, peaks.columns]),
+        "score": expit(heat[peaks.rows, peaks.columns]),
     }
     probabilities = softmax(maps.classes[:, peaks.rows, peaks.columns], axis=0)
     table |= {f"p_{name}": p for name, p in zip(spec.classes, probabilities, strict=True)}

@@ -39,9 +39,10 @@ class DetectorSpec:
         classes: In the order of the class maps.
         width: Channels of the pyramid.
         reduction: Pixels of a frame, along a side, that become one of the network's.
-        spacing_px: Least distance of two nuclei, in pixels of a frame.
-        mpp: Micrometres a pixel of the frames it was trained on; None if unknown.
-        stain_normalisation: Of these frames.
+        smoothing_px: SD of the Gaussian that smooths the map of nuclei, in pixels of a frame.
+        spacing_px: Least distance of two nuclei, likewise.
+        views: Mirrored and turned images whose maps are averaged: 1, 4 or 8.
+        mpp: Micrometres per pixel of the frames it was trained on; None if unknown.
     """
 
     backbone: str
@@ -49,9 +50,10 @@ class DetectorSpec:
     normalisation: PixelScale
     width: int
     reduction: int
+    smoothing_px: float
     spacing_px: float
+    views: int
     mpp: float | None
-    stain_normalisation: str
 
 
 class HeatNetwork(nn.Module):
@@ -87,6 +89,21 @@ class HeatNetwork(nn.Module):
         nn.init.constant_(self.head.bias[: _FINER**2], _LEAST_CHANCE)
         self.stride = min(levels) // _FINER
         self.multiple = max(levels)
+
+    def average_views(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch maps rows columns"]:
+        """Average the maps of the images turned, and mirrored where there are eight views."""
+        total = self._sum_turns(images)
+        if self.spec.views == 8:
+            total = total + self._sum_turns(images.flip(3)).flip(3)
+        return total / self.spec.views
+
+    def _sum_turns(self, images: Tensor) -> Tensor:
+        turns = range(min(self.spec.views, 4))
+        return torch.stack(
+            [self(images.rot90(turn, (2, 3))).rot90(-turn, (2, 3)) for turn in turns]
+        ).sum(0)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]

@@ -97,8 +97,13 @@ def normalise(
 def measure_tissue(rgb: NDArray[np.uint8]) -> float:
     """Measure the share of the pixels that are stained."""
     pixels = rgb.reshape(-1, 3)
-    density = _TABLE[pixels[:: max(1, len(pixels) // _SAMPLES)]]
+    density = measure_density(pixels[:: max(1, len(pixels) // _SAMPLES)])
     return float((np.linalg.norm(density, axis=1) > _LEAST_DENSITY).mean())
+
+
+def measure_density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Measure the optical density of each pixel and channel."""
+    return _TABLE[rgb]
 
 
 # Optical density of each 8-bit intensity; one is added so that black stays finite.

@@ -47,5 +47,5 @@ def describe_figure(file: Path) -> str:
 
 def _show(file: Path, subject: str) -> Figure:
     text = f"{subject}. {describe_figure(file)}." if subject else f"{describe_figure(file)}."
-    photographic = file.name.startswith((*_SHEETS, "case_card"))
+    photographic = file.name.startswith((*_SHEETS, "case_card", "found_nuclei"))
     return embed_picture(file, text, text, photographic=photographic)

@@ -10,6 +10,7 @@ from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.reporting.blocks import Chapter
 from histofuse.reporting.chapters.data import write_data_chapter, write_split_chapter
+from histofuse.reporting.chapters.detection import write_detection_chapter
 from histofuse.reporting.chapters.evidence import (
     write_controls_chapter,
     write_explanations_chapter,
@@ -57,6 +58,7 @@ def write_chapters(run: Run, origin: Origin) -> list[Chapter]:
         write_split_chapter(run),
         write_results_chapter(run),
         write_positive_control_chapter(run),
+        write_detection_chapter(run),
         write_controls_chapter(run),
         write_use_chapter(run),
         write_explanations_chapter(run),

@@ -86,7 +86,7 @@ def fit(  # noqa: PLR0917
         trainer.load_state_dict(state)
     for row in trainer.history:
         _record(row, recorder)
-    with _configuring_torch(network, device, share.of):
+    with configuring_torch(network, device, share.of):
         while not is_finished(trainer.history, recipe):
             trainer.run_epoch()
             _record(trainer.history[-1], recorder)
@@ -117,7 +117,7 @@ def _record(row: Mapping[str, float], recorder: Recorder) -> None:
 
 
 @contextmanager
-def _configuring_torch(network: nn.Module, device: torch.device, processes: int) -> Iterator[None]:
+def configuring_torch(network: nn.Module, device: torch.device, processes: int) -> Iterator[None]:
     """Let torch compute the same numbers in each run, and fast."""
     # With deterministic kernels torch would fill all new memory with NaN.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
