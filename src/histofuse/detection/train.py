@@ -146,7 +146,7 @@ def fit_detector(
             if step % _RECORDED_STEPS == 0 or step == params.steps:
                 mean = {name: float(np.mean([r[name] for r in rows])) for name in row}
                 recorder.log_metrics({f"train/{k}": v for k, v in mean.items()}, step=step)
-                history.append({"round": step, **{f"train_{k}": v for k, v in mean.items()}})
+                history.append({"round": float(step), **{f"train_{k}": v for k, v in mean.items()}})
                 rows = []
     kept = average.network if params.weight_averaging else network
     return kept.requires_grad_(True).cpu().eval(), history
