@@ -13,8 +13,8 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.ids import identify
 from histofuse.core.naming import name_pairing
-from histofuse.core.privacy import RESTRICTED
 from histofuse.core.tables import write_table
+from histofuse.data import brecahad
 from histofuse.data.annotations import read_annotations
 from histofuse.data.cohort import COHORT, build_cohort
 from histofuse.data.crosswalk import SPELT
@@ -91,8 +91,7 @@ class External:
         params = load_section(DataParams, "data").model_copy(update={"brecahad": str(folder)})
         settings = load_section(PatchParams, "patches")
         found = read_annotations(params, load_section(ClassesParams, "classes"))
-        restricted = found.source != "simulated" and params.images_restricted
-        self.sources["images"] = RESTRICTED if restricted else found.source
+        self.sources["images"] = brecahad.identify_source(params)
         files = dict(zip(found.frames["frame_id"], found.frames["file"], strict=True))
         mpp = None if params.mpp == "none" else params.mpp
         factors = find_factors({f: folder / file for f, file in files.items()}, settings.mpp, mpp)

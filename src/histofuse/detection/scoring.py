@@ -47,7 +47,7 @@ def match_frames(
         mine = found[found["frame_id"] == frame]
         truth = dots[dots["frame_id"] == frame]
         pairs = match(mine[_PLACE].to_numpy(float), truth[_PLACE].to_numpy(float), radius_px)
-        labels = np.append(truth["label"].to_numpy(object), None)  # unpaired: -1, the last place
+        labels = np.array([*truth["label"], None], dtype=object)  # unpaired: -1, the last place
         parts.append(mine.assign(label=labels[pairs]))
         missed = truth[~np.isin(np.arange(len(truth)), pairs)]
         parts.append(missed[["frame_id", *_PLACE, "label"]])
@@ -262,7 +262,7 @@ def split_hot_spots(
     """
     answered, real, hit = _mark(matched, name)
     hot = np.zeros(len(matched), dtype=bool)
-    for _, rows in matched.groupby("frame_id").indices.items():
+    for rows in map(np.asarray, matched.groupby("frame_id").indices.values()):
         truth = rows[real[rows]]
         if len(truth):
             tree = KDTree(matched[_PLACE].to_numpy(float)[truth])

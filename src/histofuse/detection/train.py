@@ -148,8 +148,9 @@ def fit_detector(
                 recorder.log_metrics({f"train/{k}": v for k, v in mean.items()}, step=step)
                 history.append({"round": float(step), **{f"train_{k}": v for k, v in mean.items()}})
                 rows = []
-    kept = average.network if params.weight_averaging else network
-    return kept.requires_grad_(True).cpu().eval(), history
+    if params.weight_averaging:
+        network.load_state_dict(average.network.state_dict())
+    return network.requires_grad_(True).cpu().eval(), history
 
 
 def make_spec(params: DetectorParams, classes: list[str], mpp: float | None) -> DetectorSpec:

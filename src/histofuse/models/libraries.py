@@ -83,7 +83,9 @@ def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
     if library == "timm":
         import timm
 
-        return describe_input(timm.models.get_pretrained_cfg(name).to_dict())
+        settings = timm.models.get_pretrained_cfg(name)
+        assert settings is not None
+        return describe_input(settings.to_dict())
     from torchvision import models
 
     weights = models.get_model_weights(name).__members__.get("DEFAULT")

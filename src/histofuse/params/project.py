@@ -19,6 +19,7 @@ from histofuse.params.base import (
 )
 from histofuse.params.crossval import CrossvalParams, ProtocolParams
 from histofuse.params.data import ClassesParams, DataParams
+from histofuse.params.detector import DetectorParams
 from histofuse.params.ehr import CohortParams, EhrFeaturesParams, EncodingParams
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams, PositiveControlParams
 from histofuse.params.explain import ExplainParams
@@ -112,6 +113,7 @@ class ProjectParams(Section):
     slides: SlideParams
     splits: SplitsParams
     image: AllImageParams
+    detector: DetectorParams
     cohort: CohortParams
     ehr_features: EhrFeaturesParams
     encoding: EncodingParams

@@ -143,7 +143,12 @@ def predict_frames(
         InputError: If a frame cannot be decoded.
     """
     frames = (
-        (rows, cut_patches(model, rows, files[str(name)], reading, (factors or {}).get(name, 1.0)))
+        (
+            rows,
+            cut_patches(
+                model, rows, files[str(name)], reading, (factors or {}).get(str(name), 1.0)
+            ),
+        )
         for name, rows in points.groupby("frame_id", sort=False)
     )
     for rows, stored in _rebatch(frames, batch):

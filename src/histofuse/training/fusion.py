@@ -126,7 +126,7 @@ def train_fusion(
         config = _describe(path.name, data, params, seed) | {"training": kept}
         with writing_bundle(path, path.name) as folder:
             save_file(network.state_dict(), folder / WEIGHTS)
-            write_decision(decision, folder, config["source"])
+            write_decision(decision, folder, str(config["source"]))
             write_history(result, folder / HISTORY)
             keys = data.pairs[[c for c in FUSION_PREDICTIONS.columns if c != "prediction"]]
             predictions = decision.tabulate(keys, data.classes, logits).sort_values("patch_id")
@@ -172,6 +172,7 @@ def make_head(
         raise InputError([Fault(where, problem, f"none, or at most {dims[0]}: the embedding's")])
     network = FusionHead(*dims, params.hidden, classes, params.dropout, params.components)
     image = train.inputs[0]
+    assert isinstance(image, torch.Tensor)
     if params.standardise and len(train):
         network.image_scaler.fit(image)
     if isinstance(network.image_components, Components) and len(train):

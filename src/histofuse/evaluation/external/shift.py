@@ -139,7 +139,8 @@ def _compare(training: pd.Series, here: pd.Series) -> float:
     if min(map(len, sides)) > 1:
         numeric = all(pd.api.types.is_numeric_dtype(side) for side in sides)
         if numeric and pd.concat(sides).nunique() > 2:
-            tests.append(float(ks_2samp(*(s.to_numpy(np.float64) for s in sides))[1]))
+            pair = (side.to_numpy(np.float64) for side in sides)
+            tests.append(float(ks_2samp(*pair)[1]))  # pyright: ignore[reportArgumentType]
         else:
             tests.append(_compare_counts(*sides))
     return min([1.0, *(len(tests) * p for p in tests)])
@@ -159,8 +160,8 @@ def _compare_counts(training: pd.Series, here: pd.Series) -> float:
     if len(counts) < 2:
         return 1.0
     if len(counts) == 2:
-        return float(fisher_exact(counts)[1])
-    return float(chi2_contingency(counts)[1])
+        return float(fisher_exact(counts)[1])  # pyright: ignore[reportArgumentType]
+    return float(chi2_contingency(counts)[1])  # pyright: ignore[reportArgumentType]
 
 
 def _tell_apart(

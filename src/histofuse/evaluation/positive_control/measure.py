@@ -148,8 +148,9 @@ def measure_gain(scores: LinkedScores, bootstrap: Bootstrap) -> dict[str, Interv
 
     clusters = Clusters(patients, len(patients), "patients")
     resampled = bootstrap.resample(measure, shown, clusters)
-    methods = {name: "percentile" if name in GAINS else None for name in shown}
-    return {name: resampled.interval(name, method) for name, method in methods.items()}
+    return {
+        name: resampled.interval(name, "percentile" if name in GAINS else None) for name in shown
+    }
 
 
 def _add_gains(

@@ -126,12 +126,13 @@ def draw_positive_control(measured: Measured) -> Figure:
 
 def _draw_cohort(axes: Axes, of: Mapping[str, Interval]) -> None:
     sides = [of[f"model/{side}"].value or 0.0 for side in ("image", "record")]
-    best = of["best/both"].value or 0.0
-    axes.axvspan(max(sides), max(best, *sides), color=FAINT, alpha=0.5, linewidth=0)
+    highest = of["best/both"].value or 0.0
+    axes.axvspan(max(sides), max(highest, *sides), color=FAINT, alpha=0.5, linewidth=0)
     axes.axvline(max(sides), color=GREY, linewidth=1, linestyle="--", label="better side")
     for place, (arm, (_, colour)) in enumerate(_ARMS.items()):
         draw_interval(axes, of[f"model/{arm}"], place, colour, 2.2, marker="o", markersize=6)
-        if (achievable := of.get(f"best/{arm}")) is not None:
+        best = of.get(f"best/{arm}")
+        if best is not None and best.value is not None:
             style = {"marker": "D", "markersize": 6, "markerfacecolor": "none", "linestyle": ""}
             label = "achievable" if arm == "both" else None
-            axes.plot([achievable.value], [place - 0.24], color=colour, label=label, **style)
+            axes.plot([best.value], [place - 0.24], color=colour, label=label, **style)

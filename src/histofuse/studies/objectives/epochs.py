@@ -17,7 +17,7 @@ import torch
 from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
-from histofuse.params.image import GradientParams
+from histofuse.params.image import FinetuneParams, LpFtParams
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult
@@ -90,7 +90,7 @@ class ImageObjective(_Objective):
         super().__init__(data.load_rows("train"), data.load_rows("validation"), seed, metric)
         self.name, self._data = name, data
 
-    def __call__(self, params: GradientParams, report: Report) -> TrialResult:
+    def __call__(self, params: FinetuneParams | LpFtParams, report: Report) -> TrialResult:
         """Train one network."""
         model = create_model(self.name, self._data.meta, params, self.seed)
         recipe = make_image_recipe(self.name, model, self._train, params, self.seed)

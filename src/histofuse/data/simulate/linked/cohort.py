@@ -163,7 +163,7 @@ def find_intercept(params: LinkedSimulationParams) -> float:
     def miss(intercept: float) -> float:
         return mean_risk(np.array([intercept]), np.array([variance])).item() - params.prevalence
 
-    return float(brentq(miss, -60, 60))
+    return float(brentq(miss, -60, 60))  # pyright: ignore[reportArgumentType]
 
 
 def mean_risk(
