@@ -6,7 +6,7 @@ from _stage import run_stage
 from _study import run_job
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.ehr import EncodingParams
-from histofuse.params.patients import PatientParams
+from histofuse.params.patients import AllPatientParams
 from histofuse.params.project import name_section
 from histofuse.params.tune import StudyParams, StudyStorage
 from histofuse.patients.train import load_cohort
@@ -17,7 +17,8 @@ EMBEDDINGS = Path("data/linked_embeddings")
 
 
 def main(name: str, *words: str) -> None:
-    base = load_section(PatientParams, name_section("patients", name)).root
+    methods = load_section(AllPatientParams, "patients").root
+    base = methods[name_section("patients", name).partition(".")[2]]
     params = load_section(StudyParams, f"tune.{name}")
     encoding = load_section(EncodingParams, "encoding")
     job = make_job(name, load_cohort(LINKED, EMBEDDINGS), base, params, encoding, load_seed())

@@ -92,7 +92,7 @@ def test_no_param_is_part_of_a_command(path):
 @pytest.mark.parametrize("path", DVC_FILES, ids=lambda path: path.parent.name)
 def test_params_in_paths_and_names_are_those_that_are_checked(path):
     used = set(re.findall(r"\$\{([\w.]+)\}", path.read_text()))
-    keyed = {"image", "pairing", "tabular"}
+    keyed = {"image", "pairing", "patients", "tabular"}
     for name in used - keyed - {"key", "item", "item.study"}:
         parent = f"{name.rpartition('.')[0]}.*"
         assert name.startswith("data.") or {name, parent} & set(NAMING), name

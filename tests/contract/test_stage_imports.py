@@ -8,15 +8,9 @@ import pytest
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 NETWORKS = {
-    *("controls", "crossval", "embed", "explain_fusion", "explain_image", "protocol"),
-    *(
-        "evaluate_detector",
-        "train_detector",
-        "train_fusion",
-        "train_image",
-        "tune_fusion",
-        "tune_image",
-    ),
+    *("controls", "crossval", "embed", "embed_linked", "evaluate_detector", "explain_fusion"),
+    *("explain_image", "protocol", "train_detector", "train_fusion", "train_image"),
+    *("tune_fusion", "tune_image", "tune_patients"),
 }
 STAGES = {path.stem for path in PIPELINES.glob("[a-z]*.py")}
 ON_FIRST_USE = (

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import log_softmax
-from scipy.stats import binom
+from scipy.special import comb, log_softmax
 
 from histofuse.core.auroc import compute_auroc
 from histofuse.data.simulate.linked.cohort import (
@@ -97,7 +96,8 @@ def _risk_by_grade(params: LinkedSimulationParams) -> Float[np.ndarray, " g"]:
 
 def _chances(columns: int, params: LinkedSimulationParams) -> Float[np.ndarray, " k"]:
     """Compute the probability that 0, 1 ... of some columns are recorded."""
-    return binom.pmf(np.arange(columns + 1), columns, 1 - params.missing)
+    recorded, share = np.arange(columns + 1), 1 - params.missing
+    return comb(columns, recorded) * share**recorded * params.missing ** (columns - recorded)
 
 
 def _judge_both(cohort: LinkedCohort, params: LinkedSimulationParams) -> Float[np.ndarray, " n"]:
