@@ -47,6 +47,7 @@ SMALL = QUICK | {
     "tabular.mlp.epochs": 5,
     "tabular.xgboost.rounds": 100,
     "tabular.gradient_boosting.rounds": 20,
+    "detector.steps": 10,
     "fusion.epochs": 3,
     "crossval.folds": 2,
     "crossval.image_models": ["resnet18"],
