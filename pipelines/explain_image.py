@@ -9,8 +9,9 @@ from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import list_concerns
-from histofuse.explain.maps.gallery import Patches, write_gallery
+from histofuse.explain.maps.gallery import write_gallery
 from histofuse.explain.maps.mappers import map_image_network
+from histofuse.explain.maps.patches import Patches
 from histofuse.models.backbones import MAPS, load_image_model
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams

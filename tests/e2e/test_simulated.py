@@ -20,6 +20,10 @@ REGISTERED = {
     "histofuse-fusion",
     "histofuse-fusion-permuted",
     "histofuse-fusion-label-aligned",
+    *(f"histofuse-patient-{side}" for side in ("image", "record")),
+    *(f"histofuse-patient-{how}" for how in ("early-logistic", "early-xgboost", "late-mean")),
+    *(f"histofuse-patient-{how}" for how in ("late-stacked", "intermediate", "gated")),
+    *(f"histofuse-patient-{how}" for how in ("bilinear", "cross-attention")),
 }
 
 # Stages that show what ran: they always run, and write only what is new.
@@ -63,7 +67,9 @@ def read_registry(project: Project) -> dict:
 
 def test_every_model_is_trained_evaluated_explained_and_registered(built):
     metrics = json.loads((built.root / "reports/metrics.json").read_text())["models"]
-    assert set(metrics) == {p.name for p in (built.root / "models").iterdir()}
+    patients = json.loads((built.root / "reports/patients/metrics.json").read_text())["models"]
+    trained = {p.name for p in (built.root / "models").iterdir()}
+    assert {*metrics, *patients, "detector"} == trained
     assert metrics["resnet18"]["test/auroc/mitosis"] is not None
     shown = json.loads(built.run("dvc", "metrics", "show", "--json").stdout)
     headline = shown[""]["data"]["reports/headline.json"]["data"]
@@ -128,7 +134,8 @@ def test_edit_of_the_fusion_model_reruns_fusion_and_what_follows(project):
 
     model.write_text(model.read_text().replace("nn.ReLU()", "nn.Tanh()"))
     ran = {name.split("@")[0] for name in project.repro()}
-    assert ran == {"code", *fusion, "evaluate", "assess", "alarms", *VIEWS}
+    measured = {"evaluate", "evaluate_patients", "assess", "alarms"}
+    assert ran == {"code", *fusion, *measured, *VIEWS}
 
 
 def test_edit_of_tracking_trains_nothing(project):

@@ -30,7 +30,7 @@ from histofuse.params.data import DataParams
 from histofuse.tracking.local import find_foreign_root
 from histofuse.tracking.names import redact
 from histofuse.tracking.provenance import read_revision, read_stages
-from histofuse.tracking.publish import MODELS, list_models
+from histofuse.tracking.publish import MODELS
 from histofuse.tracking.store import open_store
 
 Status = Literal["ok", "warn", "fail"]
@@ -248,7 +248,9 @@ def check_mlflow() -> Iterator[Check]:
         yield Check("mlflow", "warn", f"{address}: expects its files in {root}", remedy)
         return
     held = {v.digest for v in store.list_versions()}
-    wanted = {name: digest_file(MODELS / name / MANIFEST) for name in sorted(list_models(MODELS))}
+    bundles = {path.parent.name: path for path in sorted(MODELS.glob(f"*/{MANIFEST}"))}
+    # The detector is in no registry yet.
+    wanted = {name: digest_file(path) for name, path in bundles.items() if name != "detector"}
     if REGISTRY_LOCK.is_file():
         wanted |= load_json(REGISTRY_LOCK)
     missing = [name for name, digest in wanted.items() if digest not in held]

@@ -91,7 +91,7 @@ def train_detector(
 def _describe(
     name: str, network: HeatNetwork, data: FrameData, params: DetectorParams, seed: int
 ) -> dict[str, object]:
-    inputs = {"frames": digest_text(to_json([data.table.to_csv(), data.dots.to_csv()]))}
+    inputs = {"frames": digest_text(to_json([t.to_dict("list") for t in (data.table, data.dots)]))}
     if params.weights.endswith(SAFETENSORS):
         inputs["weights"] = digest_file(Path(params.weights))
     return {

@@ -73,6 +73,8 @@ CASES = {
     "positive_control.both": ("gate", "positive_control.both: is 'gate'; expected a key of pat"),
     "positive_control.image": ("imag", "positive_control.image: is 'imag'; expected a key of pat"),
     "positive_control.record": ("recrd", "positive_control.record: is 'recrd'; expected a key"),
+    "patients.gated.study": ("gated", "patients.gated.study: is 'gated'; expected a"),
+    "data.class_names": ({"mitoses": ["Mitosis"]}, "data.class_names: is 'mitoses'"),
     "studies.image": (["resnet50"], "studies.image: is 'resnet50'; expected a key of image"),
     "studies.tabular": ([], "tabular.xgboost.study: is 'xgboost'; expected a study listed"),
     "fusion.study": ("fuson", "fusion.study: is 'fuson'; expected a key of tune"),
@@ -128,6 +130,9 @@ def test_values_outside_the_space_of_a_study_that_does_not_run_are_allowed(tmp_p
 
 
 def test_each_reference_is_tried():
-    tried = {key.replace("label_aligned", "*").replace("resnet18.", "*.") for key in CASES}
+    tried = {
+        key.replace("label_aligned", "*").replace("resnet18.", "*.").replace("gated.", "*.")
+        for key in CASES
+    }
     untried = {place.removesuffix(".keys") for place in REFERENCES} - tried
     assert untried <= {"controls.tabular", "studies.*", "tabular.*.study"}

@@ -15,7 +15,8 @@ from histofuse.evaluation.drawing import write_figure
 from histofuse.explain.fusion.card_figure import Card, draw_card
 from histofuse.explain.fusion.report import FusedCases
 from histofuse.explain.maps.figures import DPI
-from histofuse.explain.maps.gallery import Patches
+from histofuse.explain.maps.gallery import explain_rows
+from histofuse.explain.maps.patches import Patches
 from histofuse.explain.sampling import choose_cards
 from histofuse.explain.shap_values.feature_labels import label_features
 from histofuse.explain.shap_values.report import name_in_figure, read_natural
@@ -79,7 +80,7 @@ def make_cards(
     sources = name_variables(cases.encoder, cases.specs)
     summed = sum_columns(parts.record, cases.networks.patient.features, sources)[[*variables]]
     cards = []
-    for n, example in enumerate(patches.explain(rows)):
+    for n, example in enumerate(explain_rows(patches, rows)):
         row = rows.iloc[n]
         probabilities = {name: float(row[f"probability_{name}"]) for name in cases.classes}
         card = Card(

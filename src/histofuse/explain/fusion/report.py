@@ -19,8 +19,8 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import Measure, estimate_means, render_estimates
 from histofuse.explain.fusion.explainers import FusionNetworks, encode_typical
 from histofuse.explain.fusion.modalities import Decomposed, Typical, decompose
-from histofuse.explain.maps.gallery import Patches
 from histofuse.explain.maps.mappers import map_through_fusion
+from histofuse.explain.maps.patches import Patches
 from histofuse.explain.sampling import choose_sample
 from histofuse.explain.shap_values.report import TableName
 from histofuse.features.embeddings import Embeddings, select_pairs

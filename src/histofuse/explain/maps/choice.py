@@ -26,8 +26,8 @@ from histofuse.explain.maps.faithfulness import (
     measure_gains,
     scale_blur,
 )
-from histofuse.explain.maps.gallery import Patches
 from histofuse.explain.maps.mappers import Mapper, map_image_network
+from histofuse.explain.maps.patches import Patches
 from histofuse.explain.sampling import choose_sample
 from histofuse.models.backbones import ImageModel
 from histofuse.models.stages import MapMethod

@@ -5,20 +5,17 @@ Source: paper 3.1 (a fixed number for each class, in folders named by class).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.naming import name_model, show_name
-from histofuse.data.patches import crop_margin, load_index, load_meta, read_patches
+from histofuse.data.patches import load_meta
 from histofuse.evaluation.drawing import write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import find_side
@@ -29,9 +26,10 @@ from histofuse.explain.estimates import (
     render_estimates,
     write_scores,
 )
-from histofuse.explain.maps.faithfulness import WAYS, ToProbabilities, define_measures, score_maps
+from histofuse.explain.maps.faithfulness import WAYS, define_measures, score_maps
 from histofuse.explain.maps.figures import DPI, Explained, draw_example, draw_sheet
-from histofuse.explain.maps.mappers import Inputs, Mapper
+from histofuse.explain.maps.mappers import Mapper
+from histofuse.explain.maps.patches import Patches
 from histofuse.explain.sampling import choose_examples, choose_sample, spread
 from histofuse.params.explain import ExplainParams
 
@@ -41,64 +39,27 @@ EXAMPLES: Final = "examples_{}.png"
 _FEW: Final = 2  # hits, and misses, of a figure of examples
 _ROWS_AT_ONCE: Final = 256
 _OVER_CENTRE: Final = tuple(f"{way}_gain_over_centre" for way in WAYS)
-FindPatients = Callable[[pd.DataFrame], Tensor]
 
 
-@dataclass(frozen=True)
-class Patches:
-    """A network's test patches.
-
-    Attributes:
-        mapper: The network.
-        digest: Of its bundle.
-        folder: Folder of the shards.
-        predictions: On the test split.
-        to_probabilities: Raw logits to calibrated probabilities.
-        find_patients: Looks up the patients' embeddings of rows, if the network takes them.
-    """
-
-    mapper: Mapper
-    digest: str
-    folder: Path
-    predictions: pd.DataFrame
-    to_probabilities: ToProbabilities
-    find_patients: FindPatients | None = None
-
-    @property
-    def classes(self) -> list[str]:
-        """In the order of the logits."""
-        return self.mapper.image.spec.classes
-
-    def read(self, rows: pd.DataFrame) -> tuple[UInt8[np.ndarray, "n side side 3"], Inputs]:
-        """Read the patches of some rows, as pixels and as the network takes them."""
-        places = load_index(self.folder)[["patch_id", "shard", "row"]]
-        places = rows[["patch_id"]].merge(places, on="patch_id", how="left", validate="1:1")
-        stored = read_patches(self.folder, places)
-        model = self.mapper.image
-        targets = torch.tensor([self.classes.index(name) for name in rows["prediction"]])
-        others = (self.find_patients(rows),) if self.find_patients else ()
-        inputs = Inputs(model.prepare(torch.from_numpy(stored)), others, targets)
-        return crop_margin(stored, model.spec.margin_px), inputs
-
-    def explain(self, rows: pd.DataFrame) -> list[Explained]:
-        """Map the decided class of some rows."""
-        if rows.empty:
-            return []
-        patches, inputs = self.read(rows)
-        maps, source = self.mapper.compute_maps(inputs), load_meta(self.folder).source
-        return [
-            Explained(
-                patch_id=row["patch_id"],
-                label=row["label"],
-                prediction=row["prediction"],
-                probability=float(row[f"probability_{row['prediction']}"]),
-                patch=patches[n],
-                heat=maps[n],
-                source=source,
-                method=self.mapper.title,
-            )
-            for n, (_, row) in enumerate(rows.iterrows())
-        ]
+def explain_rows(patches: Patches, rows: pd.DataFrame) -> list[Explained]:
+    """Map the decided class of some rows."""
+    if rows.empty:
+        return []
+    pixels, inputs = patches.read(rows)
+    maps, source = patches.mapper.compute_maps(inputs), load_meta(patches.folder).source
+    return [
+        Explained(
+            patch_id=row["patch_id"],
+            label=row["label"],
+            prediction=row["prediction"],
+            probability=float(row[f"probability_{row['prediction']}"]),
+            patch=pixels[n],
+            heat=maps[n],
+            source=source,
+            method=patches.mapper.title,
+        )
+        for n, (_, row) in enumerate(rows.iterrows())
+    ]
 
 
 def write_gallery(
@@ -123,7 +84,7 @@ def write_gallery(
         The scores in ``faithfulness.json``.
     """
     chosen = choose_examples(patches.predictions, patches.classes, params.gradcam_per_class)
-    examples = patches.explain(chosen)
+    examples = explain_rows(patches, chosen)
     is_empty = find_empty(patches, params.empty_patches)
     tests = check_maps(patches, is_empty, params, bootstrap)
     empty_share = float(is_empty["empty"].mean()) if len(is_empty) else 0.0

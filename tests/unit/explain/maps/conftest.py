@@ -11,8 +11,8 @@ from scipy.special import softmax
 from histofuse.core.artifacts import to_json
 from histofuse.core.tables import write_table
 from histofuse.data.patches import PATCH_INDEX
-from histofuse.explain.maps.gallery import Patches
 from histofuse.explain.maps.mappers import map_image_network
+from histofuse.explain.maps.patches import Patches
 from histofuse.models.backbones import ImageSpec, build_model
 from histofuse.models.stages import MapLayer
 

@@ -61,7 +61,6 @@ def folder(tmp_path_factory):
 
 def test_the_reader_takes_it_for_brecahad(folder):
     data = read_brecahad(folder, CLASSES, UNKNOWN)
-    assert data.source == "simulated"
     assert data.notes == []
     assert data.frames["frame_id"].tolist() == [
         "Case_1-01", "Case_1-02", "Case_2-01", "Case_2-02",
