@@ -22,8 +22,8 @@ from claims import Claim, main, peak_mib
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.patches import PatchMeta, load_index, read_patches
-from histofuse.data.pixels import UNKNOWN
 
 HERE = Path(__file__).parent
 PEER_FRAMES = 20

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histofuse.commands.predict import open_model
+from histofuse.commands.prediction.predict import open_model
 from histofuse.data.cutting import cut_windows
-from histofuse.data.pixels import UNKNOWN
+from histofuse.data.images.pixels import UNKNOWN
+from histofuse.data.images.tiff import read_rgb
 from histofuse.data.points import read_points
-from histofuse.data.tiff import read_rgb
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams
-from histofuse.serving.frames import FrameModel, embed_records, predict_frames
+from histofuse.serving.pictures.frames import FrameModel, embed_records, predict_frames
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 FRAMES = Path("data/simulated/brecahad")

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from histofuse.data.brecahad import read_brecahad
 from histofuse.data.cutting import cut_windows
+from histofuse.data.images.slides import open_picture
 from histofuse.data.patches import PatchMeta
-from histofuse.data.slides import open_picture
 from histofuse.features.augment import DRAWN, augment_patches
 from histofuse.models.standardiser import Standardiser
 from histofuse.params.base import load_section

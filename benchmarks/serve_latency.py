@@ -25,15 +25,15 @@ import numpy as np
 import requests
 
 from histofuse.core.artifacts import load_json
-from histofuse.serving.server import MODEL_VARIABLE
+from histofuse.serving.http.server import MODEL_VARIABLE
 from histofuse.tracking.interface import encode_png
 
 MODELS = Path("models")
 SERVED = ("simple_cnn", "resnet18", "fusion_label_blind")
 REQUESTS = int(sys.argv[1]) if len(sys.argv) > 1 else 64
 CLIENTS = (1, 8, 32)
-PEER = "import histofuse.serving.batching as b; b.MOST_ROWS_TOGETHER = 1; "
-RUN = "from histofuse.serving.server import run; run('127.0.0.1', {port}, 1)"
+PEER = "import histofuse.serving.http.batching as b; b.MOST_ROWS_TOGETHER = 1; "
+RUN = "from histofuse.serving.http.server import run; run('127.0.0.1', {port}, 1)"
 
 
 def lay_out(name: str, folder: Path) -> None:

@@ -8,8 +8,8 @@ from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
+from histofuse.data.images.resolution import find_factors
 from histofuse.data.patches import PatchMeta
-from histofuse.data.resolution import find_factors
 from histofuse.features.stain import find_normaliser
 from histofuse.params.base import load_section
 from histofuse.params.data import DataParams

@@ -338,11 +338,11 @@ def predict(
     Cases without a health record are predicted from the image alone. The output keeps the input's
     identifiers of patients and frames.
     """
-    from histofuse.commands.predict import Request
-    from histofuse.commands.predict import predict as run
+    from histofuse.commands.prediction.predict import Request
+    from histofuse.commands.prediction.predict import predict as run
 
     if slide:
-        from histofuse.commands.slides import predict_slides as run
+        from histofuse.commands.prediction.slides import predict_slides as run
 
     given = [path and path.absolute() for path in (frames, points, patients, crosswalk)]
     model, detector = (
@@ -375,8 +375,8 @@ def validate(
     ] = None,
 ) -> None:
     """Measure a model on another data set; nothing is refitted."""
-    from histofuse.commands.validate import Request
-    from histofuse.commands.validate import validate as run
+    from histofuse.commands.validation.validate import Request
+    from histofuse.commands.validation.validate import validate as run
 
     given = [path and path.absolute() for path in (frames, records, crosswalk, recalibrate_on)]
     model = str(Path(model).absolute()) if Path(model).is_dir() else model

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from histofuse.commands.ui import require_free
 from histofuse.core.processes import forget_environment
 from histofuse.core.progress import report
-from histofuse.serving.limits import LIMITS, MIB
+from histofuse.serving.http.limits import LIMITS, MIB
 from histofuse.tracking.names import SCRATCH
 from histofuse.tracking.registry import fetch_model, name_address
 from histofuse.tracking.store import open_store
@@ -43,7 +43,7 @@ def serve(model: str, host: str, port: int, workers: int) -> None:
 
 
 def _run(folder: Path, host: str, port: int, workers: int) -> int:
-    from histofuse.serving.server import MODEL_VARIABLE, run
+    from histofuse.serving.http.server import MODEL_VARIABLE, run
 
     forget_environment()
     os.environ[MODEL_VARIABLE] = str(folder)

@@ -25,7 +25,7 @@ from histofuse.core.ids import CaseId, FrameId, case_of_frame, identify, list_sp
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
-from histofuse.data.tiff import read_rgb
+from histofuse.data.images.tiff import read_rgb
 from histofuse.params.data import (
     ANNOTATION_KEYS,
     KEY_ALIASES,

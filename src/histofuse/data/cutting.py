@@ -20,10 +20,10 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import track
 from histofuse.core.tables import write_parts
 from histofuse.core.workers import map_jobs
+from histofuse.data.images.pixels import LARGEST_PICTURE_BYTES, Image, require_content
+from histofuse.data.images.resolution import resample
+from histofuse.data.images.slides import FrameSlide, Slide, find_tile, open_picture, order_by_tile
 from histofuse.data.patches import INDEX, META, PATCH_INDEX, Patches, PatchMeta, shard_name
-from histofuse.data.pixels import LARGEST_PICTURE_BYTES, Image, require_content
-from histofuse.data.resolution import resample
-from histofuse.data.slides import FrameSlide, Slide, find_tile, open_picture, order_by_tile
 from histofuse.params.data import FrameParams
 
 _BUFFER_BYTES: Final = 2**24  # of patches held by a worker

@@ -17,7 +17,7 @@ from histofuse.core.progress import report
 from histofuse.core.text_tables import read_csv_text, read_numbers
 from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, read_brecahad
 from histofuse.data.geojson import LARGEST_NUCLEUS_PX, SUFFIXES, read_objects
-from histofuse.data.tiff import read_size
+from histofuse.data.images.tiff import read_size
 from histofuse.params.data import ClassesParams, FrameParams
 
 _SHOWN = 20  # bad values of a column

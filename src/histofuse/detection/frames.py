@@ -15,9 +15,9 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
-from histofuse.data.resolution import find_factors, resample
+from histofuse.data.images.resolution import find_factors, resample
+from histofuse.data.images.tiff import read_rgb
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.data.tiff import read_rgb
 from histofuse.detection.crops import DottedFrame
 from histofuse.detection.finder import reduce_pixels
 from histofuse.params.data import DataParams, FrameParams

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import SideParams
-from histofuse.patients.interface import Fitted
+from histofuse.patients.fusion.interface import Fitted
 from histofuse.patients.learners import (
     Logistic,
     Logits,

@@ -20,8 +20,8 @@ from histofuse.models.tabular import ENCODER
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.patients import AnyPatientParams, PatientParams
 from histofuse.patients.bags import PatientBags, load_bags
-from histofuse.patients.interface import Fitted, PatientModel
-from histofuse.patients.methods import fit_method, load_method
+from histofuse.patients.fusion.interface import Fitted, PatientModel
+from histofuse.patients.fusion.methods import fit_method, load_method
 from histofuse.patients.rows import (
     VIEWS,
     PatientRows,

@@ -13,14 +13,14 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from histofuse.core.errors import Fault, InputError, collect_faults
-from histofuse.data.pixels import (
+from histofuse.data.images.pixels import (
     UNKNOWN,
     find_blank,
     settle_bits,
     settle_orientation,
     to_8_bits,
 )
-from histofuse.data.tiff import decode_whole
+from histofuse.data.images.tiff import decode_whole
 from histofuse.tracking.interface import IMAGE
 
 FORMATS: Final = ("PNG", "JPEG")  # of Pillow; TIFFs are read as those of frames

@@ -16,7 +16,7 @@ class BundleModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Verify and load the bundle, so that a broken one fails now and not with a request."""
-        from histofuse.serving.endpoint import Endpoint
+        from histofuse.serving.http.endpoint import Endpoint
 
         self.endpoint = Endpoint(context.artifacts)
 

@@ -16,13 +16,13 @@ import pandas as pd
 from jaxtyping import Float32, Int64
 
 from histofuse.core.errors import Fault, InputError, collect_faults
-from histofuse.patients.interface import PatientModel
+from histofuse.patients.fusion.interface import PatientModel
 from histofuse.patients.rows import VIEWS, PatientRows
+from histofuse.serving.http.wire import check_rows
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.networks import compute_image_logits
 from histofuse.serving.records import find_recorded, make_unknown, read_records
 from histofuse.serving.tabular import RecordPredictor
-from histofuse.serving.wire import check_rows
 from histofuse.tracking.interface import ANSWERED_BY, ATTENTION, IMAGE, WARNINGS
 from histofuse.training.decision import Decision, load_decision
 from histofuse.training.tabular import to_columns

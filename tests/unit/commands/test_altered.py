@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 
 from histofuse.cli import app
 from histofuse.commands import serve
-from histofuse.commands.predict import open_model
+from histofuse.commands.prediction.predict import open_model
 from histofuse.core.artifacts import digest_file, load_json, write_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError, RegistryError
 from histofuse.core.tables import read_table
 from histofuse.features.specs import FEATURES
-from histofuse.serving.app import find_artifacts
-from histofuse.serving.endpoint import Endpoint
+from histofuse.serving.http.app import find_artifacts
+from histofuse.serving.http.endpoint import Endpoint
 from histofuse.tracking.names import FILES_TAG
 from histofuse.tracking.publish import publish_all
 from histofuse.tracking.registry import fetch_model

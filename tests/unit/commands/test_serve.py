@@ -6,7 +6,7 @@ import pytest
 
 from histofuse.commands import serve
 from histofuse.core.errors import RegistryError
-from histofuse.serving import server
+from histofuse.serving.http import server
 from histofuse.tracking.registry import name_address
 
 

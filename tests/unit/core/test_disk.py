@@ -13,7 +13,7 @@ from histofuse.core.artifacts import replacing_file, replacing_folder, write_jso
 from histofuse.core.disk import DiskFullError, naming_full_disk, require_space
 from histofuse.core.errors import HistofuseError
 from histofuse.core.tables import Contract, write_table
-from histofuse.serving.writer import open_writer
+from histofuse.serving.pictures.writer import open_writer
 
 LARGE = np.random.default_rng(0).random(100_000)  # 800 kB
 LIMIT = 50_000

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from histofuse.core.errors import InputError
 from histofuse.data.annotations import read_annotations
-from histofuse.data.pixels import UNKNOWN
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.points import read_points
 from histofuse.params.data import ClassesParams, DataParams
 

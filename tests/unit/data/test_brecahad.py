@@ -12,7 +12,7 @@ import tifffile
 from histofuse.core.errors import InputError
 from histofuse.core.tables import check_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES, identify_source, read_brecahad
-from histofuse.data.pixels import UNKNOWN
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams, FrameParams
 

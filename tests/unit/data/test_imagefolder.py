@@ -10,8 +10,8 @@ from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
 from histofuse.data.imagefolder import export_imagefolder
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.patches import PatchMeta, crop_margin, load_index, read_patches
-from histofuse.data.pixels import UNKNOWN
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import tifffile
 from histofuse.core.errors import InputError
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
 from histofuse.data.cutting import write_patches
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.patches import PatchMeta
-from histofuse.data.pixels import UNKNOWN
 
 META = PatchMeta(8, 2, 12, ["tumour"], "simulated", "none")
 HOW = {"meta": META, "reading": UNKNOWN}

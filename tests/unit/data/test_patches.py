@@ -19,6 +19,7 @@ from histofuse.data.cutting import (
     window_origin,
     write_patches,
 )
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.patches import (
     PATCH_INDEX,
     PatchMeta,
@@ -28,7 +29,6 @@ from histofuse.data.patches import (
     load_meta,
     read_patches,
 )
-from histofuse.data.pixels import UNKNOWN
 
 META = PatchMeta(8, 2, 12, ["mitosis", "tumour"], "simulated", "none")
 HOW = {"meta": META, "reading": UNKNOWN}

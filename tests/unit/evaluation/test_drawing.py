@@ -5,9 +5,9 @@ import pandas as pd
 import tifffile
 from PIL import Image
 
-from histofuse.data.pixels import UNKNOWN
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.explain.shap_values.figures import draw_importance
-from histofuse.serving.overlay import draw_overlays
+from histofuse.serving.pictures.overlay import draw_overlays
 
 NAME = r"Case_1-$\frac{$"  # would be a formula, and a wrong one
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from listening import listening
 
-from histofuse.serving import server as module
-from histofuse.serving.app import serve_endpoint
-from histofuse.serving.endpoint import Endpoint
-from histofuse.serving.limits import LIMITS
-from histofuse.serving.server import configure
+from histofuse.serving.http import server as module
+from histofuse.serving.http.app import serve_endpoint
+from histofuse.serving.http.endpoint import Endpoint
+from histofuse.serving.http.limits import LIMITS
+from histofuse.serving.http.server import configure
 
 MIB = 1024 * 1024
 PATIENT = {"age_years": 62, "metastatic": 0, "albumin": 4.1, "insurance": "Medicare"}

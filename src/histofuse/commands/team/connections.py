@@ -8,8 +8,8 @@ import socket
 from functools import cache
 from typing import Any, Final
 
-from histofuse.serving.limits import MIB, App, Limits, Message, RequestLimits
-from histofuse.serving.server import CONNECTIONS, STOP_SECONDS, TimedConnection
+from histofuse.serving.http.limits import MIB, App, Limits, Message, RequestLimits
+from histofuse.serving.http.server import CONNECTIONS, STOP_SECONDS, TimedConnection
 
 UVICORN: Final = (
     f"--log-level warning --loop {__name__}:PromptLoop --http {__name__}:TeamConnection "

@@ -25,7 +25,7 @@ from histofuse.params.ehr import EncodingParams
 from histofuse.params.patients import AnyPatientParams
 from histofuse.params.simulation import LinkedSimulationParams
 from histofuse.patients.bags import PatientBags
-from histofuse.patients.methods import fit_method
+from histofuse.patients.fusion.methods import fit_method
 from histofuse.patients.rows import fit_record_encoder, make_rows, select_split
 from histofuse.patients.train import PATIENT_PREDICTIONS, PREDICTIONS
 from histofuse.training.recorder import NullRecorder

@@ -13,8 +13,8 @@ from histofuse.params.patients import AnyPatientParams
 from histofuse.params.project import name_section
 from histofuse.params.tune import StudyParams
 from histofuse.patients.bags import PatientBags
+from histofuse.patients.fusion.methods import fit_method
 from histofuse.patients.learners import split_patients
-from histofuse.patients.methods import fit_method
 from histofuse.patients.rows import PatientRows, fit_record_encoder, make_rows, select_split
 from histofuse.patients.train import PatientCohort
 from histofuse.studies.objectives.folds import mean_defined, to_result

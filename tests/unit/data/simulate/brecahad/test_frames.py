@@ -12,7 +12,7 @@ import tifffile
 
 from histofuse.core.seeding import make_rng
 from histofuse.data.brecahad import read_brecahad
-from histofuse.data.pixels import UNKNOWN
+from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.simulate.brecahad.frames import (
     FramePlan,
     plan_frames,

@@ -1,0 +1,289 @@
+"""``histofuse predict --report``: one self-contained page a case, of what was found and why."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32, UInt8
+
+from histofuse.core.artifacts import replacing_file
+from histofuse.core.errors import HistofuseError
+from histofuse.core.naming import show_name
+from histofuse.core.progress import track
+from histofuse.data.images.tiff import read_rgb, read_size
+from histofuse.data.patches import crop_margin
+from histofuse.explain.maps.figures import blend
+from histofuse.params.data import FrameParams
+from histofuse.reporting.blocks import (
+    Block,
+    Chapter,
+    Figure,
+    Gallery,
+    Grid,
+    Heading,
+    Note,
+    Prose,
+    Terms,
+)
+from histofuse.reporting.page import render_page
+from histofuse.reporting.pictures import embed_array, embed_strip
+from histofuse.serving.case_records import CaseRecords
+from histofuse.serving.fusion import FusionPredictor, Pairs
+from histofuse.serving.image import ImagePredictor, Patches
+from histofuse.serving.pictures.frames import FrameModel, cut_patches
+from histofuse.serving.pictures.overlay import draw_overlay, render
+from histofuse.serving.records import make_unknown
+from histofuse.tracking.interface import GRADCAM, MODEL, PREDICTION, SHAP, name_probability
+from histofuse.tracking.interface import TRAINED_ON as SOURCE
+
+MOST_SHOWN: Final = 10
+_MOST_FRAMES: Final = 12
+_MOST_VARIABLES: Final = 8
+_ENLARGED_PX: Final = 144
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """Where the pixels of frames come from.
+
+    Attributes:
+        files: Frame to its TIFF file.
+        reading: How it is understood.
+        factors: Frame to how many times as many pixels a side it has for the model.
+    """
+
+    files: Mapping[str, Path]
+    reading: FrameParams
+    factors: Mapping[str, float]
+
+    def cut(self, model: FrameModel, frame: str, rows: pd.DataFrame) -> np.ndarray:
+        """Cut the patches of nuclei of a frame."""
+        return cut_patches(model, rows, self.files[frame], self.reading, self.factors[frame])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case to report on.
+
+    Attributes:
+        name: Of the case.
+        table: A row a nucleus: ``frame_id, x_px, y_px, prediction, probability_<class>``.
+        shown: Those of its nuclei to explain.
+        stored: Their patches, with margin.
+        pictures: Overlays of its frames, or a slide's thumbnail.
+        results: What was counted, in words.
+    """
+
+    name: str
+    table: pd.DataFrame
+    shown: pd.DataFrame
+    stored: UInt8[np.ndarray, "n side side 3"]
+    pictures: Sequence[Figure]
+    results: Sequence[tuple[str, str]]
+
+
+def choose_shown(table: pd.DataFrame, focus: str) -> pd.DataFrame:
+    """Choose the nuclei that are most probably of the class in focus, in the order of frames."""
+    chosen = table.nlargest(MOST_SHOWN, name_probability(focus))
+    return chosen.sort_values("frame_id", kind="stable")
+
+
+def write_frame_pages(
+    table: pd.DataFrame,
+    model: FrameModel,
+    records: CaseRecords,
+    frames: FrameSource,
+    folder: Path,
+    *,
+    private: bool,
+) -> None:
+    """Write ``<case>.html`` for each case of a table of answers."""
+    config = model.predictor.bundle.config
+    for name, rows in track(list(table.groupby("case_id", sort=False)), "writing pages"):
+        shown = choose_shown(rows, config["focus_class"])
+        parts = [
+            frames.cut(model, str(frame), part)
+            for frame, part in shown.groupby("frame_id", sort=False)
+        ]
+        case = Case(
+            name=str(name),
+            table=rows,
+            shown=shown,
+            stored=np.concatenate(parts),
+            pictures=_draw_frames(rows, frames, config["classes"], config["focus_class"]),
+            results=_describe_count(rows, model, frames, config["focus_class"]),
+        )
+        page = folder / f"{name}.html"
+        write_case_page(case, model.predictor, records, page, private=private)
+
+
+def _draw_frames(
+    rows: pd.DataFrame, frames: FrameSource, classes: Sequence[str], focus: str
+) -> list[Figure]:
+    """Draw the first frames of a case with their nuclei."""
+    figures = []
+    for frame, part in list(rows.groupby("frame_id", sort=False))[:_MOST_FRAMES]:
+        pixels = read_rgb(frames.files[str(frame)], frames.reading).rgb
+        drawn = render(draw_overlay(pixels, part, classes, ringed=focus))
+        figures.append(embed_array(drawn, f"{frame} with a dot for each nucleus", str(frame)))
+    return figures
+
+
+def _describe_count(
+    rows: pd.DataFrame, model: FrameModel, frames: FrameSource, focus: str
+) -> list[tuple[str, str]]:
+    """Count the class in focus and, where the resolution is known, by area."""
+    count = int((rows[PREDICTION] == focus).sum())
+    names = rows["frame_id"].unique()
+    results = [
+        (show_name(focus).capitalize(), f"{count:,} of {len(rows):,} nuclei in {len(names)} frames")
+    ]
+    if (mpp := model.image.model.spec.mpp) is not None:
+        sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
+        area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6
+        results.append(("By area", f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)"))
+    return results
+
+
+def write_case_page(
+    case: Case,
+    predictor: ImagePredictor | FusionPredictor,
+    records: CaseRecords,
+    path: Path,
+    *,
+    private: bool,
+) -> None:
+    """Write the page of a case.
+
+    Args:
+        case: The case.
+        predictor: What answered.
+        records: Health records, for a fusion model.
+        path: The file.
+        private: Whether its owner alone may read it, from the start.
+    """
+    classes, focus = predictor.bundle.config["classes"], predictor.bundle.config["focus_class"]
+    shown, stored = case.shown, case.stored
+    explained, why_not = _explain(predictor, stored, records, case.name)
+    blocks: list[Block] = [
+        Terms([(key, value) for key, value in case.results]),
+        _count(case.table, classes),
+        *_show_pictures(case.pictures),
+        Heading(f"Most probably {show_name(focus)}"),
+    ]
+    order = np.argsort(-shown[name_probability(focus)].to_numpy(), kind="stable")
+    margin = (stored.shape[1] - _find_side(predictor)) // 2
+    patches = crop_margin(stored, margin)
+    figures = [
+        _show_nucleus(shown.iloc[n], patches[n], explained, n, focus) for n in order.tolist()
+    ]
+    blocks += [Gallery(figures)] if figures else [Prose("No nuclei.")]
+    if why_not:
+        blocks.append(Note("calm", "Without maps", [why_not]))
+    elif figures:
+        blocks.append(Prose("Right: where the evidence for the decided class lies (bright: most)."))
+    if SHAP in explained and figures:
+        blocks += _show_record(explained[SHAP].iloc[order[0]], records.table, case.name)
+    identity = predictor.identity
+    footer = f"{identity[MODEL]}, trained on {identity[SOURCE]} data. Not for diagnosis."
+    page = render_page(
+        [Chapter("case", case.name, blocks)],
+        simulated="simulated" in predictor.sources,
+        footer=footer,
+        title="histofuse: nuclei found and classified",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary:
+        temporary.touch(mode=0o600 if private else 0o644)
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _find_side(predictor: ImagePredictor | FusionPredictor) -> int:
+    image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
+    return image.model.spec.patch_px
+
+
+def _explain(
+    predictor: ImagePredictor | FusionPredictor, stored: Any, records: CaseRecords, case: str
+) -> tuple[pd.DataFrame, str]:
+    """Answer patches again, with maps and contributions; or say why there are none."""
+    patches = Patches(stored, pd.RangeIndex(len(stored)))
+    if not len(stored):
+        return pd.DataFrame(), ""
+    try:
+        if not isinstance(predictor, FusionPredictor):
+            return predictor.answer(patches, gradcam=True), ""
+        recorded = np.full(len(stored), case in records.embeddings)
+        if recorded.any():
+            rows = predictor.patient.read(records.table.loc[[case] * len(stored)])
+            return predictor.answer(Pairs(patches, recorded, rows), gradcam=True, shap=True), ""
+        nothing = make_unknown(predictor.patient.encoder.inputs)[:0]
+        return predictor.answer(Pairs(patches, recorded, nothing), gradcam=True), ""
+    except HistofuseError as error:
+        return pd.DataFrame(), str(error)
+
+
+def _count(table: pd.DataFrame, classes: Sequence[str]) -> Grid:
+    """Count nuclei by frame and class."""
+    counts = pd.crosstab(table["frame_id"], table[PREDICTION]).reindex(columns=list(classes))
+    counts = counts.fillna(0).astype(int)
+    rows = [[str(frame), *map("{:,}".format, row)] for frame, row in counts.iterrows()]
+    total = ["all", *map("{:,}".format, counts.sum())]
+    headings = ["Picture", *map(show_name, classes)]
+    return Grid("Nuclei by class", headings, [*rows, total] if len(rows) != 1 else rows)
+
+
+def _show_pictures(pictures: Sequence[Figure]) -> list[Block]:
+    return [Heading("Where they are"), *pictures] if pictures else []
+
+
+def _show_nucleus(
+    row: pd.Series, patch: np.ndarray, explained: pd.DataFrame, number: int, focus: str
+) -> Figure:
+    """Show a nucleus, and its map next to it."""
+    views = [patch]
+    if GRADCAM in explained:
+        views.append(blend(patch, _decode_map(explained[GRADCAM].iloc[number])))
+    times = max(1, _ENLARGED_PX // len(patch))
+    large = [np.repeat(np.repeat(view, times, axis=0), times, axis=1) for view in views]
+    caption = (
+        f"{show_name(focus)} {row[name_probability(focus)]:.2f}, decided: "
+        f"{show_name(row[PREDICTION])} · {row['frame_id']} at {row['x_px']:.0f}, {row['y_px']:.0f}"
+    )
+    return embed_strip(large, f"Patch and map: {caption}", caption)
+
+
+def _decode_map(text: str) -> Float32[np.ndarray, "height width"]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
+        return np.asarray(opened, dtype=np.float32) / 255
+
+
+def _show_record(shares: Mapping[str, float] | None, table: pd.DataFrame, case: str) -> list[Block]:
+    """Show what the record adds to the logit of the most probable nucleus."""
+    if shares is None:
+        return []
+    chosen = sorted(shares.items(), key=lambda item: -abs(item[1]))[:_MOST_VARIABLES]
+    known = table.loc[case]
+    rows = [
+        [show_name(name), _show_value(known.get(name)), f"{value:+.3f}"] for name, value in chosen
+    ]
+    note = "Added to the logit of the decided class of the first nucleus, the patch as it is."
+    return [
+        Heading("What the health record adds"),
+        Grid("Largest contributions", ["Variable", "Value", "Contribution"], rows, [note]),
+    ]
+
+
+def _show_value(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,456 @@
+"""``histofuse predict``: a folder of frames, a table of patients, or both, through a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import MANIFEST
+from histofuse.core.errors import Fault, InputError, RegistryError, collect_faults
+from histofuse.core.ids import identify
+from histofuse.core.progress import track
+from histofuse.data.brecahad import MARKER
+from histofuse.data.geojson import make_nuclei, write_features
+from histofuse.data.images.resolution import find_factors
+from histofuse.data.points import Points, has_points, list_tiffs, read_points, refuse_frames
+from histofuse.evaluation.drawing import colour_classes
+from histofuse.features.specs import KEY
+from histofuse.params.base import load_section
+from histofuse.params.data import ClassesParams, DataParams, FrameParams
+from histofuse.serving.case_records import (
+    CASE,
+    CaseRecords,
+    count_ignored,
+    name_unknown,
+    read_case_records,
+    read_patients,
+    screen_records,
+)
+from histofuse.serving.pictures.writer import open_writer
+from histofuse.serving.predict import open_predictor
+from histofuse.serving.records import WHERE, find_recorded, join_warnings
+from histofuse.serving.records import read_records as read_raw
+from histofuse.tracking.interface import (
+    ANSWERED_BY,
+    DISTANCE,
+    PREDICTION,
+    WARNINGS,
+    name_probability,
+)
+from histofuse.tracking.names import SCRATCH
+from histofuse.tracking.registry import fetch_model
+from histofuse.tracking.store import open_store
+from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS
+
+if TYPE_CHECKING:
+    from histofuse.serving.fusion import FusionPredictor
+    from histofuse.serving.image import ImagePredictor
+    from histofuse.serving.patient import PatientPredictor
+    from histofuse.serving.predictor import Predictor
+    from histofuse.serving.tabular import TabularPredictor
+
+SUFFIXES: Final = (".parquet", ".csv")
+ROWS_AT_ONCE: Final = 4096
+_NAMED: Final = "model: {model}, trained on {trained_on} data"
+_PLACE: Final = ["frame_id", "x_px", "y_px"]
+_MOST_FRAMES: Final = 40  # counted one by one on the screen
+
+
+@dataclass(frozen=True)
+class Request:
+    """Inputs, model and output of a prediction."""
+
+    frames: Path | None  # folder; None for a model of health records
+    points: Path | None  # CSV or GeoJSON; None if the folder has BreCaHAD's layout
+    patients: Path | None  # raw features by subject_id and, if several admissions, hadm_id
+    crosswalk: Path | None  # CSV of case_id,subject_id[,hadm_id]; None if patients name their case
+    model: str  # a registered model, a models:/ address, or the folder of a bundle
+    out: Path  # Parquet or CSV
+    batch: int  # patches in a batch of the network
+    orientation: str | None = None  # in place of data.frames.orientation
+    bits: int | None = None  # in place of data.frames.bits
+    overlay: Path | None = None  # folder for a drawing of each frame
+    report: Path | None = None  # folder for a page of each case
+    geojson: Path | None = None  # folder for each frame's nuclei as QuPath opens them
+    slide: Path | None = None  # a whole slide, or a folder of them, in place of frames
+    detector: str = "models/detector"  # finds nuclei without points: registered, or a folder
+    mpp: float | None = None  # of frames and slides whose files do not say
+    engine: str = "threads"  # of slides: threads, or the address of a Dask scheduler
+
+
+def predict(request: Request) -> str:
+    """Predict and write the answer; on failure no file is left.
+
+    Returns:
+        A summary: what was written, by which model, and whether that suits simulated data only.
+
+    Raises:
+        InputError: With all that is wrong with the inputs.
+        RegistryError: If there is no such model.
+    """
+    with collect_faults() as faults:
+        if request.out.suffix not in SUFFIXES:
+            faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
+        for option in ("overlay", "geojson", "report"):
+            folder = getattr(request, option)
+            if folder is not None and folder.is_file():
+                faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
+            if folder is not None and request.frames is None:
+                faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+        predictor: Any = open_model(request.model, Path(scratch))
+        match predictor.bundle.config["kind"]:
+            case "tabular":
+                answer = _predict_records(predictor, request)
+            case "patient":
+                answer = _predict_patients(predictor, request, Path(scratch))
+            case _:
+                answer = _predict_frames(predictor, request, Path(scratch))
+        return "\n".join([answer, *describe_model(predictor, request)])
+
+
+def describe_model(predictor: Predictor, request: Request) -> list[str]:
+    """Name the model, and warn if it was trained on simulated data and the input is other data."""
+    lines = [_NAMED.format_map(predictor.identity)]
+    given = (request.frames, request.slide, request.patients)
+    inputs = [path for path in given if path is not None]
+    if "simulated" in predictor.sources and not all(
+        _is_simulated(path.absolute()) for path in inputs
+    ):
+        lines.append(
+            "WARNING: the model was trained on simulated data and the input is not marked as "
+            "simulated: the predictions say nothing about these patients."
+        )
+    return lines
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether pictures of an input may be seen by their owner alone."""
+    return load_section(DataParams, "data").images_restricted and not _is_simulated(path.absolute())
+
+
+def _is_simulated(path: Path) -> bool:
+    """Whether frames, or the cohort next to a table of features, are marked as simulated."""
+    if path.is_dir():
+        return (path / MARKER).is_file()
+    cohort = path.parents[1] / "cohort" / "meta.json"
+    return cohort.is_file() and load_json(cohort).get("source") == "simulated"
+
+
+def open_model(
+    model: str, scratch: Path
+) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
+    """Open the bundle of a folder, or a registered model, which is copied to `scratch` first.
+
+    Raises:
+        BundleError: If it is not what was registered, or does not match its manifest.
+        RegistryError: If there is none.
+    """
+    return open_predictor(*locate_model(model, scratch))
+
+
+def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
+    """Locate a bundle and its encoders, None if there are none or the registry holds them.
+
+    Raises:
+        BundleError: If it is not what was registered.
+        RegistryError: If there is none.
+    """
+    if (Path(model) / MANIFEST).is_file():
+        return Path(model), None
+    folder = fetch_model(model, open_store(), scratch) / ARTIFACTS
+    encoders = folder / ENCODERS
+    return folder / BUNDLE, encoders if encoders.is_dir() else None
+
+
+def locate_detector(detector: str, scratch: Path) -> Path | None:
+    """Locate a detector as `locate_model` does a model; None if it is neither of both.
+
+    Raises:
+        BundleError: If it is not what was registered.
+    """
+    (scratch / "detector").mkdir()
+    try:
+        return locate_model(detector, scratch / "detector")[0]
+    except (RegistryError, InputError):
+        return None
+
+
+def read_records(
+    predictor: ImagePredictor | FusionPredictor, request: Request, cases: Iterable[str]
+) -> CaseRecords:
+    """Read and embed the records of cases, for a model that takes them.
+
+    Raises:
+        InputError: With all that is wrong with the records.
+    """
+    from histofuse.serving.fusion import FusionPredictor
+    from histofuse.serving.pictures.frames import embed_records
+
+    if not isinstance(predictor, FusionPredictor):
+        return CaseRecords(pd.DataFrame(), pd.DataFrame(), {}, [])
+    records = read_case_records(request.patients, request.crosswalk)
+    named = {identify(case): case for case in cases}
+    records = records.rename(index=lambda case: named.get(identify(case), case))
+    patients = records[[name for name in KEY if name in records]].convert_dtypes()
+    with naming_table(request.patients):
+        records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
+    return CaseRecords(records, patients, embed_records(predictor, records), notes)
+
+
+def _predict_records(predictor: TabularPredictor, request: Request) -> str:
+    if request.patients is None:
+        expected = "a table of raw features, for this model reads health records"
+        raise InputError([Fault("--patients", "nothing", expected)])
+    table = read_patients(request.patients)
+    named = [name for name in (CASE, *KEY) if name in table]
+    ranges = predictor.encoder.ranges
+    screened, unknown = screen_records(table, ranges), Counter[str]()
+    with open_writer(request.out) as write:
+        starts = range(0, len(table), ROWS_AT_ONCE)
+        for start in track(starts, "predicting", total=len(starts)):
+            chosen = slice(start, start + ROWS_AT_ONCE)
+            with naming_table(request.patients):
+                records = predictor.read(screened.table.iloc[chosen])
+            unknown.update(_count_unknown(predictor, records))
+            answer = predictor.answer(records)
+            warnings = join_warnings(screened.warnings.iloc[chosen], answer[WARNINGS])
+            answer[WARNINGS] = warnings
+            write(pd.concat([table[named].iloc[chosen], answer], axis=1))
+    notes = count_ignored(screened.outside, unknown, ranges)
+    notes += name_unknown(screened.table, predictor.encoder.inputs)
+    return "; ".join([f"wrote {request.out}: {len(table):,} records", *notes])
+
+
+@contextmanager
+def naming_table(path: Path | None) -> Iterator[None]:
+    """Let faults of a record name the table it comes from."""
+    try:
+        yield
+    except InputError as error:
+        named = [replace(f, where=str(f.where).replace(WHERE, str(path), 1)) for f in error.faults]
+        raise InputError(named) from None
+
+
+def _count_unknown(
+    predictor: TabularPredictor | PatientPredictor, records: pd.DataFrame
+) -> dict[str, int]:
+    return {str(k): int(n) for k, n in predictor.find_unknown(records).sum().items()}
+
+
+def _predict_frames(
+    predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
+) -> str:
+    from histofuse.serving.fusion import FusionPredictor
+    from histofuse.serving.pictures.frames import FrameModel, predict_frames
+
+    if request.frames is None:
+        raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
+    reading = choose_reading(request)
+    points = _take_points(predictor, request, scratch)
+    fused = isinstance(predictor, FusionPredictor)
+    records = read_records(predictor, request, points.table[CASE].unique())
+    model = FrameModel(predictor, records.embeddings)
+    total = -(-len(points.table) // request.batch)
+    factors = _find_factors(points.files, model.image, request)
+    parts = predict_frames(
+        model, points.table, points.files, reading, request.batch, factors=factors
+    )
+    classes = predictor.bundle.config["classes"]
+    scored = [name for name in ("score",) if name in points.table]
+    kept = [CASE, *_PLACE, *scored, PREDICTION, DISTANCE, *map(name_probability, classes)]
+    answered: list[pd.DataFrame] = []
+    with open_writer(request.out) as write:
+        for part in track(parts, "predicting", total=total):
+            write(records.add_to(part))
+            answered.append(part[kept])
+        if not answered:
+            part = model.make_empty()
+            write(part)
+            answered.append(part[kept])
+    table = pd.concat(answered)
+    if request.overlay is not None:
+        from histofuse.serving.pictures.overlay import draw_overlays
+
+        footer = _NAMED.format_map(predictor.identity)
+        named = {"classes": classes, "footer": footer, "folder": request.overlay}
+        draw_overlays(table, points.files, reading, **named)
+    if request.geojson is not None:
+        _write_geojson(table, classes, request.geojson)
+    if request.report is not None:
+        from histofuse.commands.prediction.case_pages import FrameSource, write_frame_pages
+
+        frames = FrameSource(points.files, reading, factors)
+        private = is_private(request.frames)
+        write_frame_pages(table, model, records, frames, request.report, private=private)
+    done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
+    counts = _count_records(points, records) if fused else []
+    counted = _count_classes(table, classes)
+    return "\n".join(["; ".join([done, *counts, *records.notes]), counted, *_find_far(table)])
+
+
+def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Path) -> str:
+    """Answer each case from its nuclei, its record, or one of both; a row a case."""
+    if request.frames is None and request.patients is None:
+        expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
+        raise InputError([Fault("input", "nothing", expected)])
+    with collect_faults() as faults:
+        for option in ("overlay", "geojson", "report"):
+            if getattr(request, option) is not None:
+                problem = "the model answers about patients"
+                faults.add(f"--{option}", problem, "a model that classifies nuclei")
+    bags = _embed_cases(predictor, request, scratch) if request.frames else {}
+    records = read_case_records(request.patients, request.crosswalk)
+    named = {identify(case): case for case in bags}
+    records = records.rename(index=lambda case: named.get(identify(case), case))
+    with naming_table(request.patients):
+        screened, warnings, notes = _screen_cases(predictor, records)
+    cases = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)
+    with naming_table(request.patients):
+        given = predictor.read_records(screened.reindex(cases))
+    none = np.empty((0, predictor.image.model.embedding_dim), np.float32)
+    sizes = np.array([len(bags.get(case, none)) for case in cases], dtype=np.int64)
+    if unknown := list(cases[(sizes == 0) & ~find_recorded(given)]):
+        fault = Fault(request.patients or "input", f"nothing known of {unknown}", "a record each")
+        raise InputError([fault])
+    answer = predictor.answer_embedded(
+        np.concatenate([none, *(bags.get(case, none) for case in cases)]), sizes, given
+    )
+    answer[WARNINGS] = warnings.reindex(cases).fillna("")
+    patients = records[[name for name in KEY if name in records]].convert_dtypes().reindex(cases)
+    table = pd.concat([patients, answer.assign(nuclei=sizes)], axis=1).reset_index()
+    with open_writer(request.out) as write:
+        write(table)
+    by = ", ".join(f"{n} by {view}" for view, n in Counter(answer[ANSWERED_BY]).items())
+    return "; ".join([f"wrote {request.out}: {len(cases)} patients, {by}", *notes])
+
+
+def _embed_cases(
+    predictor: PatientPredictor, request: Request, scratch: Path
+) -> dict[str, np.ndarray]:
+    """Embed the nuclei of each case."""
+    from histofuse.serving.pictures.frames import EmbeddingModel, predict_frames
+
+    points = _take_points(predictor.image, request, scratch)
+    reading, factors = (
+        choose_reading(request),
+        _find_factors(points.files, predictor.image, request),
+    )
+    model = EmbeddingModel(predictor.image, {})
+    parts = predict_frames(
+        model, points.table, points.files, reading, request.batch, factors=factors
+    )
+    total = -(-len(points.table) // request.batch)
+    tables = list(track(parts, "embedding nuclei", total=total))
+    if not tables:
+        return {}
+    bags = pd.concat(tables).groupby(CASE)["embedding"]
+    return {str(case): np.stack(list(embeddings)) for case, embeddings in bags}
+
+
+def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> None:
+    """Write ``<frame>.geojson`` for each frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = load_section(DataParams, "data").class_names
+    for frame, rows in answered.groupby("frame_id", sort=False):
+        nuclei = make_nuclei(rows, names, colour_classes(classes), of=str(frame))
+        write_features(nuclei, folder / f"{frame}.geojson")
+
+
+def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
+    """Count each class by case and, of few frames, by frame, with the median distance of both."""
+    keys = [answered[CASE].rename("case"), answered["frame_id"].rename("frame")]
+    frames = pd.crosstab(keys, answered[PREDICTION]).reindex(columns=classes, fill_value=0)
+    cases = frames.groupby(level="case").sum()
+    frames[DISTANCE] = answered.groupby(keys)[DISTANCE].median()
+    cases[DISTANCE] = answered.groupby(keys[0])[DISTANCE].median()
+    total = cases.assign(frame="all").set_index("frame", append=True)
+    table = pd.concat([total, frames]) if len(frames) <= _MOST_FRAMES else total
+    return table.sort_index(level="case", sort_remaining=False, kind="stable").to_string()
+
+
+def _find_far(answered: pd.DataFrame) -> list[str]:
+    """Warn of frames most of which is less like the training patches than nearly all validation."""
+    far = answered.groupby("frame_id")[DISTANCE].median().loc[lambda d: d > 1]
+    if far.empty:
+        return []
+    share = f"{len(far)} of {answered['frame_id'].nunique()} frames are unlike the training patches"
+    return [
+        f"WARNING: {share}: their median distance is above 1, below which 95 % of the validation "
+        f"patches stay, at most {far.max():.1f} ({far.idxmax()})."
+    ]
+
+
+def _take_points(
+    predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
+) -> Points:
+    """Read the points of frames or, where none are given, find them.
+
+    Raises:
+        InputError: With all that is wrong with frames and points, or if there is no detector.
+    """
+    from histofuse.serving.fusion import FusionPredictor
+    from histofuse.serving.pictures.finding import find_points, load_finder
+
+    assert request.frames is not None
+    reading = choose_reading(request)
+    if request.points is not None or has_points(request.frames):
+        classes = load_section(ClassesParams, "classes")
+        return read_points(request.frames, request.points, classes, reading)
+    files = list_tiffs(request.frames)
+    bundle = locate_detector(request.detector, scratch)
+    if bundle is None:
+        raise refuse_frames(request.frames)
+    finder = load_finder(bundle)
+    image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
+    finder.require_mpp(image.model.spec.mpp, f"{image.bundle.name}, the model of patches,")
+    return find_points(files, _find_factors(files, image, request), finder, reading)
+
+
+def _find_factors(
+    files: Mapping[str, Path], image: ImagePredictor, request: Request
+) -> dict[str, float]:
+    """Find what brings frames to the model's resolution; params say theirs if nothing else does."""
+    declared = load_section(DataParams, "data").mpp
+    given = request.mpp or (None if declared == "none" else declared)
+    return find_factors(files, image.model.spec.mpp, given)
+
+
+def choose_reading(request: Request) -> FrameParams:
+    """Choose how frames are understood: as in params.yaml, but for what the request names."""
+    params = load_section(DataParams, "data").frames
+    named = {"orientation": request.orientation, "bits": request.bits}
+    chosen = {key: value for key, value in named.items() if value is not None}
+    return FrameParams(**(params.model_dump() | chosen))
+
+
+def _screen_cases(
+    patient: TabularPredictor | PatientPredictor, records: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.Series, list[str]]:
+    """Return usable records, a warning for each, and a summary of what is not used of them."""
+    if not len(records):
+        return records, pd.Series(dtype="str"), []
+    ranges = patient.encoder.ranges
+    screened = screen_records(records, ranges)
+    read = read_raw(screened.table, patient.encoder)
+    notes = count_ignored(screened.outside, _count_unknown(patient, read), ranges)
+    notes += name_unknown(read, patient.encoder.inputs)
+    return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes
+
+
+def _count_records(points: Points, records: CaseRecords) -> list[str]:
+    cases = set(points.table[CASE])
+    alone = cases - set(records.embeddings)
+    idle = len(set(map(str, records.table.index)) - cases)
+    notes = [f"{len(alone)} of {len(cases)} cases without a record, answered by the image alone"]
+    notes += [f"{idle} records without a frame, not answered"] if idle else []
+    return notes

@@ -1,0 +1,359 @@
+"""``histofuse predict --slide``: whole slides -> nuclei, hot spot, GeoJSON and a heat map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+
+from histofuse.commands.prediction.case_pages import Case, choose_shown, write_case_page
+from histofuse.commands.prediction.predict import (
+    CASE,
+    Request,
+    choose_reading,
+    describe_model,
+    is_private,
+    locate_detector,
+    locate_model,
+    read_records,
+)
+from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.naming import show_name
+from histofuse.core.progress import report, track
+from histofuse.core.tables import to_csv
+from histofuse.core.workers import map_jobs
+from histofuse.data.cutting import cut_windows
+from histofuse.data.geojson import make_nuclei, make_region, write_features
+from histofuse.data.images.pixels import require_light
+from histofuse.data.images.resolution import resample, settle_mpp
+from histofuse.data.images.slides import SLIDE_SUFFIXES, open_picture
+from histofuse.data.images.tissue import Overview, look_over
+from histofuse.evaluation.drawing import colour_classes, write_figure
+from histofuse.evaluation.mitotic_counts import (
+    HotSpot,
+    MitosisErrors,
+    describe_hot_spot,
+    find_hot_spot,
+)
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.data import DataParams, FrameParams
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.slides import SlideParams
+from histofuse.reporting.pictures import embed_array
+from histofuse.serving.case_records import CaseRecords
+from histofuse.serving.fusion import FusionPredictor
+from histofuse.serving.pictures.finding import load_errors, load_finder
+from histofuse.serving.pictures.frames import FrameModel
+from histofuse.serving.pictures.overlay import DPI, draw_overview, render
+from histofuse.serving.pictures.slides import (
+    SlideModel,
+    choose_normaliser,
+    list_regions,
+    predict_slide,
+)
+from histofuse.serving.pictures.writer import open_writer
+from histofuse.serving.predict import open_predictor
+from histofuse.tracking.interface import PREDICTION, name_probability
+
+TABLE, GEOJSON, THUMBNAIL, SUMMARY = (
+    "nuclei.parquet", "nuclei.geojson", "thumbnail.png", "summary.json",
+)  # fmt: skip
+ALL_SLIDES: Final = "summary.csv"
+_PLACES: Final = ["x_px", "y_px"]
+_RING: Final = np.linspace(0, 2 * np.pi, 65)
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """All that a process needs for one slide after another.
+
+    Attributes:
+        model: Bundle.
+        encoders: Of a fusion model.
+        detector: Bundle.
+        records: Of the cases, for a fusion model.
+        errors: On mitoses of test frames; None if not measured.
+        out: Folder for a folder of each slide.
+        report: Folder for the page of each; None for none.
+        private: Whether the owner alone may read these pages.
+    """
+
+    model: Path
+    encoders: Path | None
+    detector: Path
+    records: CaseRecords
+    out: Path
+    report: Path | None
+    private: bool
+    mpp: float | None
+    batch: int
+    reading: FrameParams
+    slides: SlideParams
+    class_names: Mapping[str, list[str]]
+    errors: MitosisErrors | None
+    confidence: float
+    seed: int
+
+
+class Scan(NamedTuple):
+    """A slide that was looked over.
+
+    Attributes:
+        mpp: Of its finest level.
+    """
+
+    name: str
+    mpp: float
+    overview: Overview
+
+
+def predict_slides(request: Request) -> str:
+    """Predict all slides; those that cannot be read do not hold up the others.
+
+    Returns:
+        A summary.
+
+    Raises:
+        InputError: With what is wrong with each slide that was left out, after the others.
+        RegistryError: If there is no such model.
+    """
+    assert request.slide is not None
+    with collect_faults() as faults:
+        if request.out.suffix in (".parquet", ".csv") or request.out.is_file():
+            faults.add("--out", f"is {request.out.name}", "a folder, for a folder of each slide")
+        for option in ("frames", "points", "overlay", "geojson"):
+            if getattr(request, option) is not None:
+                shown = "FRAMES" if option == "frames" else f"--{option}"
+                faults.add(shown, "given with --slide", "either frames or slides")
+    paths = list_slides(request.slide)
+    request.out.mkdir(parents=True, exist_ok=True)
+    # Next to the output: workers on other machines see it there.
+    with TemporaryDirectory(prefix=".model-", dir=request.out) as scratch:
+        bundle, encoders = locate_model(request.model, Path(scratch))
+        predictor = open_predictor(bundle, encoders)
+        if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
+            expected = "a model of single nuclei: image or fusion"
+            raise InputError([Fault("--model", f"is of kind {kind}", expected)])
+        detector = locate_detector(request.detector, Path(scratch))
+        if detector is None:
+            problem = f"{request.detector} is no bundle, and not registered"
+            remedy = "Run dvc repro, or name another."
+            raise InputError([Fault("--detector", problem, "a detector of nuclei", remedy)])
+        image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
+        records = read_records(predictor, request, paths)  # pyright: ignore[reportArgumentType]
+        job = SlideJob(
+            model=bundle.absolute(),
+            encoders=encoders and encoders.absolute(),
+            detector=detector.absolute(),
+            records=records,
+            out=request.out,
+            report=request.report,
+            private=is_private(request.slide),
+            mpp=request.mpp,
+            batch=request.batch,
+            reading=choose_reading(request),
+            slides=load_section(SlideParams, "slides"),
+            class_names=load_section(DataParams, "data").class_names,
+            errors=load_errors(detector, image.bundle.name),
+            confidence=load_section(IntervalParams, "intervals").confidence,
+            seed=load_seed(),
+        )
+        run = partial(_try_slide, job=job)
+        done = map_jobs(run, paths.items(), engine=request.engine, workers=1)
+        answers = list(track(done, "predicting slides", total=len(paths)))
+    summaries = [answer for answer in answers if isinstance(answer, dict)]
+    if summaries:
+        table = pd.DataFrame([_flatten(summary) for summary in summaries])
+        (request.out / ALL_SLIDES).write_text(to_csv(table), encoding="utf-8")
+    lines = [f"wrote {request.out}: {len(summaries)} of {len(paths)} slides"]
+    lines += [describe_slide(summary) for summary in summaries] + records.notes
+    failed = [fault for answer in answers if isinstance(answer, list) for fault in answer]
+    if failed:
+        for line in lines:
+            report(line)
+        raise InputError(failed)
+    return "\n".join([*lines, *describe_model(predictor, request)])
+
+
+def list_slides(path: Path) -> dict[str, Path]:
+    """Map the name of each slide to its file.
+
+    Raises:
+        InputError: If there is none, or two have one name.
+    """
+    if not path.exists():
+        raise InputError([Fault(path, "no such file or folder", "a slide, or a folder of slides")])
+    files = [path]
+    if path.is_dir():  # names that start with a dot are the leavings of file managers
+        held = (f for f in sorted(path.iterdir()) if not f.name.startswith("."))
+        files = [f for f in held if f.suffix.lower() in SLIDE_SUFFIXES]
+    slides: dict[str, Path] = {}
+    with collect_faults() as faults:
+        for file in files:
+            name = file.stem.removesuffix(".ome")
+            if (known := slides.setdefault(name, file)) != file:
+                faults.add(file, f"the same name as {known.name}", "one file per slide")
+        if not files:
+            faults.add(path, "no slides", f"files that end in {', '.join(sorted(SLIDE_SUFFIXES))}")
+    return slides
+
+
+def _try_slide(named: tuple[str, Path], *, job: SlideJob) -> dict[str, Any] | list[Fault]:
+    try:
+        return run_slide(*named, job)
+    except InputError as error:
+        return error.faults
+
+
+def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
+    """Predict a slide and write its folder.
+
+    Raises:
+        InputError: If it cannot be read, its resolution is not known, or that of the model.
+    """
+    model = _load_model(job.model, job.encoders, job.detector)
+    records = job.records
+    frames = FrameModel(model.frames.predictor, records.embeddings)
+    model = SlideModel(model.finder, frames, job.slides.region_px, job.batch)
+    model_mpp = frames.image.model.spec.mpp
+    if model_mpp is None:
+        problem = "does not say the resolution of its patches"
+        remedy = "Set patches.patch_um and train it again."
+        raise InputError([Fault(job.model, problem, "µm per pixel", remedy)])
+    model.finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
+    with (
+        open_picture(path, job.reading, look=False) as picture,
+        replacing_folder(job.out / name) as folder,
+    ):
+        mpp = settle_mpp(path, job.mpp)
+        if job.mpp is not None and mpp != job.mpp:
+            report(f"{path.name}: says {mpp:.4g} µm per pixel, which is taken")
+        overview = look_over(resample(picture, 1.0), mpp)
+        require_light(overview.thumbnail, path)
+        slide, factor = resample(picture, mpp / model_mpp), mpp / model_mpp
+        factor = factor if slide.shapes[0] != overview.full_shape else 1.0
+        regions = list_regions(slide.shapes[0], overview, model.region_px)
+        prepare = choose_normaliser(frames.stain_normalisation, slide, regions)
+        found = []
+        with open_writer(folder / TABLE) as write:
+            for part in predict_slide(model, slide, regions, prepare, name):
+                rows = part.assign(**{CASE: name, "frame_id": name})
+                rows[_PLACES] /= factor
+                write(records.add_to(rows))
+                found.append(rows[[*_PLACES, "score", PREDICTION, *_name_columns(frames)]])
+            if not found:
+                found.append(frames.make_empty())
+                write(found[0])
+        table = pd.concat(found, ignore_index=True)
+        scan = Scan(name, mpp, overview)
+        summary, drawing = _write_results(table, scan, frames, job, folder)
+        if job.report is not None:
+            shown = choose_shown(table.assign(frame_id=name), summary["focus_class"])
+            stored = np.empty((len(shown), *[model.stored_px] * 2, 3), np.uint8)
+            cut_windows(slide, *(shown[_PLACES].to_numpy(float).T * factor), stored)
+            stored = np.array([prepare(patch) for patch in stored], np.uint8).reshape(stored.shape)
+            drawn = embed_array(drawing, "Thumbnail with mitoses and hot spot", "")
+            results = [("Result", describe_slide(summary))]
+            case = Case(name, table.assign(frame_id=name), shown, stored, [drawn], results)
+            page = job.report / f"{name}.html"
+            write_case_page(case, frames.predictor, records, page, private=job.private)
+        return summary
+
+
+def _write_results(
+    table: pd.DataFrame, scan: Scan, frames: FrameModel, job: SlideJob, folder: Path
+) -> tuple[dict[str, Any], UInt8[np.ndarray, "height width 3"]]:
+    """Write GeoJSON, thumbnail and summary; return the summary and the drawing."""
+    name, mpp, overview = scan
+    config = frames.predictor.bundle.config
+    classes, focus = config["classes"], config["focus_class"]
+    mitoses = table.loc[table[PREDICTION] == focus, _PLACES].to_numpy(dtype=float)
+    spot = find_hot_spot(mitoses * mpp, overview.tissue, overview.mpp, job.slides.hot_spot_mm2)
+    field = job.slides.field_diameter_mm
+    how = {"confidence": job.confidence, "seed": job.seed}
+    counts = Counter(table[PREDICTION])
+    summary = {
+        "slide": name,
+        "mpp": mpp,
+        "tissue_mm2": overview.tissue_mm2,
+        "nuclei": len(table),
+        "counts": {c: counts[c] for c in classes},
+        "focus_class": focus,
+        "hot_spot": None if spot is None else describe_hot_spot(spot, job.errors, field, **how),
+        **frames.predictor.identity,
+    }
+    write_json(summary, folder / SUMMARY)
+    nuclei = make_nuclei(table, job.class_names, colour_classes(classes), of=name)
+    write_features((*_outline(spot, mpp, focus, name), *nuclei), folder / GEOJSON)
+    figure = draw_overview(overview, mitoses * mpp, spot, describe_slide(summary))
+    write_figure(figure, folder / THUMBNAIL, DPI)
+    return summary, render(figure)
+
+
+def _outline(spot: HotSpot | None, mpp: float, focus: str, name: str) -> list[dict[str, Any]]:
+    """Outline the hot spot, if it holds anything, in pixels of the slide."""
+    if spot is None or not spot.mitoses:
+        return []
+    ring = np.array([spot.x_um, spot.y_um]) + spot.radius_um * np.stack(
+        [np.cos(_RING), np.sin(_RING)], axis=1
+    )
+    ring[-1] = ring[0]
+    measured = {f"Number of {focus}": float(spot.mitoses), f"{focus} per mm^2": spot.per_mm2}
+    return [make_region(ring / mpp, "Hot spot", measured, of=name)]
+
+
+@lru_cache(maxsize=1)
+def _load_model(bundle: Path, encoders: Path | None, detector: Path) -> SlideModel:
+    predictor = open_predictor(bundle, encoders)
+    frames = FrameModel(predictor, {})  # pyright: ignore[reportArgumentType]
+    return SlideModel(load_finder(detector), frames, 0, 0)
+
+
+def _name_columns(frames: FrameModel) -> list[str]:
+    return [name_probability(name) for name in frames.predictor.bundle.config["classes"]]
+
+
+def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring a summary to one row."""
+    row = {k: v for k, v in summary.items() if not isinstance(v, dict) and v is not None}
+    row |= {f"count_{name}": count for name, count in summary["counts"].items()}
+    spot = summary["hot_spot"] or {}
+    row |= {name: spot.get(name) for name in ("mitoses", "mitoses_per_mm2", "mitotic_score")}
+    interval = spot.get("interval") or {"mitoses_per_mm2": [None, None]}
+    low, high = interval["mitoses_per_mm2"]
+    return row | {"mitoses_per_mm2_low": low, "mitoses_per_mm2_high": high}
+
+
+def describe_slide(summary: Mapping[str, Any]) -> str:
+    """Describe the results of a slide in a line."""
+    counts = ", ".join(f"{n:,} {show_name(name)}" for name, n in summary["counts"].items())
+    spot = summary["hot_spot"]
+    line = f"{summary['slide']}: {summary['nuclei']:,} nuclei ({counts})"
+    if spot is None:
+        return f"{summary['slide']}: no tissue found, so no nuclei"
+    line += (
+        f" in {summary['tissue_mm2']:.2f} mm² of tissue; hot spot: {spot['mitoses']} "
+        f"{show_name(summary['focus_class'])} in {spot['tissue_mm2']:.2f} mm², "
+        f"{spot['mitoses_per_mm2']:.1f} per mm²"
+    )
+    field = f"ten fields of {spot['field_diameter_mm']:g} mm"
+    if spot["mitotic_score"] is None:
+        score = f"no mitotic score: less than half the tissue of {field}"
+    else:
+        score = f"mitotic score {spot['mitotic_score']} ({field})"
+    if (interval := spot["interval"]) is None:
+        return f"{line}, no interval (the detector's errors were not measured); {score}"
+    low, high = interval["mitoses_per_mm2"]
+    line += f" ({interval['confidence']:.0%} interval {low:.1f} to {high:.1f})"
+    if spot["mitotic_score"] is None:
+        return f"{line}; {score}"
+    return f"{line}; {score}, {' to '.join(map(str, sorted(set(interval['mitotic_score']))))}"

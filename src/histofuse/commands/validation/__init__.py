@@ -1,0 +1,1 @@
+"""``histofuse validate``."""

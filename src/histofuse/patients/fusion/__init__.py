@@ -1,0 +1,1 @@
+"""Methods of fusion at patient level, one file each, behind one interface."""

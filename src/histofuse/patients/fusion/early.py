@@ -1,0 +1,108 @@
+"""Early fusion: aggregated embedding and encoded record, joined, into one learner.
+
+A column that is missing for a whole side cannot be made up for by a weight, so there is a learner
+for each set of sides.
+
+Source: Saar-Tsechansky & Provost 2007, Handling Missing Values when Applying Classification Models
+(reduced models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histofuse.params.patients import EarlyLogisticParams, EarlyXgboostParams
+from histofuse.patients.fusion.interface import Fitted
+from histofuse.patients.learners import (
+    Booster,
+    Learner,
+    Logits,
+    answer_views,
+    compute_prior,
+    fit_logistic,
+    load_booster,
+    load_logistic,
+)
+from histofuse.patients.rows import VIEWS, PatientRows
+from histofuse.training.boosting import cross_validate, fit_booster
+from histofuse.training.recorder import NullRecorder, Recorder
+from histofuse.training.rows import LabelledRows
+
+EarlyParams = EarlyLogisticParams | EarlyXgboostParams
+
+
+@dataclass(frozen=True)
+class EarlyModel:
+    """A learner for each set of sides."""
+
+    params: EarlyParams
+    learners: Mapping[str, Learner]
+    prior: float
+
+    @property
+    def parameters(self) -> int:
+        """Of the learner of both sides, which is the one compared."""
+        return self.learners["both"].parameters
+
+    def logits(self, rows: PatientRows) -> Logits:
+        """Compute log-odds."""
+        answers = {view: partial(self._answer, view) for view in VIEWS}
+        return answer_views(rows, answers, self.prior)
+
+    def _answer(self, view: str, rows: PatientRows) -> Logits:
+        return self.learners[view].logits(np.hstack(_list_blocks(rows, view, self.params)))
+
+    def attend(self, rows: PatientRows) -> None:
+        """Attend to nothing: the aggregators are fixed."""
+
+    def write(self, folder: Path) -> None:
+        """Write the weights."""
+        for view, learner in self.learners.items():
+            learner.write(folder, view)
+
+
+def _list_blocks(rows: PatientRows, view: str, params: EarlyParams) -> list[np.ndarray]:
+    missing = isinstance(params, EarlyXgboostParams)
+    sides = {
+        "image": rows.describe_image(params.aggregators),
+        "record": rows.record_with_missing if missing else rows.record,
+    }
+    return [block for side, block in sides.items() if view in (side, "both")]
+
+
+def fit(
+    train: PatientRows, validation: PatientRows, params: EarlyParams, seed: int, recorder: Recorder
+) -> Fitted:
+    """Fit on the train patients."""
+    prior = compute_prior(train.outcome)
+    if isinstance(params, EarlyLogisticParams):
+        learners: dict[str, Learner] = {
+            view: fit_logistic(_list_blocks(train, view, params), train.outcome, params.c)
+            for view in VIEWS
+        }
+        return Fitted(EarlyModel(params, learners, prior), pd.DataFrame(), {"prior": prior})
+    learners, history, rounds = {}, pd.DataFrame(), {}
+    for view in VIEWS:
+        x = np.hstack(_list_blocks(train, view, params))
+        rows = LabelledRows(x, train.outcome, np.arange(len(train)))
+        watched = recorder if view == "both" else NullRecorder()
+        cv = cross_validate(rows, params, seed, watched)
+        learners[view] = Booster(fit_booster(rows, params, cv.rounds, seed))
+        history = cv.history if view == "both" else history
+        rounds[view] = cv.rounds
+    model = EarlyModel(params, learners, prior)
+    return Fitted(model, history, {"prior": prior}, {"rounds": rounds})
+
+
+def load(folder: Path, params: EarlyParams, architecture: Mapping[str, Any]) -> EarlyModel:
+    """Load what `EarlyModel.write` wrote."""
+    read = load_booster if isinstance(params, EarlyXgboostParams) else load_logistic
+    learners = {view: read(folder, view) for view in VIEWS}
+    return EarlyModel(params, learners, architecture["prior"])

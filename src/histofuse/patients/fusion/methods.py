@@ -1,0 +1,51 @@
+"""Fits and loads whichever method of fusion the params are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from histofuse.params.patients import AnyPatientParams
+from histofuse.patients.fusion.interface import FitMethod, Fitted, PatientModel
+from histofuse.patients.rows import PatientRows
+from histofuse.training.recorder import Recorder
+
+
+def fit_method(
+    train: PatientRows,
+    validation: PatientRows,
+    params: AnyPatientParams,
+    seed: int,
+    recorder: Recorder,
+) -> Fitted:
+    """Fit whichever method the params are of."""
+    fit: FitMethod = _find_module(params.kind).fit
+    return fit(train, validation, params, seed, recorder)
+
+
+def load_method(
+    folder: Path, params: AnyPatientParams, architecture: Mapping[str, Any]
+) -> PatientModel:
+    """Load the weights that a method wrote."""
+    return _find_module(params.kind).load(folder, params, architecture)
+
+
+def _find_module(kind: str) -> Any:
+    """Import the module of a kind, with `fit` (a `FitMethod`) and `load`."""
+    match kind:
+        case "side":
+            from histofuse.patients import side as module
+        case "early_logistic" | "early_xgboost":
+            from histofuse.patients.fusion import early as module
+        case "late":
+            from histofuse.patients.fusion import late as module
+        case "intermediate":
+            from histofuse.patients.fusion import intermediate as module
+        case "gated":
+            from histofuse.patients.fusion import gated as module
+        case "bilinear":
+            from histofuse.patients.fusion import bilinear as module
+        case _:
+            from histofuse.patients.fusion import cross_attention as module
+    return module

@@ -1,0 +1,1 @@
+"""The server: MLflow's scoring protocol over HTTP."""

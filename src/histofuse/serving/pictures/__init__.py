@@ -1,0 +1,1 @@
+"""Predictions for frames and whole slides."""

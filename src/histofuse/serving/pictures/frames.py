@@ -1,0 +1,197 @@
+"""Predictions for whole folders of frames, with one frame in memory at a time.
+
+Batches span frames, so that the network always gets full ones; a patient's record is encoded once,
+not for every patch. Frames are cut between batches rather than in a thread of their own: cutting is
+3 % of the work, and a thread takes a core from a network that uses all of them.
+
+**Rules.** A fusion model answers a patch whose case has no record with the image encoder's own
+decision (see column ``answered_by``). Records without a frame are not answered: they have no
+nucleus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32, UInt8
+
+from histofuse.core.errors import BundleError
+from histofuse.data.cutting import cut_windows
+from histofuse.data.images.resolution import resample
+from histofuse.data.images.tiff import read_rgb
+from histofuse.features.stain import find_normaliser
+from histofuse.params.data import FrameParams
+from histofuse.serving.fusion import FusionPredictor
+from histofuse.serving.image import ImagePredictor, Patches
+from histofuse.serving.records import find_recorded
+
+
+@dataclass(frozen=True)
+class FrameModel:
+    """A model that takes patches, and the records it may look up.
+
+    Attributes:
+        predictor: Image or fusion.
+        embeddings: Case to the embedding of its patient; empty for an image model.
+    """
+
+    predictor: ImagePredictor | FusionPredictor
+    embeddings: Mapping[str, Float32[np.ndarray, " width"]]
+
+    @property
+    def image(self) -> ImagePredictor:
+        """The predictor of patches."""
+        p = self.predictor
+        return p.image if isinstance(p, FusionPredictor) else p
+
+    @property
+    def stain_normalisation(self) -> str:
+        """How stains were normalised in training.
+
+        Raises:
+            BundleError: If the bundle, of an earlier version, does not say.
+        """
+        config = self.image.bundle.config
+        try:
+            return config["stain_normalisation"]
+        except KeyError:
+            raise BundleError(
+                f"{self.image.bundle.path}: config.json has no stain_normalisation. "
+                "Train the model again with dvc repro."
+            ) from None
+
+    def make_empty(self) -> pd.DataFrame:
+        """Make an answer without rows, for pictures without nuclei."""
+        names = pd.DataFrame({name: pd.Series(dtype="str") for name in ("case_id", "frame_id")})
+        places = pd.DataFrame({axis: np.empty(0) for axis in ("x_px", "y_px", "score")})
+        spec = self.image.model.spec
+        side = spec.patch_px + 2 * spec.margin_px
+        patches = Patches(np.empty((0, side, side, 3), np.uint8), pd.RangeIndex(0))
+        return pd.concat([names, places, self.image.answer(patches)], axis=1)
+
+    def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
+        """Predict patches, stored with their margin, of some cases."""
+        patches = Patches(stored, pd.RangeIndex(len(stored)))
+        if not isinstance(self.predictor, FusionPredictor):
+            return self.predictor.answer(patches)
+        recorded = np.array([case in self.embeddings for case in cases], dtype=bool)
+        patients = [self.embeddings[case] for case in cases[recorded]]
+        stacked = np.stack(patients) if patients else np.empty((0, 0), np.float32)
+        embedded = self.image.embed_patches(patches)
+        return self.predictor.answer_embedded(patches, recorded, embedded, stacked)
+
+
+class EmbeddingModel(FrameModel):
+    """Gives the embedding of each patch in place of an answer, in column ``embedding``."""
+
+    def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
+        """Embed patches."""
+        patches = Patches(stored, pd.RangeIndex(len(stored)))
+        return pd.DataFrame({"embedding": list(self.image.embed_patches(patches))})
+
+
+def embed_records(
+    predictor: FusionPredictor, records: pd.DataFrame
+) -> dict[str, Float32[np.ndarray, " width"]]:
+    """Embed the record of each case.
+
+    Args:
+        predictor: A fusion model.
+        records: Raw features, one row for each case, the case in the index. Rows of which nothing
+            is known are left out.
+
+    Raises:
+        InputError: With all that is wrong with the records.
+    """
+    if not len(records):
+        return {}
+    read = predictor.patient.read(records)
+    read = read[find_recorded(read)]
+    if not len(read):
+        return {}
+    embeddings = predictor.patient.embed_encoded(predictor.patient.encode(read))
+    return dict(zip(map(str, read.index), embeddings, strict=True))
+
+
+def predict_frames(
+    model: FrameModel,
+    points: pd.DataFrame,
+    files: Mapping[str, Path],
+    reading: FrameParams,
+    batch: int,
+    *,
+    factors: Mapping[str, float] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Predict every point of every frame, in the order of the points.
+
+    Args:
+        model: The model.
+        points: ``case_id, frame_id, x_px, y_px``, sorted by frame.
+        files: Frame to its TIFF file.
+        reading: How frames are understood.
+        batch: Patches in each table.
+        factors: Frame to how many times as many pixels a side it gets first; None: once.
+
+    Yields:
+        The points with the model's answer, `batch` rows at a time.
+
+    Raises:
+        InputError: If a frame cannot be decoded.
+    """
+    frames = (
+        (
+            rows,
+            cut_patches(
+                model, rows, files[str(name)], reading, (factors or {}).get(str(name), 1.0)
+            ),
+        )
+        for name, rows in points.groupby("frame_id", sort=False)
+    )
+    for rows, stored in _rebatch(frames, batch):
+        answer = model.answer(stored, rows["case_id"].to_numpy(dtype=object))
+        yield pd.concat([rows.reset_index(drop=True), answer.reset_index(drop=True)], axis=1)
+
+
+def cut_patches(
+    model: FrameModel, rows: pd.DataFrame, path: Path, reading: FrameParams, factor: float
+) -> UInt8[np.ndarray, "n side side 3"]:
+    """Cut the patches of the nuclei of a frame as the model takes them, with their margin."""
+    normalise = find_normaliser(model.stain_normalisation)
+    spec = model.image.model.spec
+    side = spec.patch_px + 2 * spec.margin_px
+    frame = read_rgb(path, reading).rgb
+    slide = resample(frame if normalise is None else normalise(frame), factor)
+    stored = np.empty((len(rows), side, side, 3), np.uint8)
+    x_px, y_px = (rows[axis].to_numpy() * factor for axis in ("x_px", "y_px"))
+    cut_windows(slide, x_px, y_px, stored)
+    return stored
+
+
+def _rebatch(
+    parts: Iterable[tuple[pd.DataFrame, np.ndarray]], size: int
+) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Join the rows of frames into batches of one size; the last may be smaller."""
+    tables: list[pd.DataFrame] = []
+    arrays: list[np.ndarray] = []
+    held = 0
+    for table, array in parts:
+        tables.append(table)
+        arrays.append(array)
+        held += len(table)
+        while held >= size:
+            rows, patches = _join(tables, arrays)
+            yield rows.iloc[:size], patches[:size]
+            tables, arrays, held = [rows.iloc[size:]], [patches[size:]], held - size
+    if held:
+        yield _join(tables, arrays)
+
+
+def _join(tables: list[pd.DataFrame], arrays: list[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+    # A frame of many batches is sliced: concatenating would copy its remainder for each batch.
+    if len(tables) == 1:
+        return tables[0], arrays[0]
+    return pd.concat(tables), np.concatenate(arrays)

@@ -1,0 +1,132 @@
+"""What was predicted, drawn on the frames: a dot for each nucleus, coloured by class."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from histofuse.core.naming import show_name
+from histofuse.core.progress import track
+from histofuse.data.images.tiff import read_rgb
+from histofuse.data.images.tissue import Overview
+from histofuse.evaluation.drawing import CLASS_COLOURS, GREY, write_figure
+from histofuse.evaluation.mitotic_counts import HotSpot
+from histofuse.params.data import FrameParams
+from histofuse.tracking.interface import PREDICTION
+
+_LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
+_BELOW_PX: Final = 64  # for legend and footer
+DPI: Final = 100
+_NARROWEST_PX: Final = 700  # of a thumbnail's drawing
+_HEAT_UM: Final = 100.0  # SD of what smooths the density
+
+
+def draw_overlays(
+    answered: pd.DataFrame,
+    files: Mapping[str, Path],
+    reading: FrameParams,
+    *,
+    classes: Sequence[str],
+    footer: str,
+    folder: Path,
+) -> None:
+    """Write ``<frame>.png`` for each frame.
+
+    Args:
+        answered: ``frame_id, x_px, y_px, prediction``; a row is a nucleus.
+        files: Frame to its TIFF file.
+        reading: How frames are understood.
+        classes: Those that the model knows; their order decides the colours.
+        footer: Names the model.
+        folder: Is created; drawings of the same frames are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = list(answered.groupby("frame_id", sort=False))
+    for frame, rows in track(frames, "drawing", total=len(frames)):
+        figure = draw_overlay(read_rgb(files[str(frame)], reading).rgb, rows, classes)
+        figure.text(0.01, 0.004, f"{frame}  ·  {footer}", fontsize=8, color=GREY, va="bottom")
+        write_figure(figure, folder / f"{frame}.png", DPI)
+
+
+def draw_overview(
+    overview: Overview,
+    mitoses_um: Float[np.ndarray, "n 2"],
+    spot: HotSpot | None,
+    title: str,
+) -> Figure:
+    """Draw a slide's thumbnail with the density of mitoses, each of them, and the hot spot."""
+    from scipy.ndimage import gaussian_filter
+
+    height, width, _ = overview.thumbnail.shape
+    extent = (0, width * overview.mpp / 1e3, height * overview.mpp / 1e3, 0)
+    total = height + 2 * _BELOW_PX
+    figure = Figure(figsize=(max(width, _NARROWEST_PX) / DPI, total / DPI))
+    axes = figure.add_axes((0.06, 1.2 * _BELOW_PX / total, 0.92, 1 - 1.3 * _BELOW_PX / total))
+    axes.imshow(overview.thumbnail, extent=extent)
+    bins = [np.arange(height + 1), np.arange(width + 1)]
+    places = mitoses_um / overview.mpp
+    density, *_ = np.histogram2d(places[:, 1], places[:, 0], bins)
+    density = gaussian_filter(density, _HEAT_UM / overview.mpp) / (overview.mpp / 1e3) ** 2
+    if len(places):
+        shown = np.ma.masked_less(density, 0.1 * density.max())
+        heat = axes.imshow(shown, extent=extent, cmap="inferno", alpha=0.45, vmin=0)
+        figure.colorbar(heat, ax=axes, shrink=0.5, pad=0.01, label="per mm²")
+        style = {"s": 26, "color": CLASS_COLOURS[0], "edgecolors": "white", "linewidths": 0.7}
+        axes.scatter(*(mitoses_um / 1e3).T, **style)
+    if spot is not None and spot.mitoses:
+        centre = spot.x_um / 1e3, spot.y_um / 1e3
+        circle = Circle(centre, spot.radius_um / 1e3, fill=False, color="black", linewidth=1.5)
+        axes.add_patch(circle)
+    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm", anchor="N")
+    text = textwrap.fill(title, max(width, _NARROWEST_PX) // 6)
+    figure.text(0.01, 0.004, text, fontsize=8, color=GREY, va="bottom")
+    return figure
+
+
+def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
+    """Turn a figure into pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_overlay(
+    frame: UInt8[np.ndarray, "height width 3"],
+    rows: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    ringed: str = "",
+) -> Figure:
+    """Draw a frame with a dot for each nucleus, and a ring around those of one class."""
+    height, width, _ = frame.shape
+    shown = min(1.0, _LONGEST_PX / max(height, width))
+    total = height * shown + _BELOW_PX
+    figure = Figure(figsize=(width * shown / DPI, total / DPI))
+    axes = figure.add_axes((0, _BELOW_PX / total, 1, 1 - _BELOW_PX / total))
+    axes.imshow(frame, extent=(0, width, height, 0), aspect="auto")
+    for number, name in enumerate(classes):
+        chosen = rows[rows[PREDICTION] == name]
+        colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
+        label = f"{show_name(name)} ({len(chosen):,})"
+        style = {"s": 60, "color": colour, "edgecolors": "white", "linewidths": 0.8}
+        axes.scatter(chosen["x_px"], chosen["y_px"], label=label, **style)
+        if name == ringed:
+            ring = {"s": 1500, "facecolors": "none", "edgecolors": colour, "linewidths": 4}
+            axes.scatter(chosen["x_px"], chosen["y_px"], **ring)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    figure.legend(
+        loc="lower left", bbox_to_anchor=(0, 18 / total), ncols=len(classes), frameon=False
+    )
+    return figure
