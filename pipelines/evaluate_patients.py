@@ -4,29 +4,29 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
-from histofuse.core.bundle import open_bundle
-from histofuse.core.naming import name_patient_model
+from histofuse.core.bundle import list_bundles, open_bundle
 from histofuse.core.progress import report
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.patients import (
     VIEWS,
     compare_methods,
     make_methods_table,
+    rank_by_size,
     summarise_patients,
 )
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import read_view
-from histofuse.params.base import load_keys, load_section, load_seed
+from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
 
-MODELS = Path("models")
+MODELS = Path("models/patients")
 OUT = Path("reports/patients")
 
 
 def main() -> None:
     split = load_section(EvaluationParams, "evaluation").split
-    bundles = [open_bundle(MODELS / name_patient_model(key)) for key in load_keys("patients")]
+    bundles = sorted(map(open_bundle, list_bundles(MODELS)), key=rank_by_size)
     models = {b.name: {view: read_view(b, view) for view in VIEWS} for b in bundles}
     report(f"read predictions of {len(bundles)} models")
 

@@ -32,7 +32,7 @@ from histofuse.patients.bags import load_bags
 
 LINKED = Path("data/linked")
 EMBEDDINGS = Path("data/linked_embeddings")
-MODELS = Path("models")
+MODELS = Path("models/patients")
 OUT = Path("reports/positive_control")
 
 

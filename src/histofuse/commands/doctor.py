@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from histofuse.commands import params as all_params
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import MANIFEST
+from histofuse.core.bundle import MANIFEST, list_bundles
 from histofuse.core.errors import HistofuseError
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
@@ -248,7 +248,7 @@ def check_mlflow() -> Iterator[Check]:
         yield Check("mlflow", "warn", f"{address}: expects its files in {root}", remedy)
         return
     held = {v.digest for v in store.list_versions()}
-    bundles = {path.parent.name: path for path in sorted(MODELS.glob(f"*/{MANIFEST}"))}
+    bundles = {path.name: path / MANIFEST for path in list_bundles(MODELS)}
     # The detector is in no registry yet.
     wanted = {name: digest_file(path) for name, path in bundles.items() if name != "detector"}
     if REGISTRY_LOCK.is_file():

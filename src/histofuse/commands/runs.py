@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from histofuse.core.artifacts import digest_file, to_json
-from histofuse.core.bundle import MANIFEST
+from histofuse.core.bundle import MANIFEST, list_bundles
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.naming import NOT_DEFINED, show_interval, show_value
 from histofuse.tracking.connection import name_store
@@ -81,7 +81,7 @@ def list_runs(models: Path = MODELS) -> list[RunRow]:
     with store.locked():
         runs = store.find_runs(CONTENT_TAG)
         production = {s.name: s.production for s in store.read_statuses()}
-    held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
+    held = {digest_file(path / MANIFEST) for path in list_bundles(models)}
     rows = []
     for run in runs:
         tags = run.data.tags

@@ -80,6 +80,11 @@ def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True
     return Bundle(path, name, actual, files)
 
 
+def list_bundles(models: Path) -> list[Path]:
+    """List the bundles below a folder of models, also in ``patients``, by path."""
+    return sorted(path.parent for path in models.rglob(MANIFEST))
+
+
 def _refuse(path: Path, faults: list[str]) -> BundleError:
     message = (
         f"{path}: the bundle does not match its manifest: {'; '.join(faults)}. "

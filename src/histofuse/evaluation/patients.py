@@ -45,7 +45,7 @@ class Comparison:
     """All methods.
 
     Attributes:
-        methods: By the model's name, in the order of params.yaml.
+        methods: By the model's name, in the order given.
         better_side: The model of one side that ranks validation patients better.
         default: The simplest method that no other beats by its interval; None without fusion.
     """
@@ -53,6 +53,12 @@ class Comparison:
     methods: Mapping[str, Measured]
     better_side: str
     default: str | None
+
+
+def rank_by_size(bundle: Bundle) -> tuple[bool, int]:
+    """Sort key of models at patient level: those of one side first, then by their parameters."""
+    architecture = bundle.config["architecture"]
+    return architecture["kind"] != "side", architecture["parameters"]
 
 
 def compare_methods(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import MANIFEST
+from histofuse.core.bundle import MANIFEST, list_bundles
 from histofuse.core.errors import Fault, InputError
 from histofuse.tracking.names import (
     DIGEST_TAG,
@@ -86,9 +86,9 @@ def _list(versions: Sequence[Version]) -> str:
 
 def _digest_held(name: str, models: Path, primary_rule: str) -> str | None:
     """Digest the bundle in `models` that is registered under a name."""
-    for path in sorted(models.glob(f"*/{MANIFEST}")):
-        if name_registered(load_json(path)["name"], primary_rule) == name:
-            return digest_file(path)
+    for path in list_bundles(models):
+        if name_registered(load_json(path / MANIFEST)["name"], primary_rule) == name:
+            return digest_file(path / MANIFEST)
     return None
 
 

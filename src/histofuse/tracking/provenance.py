@@ -72,9 +72,9 @@ def read_stages(path: Path = LOCK) -> Stages:
 
 
 def find_stage(stages: Stages, out: Path) -> tuple[str, dict[str, Any]] | None:
-    """Find the stage that writes an output, and its entry."""
+    """Find the stage that writes an output, or a folder that holds it, and its entry."""
     for name, stage in stages.items():
-        if any(Path(made["path"]) == out for made in stage.get("outs", [])):
+        if any(out.is_relative_to(made["path"]) for made in stage.get("outs", [])):
             return name, stage
     return None
 

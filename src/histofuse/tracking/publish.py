@@ -26,7 +26,7 @@ from histofuse.core.artifacts import (
     write_json,
     write_text,
 )
-from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.bundle import Bundle, list_bundles, open_bundle
 from histofuse.core.naming import name_column, name_fusion, name_patient_model
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report, track
@@ -151,7 +151,7 @@ def publish_all(
         RegistryError: If the store cannot be reached or refuses.
     """
     rule = load_section(EvaluationParams, "evaluation").primary_rule
-    bundles = [open_bundle(models / name) for name in list_models(models)]
+    bundles = [open_bundle(path) for path in list_models(models)]
     store = open_store()
     wanted = [collect(bundle, reports, rule, documents) for bundle in bundles]
     for p in wanted:
@@ -160,12 +160,13 @@ def publish_all(
     return write_missing(wanted, store)
 
 
-def list_models(models: Path) -> list[str]:
+def list_models(models: Path) -> list[Path]:
     """List the trained models that params.yaml names; others are left from earlier params."""
     fused = map(name_fusion, load_keys("pairing"))
     patients = map(name_patient_model, load_keys("patients"))
     names = [*load_keys("image"), *load_keys("tabular"), *fused, *patients]
-    return [name for name in names if (models / name / MANIFEST).is_file()]
+    held = {path.name: path for path in list_bundles(models)}
+    return [held[name] for name in names if name in held]
 
 
 def collect(
@@ -280,7 +281,7 @@ def _describe_provenance(
     p: Publication, known: Mapping[str, str], stages: Stages
 ) -> dict[str, str]:
     """Describe the model's origin; tags that training set are kept."""
-    found = find_stage(stages, MODELS / p.bundle.name)
+    found = find_stage(stages, p.bundle.path)
     of_stage = describe_stage(*found) if found else {}
     of_sources = describe_revision(read_revision())
     return of_stage | {k: v for k, v in of_sources.items() if k not in known}
@@ -349,7 +350,7 @@ def _write_artifacts(
             shutil.copyfile(file, folder / name)
         for name, text in p.documents.items():
             write_text(text, folder / DOCUMENTS / name)
-        found = find_stage(stages, MODELS / p.bundle.name)
+        found = find_stage(stages, p.bundle.path)
         stage = {"stage": found[0], **found[1]} if found else None
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
         replaced = (*SHOWN, DOCUMENTS, *(() if fresh else (MODEL_FOLDER,)))

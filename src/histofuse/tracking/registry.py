@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from histofuse.core.artifacts import digest_file, load_json, replacing_folder, write_json
-from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
 from histofuse.core.errors import BundleError, Fault, InputError, RegistryError
 from histofuse.core.progress import report
 from histofuse.tracking.names import (
@@ -128,9 +128,9 @@ def _open_kept(path: Path, digest: str) -> Bundle | None:
 
 def _restore(registered: str, digest: str, models: Path, store: Store) -> Version:
     held = ""
-    for path in sorted(models.glob(f"*/{MANIFEST}")):
-        if name_registered(load_json(path)["name"]) == registered:
-            bundle = open_bundle(path.parent)
+    for path in list_bundles(models):
+        if name_registered(load_json(path / MANIFEST)["name"]) == registered:
+            bundle = open_bundle(path)
             if bundle.digest == digest:
                 report(f"{registered} was not in the registry: published again from {bundle.path}")
                 return ensure_registered(bundle, store)
@@ -217,7 +217,7 @@ def list_models(models: Path = MODELS) -> list[Listed]:
     with store.locked():
         versions = store.list_versions()
         statuses = {status.name: status for status in store.read_statuses()}
-    held = {digest_file(path) for path in models.glob(f"*/{MANIFEST}")}
+    held = {digest_file(path / MANIFEST) for path in list_bundles(models)}
     return [
         _list(v, statuses[v.name], v.digest in held, _find_alteration(v, statuses[v.name], store))
         for v in versions

@@ -1,6 +1,6 @@
 import pytest
 
-from histofuse.core.bundle import open_bundle, writing_bundle
+from histofuse.core.bundle import list_bundles, open_bundle, writing_bundle
 from histofuse.core.errors import BundleError
 
 
@@ -52,3 +52,13 @@ def test_rows_may_stay_behind_only_where_allowed(bundle):
 def test_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"no manifest\.json"):
         open_bundle(tmp_path)
+
+
+def test_bundles_are_found_next_to_each_other_and_in_folders_of_several(tmp_path):
+    for name in ("mlp", "patients/patient_gated", "patients/patient_image"):
+        with writing_bundle(tmp_path / name, name) as folder:
+            (folder / "config.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+
+    found = [path.relative_to(tmp_path).as_posix() for path in list_bundles(tmp_path)]
+    assert found == ["mlp", "patients/patient_gated", "patients/patient_image"]

@@ -96,5 +96,6 @@ def test_stage_of_an_output_is_found(tmp_path):
     name, stage = find_stage(stages, Path("models/mlp"))
     assert name == "train_tabular@mlp"
     assert stage["outs"][0]["md5"] == "abc.dir"
-    assert find_stage(stages, Path("models/xgboost")) is None
+    assert find_stage(stages, Path("models/mlp/inner")) == (name, stage)
+    assert find_stage(stages, Path("models/mlp_wide")) is None
     assert read_stages(tmp_path / "none.lock") == {}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from histofuse.commands.validation.external_data import TRAINED_ON, External
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
-from histofuse.core.bundle import MANIFEST, Bundle, open_bundle
+from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
 from histofuse.core.errors import BundleError, Fault, InputError, collect_faults
 from histofuse.core.naming import name_pairing
 from histofuse.core.privacy import may_show_patients
@@ -105,12 +105,13 @@ def find_bundle(model: str) -> Bundle:
     Raises:
         BundleError: If models/ does not hold it: its validation rows are needed.
     """
-    for path in (Path(model), MODELS / model):
+    held = list_bundles(MODELS)
+    for path in (Path(model), *(path for path in held if path.name == model)):
         if (path / MANIFEST).is_file():
             return open_bundle(path)
     digest = find_at(name_address(model), open_store()).digest
-    for path in sorted(MODELS.glob(f"*/{MANIFEST}")):
-        bundle = open_bundle(path.parent)
+    for path in held:
+        bundle = open_bundle(path)
         if bundle.digest == digest:
             return bundle
     raise BundleError(
