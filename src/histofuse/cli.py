@@ -66,7 +66,7 @@ def main(
 
 OpenData = Literal["brecahad", "mimic-demo"]  # downloaded without an account
 Orientation = Literal["refuse", "stored", "displayed"]
-Kind = Literal["image", "tabular", "fusion"]
+Kind = Literal["image", "tabular", "fusion", "patient"]
 Form = Literal["table", "json", "csv"]
 Model = Annotated[str, typer.Argument(help="Registered model, such as fusion.")]
 UserName = Annotated[str, typer.Argument(help="Name of the user.")]

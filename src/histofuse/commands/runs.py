@@ -117,7 +117,7 @@ def describe_runs(
     """Describe the published runs.
 
     Args:
-        kind: Only runs of one kind: ``image``, ``tabular`` or ``fusion``.
+        kind: Only runs of one kind: ``image``, ``tabular``, ``fusion`` or ``patient``.
         sort: Metric or param to sort by, best first; ``{focus}`` in it stands for the class in
             focus. By default the first column.
         columns: Metrics and params to show in place of the usual ones.
@@ -152,7 +152,7 @@ def describe_runs(
     with console.capture() as captured:
         for table in tables:
             console.print(table)
-        console.print(_explain(rows))
+        console.print(_explain(rows, columns))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -238,10 +238,14 @@ def _show(row: RunRow, name: str) -> str:
     return show_value(value)
 
 
-def _explain(rows: Sequence[RunRow]) -> str:
+def _explain(rows: Sequence[RunRow], columns: Sequence[str]) -> str:
     lines = []
     if any(name.startswith("interval_") for r in rows for name in r.metrics):
         lines.append("Intervals are in brackets; reports/tables describe the method.")
+        if any("ece" in name.split("/") for name in columns or _ADMISSIONS):
+            lines.append(
+                "ECE is biased upwards on few rows; its interval is not, and may end below."
+            )
     if any(r.in_production for r in rows):
         lines.append("*  in production")
     if any(r.leaky for r in rows):

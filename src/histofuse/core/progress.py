@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+# By default tqdm also takes a semaphore, which a child that is killed leaves behind.
+tqdm.set_lock(threading.RLock())
 
 
 def report(message: str) -> None:
