@@ -63,18 +63,14 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class DataSet:
-    """A checked data set.
+    """A checked data set."""
 
-    Attributes:
-        frames: A `FRAMES` table by frame_id; `file` is relative to the data set's folder.
-        annotations: An `ANNOTATIONS` table by frame_id, then key and place in the JSON. A point at
-            fraction x of the width lies at x_px = x * width: pixel i spans [i, i + 1).
-        notes: What was done to the input on the way, for the user to know.
-    """
-
+    # a `FRAMES` table by frame_id; `file` is relative to the data set's folder
     frames: pd.DataFrame
+    # an `ANNOTATIONS` table by frame_id, then key and place in the JSON. A point at fraction x of
+    # the width lies at x_px = x * width: pixel i spans [i, i + 1).
     annotations: pd.DataFrame
-    notes: list[str]
+    notes: list[str]  # what was done to the input on the way, for the user to know
 
 
 def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) -> DataSet:

@@ -73,21 +73,13 @@ class Attrition:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cohort and how it was selected.
+    """The cohort and how it was selected."""
 
-    Attributes:
-        table: Rows by subject_id and hadm_id, as `ADMISSIONS` has them.
-        attrition: The steps.
-        target: What is predicted.
-        prediction_time: When.
-        index_admission: Which admission represents a patient.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # rows by subject_id and hadm_id, as `ADMISSIONS` has them
     attrition: Attrition
     target: Target
     prediction_time: PredictionTime
-    index_admission: IndexAdmission
+    index_admission: IndexAdmission  # which admission represents a patient
 
     def describe(self) -> dict[str, Any]:
         """Describe the rows, for ``meta.json``."""

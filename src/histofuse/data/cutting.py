@@ -150,18 +150,12 @@ class Shards:
     """Where patches go: picklable, so that any process may write them to their places.
 
     `index_shards` gives the index of what they hold.
-
-    Attributes:
-        folder: Absolute, for processes that work elsewhere.
-        count: Of all patches.
-        shard_patches: Patches in a shard; the last holds fewer.
-        side: Of a patch.
     """
 
-    folder: Path
-    count: int
-    shard_patches: int
-    side: int
+    folder: Path  # absolute, for processes that work elsewhere
+    count: int  # of all patches
+    shard_patches: int  # patches in a shard; the last holds fewer
+    side: int  # of a patch
 
     @property
     def patch_bytes(self) -> int:
@@ -202,14 +196,10 @@ class Shards:
 
 @dataclass(frozen=True)
 class _Job:
-    """Points of one file, and the places of their patches among all.
-
-    Attributes:
-        factor: The points are those of the file resampled to as many times the pixels a side.
-    """
+    """Points of one file, and the places of their patches among all."""
 
     path: Path
-    factor: float
+    factor: float  # the points are those of the file resampled to as many times the pixels a side
     places: NDArray[np.int64]
     x_px: Coordinates
     y_px: Coordinates

@@ -37,15 +37,12 @@ _FEATURES: Final = uuid.UUID("6f1d2f0e-5a0c-5b1e-9a51-0d9f6c1b7a44")  # name spa
 
 @dataclass(frozen=True)
 class Objects:
-    """Objects of a file.
+    """Objects of a file."""
 
-    Attributes:
-        table: ``feature`` (from 1), ``x_px, y_px``, ``class_name`` (None without one), ``colour``
-            (RGB or None), ``measurements`` (name to number), ``width_px`` (0 for points).
-        ignored: Kinds of objects that are no nuclei, such as lines, and how many there are.
-    """
-
+    # ``feature`` (from 1), ``x_px, y_px``, ``class_name`` (None without one), ``colour`` (RGB or
+    # None), ``measurements`` (name to number), ``width_px`` (0 for points)
     table: pd.DataFrame
+    # kinds of objects that are no nuclei, such as lines, and how many there are
     ignored: Counter[str] = field(default_factory=Counter)
 
 

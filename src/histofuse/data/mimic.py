@@ -25,21 +25,14 @@ LARGE_TABLES: Final = ("labevents", "prescriptions")
 
 @dataclass(frozen=True)
 class Hospital:
-    """The checked core tables, every used column, rows as in the files.
+    """The checked core tables, every used column, rows as in the files."""
 
-    Attributes:
-        patients: One row a ``subject_id``.
-        admissions: One row a ``hadm_id``; its ``subject_id`` is in `patients`.
-        diagnoses: ``icd_version`` is 9 or 10; ``icd_code`` upper case, without dots or blanks.
-        rows: Table to its rows, the large ones included.
-        notes: What was read in another sense than it was written, for the user to know.
-    """
-
-    patients: pl.DataFrame
-    admissions: pl.DataFrame
+    patients: pl.DataFrame  # one row a ``subject_id``
+    admissions: pl.DataFrame  # one row a ``hadm_id``; its ``subject_id`` is in `patients`
+    # ``icd_version`` is 9 or 10; ``icd_code`` upper case, without dots or blanks
     diagnoses: pl.DataFrame
-    rows: Mapping[str, int]
-    notes: list[str]
+    rows: Mapping[str, int]  # table to its rows, the large ones included
+    notes: list[str]  # what was read in another sense than it was written, for the user to know
 
 
 def load_hospital(root: Path) -> Hospital:

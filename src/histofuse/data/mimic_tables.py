@@ -47,17 +47,12 @@ DAMAGE_REMEDY: Final = "Fetch it again and compare it with the publisher's SHA25
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a published table.
+    """The columns of a published table."""
 
-    Attributes:
-        columns: Column name to its kind, a key of `READERS`, in the published order.
-        used: Columns that are read; a file may lack the others.
-        required: Columns that are never null.
-    """
-
+    # column name to its kind, a key of `READERS`, in the published order
     columns: Mapping[str, str]
-    used: tuple[str, ...]
-    required: frozenset[str]
+    used: tuple[str, ...]  # columns that are read; a file may lack the others
+    required: frozenset[str]  # columns that are never null
 
 
 def _parse_schema(text: str) -> Schema:
@@ -104,14 +99,10 @@ _NARROWLY_READ: Final = ("labevents",)
 
 @dataclass(frozen=True)
 class Survey:
-    """What a table holds.
-
-    Attributes:
-        rows: Their number.
-        words: Used column to the number of cells that hold a word for "missing", such as NULL.
-    """
+    """What a table holds."""
 
     rows: int
+    # used column to the number of cells that hold a word for "missing", such as NULL
     words: Mapping[str, int]
 
 

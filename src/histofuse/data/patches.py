@@ -30,27 +30,17 @@ Patches = NDArray[np.uint8]  # (n, side, side, 3) RGB
 
 @dataclass(frozen=True)
 class PatchMeta:
-    """The content of ``meta.json``, next to the shards.
+    """The content of ``meta.json``, next to the shards."""
 
-    Attributes:
-        patch_px: Side of the square the model sees.
-        margin_px: Context stored on each side of it.
-        stored_px: Side of a stored patch.
-        classes: In the order of the model's outputs.
-        source: ``simulated`` or ``brecahad``.
-        stain_normalisation: ``none`` or ``macenko``.
-        patch_um: Side of that square in micrometres; None if the resolution is not known.
-        reduction: Most pixels of a frame, along a side, that became one of a patch.
-    """
-
-    patch_px: int
-    margin_px: int
-    stored_px: int
-    classes: list[str]
-    source: str
-    stain_normalisation: str
+    patch_px: int  # side of the square the model sees
+    margin_px: int  # context stored on each side of it
+    stored_px: int  # side of a stored patch
+    classes: list[str]  # in the order of the model's outputs
+    source: str  # ``simulated`` or ``brecahad``
+    stain_normalisation: str  # ``none`` or ``macenko``
+    # side of that square in micrometres; None if the resolution is not known
     patch_um: float | None = None
-    reduction: float = 1.0
+    reduction: float = 1.0  # most pixels of a frame, along a side, that became one of a patch
 
     @property
     def window_px(self) -> int:

@@ -34,15 +34,10 @@ Sizes = Mapping[str, tuple[int, int]]  # frame to width and height
 
 @dataclass(frozen=True)
 class Points:
-    """Nuclei and their frames.
+    """Nuclei and their frames."""
 
-    Attributes:
-        table: ``case_id, frame_id, x_px, y_px``, sorted by frame.
-        files: Frame to its file.
-    """
-
-    table: pd.DataFrame
-    files: dict[str, Path]
+    table: pd.DataFrame  # ``case_id, frame_id, x_px, y_px``, sorted by frame
+    files: dict[str, Path]  # frame to its file
 
 
 def read_points(

@@ -47,39 +47,26 @@ def spell(column: str) -> pl.Expr:
 
 @dataclass(frozen=True)
 class Condition:
-    """A stay the target is defined for.
+    """A stay the target is defined for."""
 
-    Attributes:
-        name: Its step in the attrition table.
-        description: The rule in words.
-        holds: Over the columns of stays; null counts as not held.
-    """
-
-    name: str
+    name: str  # its step in the attrition table
     description: str
-    holds: pl.Expr
+    holds: pl.Expr  # over the columns of stays; null counts as not held
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted, and what must not be seen while predicting it.
+    """What is predicted, and what must not be seen while predicting it."""
 
-    Attributes:
-        name: Its name in params.
-        description: The label in words.
-        prediction_times: Those it can be predicted at; the first is its ``target_default``.
-        label: Boolean over the columns of stays.
-        conditions: Stays it is defined for.
-        secrets: What no feature may give away; each group of features declares what it would.
-        uses_diagnosis: Whether the cohort's ICD lists define the cases rather than the cohort.
-    """
-
-    name: str
-    description: str
+    name: str  # in params
+    description: str  # of the label
+    # those it can be predicted at; the first is its ``target_default``
     prediction_times: tuple[PredictionTime, ...]
-    label: pl.Expr
-    conditions: tuple[Condition, ...]
+    label: pl.Expr  # boolean over the columns of stays
+    conditions: tuple[Condition, ...]  # stays it is defined for
+    # what no feature may give away; each group of features declares what it would
     secrets: tuple[Secret, ...]
+    # whether the cohort's ICD lists define the cases rather than the cohort
     uses_diagnosis: bool = False
 
     def secrets_at(self, prediction_time: PredictionTime) -> tuple[Secret, ...]:
@@ -175,11 +162,7 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
 
 
 def find_target(name: str) -> Target:
-    """Look up a target by its name in params.
-
-    Raises:
-        InputError: If there is none of that name.
-    """
+    """Look up a target by its name in params. Raises InputError if there is none of that name."""
     if name not in TARGETS:
         where = f"{PARAMS_FILE}, cohort.target"
         raise InputError([Fault(where, f"no target {name!r}", f"one of {', '.join(TARGETS)}")])

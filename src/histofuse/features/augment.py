@@ -51,64 +51,39 @@ Warped = Float[Tensor, "batch 3 patch patch"]
 
 @dataclass(frozen=True)
 class PatchGeometry:
-    """Sides, in px.
+    """Sides, in px."""
 
-    Attributes:
-        patch_px: The part of a stored patch that the network sees.
-        margin_px: Context around it, on each side.
-        input_px: What the network takes.
-    """
-
-    patch_px: int
-    margin_px: int
-    input_px: int
+    patch_px: int  # the part of a stored patch that the network sees
+    margin_px: int  # context around it, on each side
+    input_px: int  # what the network takes
 
 
 @dataclass(frozen=True)
 class Warp:
-    """A geometric change for each patch of a batch.
+    """A geometric change for each patch of a batch."""
 
-    Attributes:
-        mirror: (batch, 2) True where x, y are mirrored.
-        angle: (batch,) turn in radians, counter-clockwise as seen.
-        scale: (batch,) side of the crop in sides of the patch.
-        shift: (batch, 2) centre of the crop, x and y, in sides of the patch.
-    """
-
-    mirror: Tensor
-    angle: Tensor
-    scale: Tensor
-    shift: Tensor
+    mirror: Tensor  # (batch, 2) True where x, y are mirrored
+    angle: Tensor  # (batch,) turn in radians, counter-clockwise as seen
+    scale: Tensor  # (batch,) side of the crop in sides of the patch
+    shift: Tensor  # (batch, 2) centre of the crop, x and y, in sides of the patch
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """A change of colour for each patch of a batch, each (batch,).
+    """A change of colour for each patch of a batch, each (batch,)."""
 
-    Attributes:
-        brightness: Factor.
-        contrast: Factor about the mean grey.
-        saturation: Factor about each pixel's grey.
-        hue: Turn, as a share of the circle.
-    """
-
-    brightness: Tensor
-    contrast: Tensor
-    saturation: Tensor
-    hue: Tensor
+    brightness: Tensor  # factor
+    contrast: Tensor  # factor about the mean grey
+    saturation: Tensor  # factor about each pixel's grey
+    hue: Tensor  # turn, as a share of the circle
 
 
 @dataclass(frozen=True)
 class Staining:
-    """A change of the stains of each patch: haematoxylin, eosin, and what is neither.
+    """A change of the stains of each patch: haematoxylin, eosin, and what is neither."""
 
-    Attributes:
-        scale: (batch, 3) factor on each amount.
-        shift: (batch, 3) what is added to it.
-    """
-
-    scale: Tensor
-    shift: Tensor
+    scale: Tensor  # (batch, 3) factor on each amount
+    shift: Tensor  # (batch, 3) what is added to it
 
 
 def prepare_patches(stored: Stored, geometry: PatchGeometry, normalisation: PixelScale) -> Images:

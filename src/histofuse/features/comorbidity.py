@@ -48,18 +48,13 @@ _MASK: Final = pl.UInt64
 
 @dataclass(frozen=True)
 class Grouping:
-    """A published grouping of diagnosis codes.
+    """A published grouping of diagnosis codes."""
 
-    Attributes:
-        name: Its name in params, a name of `GROUPINGS`.
-        labels: Group to its label, in the order of the bits.
-        prefixes: ICD version to prefix to (bits it sets, bits it clears).
-        overrides: Pairs (severe, mild): the severe group switches the mild one off.
-    """
-
-    name: str
-    labels: Mapping[str, str]
+    name: str  # its name in params, a name of `GROUPINGS`
+    labels: Mapping[str, str]  # group to its label, in the order of the bits
+    # ICD version to prefix to (bits it sets, bits it clears)
     prefixes: Mapping[int, Mapping[str, tuple[int, int]]]
+    # pairs (severe, mild): the severe group switches the mild one off
     overrides: tuple[tuple[str, str], ...]
 
     @property

@@ -26,22 +26,15 @@ GROUPS: Final = (DEMOGRAPHICS, UTILISATION, COMORBIDITY, TREATMENT, LABORATORY)
 
 @dataclass(frozen=True)
 class EhrFeatures:
-    """The feature table and what belongs to it.
+    """The feature table and what belongs to it."""
 
-    Attributes:
-        table: ``subject_id``, ``hadm_id`` and one column per feature, sorted by key.
-        specs: The features in the order of their columns.
-        masked: What would give the target away and was left out, with the reasons.
-        quality: The tables on the quality of the source, by group; ``laboratory`` has one row per
-            laboratory value.
-        outside: ``feature,unit,low,high,outside``: how many values were outside their range, and
-            are missing.
-    """
-
-    table: pd.DataFrame
-    specs: list[FeatureSpec]
-    masked: dict[str, Any]
+    table: pd.DataFrame  # ``subject_id``, ``hadm_id`` and one column per feature, sorted by key
+    specs: list[FeatureSpec]  # the features in the order of their columns
+    masked: dict[str, Any]  # what would give the target away and was left out, with the reasons
+    # the tables on the quality of the source, by group; ``laboratory`` has one row per laboratory
+    # value
     quality: dict[str, pd.DataFrame]
+    # ``feature,unit,low,high,outside``: how many values were outside their range, and are missing
     outside: pd.DataFrame
 
 

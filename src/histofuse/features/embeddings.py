@@ -31,15 +31,10 @@ _ROWS_AT_ONCE: Final = 8192
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings of one modality.
+    """Embeddings of one modality."""
 
-    Attributes:
-        rows: Key and ``row``: `IMAGE_ROWS` or `PATIENT_ROWS`.
-        values: One row an item, at the place its ``row`` says.
-    """
-
-    rows: pd.DataFrame
-    values: Float32[np.ndarray, "n dim"]
+    rows: pd.DataFrame  # key and ``row``: `IMAGE_ROWS` or `PATIENT_ROWS`
+    values: Float32[np.ndarray, "n dim"]  # one row an item, at the place its ``row`` says
 
     @property
     def dim(self) -> int:
@@ -49,17 +44,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of both modalities.
-
-    Attributes:
-        image: Of patches.
-        patient: Of index admissions.
-        meta: ``classes`` of the image encoder in order and its ``focus_class``, ``encoders`` (name,
-            registered name and digest of each), ``dims`` and ``sources`` by modality.
-    """
+    """Embeddings of both modalities."""
 
     image: Embedded
     patient: Embedded
+    # ``classes`` of the image encoder in order and its ``focus_class``, ``encoders`` (name,
+    # registered name and digest of each), ``dims`` and ``sources`` by modality
     meta: dict[str, Any]
 
 

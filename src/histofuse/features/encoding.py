@@ -45,31 +45,19 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Continuous:
-    """A continuous feature: imputed, then ``(value - mean) / std``.
+    """A continuous feature: imputed, then ``(value - mean) / std``."""
 
-    Attributes:
-        name: Its column, before and after.
-        median: Over all train rows.
-        medians: Stratum to its median, for strata with a value.
-        mean: Over the train rows that have a value.
-        std: Likewise, of the population.
-        lowest: Of the train rows once standardised, rounded down to a whole number: no single
-            patient's value can be read from it.
-        highest: Likewise, rounded up.
-        unit: Of the values.
-        low: The lowest plausible value; None if it has no range.
-        high: The highest.
-    """
-
-    name: str
-    median: float
-    medians: dict[str, float]
-    mean: float
-    std: float
+    name: str  # its column, before and after
+    median: float  # over all train rows
+    medians: dict[str, float]  # stratum to its median, for strata with a value
+    mean: float  # over the train rows that have a value
+    std: float  # likewise, of the population
+    # of the train rows once standardised, rounded down to a whole number: no single patient's value
+    # can be read from it
     lowest: float
-    highest: float
+    highest: float  # likewise, rounded up
     unit: str
-    low: float | None
+    low: float | None  # the lowest plausible value; None if it has no range
     high: float | None
     kind: Kind = "continuous"
 
@@ -98,15 +86,10 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Binary:
-    """A 0/1 feature.
+    """A 0/1 feature."""
 
-    Attributes:
-        name: Its column, before and after.
-        mode: What stands for a missing value; 0 on a tie.
-    """
-
-    name: str
-    mode: int
+    name: str  # its column, before and after
+    mode: int  # what stands for a missing value; 0 on a tie
     kind: Kind = "binary"
 
     @property
@@ -124,17 +107,11 @@ class Binary:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A categorical feature.
+    """A categorical feature."""
 
-    Attributes:
-        name: Its column before encoding; after it, one column ``<name>=<category>`` a category.
-        mode: What stands for a missing value; the first in order on a tie.
-        categories: Those of train, sorted.
-    """
-
-    name: str
-    mode: str
-    categories: tuple[str, ...]
+    name: str  # its column before encoding; after it, one column ``<name>=<category>`` a category
+    mode: str  # what stands for a missing value; the first in order on a tie
+    categories: tuple[str, ...]  # those of train, sorted
     kind: Kind = "categorical"
 
     @property
@@ -154,15 +131,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Indicator:
-    """A 0/1 column: 1 where a variable is missing.
-
-    Attributes:
-        variable: The variable.
-        sources: Its features; it is missing if all of them are.
-    """
+    """A 0/1 column: 1 where a variable is missing."""
 
     variable: str
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # its features; it is missing if all of them are
 
     @property
     def column(self) -> str:
@@ -172,39 +144,27 @@ class Indicator:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A feature, or an indicator, that was left out.
-
-    Attributes:
-        name: Its column.
-        reason: ``missing`` (in too many train rows), ``constant`` (one value in all of them), ``few
-            patients`` (fewer than `EncodingParams.fewest_patients` have a value or share one), or
-            ``repeats <column>`` (the same, the opposite or on a line with it in all of them).
-        missing: Share of train rows without it.
-    """
+    """A feature, or an indicator, that was left out."""
 
     name: str
+    # ``missing`` (in too many train rows), ``constant`` (one value in all of them), ``few
+    # patients`` (fewer than `EncodingParams.fewest_patients` have a value or share one), or
+    # ``repeats <column>`` (the same, the opposite or on a line with it in all of them)
     reason: str
-    missing: float
+    missing: float  # share of train rows without it
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What was learnt from the train rows; JSON holds all of it.
+    """What was learnt from the train rows; JSON holds all of it."""
 
-    Attributes:
-        strata: Names of the strata medians were taken within; those of params whose column is
-            among the features.
-        features: In the order of their columns.
-        indicators: Their columns stand last.
-        dropped: What was left out.
-        rows: Number of train rows.
-    """
-
+    # names of the strata medians were taken within; those of params whose column is among the
+    # features
     strata: tuple[str, ...]
-    features: tuple[Continuous | Binary | Categorical, ...]
-    indicators: tuple[Indicator, ...]
+    features: tuple[Continuous | Binary | Categorical, ...]  # in the order of their columns
+    indicators: tuple[Indicator, ...]  # their columns stand last
     dropped: tuple[Dropped, ...]
-    rows: int
+    rows: int  # of train
 
     @property
     def feature_order(self) -> list[str]:

@@ -29,20 +29,14 @@ ADMISSION_COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a group is built from.
+    """What a group is built from."""
 
-    Attributes:
-        index: The columns of ``ADMISSIONS`` (data/cohort.py), one row per index admission, by key.
-        root: The folder that holds ``hosp/``.
-        params: Section ``ehr_features``.
-        prediction_time: Nothing later may be used.
-        masked: Names that would give the target away; no feature may be built from them.
-    """
-
+    # the columns of ``ADMISSIONS`` (data/cohort.py), one row per index admission, by key
     index: pl.DataFrame
-    root: Path
-    params: EhrFeaturesParams
-    prediction_time: PredictionTime
+    root: Path  # the folder that holds ``hosp/``
+    params: EhrFeaturesParams  # section ``ehr_features``
+    prediction_time: PredictionTime  # nothing later may be used
+    # names that would give the target away; no feature may be built from them
     masked: frozenset[str]
 
     @cached_property
@@ -58,35 +52,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Giveaway:
-    """Names in a group that would give something about the target away.
+    """Names in a group that would give something about the target away."""
 
-    Attributes:
-        secret: What they give away; a target lists what must stay hidden.
-        reason: Why, for ``masked.json`` and the report.
-        names: Features, or what features are built from, such as a laboratory test.
-    """
-
-    secret: Secret
-    reason: str
-    names: tuple[str, ...]
+    secret: Secret  # what they give away; a target lists what must stay hidden
+    reason: str  # why, for ``masked.json`` and the report
+    names: tuple[str, ...]  # features, or what features are built from, such as a laboratory test
 
 
 @dataclass(frozen=True)
 class FeatureGroup:
-    """A group of features.
+    """A group of features."""
 
-    Attributes:
-        name: In ``features.json`` and the report.
-        specs: The features, in the order of their columns; masked ones are left out afterwards.
-        build: ``subject_id``, ``hadm_id`` and the columns of the features, one row per index
-            admission; and a table on the quality of the source, or None.
-        gives_away: What must be masked, depending on the target.
-    """
-
-    name: str
+    name: str  # in ``features.json`` and the report
+    # the features, in the order of their columns; masked ones are left out afterwards
     specs: Callable[[Request], Sequence[FeatureSpec]]
+    # ``subject_id``, ``hadm_id`` and the columns of the features, one row per index admission; and
+    # a table on the quality of the source, or None
     build: Callable[[Request], tuple[pl.DataFrame, pl.DataFrame | None]]
-    gives_away: tuple[Giveaway, ...] = ()
+    gives_away: tuple[Giveaway, ...] = ()  # what must be masked, depending on the target
 
     def mask(self, secrets: Collection[Secret]) -> dict[str, str]:
         """Names that would give a secret away, with the reason."""

@@ -39,24 +39,16 @@ FATES: Final = (_STANDARD, _CONVERTED, _CORRECTED, _NO_NUMBER, _UNKNOWN_UNIT, _I
 
 @dataclass(frozen=True)
 class Lab:
-    """How one laboratory value is read.
+    """How one laboratory value is read."""
 
-    Attributes:
-        name: Its name in params.
-        label: Its name in words.
-        range: What a patient can have, in the standard unit.
-        itemids: MIMIC-IV d_labitems.itemid; several analysers may measure the same.
-        units: Unit, lower case and without blanks, to its factor; the empty one is a null unit.
-        typical: Lowest and highest value that a corrected mix-up may have.
-        mix_up: Factors tried on a value outside its range that claims the standard unit.
-    """
-
-    name: str
-    label: str
-    range: Range
-    itemids: Sequence[int]
+    name: str  # in params
+    label: str  # in words
+    range: Range  # what a patient can have, in the standard unit
+    itemids: Sequence[int]  # MIMIC-IV d_labitems.itemid; several analysers may measure the same
+    # unit, lower case and without blanks, to its factor; the empty one is a null unit
     units: Mapping[str, float]
-    typical: Sequence[float]
+    typical: Sequence[float]  # lowest and highest value that a corrected mix-up may have
+    # factors tried on a value outside its range that claims the standard unit
     mix_up: Sequence[float]
 
 

@@ -16,13 +16,7 @@ DEFINITIONS: Final = Path(__file__).parent / "ranges.json"
 
 @dataclass(frozen=True)
 class Range:
-    """What a living patient can have, both ends included.
-
-    Attributes:
-        unit: Of both ends.
-        low: The lowest value.
-        high: The highest.
-    """
+    """What a living patient can have, both ends included."""
 
     unit: str
     low: float

@@ -25,27 +25,16 @@ FEATURES: Final = Contract(
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """One feature, in natural units before encoding.
-
-    Attributes:
-        name: Its column.
-        variable: What it is a value of; features of one variable are missing together.
-        kind: ``continuous``, ``binary`` (0/1) or ``categorical`` (text).
-        unit: Of a continuous feature; empty for the others.
-        group: The `FeatureGroup` it belongs to.
-        description: In words.
-        indicator: Whether being missing tells something: a sparse clinical field.
-        low: The lowest plausible value of a continuous feature; None if there is no range.
-        high: The highest.
-    """
+    """One feature, in natural units before encoding."""
 
     name: str
-    variable: str
-    kind: Kind
-    unit: str
-    group: str
+    variable: str  # what it is a value of; features of one variable are missing together
+    kind: Kind  # ``continuous``, ``binary`` (0/1) or ``categorical`` (text)
+    unit: str  # of a continuous feature; empty for the others
+    group: str  # the `FeatureGroup` it belongs to
     description: str
-    indicator: bool = False
+    indicator: bool = False  # whether being missing tells something: a sparse clinical field
+    # the lowest plausible value of a continuous feature; None if there is no range
     low: float | None = None
     high: float | None = None
 

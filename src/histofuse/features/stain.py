@@ -24,15 +24,11 @@ _SAMPLES = 100_000
 
 @dataclass(frozen=True)
 class StainFit:
-    """The stains of a frame.
+    """The stains of a frame."""
 
-    Attributes:
-        stains: (2, 3) optical density in RGB of haematoxylin and of eosin, each of length 1.
-        amounts: (2,) 99th percentile of the amount of each in the tissue.
-    """
-
+    # (2, 3) optical density in RGB of haematoxylin and of eosin, each of length 1
     stains: NDArray[np.float64]
-    amounts: NDArray[np.float64]
+    amounts: NDArray[np.float64]  # (2,) 99th percentile of the amount of each in the tissue
 
 
 REFERENCE = StainFit(

@@ -34,21 +34,13 @@ _ORDER: Final = ("drug", "route")
 
 @dataclass(frozen=True)
 class Treatment:
-    """How a treatment group is identified.
+    """How a treatment group is identified."""
 
-    Attributes:
-        name: Its name in params.
-        label: The group in words.
-        words: Matches the names of its drugs.
-        not_words: Matches names to exclude; None if there are none.
-        local_routes: Routes that do not count for it, upper case.
-    """
-
-    name: str
-    label: str
-    words: re.Pattern[str]
-    not_words: re.Pattern[str] | None
-    local_routes: frozenset[str]
+    name: str  # in params
+    label: str  # in words
+    words: re.Pattern[str]  # matches the names of its drugs
+    not_words: re.Pattern[str] | None  # matches names to exclude; None if there are none
+    local_routes: frozenset[str]  # routes that do not count for it, upper case
 
     def holds(self, drug: str, route: str | None) -> bool:
         """Tell whether a drug given by a route (None: not recorded) belongs to the group."""

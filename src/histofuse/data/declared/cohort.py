@@ -21,19 +21,14 @@ from histofuse.params.records import NONE, Declaration, EventTarget
 
 @dataclass(frozen=True)
 class DeclaredCohort:
-    """The rows that can be used.
-
-    Attributes:
-        table: As `data.cohort.COHORT`, with ``patient_id`` and ``visit_id`` as they are spelt,
-            ``split_group`` where one is declared, and ``weight`` where rows are weighted.
-        attrition: The steps.
-        censored: How many rows were censored before the horizon; None where there is none.
-    """
+    """The rows that can be used."""
 
     source: DeclaredTable
+    # as `data.cohort.COHORT`, with ``patient_id`` and ``visit_id`` as they are spelt,
+    # ``split_group`` where one is declared, and ``weight`` where rows are weighted
     table: pd.DataFrame
     attrition: Attrition
-    censored: int | None
+    censored: int | None  # how many rows were censored before the horizon; None where there is none
 
     def describe(self) -> dict[str, Any]:
         """Describe the rows, for ``meta.json``."""

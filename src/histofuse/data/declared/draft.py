@@ -29,11 +29,7 @@ _HEADER: Final = """\
 
 
 def draft_declaration(path: Path) -> str:
-    """Draft the declaration of a table.
-
-    Raises:
-        InputError: If the table cannot be read.
-    """
+    """Draft the declaration of a table. Raises InputError if the table cannot be read."""
     cells = read_text(path)
     titles = _read_titles(path, cells.columns[1:])
     features: dict[str, dict[str, Any]] = {k: {} for k in ("numeric", "categorical", "dates")}

@@ -40,23 +40,16 @@ _EXPECTED: Final = "a table with a header: .csv, .tsv or .txt (between tabs), or
 
 @dataclass(frozen=True)
 class DeclaredTable:
-    """A table and its declaration.
-
-    Attributes:
-        path: Its file.
-        declaration: What its columns mean.
-        cells: Text by column in lower case, null where missing; ``line``, where a row ends (in
-            Parquet, its number from 1); and its key: ``subject_id``, ``hadm_id`` (whole numbers),
-            ``patient_id`` and ``visit_id`` (as they are spelt).
-        left_out: Columns that are not used, to the reason.
-        notes: What the user should know.
-    """
+    """A table and its declaration."""
 
     path: Path
     declaration: Declaration
+    # text by column in lower case, null where missing; ``line``, where a row ends (in Parquet, its
+    # number from 1); and its key: ``subject_id``, ``hadm_id`` (whole numbers), ``patient_id`` and
+    # ``visit_id`` (as they are spelt)
     cells: pl.DataFrame
-    left_out: Mapping[str, str]
-    notes: list[str]
+    left_out: Mapping[str, str]  # columns that are not used, to the reason
+    notes: list[str]  # what the user should know
 
     def locate(self, line: int, column: str) -> str:
         """Say where a cell stands."""

@@ -16,25 +16,15 @@ _SEGMENTS: Final = range(0xFF50, 0xFF70)
 
 
 class Demand(NamedTuple):
-    """What decoding takes.
+    """What decoding takes."""
 
-    Attributes:
-        area: Width times height, in pixels.
-        samples: Pixels times components.
-        packets: Precincts times layers of a component; each takes memory, even if it is empty.
-    """
-
-    area: int
-    samples: int
-    packets: int
+    area: int  # width times height, in pixels
+    samples: int  # pixels times components
+    packets: int  # precincts times layers of a component; each takes memory, even if it is empty
 
 
 def measure_codestream(data: bytes) -> Demand:
-    """Read what decoding takes.
-
-    Raises:
-        ValueError: If the headers cannot be followed.
-    """
+    """Read what decoding takes. Raises ValueError if the headers cannot be followed."""
     start = 0 if data.startswith(_START) else data.find(_BOX) + len(_BOX)
     if (start and data.count(_BOX) != 1) or data[start : start + 4] != _START:
         raise ValueError("no JPEG 2000 codestream")

@@ -50,15 +50,10 @@ _LARGEST_VALUES: Final = (341, 281)  # SMaxSampleValue, MaxSampleValue
 
 
 class Decoded(NamedTuple):
-    """A decoded frame.
+    """A decoded frame."""
 
-    Attributes:
-        rgb: (height, width, 3) RGB.
-        changes: What was done to the pixels to get there, such as "alpha dropped".
-    """
-
-    rgb: Image
-    changes: tuple[str, ...]
+    rgb: Image  # (height, width, 3) RGB
+    changes: tuple[str, ...]  # what was done to the pixels to get there, such as "alpha dropped"
 
 
 def read_rgb(path: Path, frames: FrameParams, *, look: bool = True) -> Decoded:

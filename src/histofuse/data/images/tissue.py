@@ -20,19 +20,12 @@ _LEAST_COLOUR, _MOST_COLOUR = 8.0, 18.0
 
 @dataclass(frozen=True)
 class Overview:
-    """A slide at a glance.
-
-    Attributes:
-        thumbnail: (height, width, 3) RGB.
-        tissue: (height, width) where there is tissue.
-        mpp: Micrometres per pixel of both.
-        full_shape: (height, width) of the slide.
-    """
+    """A slide at a glance."""
 
     thumbnail: UInt8[np.ndarray, "height width 3"]
-    tissue: Bool[np.ndarray, "height width"]
-    mpp: float
-    full_shape: tuple[int, int]
+    tissue: Bool[np.ndarray, "height width"]  # where there is tissue
+    mpp: float  # micrometres per pixel of both
+    full_shape: tuple[int, int]  # (height, width) of the slide
 
     @property
     def tissue_mm2(self) -> float:

@@ -14,51 +14,31 @@ _HARMONICS = np.arange(2, 6, dtype=np.float32)  # of the outline; the first woul
 
 @dataclass(frozen=True)
 class Blob:
-    """A soft-edged, roughly elliptic body.
+    """A soft-edged, roughly elliptic body."""
 
-    Attributes:
-        x, y: Centre in pixels.
-        a, b: Semi-axes in pixels.
-        angle: Of the first axis, in radians.
-        haematoxylin, eosin: Amount of dye inside.
-        opacity: How much of what lies beneath is covered; 1 covers all.
-        edge_px: Width of the edge; large when out of focus.
-        wobble: Spread of the outline against the ellipse.
-        roughness_px: How far fine irregularities push the outline.
-        clumps: How much coarse chromatin varies the dye, as a share of it.
-        grain: How much fine chromatin varies the dye, as a share of it.
-        rim: Extra haematoxylin along the membrane.
-        nucleoli: Number of nucleoli.
-    """
-
-    x: float
+    x: float  # x and y of the centre, in pixels
     y: float
-    a: float
+    a: float  # a and b, semi-axes in pixels
     b: float
-    angle: float
-    haematoxylin: float
+    angle: float  # of the first axis, in radians
+    haematoxylin: float  # amount of each dye inside
     eosin: float
-    opacity: float = 1.0
-    edge_px: float = 2.0
-    wobble: float = 0.0
-    roughness_px: float = 0.0
-    clumps: float = 0.0
-    grain: float = 0.0
-    rim: float = 0.0
+    opacity: float = 1.0  # how much of what lies beneath is covered; 1 covers all
+    edge_px: float = 2.0  # width of the edge; large when out of focus
+    wobble: float = 0.0  # spread of the outline against the ellipse
+    roughness_px: float = 0.0  # how far fine irregularities push the outline
+    clumps: float = 0.0  # how much coarse chromatin varies the dye, as a share of it
+    grain: float = 0.0  # how much fine chromatin varies the dye, as a share of it
+    rim: float = 0.0  # extra haematoxylin along the membrane
     nucleoli: int = 0
 
 
 @dataclass(frozen=True)
 class Textures:
-    """Noise fields of the whole frame, from which blobs cut their chromatin.
+    """Noise fields of the whole frame, from which blobs cut their chromatin."""
 
-    Attributes:
-        fine: (height, width), about 2 px wide.
-        coarse: (height, width), about 5 px wide.
-    """
-
-    fine: Field
-    coarse: Field
+    fine: Field  # (height, width), about 2 px wide
+    coarse: Field  # (height, width), about 5 px wide
 
 
 def draw_blob(

@@ -41,17 +41,11 @@ _KEYS = ("mitosis", "non_mitosis", "apoptosis", "tumor", "non_tumor", "lumen", "
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What one frame shall hold.
+    """What one frame shall hold."""
 
-    Attributes:
-        frame_id: Such as ``Case_3-02``.
-        case: Number of the case.
-        counts: BreCaHAD key to number of nuclei.
-    """
-
-    frame_id: str
+    frame_id: str  # such as ``Case_3-02``
     case: int
-    counts: Mapping[str, int]
+    counts: Mapping[str, int]  # BreCaHAD key to number of nuclei
 
 
 def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path) -> dict[str, int]:

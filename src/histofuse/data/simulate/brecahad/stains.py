@@ -18,35 +18,22 @@ EOSIN = np.array([0.17, 0.90, 0.34])
 
 @dataclass(frozen=True)
 class CaseLook:
-    """One case's stain, scanner and nuclei.
+    """One case's stain, scanner and nuclei."""
 
-    Attributes:
-        stains: (2, 3) optical density in RGB of haematoxylin and eosin at unit amount.
-        amounts: (2,) how heavily the slide took each dye; 1 is usual.
-        white: (3,) intensity of the empty slide, of 255.
-        blur_px: Standard deviation of the optical blur.
-        noise: Standard deviation of the camera's noise, of 255.
-        nuclear_scale: Size of nuclei against the usual.
-        pleomorphism: Spread of tumour nuclei in size and outline, as a coefficient of variation.
-        vesicular: Share of tumour nuclei that are open, with rim and nucleoli.
-        condensed: Share of tumour nuclei that are dark and shrunken, and so resemble mitoses.
-        contrast: How much darker than the usual tumour nucleus condensed chromatin is.
-        fat: Mean number of fat cells in a frame.
-        lumens: Mean number of lumens in a frame.
-    """
-
+    # (2, 3) optical density in RGB of haematoxylin and eosin at unit amount
     stains: NDArray[np.float64]
-    amounts: NDArray[np.float64]
-    white: NDArray[np.float64]
-    blur_px: float
-    noise: float
-    nuclear_scale: float
+    amounts: NDArray[np.float64]  # (2,) how heavily the slide took each dye; 1 is usual
+    white: NDArray[np.float64]  # (3,) intensity of the empty slide, of 255
+    blur_px: float  # standard deviation of the optical blur
+    noise: float  # standard deviation of the camera's noise, of 255
+    nuclear_scale: float  # size of nuclei against the usual
+    # spread of tumour nuclei in size and outline, as a coefficient of variation
     pleomorphism: float
-    vesicular: float
-    condensed: float
-    contrast: float
-    fat: float
-    lumens: float
+    vesicular: float  # share of tumour nuclei that are open, with rim and nucleoli
+    condensed: float  # share of tumour nuclei that are dark and shrunken, and so resemble mitoses
+    contrast: float  # how much darker than the usual tumour nucleus condensed chromatin is
+    fat: float  # mean number of fat cells in a frame
+    lumens: float  # mean number of lumens in a frame
 
 
 def draw_case_look(rng: np.random.Generator) -> CaseLook:

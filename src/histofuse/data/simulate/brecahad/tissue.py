@@ -20,21 +20,14 @@ Points = NDArray[np.float64]  # (n, 2) x and y in pixels
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie, on the coarse grid (every fourth pixel).
+    """Where things lie, on the coarse grid (every fourth pixel)."""
 
-    Attributes:
-        shape: Height and width of the frame in pixels.
-        depth_px: Distance to the border of the nests, positive inside them.
-        fibre_phase: Smooth field whose level lines the fibres follow; it rises by about 1 for each
-            pixel across them.
-        hole_px: Distance to the border of the nearest fat cell or lumen, positive inside it.
-        lumens: Centres of lumens.
-    """
-
-    shape: tuple[int, int]
-    depth_px: Field
+    shape: tuple[int, int]  # height and width of the frame in pixels
+    depth_px: Field  # distance to the border of the nests, positive inside them
+    # smooth field whose level lines the fibres follow; it rises by about 1 for each pixel across
+    # them
     fibre_phase: Field
-    hole_px: Field
+    hole_px: Field  # distance to the border of the nearest fat cell or lumen, positive inside it
     lumens: Points
 
     def at(self, field: Field, points: Points) -> NDArray[np.float32]:

@@ -37,43 +37,25 @@ _NODES, _WEIGHTS = hermegauss(24)
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a patient's nuclei are drawn as, and the latents behind them.
+    """What a patient's nuclei are drawn as, and the latents behind them."""
 
-    Attributes:
-        severity: Latent, standard normal.
-        own: The grade's own part, latent, standard normal.
-        counts: Nuclei of each of `CLASSES`.
-        pleomorphism: As drawn, in standard deviations.
-    """
-
-    severity: Float[np.ndarray, " n"]
-    own: Float[np.ndarray, " n"]
-    counts: Int[np.ndarray, "n 3"]
-    pleomorphism: Float[np.ndarray, " n"]
+    severity: Float[np.ndarray, " n"]  # latent, standard normal
+    own: Float[np.ndarray, " n"]  # the grade's own part, latent, standard normal
+    counts: Int[np.ndarray, "n 3"]  # nuclei of each of `CLASSES`
+    pleomorphism: Float[np.ndarray, " n"]  # as drawn, in standard deviations
 
 
 @dataclass(frozen=True)
 class Record:
-    """Standardised recorded values; NaN where missing.
+    """Standardised recorded values; NaN where missing."""
 
-    Attributes:
-        markers: Of severity.
-        own: Of what only the record tells; high is bad.
-    """
-
-    markers: Float[np.ndarray, "n 3"]
-    own: Float[np.ndarray, "n 3"]
+    markers: Float[np.ndarray, "n 3"]  # of severity
+    own: Float[np.ndarray, "n 3"]  # of what only the record tells; high is bad
 
 
 @dataclass(frozen=True)
 class LinkedCohort:
-    """Drawn patients.
-
-    Attributes:
-        tissue: Their nuclei and latents.
-        record: Their recorded values.
-        outcome: 0 or 1.
-    """
+    """Drawn patients."""
 
     tissue: Tissue
     record: Record

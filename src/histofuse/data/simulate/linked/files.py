@@ -57,16 +57,11 @@ _STREAM: Final = "simulate_linked"
 
 @dataclass(frozen=True)
 class Cutting:
-    """How patches are cut.
+    """How patches are cut."""
 
-    Attributes:
-        meta: Size, classes and stain normalisation.
-        shard_patches: Patches in a shard.
-        normalise: Applied to each frame.
-    """
-
-    meta: PatchMeta
-    shard_patches: int
+    meta: PatchMeta  # size, classes and stain normalisation
+    shard_patches: int  # patches in a shard
+    # applied to each frame
     normalise: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
 
 

@@ -20,75 +20,48 @@ Panel = Literal["blood_count", "chemistry", "minerals", "liver", "coagulation", 
 
 @dataclass(frozen=True)
 class Code:
-    """One condition in both code versions.
+    """One condition in both code versions."""
 
-    Attributes:
-        icd9, icd10: Undotted codes of ICD-9-CM and ICD-10-CM.
-        title9, title10: Their long titles; `title10` is empty where it is that of ICD-9.
-    """
-
-    icd9: str
-    icd10: str
-    title9: str
+    icd9: str  # undotted
+    icd10: str  # undotted
+    title9: str  # long title; `title10` is empty where it is the same
     title10: str = ""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A lasting condition or an acute event.
+    """A lasting condition or an acute event."""
 
-    Attributes:
-        name: Its name in the risk model.
-        codes: Codes of which a patient carries one.
-        logit: Log-odds of having it at age 60 and average frailty.
-        per_decade, frailty: Added per ten years of age, and per standard deviation of frailty.
-        acute: Drawn at each admission; otherwise kept for life.
-    """
-
-    name: str
-    codes: tuple[Code, ...]
-    logit: float
-    per_decade: float = 0.0
-    frailty: float = 0.0
-    acute: bool = False
+    name: str  # in the risk model
+    codes: tuple[Code, ...]  # codes of which a patient carries one
+    logit: float  # log-odds of having it at age 60 and average frailty
+    per_decade: float = 0.0  # added per ten years of age
+    frailty: float = 0.0  # added per standard deviation of frailty
+    acute: bool = False  # drawn at each admission; otherwise kept for life
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A laboratory test.
-
-    Attributes:
-        panel: Tests of a panel are drawn together.
-        unit: ``labevents.valueuom``; empty for none.
-        low, high: Ends of the reference range.
-        decimals: Decimals printed.
-        centre: Median of the population, in `unit`.
-        spread: Standard deviation between admissions; of the logarithm where `skewed`.
-        noise: Standard deviation between draws of an admission, likewise.
-        frailty: Added per standard deviation of frailty, likewise.
-        metastatic: Added if the cancer has spread, likewise.
-        missing: Share of admissions at which it is never ordered; 0 for tumour markers, which are
-            ordered draw by draw.
-        skewed: Log-normal rather than normal.
-        other_unit, other_factor: A unit some results come in instead; from `unit` to it.
-    """
+    """A laboratory test."""
 
     itemid: int
     label: str
     category: str
-    panel: Panel
-    unit: str
-    low: float
+    panel: Panel  # tests of a panel are drawn together
+    unit: str  # ``labevents.valueuom``; empty for none
+    low: float  # of the reference range
     high: float
-    decimals: int
-    centre: float
-    spread: float
-    noise: float
+    decimals: int  # printed
+    centre: float  # median of the population, in `unit`
+    spread: float  # standard deviation between admissions; of the logarithm where `skewed`
+    noise: float  # standard deviation between draws of an admission, likewise
+    # share of admissions at which it is never ordered; 0 for tumour markers, which are ordered draw
+    # by draw
     missing: float
-    frailty: float = 0.0
-    metastatic: float = 0.0
-    skewed: bool = False
-    other_unit: str = ""
+    frailty: float = 0.0  # added per standard deviation of frailty, likewise
+    metastatic: float = 0.0  # added if the cancer has spread, likewise
+    skewed: bool = False  # log-normal rather than normal
+    other_unit: str = ""  # a unit some results come in instead; from `unit` to it
     other_factor: float = 1.0
 
 
@@ -105,30 +78,18 @@ class TextLab:
 
 @dataclass(frozen=True)
 class Drug:
-    """A line of the formulary.
+    """A line of the formulary."""
 
-    Attributes:
-        name: ``prescriptions.drug``.
-        use: What decides whether it is ordered.
-        probability: Share of the admissions with that use that get it.
-        formulary: ``formulary_drug_cd``.
-        gsn: Generic sequence number, zeros leading; empty where the release has none.
-        ndc: National drug code; "0" where the release has none.
-        strength: ``prod_strength``.
-        dose, dispensed: ``dose_val_rx, dose_unit_rx`` and ``form_val_disp, form_unit_disp``.
-        per_day: ``doses_per_24_hrs``; 0 for none.
-    """
-
-    name: str
-    use: str
-    probability: float
-    formulary: str
-    gsn: str
-    ndc: str
-    strength: str
-    dose: list[str]
-    dispensed: list[str]
-    per_day: int
+    name: str  # ``prescriptions.drug``
+    use: str  # what decides whether it is ordered
+    probability: float  # share of the admissions with that use that get it
+    formulary: str  # ``formulary_drug_cd``
+    gsn: str  # generic sequence number, zeros leading; empty where the release has none
+    ndc: str  # national drug code; "0" where the release has none
+    strength: str  # ``prod_strength``
+    dose: list[str]  # ``dose_val_rx, dose_unit_rx``
+    dispensed: list[str]  # ``form_val_disp, form_unit_disp``
+    per_day: int  # ``doses_per_24_hrs``; 0 for none
     route: str
 
 

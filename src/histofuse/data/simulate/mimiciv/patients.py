@@ -37,32 +37,20 @@ ITEMIDS: Final = [lab.itemid for lab in LABS]
 
 @dataclass(frozen=True)
 class Patients:
-    """One entry a patient.
+    """One entry a patient."""
 
-    Attributes:
-        subject_id: Eight digits, ascending.
-        breast_cancer: Whether the index admission carries the code.
-        other_cancer: Whether another solid tumour is coded.
-        age_years: At the index admission.
-        frailty: Latent, standard normal.
-        conditions: (patients, conditions) lasting conditions; acute columns are all False.
-        spread_from: Order of the first admission with metastases; `NEVER` if none.
-        metastasis_site: Index into ``METASTASES``.
-        hormone_receptor: Whether endocrine therapy is an option.
-        her2: Whether the tumour overexpresses HER2.
-    """
-
-    subject_id: NDArray[np.int64]
+    subject_id: NDArray[np.int64]  # eight digits, ascending
     male: NDArray[np.bool_]
-    breast_cancer: NDArray[np.bool_]
-    other_cancer: NDArray[np.bool_]
-    age_years: NDArray[np.float64]
-    frailty: NDArray[np.float64]
+    breast_cancer: NDArray[np.bool_]  # whether the index admission carries the code
+    other_cancer: NDArray[np.bool_]  # whether another solid tumour is coded
+    age_years: NDArray[np.float64]  # at the index admission
+    frailty: NDArray[np.float64]  # latent, standard normal
+    # (patients, conditions) lasting conditions; acute columns are all False
     conditions: NDArray[np.bool_]
-    spread_from: NDArray[np.int64]
-    metastasis_site: NDArray[np.int64]
-    hormone_receptor: NDArray[np.bool_]
-    her2: NDArray[np.bool_]
+    spread_from: NDArray[np.int64]  # order of the first admission with metastases; `NEVER` if none
+    metastasis_site: NDArray[np.int64]  # index into ``METASTASES``
+    hormone_receptor: NDArray[np.bool_]  # whether endocrine therapy is an option
+    her2: NDArray[np.bool_]  # whether the tumour overexpresses HER2
 
     def __len__(self) -> int:
         return len(self.subject_id)
@@ -70,28 +58,17 @@ class Patients:
 
 @dataclass(frozen=True)
 class Stays:
-    """One entry an admission, by patient and time.
-
-    Attributes:
-        order: 0 at the index admission, negative before, positive after.
-        admitted: Minute.
-        discharged: Minute; that of death where `died`.
-        died: Whether it ended in death.
-        metastatic: Whether the cancer has spread by now.
-        conditions: (stays, conditions) lasting and acute.
-        labs: (stays, labs) the admission's level, of the logarithm where skewed.
-        ordered: (stays, labs) whether the test is ordered at all.
-    """
+    """One entry an admission, by patient and time."""
 
     patient: NDArray[np.int64]
-    order: NDArray[np.int64]
-    admitted: NDArray[np.int64]
-    discharged: NDArray[np.int64]
-    died: NDArray[np.bool_]
-    metastatic: NDArray[np.bool_]
-    conditions: NDArray[np.bool_]
-    labs: NDArray[np.float64]
-    ordered: NDArray[np.bool_]
+    order: NDArray[np.int64]  # 0 at the index admission, negative before, positive after
+    admitted: NDArray[np.int64]  # minute
+    discharged: NDArray[np.int64]  # minute; that of death where `died`
+    died: NDArray[np.bool_]  # whether it ended in death
+    metastatic: NDArray[np.bool_]  # whether the cancer has spread by now
+    conditions: NDArray[np.bool_]  # (stays, conditions) lasting and acute
+    labs: NDArray[np.float64]  # (stays, labs) the admission's level, of the logarithm where skewed
+    ordered: NDArray[np.bool_]  # (stays, labs) whether the test is ordered at all
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -99,15 +76,11 @@ class Stays:
 
 @dataclass(frozen=True)
 class Fates:
-    """What becomes of each patient.
+    """What becomes of each patient."""
 
-    Attributes:
-        probability: True probability of death within a year after leaving the index admission.
-        death: Minute of death as far as the release would know it; `NEVER` if not.
-    """
-
+    # true probability of death within a year after leaving the index admission
     probability: NDArray[np.float64]
-    death: NDArray[np.int64]
+    death: NDArray[np.int64]  # minute of death as far as the release would know it; `NEVER` if not
 
 
 def draw_patients(rng: Generator, patients: int, breast_cancer_fraction: float) -> Patients:

@@ -20,17 +20,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Term:
-    """One term: ``weight * (value - centre) / scale``, the quotient kept within ±`SATURATION`.
+    """One term: ``weight * (value - centre) / scale``, the quotient kept within ±`SATURATION`."""
 
-    Attributes:
-        weight: Log-odds a scale.
-        centre: Value without effect.
-        scale: Step the weight refers to.
-    """
-
-    weight: float
-    centre: float = 0.0
-    scale: float = 1.0
+    weight: float  # log-odds a scale
+    centre: float = 0.0  # value without effect
+    scale: float = 1.0  # step the weight refers to
 
 
 # Risk levels off at both ends: an albumin of 2.5 g/dL is not much worse news than one of 2.9.

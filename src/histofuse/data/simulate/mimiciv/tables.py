@@ -37,17 +37,12 @@ GZIP_LEVEL: Final = 4
 
 @dataclass(frozen=True)
 class SimulatedHospital:
-    """The simulated data.
+    """The simulated data."""
 
-    Attributes:
-        tables: Name to table, in MIMIC-IV v2.2's columns.
-        risks: As `RISK_MODEL` has them, by subject_id: the index admission of each patient.
-        metadata: Content of the marker file: sizes, the risk model and its AUROC.
-    """
-
-    tables: dict[str, pl.DataFrame]
+    tables: dict[str, pl.DataFrame]  # name to table, in MIMIC-IV v2.2's columns
+    # as `RISK_MODEL` has them, by subject_id: the index admission of each patient
     risks: pd.DataFrame
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # content of the marker file: sizes, the risk model and its AUROC
 
 
 def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHospital:
