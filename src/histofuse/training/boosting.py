@@ -1,10 +1,7 @@
 """Boosting: how many rounds.
 
-Of XGBoost they are chosen by cross-validation on the training rows, before one fit on all of them;
-of gradient boosting by the loss on the validation rows while it grows.
-
-Source: paper 3.2 (binary:logistic, scale_pos_weight = negatives / positives, stratified 5-fold
-cross-validation on training data, early stopping with a patience of 50 rounds).
+Of XGBoost by cross-validation on the training rows, of gradient boosting by the validation loss.
+Source: paper 3.2 (stratified 5-fold cross-validation, early stopping after 50 rounds).
 """
 
 from __future__ import annotations
@@ -41,13 +38,9 @@ class CrossValidation:
     """Results of a cross-validation.
 
     Attributes:
-        rounds: Rounds with the highest mean AUROC over the held-out folds.
-        history: One row per round: ``round`` and, over the folds, the mean and ``_sd`` of
-            ``train_loss``, ``validation_loss``, ``train_auroc``, ``validation_auroc``;
-            validation means the held-out fold.
-        scores: ``auroc`` and ``macro_f1`` (at probability 0.5) at the chosen rounds: mean and sd
-            over the held-out folds; null where no fold holds both classes.
-        folds: How many folds there were.
+        rounds: Those with the highest mean AUROC over the held-out folds.
+        history: ``round``, and mean and ``_sd`` over the folds of loss and AUROC in both parts.
+        scores: ``auroc`` and ``macro_f1`` (at 0.5) at the chosen rounds; null where not defined.
         note: What the rows were too few for; empty if nothing.
     """
 
@@ -66,7 +59,6 @@ class _Fold:
     held_out_target: Int[np.ndarray, " n"]
 
     def step(self, number: int) -> dict[str, float]:
-        """Grow one more tree and score both parts."""
         self.booster.update(self.train, number)
         parts = {"train": self.train, "validation": self.held_out}
         scores = {
@@ -113,13 +105,10 @@ def make_settings(params: BoosterSection, rows: LabelledRows, seed: int) -> dict
 def cross_validate(
     rows: LabelledRows, params: BoosterSection, seed: int, recorder: Recorder
 ) -> CrossValidation:
-    """Choose the number of rounds by stratified cross-validation.
+    """Choose the number of rounds by stratified cross-validation, patients kept together.
 
-    All folds grow together, one tree per round each, and growing stops once the mean AUROC of the
-    held-out folds has not risen for ``early_stopping_rounds``.
-
-    All rows of a patient fall into the same fold; NaN means missing. The recorder receives the mean
-    scores every few rounds.
+    All folds grow together, one tree per round each, until the mean AUROC of the held-out folds has
+    not risen for ``early_stopping_rounds``. NaN means missing.
     """
     splits = split_folds(rows, params.folds, derive_seed(seed, "folds"))
     notes = [f"{len(splits)} folds: too few patients"] if len(splits) < params.folds else []
@@ -139,9 +128,7 @@ def cross_validate(
 def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split rows into stratified folds that keep a patient's rows together.
 
-    Returns:
-        Row numbers (rest, held out) of each fold; fewer folds than requested if a class has
-        fewer patients than that.
+    Returns row numbers (rest, held out); fewer folds if a class has fewer patients than that.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -231,11 +218,7 @@ class BestRound:
     """Finds the round with the lowest validation loss while scikit-learn's trees grow.
 
     Growing stops once the loss has not fallen for ``early_stopping_rounds``, or where validation
-    lacks a class, after as many rounds.
-
-    Attributes:
-        rounds: Up to the best round so far.
-        note: Why validation did not choose; empty if it did.
+    lacks a class, after as many rounds; `note` then says so.
     """
 
     def __init__(self, validation: LabelledRows, params: GradientBoostingParams) -> None:

@@ -1,22 +1,19 @@
 """Post-hoc calibration, fitted on validation rows alone.
 
-To add a method, write a function that fits a curve from a class's log-odds to its probability, and
-enter it in `CURVE_FITS`, or one that fits a `scaling.Scaling` of all logits, and enter it in
-`SCALING_FITS`: params, training, the alarms and serving then take it by name.
+To add a method, enter a fit of one class's curve in `CURVE_FITS` or of a `Scaling` of all logits in
+`SCALING_FITS`; params, training, alarms and serving take it by name.
 
-``auto`` takes one of `CANDIDATES`: the simpler one, unless the log loss of the other is lower by
-more than one standard error. Both are cross-fitted on the validation rows, in folds that keep the
-rows of a case (or patient) together, and the standard error is over cases.
+``auto`` takes the simpler of `CANDIDATES`, unless the log loss of the other is lower by more than
+one standard error over cases, both cross-fitted in folds that keep the rows of a case together.
 
-A small or one-sided validation set never ends a run. What it is too small for is replaced by
-something simpler, and ``fitted_on.note`` says so:
+A small or one-sided validation set never ends a run; ``fitted_on.note`` says what was used instead:
 
 - isotonic needs `ISOTONIC_MINIMUM` rows inside and outside the class, else Platt is used;
-- Platt's slope needs `PLATT_MINIMUM` of each and must be positive (a calibrator must not reverse a
-  model's ranking), else the slope is 1 and only the intercept is fitted;
+- Platt's slope needs `PLATT_MINIMUM` of each and must be positive, else only the intercept is
+  fitted;
 - biases need `scaling.BIAS_MINIMUM` rows of every class, else the temperature is fitted alone;
-- ``auto`` compares nothing where a class is in fewer than `FEWEST_GROUPS` cases, and takes the
-  last of `CANDIDATES`: needless biases cost little, and shifted odds left as they are much;
+- ``auto`` compares nothing where a class is in fewer than `FEWEST_GROUPS` cases, and takes the last
+  of `CANDIDATES`: needless biases cost little, and shifted odds left as they are much;
 - without any rows the logits stay as they are.
 
 Sources: paper 3.2 (Platt or isotonic on the validation fold); Platt 1999 for the smoothed targets;
@@ -94,11 +91,8 @@ class Choice:
     """Which method ``auto`` took, and why.
 
     Attributes:
-        method: The one taken.
-        log_loss: Of each method, cross-fitted on validation rows; empty where none were compared.
-        standard_error: Of the difference of the two, over cases or patients; None likewise.
-        folds: How many.
-        groups: Cases or patients.
+        log_loss: Of each method, cross-fitted; empty where none were compared.
+        standard_error: Of the difference, over cases or patients (`groups`); None likewise.
     """
 
     method: CalibrationMethod
@@ -117,11 +111,9 @@ class Calibrator:
     """Logits -> probabilities.
 
     Attributes:
-        method: The method requested; `fitted_on` notes where another was used instead.
-        scaling: Of all logits, before a softmax; unchanged where the method fits curves.
-        curves: One per class, one-vs-rest, from the class's log-odds; a binary model has only that
-            of its positive class. Empty where the softmax alone decides.
-        fitted_on: The rows behind the fit.
+        method: As requested; `fitted_on` notes where another was used instead.
+        curves: One per class, one-vs-rest, from its log-odds; of a binary model the positive
+            class's alone. Empty where the softmax of the scaled logits decides.
         choice: What ``auto`` took; None for the other methods.
     """
 
@@ -139,8 +131,7 @@ class Calibrator:
     def probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute calibrated probabilities; each row sums to 1.
 
-        Binary models pass their logit as the second of two columns, the first being 0. One-vs-rest
-        curves are renormalised; a row with 0 from every curve becomes uniform.
+        Binary models pass ``[0, logit]``. A row with 0 from every curve becomes uniform.
         """
         logits = np.asarray(logits, dtype=np.float64)
         if not self.curves:
@@ -192,14 +183,9 @@ def fit_calibrator(
     groups: Shaped[np.ndarray, " n"],
     method: CalibrationMethod,
 ) -> Calibrator:
-    """Fit a calibrator on validation rows.
+    """Fit a calibrator on validation rows; binary models pass ``[0, logit]``.
 
-    Args:
-        logits: One column per class; binary models pass ``[0, logit]``.
-        labels: Class numbers.
-        groups: Case or patient of each row, by whom ``auto`` makes its folds.
-        method: ``none``; ``auto``; those of `SCALING_FITS` scale all logits before a softmax; those
-            of `CURVE_FITS` fit a curve per class, one-vs-rest on its log-odds, and renormalise.
+    `groups` is the case or patient of each row, by whom ``auto`` makes its folds.
 
     Raises:
         InputError: If there is no such method.
@@ -364,11 +350,7 @@ SCALING_FITS: dict[str, ScalingFit] = {
 
 
 def check_method(method: CalibrationMethod) -> None:
-    """Check a method before training starts.
-
-    Raises:
-        InputError: If there is no such method; names those there are.
-    """
+    """Check a method before training starts; an `InputError` names those there are."""
     methods = ["none", AUTO, *SCALING_FITS, *CURVE_FITS]
     if method not in methods:
         fault = Fault("params.yaml, calibration", f"is {method!r}", f"one of {', '.join(methods)}")
@@ -377,12 +359,7 @@ def check_method(method: CalibrationMethod) -> None:
 
 @dataclass(frozen=True)
 class FittedOn:
-    """The rows behind a fit.
-
-    Attributes:
-        per_class: Rows of each class, or their sum alone.
-        notes: What the rows were too few for, and what was used instead.
-    """
+    """The rows behind a fit: of each class, or their sum alone; and what they were too few for."""
 
     per_class: tuple[int, ...]
     notes: tuple[str, ...] = ()

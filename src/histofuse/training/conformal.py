@@ -1,14 +1,11 @@
 """Conformal prediction sets: the classes that cannot be ruled out at a promised coverage.
 
-Calibrated on validation rows. The promise holds if these and new rows are exchangeable. Rows of one
-case resemble each other and cases differ, so it does not hold here to the letter: the coverage that
-``assess`` measures says how far it holds. The same validation rows also chose the epoch and fitted
-the calibrator, which flatters the calibration of the sets a little.
+The promise holds if validation and new rows are exchangeable. Rows of one case resemble each other,
+and the same rows chose the epoch and fitted the calibrator, so ``assess`` measures the coverage.
 
-Three methods. ``lac``: the classes of at least a certain probability, coverage promised over all
-rows, so a rare class may be missed as a rule. ``aps``: the likeliest classes until a certain
-probability is reached, likewise. ``lac_by_class``: a limit for each class, chosen on validation
-rows of that class alone, coverage promised in each class.
+``lac``: the classes of at least a certain probability; ``aps``: the likeliest classes until a
+certain probability is reached; coverage promised over all rows, so a rare class may be missed as a
+rule. ``lac_by_class``: a limit from each class's own rows, coverage promised in each class.
 
 Sources: Sadinle, Lei & Wasserman 2019, Least Ambiguous Set-Valued Classifiers with Bounded Error
 Levels; Romano, Sesia & Candès 2020, Classification with Valid and Adaptive Coverage; Vovk 2012,
@@ -38,9 +35,8 @@ class ConformalRule:
     """The rule that makes the prediction set of a row.
 
     Attributes:
-        score: The method.
-        quantiles: Of the conformity scores, one a class, the same for all but by class; None where
-            validation rows are too few to rule the class out at this coverage: it is in every set.
+        quantiles: Of the conformity scores, one a class; None where validation rows are too few to
+            rule the class out at this coverage: it is in every set.
         rows: Validation rows behind each.
     """
 
@@ -100,13 +96,7 @@ def predict_sets(
     score: Score,
     quantiles: Sequence[float | None],
 ) -> Sets:
-    """Make the prediction set of each row, as MAPIE would.
-
-    Args:
-        probabilities: Calibrated; any number of rows, one included.
-        score: The method.
-        quantiles: One a class; None keeps the class in every set.
-    """
+    """Make the prediction set of each row, as MAPIE would; a quantile of None keeps its class."""
     limits = np.array([np.inf if q is None else q for q in quantiles])
     if score != "aps":
         return 1 - probabilities <= limits + _SLACK

@@ -1,7 +1,6 @@
 """Controls: models trained and tested on shuffled labels, or on shuffled images.
 
-Nothing is shuffled across splits. A shuffle of labels touches what training sees, which is training
-and validation rows; a shuffle of images touches every split.
+Nothing is shuffled across splits. Labels are shuffled in training and validation, images in all.
 """
 
 from __future__ import annotations
@@ -32,12 +31,7 @@ TRAINED_ON = ("train", "validation")
 
 @dataclass(frozen=True)
 class Answers:
-    """The predictions of a control on the test rows.
-
-    Attributes:
-        probabilities: Calibrated; one column per class.
-        predictions: Class numbers.
-    """
+    """Calibrated probabilities and class numbers of a control on the test rows."""
 
     probabilities: Float[np.ndarray, "n k"]
     predictions: Int[np.ndarray, " n"]
@@ -46,13 +40,7 @@ class Answers:
 def shuffle_within(
     split: np.ndarray, splits: tuple[str, ...], rng: np.random.Generator
 ) -> Int[np.ndarray, " n"]:
-    """Draw a permutation of row numbers that leaves each row in its split.
-
-    Args:
-        split: Split of each row.
-        splits: Those that are shuffled; rows of others stay where they are.
-        rng: The stream.
-    """
+    """Draw a permutation of row numbers that leaves each row in its split; only `splits` change."""
     order = np.arange(len(split))
     for name in splits:
         rows = np.flatnonzero(split == name)
@@ -77,15 +65,7 @@ def shuffle(tensors: PairTensors, control: str, rng: np.random.Generator) -> Pai
 def run_fusion_control(
     data: PairedEmbeddings, params: FusionParams, control: str, repeats: int, seed: int
 ) -> list[Answers]:
-    """Train a head for each shuffle and predict the test pairs, in the order of the pairs.
-
-    Args:
-        data: Pairs of one rule.
-        params: Of the head.
-        control: ``shuffled_labels`` or ``shuffled_images``.
-        repeats: How many shuffles.
-        seed: The run's.
-    """
+    """Train a head for each shuffle and predict the test pairs, in the order of the pairs."""
     whole, rule = gather(data), data.pairing.root.rule
     found = []
     for number in range(repeats):

@@ -1,10 +1,8 @@
 """Cross-validation by case: the whole chain, from the split to the fused test predictions.
 
-A fold is a folder of bundles. It is named by all it depends on, so that one that is there need not
-be run again; one that was killed resumes where it stopped.
-
-Models take the values of params.yaml and never those of a study: a study has seen the patients that
-another fold tests.
+A fold is a folder of bundles, named by all it depends on: one that is there is not run again, one
+that was killed resumes. Models take the values of params.yaml and never those of a study, which has
+seen the patients that another fold tests.
 """
 
 from __future__ import annotations
@@ -63,15 +61,7 @@ _STATE: Final = Path(".histofuse")
 
 @dataclass(frozen=True)
 class Sources:
-    """The inputs of a fold.
-
-    Attributes:
-        patches: Folder of the patches.
-        frames: The table of frames.
-        cohort: Folder of the cohort.
-        features: Folder of the health-record features.
-        crosswalk: CSV of the linked patients.
-    """
+    """The inputs of a fold."""
 
     patches: Path
     frames: Path
@@ -93,18 +83,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Chain:
-    """All params of the chain.
-
-    Attributes:
-        crossval: Which folds and models.
-        images: The networks to train, by name.
-        tabulars: The models on health records to train, by name.
-        pairings: The rules to train fusion under, by name.
-        encoding: Of the health records.
-        encoders: The models whose embeddings are fused.
-        fusion: Of the head.
-        seed: The run's seed.
-    """
+    """All params of the chain."""
 
     crossval: CrossvalParams
     images: Mapping[str, AnyImageParams]
@@ -177,17 +156,8 @@ def list_folds(chain: Chain, sources: Sources) -> range:
 def complete_fold(chain: Chain, sources: Sources, fold: int, run: Path) -> Path:
     """Run one fold, or resume one that was killed; return at once if it is there.
 
-    Args:
-        chain: All params.
-        sources: The inputs.
-        fold: Its number, from 0.
-        run: Folder of the run, named by `name_run`.
-
-    Returns:
-        The fold's folder: ``models/<name>`` and ``splits``.
-
-    Raises:
-        InputError: If the fold cannot be split, or a model not trained.
+    `run` is the folder of the run, named by `name_run`; the fold's holds ``models/<name>`` and
+    ``splits``.
     """
     done = find_fold(run, fold)
     if not done.exists():

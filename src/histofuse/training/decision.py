@@ -1,7 +1,4 @@
-"""A decision: logits -> calibrated probabilities -> classes, both steps fitted on validation.
-
-The scores of the class in focus lead tables and reports, and promotion is decided on them.
-"""
+"""A decision: logits -> calibrated probabilities -> classes, both steps fitted on validation."""
 
 from __future__ import annotations
 
@@ -58,10 +55,7 @@ def fit_decision(
     method: CalibrationMethod,
     rule: ThresholdRule,
 ) -> Decision:
-    """Fit calibrator and thresholds on validation rows; warn where the rows were too few.
-
-    `groups` is the case or patient of each row.
-    """
+    """Fit calibrator and thresholds on validation rows; warn where the rows were too few."""
     calibrator = fit_calibrator(logits, labels, groups, method)
     thresholds = fit_thresholds(calibrator.probabilities(logits), labels, rule)
     for name, fitted_on in (
@@ -76,8 +70,7 @@ def fit_decision(
 def write_decision(decision: Decision, folder: Path, source: str) -> None:
     """Write ``calibrator.json`` and ``threshold.json`` into a bundle's folder.
 
-    Of a source whose patients may not be shown, only the sum of the rows is written where a class
-    has fewer than ten.
+    Where patients may not be shown, a class of fewer than ten rows leaves only the sum of the rows.
     """
     shown = may_show_patients([source])
     for part, name in ((decision.calibrator, CALIBRATOR), (decision.thresholds, THRESHOLD)):
@@ -97,12 +90,10 @@ MITOSIS: Final = "mitosis"
 def choose_focus_class(
     classes: Sequence[str], labels: Iterable[str] = (), *, target: str | None = None
 ) -> str:
-    """Choose the class in focus of a model; its ``config.json`` holds it as ``focus_class``.
+    """Choose the class whose scores lead tables, and on which promotion is decided.
 
-    `labels` are the classes of the training rows; `target` is that of a model of the health record.
-
-    Returns:
-        The target; else mitosis; else the rarest class of the training rows.
+    Returns the target of a model of the health record; else mitosis; else the rarest class of the
+    training rows, whose classes are `labels`.
     """
     if target is not None:
         return target

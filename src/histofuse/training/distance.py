@@ -1,9 +1,8 @@
 """How far patches lie from those a model was trained on, by their embeddings.
 
-The distance is that of Mahalanobis to the mean of the training patches, in units of the one that
-95 % of the validation patches stay below: above 1, a patch is less like the training patches than
-nineteen in twenty of validation. The covariance is `COMPONENTS` principal components and one
-variance for all other directions. Only these sums over all training patches are stored, no patch.
+The Mahalanobis distance to the mean of the training patches, in units of the one that 95 % of the
+validation patches stay below. The covariance is `COMPONENTS` principal components and one variance
+for all other directions. Only these sums over all training patches are stored, no patch.
 
 Sources: Lee et al. 2018, A Simple Unified Framework for Detecting Out-of-Distribution Samples;
 Tipping & Bishop 1999, Probabilistic Principal Component Analysis, for the covariance.
@@ -34,9 +33,7 @@ class Training:
     """What is kept of the embeddings of the training patches.
 
     Attributes:
-        mean: Their mean.
-        axes: Principal components, each divided by its standard deviation.
-        spread: The standard deviations.
+        axes: Principal components, each divided by its standard deviation (`spread`).
         rest: Standard deviation in every other direction.
         unit: Distance that `TYPICAL` of the validation patches stay below.
     """

@@ -36,14 +36,10 @@ def run_processes(
     threads: int,
     done: Callable[[str, float], None],
 ) -> None:
-    """Run commands, `workers` at a time; the first that fails ends all.
+    """Run commands by name, `workers` at a time; the first that fails ends all.
 
-    Args:
-        commands: Name to command; each calls `end_with_parent`.
-        logs: Folder for what each prints, ``<name>.log``.
-        workers: The most that run at once.
-        threads: Of each command.
-        done: Called with the name and the seconds of each that ends well.
+    Each command calls `end_with_parent`, computes on so many threads and prints to ``<name>.log``
+    in `logs`; `done` is told the name and the seconds of each that ends well.
 
     Raises:
         HistofuseError: With the end of what the failing command printed.

@@ -48,12 +48,7 @@ FUSION_PREDICTIONS = Contract(
 
 @dataclass(frozen=True)
 class PairedEmbeddings:
-    """Pairs and the embeddings of both sides.
-
-    Attributes:
-        pairs: `features.pairing.PAIRS`.
-        digests: ``pairs``, ``embeddings``, ``image_embeddings``, ``patient_embeddings`` -> SHA-256.
-    """
+    """Pairs and the embeddings of both sides; digests by ``pairs`` and parts of the embeddings."""
 
     pairs: pd.DataFrame
     embeddings: Embeddings
@@ -67,11 +62,7 @@ class PairedEmbeddings:
 
 
 def load_pairs(path: Path, embeddings: Path, pairing: PairingParams) -> PairedEmbeddings:
-    """Load a `features.pairing.PAIRS` table and the embeddings of both sides.
-
-    Raises:
-        InputError: If a file is missing or breaks its contract.
-    """
+    """Load a `features.pairing.PAIRS` table and the embeddings of both sides."""
     files = {"pairs": path, "embeddings": embeddings / "meta.json"}
     files |= {f"{side}_embeddings": embeddings / f"{side}.npy" for side in ("image", "patient")}
     return PairedEmbeddings(
@@ -161,11 +152,7 @@ def gather(data: PairedEmbeddings) -> PairTensors:
 def make_head(
     embeddings: Embeddings, train: Rows, classes: int, params: FusionParams
 ) -> FusionHead:
-    """Build the head; what it makes of image embeddings is fitted on the training patches alone.
-
-    Raises:
-        InputError: If more components are asked for than the embedding has dimensions.
-    """
+    """Build the head; what it makes of image embeddings is fitted on the training patches alone."""
     dims = embeddings.image.dim, embeddings.patient.dim
     if params.components and params.components > dims[0]:
         where, problem = "params.yaml, fusion.image_components", f"is {params.components}"

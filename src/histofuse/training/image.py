@@ -1,7 +1,4 @@
-"""Training and using image networks.
-
-Source: paper 3.1.
-"""
+"""Training and using image networks. Source: paper 3.1."""
 
 from __future__ import annotations
 
@@ -109,12 +106,7 @@ _MOST_IN_MEMORY = 2**22
 
 @dataclass(frozen=True)
 class PatchData:
-    """Patches with their splits, still on disk.
-
-    Attributes:
-        table: `data.patches.PATCH_INDEX` with the column ``split``, sorted by ``patch_id``.
-        digests: ``patches`` and ``splits`` -> SHA-256.
-    """
+    """Patches on disk, and their index with the column ``split``, sorted by ``patch_id``."""
 
     folder: Path
     table: pd.DataFrame
@@ -144,9 +136,7 @@ def store_patches(reader: ShardReader, index: pd.DataFrame) -> StoredRows:
 
 
 def load_patch_data(folder: Path, splits: Path) -> PatchData:
-    """Join the patches of a folder with their splits, by key.
-
-    `splits` is a `data.splits.PATCH_SPLITS` table of the same patches.
+    """Join the patches of a folder with their splits, a `PATCH_SPLITS` table, by key.
 
     Raises:
         InputError: If a file is missing, the patches of the two differ, or a label is no class.
@@ -188,10 +178,9 @@ def train_image(
 ) -> FitResult:
     """Train one network, calibrate it on validation, and write its bundle.
 
-    A killed run resumes after its last complete epoch and ends in the same bytes.
-
-    The last part of `path` is the model's name. Embeddings of all patches are written to the folder
-    `embeddings`, if it is given; what `choose_maps` returns is `MAPS` of ``config.json``.
+    A killed run resumes after its last complete epoch and ends in the same bytes. The last part of
+    `path` is the model's name. Embeddings of all patches are written to the folder `embeddings`, if
+    it is given; what `choose_maps` returns is `MAPS` of ``config.json``.
 
     Raises:
         InputError: If the backbone, weights or precision are not available, or a split is empty.
@@ -332,11 +321,7 @@ def _describe(
 
 
 def create_model(name: str, meta: PatchMeta, params: AnyImageParams, seed: int) -> ImageModel:
-    """Build the network of a section; its random weights come from the seed and the name.
-
-    Raises:
-        InputError: If the backbone or its weights are not available.
-    """
+    """Build the network of a section; its random weights come from the seed and the name."""
     encoder = resolve_encoder(params)
     spec = ImageSpec(
         backbone=encoder.backbone,
@@ -445,9 +430,7 @@ class Outputs(NamedTuple):
 
 @torch.inference_mode()
 def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outputs:
-    """Compute the embeddings and raw logits of stored patches in one pass.
-
-    The network computes on the GPU if there is one. The output is in the order of `index`.
+    """Compute the embeddings and raw logits of stored patches, in the order of `index`.
 
     Raises:
         InputError: If the patches of `folder` are of another size than the model's.

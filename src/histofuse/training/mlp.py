@@ -45,9 +45,6 @@ def fit_mlp(
     Returns:
         The network with the weights of its best epoch, in eval mode on the CPU; the history; and
         the validation metric that chose the epoch.
-
-    Raises:
-        InputError: If there are no training or no validation rows.
     """
     torch.manual_seed(derive_seed(seed, "mlp", "init"))
     outputs = 1 if params.loss == "bce" else 2

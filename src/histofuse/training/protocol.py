@@ -1,8 +1,8 @@
 """The paper's protocol: patches assigned to training and validation at random, 80 to 20.
 
-Source: paper 3.1 ("80/20 train/validation split"). Windows about neighbouring nuclei overlap, so
-pixels of most validation patches are in training too; and the epoch, the calibration and the
-thresholds are chosen on the rows that are reported on.
+Source: paper 3.1. Windows about neighbouring nuclei overlap, so pixels of most validation patches
+are in training too; and epoch, calibration and thresholds are chosen on the rows that are reported
+on.
 """
 
 from __future__ import annotations
@@ -41,29 +41,19 @@ def make_paper_params(folds: int) -> ImageSplitParams:
 
 
 def split_as_paper(index: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
-    """Split patches into training and validation at random; there is no test split.
-
-    Returns:
-        A `PATCH_SPLITS` table in the order of `index`.
-    """
+    """Split patches into training and validation at random; there is no test split."""
     splits = split_patches(index, make_paper_params(folds), seed)
     validation = (splits["split"] == "test").map({True: "validation", False: "train"})
     return splits.assign(split=validation.astype("str"))
 
 
 def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path) -> Path:
-    """Retrain the network of a bundle under the paper's protocol.
+    """Retrain the network whose ``config.json`` is given under the paper's protocol.
 
     A run that was killed resumes; a complete one is not repeated.
 
-    Args:
-        honest: ``config.json`` of the bundle: the same params, seed and name are taken.
-        patches: Folder of the patches.
-        folds: One of as many parts is validation.
-        work: Folder for state between runs.
-
     Returns:
-        The bundle's folder, next to the table of splits.
+        The bundle's folder, next to the table of splits, below `work`.
     """
     params, seed = ImageParams.model_validate(honest["params"]).root, honest["seed"]
     parts = {"params": honest["params"], "seed": seed, "folds": folds, "inputs": honest["inputs"]}

@@ -19,10 +19,9 @@ WEIGHT: Final = "weight"
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows of one split.
+    """Rows of one split; NaN features are missing.
 
     Attributes:
-        x: Features; NaN where missing.
         target: 0 or 1.
         subjects: Patients, by whom folds keep rows together.
         weight: In the loss, where the cohort weighs its rows; None: each counts as one.
@@ -61,10 +60,7 @@ def select_rows(table: pd.DataFrame, features: Sequence[str], split: Split) -> L
 def repeat_by_weight(
     weight: Float32[np.ndarray, " n"] | None, rows: int
 ) -> Int64[np.ndarray, " m"]:
-    """List row numbers, each as often as its weight says: systematically, to a whole number.
-
-    For what takes no weights. Without weights each row is listed once.
-    """
+    """List row numbers, each as often as its weight says, for what takes no weights."""
     if weight is None:
         return np.arange(rows)
     ends = np.floor(np.cumsum(weight, dtype=np.float64) + 0.5).astype(np.int64)

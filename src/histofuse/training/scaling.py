@@ -1,8 +1,7 @@
 """Fits of softmax(logits / temperature + biases), one bias a class.
 
-A loss with class weights, or a sampler that balances classes, shifts every class's log-odds by a
-constant. One temperature cannot undo that; a bias a class can. At the optimum of the biases the
-mean probability of each class is its share of the rows.
+Class weights, or a sampler that balances classes, shift every class's log-odds by a constant, which
+one temperature cannot undo and a bias a class can.
 
 Sources: Guo et al. 2017, On Calibration of Modern Neural Networks (temperature); Alexandari et al.
 2020, Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation
@@ -35,12 +34,7 @@ _LEAST_SLOPE: Final = 0.01  # least slope on scores with a spread of 1: ranks ar
 
 @dataclass(frozen=True)
 class Scaling:
-    """Logits -> probabilities.
-
-    Attributes:
-        temperature: Divides the logits.
-        biases: Added to them then, one a class, with a mean of 0; empty for none.
-    """
+    """Logits -> probabilities; biases have a mean of 0, or are empty."""
 
     temperature: float
     biases: tuple[float, ...]
@@ -114,11 +108,7 @@ def _minimise(
     offset: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, " m"], float]:
-    """Fit the weights w of softmax(offset + design @ w) by damped Newton steps.
-
-    Returns:
-        The weights and the negative log-likelihood there, a row.
-    """
+    """Fit w of softmax(offset + design @ w) by damped Newton steps; also return the loss a row."""
     n, _, m = design.shape
     of_true = design[np.arange(n), labels].mean(axis=0)
 

@@ -14,9 +14,8 @@ def score_logits(
     """Score binary logits against a target of 0 and 1.
 
     Returns:
-        ``loss`` (mean negative log-likelihood, unweighted), ``accuracy`` and ``macro_f1`` at
-        probability 0.5, and ``auroc``. NaN where a score is not defined: all on no rows, auroc
-        where a class is absent.
+        ``loss`` (mean negative log-likelihood), ``accuracy`` and ``macro_f1`` at probability 0.5,
+        and ``auroc``; NaN where not defined: all on no rows, auroc where a class is absent.
     """
     logits, target = logits.astype(np.float64), target.astype(bool)
     if not len(target):

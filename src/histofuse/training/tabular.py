@@ -1,7 +1,6 @@
 """Encoded health records -> one bundle of a tabular model, whatever its kind.
 
-Each kind is fitted on the training rows alone; calibrator and threshold come from the validation
-rows alone; the test rows are only predicted.
+Fitted on the training rows, calibrated on the validation rows; the test rows are only predicted.
 """
 
 from __future__ import annotations
@@ -78,13 +77,9 @@ class EncodedTable:
     """An encoded table and where it came from.
 
     Attributes:
-        rows: Key, split, target and features; one row per admission; and ``weight`` where the
-            cohort weighs them.
-        features: Names of the feature columns, in the encoder's order.
+        rows: Key, split, target and features; and ``weight`` where the cohort weighs admissions.
         encoder: The encoder's JSON file, copied into the bundle.
         target: Name of the target, such as ``mortality_1y``.
-        source: ``simulated``, ``mimic-iv-demo`` or ``restricted``.
-        digests: ``encoded`` and ``encoder`` -> SHA-256.
     """
 
     rows: pd.DataFrame
@@ -96,11 +91,7 @@ class EncodedTable:
 
 
 def load_table(encoded: Path, cohort_meta: Path, kind: Kind) -> EncodedTable:
-    """Load the encoded table that a kind of model reads from a folder, with its encoder.
-
-    Raises:
-        InputError: If a file is missing or breaks its contract.
-    """
+    """Load the encoded table that a kind of model reads from a folder, with its encoder."""
     path, encoder = encoded / f"{name_table(kind)}.parquet", encoded / ENCODER
     rows, meta = read_table(path, ENCODED), load_json(cohort_meta)
     features = [column for column in rows.columns if column not in ENCODED.columns]
@@ -122,7 +113,6 @@ class Fit:
     """A fitted model.
 
     Attributes:
-        model: Ready to predict.
         history: One row per round or epoch.
         architecture: What rebuilds it, besides kind and number of features.
         extra: Further entries of ``config.json``, such as cross-validation scores.
@@ -137,11 +127,7 @@ class Fit:
 def train_tabular(
     table: EncodedTable, params: AnyTabularParams, seed: int, recorder: Recorder, path: Path
 ) -> None:
-    """Train one model and write its bundle to `path`, whose last part is the model's name.
-
-    Raises:
-        InputError: If the table cannot be trained on.
-    """
+    """Train one model and write its bundle to `path`, whose last part is the model's name."""
     check_method(params.calibration)
     check_trainable(table.rows, table.features, params.kind)
     recorder.log_params({**params.model_dump(), "seed": seed})
@@ -265,7 +251,6 @@ class _Data:
     def score(
         self, on_train: Float[np.ndarray, " n"], on_validation: Float[np.ndarray, " m"]
     ) -> dict[str, float]:
-        """Score logits on both splits: train_loss, validation_auroc and so on."""
         parts = {
             "train": score_logits(on_train, self.train.target),
             "validation": score_logits(on_validation, self.validation.target),

@@ -1,13 +1,11 @@
 """Decision thresholds, fitted on the calibrated probabilities of validation rows alone.
 
 A small or one-sided validation set never ends a run; ``fitted_on.note`` says what was used instead:
+the threshold of argmax for a class that is absent (or the only one); with fewer than
+`THRESHOLD_MINIMUM` rows inside or outside, for Youden's J and balance, the class's prevalence,
+where both have their optimum if probabilities are true.
 
-- the threshold for a class that is absent (or the only one) is that of argmax;
-- with fewer than `THRESHOLD_MINIMUM` rows inside or outside a class, Youden's J and balance put the
-  threshold at the class's prevalence, where both have their optimum if probabilities are true.
-
-Source: paper 3.2 (Youden's J or a precision target; balanced sensitivity and specificity for
-XGBoost).
+Source: paper 3.2 (Youden's J or a precision target; balanced for XGBoost).
 """
 
 from __future__ import annotations
@@ -35,9 +33,7 @@ class Thresholds:
     """Probabilities -> classes: argmax over k of p_k / t_k.
 
     Attributes:
-        rule: The rule requested.
         values: t_k, one per class. A binary model has t_0 = 1 - t_1, so that it decides p_1 >= t_1.
-        fitted_on: The rows behind the fit.
         sets: One limit a class of the prediction sets; empty in bundles of before they were kept.
     """
 
@@ -110,15 +106,10 @@ def fit_thresholds(
     """Fit decision thresholds on the calibrated probabilities of validation rows.
 
     A threshold lies half-way between two neighbouring probabilities, so that rounding on disk
-    changes no decision. Ties go to the highest threshold.
-
-    Args:
-        probabilities: One column per class.
-        labels: Class numbers.
-        rule: ``argmax``; per class one-vs-rest ``youden_j`` (sensitivity + specificity highest),
-            ``max_f1``, ``balanced`` (sensitivity and specificity nearest each other) or
-            ``precision_target:<p>`` (the highest recall with at least that precision; if no
-            threshold reaches it, the highest precision, with a note).
+    changes no decision. Ties go to the highest threshold. Rules are ``argmax``, or per class
+    one-vs-rest ``youden_j`` (sensitivity + specificity highest), ``max_f1``, ``balanced``
+    (sensitivity and specificity nearest each other) or ``precision_target:<p>`` (the highest recall
+    with at least that precision; if no threshold reaches it, the highest precision, with a note).
 
     Raises:
         ValueError: If the rule is unknown, or labels and probabilities do not match.

@@ -1,7 +1,7 @@
 """Adam by PyTorch's fused kernel.
 
-`torch.optim.Adam` calls the same kernel with the same numbers, but imports the compiler behind
-`torch.compile` first, which costs each training process a second of CPU time.
+`torch.optim.Adam` calls the same kernel with the same numbers, but first imports the compiler
+behind `torch.compile`, a second of CPU time in each training process.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ from histofuse.training.fitting.recipe import ParameterGroup
 
 
 class Adam:
-    """Adam with L2 penalty; parameters without a gradient stay as they are.
-
-    Attributes:
-        param_groups: ``params`` and ``lr`` of each group, as `torch.amp.GradScaler` reads them.
-    """
+    """Adam with L2 penalty; parameters without a gradient stay as they are."""
 
     def __init__(self, groups: Sequence[ParameterGroup], weight_decay: float) -> None:
         self.param_groups: list[dict[str, Any]] = [

@@ -11,14 +11,10 @@ from torch import nn
 
 
 class AveragedNetwork:
-    """A copy of a network in training with the exponential moving average of its weights.
+    """The exponential moving average of a network's weights and batch norm statistics.
 
-    The statistics of batch norm are averaged likewise.
     Source: Polyak and Juditsky 1992; the decay rises from 2/11 as (1 + n) / (10 + n), so that the
     first weights are soon forgotten.
-
-    Attributes:
-        network: The copy.
     """
 
     def __init__(self, trained: nn.Module, decay: float) -> None:

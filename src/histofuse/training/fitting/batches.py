@@ -30,10 +30,7 @@ def order_rows(
 
 
 def keep_resident(inputs: Sources, device: torch.device) -> Sources:
-    """Move inputs to a GPU if they take at most half of its free memory.
-
-    Batches gathered there need no copying; the other half is for the network.
-    """
+    """Move inputs to a GPU if they take at most half of its free memory."""
     if device.type != "cuda":
         return inputs
     free, _ = torch.cuda.mem_get_info(device)
@@ -43,10 +40,7 @@ def keep_resident(inputs: Sources, device: torch.device) -> Sources:
 
 
 def as_columns(logits: Tensor) -> Float[Tensor, "batch k"]:
-    """Bring logits to float32 with one column per class; a single logit l becomes (0, l).
-
-    The softmax of (0, l) is the sigmoid of l, and its cross-entropy the binary one.
-    """
+    """Bring logits to float32 with one column per class; a single logit l becomes (0, l)."""
     logits = logits.float()
     if logits.ndim == 2 and logits.shape[1] > 1:
         return logits
@@ -62,11 +56,7 @@ def compute_logits(
     batch_size: int = 256,
     prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs,
 ) -> Float[np.ndarray, "n k"]:
-    """Compute logits in eval mode and fp32, on the network's device.
-
-    Returns:
-        float32, one column per class; a single logit l becomes (0, l).
-    """
+    """Compute logits in eval mode and fp32, on the network's device, one column per class."""
     network.eval()
     device = next(network.parameters()).device
     batches = split_batches(torch.arange(len(inputs[0])), batch_size)

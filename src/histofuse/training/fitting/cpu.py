@@ -1,7 +1,7 @@
 """What makes training faster on CPUs, behind one switch.
 
-Shares of CPU time in a step are one thread's, on AVX-512 with bf16 and on AVX2 with fp32; the rows
-of benchmarks/results.md that depend on each are named.
+Shares are of a step's CPU time, on AVX-512 with bf16 and on AVX2 with fp32, for rows of
+benchmarks/results.md.
 """
 
 from __future__ import annotations
@@ -132,11 +132,7 @@ def training_faster_on_cpu(network: nn.Module) -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step, for the rest of the process.
-
-    A step frees its activations at its end and needs them again in the next. Without this, the
-    system would clear each of their pages every time.
-    """
+    """Let glibc keep a step's activations for the next, not have its pages cleared every time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)

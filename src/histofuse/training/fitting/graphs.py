@@ -1,8 +1,7 @@
 """CUDA graphs of a network's forward and backward pass: a launch each, not hundreds.
 
-A step of a small network at a small batch is bound by the launching of its kernels, which a
-processor does one after the other. A graph is recorded once and then replayed in one launch, with
-the same kernels on the same memory, so the numbers stay the same.
+A step of a small network is bound by the launching of its kernels. A graph replays the same kernels
+on the same memory, so the numbers stay the same.
 """
 
 from __future__ import annotations
@@ -23,12 +22,9 @@ from histofuse.training.fitting.recipe import Inputs
 class GraphedNetwork:
     """A network on a GPU in training; called as the network is.
 
-    A graph is recorded at the first batch of each size; call `refresh` where parameters may have
-    been frozen or unfrozen, or parts have changed between training and evaluation. The graphs share
-    their memory: the backward pass of a batch must be over before the next batch comes.
-
-    A network that cannot be recorded, such as one that waits for the GPU halfway, is called as it
-    is, and a line says so.
+    A graph is recorded at the first batch of each size; call `refresh` where parts may have been
+    frozen or changed mode. The graphs share their memory: the backward pass of a batch must be over
+    before the next batch comes. A network that waits for the GPU halfway is called as it is.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -73,10 +69,7 @@ class GraphedNetwork:
         return recorded
 
     def _find_wait(self, inputs: Inputs) -> str:
-        """Say where the network waits for the GPU, or nothing.
-
-        Recording would fail there and leave PyTorch's random numbers unusable.
-        """
+        """Say where the network waits for the GPU, or nothing: recording would fail there."""
         mode = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Synchronization debug mode")

@@ -19,11 +19,10 @@ from histofuse.training.fitting.recipe import Monitor, Recipe
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit returns; the network itself ends with the weights of the best epoch.
+    """What a fit returns.
 
     Attributes:
-        history: One mapping per epoch: epoch (from 1), train_loss, validation_loss,
-            train_accuracy, validation_accuracy, train_macro_f1, validation_macro_f1,
+        history: One mapping per epoch: epoch (from 1), loss, accuracy and macro-F1 of both splits,
             validation_auroc, learning_rate_<group>.
         best_epoch: The epoch (from 1) whose weights were kept.
     """
@@ -42,10 +41,7 @@ def measure(
     """Measure weighted cross-entropy, accuracy, macro-F1 and macro one-vs-rest AUROC.
 
     Macro means are over the classes that occur among the labels (or, for F1, the predictions).
-
-    Returns:
-        ``loss``, ``accuracy``, ``macro_f1`` and ``auroc``. AUROC, which needs all rows sorted, is
-        NaN without `rank` and where no class has both positives and negatives.
+    AUROC is NaN without `rank` and where no class has both positives and negatives.
     """
     k = logits.shape[1]
     predicted = logits.argmax(axis=1)
@@ -77,10 +73,7 @@ def _macro_auroc(log_p: np.ndarray, labels: np.ndarray) -> float:
 
 
 def score_epoch(row: Mapping[str, float], monitor: Monitor) -> float:
-    """Read the monitored validation metric from a row of the history; more is better.
-
-    NaN (diverged, or undefined on this split) ranks below every number.
-    """
+    """Read the monitored validation metric of an epoch; more is better, NaN below all."""
     value = row[f"validation_{monitor}"]
     if math.isnan(value):
         return -math.inf

@@ -22,9 +22,7 @@ def compute_cross_entropy(
 
 
 def make_focal_loss(gamma: float) -> Loss:
-    """Make the loss (1 - p)^gamma * cross-entropy, p being the probability of the true class.
-
-    With a gamma of 0 it is the cross-entropy.
+    """Make (1 - p)^gamma * cross-entropy, p of the true class; with 0 it is the cross-entropy.
 
     Source: Lin et al., "Focal loss for dense object detection", ICCV 2017.
     """

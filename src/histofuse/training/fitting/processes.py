@@ -18,12 +18,7 @@ from histofuse.training.fitting.cpu import overriding_forward
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes takes of rows: every `of`-th from `first` on.
-
-    Attributes:
-        first: Number of the process, from 0.
-        of: Processes in all.
-    """
+    """What one of several processes takes of rows: every `of`-th from `first` on."""
 
     first: int = 0
     of: int = 1
@@ -44,10 +39,7 @@ def join_processes() -> Share:
 
 
 def choose_device() -> torch.device:
-    """Choose this process's GPU, if there is one, else the CPU.
-
-    Apple's GPU has no deterministic kernels and no autocast worth having.
-    """
+    """Choose this process's GPU, else the CPU: Apple's GPU has no deterministic kernels."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -68,11 +60,6 @@ class Draws:
     """Random numbers for those rows of some batches that are this process's.
 
     Every process draws those of all rows, so a row's numbers do not depend on the process count.
-
-    Attributes:
-        generator: On the CPU, in the same state in every process.
-        sizes: Rows of each whole batch.
-        share: This process's.
     """
 
     generator: torch.Generator
@@ -89,10 +76,7 @@ class Draws:
 
 
 def sharing_batch_norm(network: nn.Module) -> AbstractContextManager[None]:
-    """Let batch norms in training take mean and variance over all processes.
-
-    PyTorch's own way exists on GPUs alone.
-    """
+    """Let batch norms in training take mean and variance over all processes."""
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     return overriding_forward(layers, _normalise)
 

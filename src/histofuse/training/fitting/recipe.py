@@ -24,12 +24,7 @@ Sources = tuple[Source, ...]
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples, their inputs in memory or on disk.
-
-    Attributes:
-        inputs: What the network takes, each with one row per example, in any dtype.
-        labels: (n,) int64 class numbers.
-    """
+    """Examples: inputs in memory or on disk, one row each, and (n,) int64 class numbers."""
 
     inputs: Sources
     labels: Tensor
@@ -40,13 +35,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate.
-
-    Attributes:
-        name: As in the column ``learning_rate_<name>`` of the history.
-        parameters: The tensors; some may be frozen.
-        learning_rate: Rate where the schedule's factor is 1.
-    """
+    """Parameters that share a learning rate, the one where the schedule's factor is 1."""
 
     name: str
     parameters: tuple[nn.Parameter, ...]
@@ -68,13 +57,10 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        epochs: Maximum number of epochs.
         batch_size: Rows per step, over all devices. The rows of an epoch are split evenly, so
             batches may be a little smaller and none is left with a single row.
         patience: Epochs without a better `monitor` after which training stops.
         monitor: Validation metric that selects the best epoch; ties go to the lower loss.
-        seed: Seeds row order, augmentation and dropout of each epoch.
-        groups: Parameters and their learning rates, for Adam.
         weight_decay: L2 penalty.
         schedule: Epoch (from 0) -> factor on the learning rates.
         loss: Logits and targets -> loss of each row (binary for one logit per row). Histories show
@@ -83,14 +69,11 @@ class Recipe:
         measured_weights: Those in the cross-entropy that histories show; None: `class_weights`.
         row_weights: (n_train,) probabilities of being drawn, with replacement; None visits each
             row once.
-        weight_averaging: Decay of the moving average of the weights, per step. Validation and the
-            result then use the average; 0 averages nothing.
-        prepare: Called on a batch on its device, in float32, before the network: with random
-            numbers in training (augmentation), with None in evaluation.
-        begin_epoch: Called with the network and the epoch (from 0); sets train and eval mode and
-            freezes or unfreezes.
+        weight_averaging: Decay of the moving average of the weights, per step; 0 averages nothing.
+        prepare: Called on a batch on its device before the network: with random numbers in training
+            (augmentation), with None in evaluation.
+        begin_epoch: Called with the network and the epoch (from 0); sets modes and freezes.
         precision: ``auto`` is bf16 where the hardware computes in it, else fp32.
-        show_progress: Whether a terminal shows a progress bar.
     """
 
     epochs: int
@@ -113,10 +96,7 @@ class Recipe:
 
 
 def compute_class_weights(labels: Int[Tensor, " n"], classes: int) -> Float[Tensor, " k"]:
-    """Compute inverse-frequency weights n / (k * n_class); 0 for a class without rows.
-
-    Source: paper 3.1.
-    """
+    """Compute n / (k * n_class), 0 for a class without rows. Source: paper 3.1."""
     counts = torch.bincount(labels, minlength=classes).float()
     return torch.where(counts > 0, len(labels) / (classes * counts.clamp(min=1)), 0.0)
 
@@ -167,13 +147,8 @@ def make_schedule(
 ) -> Callable[[int], float]:
     """Make a schedule: epoch (from 0) -> factor on the learning rates.
 
-    Args:
-        kind: ``step`` multiplies by `step_factor` every `step_epochs`; ``cosine`` falls from 1
-            towards 0 over the epochs after the warm-up.
-        epochs: Epochs in all.
-        step_epochs: Length of a step, counted from the end of the warm-up.
-        step_factor: Factor of a step.
-        warmup_epochs: Epochs of a linear rise that reaches 1 in the first epoch after it.
+    After a linear warm-up, ``step`` multiplies by `step_factor` every `step_epochs`, and ``cosine``
+    falls from 1 towards 0 over the other epochs.
     """
 
     def factor(epoch: int) -> float:

@@ -17,11 +17,7 @@ _ROWS_AT_ONCE = 4096
 
 
 class StoredRows:
-    """Rows read when they are selected; a batch is all of them that memory holds.
-
-    Attributes:
-        device: Where selected rows are.
-    """
+    """Rows read when they are selected; a batch is all of them that memory holds."""
 
     device = torch.device("cpu")
 

@@ -36,12 +36,7 @@ GRAPHS_VARIABLE = "HISTOFUSE_CUDA_GRAPHS"
 class ReadyBatch(NamedTuple):
     """One process's rows of a batch, as the network and the loss take them.
 
-    Attributes:
-        inputs: Prepared, on the device.
-        labels: On the CPU.
-        targets: The labels, on the device.
-        weights: Of the rows in the loss, on the device.
-        total: Weight of the whole batch, on the device.
+    Labels are on the CPU, the rest on the device; `total` is the weight of the whole batch.
     """
 
     inputs: Inputs
