@@ -27,7 +27,6 @@ class Measure:
     """The definition of a faithfulness score.
 
     Attributes:
-        meaning: In words.
         better: Direction of better scores; empty where the score is for comparison only.
         limit: A score not better than this is a concern; None for comparison only.
         concern: What a concern means for the model or its explanations.
@@ -69,15 +68,9 @@ def load_measures(path: Path) -> dict[str, Measure]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One faithfulness score.
+    """One faithfulness score: the mean of n rows in a number of groups, with its interval.
 
-    Attributes:
-        value: None where it is not defined.
-        low: Lower end of its interval; None where there is none.
-        high: Upper end.
-        n: Rows it is the mean of.
-        groups: Cases, or patients, the interval was drawn from.
-        note: Why there is no value or no interval; empty where there is.
+    Value and interval are None where not defined; `note` says why.
     """
 
     value: float | None
@@ -94,14 +87,9 @@ def estimate_means(
     bootstrap: Bootstrap,
     unit: str = "cases",
 ) -> dict[str, Estimate]:
-    """Compute the mean of each score and its interval over groups.
+    """Compute the mean of each score and its interval over groups (`unit` in the plural).
 
-    Args:
-        scores: Name to the score of each row; NaN where it is not defined, which leaves the row out
-            of that mean.
-        groups: The group of each row.
-        bootstrap: Draws the groups.
-        unit: Unit of the groups in the plural.
+    A row where a score is NaN is left out of that mean.
     """
     values = np.column_stack([*scores.values()])
     known = ~np.isnan(values)
@@ -137,12 +125,10 @@ def render_estimates(
     """Render for `write_scores`.
 
     Returns:
-        Name to ``value``, ``low``, ``high`` (numbers, None where not defined), ``n`` (rows),
-        ``groups`` (cases or patients), ``better`` (``higher``, ``lower`` or empty), ``limit`` (None
-        of a part or for comparison only), ``meaning``, ``outcome`` (``good``, ``concern`` or
-        ``inconclusive`` by interval and limit; empty without a limit), ``concern`` (a sentence
-        where the value is on the wrong side of its limit, else empty) and ``note`` (why there is no
-        value or interval, else empty). A name ``a/b`` is part b of a, and no concern by itself.
+        Name to the fields of `Estimate`, ``better``, ``limit``, ``meaning``, ``outcome`` (``good``,
+        ``concern`` or ``inconclusive``; empty without a limit) and ``concern`` (a sentence where
+        the value is on the wrong side of its limit, else empty). A name ``a/b`` is part b of a, and
+        no concern by itself.
     """
     rendered = {}
     for name, estimate in estimates.items():

@@ -28,10 +28,7 @@ def choose_examples(
 ) -> pd.DataFrame:
     """Choose patches of each true class: the most confident misses, up to half, and hits.
 
-    Where there are too few of one kind, the other fills up. Ties are broken by ``patch_id``.
-
-    Returns:
-        Rows of `predictions` by class, hits before misses.
+    Where there are too few of one kind, the other fills up. Hits come before misses.
     """
     parts: list[pd.DataFrame] = []
     for name in classes:

@@ -1,8 +1,8 @@
 """Image networks: a backbone by name, an embedding, and a new head.
 
 A backbone is one of `OWN`, or of torchvision (``torchvision/<name>``) or timm (``timm/<name>``); a
-bare name is looked up in that order. To add one, write a module that maps (batch, 3, side, side) to
-(batch, width) and enter it in `OWN`: training, freezing, maps and serving then take it by name.
+bare name is looked up in that order. To add one, enter a module that maps (batch, 3, side, side) to
+(batch, width) in `OWN`: training, freezing, maps and serving then take it by name.
 """
 
 from __future__ import annotations
@@ -43,13 +43,11 @@ class ImageSpec:
 
     Attributes:
         classes: In the order of the logits.
-        input_px: Side of the input.
-        patch_px: Side of the patch that is resized to it.
+        input_px: Side of the input, to which the patch of `patch_px` is resized.
         margin_px: Context around it in a stored patch.
         levels: Stages whose maps are pooled to the embedding; none: the backbone's own embedding.
         rotations: Quarter turns of a patch that its embedding is the mean of.
         patch_um: Side of the patch in micrometres; None if the resolution is not known.
-        model_kwargs: What the library's builder of the backbone is given besides.
         pooling: How a transformer's tokens become its embedding, where no levels are pooled.
         standardised: Whether the head standardises the embedding; that of levels always is.
     """
@@ -83,10 +81,7 @@ class ImageModel(nn.Module):
     """Patches -> embedding -> logits.
 
     Attributes:
-        spec: Rebuilds it.
-        backbone: Images -> embedding.
         head: Dropout, or a standardiser of pooled levels, and the last linear layer.
-        embedding_dim: Width of the embedding.
         gradcam_layer: The layer that maps explain, chosen when the network is created for training;
             None in bundles from before layers were saved.
         map_method: How its maps are computed. Where methods were not compared: Grad-CAM.
@@ -133,9 +128,7 @@ def list_turns(rotations: int) -> range:
 
 
 def build_model(spec: ImageSpec, weights: str) -> ImageModel:
-    """Build a network from random numbers of torch's global generator and the weights named.
-
-    `weights` is ``none``, ``imagenet``, or the path of a safetensors file.
+    """Build a network from random numbers and the weights named: ``none``, ``imagenet``, or a file.
 
     Raises:
         InputError: If there is no such backbone, it does not take such images, or the weights are
@@ -192,11 +185,7 @@ def _load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
 
 
 def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
-    """Measure the width of the embedding on one black image.
-
-    Raises:
-        InputError: If the backbone does not take images of this size.
-    """
+    """Measure the width of the embedding on one black image."""
     where = f"params.yaml, backbone {spec.backbone} at input_px {spec.input_px}"
     backbone.eval()
     try:

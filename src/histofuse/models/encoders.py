@@ -20,15 +20,7 @@ from histofuse.params.image import PINNED, EncoderParams, MeanAndSd
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder without its weights.
-
-    Attributes:
-        backbone: A name in `OWN` or of a library; that of a repository or folder is timm's.
-        model_kwargs: Of the library's builder.
-        input_px: Side of its input.
-        normalisation: Of pixels.
-        weights: ``none``, ``imagenet`` or the path of a file.
-    """
+    """An encoder without its weights, which are ``none``, ``imagenet`` or the path of a file."""
 
     backbone: str
     model_kwargs: dict[str, Any]

@@ -22,11 +22,9 @@ ROWS_AT_ONCE = 8192
 class FusionHead(nn.Module):
     """Concatenated embeddings -> class logits.
 
-    Attributes:
-        image_scaler: Standardises image embeddings. Patient embeddings come out of a batch norm,
-            and a case-level pairing trains on too few patients to learn their spread from.
-        image_components: Reduces them, then, to components fitted on training patches, if at all.
-        layers: Linear, ReLU and dropout for each width of `hidden`; then one linear layer.
+    Image embeddings are standardised and, if asked, reduced to components. Patient embeddings come
+    out of a batch norm, and a case-level pairing trains on too few patients to learn their spread
+    from.
 
     Source: paper 3.3 (512 + 128 -> 640 -> 256 -> 128 -> 3, each hidden layer followed by ReLU and
     dropout).
@@ -61,12 +59,7 @@ class FusionHead(nn.Module):
 
 @dataclass(frozen=True)
 class FusionModel:
-    """A fusion head at inference.
-
-    Attributes:
-        classes: In the order of the logits.
-        network: In eval mode.
-    """
+    """A fusion head at inference; classes in the order of the logits."""
 
     classes: list[str]
     network: FusionHead
@@ -85,11 +78,7 @@ class FusionModel:
 
 
 def load_fusion_model(bundle: Bundle) -> FusionModel:
-    """Load the model of a bundle.
-
-    Raises:
-        BundleError: If the bundle holds no fusion model.
-    """
+    """Load the model of a bundle."""
     config = bundle.config
     if config["kind"] != "fusion":
         kind = config["kind"]

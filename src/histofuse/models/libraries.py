@@ -1,6 +1,6 @@
 """Backbones of torchvision and timm by name, without their classifier.
 
-Both libraries take seconds to import, so neither is unless a model needs it.
+Either takes seconds to import, so neither is unless a model needs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class Backbone:
     """A network that ends in its embedding.
 
     Attributes:
-        network: Images -> (batch, width).
         dropped: Prefixes of keys of the full network's weights that belong to its classifier.
         fetch_imagenet: Downloads ImageNet weights; None where nobody publishes any.
         convert: Brings weights with other keys or of other sides to this network's.
@@ -51,12 +50,6 @@ def build_library_backbone(
     backbone: str, input_px: int, model_kwargs: Mapping[str, Any], own: tuple[str, ...]
 ) -> Backbone:
     """Build ``torchvision/<name>``, ``timm/<name>``, or a bare name, torchvision's first.
-
-    Args:
-        backbone: As in params.
-        input_px: Side of its input.
-        model_kwargs: What the library's builder is given besides.
-        own: Names of the project's own backbones, for the message.
 
     Raises:
         InputError: If no library has it; names similar ones. If the builder refuses the arguments.
@@ -153,7 +146,7 @@ def _build_torchvision(name: str, model_kwargs: Mapping[str, Any]) -> Backbone:
 
 
 def _cut_head(network: nn.Module) -> str:
-    """Replace the last layer, so that the network ends in its embedding; return the layer's path.
+    """Replace the last layer by nothing and return its path.
 
     Of a head of several layers those before the last stay. SqueezeNet classifies by a convolution
     and then pools: its embedding is the mean over the positions of its last features.

@@ -17,11 +17,7 @@ from torch import Tensor, nn
 
 
 class Mlp(nn.Module):
-    """Blocks of linear, ReLU, batch norm and dropout; then one linear layer.
-
-    Attributes:
-        blocks: Features -> embedding, as wide as the last of `hidden`.
-        output: Embedding -> one logit (binary cross-entropy) or one per class (cross-entropy).
+    """Blocks of linear, ReLU, batch norm and dropout; then one linear layer of one or two logits.
 
     Source: paper 3.2 (256 -> 128, each with ReLU, batch normalisation and dropout 0.3; the
     activations before the output layer are the patient embedding).

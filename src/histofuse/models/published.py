@@ -1,7 +1,7 @@
 """Encoders that others publish: a repository of the Hugging Face hub, or a folder laid out alike.
 
-Either holds ``config.json`` as timm writes it, and a file of weights. A hub's files are named by
-the commit, and weights by their SHA-256, so that nothing changes beneath a run.
+Either holds timm's ``config.json`` and a file of weights. A hub's files are named by the commit,
+and weights by their SHA-256, so that nothing changes beneath a run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ _WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_
 
 @dataclass(frozen=True)
 class PublishedEncoder:
-    """What ``config.json`` says.
-
-    Attributes:
-        architecture: A name of timm.
-        model_kwargs: What timm's builder is given for it.
-        config: ``input_size``, ``mean``, ``std`` and others of timm's, where it gives them.
-    """
+    """What ``config.json`` says: a name of timm, its builder's arguments, and its input."""
 
     architecture: str
     model_kwargs: dict[str, Any]
@@ -43,11 +37,7 @@ def is_published(backbone: str) -> bool:
 
 
 def check_name(backbone: str) -> None:
-    """Check that the name of a repository has its commit, or that a folder exists.
-
-    Raises:
-        InputError: If not.
-    """
+    """Check that the name of a repository has its commit, or that a folder exists."""
     if backbone.startswith(HUB):
         _split(backbone)
     elif not Path(backbone.removeprefix(FOLDER)).is_dir():

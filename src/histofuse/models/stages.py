@@ -35,7 +35,6 @@ class MapLayer:
 
     Attributes:
         name: Dotted name of a module.
-        map_px: Side of its maps.
         layout: Of its output: ``channels_first`` is (n, channels, rows, columns), ``channels_last``
             (n, rows, columns, channels), ``tokens`` (n, tokens, channels) with the grid row by row.
         prefix_tokens: Tokens before the grid, such as a class token.
@@ -61,8 +60,7 @@ class MapMethod:
 
     Attributes:
         name: ``gradcam``, ``hirescam``, ``layercam`` or ``scorecam``.
-        blur_px: Standard deviation of the blur that hides a place from Score-CAM, in pixels of the
-            network's input.
+        blur_px: SD of the blur that hides a place from Score-CAM, in pixels of the network's input.
         masks: Of Score-CAM, at most.
     """
 
@@ -73,12 +71,7 @@ class MapMethod:
 
 @dataclass(frozen=True)
 class Stage:
-    """Modules of a backbone that are unfrozen together.
-
-    Attributes:
-        name: Dotted name of the module that ends the stage; its output is the stage's.
-        modules: In the order of computation.
-    """
+    """Modules of a backbone that are unfrozen together; the one named ends the stage."""
 
     name: str
     modules: tuple[nn.Module, ...]
@@ -196,15 +189,10 @@ def recording_outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str
 
 
 def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
-    """Choose the deepest stage whose maps are fine enough to locate something.
+    """Choose the deepest stage whose maps are fine enough to locate something; sets eval mode.
 
     At small inputs the last stage is too coarse: ResNet-18 at 64 px ends in 2 x 2. The last block
-    of a transformer that reads its class token alone is passed over: what its other tokens hold is
-    not used.
-
-    Args:
-        model: The network; it is in eval mode afterwards.
-        minimum_map_px: Minimum side of the map.
+    of a transformer that reads its class token alone is passed over: its other tokens are not used.
 
     Raises:
         InputError: If no stage gives maps that fine.
@@ -253,9 +241,8 @@ def _make_image(backbone: nn.Module, side: int) -> Float[Tensor, "1 3 side side"
 def find_map_layers(backbone: nn.Module, input_px: int) -> list[MapLayer]:
     """Find the stages of a network in eval mode that give square maps, and how they lay them out.
 
-    timm's networks return their maps in a uniform layout as well, with which the output of a stage
-    must agree. Of other networks those of `_TORCHVISION_LAYOUTS` are known; the rest are
-    convolutional, with channels first.
+    timm's networks also return their maps in a uniform layout, with which a stage must agree.
+    Others are in `_TORCHVISION_LAYOUTS` or convolutional, with channels first.
     """
     if known := getattr(backbone, "map_layers", None):
         return list(known)

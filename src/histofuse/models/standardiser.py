@@ -11,12 +11,7 @@ SMALLEST_SPREAD = 1e-6
 
 
 class Standardiser(nn.Module):
-    """Shifts, scales and clips each dimension; does nothing until fitted.
-
-    Attributes:
-        lowest: Of the fitted values once standardised, rounded down to a whole number.
-        highest: Likewise, rounded up.
-    """
+    """Shifts, scales and clips each dimension to the whole numbers around the fitted values."""
 
     mean: Tensor
     scale: Tensor
@@ -48,8 +43,8 @@ class Standardiser(nn.Module):
 class Components(nn.Module):
     """Embeddings -> their first principal components, each with variance 1 on training nuclei.
 
-    A few hundred patients do not tell which of 512 dimensions matter; nuclei are many, and their
-    spread tells, without looking at any outcome, in which directions they differ.
+    A few hundred patients do not tell which of 512 dimensions matter; the spread of many nuclei
+    does, without looking at any outcome.
     """
 
     mean: Tensor

@@ -36,9 +36,7 @@ def name_table(kind: Kind) -> Literal["imputed", "with_missing"]:
 
 
 def select_features(rows: Rows, features: list[str]) -> Float32[np.ndarray, "n features"]:
-    """Pick a model's features, in its order.
-
-    A data frame is read by column names; an array must have as many columns as there are features.
+    """Pick a model's features, in its order, from a data frame or an array of just as many columns.
 
     Raises:
         InputError: With every feature that is missing, or a wrong number of columns.
@@ -119,11 +117,7 @@ AnyTabularModel = LinearModel | TreesModel | XgboostModel | MlpModel
 
 
 def load_tabular_model(bundle: Bundle) -> AnyTabularModel:
-    """Load the model of a bundle.
-
-    Raises:
-        BundleError: If the bundle holds no tabular model.
-    """
+    """Load the model of a bundle."""
     config = bundle.config
     features = load_json(bundle.path / FEATURE_ORDER) if config["kind"] == "tabular" else []
     weights = bundle.path / WEIGHTS

@@ -1,7 +1,4 @@
-"""Boosted trees: scikit-learn's as plain arrays with a predictor of their own, and XGBoost's.
-
-No pickle: the one is a handful of arrays (safetensors), the other XGBoost's own ``.ubj``.
-"""
+"""Boosted trees: scikit-learn's as plain arrays with a predictor of their own, and XGBoost's."""
 
 from __future__ import annotations
 
@@ -27,18 +24,14 @@ CHUNK_ROWS = 4096
 class BoostedTrees:
     """Regression trees whose leaf values add up to the logit.
 
-    All trees lie one after the other in the same arrays. A leaf is its own child on both sides, so
-    that every row may take the same number of steps.
+    All trees lie one after the other in the same arrays, each from one of `roots`. A leaf is its
+    own child on both sides, so that every row may take as many steps as the deepest tree has.
 
     Attributes:
-        roots: Node at which each tree starts.
         left: Child where the feature's value is at or below the threshold.
-        right: Child where it is above.
         feature: Column a node looks at; 0 at leaves.
-        threshold: Its threshold.
         value: What a leaf adds, learning rate included; 0 at other nodes.
-        intercept: The logit before any tree, shape (1,).
-        steps: The deepest tree's depth, shape (1,).
+        intercept: The logit before any tree.
     """
 
     roots: Int64[np.ndarray, " trees"]
@@ -59,10 +52,7 @@ class BoostedTrees:
         return self.intercept[0] + np.cumsum(self.predict_leaves(x), axis=1)
 
     def predict_leaves(self, x: Float[np.ndarray, "n features"]) -> Float64[np.ndarray, "n trees"]:
-        """Find what each tree adds to the logit of each row.
-
-        Thresholds were learnt on float32 values, so the rows are compared as float32.
-        """
+        """Find what each tree adds to a row's logit, in float32, as thresholds were learnt."""
         x = np.asarray(x, dtype=np.float32)
         chunks = [x[i : i + CHUNK_ROWS] for i in range(0, len(x), CHUNK_ROWS)]
         none = np.empty((0, len(self.roots)))

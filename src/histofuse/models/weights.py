@@ -22,9 +22,7 @@ _NAMED = 8
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """Load a file of weights.
-
-    One that is not safetensors is read without what could run code; its SHA-256 was asked for.
+    """Load a file of weights, without what could run code.
 
     Raises:
         InputError: If it is missing or holds no weights.
@@ -42,11 +40,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 
 def download_state(fetch: Callable[[], State], backbone: str) -> State:
-    """Run a library's download of ImageNet weights.
-
-    Raises:
-        InputError: If the download fails, for whatever reason; says what to do instead.
-    """
+    """Run a library's download of ImageNet weights; if it fails, say what to do instead."""
     try:
         return fetch()
     except Exception as error:
@@ -69,9 +63,8 @@ def load_weights(
 ) -> None:
     """Load weights into a backbone in place; every key must fit.
 
-    `dropped` are prefixes of keys that the backbone has no use for, those of the ImageNet
-    classifier and of auxiliary heads; `where` names the source in messages; `convert` is tried on
-    weights that do not fit as they are.
+    `dropped` are prefixes of keys that the backbone has no use for, such as the classifier's;
+    `where` names the source in messages; `convert` is tried on weights that do not fit as they are.
 
     Raises:
         InputError: Listing missing, unexpected and mismatched keys.

@@ -23,19 +23,15 @@ _TILE: Final = 1.5
 
 @dataclass(frozen=True)
 class Card:
-    """What a card shows.
+    """What a card shows; contributions are in log-odds.
 
     Attributes:
-        probabilities: Calibrated, by class.
         coverage: Promised coverage of the prediction set.
         rival: The most likely other class.
         base: Margin of the mean patch with the typical patient.
-        image: What the patch adds, in log-odds.
-        image_share: The patch's part of |patch| + |record|.
-        record: What each variable adds, in log-odds.
+        image: What the patch adds; `image_share` is its part of |patch| + |record|.
+        record: What each variable adds.
         texts: Values of the variables, with units.
-        pairing: The rule that paired patch and record.
-        source: Of the data, such as ``simulated``.
     """
 
     example: Explained

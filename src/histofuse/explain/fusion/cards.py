@@ -29,12 +29,9 @@ CARD: Final = "case_card_{}_{}_{}.png"
 def write_cards(
     cases: FusedCases, patches: Patches, assessment: Path, folder: Path, params: ExplainParams
 ) -> list[str]:
-    """Write ``case_card_<true class>_<hit or miss>_<number>.png``. They show single patients.
+    """Write ``case_card_<true class>_<hit or miss>_<number>.png``, of single patients.
 
-    `assessment` is ``assessment.json``, for the prediction sets.
-
-    Returns:
-        The names of the files.
+    Returns the names of the files. `assessment` is ``assessment.json``, for the prediction sets.
 
     Raises:
         InputError: If the assessment contains no prediction sets of this model.
@@ -52,11 +49,7 @@ def write_cards(
 
 
 def load_conformal(path: Path, model: str, digest: str) -> Mapping[str, Any]:
-    """Load the conformal quantiles of a model.
-
-    Raises:
-        InputError: If the file is missing or has none of this bundle of the model.
-    """
+    """Load the conformal quantiles of a model."""
     assessed = load_json(path).get("models", {}).get(model, {})
     with collect_faults() as faults:
         if not assessed.get("conformal"):

@@ -1,9 +1,9 @@
 """Explanations of single answers: a patient compared with a typical patient.
 
-A served model has no training rows to average over, and must not have them: they are patients. It
-explains the difference from the *typical patient*, with the medians and modes that replace missing
-values. DeepSHAP with one reference row is DeepLIFT by the rescale rule, which takes a
-whole batch at once and is additive: base and values add up to the logit.
+A served model must not have the training rows to average over: they are patients. It explains the
+difference from the *typical patient*, with the medians and modes that replace missing values.
+DeepSHAP with one reference row is DeepLIFT by the rescale rule, which takes a whole batch at once
+and is additive: base and values add up to the logit.
 
 Source: Shrikumar et al., ICML 2017 (rescale rule); Lundberg and Lee, NeurIPS 2017 (DeepSHAP).
 """
@@ -31,12 +31,7 @@ from histofuse.models.tabular import AnyTabularModel, MlpModel, select_features
 
 @dataclass(frozen=True)
 class Contributions:
-    """Contribution of each column of encoded rows to a logit.
-
-    Attributes:
-        values: One column for each encoded column, in the model's order.
-        base: The logit of the typical patient, one for each row.
-    """
+    """Contribution of each column of encoded rows to a logit; `base` is the typical patient's."""
 
     values: Float[np.ndarray, "n features"]
     base: Float[np.ndarray, " n"]
@@ -60,11 +55,7 @@ def name_sources(encoder: Encoder) -> dict[str, str]:
 def explain_record(
     model: AnyTabularModel, rows: pd.DataFrame, typical: pd.DataFrame
 ) -> Contributions:
-    """Explain the log-odds of the positive class.
-
-    Raises:
-        InputError: If the model is of a kind that has no SHAP values.
-    """
+    """Explain the log-odds of the positive class; some kinds have no SHAP values."""
     if isinstance(model, MlpModel):
         x, reference = (to_tensor(model.features, part) for part in (rows, typical))
         return explain_network(_LogOdds(model.network), x, reference, ())
@@ -89,12 +80,7 @@ def explain_fused_record(
 
 @dataclass(frozen=True)
 class FusionNetworks:
-    """The networks behind a fused logit, after the image embedding.
-
-    Attributes:
-        patient: Encoded rows -> embedding.
-        head: Both embeddings -> logits.
-    """
+    """The networks behind a fused logit, after the image embedding."""
 
     patient: MlpModel
     head: FusionHead

@@ -1,11 +1,10 @@
 """How much the patch and the record contribute to a fused decision.
 
 The *margin* is decomposed: the log-odds, before calibration, of the decided class against the most
-likely other class. Patch and record are two players. An unknown patch is the mean image embedding
-of the training patches; an unknown record is the typical patient, with the medians and modes of
-training. The Shapley value of each is the mean of what it adds when it comes first and when it
-comes second. DeepLIFT distributes the record's value over its columns in both situations, so that
-base, patch and columns add up to the margin.
+likely other class. Patch and record are two players; unknown, they are the mean image embedding of
+training, and the typical patient. The Shapley value of each is the mean of what it adds when it
+comes first and when it comes second. DeepLIFT distributes the record's over its columns in both
+situations, so that base, patch and columns add up to the margin.
 
 Source: Shapley 1953; Shrikumar et al., ICML 2017 (rescale rule), as in `explainers`.
 """
@@ -35,7 +34,6 @@ class Decomposed:
 
     Attributes:
         base: Margin of the mean patch with the typical patient.
-        image: What the patch adds.
         record: What each encoded column adds, in the patient encoder's order.
         margin: The model's own.
         rivals: The most likely other class of each decision.
@@ -63,12 +61,7 @@ class Decomposed:
 
 @dataclass(frozen=True)
 class Typical:
-    """Values that stand for "not known".
-
-    Attributes:
-        image: Mean image embedding of the training patches.
-        patient: Encoded, one row.
-    """
+    """Values that stand for "not known": the mean training embedding, and one encoded row."""
 
     image: Float32[np.ndarray, " image"]
     patient: pd.DataFrame
@@ -81,15 +74,7 @@ def decompose(
     rows: pd.DataFrame,
     decided: Int[np.ndarray, " n"],
 ) -> Decomposed:
-    """Decompose the margins of decisions.
-
-    Args:
-        networks: The networks.
-        typical: Values that stand for "not known".
-        image: Embeddings of the patches.
-        rows: Encoded records, one for each patch.
-        decided: Indices of the decided classes.
-    """
+    """Decompose the margins of decisions on patches and their encoded records."""
     x, reference = (to_tensor(networks.patient.features, p) for p in (rows, typical.patient))
     own, mean = torch.from_numpy(image), torch.from_numpy(typical.image).expand(len(image), -1)
     network = WeightedLogits(networks).eval()

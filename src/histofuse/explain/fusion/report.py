@@ -44,13 +44,7 @@ _SHARE: Final = Measure(
 class FusedCases:
     """A fusion model, its test rows, and what is needed to explain them.
 
-    Attributes:
-        bundle: The fusion model.
-        image: Its image encoder.
-        networks: Its patient encoder and head.
-        encoder: Encoder of the records.
-        specs: Of the features before encoding.
-        predictions: On the test split.
+    `encoder` and `specs` are of the records, `predictions` on the test split.
     """
 
     bundle: Bundle
@@ -103,15 +97,9 @@ def open_fused_cases(
     specs: list[FeatureSpec],
     predictions: pd.DataFrame,
 ) -> FusedCases:
-    """Load a fusion model with its encoders.
+    """Load a fusion model with its encoders, verified to be those it was trained on.
 
-    Args:
-        bundle: The fusion model.
-        encoders: ``image`` and ``patient``, verified to be those it was trained on.
-        embeddings: Of all patches and patients.
-        encoded: Both encoded tables.
-        specs: Of the features before encoding.
-        predictions: Predictions on all splits; an unknown patch is the mean training patch.
+    `predictions` are of all splits; an unknown patch is the mean training patch.
     """
     patient = load_tabular_model(encoders["patient"])
     assert isinstance(patient, MlpModel)

@@ -49,20 +49,11 @@ def choose_method(
 ) -> dict[str, Any]:
     """Compare methods on validation patches, and choose one; see `MapParams`.
 
-    Args:
-        name: The model's.
-        model: After training; it is on the CPU afterwards.
-        predictions: Its predictions of the validation patches.
-        to_probabilities: Raw logits to calibrated probabilities.
-        folder: Folder of the shards.
-        params: The methods.
-        seed: The run's.
-
     Returns:
         ``method`` (of `MapMethod`), ``patches`` (number compared on), ``most_empty`` and
-        ``most_alike`` (of the params), and ``compared``: method to
-        ``empty_share``, ``head_randomisation_rank_correlation`` and the mean
-        ``<deletion or insertion>_gain_over_<random or centre>``.
+        ``most_alike`` (of the params), and ``compared``: method to ``empty_share``,
+        ``head_randomisation_rank_correlation`` and the mean ``<deletion or
+        insertion>_gain_over_<random or centre>``.
     """
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     mapper = map_image_network(name, model)

@@ -3,17 +3,14 @@
 An empty map, on which nothing supports the class, counts in every mean as what it is:
 
 - **Mass inside**: the share of a map's mass on the annotated nucleus, less the share of the patch
-  that the nucleus covers; 0 for a uniform map, and for an empty one, which locates nothing.
-  BreCaHAD annotates a dot in the nucleus, not its outline, and patches are centred on the dot: a
-  disc around the centre stands for the nucleus.
+  that the nucleus covers; 0 for a uniform map, and for an empty one. BreCaHAD annotates a dot, not
+  an outline: a disc around the centre of the patch stands for the nucleus.
 - **Deletion and insertion**: the cells of a patch are blurred one after another, or restored in the
   blurred patch, in the order of the map. The area under the class's probability is compared with
-  that of a random order and of an order from the centre outwards. An empty map gives no order:
-  the random one is used, so that its gain over it is 0.
+  that of a random order, which an empty map is given too, and of one from the centre outwards.
 - **Randomisation**: rank correlation of a map with that of the same network after its weights were
   randomised, those of the head alone, and layer by layer from the head on. A map that does not
-  change shows the patch, not the network. A uniform map, such as an empty one, has no ranks: 1 if
-  it stays uniform, else 0.
+  change shows the patch, not the network. Of a uniform map: 1 if it stays uniform, else 0.
 
 Sources: Petsiuk et al., RISE, BMVC 2018 (deletion, insertion); Adebayo et al., Sanity Checks for
 Saliency Maps, NeurIPS 2018 (cascading randomisation).
@@ -68,13 +65,6 @@ def score_maps(
     seed: int,
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Test the maps of some patches.
-
-    Args:
-        mapper: The network.
-        inputs: Patches, and the classes decided.
-        to_probabilities: Raw logits to calibrated probabilities.
-        params: Sizes of the tests.
-        seed: The run's, for random orders and weights.
 
     Returns:
         Name, as in `define_measures`, to the score of each patch. Those after each randomised part

@@ -33,16 +33,10 @@ _FOOT: Final = 0.5
 
 @dataclass(frozen=True)
 class Explained:
-    """One patch with its map.
+    """One patch with the map, between 0 and 1, of its predicted class.
 
-    Attributes:
-        label: True class.
-        prediction: Predicted class, which the map explains.
-        probability: Calibrated probability of the predicted class.
-        patch: RGB.
-        heat: Between 0 and 1.
-        source: Of the patch, such as ``simulated``.
-        method: How the map was computed, as it is shown.
+    `probability` is calibrated; `source` is the patch's, such as ``simulated``; `method` as it is
+    shown.
     """
 
     patch_id: str
@@ -102,10 +96,7 @@ def draw_example(example: Explained, nucleus_radius_px: float) -> Figure:
 def draw_sheet(
     examples: Sequence[Explained], title: str, footer: str, nucleus_radius_px: float
 ) -> Figure:
-    """Draw the examples of one true class: hits on the left, misses on the right.
-
-    Each is a row of patch, map and overlay, below the predicted class and its probability.
-    """
+    """Draw the examples of one true class: hits on the left, misses on the right."""
     sides = [[e for e in examples if e.is_hit], [e for e in examples if not e.is_hit]]
     rows = max(len(side) for side in sides)
     triple = 3 * _TILE + 2 * _GAP

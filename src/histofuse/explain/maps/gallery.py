@@ -69,19 +69,12 @@ def write_gallery(
     bootstrap: Bootstrap,
     choice: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``.
+    """Write overlays, contact sheets, ``summary.json`` and ``faithfulness.json``; return scores.
 
     Overlays are ``<true class>/<patch>.png``; ``contact_sheet_<true class>.png`` shows hits and
-    misses, ``examples_<true class>.png`` the first of them. ``summary.json`` holds ``model``,
-    ``digest``, ``layer``, ``map_px``, ``method``, ``choice`` (of `choose_method`, if given),
-    ``patches`` (drawn), ``empty_share``, ``empty_patches`` (number of test patches examined),
-    ``beats_centre`` (deletion and insertion by interval; None without test patches) and
-    ``nucleus_radius_px``. For ``faithfulness.json`` see
-    `estimates.write_scores`; it has no scores without test patches. `bootstrap` draws cases, for
-    the intervals.
-
-    Returns:
-        The scores in ``faithfulness.json``.
+    misses, ``examples_<true class>.png`` the first of them. In ``summary.json``, ``patches`` are
+    those drawn, ``empty_patches`` the test patches examined, and ``beats_centre`` is None without
+    test patches, as are the scores. `bootstrap` draws cases, for the intervals.
     """
     chosen = choose_examples(patches.predictions, patches.classes, params.gradcam_per_class)
     examples = explain_rows(patches, chosen)

@@ -47,11 +47,8 @@ class Mapper:
     """A network and the layer that its maps are computed at.
 
     Attributes:
-        name: The model's name.
         image: The image network, or the one in front of the fusion head.
         network: Called with images and the other inputs; in eval mode.
-        layer: A layer of the network.
-        method: How maps are computed at it.
         parts: From the head to the first layers: the name of a part, and prefixes of the names of
             its parameters.
     """
@@ -76,10 +73,7 @@ class Mapper:
     def compute_maps(
         self, inputs: Inputs, network: nn.Module | None = None
     ) -> Float32[np.ndarray, "n height width"]:
-        """Compute a map for each patch, scaled to a maximum of 1; see `methods.compute_maps`.
-
-        `network` replaces the mapper's own.
-        """
+        """Compute a map for each patch, scaled to a maximum of 1, of this or another network."""
         network = network or self.network
         where = {"layer": self.layer, "method": self.method}
         return compute_maps(network, inputs.images, inputs.targets, inputs.others, **where)
@@ -101,13 +95,10 @@ class Mapper:
     ) -> Iterator[tuple[str, Float32[np.ndarray, "n height width"]]]:
         """Randomise the weights layer by layer, from the head, and map the same classes each time.
 
-        Each part gets the weights of an untrained network.
-
         Yields:
             The part that was randomised last, and the maps.
 
-        Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (cascading
-        randomisation).
+        Source: Adebayo et al., NeurIPS 2018 (cascading randomisation).
         """
         network = copy.deepcopy(self.network)
         untrained = self._build_untrained(seed).state_dict()
@@ -123,7 +114,7 @@ class Mapper:
         """Randomise the weights of the head alone, `count` times, and map the same classes.
 
         Each head is followed by its negative: by chance a head points the same way as the trained
-        one, and the mean over a few would tell more about them than about the maps.
+        one.
         """
         network = copy.deepcopy(self.network)
         head = network.get_submodule("head")
@@ -157,21 +148,13 @@ def _reset_linear(head: nn.Module, seed: int) -> nn.Linear:
 
 
 def map_image_network(name: str, model: ImageModel) -> Mapper:
-    """Map an image network at the layer that its bundle names.
-
-    Raises:
-        InputError: If it names none.
-    """
+    """Map an image network at the layer that its bundle names; an `InputError` if none."""
     parts = (("head", ("head.",)), *_list_parts(model, ""))
     return Mapper(name, model, model.eval(), _get_layer(name, model), model.map_method, parts)
 
 
 def map_through_fusion(name: str, image: ImageModel, head: nn.Module) -> Mapper:
-    """Map an image network at the layer that its bundle names, through a fusion head.
-
-    Raises:
-        InputError: If it names none.
-    """
+    """Map an image network at the layer that its bundle names, through a fusion head."""
     network, layer = ImageSide(image, head).eval(), _get_layer(name, image)
     layer = replace(layer, name=f"image.{layer.name}")
     parts = (("fusion head", ("head.",)), *_list_parts(image, "image."))

@@ -1,15 +1,15 @@
 """Maps of what decides: where evidence lies for a class over the most likely other one.
 
 What is explained is the margin, the logit of the class less the highest other logit: evidence that
-all classes share decides nothing. No method knows where in the patch a cell lies.
+all classes share decides nothing.
 
 - **Grad-CAM**: activations, each channel weighed by its mean gradient.
 - **HiResCAM**: activations times gradients, place by place.
 - **LayerCAM**: the same, of positive gradients alone.
 - **Score-CAM**: without gradients. The channels that vary most are masks; the patch is shown
   through each, blurred elsewhere. A place counts by the covariance, over the masks, of how much of
-  it is shown and the margin. (Score-CAM itself blackens the rest and weighs the masks by a softmax,
-  which is positive whatever the mask does; the covariance is RISE's estimate, centred.)
+  it is shown and the margin: RISE's estimate, centred. (Score-CAM itself blackens the rest and
+  weighs by a softmax, which is positive whatever the mask does.)
 
 Sources: Selvaraju et al., Grad-CAM, ICCV 2017 (paper 3.1); Draelos and Carin, HiResCAM,
 arXiv:2011.08891; Jiang et al., LayerCAM, IEEE TIP 2021; Wang et al., Score-CAM, CVPR Workshops
@@ -48,13 +48,7 @@ def compute_maps(
 ) -> Float32[np.ndarray, "n height width"]:
     """Compute a map for each image: where evidence lies for its class over the others.
 
-    Args:
-        network: In eval mode; called with a batch of images and of the other inputs.
-        images: As the network takes them, such as from `ImageModel.prepare`.
-        targets: The class that each map explains.
-        others: Further inputs of the network, one row for each image.
-        layer: A layer of the network.
-        method: How to compute them.
+    `network` is in eval mode; `others` are further inputs of it, one row for each image.
 
     Returns:
         Maps at the layer's own size, each scaled to a maximum of 1; all zero where nothing supports

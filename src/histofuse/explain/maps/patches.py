@@ -21,16 +21,7 @@ FindPatients = Callable[[pd.DataFrame], Tensor]
 
 @dataclass(frozen=True)
 class Patches:
-    """A network's test patches.
-
-    Attributes:
-        mapper: The network.
-        digest: Of its bundle.
-        folder: Folder of the shards.
-        predictions: On the test split.
-        to_probabilities: Raw logits to calibrated probabilities.
-        find_patients: Looks up the patients' embeddings of rows, if the network takes them.
-    """
+    """A network's test patches; `find_patients` looks up patients' embeddings, if it takes them."""
 
     mapper: Mapper
     digest: str

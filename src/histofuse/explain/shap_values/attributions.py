@@ -32,13 +32,7 @@ EXPLAINED_KINDS: Final[tuple[Kind, ...]] = ("logistic_regression", "mlp", "xgboo
 
 @dataclass(frozen=True)
 class Attributions:
-    """SHAP values of rows.
-
-    Attributes:
-        values: Log-odds that each feature adds.
-        base: Log-odds before any feature is known.
-        logits: The model's logits of the same rows.
-    """
+    """SHAP values of rows: log-odds that each feature adds to `base`, and the model's logits."""
 
     values: Float[np.ndarray, "n features"]
     base: float
@@ -56,11 +50,8 @@ def compute_attributions(
 ) -> Attributions:
     """Compute SHAP values of rows.
 
-    Args:
-        model: A tabular model.
-        rows: Encoded rows to explain.
-        background: Encoded training rows over which an unknown feature is averaged. XGBoost does
-            not need them: its trees store how many training rows took each branch.
+    An unknown feature is averaged over `background`, encoded training rows. XGBoost does not need
+    them: its trees store how many training rows took each branch.
 
     Raises:
         InputError: If the model is not of one of `EXPLAINED_KINDS`.

@@ -24,12 +24,7 @@ Values = Float[np.ndarray, "n variables"]
 
 
 def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Measure how stable the ranking by mean |SHAP| is when rows are resampled.
-
-    Args:
-        values: SHAP values by variable, a row a patient.
-        bootstrap: Draws patients.
-    """
+    """Measure how stable the ranking by mean |SHAP| is when rows (patients) are resampled."""
     n, variables = values.shape
     if n < 2 or variables < 2:
         note = "fewer than two rows or variables: nothing to rank"
@@ -61,8 +56,7 @@ def explain_by_kernel(
 ) -> Float[np.ndarray, "n features"]:
     """Explain rows by KernelSHAP, which only needs the model's answers.
 
-    Source: Lundberg and Lee, NeurIPS 2017 (KernelSHAP), by the package shap, without selecting
-    features by a lasso.
+    Source: Lundberg and Lee, NeurIPS 2017, by the package shap, without selecting features.
     """
     import shap
 

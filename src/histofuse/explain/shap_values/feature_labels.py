@@ -27,7 +27,6 @@ class FeatureLabel:
     """A name for an encoded column.
 
     Attributes:
-        text: In words.
         unit: Of a continuous feature; empty for others.
         group: Where the feature comes from.
         mean: What standardisation subtracted; 0 for others.
@@ -64,11 +63,7 @@ class FeatureLabel:
 
 
 def label_features(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, FeatureLabel]:
-    """Name all columns of an encoder.
-
-    Raises:
-        InputError: With every feature of the encoder that has no spec.
-    """
+    """Name all columns of an encoder; an `InputError` lists the features that have no spec."""
     known = {spec.name: spec for spec in specs}
     if missing := [f.name for f in encoder.features if f.name not in known]:
         problem = f"nothing on {missing}"

@@ -1,8 +1,4 @@
-"""Figures of SHAP values: beeswarm, importance, waterfall.
-
-Drawn without pyplot, so that no state is shared with other figures, and without time stamps or
-versions, so that the same values give the same bytes.
-"""
+"""Figures of SHAP values: beeswarm, importance, waterfall."""
 
 from __future__ import annotations
 
@@ -64,8 +60,8 @@ def draw_beeswarm(
 ) -> None:
     """Draw each row's SHAP values as dots, coloured by the variable's value.
 
-    The colour runs from the 5th to the 95th percentile; unknown values and categories are grey.
-    A few extreme rows may lie beyond the axis; triangles at its edge stand for them.
+    The colour runs from the 5th to the 95th percentile; unknown values and categories are grey. A
+    few extreme rows may lie beyond the axis; triangles at its edge stand for them.
     """
     order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")[:SHOWN][::-1]
     figure, axes = _start(len(order), "SHAP values by variable", subject)
@@ -103,13 +99,7 @@ def draw_beeswarm(
 
 @dataclass(frozen=True)
 class Patient:
-    """One row and its SHAP values.
-
-    Attributes:
-        values: Log-odds that each feature adds.
-        base: Log-odds before any feature is known.
-        texts: Values of the features, with units.
-    """
+    """One row, its SHAP values in log-odds from `base` on, and the features' values with units."""
 
     values: Float[np.ndarray, " features"]
     base: float

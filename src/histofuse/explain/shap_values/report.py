@@ -62,7 +62,6 @@ class ExplainedRows:
         attributions: SHAP values, one column for each label.
         encoded: Rows as the model reads them, in the order of their logits.
         natural: Rows in natural units, one column for each label; NaN where nothing was measured.
-        variables: The variables that the columns belong to, in the order of `by_variable`.
         background: Encoded training rows over which an unknown feature was averaged.
     """
 
@@ -103,25 +102,12 @@ def write_shap_report(
     bootstrap: Bootstrap,
     row_level: bool,
 ) -> dict[str, Any]:
-    """Explain a tabular model on test rows and write figures, tables and ``faithfulness.json``.
+    """Explain a tabular model on test rows; write figures, tables and ``faithfulness.json``.
 
-    Columns are summed to variables before they are ranked. Writes
-    ``mean_abs_shap.csv``, ``shap.json``, ``mean_abs_shap.png``, ``faithfulness.json`` (see
-    `estimates.write_scores`) and, only if `row_level`, ``beeswarm.png``, which has a dot for
-    each patient, and ``waterfall_high_risk.png`` and ``waterfall_low_risk.png`` of the test rows
-    with the highest and the lowest logit.
-
-    Args:
-        bundle: The model.
-        encoded: Both encoded tables; the one with missing values shows what was measured.
-        specs: Of the features before encoding.
-        out_dir: Folder to replace.
-        params: Numbers of rows.
-        bootstrap: Draws patients, for the intervals.
-        row_level: Whether single patients may be shown.
-
-    Returns:
-        The content of ``shap.json``.
+    Columns are summed to variables before they are ranked. Writes ``mean_abs_shap.csv`` and
+    ``.png``, ``shap.json``, whose content is returned, ``faithfulness.json`` and, only if
+    `row_level`, ``beeswarm.png``, which has a dot for each patient, and ``waterfall_high_risk.png``
+    and ``waterfall_low_risk.png`` of the test rows with the highest and the lowest logit.
 
     Raises:
         InputError: If there are no test rows, or the tables do not hold the same admissions.
@@ -199,14 +185,7 @@ def check_values(
 
 
 def choose_rows(model: AnyTabularModel, table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Choose test rows evenly along their logits, including the lowest and the highest.
-
-    Returns:
-        Rows in the order of their logits.
-
-    Raises:
-        InputError: If there are no test rows.
-    """
+    """Choose test rows evenly along their logits, including lowest and highest, in order."""
     rows = table[table["split"] == SPLIT].sort_values(_KEY)
     if rows.empty:
         raise InputError([Fault("data/encoded", f"no {SPLIT} rows", "rows to explain")])
@@ -236,8 +215,7 @@ def summarise(explained: ExplainedRows) -> pd.DataFrame:
     """Tabulate mean |SHAP| by variable, largest first.
 
     ``direction`` is the rank correlation between a variable's value and its SHAP value: near 1,
-    high values raise the risk; near -1, low ones do; empty where either never changes, and for
-    categories, which have no order.
+    high values raise the risk; empty where either never changes, and for categories.
     """
     rows = [
         {

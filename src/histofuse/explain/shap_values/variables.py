@@ -1,8 +1,7 @@
 """Encoded columns, summed to the variables that clinicians know.
 
 The categories of an insurance are one variable; so are the mean, the lowest and the highest of a
-laboratory value and the indicator that it is missing. Contributions are additive: that of a
-variable is the sum over its columns.
+laboratory value and the indicator that it is missing. Contributions are additive.
 """
 
 from __future__ import annotations
@@ -24,11 +23,8 @@ class Variable:
     """A variable and the encoded columns that stand for it.
 
     Attributes:
-        name: As in ``features.json``.
-        text: In few words.
-        meaning: In full, as in ``features.json``.
+        name: As in ``features.json``, as `meaning`; `text` says it in few words.
         unit: Of a continuous variable; empty for others.
-        group: Where it comes from.
         columns: Its columns; the value of the first one is shown.
         categories: Column to category; empty where it has none.
     """
@@ -42,11 +38,7 @@ class Variable:
     categories: Mapping[str, str]
 
     def read_natural(self, natural: pd.DataFrame) -> Float[np.ndarray, " n"]:
-        """Read its value in natural units; NaN where not known, and of categories, which have none.
-
-        Args:
-            natural: Values in natural units, one column for each encoded column.
-        """
+        """Read its value in natural units; NaN where not known, and of categories."""
         if self.categories:
             return np.full(len(natural), np.nan)
         return natural[self.columns[0].column].to_numpy(dtype=np.float64)
@@ -80,11 +72,7 @@ def sum_columns(
 
 
 def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, Variable]:
-    """Describe all variables of an encoder.
-
-    Raises:
-        InputError: With every feature of the encoder that has no spec.
-    """
+    """Describe all variables of an encoder."""
     labels = label_features(encoder, specs)
     known = {spec.name: spec for spec in specs}
     columns_by_name: dict[str, list[str]] = {}
