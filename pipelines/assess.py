@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report, track
 from histofuse.core.tables import read_table
 from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
@@ -14,13 +14,13 @@ from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.features.specs import FEATURES
-from histofuse.params.base import load_keys, load_section, load_seed
+from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import AssessmentParams, EvaluationParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.params.pairing import PairingsParams
 from histofuse.training.decision import load_decision
 
 MODELS = Path("models")
+NAMES = Path("data/models.json")
 PATCH_METADATA = Path("data/patches/meta.json")
 COHORT_METADATA = Path("data/cohort/meta.json")
 PATCH_AUDIT = Path("data/splits/patches_audit.json")
@@ -32,12 +32,13 @@ def main() -> None:
     reported = load_section(EvaluationParams, "evaluation")
     params = load_section(AssessmentParams, "assessment")
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
-    pairings = load_section(PairingsParams, "pairing").root
-    context = Context.load((PATCH_METADATA, COHORT_METADATA), PATCH_AUDIT, reported, pairings)
+    names = load_json(NAMES)
+    sources = (PATCH_METADATA, COHORT_METADATA)
+    context = Context.load(sources, PATCH_AUDIT, reported, dict(names["pairing"]))
     features = read_table(EHR_FEATURES, FEATURES)
-    names = context.list_models(load_keys("image"), load_keys("tabular"))
+    models = context.list_models(names["image"], names["tabular"])
     assessments = []
-    for name in track(names, "assessing", total=len(names)):
+    for name in track(models, "assessing", total=len(models)):
         result = evaluate_model(load_predictions(MODELS / name), context)
         calibrator = load_decision(MODELS / name).calibrator
         assessments.append(

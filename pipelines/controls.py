@@ -10,12 +10,12 @@ from histofuse.evaluation.controls.run import ControlInputs, load_arms, run_cont
 from histofuse.evaluation.controls.verdicts import judge
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import Rules
-from histofuse.params.base import load_section, load_seed
+from histofuse.params.base import load_section, load_seed, load_value
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.promotion import ControlParams
-from histofuse.params.tabular import AllTabularParams
+from histofuse.params.tabular import TabularParams
 from histofuse.params.tune import apply_values
 from histofuse.studies.results import BEST_PARAMS, read_best_params
 from histofuse.training.tabular import load_table
@@ -35,7 +35,7 @@ def main() -> None:
     pairings = load_section(PairingsParams, "pairing").root
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     fusion = load_section(FusionParams, "fusion")
-    tabular = load_section(AllTabularParams, "tabular").root[params.tabular]
+    tabular = load_section(TabularParams, f"tabular.{params.tabular}").root
     inputs = ControlInputs(
         pairings=pairings,
         pairs=PAIRS,
@@ -44,7 +44,7 @@ def main() -> None:
         table=load_table(ENCODED, COHORT_METADATA, tabular.kind),
         tabular=apply_values(tabular, read_best_params(STUDIES / tabular.study / BEST_PARAMS)),
     )
-    arms = load_arms(MODELS, load_section(EncodersParams, "encoders").image, pairings)
+    arms = load_arms(MODELS, load_value(EncodersParams, "encoders.image"), pairings)
     report(f"read predictions of {len(arms)} arms")
 
     controls = run_controls(arms, inputs, params, bootstrap)

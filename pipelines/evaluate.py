@@ -1,11 +1,10 @@
 """Stage ``evaluate``: predictions of every bundle -> metrics, tables and figures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report, track
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -28,14 +27,14 @@ from histofuse.evaluation.performance.tables import (
 )
 from histofuse.evaluation.performance.training import make_training_table
 from histofuse.evaluation.predictions import load_predictions
-from histofuse.params.base import PARAMS_FILE, load_keys, load_section, load_seed
+from histofuse.params.base import PARAMS_FILE, load_section, load_seed, load_value
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.params.pairing import PairingsParams
 from histofuse.params.promotion import PromotionParams
 from histofuse.training.tabular import load_table
 
 MODELS = Path("models")
+NAMES = Path("data/models.json")
 PATCH_METADATA = Path("data/patches/meta.json")
 COHORT_METADATA = Path("data/cohort/meta.json")
 PRIOR_DIAGNOSES = Path("data/encoded/prior_diagnoses")  # where params ask for later ones too
@@ -49,13 +48,12 @@ HEADLINE = Path("reports/headline.json")  # in git, for DVC to compare
 
 def main() -> None:
     params = load_section(EvaluationParams, "evaluation")
-    pairings = load_section(PairingsParams, "pairing").root
-    alarm_at = load_section(PromotionParams, "promotion").alarm_at
-    context = Context.load((PATCH_METADATA, COHORT_METADATA), PATCH_AUDIT, params, pairings)
-    context = replace(context, alarm_at=alarm_at)
-    # By the names in params.yaml, so that a model left over from earlier params stays out.
-    names = context.list_models(load_keys("image"), load_keys("tabular"))
-    results = [evaluate_model(load_predictions(MODELS / name), context) for name in names]
+    names = load_json(NAMES)
+    alarm_at = load_value(PromotionParams, "promotion.alarm_at")
+    sources = (PATCH_METADATA, COHORT_METADATA)
+    context = Context.load(sources, PATCH_AUDIT, params, dict(names["pairing"]), alarm_at)
+    models = context.list_models(names["image"], names["tabular"])
+    results = [evaluate_model(load_predictions(MODELS / name), context) for name in models]
     report(f"read predictions of {len(results)} models")
 
     comparison = compare_fusion(results, context)

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 # The pipeline, and the evidence that takes too long for every run of it.
 DVC_FILES = (ROOT / "dvc.yaml", ROOT / "evidence" / "stages.yaml")
-LOADERS = {"load_section", "load_seed", "load_keys"}
+LOADERS = {"load_section", "load_value", "load_seed", "load_keys"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Stage:
     Attributes:
         name: Its name.
         script: Its file in pipelines/.
-        params: Params declared, with ``${key}`` for the key or item of a foreach.
+        params: Params declared, with ``${key}`` for a key that is filled in.
         deps: Deps declared, the list of the stage's code and data.
         outs: Outs declared.
     """
@@ -50,7 +50,7 @@ def _to_stage(name: str, body: dict) -> Stage:
     return Stage(
         name=name,
         script=ROOT / script.group(),
-        params=frozenset(p.replace("${item}", "${key}") for p in body.get("params", [])),
+        params=frozenset(re.sub(r"\$\{[\w.]+\}", "${key}", p) for p in body.get("params", [])),
         deps=tuple(body.get("deps", [])),
         outs=tuple(_name_of(o) for o in body.get("outs", []) + body.get("metrics", [])),
     )

@@ -106,11 +106,14 @@ def _gather(store: Store, target: Version, current: Version | None) -> Evidence:
 
     other = "" if current is None else f" and {current.short}"
     report(f"scoring {target}{other}")
+    promotion = load_section(PromotionParams, "promotion")
     rules = AlarmRules(
         alarms=load_section(AlarmParams, "alarms"),
-        promotion=load_section(PromotionParams, "promotion"),
         encoding=load_section(EncodingParams, "encoding"),
         bootstrap=Bootstrap(load_section(IntervalParams, "intervals"), load_seed()),
+        alarm_at=promotion.alarm_at,
+        alarm_metrics=promotion.alarm_metrics,
+        split_units=promotion.split_units,
     )
     return gather_evidence(store, target, current, rules)
 

@@ -31,9 +31,9 @@ _EXPECTED_NAME: Final = "at most 64 letters, digits, _ and -, a letter or digit 
 _EXPECTED_KEY: Final = "letters, digits, _ and -, in parts separated by . or /"
 # Whose values are names, or lists of them.
 NAMING: Final[tuple[str, ...]] = (
-    "encoders.*", "evaluation.primary_rule", "explain.shap_models", "fusion.study", "image.*.study",
-    "patients.*.study", "positive_control.both", "positive_control.image",
-    "positive_control.record", "studies.*", "tabular.*.study",
+    "controls.tabular", "encoders.*", "evaluation.primary_rule", "explain.shap_models",
+    "fusion.study", "image.*.study", "patients.*.study", "positive_control.both",
+    "positive_control.image", "positive_control.record", "studies.*", "tabular.*.study",
 )  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
@@ -81,6 +81,16 @@ def validate_section(
     except ValidationError as error:
         found = [(e, (*keys, *_drop_tags(e["loc"], values))) for e in error.errors()]
         raise InputError([_to_fault(e, place, path) for e, place in found]) from None
+
+
+def load_value(model: type[BaseModel], name: str, path: Path = PARAMS_FILE) -> Any:
+    """Load one value, such as ``promotion.alarm_at``, of a section that is checked as a whole.
+
+    Raises:
+        InputError: As `load_section`.
+    """
+    section, _, key = name.rpartition(".")
+    return getattr(load_section(model, section, path), key)
 
 
 def load_seed(path: Path = PARAMS_FILE) -> int:

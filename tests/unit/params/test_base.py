@@ -4,7 +4,14 @@ import pytest
 from pydantic import Field
 
 from histofuse.core.errors import InputError
-from histofuse.params.base import Section, check_names, load_keys, load_section, load_seed
+from histofuse.params.base import (
+    Section,
+    check_names,
+    load_keys,
+    load_section,
+    load_seed,
+    load_value,
+)
 
 
 class FusionLike(Section):
@@ -102,3 +109,8 @@ def test_names_that_would_be_commands_or_other_paths_are_refused(tmp_path, text,
         with pytest.raises(InputError) as error:
             load(path)
         assert named in str(error.value)
+
+
+def test_one_value_is_read_of_a_section_that_is_checked_whole(tmp_path):
+    good = "fusion: {learning_rate: 1e-3, epochs: 5, shuffle: true}"
+    assert load_value(FusionLike, "fusion.epochs", write(tmp_path, good)) == 5

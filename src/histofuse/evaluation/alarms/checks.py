@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.ehr import EncodingParams
-from histofuse.params.promotion import AlarmParams, PromotionParams
+from histofuse.params.promotion import AlarmParams
 
 Outcome = Literal["passed", "alarm", "not_made"]
 # ``leak``: certain, such as a shared case; ``suspicion``: implausible, such as a perfect score.
@@ -29,12 +29,14 @@ _DECIMALS: Final = 6
 
 @dataclass(frozen=True)
 class AlarmRules:
-    """The sections of params.yaml that the checks use, and the bootstrap."""
+    """What the checks use of params.yaml, and the bootstrap; the rest is of `PromotionParams`."""
 
     alarms: AlarmParams
-    promotion: PromotionParams
     encoding: EncodingParams
     bootstrap: Bootstrap
+    alarm_at: float
+    alarm_metrics: Sequence[str]
+    split_units: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from histofuse.params.pairing import LEAKY_RULES
-from histofuse.params.promotion import AlarmParams, PromotionParams, name_focus
+from histofuse.params.promotion import AlarmParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator
 from histofuse.training.decision import load_decision
 from histofuse.training.thresholds import Thresholds, fit_thresholds
@@ -109,7 +109,7 @@ def check_model(
 
     The columns of `test` are those of `tabulate_rows`.
     """
-    params, promotion = rules.alarms, rules.promotion
+    params = rules.alarms
     if model.kind == "fusion":
         yield check_pairing(model.name, model.config)
     if model.rows is None or model.rows.logits is None:
@@ -118,10 +118,10 @@ def check_model(
         for name in (*names, "calibrator", "threshold"):
             yield skip_check(name, model.name, (model.kind,), why)
         return
-    yield check_shared_rows(model.rows, promotion.split_units)
-    yield check_training_rows(model.rows, test, promotion.split_units)
+    yield check_shared_rows(model.rows, rules.split_units)
+    yield check_training_rows(model.rows, test, rules.split_units)
     scored = model.rows.of("test") if model.scored is None else model.scored
-    yield check_too_good(scored, promotion)
+    yield check_too_good(scored, rules.alarm_at, rules.alarm_metrics)
     yield from check_validation_test_gap(model.rows, params, rules.bootstrap)
     yield check_calibrator(model, params.fit_tolerance)
     yield check_thresholds(model, params.fit_tolerance)
@@ -210,20 +210,20 @@ def check_training_rows(
 # --- scores -------------------------------------------------------------------------------------
 
 
-def check_too_good(rows: Predictions, promotion: PromotionParams) -> AlarmCheck:
-    """Look for a score of the test rows at or above ``promotion.alarm_at``."""
+def check_too_good(rows: Predictions, alarm_at: float, alarm_metrics: Sequence[str]) -> AlarmCheck:
+    """Look for a score of the test rows at or above a limit."""
     measured = classification_metrics(
         rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
     )
-    metrics = [name_focus(m, rows.focus_class) for m in promotion.alarm_metrics]
+    metrics = [name_focus(m, rows.focus_class) for m in alarm_metrics]
     values = {metric: measured.get(f"test/{metric}") for metric in metrics}
-    high = [m for m, v in values.items() if v is not None and v >= promotion.alarm_at]
+    high = [m for m, v in values.items() if v is not None and v >= alarm_at]
     scores = ", ".join(f"{m} {show_value(v)}" for m, v in values.items())
-    limit = f"{promotion.alarm_at:g}"
+    limit = f"{alarm_at:g}"
     detail = (
         f"test {scores}; {f'{limit} or more: look for a leak' if high else f'all below {limit}'}"
     )
-    numbers = {"values": values, "at": promotion.alarm_at}
+    numbers = {"values": values, "at": alarm_at}
     return make_check("too_good", rows.name, (rows.kind,), bool(high), detail, numbers, "suspicion")
 
 

@@ -123,7 +123,7 @@ def find_alarms(
 def check_data(data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
     """Check the data as a whole, for all models of a kind."""
     audit = data.load("splits/patches_audit.json")
-    yield from check_image_split(audit, rules.promotion.split_units)
+    yield from check_image_split(audit, rules.split_units)
     yield check_patient_split(data.load("splits/patients_audit.json"))
     joined, encoded, specs = data.joined, data.encoded, data.specs
     stored = data.load("encoded/encoder.json")

@@ -14,7 +14,7 @@ from histofuse.core.naming import name_fusion, name_model, name_pairing
 from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import EvaluationParams
-from histofuse.params.pairing import LEAKY_RULES, AnyPairing
+from histofuse.params.pairing import LEAKY_RULES
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Context:
         metadata: tuple[Path, Path],
         audit: Path,
         params: EvaluationParams,
-        pairings: Mapping[str, AnyPairing],
+        rules: Mapping[str, str],
+        alarm_at: float = math.inf,
     ) -> Context:
         """Load the sources from the ``meta.json`` of patches and cohort, and the patches' audit."""
         image, patient = (load_json(path)["source"] for path in metadata)
-        rules = {name: pairing.rule for name, pairing in pairings.items()}
         primary = params.primary_rule
-        return cls(image, patient, load_json(audit), rules, params.split, primary)
+        return cls(image, patient, load_json(audit), rules, params.split, primary, alarm_at)
 
     def list_models(self, *others: Iterable[str]) -> list[str]:
         """List other models, such as those of sections, and the fusion models, primary first."""

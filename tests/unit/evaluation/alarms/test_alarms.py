@@ -49,9 +49,12 @@ ALL = ("train", "validation", "test")
 
 def load_rules():
     intervals = load_section(IntervalParams, "intervals")
+    promotion = load_section(PromotionParams, "promotion")
     return AlarmRules(
         alarms=load_section(AlarmParams, "alarms"),
-        promotion=load_section(PromotionParams, "promotion"),
+        alarm_at=promotion.alarm_at,
+        alarm_metrics=promotion.alarm_metrics,
+        split_units=promotion.split_units,
         encoding=load_section(EncodingParams, "encoding"),
         bootstrap=Bootstrap(intervals.model_copy(update={"resamples": 200}), load_seed()),
     )
@@ -81,7 +84,10 @@ def ask_gate(facts, checks):
         seed=1,
         alarms=checks,
     )
-    return {check.name: check.detail for check in decide(evidence, load_rules().promotion).refusals}
+    return {
+        check.name: check.detail
+        for check in decide(evidence, load_section(PromotionParams, "promotion")).refusals
+    }
 
 
 def require_refused(facts, *names):
