@@ -15,11 +15,7 @@ from histofuse.params.promotion import AlarmParams, PromotionParams
 from histofuse.promotion.decision import Grounds, Production, Record
 from histofuse.promotion.gate import Evidence, Verdict, decide
 from histofuse.promotion.log import LOG
-from histofuse.promotion.versions import (
-    choose_version,
-    find_name,
-    find_production,
-)
+from histofuse.promotion.versions import choose_version, find_name, find_production
 from histofuse.tracking.names import Version
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.verification import check_version
@@ -84,8 +80,7 @@ def rollback(model: str, reason: str = "") -> list[str]:
         RegistryError: If none was in production before, or the registry cannot be reached.
     """
     store = open_store()
-    registered = {v.name for v in store.list_versions()}
-    name = find_name(model, registered, store, _load_primary_rule())
+    name = find_name(model, store, _load_primary_rule())
     record = Production(store).rollback(name, reason.strip())
     entry, lines = record.entry, []
     if entry.restores:

@@ -57,21 +57,14 @@ LONGEST_CHAIN: Final = 200  # so that the tag stays within the 5,000 characters 
 
 @dataclass(frozen=True)
 class Grounds:
-    """Why a version goes into production.
+    """Why a version goes into production."""
 
-    Attributes:
-        reason: In words; empty if none was given.
-        forced: Whether the gate was overridden.
-        checks: The gate's: ``name``, ``passed`` and ``detail`` of each.
-        metrics: On the test split: ``value``, ``low`` and ``high`` of each, None if undefined.
-        digests: Of the data that the gate used.
-    """
-
-    reason: str = ""
-    forced: bool = False
-    checks: Sequence[Mapping[str, Any]] = ()
+    reason: str = ""  # in words; empty if none was given
+    forced: bool = False  # whether the gate was overridden
+    checks: Sequence[Mapping[str, Any]] = ()  # the gate's: name, passed and detail of each
+    # On the test split: name -> value, low and high, None if undefined.
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the data that the gate used
 
     @property
     def gate(self) -> str:
@@ -82,26 +75,16 @@ class Grounds:
 
 @dataclass(frozen=True)
 class Record:
-    """The audit record of one decision, in full.
+    """The audit record of one decision, in full."""
 
-    Attributes:
-        entry: Its line in the log under git.
-        version: The version in production after the decision.
-        from_version: The one before; None for the first.
-        chain: The versions in production one after another, this one last.
-        grounds: The reasons for the decision.
-        dvc_lock: Digest of ``dvc.lock``; None if there is none.
-        git_dirty: Whether the sources differed from the commit.
-    """
-
-    entry: Entry
-    version: int
-    from_version: int | None
-    chain: list[int]
+    entry: Entry  # its line in the log under git
+    version: int  # in production after the decision
+    from_version: int | None  # the one before; None for the first
+    chain: list[int]  # the versions in production one after another, this one last
     run_id: str
     grounds: Grounds
-    dvc_lock: str | None
-    git_dirty: bool
+    dvc_lock: str | None  # digest of dvc.lock; None if there is none
+    git_dirty: bool  # whether the sources differed from the commit
 
     def to_json(self) -> str:
         """Render for the tag and the artifact."""
@@ -132,9 +115,6 @@ class Record:
         return f"{RECORDS}/{moment}-{self.entry.event}.json"
 
 
-# --- the decisions ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Production:
     """What is in production in one registry, and the log under git."""
@@ -143,15 +123,9 @@ class Production:
     log: Path = LOG
 
     def promote(self, target: Version, seen: int | None, grounds: Grounds) -> Record | None:
-        """Put a version into production.
+        """Put a version into production; None if it is there already.
 
-        Args:
-            target: The version.
-            seen: The version that was in production when the decision was made.
-            grounds: The reasons for the decision.
-
-        Returns:
-            The record; None if the version is already in production.
+        `seen` is the version that was in production when the decision was made.
 
         Raises:
             RegistryError: If another version was put into production since the decision was made,
@@ -195,12 +169,9 @@ class Production:
         """Find the versions in production before the one that is.
 
         By the log, which a clone has whole, if it ends with that one; else by the registry.
-
-        Raises:
-            RegistryError: If there was none, or it is not in this registry.
         """
         name, current, chain = status.name, status.production, read_chain(status)
-        held = {v.digest: v.number for v in self.store.list_versions() if v.name == name}
+        held = {v.digest: v.number for v in self.store.list_versions(name)}
         if len(logged) > 1 and held.get(logged[-1].digest) == current is not None:
             if logged[-2].digest not in held:
                 raise RegistryError(f"{name}: {_explain_missing(logged[-2])}")
@@ -283,12 +254,8 @@ def _explain_no_earlier(name: str, current: int | None) -> str:
 
 
 def _require_whole(store: Store, name: str, number: int) -> Version:
-    """Find a version and verify its files.
-
-    Raises:
-        RegistryError: If they are missing or altered.
-    """
-    found = [v for v in store.list_versions() if v.name == name and v.number == number]
+    """Find a version and verify its files."""
+    found = [v for v in store.list_versions(name) if v.number == number]
     remedy = f"Choose another: histofuse promote {quote(name)} --version N."
     if not found:
         raise RegistryError(
@@ -323,7 +290,7 @@ def _make_record(  # noqa: PLR0917
     restored: Entry | None = None,
 ) -> Record:
     revision = read_revision()
-    digests = {v.number: v.digest for v in store.list_versions() if v.name == target.name}
+    digests = {v.number: v.digest for v in store.list_versions(target.name)}
     entry = Entry(
         id=uuid4().hex,
         when=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -338,7 +305,10 @@ def _make_record(  # noqa: PLR0917
         git_commit=revision.commit,
         git_dirty=revision.dirty,
         checks=restored.checks if restored else _select_numbers(grounds.checks),
-        metrics=restored.metrics if restored else _select_means(grounds.metrics),
+        # Means over classes; the artifact has the other metrics.
+        metrics=restored.metrics
+        if restored
+        else {name: m for name, m in grounds.metrics.items() if name.endswith("/macro")},
         restores={k: getattr(restored, k) for k in ("id", "when", "by")} if restored else {},
     )
     return Record(
@@ -364,11 +334,6 @@ def _select_numbers(checks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     }
 
 
-def _select_means(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Select the means over classes; the artifact has the other metrics."""
-    return {name: metric for name, metric in metrics.items() if name.endswith("/macro")}
-
-
 def _show(number: int | None) -> str:
     return "nothing" if number is None else f"version {number}"
 
@@ -377,24 +342,16 @@ def _join(chain: Sequence[int]) -> str:
     return ",".join(map(str, chain[-LONGEST_CHAIN:]))
 
 
-# --- tags ---------------------------------------------------------------------------------------
-
-
 def _show_version(digest: str | None, number: int) -> str:
     return f"{(digest or 'unknown')[:SHOWN_DIGITS]} (version {number})"
 
 
 def _describe(record: Record) -> dict[str, str]:
     """Describe a decision as tags of the version that it put into production."""
-    entry, grounds = record.entry, record.grounds
-    return _describe_entry(entry) | _prefixed(
-        {
-            "from": record.source or "nothing",
-            "record": record.artifact,
-            "dvc_lock": record.dvc_lock or "",
-            **{f"digest.{name}": digest for name, digest in grounds.digests.items()},
-        }
-    )
+    digests = {f"digest.{name}": digest for name, digest in record.grounds.digests.items()}
+    more = {"from": record.source or "nothing", "record": record.artifact}
+    more |= {"dvc_lock": record.dvc_lock or "", **digests}
+    return _describe_entry(record.entry) | _prefixed(more)
 
 
 def _describe_entry(entry: Entry) -> dict[str, str]:
@@ -429,11 +386,7 @@ def _prefixed(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _verify(store: Store, record: Record, *, staged: bool) -> None:
-    """Verify that alias and stage are as they were set.
-
-    Raises:
-        RegistryError: If somebody else changed them in the meantime.
-    """
+    """Verify that nobody else has changed alias and stage in the meantime."""
     status = store.read_status(record.entry.model)
     in_stage = [n for n, stage in status.stages.items() if stage == PRODUCTION_STAGE]
     if status.production != record.version or (staged and in_stage != [record.version]):
@@ -444,18 +397,13 @@ def _verify(store: Store, record: Record, *, staged: bool) -> None:
         )
 
 
-# --- a new registry -----------------------------------------------------------------------------
-
-
 def _restore(store: Store, name: str, chain: Sequence[Entry]) -> None:
     """Restore alias, stage, chain and tags from the log, for the versions that are registered."""
     status = store.read_status(name)
     if not chain or status.decided:
         return
-    held: dict[str, int] = {}
-    for version in store.list_versions():
-        if version.name == name:
-            held.setdefault(version.digest, version.number)
+    # The first of a digest counts.
+    held = {v.digest: v.number for v in reversed(store.list_versions(name))}
     last = chain[-1]
     if last.digest not in held:
         report(f"{name}: {_explain_missing(last)}; until then nothing is in production")

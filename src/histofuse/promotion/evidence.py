@@ -18,12 +18,7 @@ from histofuse.core.errors import BundleError, HistofuseError, RegistryError
 from histofuse.core.naming import name_pairing
 from histofuse.core.processes import ChildError, call_in_child
 from histofuse.core.progress import report
-from histofuse.evaluation.alarms.checks import (
-    AlarmCheck,
-    AlarmRules,
-    read_alarms,
-    select_checks,
-)
+from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, read_alarms, select_checks
 from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -116,12 +111,12 @@ def gather_evidence(
         alarms_fault=alarms_fault,
         encoder=encoder,
         encoder_fault=encoder_fault,
-        validated_on=_list_validations(store, candidate.digest),
+        validated_on=list_validations(store, candidate.digest),
         faithfulness=_attempt(lambda: read_faithfulness(name, candidate.digest))[0],
     )
 
 
-def _list_validations(store: Store, digest: str) -> tuple[str, ...]:
+def list_validations(store: Store, digest: str) -> tuple[str, ...]:
     """List the data sets on which finished runs validated a bundle."""
     runs = store.find_runs(VALIDATION_TAG, digest)
     named = {r.data.tags.get(VALIDATED_ON_TAG, "") for r in runs if r.info.status == "FINISHED"}
@@ -146,9 +141,8 @@ def _find_alarms(
 
 def read_faithfulness(name: str, digest: str, root: Path = EXPLANATIONS) -> dict[str, Any] | None:
     """Read the scores of a model's explanations; None if none are of this version's bundle."""
-    files = sorted(root.glob(f"*/{name}/{FAITHFULNESS}"))
     scores: dict[str, Any] = {}
-    for path in files:
+    for path in sorted(root.glob(f"*/{name}/{FAITHFULNESS}")):
         if load_json(path).get("digest") == digest:
             scores |= read_scores(path)
     return scores or None
@@ -246,12 +240,9 @@ def _score_encoder(
 def _load_and_score(
     path: Path, encoders: Path | None, data: TestData
 ) -> tuple[str, Predictions | None, str]:
-    """Load a verified bundle as it is served, and score it.
+    """Load a verified bundle as it is served, and score it; each has its fault, empty if none.
 
     Model files can be intact and still crash the library that parses them; this runs in a child.
-
-    Returns:
-        Why it could not be loaded, its predictions, and why it could not be scored.
     """
     _, load_fault = _attempt(lambda: open_predictor(path, encoders).load())
     bundle = open_bundle(path, row_level=False)
@@ -264,11 +255,7 @@ def _describe_unscored(version: Version, config: Mapping[str, Any], fault: str) 
 
 
 def _attempt(read: Callable[[], ValueT]) -> tuple[ValueT | None, str]:
-    """Read files that older code may have written, and catch any error.
-
-    Returns:
-        The value, None if reading failed; and the reason, empty if it did not.
-    """
+    """Read files that older code may have written; the reason is empty if that does not fail."""
     try:
         return read(), ""
     except BundleError as error:

@@ -20,7 +20,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
 from histofuse.evaluation.metrics.classification import classification_metrics
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.promotion import Limits, PromotionParams, name_focus
+from histofuse.params.promotion import PromotionParams, name_focus
 from histofuse.promotion.limits import ConservativeMetric, measure_conservatively
 
 _DECISION: Final = ("config.json", "calibrator.json", "threshold.json")
@@ -40,25 +40,15 @@ _NOT_SCORED: Final = "not scored on the current test split"
 
 @dataclass(frozen=True)
 class Scored:
-    """A registered version and its predictions on the current test split.
-
-    Attributes:
-        version: Its number in the registry.
-        digest: Its bundle's digest.
-        config: Its bundle's ``config.json``; empty if it cannot be read.
-        bundle_fault: Why the bundle could not be verified or loaded; empty if it was.
-        scored: Its predictions on the current test split; None if it could not be scored.
-        scoring_fault: Why it could not be scored; empty if it was.
-        stored: The predictions in its bundle, of every split; None if the bundle has none.
-    """
+    """A registered version and its predictions on the current test split."""
 
     version: int
     digest: str
-    config: Mapping[str, Any]
-    bundle_fault: str
-    scored: Predictions | None = None
-    scoring_fault: str = ""
-    stored: Predictions | None = None
+    config: Mapping[str, Any]  # empty if it cannot be read
+    bundle_fault: str  # why it could not be verified or loaded; empty if it was
+    scored: Predictions | None = None  # None if it could not be scored
+    scoring_fault: str = ""  # why not
+    stored: Predictions | None = None  # those in its bundle, of every split
 
     @property
     def title(self) -> str:
@@ -68,38 +58,21 @@ class Scored:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the gate looks at; `promotion.evidence` gathers it.
-
-    Attributes:
-        candidate: The version to be promoted.
-        production: The version in production; None if there is none.
-        files: Files of the registered model, relative to its artifacts:
-            ``bundle/calibrator.json``, ``encoders/image/manifest.json``.
-        signature: Whether it is registered with a signature of its inputs and outputs.
-        card: Whether it has a model card.
-        seed: Of the bootstrap.
-        alarms: Alarm checks of the candidate and of the current data; None if they were not made.
-        alarms_fault: Why they were not made.
-        encoder: Predictions of a fusion model's own image encoder on the same test split; None for
-            other models, or if it could not be scored.
-        encoder_fault: Why it could not be scored.
-        validated_on: Names of the other data sets that it was validated on.
-        faithfulness: Metrics of its explanations, each with ``value``, ``low``, ``high`` and ``n``;
-            None if they were not measured for this version.
-    """
+    """All that the gate looks at; `promotion.evidence` gathers it."""
 
     candidate: Scored
     production: Scored | None
-    files: frozenset[str]
-    signature: bool
-    card: bool
-    seed: int
-    alarms: tuple[AlarmCheck, ...] | None = None
-    alarms_fault: str = ""
-    encoder: Predictions | None = None
-    encoder_fault: str = ""
+    files: frozenset[str]  # below the registered artifacts: bundle/calibrator.json
+    signature: bool  # whether it is registered with one
+    card: bool  # whether it has a model card
+    seed: int  # of the bootstrap
+    alarms: tuple[AlarmCheck, ...] | None = None  # None if they were not made
+    alarms_fault: str = ""  # why not
+    encoder: Predictions | None = None  # of a fusion model's own image encoder, on the same split
+    encoder_fault: str = ""  # why it could not be scored
+    # Of its explanations: metric -> value, low, high and n; None if not measured for this version.
     faithfulness: Mapping[str, Mapping[str, Any]] | None = None
-    validated_on: tuple[str, ...] = ()
+    validated_on: tuple[str, ...] = ()  # names of other data sets
 
     @property
     def kind(self) -> str:
@@ -109,19 +82,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Check:
-    """One check and its outcome.
+    """One check and its outcome."""
 
-    Attributes:
-        name: Such as ``bundle`` or ``not_worse[auprc/mitosis]``.
-        passed: Whether the version passes it.
-        detail: The outcome in words, with its numbers; names no case and no patient.
-        numbers: The same numbers, JSON-ready.
-    """
-
-    name: str
+    name: str  # such as bundle or not_worse[auprc/mitosis]
     passed: bool
-    detail: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    detail: str  # in words, with its numbers; names no case and no patient
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # the same, JSON-ready
 
 
 @dataclass(frozen=True)
@@ -256,16 +222,12 @@ def _check_external(evidence: Evidence, params: PromotionParams) -> Iterator[Che
 # --- limits -------------------------------------------------------------------------------------
 
 
-def _select(limits: Limits, rows: Predictions) -> dict[str, float]:
-    return limits.select(rows.unit, rows.focus_class)
-
-
 def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
     rows = evidence.candidate.scored
     if rows is None:
         yield Check("minimum", False, _NOT_SCORED)
         return
-    limits = _select(params.minimums, rows)
+    limits = params.minimums.select(rows.unit, rows.focus_class)
     bootstrap = Bootstrap(params.intervals, evidence.seed)
     resampled = bootstrap.resample_metrics(rows, list(limits))
     for metric, limit in limits.items():
@@ -279,21 +241,13 @@ def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Che
 
 @dataclass(frozen=True)
 class _Rival:
-    """A model that the version is compared with.
+    """A model that the version is compared with."""
 
-    Attributes:
-        check: Name of the checks.
-        key: Its value's name in the numbers.
-        title: For readers.
-        rows: Its predictions.
-        margins: Metric to how much worse the version may be.
-    """
-
-    check: str
-    key: str
+    check: str  # name of the checks
+    key: str  # of its value in the numbers
     title: str
     rows: Predictions
-    margins: Mapping[str, float]
+    margins: Mapping[str, float]  # metric -> how much worse the version may be
 
 
 def _check_encoder(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
@@ -337,27 +291,29 @@ def _check_not_worse(evidence: Evidence, params: PromotionParams) -> Iterator[Ch
     version, old = production.title, production.scored
     if new is None:
         yield Check("not_worse", False, _NOT_SCORED)
-    elif old is None:
+        return
+    if old is None:
         fault = production.scoring_fault or production.bundle_fault
         yield Check("not_worse", False, f"{version} in production could not be scored: {fault}")
-    else:
-        fair = _drop_seen(old, production.stored, params)
-        left_out = old.count_groups() - fair.count_groups()
-        seen = f"{left_out:,} of the {old.count_groups():,} test {old.group_unit}"
-        if fair.count_groups() < 2:
-            detail = f"not comparable: {version} in production was trained on {seen}; "
-            yield Check("not_worse", True, f"{detail}the minimums decide")
-            return
-        if len(fair) < len(old):
-            version += f" (trained on {seen}, which are left out)"
-            new = new.take(np.flatnonzero(np.isin(new.keys, fair.keys)))
-        rival = _Rival("not_worse", "production", version, fair, _select(params.margins, new))
+        return
+    fair = _drop_seen(old, production.stored, params)
+    left_out = old.count_groups() - fair.count_groups()
+    seen = f"{left_out:,} of the {old.count_groups():,} test {old.group_unit}"
+    if fair.count_groups() < 2:
+        detail = f"not comparable: {version} in production was trained on {seen}; "
+        yield Check("not_worse", True, f"{detail}the minimums decide")
+        return
+    if len(fair) < len(old):
+        version += f" (trained on {seen}, which are left out)"
+        new = new.take(np.flatnonzero(np.isin(new.keys, fair.keys)))
+    margins = params.margins.select(new.unit, new.focus_class)
+    rival = _Rival("not_worse", "production", version, fair, margins)
 
-        def is_within(measured: ConservativeMetric, margin: float) -> bool:
-            limit = margin if measured.lower_is_better else -margin
-            return measured.clears(limit, strictly=False)
+    def is_within(measured: ConservativeMetric, margin: float) -> bool:
+        limit = margin if measured.lower_is_better else -margin
+        return measured.clears(limit, strictly=False)
 
-        yield from _compare(new, rival, is_within, evidence.seed, params)
+    yield from _compare(new, rival, is_within, evidence.seed, params)
 
 
 def _drop_seen(

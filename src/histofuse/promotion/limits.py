@@ -14,22 +14,13 @@ from histofuse.params.promotion import PromotionParams, is_lower_better
 
 @dataclass(frozen=True)
 class ConservativeMetric:
-    """A metric, or a difference of one, and its conservative value.
-
-    Attributes:
-        metric: Its name.
-        interval: With or without ends.
-        value: The conservative value: an end of the interval, or what replaces it if there are too
-            few groups; None if nothing can be said.
-        explanation: How the conservative value was computed.
-        rule: The same in one word: ``interval``, ``leave_one_out``, ``point`` or ``refuse``.
-    """
+    """A metric, or a difference of one, and its conservative value."""
 
     metric: str
-    interval: Interval
-    value: float | None
-    explanation: str
-    rule: str
+    interval: Interval  # with or without ends
+    value: float | None  # an end of the interval, or what replaces it; None if undefined
+    explanation: str  # how the conservative value was computed
+    rule: str  # the same in one word: interval, leave_one_out, point or refuse
 
     @property
     def lower_is_better(self) -> bool:
@@ -73,9 +64,8 @@ def measure_conservatively(
     if params.few_groups == "refuse":
         return ConservativeMetric(metric, interval, None, reason, "refuse")
     if params.few_groups == "point":
-        return ConservativeMetric(
-            metric, interval, interval.value, f"{reason}; point value", "point"
-        )
+        explanation = f"{reason}; point value"
+        return ConservativeMetric(metric, interval, interval.value, explanation, "point")
     return _leave_one_out(resampled, interval, metric, reason)
 
 

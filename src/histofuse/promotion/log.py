@@ -1,9 +1,7 @@
 """Log of promotions and rollbacks in a file under git: ``promotions.jsonl``.
 
-A registry can be rebuilt from the data in DVC, but decisions cannot. So each promotion and each
-rollback is a line of this file, by the digest of the bundle, and ``publish`` restores the aliases
-of a new registry from it. It is committed like the code. Lines are only added; two branches that
-both added lines are merged line by line (see ``.gitattributes``).
+A registry can be rebuilt from the data in DVC, but decisions cannot: ``publish`` restores the
+aliases of a new registry from this file. Lines are only added, and git merges them line by line.
 """
 
 from __future__ import annotations
@@ -26,40 +24,25 @@ Event = Literal["promote", "rollback"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One decision.
-
-    Attributes:
-        id: Unique.
-        when: UTC, as in ``2026-01-31T12:00:00.000000Z``: sorts as text.
-        digest: The bundle in production after the decision.
-        from_digest: The one before; None for the first.
-        by: User name.
-        forced: Whether the gate was overridden.
-        reason: Empty if none was given.
-        gate: ``passed``, or the names of the checks that failed. Of a rollback this, `checks` and
-            `metrics` are those of the promotion that it puts back.
-        git_commit: The sources checked out; None outside git.
-        git_dirty: Whether they differed from that commit; None in lines of before it was recorded.
-        checks: The gate's checks with numbers: name to ``value``, ``low``, ``high`` and the limit.
-        metrics: Means over classes on the test split: ``value``, ``low`` and ``high`` of each.
-        restores: ``id``, ``when`` and ``by`` of the promotion that a rollback puts back.
-    """
+    """One decision; of a rollback, gate, checks and metrics are those of what it puts back."""
 
     id: str
-    when: str
+    when: str  # UTC, as in 2026-01-31T12:00:00.000000Z: sorts as text
     event: Event
     model: str
-    digest: str
-    from_digest: str | None
+    digest: str  # of the bundle in production after the decision
+    from_digest: str | None  # of the one before; None for the first
     by: str
-    forced: bool
+    forced: bool  # whether the gate was overridden
     reason: str
-    gate: str
-    git_commit: str | None
-    git_dirty: bool | None = None
+    gate: str  # "passed", or the names of the checks that failed
+    git_commit: str | None  # None outside git
+    git_dirty: bool | None = None  # None in lines of before it was recorded
+    # The gate's checks with numbers: name -> value, low, high and the limit.
     checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Means over classes on the test split: name -> value, low and high.
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    restores: Mapping[str, str] = field(default_factory=dict)
+    restores: Mapping[str, str] = field(default_factory=dict)  # id, when and by of a promotion
 
 
 def read_log(path: Path = LOG) -> list[Entry]:

@@ -35,9 +35,8 @@ def choose_version(
     Raises:
         InputError: If there is none, or several match the digest.
     """
-    versions = store.list_versions()
-    name = find_name(model, {v.name for v in versions}, store, primary_rule)
-    candidates = [v for v in versions if v.name == name]
+    name = find_name(model, store, primary_rule)
+    candidates = store.list_versions(name)
     if version is not None or digest is not None:
         return _find_chosen(candidates, version, digest)
     current = _digest_held(name, models, primary_rule)
@@ -51,12 +50,13 @@ def choose_version(
     return held[0]
 
 
-def find_name(model: str, registered: set[str], store: Store, primary_rule: str) -> str:
+def find_name(model: str, store: Store, primary_rule: str) -> str:
     """Find the registered model by its name, with or without its prefix.
 
     Raises:
         InputError: If there is none.
     """
+    registered = {v.name for v in store.list_versions()}
     for name in (model, name_registered(model, primary_rule)):
         if name in registered:
             return name
@@ -97,8 +97,8 @@ def find_production(store: Store, status: ModelStatus) -> Version | None:
     number = status.production
     if number is None:
         return None
-    for version in store.list_versions():
-        if (version.name, version.number) == (status.name, number):
+    for version in store.list_versions(status.name):
+        if version.number == number:
             return version
     tags = status.version_tags.get(number, {})
     digest, files = tags.get(DIGEST_TAG, ""), tags.get(FILES_TAG)

@@ -417,5 +417,5 @@ def ensure_registered(bundle: Bundle, store: Store) -> Version:
 
 def find_version(store: Store, registered: str, digest: str) -> Version | None:
     """Find the first complete version of a registered model that holds a bundle."""
-    versions = (v for v in store.list_versions() if v.name == registered and v.digest == digest)
+    versions = (v for v in store.list_versions(registered) if v.digest == digest)
     return next(versions, None)

@@ -164,7 +164,7 @@ def find_at(address: str, store: Store) -> Version:
         raise RegistryError(f"{address}: expected {expected}, or the folder of a bundle")
     with store.locked():
         statuses = {status.name: status for status in store.read_statuses()}
-        versions = [v for v in store.list_versions() if v.name == match["name"]]
+        versions = store.list_versions(match["name"])
     status = statuses.get(match["name"])
     alias, place = match["alias"], match["place"] or ""
     number = None if status is None else _find_number(status, alias, place)

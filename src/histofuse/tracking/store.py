@@ -207,15 +207,17 @@ class Store(Connection):
 
     # --- registered models ----------------------------------------------------------------------
 
-    def list_versions(self) -> list[Version]:
-        """List the complete versions of this project's models, by name and number."""
+    def list_versions(self, model: str | None = None) -> list[Version]:
+        """List the complete versions of this project's models, or of one, by name and number."""
         if self.database is not None:
-            return read_versions(self.database)
-        runs = self.find_runs(CONTENT_TAG)
-        contents = {run.info.run_id: run.data.tags[CONTENT_TAG] for run in runs}
-        found = self._search_versions(f"name LIKE '{REGISTERED_PREFIX}%'")
-        versions = [_to_version(v, contents) for v in found if DIGEST_TAG in v.tags]
-        return sorted(versions, key=lambda v: (v.name, v.number))
+            versions = read_versions(self.database)
+        else:
+            runs = self.find_runs(CONTENT_TAG)
+            contents = {run.info.run_id: run.data.tags[CONTENT_TAG] for run in runs}
+            found = self._search_versions(f"name LIKE '{REGISTERED_PREFIX}%'")
+            versions = [_to_version(v, contents) for v in found if DIGEST_TAG in v.tags]
+            versions.sort(key=lambda v: (v.name, v.number))
+        return [v for v in versions if model in (None, v.name)]
 
     def find_version(self, name: str, digest: str) -> Version | None:
         """Find the first version of a registered model that holds a bundle, complete or not."""

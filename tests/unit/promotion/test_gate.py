@@ -19,8 +19,10 @@ from histofuse.evaluation.predictions import Predictions
 from histofuse.explain.estimates import write_scores
 from histofuse.params.base import load_section
 from histofuse.params.promotion import Limits, PromotionParams
-from histofuse.promotion.evidence import read_faithfulness
+from histofuse.promotion.evidence import list_validations, read_faithfulness
 from histofuse.promotion.gate import FILES, Evidence, Scored, decide
+from histofuse.tracking.names import VALIDATED_ON_TAG, VALIDATION_TAG
+from histofuse.tracking.store import open_store
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 PARAMS = PromotionParams(
@@ -47,6 +49,7 @@ PARAMS = PromotionParams(
         admissions={"auroc/minority": 0.5, "brier": 0.25},
     ),
 )
+CANDIDATE, OTHER = "1" * 64, "2" * 64  # digests of bundles
 PAIRS = ("train-test", "train-validation", "validation-test")
 
 
@@ -803,3 +806,36 @@ def test_details_name_no_case_and_no_patient():
         verdict = decide(collect(kind, production=old), PARAMS)
         text = json.dumps(verdict.to_dict())
         assert "test-g" not in text and "patient-" not in text and '"p12' not in text
+
+
+@pytest.fixture
+def store(project):
+    return open_store()
+
+
+def validate(store, digest, status="FINISHED"):
+    tags = {VALIDATION_TAG: digest, VALIDATED_ON_TAG: "elsewhere"}
+    store.end_run(store.create_run("validation", tags).info.run_id, status)
+
+
+def decide_on(store, rule="required"):
+    """Name the refusals of a version that passes whatever else is asked of it."""
+    evidence = replace(collect(), validated_on=list_validations(store, CANDIDATE))
+    return refuse(evidence, external_validation=rule)
+
+
+def test_version_is_promoted_only_once_it_was_validated_elsewhere(store):
+    refused = {"external_validation": "not validated elsewhere: histofuse validate"}
+    assert decide_on(store) == refused
+    validate(store, CANDIDATE)
+    assert decide_on(store) == {}
+
+
+def test_validation_of_another_bundle_or_a_failed_one_does_not_count(store):
+    validate(store, OTHER)
+    validate(store, CANDIDATE, "FAILED")
+    assert list(decide_on(store)) == ["external_validation"]
+
+
+def test_nothing_is_asked_where_the_validation_is_optional(store):
+    assert decide_on(store, "optional") == {}

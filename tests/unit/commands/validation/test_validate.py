@@ -11,7 +11,7 @@ from declared_records import write_declared
 
 from histofuse.commands.validation.validate import OUT, Request, validate
 from histofuse.core.errors import InputError
-from histofuse.promotion.evidence import _list_validations
+from histofuse.promotion.evidence import list_validations
 from histofuse.tracking.store import open_store
 
 TARGET = {
@@ -149,8 +149,8 @@ def test_fusion_reads_each_case_with_its_own_patient_and_the_run_is_attached(pub
     version = next(v for v in store.list_versions() if v.digest == facts["digest"])
     tags = store.read_status(version.name).version_tags[version.number]
     assert "validated.elsewhere" in tags
-    assert _list_validations(store, version.digest) == ("elsewhere",)
-    assert _list_validations(store, "0" * 64) == ()
+    assert list_validations(store, version.digest) == ("elsewhere",)
+    assert list_validations(store, "0" * 64) == ()
 
 
 @pytest.mark.parametrize(
