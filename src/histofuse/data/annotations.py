@@ -30,10 +30,8 @@ def read_annotations(params: DataParams, classes: ClassesParams) -> DataSet:
     """Read and check a data set: frames in ``images/``, dots in ``groundTruth/``.
 
     Objects whose class ``data.class_names`` does not map are counted and left out; a point given
-    twice in one class counts once.
-
-    Raises:
-        InputError: With the faults of all files, or if no object has a class that is known.
+    twice in one class counts once. Raises InputError with the faults of all files, or if no class
+    is known.
     """
     folder = Path(params.brecahad)
     if params.annotations == "brecahad":

@@ -78,12 +78,8 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
 
     Keys may be spelt as in the files (``lumen``) or as in the data set's README (``tubule``).
     Points of keys that no class names are checked and left out; a point given twice in one class
-    counts once. A case spelt in several ways is one case (`core.ids.identify`).
-
-    Raises:
-        InputError: With the faults of all files: missing folders, frames without annotations and
-            the reverse, TIFFs that cannot be decoded, JSON that is not JSON, unknown keys,
-            a key twice in a file, coordinates outside [0, 1]; or no annotation of any class.
+    counts once. Raises InputError with the faults of all files, or if there is no annotation of any
+    class.
     """
     images, truths = list_layout(folder, {".json"})
     with collect_faults() as faults:
@@ -103,10 +99,7 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
 
 
 def identify_source(params: DataParams) -> Source:
-    """Identify the frames: simulated, by its marker, patients' that may not be shown, or published.
-
-    `mimic.identify_source` does so for the records.
-    """
+    """Identify the frames: simulated, by its marker, patients' that may not be shown, or open."""
     if (Path(params.brecahad) / MARKER).is_file():
         return "simulated"
     if params.images_restricted:
@@ -119,8 +112,7 @@ def list_layout(
 ) -> tuple[dict[FrameId, Path], dict[FrameId, Path]]:
     """Map frames to their TIFF, and to their file of annotations, which ends with a suffix.
 
-    Raises:
-        InputError: With what is missing, named badly or there twice.
+    Raises InputError with what is missing, named badly or there twice.
     """
     with collect_faults() as faults:
         if not folder.is_dir():

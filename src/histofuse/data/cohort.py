@@ -97,20 +97,13 @@ class Cohort:
 def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -> Cohort:
     """Select index admissions, one per patient (or all), and label them.
 
-    Demographics are the index admission's own; a null one is filled from the patient's earlier
-    admissions, never from later ones. 'UNKNOWN' and the like are recorded answers and stay.
+    Demographics are the index admission's own; a null one is filled from earlier admissions, never
+    from later ones. With ICD lists, ``first_with_diagnosis``, ``last`` and ``all`` begin at the
+    first admission that carries the diagnosis; ``first`` may lie before it and then knows a
+    patient's future.
 
-    With ICD lists, ``first_with_diagnosis``, ``last`` and ``all`` begin at the first admission that
-    carries the diagnosis; ``first`` may lie before it and then knows a patient's future.
-
-    Args:
-        hospital: The checked tables.
-        params: The declaration.
-        source: Folder of the tables, for messages.
-
-    Raises:
-        InputError: If there is no such target, if the prediction time does not suit it, or if the
-            cohort is empty or holds one class only; the message holds the attrition table.
+    Raises InputError if the target or its prediction time is wrong, or the cohort is empty or holds
+    one class only; the message holds the attrition table and `source`, the folder of the tables.
     """
     target = find_target(params.target)
     prediction_time = choose_prediction_time(target, params)

@@ -30,28 +30,16 @@ _EXPECTED = "a CSV of case_id, subject_id[, hadm_id]"
 
 
 def is_empty(path: Path) -> bool:
-    """Tell whether a crosswalk links no case at all.
-
-    Raises:
-        InputError: If it is missing, not readable, or lacks a column.
-    """
+    """Tell whether a crosswalk links no case at all; InputError if it cannot be read."""
     return read_csv_text(path, ["case_id", "subject_id"], _EXPECTED).is_empty()
 
 
 def read_links(path: Path, faults: FaultList, *, numbers: bool = True) -> pl.DataFrame:
     """Read a crosswalk and note rows without a case or a patient, and cases twice.
 
-    Args:
-        path: The file.
-        faults: Collects them.
-        numbers: Whether ids are whole numbers; else they are what `core.ids.identify` makes of
-            them.
-
-    Returns:
-        ``line``, ``case_id`` as it is spelt, ``subject_id``, and ``hadm_id`` or null.
-
-    Raises:
-        InputError: If the file is missing, not readable, or lacks a column.
+    Returns ``line``, ``case_id`` as it is spelt, ``subject_id``, and ``hadm_id`` or null; ids are
+    whole `numbers`, or what `core.ids.identify` makes of them. Raises InputError if the file is not
+    readable, or lacks a column.
     """
     text = read_csv_text(path, ["case_id", "subject_id"], _EXPECTED)
     if "hadm_id" not in text.columns:
@@ -78,14 +66,10 @@ def _read_names(cells: pl.Series) -> pl.Series:
 
 
 def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
-    """Read and check a crosswalk; cases are compared by `core.ids.identify`.
+    """Read a crosswalk: case_id, subject_id, hadm_id, a row for each case of `patches`.
 
-    Returns:
-        case_id, subject_id, hadm_id; one row for each case of `patches`.
-
-    Raises:
-        InputError: With every fault: columns, numbers, unknown cases and patients, cases twice or
-            not at all, and patients with several index admissions where none is named.
+    Raises InputError with every fault: columns, numbers, unknown cases and patients, cases twice or
+    not at all, and patients with several index admissions where none is named.
     """
     ids = SPELT if SPELT[0] in patients else PATIENT
     with collect_faults() as faults:
@@ -124,16 +108,7 @@ class Partners:
 
 
 def count_partners(path: Path, frames: pd.DataFrame, patients: pd.DataFrame) -> Partners:
-    """Count the cases and patients that a crosswalk brings together; others are no fault here.
-
-    Args:
-        path: The crosswalk.
-        frames: Anything with a ``case_id``.
-        patients: `data.cohort.COHORT`.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
+    """Count the cases of `frames` and the patients that a crosswalk brings together."""
     ids = SPELT if SPELT[0] in patients else PATIENT
     with collect_faults() as faults:
         rows = read_links(path, faults, numbers=ids is PATIENT)
@@ -184,17 +159,9 @@ def _find_admission(
 
 
 def find_linked_splits(links: pd.DataFrame, patches: pd.DataFrame) -> pd.Series:
-    """Give each linked patient the split of the case, so that a pair never crosses splits.
+    """Give each linked patient, by subject_id, the split of the case: no pair crosses splits.
 
-    Args:
-        links: As from `read_crosswalk`.
-        patches: `data.splits.PATCH_SPLITS`.
-
-    Returns:
-        The split, by subject_id.
-
-    Raises:
-        InputError: With each case or patient that would be in several splits.
+    Raises InputError with each patient that would be in several splits.
     """
     splits = links.merge(patches[["case_id", "split"]].drop_duplicates(), on="case_id")
     faults = [

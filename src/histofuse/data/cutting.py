@@ -35,10 +35,9 @@ Coordinates = NDArray[np.float64]  # (n,) pixels; pixel i spans [i, i + 1)
 def cut_windows(picture: Image | Slide, x_px: Coordinates, y_px: Coordinates, out: Patches) -> None:
     """Cut a square window per point into `out`, which sets their size.
 
-    Pixel i spans [i, i + 1), so a window of even side is centred between two pixels, as nearly to
-    the point as whole pixels allow. What lies beyond the picture is its mirror image, without
-    repeating the outermost pixel; a picture smaller than the window is mirrored over and over. A
-    slide is read by region and never held whole.
+    A window of even side is centred between two pixels, as nearly to the point as whole pixels
+    allow. What lies beyond the picture is its mirror image, without repeating the outermost pixel,
+    over and over if need be. A slide is read by region and never held whole.
     """
     size = out.shape[1]
     slide = FrameSlide(picture) if isinstance(picture, np.ndarray) else picture
@@ -70,14 +69,9 @@ def reflect(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
 
 
 def index_shards(annotations: pd.DataFrame, shard_patches: int) -> Iterator[pd.DataFrame]:
-    """Give each annotation a patch id and its place in the shards, in the order of the table.
+    """Give each annotation a patch id and its place in the shards, in their order.
 
-    Args:
-        annotations: A `data.brecahad.ANNOTATIONS` table.
-        shard_patches: Patches in a shard.
-
-    Yields:
-        The `PATCH_INDEX` table of each shard; an empty one if there is no annotation.
+    Yields the `PATCH_INDEX` table of each shard; an empty one if there is no annotation.
     """
     numbers = annotations.groupby("frame_id", sort=False, observed=True).cumcount().to_numpy()
     columns = ["frame_id", "case_id", "x_px", "y_px", "label"]
@@ -107,27 +101,16 @@ def write_patches(
 ) -> None:
     """Cut all patches and put shards, index and meta in the place of `out`.
 
-    Slides, as `data.slides` knows them, are read by region and frames whole: one frame a worker is
-    in memory at a time, whatever the size of the data set. Each patch has its place before any is
-    cut, so the files are the same for any engine and number of workers.
+    Slides are read by region and frames whole: one frame a worker is in memory at a time, whatever
+    the size of the data set. Each patch has its place before any is cut, so the files are the same
+    for any `engine` and number of `workers` (`map_jobs`), all of which must see `images`, the
+    folder that `file` of `frames` is relative to, and `out` at the same paths.
 
-    Args:
-        annotations: A `data.brecahad.ANNOTATIONS` table; its words may be categories.
-        frames: A `data.brecahad.FRAMES` table, for the files.
-        images: The data set's folder, which `file` of `frames` is relative to.
-        out: Folder to replace.
-        meta: Size and classes.
-        reading: How frames are understood.
-        shard_patches: Patches in a shard.
-        factors: Frame to how many times as many pixels a side it gets before cutting; None: once.
-        normalise: Applied to each frame before cutting, such as stain normalisation; picklable
-            unless the engine is ``threads``. A slide is read whole for it, and refused if that
-            takes more than 1 GiB.
-        engine: As of `map_jobs`. All workers must see `images` and `out` at the same paths.
-        workers: As of `map_jobs`.
+    `factors` says how many times as many pixels a side a frame gets before cutting. `normalise` is
+    applied to each frame, picklable unless the engine is ``threads``; a slide is read whole for it,
+    and refused if that takes more than 1 GiB.
 
-    Raises:
-        InputError: With the faults of all frames that cannot be read; nothing is written then.
+    Raises InputError with the faults of all frames that cannot be read; nothing is written then.
     """
     images = images.absolute()
     path_of = {f: images / n for f, n in zip(frames["frame_id"], frames["file"], strict=True)}
@@ -267,7 +250,6 @@ def _cut_job(
 
 
 def _read_whole(slide: Slide, path: Path) -> Image:
-    """Read a whole slide, which normalisation needs."""
     height, width = slide.shapes[0]
     if height * width * 3 > LARGEST_PICTURE_BYTES:
         problem = f"{width} x {height} pixels cannot be normalised at once"

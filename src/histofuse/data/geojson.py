@@ -50,10 +50,7 @@ def read_objects(path: Path) -> Objects:
     """Read points, and polygons and cells by the centroid of their area, a cell's by its nucleus.
 
     Lines, tiles, cores of tissue arrays and classes that end with an asterisk, which QuPath
-    ignores, are counted and left out.
-
-    Raises:
-        InputError: If the file is no such GeoJSON, with each object that cannot be read.
+    ignores, are counted and left out. Raises InputError with each object that cannot be read.
     """
     rows: list[Row] = []
     ignored: Counter[str] = Counter()
@@ -144,11 +141,7 @@ def _locate(geometry: Mapping[str, Any]) -> list[tuple[float, float, float]]:
 
 
 def _to_points(held: Sequence[Any]) -> NDArray[np.float64]:
-    """Bring coordinates, of which a third may be a plane, to (n, 2).
-
-    Raises:
-        ValueError: If they are none.
-    """
+    """Bring coordinates, of which a third may be a plane, to (n, 2); ValueError if none."""
     points = np.array([point[:2] for point in held])
     if points.dtype.kind not in "iuf" or points.ndim != 2 or points.shape[1] != 2:
         raise ValueError("no coordinates")
@@ -197,13 +190,10 @@ def make_nuclei(
     *,
     of: str,
 ) -> Iterator[dict[str, Any]]:
-    """Make a detection of each nucleus.
+    """Make a detection of each row of ``x_px, y_px, prediction, probability_<class>[, score]``.
 
-    Args:
-        table: ``x_px, y_px, prediction, probability_<class>``, and ``score`` where it was found.
-        class_names: Class to the names that QuPath knows it by; the first is written.
-        colours: Class to RGB.
-        of: Names the picture, so that ids are the same for the same nuclei.
+    `class_names` maps classes to the names that QuPath knows, of which the first is written; `of`
+    names the picture, so that ids are the same for the same nuclei.
     """
     for number, row in enumerate(table.to_dict("records")):
         name = str(row["prediction"])

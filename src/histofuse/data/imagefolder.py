@@ -15,21 +15,11 @@ _BATCH = 256
 
 
 def export_imagefolder(patches: Path, splits: pd.DataFrame | None, out: Path) -> int:
-    """Write each patch, without its margin, as ``<split>/<class>/<patch_id>.png``.
+    """Write each patch, without its margin, as ``<split>/<class>/<patch_id>.png``; count them.
 
-    The slash of a patch id becomes an underscore. Without splits the class folders lie directly
-    in `out`.
-
-    Args:
-        patches: Folder of shards.
-        splits: A `data.splits.PATCH_SPLITS` table, or None.
-        out: New or empty folder; it appears only when complete.
-
-    Returns:
-        Number of files written.
-
-    Raises:
-        InputError: If `out` holds files already, or the splits are not of these patches.
+    The slash of a patch id becomes an underscore. Without splits the class folders lie directly in
+    `out`, which appears only when complete. Raises InputError if `out` holds files already, or the
+    splits are not of these patches.
     """
     import imagecodecs
 

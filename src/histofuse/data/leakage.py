@@ -23,19 +23,13 @@ def audit_patches(
 ) -> dict[str, Any]:
     """Count what each pair of splits shares: cases, frames, identical frames, overlapping windows.
 
-    Two spellings of a case or a frame are one (`core.ids.identify`).
+    Two spellings of a case or a frame are one (`core.ids.identify`); two frames of one digest of
+    the decoded pixels are one picture under two names. `window_px` is the side of what a model may
+    see around a centre, margin included.
 
-    Args:
-        splits: `data.splits.PATCH_SPLITS`.
-        index: `data.patches.PATCH_INDEX`, for the centres.
-        frames: `data.brecahad.FRAMES`, for the digests of the decoded pixels; two frames of one
-            digest are one picture under two names.
-        window_px: Side of the window a model may see around a centre, margin included.
-        params: Section ``splits.images``.
-
-    Returns:
-        A JSON-ready audit: for each pair ``"train-test"`` the counts, which of them are forbidden
-        under the declared units, whether the split is leaky, and the class counts of each split.
+    Returns a JSON-ready audit: for each pair ``"train-test"`` the counts, which of them are
+    forbidden under the declared units, whether the split is leaky, and the class counts of each
+    split.
     """
     table = splits.merge(index[["patch_id", "x_px", "y_px"]], on="patch_id", validate="1:1")
     table = table.merge(frames[["frame_id", "pixels_sha256"]], on="frame_id", validate="m:1")
@@ -70,11 +64,9 @@ def audit_patients(splits: pd.DataFrame) -> dict[str, Any]:
 
 
 def require_clean(audit: dict[str, Any]) -> None:
-    """Stop on anything shared that the declared unit forbids.
+    """Stop with a LeakageError on anything shared that the declared unit forbids.
 
-    Raises:
-        LeakageError: Listing each pair of splits and what it shares. A split by patch is declared
-            leaky and passes: what it shares is in the audit, and its results are marked.
+    A split by patch is declared leaky and passes: what it shares is in the audit.
     """
     breaches = [
         f"{pair} share {audit['shared'][pair][what]} {what.replace('_', ' ')}"

@@ -38,12 +38,9 @@ class Hospital:
 def load_hospital(root: Path) -> Hospital:
     """Read the core tables; check every used cell of them and of the large ones, which stream.
 
-    The dictionaries (``d_*``) are not needed to run and not asked for.
-
-    Raises:
-        InputError: With every fault of every table: missing files and columns, files cut short or
-            damaged, cells that do not parse, duplicate ``hadm_id``, unknown ``subject_id`` or
-            ``hadm_id``, an ``icd_version`` other than 9 or 10, ICD codes that were numbers once.
+    Raises InputError with every fault of every table: missing files and columns, damaged files,
+    cells that do not parse, duplicate ``hadm_id``, unknown ``subject_id`` or ``hadm_id``, an
+    ``icd_version`` other than 9 or 10, ICD codes that were numbers once.
     """
     with collect_faults() as faults:
         tried = {name: survey_table(root, name, faults) for name in CORE_TABLES + LARGE_TABLES}
@@ -68,11 +65,8 @@ def load_hospital(root: Path) -> Hospital:
 def identify_source(root: Path) -> Source:
     """Identify the data: simulated, the open demo, or credentialed data that must not be shared.
 
-    The simulation carries a marker file; the demo is recognised by its patients; anything else is
-    taken for restricted.
-
-    Raises:
-        InputError: If ``patients`` cannot be read.
+    The simulation carries a marker file, the demo is recognised by its patients, all else is
+    restricted. Raises InputError if ``patients`` cannot be read.
     """
     marker = root / SIMULATED_MARKER
     if marker.is_file() and load_json(marker).get("source") == "simulated":

@@ -1,12 +1,10 @@
 """The published tables of MIMIC-IV: where they lie, their columns, and how to read them.
 
 Only the columns that are used are asked for, in any order, so earlier and later releases are read
-too. Numbers and dates may be spelt in other ways that mean the same (see `core.text_tables`).
-
-Large tables (``labevents``: 118 million rows) are never held whole: `read_rows` and `scan_rows`
-stream a file once, plain or gzipped, and keep the columns and rows asked for. `scan_rows` does not
-even parse the rows of other patients (see `row_filter`); `mimic.load_hospital` reads everything and
-reports what is wrong with them.
+too. Large tables (``labevents``: 118 million rows) are never held whole: `read_rows` and
+`scan_rows` stream a file, plain or gzipped, and keep the columns and rows asked for. `scan_rows`
+does not even parse the rows of other patients (`row_filter`); `mimic.load_hospital` reports their
+faults.
 """
 
 from __future__ import annotations
@@ -107,11 +105,7 @@ class Survey:
 
 
 def find_table(root: Path, table: str) -> Path:
-    """Find a table's file: ``hosp/<table>.csv.gz``, else ``hosp/<table>.csv``.
-
-    Raises:
-        InputError: If neither is there.
-    """
+    """Find ``hosp/<table>.csv.gz``, else ``hosp/<table>.csv``; InputError if neither is there."""
     published = root / "hosp" / f"{table}.csv.gz"
     for path in (published, published.with_suffix("")):
         if path.is_file():
@@ -122,16 +116,10 @@ def find_table(root: Path, table: str) -> Path:
 def scan_rows(
     root: Path, table: str, columns: Sequence[str], keep: Keep | None = None
 ) -> pl.LazyFrame:
-    """Scan a table lazily, for an aggregation that streams: ``collect_rows(scan, path)`` runs it.
+    """Scan columns of a table lazily, in this order; ``collect_rows(scan, path)`` runs it.
 
-    Args:
-        root: The folder that holds ``hosp/``.
-        table: A name of `TABLES`.
-        columns: The columns wanted, in this order, typed as in its `Schema`.
-        keep: Column to wanted values; a row stays if it has a wanted value in each of them.
-
-    Raises:
-        InputError: If the file or a column is missing.
+    `keep` maps columns to wanted values: a row stays if it has one in each of them. Raises
+    InputError if the file or a column is missing.
     """
     keep = keep or {}
     path, header = _open_table(root, table, [*columns, *keep])
@@ -142,11 +130,7 @@ def scan_rows(
 
 
 def collect_rows(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
-    """Run a scan with the streaming engine; faults of the file become an `InputError` naming it.
-
-    Raises:
-        InputError: If the file is cut short, damaged, or holds a cell that does not parse.
-    """
+    """Run a scan with the streaming engine; faults of the file become an InputError naming it."""
     with collect_faults() as faults:
         collected = _collect(rows, path, faults)
     assert collected is not None
@@ -158,15 +142,10 @@ def read_rows(
 ) -> pl.DataFrame:
     """Stream through a table once and return the wanted columns of the wanted rows.
 
-    Arguments as of `scan_rows`. Memory grows with the rows that stay, not with the file. Missing
-    cells are null, text is stripped of blanks.
-
-    Returns:
-        The rows in the order of the file.
-
-    Raises:
-        InputError: If the file or columns are missing, the file is cut short or damaged, or with
-            every column that holds cells that do not parse (line, value, how many).
+    Arguments as of `scan_rows`. Rows are in the order of the file; memory grows with those that
+    stay. Missing cells are null, text is stripped of blanks. Raises InputError if the file or
+    columns are missing, the file is damaged, or with every column that holds cells that do not
+    parse.
     """
     keep = keep or {}
     path, header = _open_table(root, table, [*columns, *keep])
@@ -196,10 +175,8 @@ def read_used(root: Path, table: str) -> pl.DataFrame:
 def survey_table(root: Path, table: str, faults: FaultList) -> Survey | None:
     """Read the used columns of a table through and note all that is wrong with them.
 
-    A column with cells that do not parse is noted with the first line, its cell, and how many.
-
-    Returns:
-        None if the file cannot be read at all.
+    A column with cells that do not parse is noted with the first line, its cell, and how many. None
+    if the file cannot be read at all.
     """
     columns = TABLES[table].used
     try:
@@ -258,11 +235,7 @@ def _describe_cell(
 
 
 def _open_table(root: Path, table: str, columns: Collection[str]) -> tuple[Path, list[str]]:
-    """Find a table and read its header.
-
-    Raises:
-        InputError: If there is no such file, it is no CSV in UTF-8, or a column is missing.
-    """
+    """Find a table and read its header; InputError if it is no CSV in UTF-8 or lacks a column."""
     path = find_table(root, table)
     expected = f"the columns of MIMIC-IV's {table}"
     with collect_faults() as faults:

@@ -49,15 +49,7 @@ class PatchMeta:
 
 
 class ShardReader:
-    """Patches of a folder of shards, memory-mapped.
-
-    Attributes:
-        folder: The folder.
-        meta: Its ``meta.json``.
-
-    Raises:
-        InputError: If the folder has no readable ``meta.json``.
-    """
+    """Patches of a folder of shards, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,8 +59,7 @@ class ShardReader:
     def read(self, shards: ArrayLike, rows: ArrayLike) -> Patches:
         """Read patches by the columns ``shard`` and ``row`` of the index, in the order given.
 
-        Raises:
-            InputError: If a shard is missing, is no array of patches, or is too short.
+        Raises InputError if a shard is missing, is no array of patches, or is too short.
         """
         shards, rows = np.asarray(shards), np.asarray(rows)
         side = self.meta.stored_px
@@ -102,29 +93,17 @@ class ShardReader:
 
 
 def read_patches(folder: Path, index: pd.DataFrame) -> Patches:
-    """Read the patches of some rows of the index, (n, stored_px, stored_px, 3) RGB in their order.
-
-    Raises:
-        InputError: If a shard is missing, is no array of patches, or is too short.
-    """
+    """Read the patches of some rows of the index, (n, stored_px, stored_px, 3), in their order."""
     return ShardReader(folder).read(index["shard"], index["row"])
 
 
 def load_index(folder: Path) -> pd.DataFrame:
-    """Load the `PATCH_INDEX` table of a folder of shards.
-
-    Raises:
-        InputError: If it is missing or breaks its contract.
-    """
+    """Load the `PATCH_INDEX` table of a folder of shards."""
     return read_table(folder / INDEX, PATCH_INDEX)
 
 
 def load_meta(folder: Path) -> PatchMeta:
-    """Load ``meta.json`` of a folder of shards.
-
-    Raises:
-        InputError: If it is missing, or its keys are not those of `PatchMeta`.
-    """
+    """Load ``meta.json`` of a folder of shards; InputError if it is missing, or its keys wrong."""
     values: Any = load_json(folder / META)
     try:
         return PatchMeta(**values)

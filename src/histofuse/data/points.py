@@ -43,17 +43,11 @@ class Points:
 def read_points(
     frames: Path, points: Path | None, classes: ClassesParams, reading: FrameParams
 ) -> Points:
-    """Read where the nuclei are.
+    """Read where the nuclei are: of frames in BreCaHAD's layout or, with `points`, of any TIFFs.
 
-    Args:
-        frames: A folder in BreCaHAD's layout, or with `points` any folder of TIFF files.
-        points: CSV of ``frame_id,x_px,y_px``, a GeoJSON file of a frame, or a folder of such;
-            pixel i spans [i, i + 1).
-        classes: Maps the keys of BreCaHAD's JSON files to classes; others are not read.
-        reading: How frames are understood.
-
-    Raises:
-        InputError: With all that is wrong: files, columns, frames, points.
+    Points are a CSV of ``frame_id,x_px,y_px``, a GeoJSON file of a frame, or a folder of such;
+    pixel i spans [i, i + 1). Raises InputError with all that is wrong: files, columns, frames,
+    points.
     """
     files = list_tiffs(frames)
     if points is None:
@@ -89,11 +83,7 @@ def refuse_frames(folder: Path) -> InputError:
 
 
 def list_tiffs(folder: Path) -> dict[str, Path]:
-    """Map each frame of a folder, or of ``images/`` in it, to its file.
-
-    Raises:
-        InputError: If there is none, or a frame has two files.
-    """
+    """Map each frame of a folder, or of ``images/`` in it, to its one file."""
     where = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if not where.is_dir():
         raise InputError([Fault(folder, "no such folder", "a folder of TIFF frames")])
@@ -113,11 +103,7 @@ def list_tiffs(folder: Path) -> dict[str, Path]:
 
 
 def list_point_files(points: Path) -> list[Path]:
-    """List the files of points: one, or those of a folder.
-
-    Raises:
-        InputError: If a folder holds none.
-    """
+    """List the files of points: one, or those of a folder."""
     if not points.is_dir():
         return [points]
     files = sorted(p for p in points.iterdir() if p.suffix.lower() in (".csv", *SUFFIXES))
@@ -129,16 +115,9 @@ def list_point_files(points: Path) -> list[Path]:
 def read_point_table(paths: Iterable[Path], files: Iterable[str]) -> pd.DataFrame:
     """Read CSV files of ``frame_id,x_px,y_px`` and GeoJSON files named by their frame.
 
-    Args:
-        paths: The files.
-        files: Frames as their files are named, whose spelling is taken.
-
-    Returns:
-        ``frame_id, x_px, y_px, class_name`` (None without one), and for messages ``where`` and
-        ``x_px_text, y_px_text``.
-
-    Raises:
-        InputError: With the faults of all files, or if they hold no point.
+    The spelling of `files`, the frames, is taken. Returns ``frame_id, x_px, y_px, class_name``
+    (None without one), and for messages ``where`` and ``x_px_text, y_px_text``. Raises InputError
+    with the faults of all files, or if they hold no point.
     """
     paths, names = list(paths), {identify(frame): frame for frame in files}
     parts = []

@@ -1,13 +1,10 @@
 """Leave out, before a large CSV table is parsed, the rows that cannot be wanted.
 
-A cohort is a small part of a hospital, and parsing the rows of everyone else is what reading a
-large table takes. So the text is searched for rows first: decompressed by ISA-L on a thread of its
-own, cut at line breaks outside quotes, and each row's key compared eight bytes at a time. What is
-left out has certainly another key; a row that looks unusual, or whose key is no plain number, is
-kept for the parser to judge.
-
-A row's *layout* is where the commas stand in its first bytes. Rows of the same layout have their
-key at the same place, so a few comparisons decide on all of them at once.
+Parsing the rows of everyone else is what reading a large table takes. So the text is decompressed
+by ISA-L on a thread of its own, cut at line breaks outside quotes, and each row's key compared
+eight bytes at a time. A row that looks unusual is kept for the parser to judge. A row's *layout* is
+where the commas stand in its first bytes: rows of one layout have their key at the same place, so a
+few comparisons decide on all of them at once.
 """
 
 from __future__ import annotations
@@ -43,17 +40,9 @@ def can_filter(values: Collection[str]) -> bool:
 def filter_rows(path: Path, column: int, values: Collection[str]) -> Iterator[bytes]:
     """Read a CSV table through, plain or gzipped, and keep the rows that may have a wanted key.
 
-    Args:
-        path: The table; its first line is the header.
-        column: Number of the key's column.
-        values: The keys wanted, whole numbers; see `can_filter`.
-
-    Yields:
-        The header, then whole rows, many at a time, in the order of the file: every row with a
-        wanted key, and a few others.
-
-    Raises:
-        OSError: If the file is cut short or damaged, or a row never ends.
+    Yields the header, then whole rows, many at a time, in the order of the file: every row whose
+    number `column` is one of `values`, whole numbers (see `can_filter`), and a few others. Raises
+    OSError if the file is cut short or damaged, or a row never ends.
     """
     wanted, begun = _mark_places(values), False
     pieces: list[bytes] = []
@@ -79,10 +68,7 @@ def _mark_places(values: Collection[str]) -> Bool[np.ndarray, " places"]:
 
 
 def _hash(keys: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Hash keys to places.
-
-    Source: Knuth, The Art of Computer Programming 3, 6.4 (multiplicative hashing).
-    """
+    """Hash keys to places (Knuth, The Art of Computer Programming 3, 6.4, multiplicative)."""
     return (keys * _GOLDEN) >> np.uint64(64 - _PLACE_BITS)
 
 
@@ -97,10 +83,7 @@ def _open_binary(path: Path) -> BufferedReader:
 def _read_blocks(
     path: Path,
 ) -> Iterator[tuple[UInt8[np.ndarray, " n"], Int64[np.ndarray, " rows+1"]]]:
-    """Read blocks of whole rows, with the places where they meet; valid until the next block.
-
-    Behind the rows of a block there is always room to look ahead.
-    """
+    """Read blocks of whole rows and where they meet, room behind; valid until the next block."""
     room = np.zeros(BLOCK_BYTES + _LONGEST_ROW + _MOST_WORDS * _WORD + _WORD, dtype=np.uint8)
     held = 0
     with _open_binary(path) as file:
@@ -142,7 +125,6 @@ def _find_candidates(
     column: int,
     wanted: Bool[np.ndarray, " places"],
 ) -> Bool[np.ndarray, " rows"]:
-    """Say which rows may have a wanted key."""
     words = np.ndarray((len(block) - _WORD + 1,), "<u8", block.data, strides=(1,))
     keep = np.ones(len(starts), dtype=bool)
     undecided = np.arange(len(starts))
@@ -197,10 +179,7 @@ def _match_layout(
 
 
 def _mark(words: UInt64[np.ndarray, " n"], character: np.uint64) -> UInt64[np.ndarray, " n"]:
-    """Set the highest bit of each byte that is the character, and no other.
-
-    Source: Warren, Hacker's Delight, 6-1 (find first 0-byte).
-    """
+    """Set the highest bit of each byte that is the character (Warren, Hacker's Delight, 6-1)."""
     other = words ^ character
     return ~(((other & _LOW_BITS) + _LOW_BITS) | other | _LOW_BITS)
 

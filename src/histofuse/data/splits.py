@@ -26,19 +26,10 @@ PATIENT_SPLITS = Contract(
 
 
 def split_patches(index: pd.DataFrame, params: ImageSplitParams, seed: int) -> pd.DataFrame:
-    """Split patches by case, frame or patch, stratified on the class.
+    """Split a `PATCH_INDEX` table by case, frame or patch, stratified on the class.
 
-    Args:
-        index: The patch index (`data.patches.PATCH_INDEX`).
-        params: Section ``splits.images``.
-        seed: The run's seed.
-
-    Returns:
-        A `PATCH_SPLITS` table in the order of `index`.
-
-    Raises:
-        InputError: If there are fewer groups than folds, or naming every split that lacks a
-            required class.
+    Raises InputError if there are fewer groups than folds, or naming every split that lacks a
+    required class.
     """
     table = index[["patch_id", "frame_id", "case_id", "label"]].reset_index(drop=True)
     split = np.full(len(table), "train", dtype=object)
@@ -114,19 +105,10 @@ def split_patients(
 ) -> pd.DataFrame:
     """Split patients, stratified on whether any of their admissions has the outcome.
 
-    Patients of one ``split_group``, if the cohort has that column, stay together.
-
-    Args:
-        cohort: The cohort (`data.cohort.COHORT`), one or more admissions per patient.
-        params: Section ``splits.patients``; shares of the patients that are not linked.
-        seed: The run's seed.
-        linked: The split of patients already assigned through their tissue, by subject_id.
-
-    Returns:
-        A `PATIENT_SPLITS` table in the order of `cohort`; a patient's admissions share a split.
-
-    Raises:
-        InputError: If too few patients have, or have not, the outcome to fill three splits.
+    Patients of one ``split_group``, if the cohort has that column, stay together. `linked` is the
+    split of patients assigned through their tissue, by subject_id; the shares are of the others.
+    Returns a `PATIENT_SPLITS` table in the order of `cohort`. Raises InputError if too few patients
+    have, or have not, the outcome to fill three splits.
     """
     outcome, split_of = _start_in_train(cohort, linked)
     rng = np.random.default_rng(derive_seed(seed, "patients"))
@@ -200,11 +182,7 @@ def _start_in_train(cohort: pd.DataFrame, linked: pd.Series | None) -> tuple[pd.
 
 
 def _name_units(cohort: pd.DataFrame) -> pd.Series:
-    """Name what is not split further: the patient, or the group that the cohort puts it in.
-
-    Raises:
-        InputError: If a patient is in several groups, or in none.
-    """
+    """Name what is not split further: the patient, or the one group that the cohort puts it in."""
     if "split_group" not in cohort:
         return cohort["subject_id"]
     groups = cohort.groupby("subject_id")["split_group"].nunique(dropna=False)

@@ -1,14 +1,10 @@
 """Targets by name: what is predicted, for whom it is defined, and what would give it away.
 
-A target is a declaration over *stays*: one row an admission, with the columns that `add_outcomes`
-derives from the whole record. Cohort building reads its conditions and label; feature building
-reads what it masks.
+A target is a declaration over *stays*, one row an admission, with the columns of `add_outcomes`.
 
-What can be observed in v2.2: ``patients.dod`` is kept up to one year after a patient's last
-discharge, so death within 365 days of any discharge is known for every patient, and a null ``dod``
-means "alive then". Dates are shifted patient by patient, so the end of data collection is not known
-for a patient: the discharges of the last 30 days of twelve years (under 1 %) may lack a readmission
-that happened, and cannot be identified.
+In v2.2 ``patients.dod`` is kept up to one year after a patient's last discharge: a null means
+"alive then". The end of data collection is not known for a patient, so the discharges of the last
+30 days of twelve years (under 1 %) may lack a readmission that happened.
 """
 
 from __future__ import annotations
@@ -183,18 +179,12 @@ def _starts_with(version: int, prefixes: Sequence[str]) -> pl.Expr:
 def add_outcomes(
     stays: pl.DataFrame, hospital: Hospital, icd9: Sequence[str], icd10: Sequence[str]
 ) -> pl.DataFrame:
-    """Add the columns that labels and conditions use, for all admissions in order of time.
+    """Add the columns that labels and conditions use to the admissions of all patients.
 
-    Args:
-        stays: One row an admission of every patient, with ``dod``.
-        hospital: The tables it comes from.
-        icd9: Prefixes of the cohort's diagnosis.
-        icd10: Prefixes of the cohort's diagnosis.
-
-    Returns:
-        `stays` by subject_id and admittime with ``diagnosed`` (at this admission),
-        ``diagnosed_ever``, ``metastasis_before`` and ``metastasis_from_now_on`` (booleans), and
-        ``days_to_unplanned`` (float, from this discharge to the next unplanned admission, or null).
+    `icd9` and `icd10` are prefixes of the cohort's diagnosis. Returns `stays` by subject_id and
+    admittime with ``diagnosed`` (at this admission), ``diagnosed_ever``, ``metastasis_before`` and
+    ``metastasis_from_now_on`` (booleans), and ``days_to_unplanned`` (float, from this discharge to
+    the next unplanned admission, or null).
     """
     diagnoses = hospital.diagnoses
     diagnosed = diagnoses.filter(has_code(icd9, icd10))["hadm_id"].unique().implode()
@@ -217,10 +207,9 @@ def add_outcomes(
 
 
 def _days_to_unplanned(stays: pl.DataFrame) -> pl.Series:
-    """Days from each discharge to the same patient's next unplanned admission.
+    """Days from each discharge to the same patient's next unplanned admission, in their order.
 
-    Rows are ordered by subject_id, admittime and hadm_id. An admission that begins before the
-    discharge (an overlap in the record) is no readmission.
+    An admission that begins before the discharge (an overlap in the record) is no readmission.
     """
     ordered = stays.sort("subject_id", "admittime", "hadm_id")
     unplanned = ordered.filter(~spell("admission_type").is_in(PLANNED_ADMISSIONS))

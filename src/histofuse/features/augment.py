@@ -1,9 +1,8 @@
 """Stored uint8 patches -> what a network takes, with random changes to a whole batch at once.
 
-A stored patch is ``patch_px`` wide and has ``margin_px`` of context on each side. All geometry
-(flips, rotation, random-resized crop) is one resampling of the stored window, all colour jitter one
-matrix product, so augmentation costs a few per cent of a training step. Where the geometry reaches
-beyond the margin, the window is mirrored: there are no black corners.
+A stored patch is ``patch_px`` wide and has ``margin_px`` of context on each side. All geometry is
+one resampling of the stored window, all colour jitter one matrix product. Where the geometry
+reaches beyond the margin, the window is mirrored: there are no black corners.
 
 Source: paper 3.1 (flips, rotations, random-resized crops, colour jitter; pixels between 0 and 1;
 bicubic resizing; ImageNet mean and standard deviation).
@@ -87,16 +86,7 @@ class Staining:
 
 
 def prepare_patches(stored: Stored, geometry: PatchGeometry, normalisation: PixelScale) -> Images:
-    """Crop the margin off, resize and normalise; nothing random.
-
-    Args:
-        stored: (batch, stored_px, stored_px, 3) RGB.
-        geometry: Sides.
-        normalisation: Of the values.
-
-    Returns:
-        (batch, 3, input_px, input_px), channels last in memory.
-    """
+    """Crop the margin off, resize and normalise; nothing random. Channels are last in memory."""
     centre = resize(crop_centre(stored, geometry), geometry.input_px)
     return normalise(to_float(centre), normalisation)
 
@@ -110,12 +100,7 @@ def augment_patches(
 ) -> Images:
     """Do as `prepare_patches`, with random geometry and colour for each patch.
 
-    Args:
-        stored: (batch, stored_px, stored_px, 3) RGB.
-        geometry: Sides.
-        normalisation: Of the values.
-        params: What is changed and how much.
-        drawn: Numbers between 0 and 1, on the CPU; as many whatever is turned on.
+    `drawn` are numbers between 0 and 1, on the CPU; as many whatever is turned on.
     """
     warp, staining, jitter = choose_changes(drawn, params)
     if params.rotation_degrees == 0 and params.scale == [1.0, 1.0]:
@@ -181,11 +166,7 @@ def mirror(images: Images, mirrored: Tensor) -> Images:
 
 
 def apply_warp(windows: Images, geometry: PatchGeometry, warp: Warp) -> Warped:
-    """Sample the patch out of its stored window through each warp, bilinearly.
-
-    Returns:
-        (batch, 3, patch_px, patch_px); pixels beyond the window are its mirror image.
-    """
+    """Sample the patch out of its stored window through each warp; beyond, it is mirrored."""
     theta = send(compute_reading(geometry, warp), windows.device)
     size = [len(windows), 3, geometry.patch_px, geometry.patch_px]
     grid = affine_grid(theta, size, align_corners=False)
@@ -195,10 +176,7 @@ def apply_warp(windows: Images, geometry: PatchGeometry, warp: Warp) -> Warped:
 
 
 def compute_reading(geometry: PatchGeometry, warp: Warp) -> Float[Tensor, "batch 2 3"]:
-    """Compute where each place of a warped patch is read from, as `affine_grid` takes it.
-
-    Patch and stored window both span -1 to 1, x before y.
-    """
+    """Compute where each place of a warped patch is read from; both span -1 to 1, x before y."""
     extent = geometry.patch_px / (geometry.patch_px + 2 * geometry.margin_px)
     cos, sin = warp.angle.cos() * warp.scale, warp.angle.sin() * warp.scale
     sign = 1 - 2 * warp.mirror.float()
@@ -211,10 +189,7 @@ def compute_reading(geometry: PatchGeometry, warp: Warp) -> Float[Tensor, "batch
 
 
 def resize(stored: Stored, side_px: int) -> Cut:
-    """Resize with bicubic interpolation, smoothed where it shrinks; the same size stays as is.
-
-    On uint8, as image libraries do it: on a CPU that is ten times faster than on floats.
-    """
+    """Resize with bicubic interpolation; on uint8, on a CPU ten times faster than floats."""
     if stored.shape[1] == side_px:
         return stored
     images = stored.permute(0, 3, 1, 2)
@@ -227,13 +202,10 @@ def resize(stored: Stored, side_px: int) -> Cut:
 
 
 def apply_staining(images: Images, staining: Staining) -> Images:
-    """Change the amounts of the stains, which is linear in optical density.
+    """Change the amounts of the stains, which is linear in optical density; clamp to [0, 1].
 
     Source: Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a
     reference to train distilled stain-invariant convolutional networks", IEEE TMI 2018.
-
-    Returns:
-        Values clamped to [0, 1].
     """
     stains = torch.from_numpy(REFERENCE.stains)
     rest = torch.linalg.cross(*stains)
@@ -247,11 +219,7 @@ def apply_staining(images: Images, staining: Staining) -> Images:
 
 
 def apply_jitter(images: Images, jitter: Jitter) -> Images:
-    """Change brightness, then contrast, saturation and hue, all linear: x -> matrix x + offset.
-
-    Returns:
-        Values clamped to [0, 1].
-    """
+    """Change brightness, contrast, saturation and hue in this order; clamp to [0, 1]."""
     luma = torch.tensor(_LUMA)
     factor = jitter.brightness * jitter.contrast
     saturation = jitter.saturation[:, None, None]

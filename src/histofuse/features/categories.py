@@ -42,15 +42,9 @@ _BEGINNINGS: Final[Mapping[str, Spellings]] = {"race_group": RACE_GROUPS}
 
 
 def normalise_category(feature: str, text: str) -> str | None:
-    """Bring one spelling of a category to the form that models know.
+    """Bring one spelling of a category to the form that models know; None if it is blank.
 
-    Args:
-        feature: The feature it is a value of.
-        text: As a hospital writes it, or already in its final form.
-
-    Returns:
-        A category of this module's tables, else the text in lower case with single blanks; None
-        if it is blank.
+    That is a category of this module's tables, else the text in lower case with single blanks.
     """
     cleaned = " ".join(unicodedata.normalize("NFKC", text).split()).lower()
     for category, words in _WHOLE.get(feature, {}).items():

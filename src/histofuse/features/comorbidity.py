@@ -1,9 +1,8 @@
 """Elixhauser comorbidity groups over mixed ICD-9-CM and ICD-10-CM codes.
 
-A grouping is a data file of code prefixes (``elixhauser_ahrq.json``: 29 groups,
-``elixhauser_quan.json``: 31). Each distinct code is looked up once and becomes a bit mask of its
-groups; rows then join their mask, and an admission's mask is the bitwise or of its rows'. The cost
-of a long table is one join and one group-by.
+A grouping is a data file of code prefixes (AHRQ's 29 groups, Quan's 31). Each distinct code is
+looked up once and becomes a bit mask of its groups; rows then join their mask, and an admission's
+mask is the bitwise or of its rows'.
 """
 
 from __future__ import annotations
@@ -83,16 +82,7 @@ def load_grouping(name: str) -> Grouping:
 
 
 def match_code(grouping: Grouping, code: str, version: int) -> int:
-    """Find a code's groups by the longest prefix in each group.
-
-    Args:
-        grouping: Where to look.
-        code: ICD-9-CM or ICD-10-CM code; dots, blanks and case do not matter.
-        version: 9 or 10.
-
-    Returns:
-        A mask with bit k set for membership of the k-th group.
-    """
+    """Find a code's groups by the longest prefix in each: a mask with bit k for the k-th group."""
     prefixes, code = grouping.prefixes[version], _clean(code)
     mask = 0
     for length in range(1, min(len(code), _LONGEST_CODE) + 1):
@@ -108,20 +98,10 @@ def _clean(code: str) -> str:
 def mask_admissions(
     diagnoses: pl.DataFrame, grouping: Grouping, exclude: Collection[str] = ()
 ) -> pl.DataFrame:
-    """Compute the mask of each admission that has a diagnosis.
+    """Compute the mask of each admission that has a diagnosis: key and ``mask``, sorted by key.
 
-    Args:
-        diagnoses: `DIAGNOSIS_COLUMNS`; one row per diagnosis, any order. Null codes match nothing.
-        grouping: Defines the groups.
-        exclude: Those of `CANCER_CODES` among these match nothing.
-
-    Returns:
-        ``subject_id``, ``hadm_id``, ``mask``, sorted by key.
-
-    Raises:
-        InputError: If an ``icd_version`` is neither 9 nor 10.
-
-    Source: MIMIC-IV hosp/diagnoses_icd.
+    Null codes match nothing, nor do those of `CANCER_CODES` in `exclude`. Raises InputError if an
+    ``icd_version`` is neither 9 nor 10. Source: MIMIC-IV hosp/diagnoses_icd.
     """
     codes = diagnoses.lazy().select("icd_code", "icd_version").unique().collect(engine="streaming")
     hidden = tuple(set(CANCER_CODES).intersection(exclude))
@@ -157,27 +137,15 @@ def build_comorbidities(
     principal: bool,
     exclude: Collection[str] = (),
 ) -> pl.DataFrame:
-    """Flag the comorbidity groups known at prediction time, and count them.
+    """Flag the comorbidity groups known at prediction time, and count them, as `index` is ordered.
 
     Codes are billed after discharge. So an earlier admission counts if it ended by the prediction
     time, and the index admission only if `from_index` and the prediction time is its discharge or
-    later. The principal diagnosis of the index admission is the reason for it, not a comorbidity;
-    that of an earlier admission is one by now.
+    later. The principal diagnosis of the index admission is the reason for it, and counts only if
+    `principal`; that of an earlier admission is a comorbidity by now.
 
-    Args:
-        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``; one row per index
-            admission.
-        admissions: ``subject_id``, ``hadm_id``, ``admittime``, ``dischtime`` of the same patients.
-        diagnoses: As in `mask_admissions`; with `RANK` unless `principal`.
-        grouping: Defines the groups.
-        from_index: Whether the index admission's own codes may be used.
-        principal: Whether its principal diagnosis counts with them.
-        exclude: Groups, and those of `CANCER_CODES`, that must leave no trace: neither a flag, nor
-            in the count, nor through the hierarchy.
-
-    Returns:
-        ``subject_id``, ``hadm_id``, one 0/1 column per group kept, and `COUNT`; in the order of
-        `index`. A patient without a code has zeros.
+    Groups, and those of `CANCER_CODES`, in `exclude` leave no trace: neither a flag, nor in the
+    count, nor through the hierarchy. A patient without a code has zeros.
     """
     own = diagnoses.join(index.select(KEY), on=KEY, how="semi")
     counted = own if principal else own.filter(pl.col(RANK).ne_missing(_PRINCIPAL))
@@ -225,11 +193,7 @@ def unpack_mask(
 
 
 def choose_diagnoses(params: EhrFeaturesParams, prediction_time: PredictionTime) -> DiagnosesFrom:
-    """Choose the admissions that diagnoses are taken from.
-
-    Billing codes are assigned after discharge, so before it those of the index admission do not
-    exist yet.
-    """
+    """Choose the admissions of the diagnoses; codes are assigned after discharge."""
     return params.diagnoses_from if prediction_time == "discharge" else "prior"
 
 

@@ -22,16 +22,11 @@ _FEWEST_WRONG: Final = 20  # values that tell of another unit
 
 
 def build_declared_features(source: DeclaredTable, cohort: pd.DataFrame) -> EhrFeatures:
-    """Build the features of the rows of a cohort.
+    """Build the features of the rows of a cohort of the same table.
 
-    Args:
-        source: The table.
-        cohort: `data.cohort.COHORT`, of the same table.
-
-    Raises:
-        InputError: With every cell that is not what is declared, numbers that are mostly outside
-            their range, a unit other than that of histofuse's own feature of the name, and dates
-            after the prediction.
+    Raises InputError with every cell that is not what is declared, numbers that are mostly outside
+    their range, a unit other than that of histofuse's own feature of the name, and dates after the
+    prediction.
     """
     declaration = source.declaration
     _check_units(source)
@@ -119,11 +114,7 @@ def _count_days(source: DeclaredTable, feature: Feature, faults: FaultList) -> p
 
 
 def _check_units(source: DeclaredTable) -> None:
-    """Refuse another unit for a feature that histofuse knows by its name.
-
-    Raises:
-        InputError: With each.
-    """
+    """Refuse another unit for a feature that histofuse knows by its name."""
     with collect_faults() as faults:
         for name, feature in source.declaration.numeric.items():
             known = load_ranges().get(name)

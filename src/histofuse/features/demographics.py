@@ -15,14 +15,7 @@ NIGHT_HOURS: Final = (20, 7)  # from 20:00 up to 06:59
 
 
 def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
-    """Describe the patients.
-
-    Args:
-        index: The columns of ``ADMISSIONS`` (data/cohort.py); one row per index admission.
-        admissions: `features.groups.ADMISSION_COLUMNS` of the same patients.
-
-    Returns:
-        ``subject_id``, ``hadm_id`` and the features, in the order of `index`.
+    """Describe the patients: key and features, in the order of `index` (`data.cohort.ADMISSIONS`).
 
     Source: MIMIC-IV hosp/admissions, and hosp/patients by way of the cohort.
     """
@@ -40,19 +33,11 @@ def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.Data
 
 
 def build_utilisation(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
-    """Describe the index admissions and those before.
+    """Describe the index admissions and those before: key and features, in the order of `index`.
 
-    Args:
-        index: The columns of ``ADMISSIONS`` (data/cohort.py); one row per index admission.
-        admissions: `features.groups.ADMISSION_COLUMNS` of every admission of the same patients.
-
-    Returns:
-        ``subject_id``, ``hadm_id`` and the features, in the order of `index`:
-        ``length_of_stay_days`` is null where the prediction comes before the discharge, and
-        ``days_since_last_admission`` where there is no earlier admission. The day of the week is
-        left out, since dates are shifted patient by patient.
-
-    Source: MIMIC-IV hosp/admissions.
+    ``length_of_stay_days`` is null where the prediction comes before the discharge, and
+    ``days_since_last_admission`` where there is no earlier admission. The day of the week is left
+    out, since dates are shifted patient by patient. Source: MIMIC-IV hosp/admissions.
     """
     table = _join_own(index, admissions, "admission_location", "edregtime")
     earlier = _count_earlier(index, admissions)

@@ -47,18 +47,9 @@ def build_features(
     *,
     groups: Sequence[FeatureGroup] = GROUPS,
 ) -> EhrFeatures:
-    """Build the feature table of a cohort.
+    """Build the feature table of a cohort (`data.cohort.ADMISSIONS`).
 
-    Args:
-        cohort: As ``ADMISSIONS`` (data/cohort.py) has it.
-        root: The folder that holds ``hosp/``.
-        params: What to build.
-        target: What is predicted; features that would give it away are left out.
-        prediction_time: When it is predicted.
-        groups: The groups of features.
-
-    Raises:
-        InputError: If params name something unknown, or a table cannot be read.
+    Features that would give the target away are left out.
     """
     masks = mask_groups(target, prediction_time, groups)
     masked = frozenset(name for mask in masks.values() for name in mask)
@@ -110,11 +101,7 @@ def replace_diagnoses(
     params: EhrFeaturesParams,
     target: Target,
 ) -> pd.DataFrame | None:
-    """Replace comorbidities by those of earlier admissions only.
-
-    Returns:
-        As ``features.table``; None if `features` uses no others.
-    """
+    """Replace comorbidities by those of earlier admissions only; None if there are no others."""
     if features.masked["diagnoses_from"] == "prior":
         return None
     earlier = params.model_copy(update={"diagnoses_from": "prior"})

@@ -54,11 +54,7 @@ class Embeddings:
 
 
 def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Embedded:
-    """Pair keys with the embeddings computed in their order.
-
-    Raises:
-        InputError: If there is not one finite embedding for each key.
-    """
+    """Pair keys with the embeddings computed in their order; InputError if one is not finite."""
     parts = np.array_split(values, 1 + len(values) // _ROWS_AT_ONCE)
     bad = sum(np.count_nonzero(~np.isfinite(part)) for part in parts)
     if len(keys) != len(values) or bad:
@@ -85,13 +81,7 @@ def _write(part: Embedded, folder: Path, name: str, contract: Contract) -> None:
 
 
 def write_image_embeddings(image: Embedded, origin: Mapping[str, str], folder: Path) -> None:
-    """Write what one encoder made of patches in the place of `folder`, with where it is from.
-
-    Args:
-        image: Of patches.
-        origin: Digests of the encoder and of the patches.
-        folder: Array, key table and ``meta.json``.
-    """
+    """Write what one encoder made of patches in the place of `folder`, with the digests of both."""
     with replacing_folder(folder) as temporary:
         _write(image, temporary, "image", IMAGE_ROWS)
         (temporary / META).write_text(to_json(dict(origin)), encoding="utf-8")
@@ -107,8 +97,7 @@ def find_image_embeddings(origin: Mapping[str, str], folder: Path) -> Embedded |
 def load_embeddings(folder: Path) -> Embeddings:
     """Load what `write_embeddings` wrote, the arrays memory-mapped.
 
-    Raises:
-        InputError: If a file is missing or not readable, or a table points beyond its array.
+    Raises InputError if a file is missing or not readable, or a table points beyond its array.
     """
     image = _load(folder, "image", IMAGE_ROWS)
     return Embeddings(image, _load(folder, "patient", PATIENT_ROWS), load_json(folder / META))
@@ -131,11 +120,7 @@ def _load(folder: Path, name: str, contract: Contract) -> Embedded:
 def select_pairs(
     embeddings: Embeddings, pairs: pd.DataFrame
 ) -> tuple[Float32[np.ndarray, "n image"], Float32[np.ndarray, "n patient"]]:
-    """Look up the embeddings of pairs by key, in the order of `pairs`.
-
-    Raises:
-        InputError: Saying how many patches and patients have no embedding.
-    """
+    """Look up the embeddings of pairs by key, in their order; InputError if some have none."""
     matches = []
     with collect_faults() as faults:
         for part, contract in ((embeddings.image, IMAGE_ROWS), (embeddings.patient, PATIENT_ROWS)):

@@ -2,11 +2,11 @@
 
 Continuous features are imputed by the median of their stratum and standardised; binary ones are
 imputed by their mode; categorical ones are imputed by their mode and one-hot encoded. A sparse
-clinical variable that is missing often enough also gets a 0/1 column ``<variable>_missing``.
-
-A null or NaN always means "missing" and is allowed everywhere; infinity is not. Categories are
-normalised first (`features.categories`); one never seen in train is encoded as all zeros. Of
+clinical variable that is missing often enough also gets a 0/1 column ``<variable>_missing``. Of
 columns that repeat each other on the train rows one stays.
+
+A null or NaN always means "missing"; infinity is refused. Categories are normalised first
+(`features.categories`); one never seen in train is encoded as all zeros.
 """
 
 from __future__ import annotations
@@ -213,11 +213,7 @@ class Encoder:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Encoder:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            InputError: If it is of another format or does not agree with itself.
-        """
+        """Read what `to_dict` wrote; InputError if of another format or at odds with itself."""
         if values.get("format") != FORMAT or values["age_bands_years"] != list(AGE_BANDS_YEARS):
             problem = f"format {values.get('format')!r}, age bands {values.get('age_bands_years')}"
             expected = f"format {FORMAT} and age bands {list(AGE_BANDS_YEARS)}"
@@ -262,17 +258,10 @@ def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
 def fit_encoder(
     train: pd.DataFrame, specs: Sequence[FeatureSpec], params: EncodingParams
 ) -> Encoder:
-    """Learn the encoding.
+    """Learn the encoding of the train rows, in the order of `specs`.
 
-    Args:
-        train: The train rows, one column per spec and ``subject_id`` (without it each row is a
-            patient); nulls are missing.
-        specs: The features, in the order wanted.
-        params: Shares, strata and the fewest patients that a learnt value is of.
-
-    Raises:
-        InputError: If there is no row, or with every column that is missing or holds what its kind
-            does not allow.
+    Without ``subject_id`` each row is a patient. Raises InputError if there is no row, or with
+    every column that is missing or holds what its kind does not allow.
     """
     kinds: dict[str, Kind] = {spec.name: spec.kind for spec in specs}
     check_features(train, kinds, "the train rows")
@@ -324,14 +313,11 @@ def find_repeats(
     features: Sequence[Continuous | Binary | Categorical],
     indicators: Sequence[Indicator],
 ) -> dict[str, str]:
-    """Find features and indicators that tell nothing a column before them does not tell.
+    """Map features and indicators that tell nothing new to the column that they repeat.
 
     Numbers repeat each other if they are equal, complementary or on a line on all train rows, and
     missing in the same; categories, if each of one is one of the other. A number that repeats one
     category of a feature is the repeat wherever it stands.
-
-    Returns:
-        Name of what is to be left out to the column it repeats, in order.
     """
     known: list[tuple[str, Values]] = []
     repeats: dict[str, str] = {}
@@ -421,7 +407,6 @@ def _fit_feature(
 
 
 def _find_common(groups: pd.Series, patients: pd.Series, fewest: int) -> pd.Index:
-    """Find the groups of at least `fewest` patients."""
     counts = patients.groupby(groups).nunique()
     return counts.index[counts >= fewest]
 
@@ -442,26 +427,17 @@ def _fit_indicators(
 
 
 def encode(encoder: Encoder, features: pd.DataFrame, *, impute: bool = True) -> pd.DataFrame:
-    """Encode rows.
+    """Encode rows to float32: the columns of ``feature_order``, the index of `features`.
 
-    Args:
-        encoder: What was learnt.
-        features: The columns of ``encoder.inputs`` in any order; further ones are ignored.
-        impute: Whether missing values are filled in; False leaves NaN for models that split on it.
-            Missing indicators are there either way.
-
-    Returns:
-        float32, the columns of ``encoder.feature_order``, the index of `features`.
-
-    Raises:
-        InputError: With every column that is missing or holds what its kind does not allow.
+    Without `impute`, NaN stays for models that split on it; missing indicators are there either
+    way. Raises InputError with every column that is missing or holds what its kind does not allow.
     """
     check_features(features, encoder.inputs, "the features")
     return encode_checked(encoder, features, impute=impute)
 
 
 def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) -> pd.DataFrame:
-    """Encode rows as `encode` does, where they are known to be what `check_features` demands."""
+    """Encode rows that are known to be what `check_features` demands."""
     features = _normalise(features, encoder.inputs)
     strata = label_strata(features, encoder.strata)
     blocks = [f.encode(features[f.name], strata, impute=impute) for f in encoder.features]
@@ -475,11 +451,7 @@ def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) ->
 
 
 def find_unknown(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
-    """Tell which values are categories that no train row had, or too few patients.
-
-    Returns:
-        Booleans, one column for each categorical feature of the encoder.
-    """
+    """Tell which values of each categorical feature no train row had, or too few patients."""
     columns = {}
     for feature in encoder.features:
         if isinstance(feature, Categorical):
@@ -489,21 +461,14 @@ def find_unknown(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_beyond(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
-    """Tell which numbers lie beyond what the train rows span.
-
-    Returns:
-        Booleans, one column for each continuous feature of the encoder.
-    """
+    """Tell which numbers of each continuous feature lie beyond what the train rows span."""
     numbers = [feature for feature in encoder.features if isinstance(feature, Continuous)]
     columns = {number.name: number.is_beyond(features[number.name]) for number in numbers}
     return pd.DataFrame(columns, index=features.index, dtype=bool)
 
 
 def label_strata(features: pd.DataFrame, strata: Sequence[str]) -> pd.Series:
-    """Name each row's stratum, such as ``F|60``: sex and the lower end of the age band.
-
-    A part that is missing is named ``?``.
-    """
+    """Name each row's stratum, such as ``F|60``: sex, lower end of the age band; ``?`` is null."""
     label = pd.Series("", index=features.index, dtype="str")
     for name in strata:
         part = _label_age(features["age_years"]) if name == "age_band" else features["sex"]
@@ -523,9 +488,8 @@ def _label_age(age_years: pd.Series) -> pd.Series:
 def check_features(features: pd.DataFrame, kinds: Mapping[str, Kind], where: str) -> None:
     """Check columns against their kinds.
 
-    Raises:
-        InputError: With every column that is missing, text in a number, an infinite number, a
-            binary value other than 0 and 1, or a number in a text.
+    Raises InputError with every column that is missing, text in a number, an infinite number, a
+    binary value other than 0 and 1, or a number in a text.
     """
     with collect_faults() as faults:
         for name, kind in kinds.items():
@@ -569,13 +533,9 @@ def _note_first(
 
 
 def join_splits(features: pd.DataFrame, splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
-    """Add ``split`` and ``target`` to the features by key.
+    """Add ``split`` and ``target`` to the features by key: both after the key, rows sorted by it.
 
-    Returns:
-        ``subject_id``, ``hadm_id``, ``split``, ``target``, then the features; sorted by key.
-
-    Raises:
-        InputError: If the three tables do not hold the same admissions.
+    Raises InputError if the three tables do not hold the same admissions.
     """
     keys = list(KEY)
     with collect_faults() as faults:
@@ -600,13 +560,7 @@ def encode_table(encoder: Encoder, joined: pd.DataFrame, *, impute: bool) -> pd.
 
 
 def write_encoded(encoder: Encoder, joined: pd.DataFrame, folder: Path) -> None:
-    """Write ``imputed.parquet``, ``with_missing.parquet`` and ``encoder.json``.
-
-    Args:
-        encoder: What was learnt from the train rows of `joined`.
-        joined: As `join_splits` returns it.
-        folder: Made if it is not there.
-    """
+    """Write ``imputed.parquet``, ``with_missing.parquet`` and ``encoder.json`` of joined rows."""
     for name, impute in (("imputed", True), ("with_missing", False)):
         table = encode_table(encoder, joined, impute=impute)
         write_table(table, folder / f"{name}.parquet", ENCODED)

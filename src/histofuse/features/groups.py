@@ -82,11 +82,7 @@ class FeatureGroup:
 
 
 def require_content(table: pl.DataFrame, where: Path, problem: str, remedy: str) -> None:
-    """Stop at features that are null or zero for every index admission.
-
-    Raises:
-        InputError: With the problem; a table without features has none.
-    """
+    """Stop at features that are null or zero for every index admission."""
     features = table.drop("subject_id", "hadm_id")
     if features.width and not any(features.select((pl.all().fill_null(0) != 0).any()).row(0)):
         expected = f"some in the records of the cohort's {table.height:,} admissions"
@@ -97,16 +93,7 @@ T = TypeVar("T")
 
 
 def choose(names: Sequence[str], known: Mapping[str, T], key: str) -> list[T]:
-    """Look up definitions by name.
-
-    Args:
-        names: What params ask for.
-        known: The definitions by name.
-        key: Of params, for the message.
-
-    Raises:
-        InputError: With every name that is not defined.
-    """
+    """Look up definitions by name; InputError with every name that is not defined."""
     expected = f"names out of: {', '.join(known)}"
     faults = [Fault(key, f"{name!r}", expected) for name in names if name not in known]
     if faults:

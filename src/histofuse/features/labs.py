@@ -87,24 +87,15 @@ def choose_labs(names: Sequence[str]) -> list[Lab]:
 def aggregate_labs(
     labevents: pl.LazyFrame, index: pl.DataFrame, labs: Sequence[Lab], *, lookback_hours: float
 ) -> pl.LazyFrame:
-    """Aggregate laboratory values, one row per index admission and laboratory value.
+    """Aggregate `LABEVENT_COLUMNS`, one row per index admission and laboratory value.
 
     A row counts if it was drawn between `lookback_hours` before the admission and the prediction
     time, both included, and its result was stored by the prediction time; a null ``storetime`` is
-    taken for the ``charttime``. A row of another admission never counts; a row without
-    ``hadm_id`` (the emergency department's, mostly) is assigned by patient and time.
+    taken for the ``charttime``. A row of another admission never counts; one without ``hadm_id``
+    (the emergency department's, mostly) is assigned by patient and time.
 
-    Args:
-        labevents: `LABEVENT_COLUMNS`, typed; any order, further rows allowed.
-        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``.
-        labs: What to aggregate.
-        lookback_hours: How long before admission a value still counts.
-
-    Returns:
-        ``subject_id``, ``hadm_id``, ``lab``, `STATISTICS` (null where no value was usable), and a
-        count of rows a name of `FATES`. Admissions without rows are absent.
-
-    Source: MIMIC-IV hosp/labevents.
+    Returns key, ``lab``, `STATISTICS` (null where no value was usable), and a count of rows a name
+    of `FATES`. Admissions without rows are absent. Source: MIMIC-IV hosp/labevents.
     """
     named = labevents.join(_tabulate_items(labs).lazy(), on="itemid", how="inner")
     rows = _join_window(named, index, lookback_hours)
@@ -197,11 +188,7 @@ def _judge() -> pl.Expr:
 
 
 def spread_labs(aggregated: pl.DataFrame, index: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
-    """Turn aggregates into columns ``<lab>_<statistic>``, in the order of `index`.
-
-    Returns:
-        ``subject_id``, ``hadm_id`` and the columns; null where no value was usable.
-    """
+    """Turn aggregates into columns ``<lab>_<statistic>``, in the order of `index`."""
     table = index.select(KEY)
     for lab in labs:
         names = {statistic: f"{lab.name}_{statistic}" for statistic in STATISTICS}
@@ -213,9 +200,8 @@ def spread_labs(aggregated: pl.DataFrame, index: pl.DataFrame, labs: Sequence[La
 def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
     """Count the rows of each laboratory value within the windows, by how they were judged.
 
-    Returns:
-        ``lab``, ``unit``, ``low``, ``high``, ``rows``, and a count a name of `FATES`; one row per
-        laboratory value in the order of `labs`, zeros where none was measured.
+    Returns ``lab``, ``unit``, ``low``, ``high``, ``rows``, and a count a name of `FATES`, in the
+    order of `labs`.
     """
     kinds = [(lab.name, lab.range.unit, lab.range.low, lab.range.high) for lab in labs]
     schema = {"lab": pl.String, "unit": pl.String, "low": pl.Float64, "high": pl.Float64}
@@ -230,15 +216,9 @@ def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
 def require_units(fates: pl.DataFrame, where: str | Path) -> None:
     """Refuse a laboratory value of which most rows are in another unit than they say.
 
-    Among them those that happen to be plausible are wrong, and cannot be told.
-
-    Args:
-        fates: As `count_fates` returns them.
-        where: The table, for the error.
-
-    Raises:
-        InputError: With each laboratory value of which more than half of its numbers, and at least
-            `_FEWEST_WRONG`, are corrected, of an unknown unit or implausible.
+    Among them those that happen to be plausible are wrong, and cannot be told. Raises InputError
+    with each of which more than half of its numbers, and at least `_FEWEST_WRONG`, are corrected,
+    of an unknown unit or implausible.
     """
     causes = {
         _CORRECTED: "seem to be in another unit",

@@ -1,16 +1,12 @@
 """Patches and patients, brought together by key and never across splits.
 
 BreCaHAD and MIMIC-IV share no patient, so who is paired with whom is an assumption, and it decides
-what a gain from fusion can mean:
+what a gain from fusion can mean. ``label_blind``: the record can add nothing; a gain measures
+leakage or chance. ``permuted``: its null, the same patients as often, but none stands for a case
+any more. ``label_aligned``: chosen by the patch's label; a gain is the pairing's own doing.
+``linked``: a crosswalk gives the patient of each case. Only here does a gain mean something.
 
-- ``label_blind``: the health record can add nothing; a gain measures leakage or chance.
-- ``permuted``: the null of `label_blind`. The patients are the same, and as often, but no patient
-  stands for a case any more.
-- ``label_aligned``: the patient is chosen by the patch's label. A gain is the pairing's own doing.
-- ``linked``: a crosswalk gives the patient of each case. Only here does a gain mean something.
-
-Choices are made by hashing identifiers with the seed; they depend neither on the order of rows nor
-on any state.
+Choices hash identifiers with the seed; they depend neither on the order of rows nor on any state.
 """
 
 from __future__ import annotations
@@ -43,16 +39,7 @@ PAIRS: Final = Contract(
 
 
 def join_targets(patient_splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
-    """Join split and target of each index admission.
-
-    Args:
-        patient_splits: `data.splits.PATIENT_SPLITS`.
-        cohort: `data.cohort.COHORT`.
-
-    Returns:
-        subject_id, hadm_id, split, target, and ids as a declared table spells them; one row an
-        admission.
-    """
+    """Join patients' splits with the target, and ids as a declared table spells them."""
     spelt = [name for name in SPELT if name in cohort]
     target = cohort[[*PATIENT, "target", *spelt]]
     return patient_splits.merge(target, on=PATIENT, how="inner", validate="1:1")
@@ -65,21 +52,11 @@ def make_pairs(
     seed: int,
     crosswalk: Path | None = None,
 ) -> pd.DataFrame:
-    """Give each patch a patient of its split.
+    """Give each patch (`data.splits.PATCH_SPLITS`) a patient of its split: `PAIRS`, by patch.
 
-    Args:
-        patches: `data.splits.PATCH_SPLITS`.
-        patients: subject_id, hadm_id, split, target, as from `join_targets`.
-        params: The rule.
-        seed: The run's seed.
-        crosswalk: CSV of the linked patients, read under the rule ``linked`` alone.
-
-    Returns:
-        A `PAIRS` table, sorted by patch.
-
-    Raises:
-        InputError: If a split lacks the patients a rule needs, or with every fault of a crosswalk.
-        LeakageError: If a patient or a case would cross splits.
+    `patients` are as from `join_targets`; `crosswalk` is read under the rule ``linked`` alone.
+    Raises InputError if a split lacks the patients a rule needs, or with every fault of a
+    crosswalk; LeakageError if a patient or a case would cross splits.
     """
     patches = patches.sort_values("patch_id", ignore_index=True)
     match params.root:
@@ -103,10 +80,7 @@ def require_disjoint(pairs: pd.DataFrame, patches: pd.DataFrame, patients: pd.Da
     """Stop if pairing takes a patient or a case into a split that is not theirs.
 
     A case is in several splits only where the patches were split by frame or patch; pairing adds
-    none.
-
-    Raises:
-        LeakageError: Saying for each breach how many, with an example.
+    none. Raises LeakageError saying for each breach how many, with an example.
     """
     checked = pairs.merge(
         patches[["patch_id", "split"]], on="patch_id", suffixes=("", "_patch"), validate="1:1"
@@ -155,10 +129,7 @@ def _permute(patches: pd.DataFrame, assigned: pd.DataFrame, seed: int) -> pd.Dat
 def _align(
     patches: pd.DataFrame, patients: pd.DataFrame, shares: dict[str, float], seed: int
 ) -> pd.DataFrame:
-    """Give a set share of each class patients with target 1, and the rest patients with target 0.
-
-    The classes of one target value draw from the same patients, in turn.
-    """
+    """Give a set share of each class patients with target 1, in turn, and the rest others."""
     _require_shares(set(patches["label"]), shares)
     dealt: list[pd.DataFrame] = []
     for split, group in _groups(patches):

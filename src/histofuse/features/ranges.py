@@ -35,12 +35,7 @@ def load_ranges() -> Mapping[str, Range]:
 
 
 def find_outside(table: pd.DataFrame, ranges: Mapping[str, Range]) -> pd.DataFrame:
-    """Tell which values are outside their range, infinite ones included.
-
-    Returns:
-        Booleans, one column for each range whose feature is in `table`. What is missing or no
-        number is not outside.
-    """
+    """Tell which values are outside their range, infinite ones included; missing ones are not."""
     known = {name: range_ for name, range_ in ranges.items() if name in table}
     columns = {}
     for name, range_ in known.items():

@@ -59,11 +59,7 @@ def to_json_list(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:
 
 
 def load_specs(path: Path) -> list[FeatureSpec]:
-    """Load ``features.json``.
-
-    Raises:
-        InputError: If it is missing, no JSON, or an entry lacks or adds a key.
-    """
+    """Load ``features.json``; InputError if it is missing or an entry lacks or adds a key."""
     expected = {field.name for field in fields(FeatureSpec)}
     entries = load_json(path)
     faults = [

@@ -43,14 +43,7 @@ def find_normaliser(name: str) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8
 
 
 def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:
-    """Estimate the two stains of a frame.
-
-    Args:
-        rgb: (height, width, 3) RGB.
-
-    Returns:
-        The stains, or None where the frame does not define two: too little tissue, or one stain.
-    """
+    """Estimate the two stains of a frame; None where it has too little tissue, or one stain."""
     pixels = rgb.reshape(-1, 3)
     density = _TABLE[pixels[:: max(1, len(pixels) // _SAMPLES)]].astype(np.float64)
     tissue = density[np.linalg.norm(density, axis=1) > _LEAST_DENSITY]
@@ -66,15 +59,9 @@ def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:
 def normalise(
     rgb: NDArray[np.uint8], reference: StainFit = REFERENCE, fit: StainFit | None = None
 ) -> NDArray[np.uint8]:
-    """Bring a frame to reference stains; a frame that defines no stains comes back as it is.
+    """Bring a (height, width, 3) frame to reference stains; without stains it comes back as it is.
 
-    Args:
-        rgb: (height, width, 3) RGB.
-        reference: Stains and amounts to bring it to.
-        fit: Those of the slide that it is a part of; None to estimate its own.
-
-    Returns:
-        (height, width, 3) RGB.
+    `fit` are those of the slide that it is a part of; None to estimate its own.
     """
     fit = fit or fit_stain_matrix(rgb)
     if fit is None:

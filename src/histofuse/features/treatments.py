@@ -81,21 +81,11 @@ def choose_treatments(names: Sequence[str]) -> list[Treatment]:
 def select_orders(
     prescriptions: pl.LazyFrame, index: pl.DataFrame, *, lookback_days: float
 ) -> pl.LazyFrame:
-    """Find the distinct drugs ordered for each index admission before its prediction time.
+    """Find the distinct drugs and routes ordered for each index admission by its prediction time.
 
     An order counts if it starts between `lookback_days` before the admission and the prediction
     time, both included, at any admission of the patient. Orders without a start, and the solvents
-    of drugs, do not count.
-
-    Args:
-        prescriptions: `PRESCRIPTION_COLUMNS`, typed; any order.
-        index: ``subject_id``, ``hadm_id``, ``admittime``, ``prediction_time``.
-        lookback_days: How long before admission an order still counts.
-
-    Returns:
-        ``subject_id``, ``hadm_id``, ``drug``, ``route`` (null if not recorded), each once.
-
-    Source: MIMIC-IV hosp/prescriptions.
+    of drugs, do not count. Source: MIMIC-IV hosp/prescriptions.
     """
     opens = pl.col("admittime") - pl.duration(seconds=round(lookback_days * 86_400))
     windows = index.select(*KEY, "prediction_time", opens=opens)
@@ -114,18 +104,9 @@ def select_orders(
 def flag_treatments(
     orders: pl.DataFrame, index: pl.DataFrame, treatments: Sequence[Treatment]
 ) -> pl.DataFrame:
-    """Flag the treatment groups ordered for each index admission.
+    """Flag the treatment groups of `select_orders` in 0/1 columns, rows as of `index`.
 
-    Each distinct drug and route is matched once.
-
-    Args:
-        orders: As `select_orders` returns them.
-        index: ``subject_id``, ``hadm_id``.
-        treatments: The groups.
-
-    Returns:
-        ``subject_id``, ``hadm_id`` and one 0/1 column per group, in the order of `index`. No
-        order is a zero: what was given elsewhere is not known.
+    No order is a zero: what was given elsewhere is not known.
     """
     distinct = orders.select(_ORDER).unique()
     given_as = list(distinct.iter_rows())

@@ -51,9 +51,8 @@ class DeclaredCohort:
 def build_declared_cohort(source: DeclaredTable) -> DeclaredCohort:
     """Label the rows of a declared table and leave out those whose target is not known.
 
-    Raises:
-        InputError: With cells of the target that mean nothing and times below zero; or if all rows
-            have one value of the target.
+    Raises InputError with cells of the target that mean nothing and times below zero, or if all
+    rows have one value of the target.
     """
     target, cells = source.declaration.target, source.cells
     attrition = Attrition()
@@ -100,16 +99,9 @@ def _label_event(
 def weigh(time: pl.Series, happened: pl.Series, horizon: float) -> pl.Series:
     """Weigh rows whose outcome at a horizon is known by the inverse of their chance to be known.
 
-    Args:
-        time: Of the event or the end of follow-up, without nulls.
-        happened: 1 where it is that of the event, 0 where the row is censored.
-        horizon: In the unit of `time`.
-
-    Returns:
-        1 / G(min(time, horizon)-), G the Kaplan-Meier estimate of not being censored, an event
-        before a censoring of the same time; 0 where censored before the horizon. They sum to the
-        number of rows.
-
+    `happened` is 1 where `time` is that of the event, 0 where the row is censored. Returns 1 /
+    G(min(time, horizon)-), G the Kaplan-Meier estimate of not being censored, an event before a
+    censoring of the same time; 0 where censored before the horizon. They sum to the number of rows.
     Source: Graf et al., Statistics in Medicine 1999;18.
     """
     times, events = time.to_numpy(), happened.to_numpy() == 1

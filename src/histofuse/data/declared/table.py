@@ -1,8 +1,7 @@
 """A declared table on disk -> its cells as text, and the key of each row.
 
-CSV, tables between tabs (.tsv, .txt) and Parquet. cBioPortal's clinical files are read as they are:
-lines above the header that begin with ``#`` are passed over, and the patients' file joins the
-samples'.
+CSV, tables between tabs (.tsv, .txt) and Parquet; cBioPortal's clinical files as they are, with
+lines above the header that begin with ``#``, and the patients' file joined to the samples'.
 """
 
 from __future__ import annotations
@@ -105,9 +104,8 @@ def _spell(text: str) -> str:
 def read_declared(folder: Path) -> DeclaredTable:
     """Read the table in a folder by its declaration, ``records.yaml``.
 
-    Raises:
-        InputError: With what is wrong with the declaration, a file or the key of a row, and with
-            each column that lacks or, where the declaration says so, is not declared.
+    Raises InputError with what is wrong with the declaration, a file or the key of a row, and each
+    column that lacks or, where the declaration says so, is not declared.
     """
     declaration = load_declaration(folder / DECLARATION)
     path = folder / declaration.table
@@ -124,11 +122,7 @@ def read_declared(folder: Path) -> DeclaredTable:
 
 
 def read_text(path: Path) -> pl.DataFrame:
-    """Read a table as text, names of columns in lower case, with ``line``.
-
-    Raises:
-        InputError: If it is missing, not readable, holds no row, or lists in its cells.
-    """
+    """Read a table as text, names of columns in lower case, with ``line``."""
     if path.suffix == ".parquet":
         cells = _read_parquet(path)
     else:

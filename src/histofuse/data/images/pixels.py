@@ -33,20 +33,10 @@ _WHITE: Final = 224
 def settle_orientation(
     tag: int | None, xmp: bytes | str | None, frames: FrameParams, where: object
 ) -> int:
-    """Decide how pixels are turned.
+    """Find the orientation to bring upright with `turn`; 1 if the stored pixels are meant.
 
-    Args:
-        tag: TIFF tag 274, or the same from EXIF; None if there is none.
-        xmp: The XMP packet, which may hold it too.
-        frames: What the points and patches refer to.
-        where: The file, for the error.
-
-    Returns:
-        The orientation to bring upright with `turn`; 1 if the stored pixels are meant.
-
-    Raises:
-        InputError: If the file says that it is shown otherwise than stored, and the params do not
-            say which of the two is meant.
+    `tag` is TIFF's 274 or the same from EXIF, and the XMP packet may hold it too. Raises InputError
+    if the file is shown otherwise than stored, and `frames` does not say which of the two is meant.
     """
     packet = xmp.encode() if isinstance(xmp, str) else xmp or b""
     # UTF-16 and UTF-32 are the same letters with zeros between them.
@@ -94,16 +84,9 @@ def settle_bits(
 ) -> int:
     """Decide how many bits of a sample are used.
 
-    Args:
-        bits: Bits of a sample, as the file says.
-        tag: The largest value that its tags give (MaxSampleValue); None if there is none. A value
-            that is no power of two less one is the largest found, not the largest possible.
-        largest: The largest value of the pixels, asked for only where it is needed.
-        frames: May say how many bits the camera gave.
-        where: The file, for the error.
-
-    Raises:
-        InputError: If a file of 16 bits leaves open how many are used.
+    `tag` is the largest value that tags give (MaxSampleValue): if it is no power of two less one,
+    it is the largest found, not the largest possible. `largest` measures that of the pixels, if
+    needed. Raises InputError if a file of 16 bits leaves open how many are used.
     """
     if bits != 16:
         return bits
@@ -123,8 +106,7 @@ def settle_bits(
 def to_8_bits(pixels: NDArray[np.unsignedinteger], bits: int, where: object) -> Image:
     """Scale samples of `bits` used bits to 8; RGBA must be opaque, and loses its alpha.
 
-    Raises:
-        InputError: If values lie beyond the range, or pixels are transparent.
+    Raises InputError if values lie beyond the range, or pixels are transparent.
     """
     top = 2**bits - 1
     if pixels.dtype != np.uint8 or bits < 8:
@@ -142,15 +124,7 @@ def to_8_bits(pixels: NDArray[np.unsignedinteger], bits: int, where: object) -> 
 
 
 def find_blank(rgb: NDArray[np.uint8], where: object) -> list[Fault]:
-    """Name pixels that show nothing: nearly black, nearly white or constant.
-
-    Args:
-        rgb: (..., 3) RGB.
-        where: The file, or the row of a request.
-
-    Returns:
-        One fault, or none.
-    """
+    """Name (..., 3) RGB that shows nothing, nearly black, white or constant: one fault, or none."""
     sample = rgb.reshape(-1, 3)
     sample = sample[:: max(1, len(sample) // _SAMPLE_PX)]
     counts = np.bincount(sample.ravel(), minlength=256).cumsum()
@@ -169,11 +143,7 @@ def find_blank(rgb: NDArray[np.uint8], where: object) -> list[Fault]:
 
 
 def require_light(rgb: NDArray[np.uint8], where: object) -> bool:
-    """Tell whether pixels show anything but glass.
-
-    Raises:
-        InputError: If they are nearly black, as no scanner leaves them.
-    """
+    """Tell whether pixels show anything but glass; InputError if they are nearly black."""
     faults = find_blank(rgb, where)
     if any("black" in fault.problem for fault in faults):
         raise InputError(faults)
@@ -181,10 +151,6 @@ def require_light(rgb: NDArray[np.uint8], where: object) -> bool:
 
 
 def require_content(rgb: NDArray[np.uint8], where: object) -> None:
-    """Refuse pixels that show nothing.
-
-    Raises:
-        InputError: As `find_blank` says.
-    """
+    """Refuse pixels that show nothing, as `find_blank` says."""
     if faults := find_blank(rgb, where):
         raise InputError(faults)

@@ -33,10 +33,7 @@ def read_mpp(path: Path) -> float | None:
     """Read the micrometres per pixel of the finest level that a file says; None if it does not.
 
     Source: Aperio's image description, OME-XML's PhysicalSize, OpenSlide's properties, or TIFF's
-    resolution, unless that is one for printing.
-
-    Raises:
-        InputError: If pixels are not square.
+    resolution, unless that is one for printing. Raises InputError if pixels are not square.
     """
     x, y = _read_openslide(path) if needs_openslide(path) else _read_tiff(path)
     if x is None or y is None:
@@ -50,8 +47,7 @@ def read_mpp(path: Path) -> float | None:
 def settle_mpp(path: Path, given: float | None) -> float:
     """Take what a file says or, where it says nothing usable, what the user gave.
 
-    Raises:
-        InputError: If neither is known, or shows no nuclei.
+    Raises InputError if neither is known, or shows no nuclei.
     """
     if given is not None and not LEAST_MPP <= given <= LARGEST_MPP:
         raise InputError([Fault("--mpp", f"is {given:g}", describe_range())])
@@ -70,15 +66,10 @@ def settle_mpp(path: Path, given: float | None) -> float:
 def find_factors(
     paths: Mapping[str, Path], mpp: float | None, given: float | None
 ) -> dict[str, float]:
-    """Find how many times as many pixels a side each frame gets to have a resolution.
+    """Find how many times as many pixels a side each frame gets to have the resolution `mpp`.
 
-    Args:
-        paths: Frame to its file.
-        mpp: The resolution; None leaves all frames as they are.
-        given: That of frames whose files do not say; None if unknown.
-
-    Raises:
-        InputError: With the frames whose resolution is not known.
+    None leaves all frames as they are; `given` is that of files that do not say. Raises InputError
+    with the frames whose resolution is not known.
     """
     factors: dict[str, float] = {}
     with collect_faults() as faults:

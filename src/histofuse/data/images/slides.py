@@ -42,12 +42,7 @@ _TILES_LOOKED_AT: Final = 16  # for the range of a slide of 16 bits
 
 @runtime_checkable
 class Slide(Protocol):
-    """A slide open for reading.
-
-    Attributes:
-        shapes: (height, width) in pixels of each level, the finest first.
-        tile_px: (height, width) of a tile of the finest level.
-    """
+    """A slide open for reading: (height, width) of each level, finest first, and of a tile."""
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]: ...  # noqa: D102
@@ -58,9 +53,7 @@ class Slide(Protocol):
     def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
         """Read a rectangle, in pixels of its level, that lies inside the slide.
 
-        Raises:
-            InputError: If the file is damaged there.
-            ValueError: If the rectangle reaches beyond the slide.
+        Raises InputError if the file is damaged there, ValueError if it reaches beyond the slide.
         """
         ...
 
@@ -125,7 +118,6 @@ class TiffSlide:
         return None if tile is None else tile[0, : shape[1], : shape[2]]
 
     def _find_largest(self, page: TiffPage) -> int:
-        """Find the largest value in some tiles, spread evenly."""
         numbers = np.linspace(0, len(page.dataoffsets) - 1, _TILES_LOOKED_AT).astype(int)
         tiles = (self._decode_raw(page, number) for number in np.unique(numbers).tolist())
         return max((int(tile.max()) for tile in tiles if tile is not None), default=0)
@@ -183,11 +175,7 @@ class FrameSlide:
 
 
 def import_openslide(path: Path) -> Any:
-    """Import OpenSlide, which is optional.
-
-    Raises:
-        InputError: If it is not installed; names the slide that needs it.
-    """
+    """Import OpenSlide, which is optional. Raises InputError if it is not installed."""
     try:
         import openslide
     except ImportError:
@@ -205,10 +193,8 @@ def needs_openslide(path: Path) -> bool:
 def open_picture(path: Path, frames: FrameParams, *, look: bool = True) -> Iterator[Slide | Image]:
     """Open a slide for reading by region; any other file is a frame, and decoded whole.
 
-    `look` at whether a frame shows anything, and refuse it if not.
-
-    Raises:
-        InputError: As of `data.tiff.read_rgb`, or if OpenSlide is missing or refuses the slide.
+    `look` at whether a frame shows anything, and refuse it if not. Raises InputError as
+    `tiff.read_rgb`, or if OpenSlide is missing or refuses the slide.
     """
     import tifffile
 
@@ -250,18 +236,11 @@ def find_tile(path: Path) -> tuple[int, int] | None:
 def order_by_tile(
     tops: NDArray[np.int64], lefts: NDArray[np.int64], tile_px: tuple[int, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Order windows so that each tile is needed for a short while only.
+    """Order windows by their (n,) first rows and columns so that a tile is soon done with.
 
     The slide falls into bands of whole rows of tiles, and a band into columns of tiles. Tiles of
     two columns of a band are in use at a time; those at the seam of two bands are decoded twice.
-
-    Args:
-        tops: (n,) first row of each window.
-        lefts: (n,) first column.
-        tile_px: Height and width of a tile.
-
-    Returns:
-        (n,) positions in that order, and (n,) the band of each window, in the order given.
+    Returns (n,) positions in that order, and (n,) the band of each window, in the order given.
     """
     band_px = max(1, _BAND_PX // tile_px[0]) * tile_px[0]
     # What lies beyond the border is mirrored: such windows need the first tiles.

@@ -57,14 +57,11 @@ class Decoded(NamedTuple):
 
 
 def read_rgb(path: Path, frames: FrameParams, *, look: bool = True) -> Decoded:
-    """Decode a TIFF file.
+    """Decode a TIFF file; opaque alpha is dropped, more than 8 bits are scaled to 8.
 
-    Opaque alpha is dropped; more than 8 bits are scaled to 8. `look` at whether it shows anything.
-
-    Raises:
-        InputError: If the file is missing, damaged or cut short, holds anything but `ACCEPTED`,
-            leaves open what `frames` does not settle, would take more than `LARGEST_PICTURE_BYTES`
-            or `LARGEST_TILE_BYTES`, or is nearly black, nearly white or constant.
+    Raises InputError if the file is missing, damaged or cut short, holds anything but `ACCEPTED`,
+    leaves open what `frames` does not settle, would take too much memory, or, with `look`, is
+    nearly black, nearly white or constant.
     """
     import tifffile
 
@@ -76,11 +73,7 @@ def read_rgb(path: Path, frames: FrameParams, *, look: bool = True) -> Decoded:
 
 
 def read_size(path: Path, frames: FrameParams) -> tuple[int, int]:
-    """Read the width and height that `read_rgb` gives, without decoding.
-
-    Raises:
-        InputError: As `read_rgb`, as far as the header tells.
-    """
+    """Read the width and height that `read_rgb` gives, without decoding."""
     import tifffile
 
     with naming_file(path), tifffile.TiffFile(path) as tiff:
@@ -126,11 +119,7 @@ def _decode(page: TiffPage) -> NDArray[np.unsignedinteger]:
 
 
 def decode_lzw(data: bytes, page: TiffPage) -> NDArray[np.unsignedinteger]:
-    """Decode a tile of a page by libtiff, as `_decode` does, in a file of its own.
-
-    Raises:
-        TiffError: If it is damaged.
-    """
+    """Decode a tile of a page by libtiff, in a file of its own; TiffError if it is damaged."""
     import imagecodecs
     import tifffile
 
@@ -153,11 +142,7 @@ def _list_changes(page: TiffPage, bits: int, orientation: int) -> Iterator[str]:
 
 @contextmanager
 def naming_file(path: Path | str) -> Iterator[None]:
-    """Turn what tifffile and its decoders raise in the block into a fault of the file.
-
-    Raises:
-        InputError: If the file is missing, damaged or no TIFF.
-    """
+    """Turn what tifffile and its decoders raise into an InputError that names the file."""
     try:
         yield
     except FileNotFoundError:
@@ -173,11 +158,7 @@ def naming_file(path: Path | str) -> Iterator[None]:
 
 
 def require_accepted(page: TiffPage, where: Path | str, *, pages: int) -> None:
-    """Refuse a page that is not `ACCEPTED`, is not the only one, has huge tiles or is incomplete.
-
-    Raises:
-        InputError: Says what the page holds.
-    """
+    """Refuse a page that is not `ACCEPTED`, not the only one, incomplete, or has huge tiles."""
     if refusal := _find_refusal(page, pages):
         raise InputError([Fault(where, refusal, ACCEPTED)])
     require_tile(page, where)
@@ -186,11 +167,7 @@ def require_accepted(page: TiffPage, where: Path | str, *, pages: int) -> None:
 
 
 def require_tile(page: TiffPage, where: Path | str) -> None:
-    """Refuse a page whose tiles take more than `LARGEST_TILE_BYTES` once decoded.
-
-    Raises:
-        InputError: Says how large they are.
-    """
+    """Refuse a page whose tiles take more than `LARGEST_TILE_BYTES` once decoded."""
     if _tile_bytes(page) > LARGEST_TILE_BYTES:
         raise _refuse_size(page, where, LARGEST_TILE_BYTES)
 
@@ -268,9 +245,7 @@ def _require_parts(page: TiffPage, where: Path | str) -> None:
 def require_size(data: bytes | None, page: TiffPage, where: Path | str) -> None:
     """Refuse an encoded tile or strip whose own header tells of more than it may hold.
 
-    Raises:
-        InputError: Says of how much.
-        ValueError: If its header cannot be read.
+    Raises InputError saying of how much, ValueError if its header cannot be read.
     """
     if data is None or page.compression not in {_JPEG, *_JPEG_2000}:
         return

@@ -63,7 +63,6 @@ def find_tissue(
 
 
 def _find_otsu(values: np.ndarray) -> float:
-    """Find the threshold that separates two groups best."""
     counts, edges = np.histogram(values, bins=256, range=(0, 256))
     below = counts.cumsum()
     total, mean = below[-1], (counts * edges[:-1]).cumsum()

@@ -44,14 +44,7 @@ class Textures:
 def draw_blob(
     blob: Blob, dyes: NDArray[np.float32], textures: Textures, rng: np.random.Generator
 ) -> None:
-    """Draw a blob over what is there.
-
-    Args:
-        blob: What to draw; it may lie partly or wholly outside.
-        dyes: (2, height, width) amounts of haematoxylin and eosin, changed in place.
-        textures: Source of chromatin.
-        rng: Source of outline, texture offsets and nucleoli.
-    """
+    """Draw a blob, which may lie partly outside, over (2, height, width) dyes, in place."""
     # Drawn before the box is known, so that a blob outside takes as many numbers as one inside.
     harmonics = rng.normal(0, blob.wobble / _HARMONICS), rng.uniform(0, 2 * np.pi, len(_HARMONICS))
     nucleoli = rng.uniform(-0.5, 0.5, (blob.nucleoli, 2))

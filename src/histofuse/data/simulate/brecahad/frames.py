@@ -49,11 +49,7 @@ class FramePlan:
 
 
 def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path) -> dict[str, int]:
-    """Write a simulated BreCaHAD in the place of `folder`.
-
-    Returns:
-        Number of annotations a key.
-    """
+    """Write a simulated BreCaHAD in the place of `folder`; count the annotations of each key."""
     plans = plan_frames(params, seed)
     with replacing_folder(folder) as temporary:
         (temporary / "images").mkdir()
@@ -74,9 +70,9 @@ def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path
 def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]:
     """Share out nuclei over cases and frames.
 
-    Cases differ in density. Mitoses are uneven over them, as in BreCaHAD, where 7 of 17 cases have
-    none and one has 42 %: a case's share is a quantile of a gamma distribution. The quantiles are
-    evenly spaced and dealt out at random, so every seed has the same number of cases with many.
+    Mitoses are uneven over cases, as in BreCaHAD, where 7 of 17 have none and one has 42 %: a
+    case's share is a quantile of a gamma distribution. The quantiles are evenly spaced and dealt
+    out at random, so every seed has the same number of cases with many.
     """
     rng = make_rng(seed, _STREAM, "plan")
     density = rng.uniform(0.75, 1.25, params.cases)
@@ -135,12 +131,7 @@ def write_frame(
 def render_frame(
     plan: FramePlan, look: CaseLook, shape: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], dict[str, Points]]:
-    """Render one frame.
-
-    Returns:
-        The frame, (height, width, 3) RGB, and for each BreCaHAD key the true centres, (n, 2) x and
-        y in pixels.
-    """
+    """Render one frame, (height, width, 3) RGB, and each key's true centres, (n, 2) pixels."""
     layout = draw_layout(rng, shape, _nest_share(plan, look, shape), look)
     centres = _place_cells(plan, look, layout, rng)
     in_nests = np.concatenate([centres[key] for key in ("tumor", "mitosis", "apoptosis")])

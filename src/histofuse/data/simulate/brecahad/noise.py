@@ -13,13 +13,7 @@ _MARGIN = 4  # control points beyond the frame, so that each pixel has its four 
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell_px: float) -> Field:
-    """Draw a smooth field of mean 0 and standard deviation about 1.
-
-    Args:
-        rng: Source of the control points.
-        shape: Height and width in pixels.
-        cell_px: Distance between control points; blobs are about twice as wide.
-    """
+    """Draw a smooth field of mean 0 and SD about 1, of blobs about twice as wide as `cell_px`."""
     controls = tuple(int(side / cell_px) + _MARGIN for side in shape)
     grid = rng.standard_normal(controls, dtype=np.float32)
     return _interpolate(grid, shape, cell_px) / np.float32(_SPLINE_SPREAD)

@@ -58,19 +58,10 @@ def draw_case_look(rng: np.random.Generator) -> CaseLook:
 def develop(
     haematoxylin: Field, eosin: Field, look: CaseLook, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Turn amounts of dye into the frame a scanner would deliver.
+    """Turn (height, width) amounts of dye into the frame, (height, width, 3) RGB, of a scanner.
 
-    Beer and Lambert: each dye takes away its share of the light; then come uneven illumination,
-    the optics' blur and the camera's noise.
-
-    Args:
-        haematoxylin: (height, width) amount of the dye.
-        eosin: (height, width) amount of the dye.
-        look: The case's stains and scanner.
-        rng: Source of illumination and noise.
-
-    Returns:
-        (height, width, 3) RGB.
+    Beer and Lambert: each dye takes away its share of the light; then come uneven illumination, the
+    optics' blur and the camera's noise.
     """
     shape = haematoxylin.shape
     dyes = [

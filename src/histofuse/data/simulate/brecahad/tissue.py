@@ -72,18 +72,10 @@ def place_points(
     spacing_px: float,
     taken: Points,
 ) -> Points:
-    """Place points at random, at a distance from each other and from those taken.
+    """Place (count, 2) points at random, at a distance from each other and from those taken.
 
-    Args:
-        rng: Source of positions.
-        layout: Of the frame.
-        allowed: Where, on the coarse grid; anywhere if nowhere is allowed.
-        count: How many.
-        spacing_px: Least distance; it gives way where the room is short.
-        taken: (m, 2) points already there.
-
-    Returns:
-        (count, 2) x and y in pixels.
+    They lie where `allowed`, on the coarse grid; anywhere if nowhere is. `spacing_px` gives way
+    where the room is short.
     """
     room = allowed if allowed.any() else np.ones_like(allowed)
     last = np.array([layout.shape[1] - 1.0, layout.shape[0] - 1.0])
@@ -102,16 +94,10 @@ def place_points(
 def stain_tissue(
     rng: np.random.Generator, layout: Layout, cells: Points, fine: Field
 ) -> NDArray[np.float32]:
-    """Stain all but the nuclei.
+    """Stain all but the nuclei: (2, height, width) amounts of haematoxylin and eosin.
 
-    Args:
-        rng: Source of fibres and cytoplasm.
-        layout: Of the frame.
-        cells: Centres of the cells of the nests; membranes run between them.
-        fine: (height, width) noise about 2 px wide.
-
-    Returns:
-        (2, height, width) amounts of haematoxylin and eosin.
+    Membranes run between `cells`, the centres of those of the nests; `fine` is noise about 2 px
+    wide.
     """
     shape = layout.shape
     depth = enlarge(layout.depth_px, shape, COARSE)

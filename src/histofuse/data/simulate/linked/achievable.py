@@ -1,9 +1,8 @@
 """What the model that drew the patients can say of the outcome from what is observed.
 
-Observed are the nuclei (their classes, and the pleomorphism they were drawn with) and the recorded
-values, never a latent. Given them, the grade has a posterior on a grid; given the grade, the
-log-odds of the outcome are normal, so their mean risk is a quadrature. No method can expect a
-higher AUROC than these probabilities.
+Observed are the nuclei (classes and pleomorphism) and the recorded values, never a latent. Given
+them, the grade has a posterior on a grid; given the grade, the log-odds of the outcome are normal,
+so their mean risk is a quadrature. No method can expect a higher AUROC.
 """
 
 from __future__ import annotations
@@ -51,14 +50,7 @@ def compute_best(
 def measure_achievable(
     cohort: LinkedCohort, test: np.ndarray, params: LinkedSimulationParams, seed: int
 ) -> dict[str, Any]:
-    """Measure the AUROC of `compute_best` on the test patients, and what to expect of others.
-
-    Args:
-        cohort: The drawn patients.
-        test: Which of them are of the test split.
-        params: That they were drawn with.
-        seed: Of the many patients behind the expectation.
-    """
+    """Measure the AUROC of `compute_best` on the test patients, and what to expect of others."""
     best = compute_best(cohort, params)
     many = params.model_copy(update={"patients": _EXPECTED_PATIENTS})
     others = draw_cohort(many, seed)
@@ -76,10 +68,7 @@ def _judge_image(tissue: Tissue, params: LinkedSimulationParams) -> Float[np.nda
 
 
 def _risk_by_grade(params: LinkedSimulationParams) -> Float[np.ndarray, " g"]:
-    """Compute the risk at each grade of a patient whose record is not seen.
-
-    A mixture over how many markers, and how many of the record's own values, are missing.
-    """
+    """Compute the risk at each grade of a patient whose record, with its gaps, is not seen."""
     w, rho = params.severity_in_tissue, params.severity_in_record
     u, spread = np.sqrt(1 - w**2), spread_of_markers(params)
     risk = np.zeros_like(_GRID)

@@ -68,11 +68,7 @@ class Cutting:
 def simulate_linked(
     params: LinkedSimulationParams, cutting: Cutting, seed: int, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """Write the patients, the patches of their nuclei and what is achievable in place of `folder`.
-
-    Returns:
-        Achievable AUROCs, as in ``achievable.json``.
-    """
+    """Write patients, patches and ``achievable.json``, which it returns, in place of `folder`."""
     cohort = draw_cohort(params, seed)
     patients = tabulate_patients(cohort, params, seed)
     with replacing_folder(folder) as temporary:

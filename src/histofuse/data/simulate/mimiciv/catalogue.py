@@ -1,11 +1,8 @@
 """What the simulated hospital records: conditions with their codes, laboratory tests and drugs.
 
-The entries are in ``catalogue.json``.
-
-Codes, titles, item numbers, labels and reference ranges are those in use (ICD-9-CM, ICD-10-CM and
-``d_labitems``); fields named as a published column hold what it holds. How often a laboratory test
-is missing was measured on the MIMIC-IV demo (275 admissions); other frequencies are plausible, not
-measured.
+The entries are in ``catalogue.json``. Codes, titles, item numbers, labels and reference ranges are
+those in use. How often a test is missing was measured on the MIMIC-IV demo (275 admissions); other
+frequencies are plausible, not measured.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from histofuse.data.simulate.mimiciv.patients import CONDITION_NAMES, Patients, 
 
 
 def _draw_uses(rng: Generator, patients: Patients, stays: Stays) -> dict[str, NDArray]:
-    """Which reasons to prescribe hold at each stay."""
     who, m = stays.patient, len(stays)
     has = {name: stays.conditions[:, i] for i, name in enumerate(CONDITION_NAMES)}
     cancer = patients.breast_cancer[who] & (stays.order >= 0)

@@ -147,12 +147,8 @@ def _measure(
 ) -> pl.DataFrame:
     """Draw the results of one test, with the quirks of the release.
 
-    Args:
-        rng: Its stream.
-        lab: The test.
-        which: Positions of the draws it was part of.
-        shown: Position of the stay a draw shows, for all draws.
-        levels: The test's level at each stay.
+    `which` are the draws it was part of, `shown` the stay that each draw shows, `levels` those of
+    the test at each stay.
     """
     n = len(which)
     level = levels[shown[which]] + rng.normal(0, lab.noise, n)

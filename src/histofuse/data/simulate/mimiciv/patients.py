@@ -221,10 +221,7 @@ def _draw_lab_levels(
 
 
 def _draw_orders(rng: Generator, stays: int) -> NDArray[np.bool_]:
-    """Which tests are ordered at each stay.
-
-    Tests of a panel share one number: a rarer one is ordered only together with the commoner ones.
-    """
+    """Draw the tests ordered at each stay; a panel's rarer ones only with the commoner ones."""
     panels = sorted({lab.panel for lab in LABS})
     eagerness = rng.random((stays, len(panels)))
     missing = np.array([lab.missing for lab in LABS])
@@ -246,10 +243,7 @@ def _risk_values(patients: Patients, stays: Stays, index: NDArray[np.int64]) -> 
 def _draw_late_deaths(
     rng: Generator, stays: Stays, death: NDArray[np.int64], left: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Add deaths beyond the first year: in a later admission, or in the year after the last one.
-
-    One more year than that is what the release keeps, so nobody dies later than it.
-    """
+    """Add deaths beyond the first year: in a later admission, or in the year after the last one."""
     death = death.copy()
     beyond = (left // DAY + HORIZON_DAYS + 1) * DAY
     fatal = rng.random(len(stays)) < 0.06

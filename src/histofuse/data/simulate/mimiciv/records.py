@@ -32,12 +32,7 @@ from histofuse.data.simulate.mimiciv.patients import DAY, NEVER, Fates, Patients
 def record_hospital(
     patients: Patients, stays: Stays, fates: Fates, seed: int
 ) -> tuple[dict[str, pl.DataFrame], NDArray[np.int64]]:
-    """Write down everything the hospital would know of its patients.
-
-    Returns:
-        Name to table, columns as in ``TABLES``; and the ``hadm_id`` of each patient's index
-        admission.
-    """
+    """Write down what the hospital would know: its ``TABLES``, and each index ``hadm_id``."""
 
     def stream(name: str) -> Generator:
         return make_rng(seed, "simulate_mimiciv", name)

@@ -1,11 +1,9 @@
 """The simulated hospital's risk model: death within a year of leaving the index admission.
 
 The true probability is the logistic of `INTERCEPT` plus the terms below, all of which the tables
-record: age and codes exactly or nearly so, laboratory values with the noise of the draw. A test
-that is not ordered adds nothing to the risk, so that no model lacks what the risk model knows.
-Whether a patient dies is one Bernoulli trial with that probability, and nothing else in the tables
-before the discharge depends on its outcome. So the AUROC of the true probability against the
-outcome is what the best conceivable model reaches, and its distance from 1 is chance.
+record. A test that is not ordered adds nothing, so that no model lacks what the risk model knows.
+Death is one Bernoulli trial, and nothing else before the discharge depends on its outcome. So the
+AUROC of the true probability is what the best conceivable model reaches.
 """
 
 from __future__ import annotations
@@ -48,14 +46,7 @@ IN_HOSPITAL_SLOPE: Final = 0.7
 
 
 def compute_logit(values: Mapping[str, NDArray]) -> NDArray[np.float64]:
-    """Compute the log-odds of one-year mortality.
-
-    Args:
-        values: A vector for each name of `TERMS`; booleans count as 0 and 1.
-
-    Returns:
-        One log-odds an admission.
-    """
+    """Compute the log-odds of one-year mortality from a vector for each name of `TERMS`."""
     logit = np.full(len(values["age_years"]), INTERCEPT)
     for name, term in TERMS.items():
         steps = (np.asarray(values[name], dtype=np.float64) - term.centre) / term.scale
