@@ -84,6 +84,14 @@ def load_decision(folder: Path) -> Decision:
     return Decision(calibrator, Thresholds.from_dict(load_json(folder / THRESHOLD)))
 
 
+def list_decision_splits(strategy: str | None) -> tuple[str, ...]:
+    """List the splits whose rows decide calibration and thresholds of a model.
+
+    The head of a ``probe`` learns from both; their logits are of folds held out.
+    """
+    return ("train", "validation") if strategy == "probe" else ("validation",)
+
+
 MITOSIS: Final = "mitosis"
 
 

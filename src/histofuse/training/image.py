@@ -56,7 +56,12 @@ from histofuse.params.image import (
     SolvedHeadParams,
 )
 from histofuse.training.calibrate import check_method
-from histofuse.training.decision import choose_focus_class, fit_decision, write_decision
+from histofuse.training.decision import (
+    choose_focus_class,
+    fit_decision,
+    list_decision_splits,
+    write_decision,
+)
 from histofuse.training.distance import fit_distance, write_distance
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
@@ -176,7 +181,7 @@ def train_image(
     embeddings: Path | None = None,
     choose_maps: ChooseMaps | None = None,
 ) -> FitResult:
-    """Train one network, calibrate it on validation, and write its bundle.
+    """Train one network, calibrate it on rows that it did not learn from, and write its bundle.
 
     A killed run resumes after its last complete epoch and ends in the same bytes. The last part of
     `path` is the model's name. Embeddings of all patches are written to the folder `embeddings`, if
@@ -199,12 +204,13 @@ def train_image(
             result, outputs, learnt = _finetune(
                 path.name, model, data, params, seed, checkpoints, recorder
             )
-        rows = (data.table["split"] == "validation").to_numpy()
-        labels = data.number_labels(data.table)[rows]
-        cases = data.table["case_id"].to_numpy(dtype=object)[rows]
+        unseen = data.table["split"].isin(list_decision_splits(params.strategy)).to_numpy()
+        labels = data.number_labels(data.table)[unseen]
+        cases = data.table["case_id"].to_numpy(dtype=object)[unseen]
         decision = fit_decision(
-            outputs.logits[rows], labels, cases, params.calibration, params.threshold
+            outputs.logits[unseen], labels, cases, params.calibration, params.threshold
         )
+        rows = (data.table["split"] == "validation").to_numpy()
         keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
         predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
         if choose_maps:
@@ -263,15 +269,15 @@ def _solve_head(  # noqa: PLR0917
     params: SolvedHeadParams,
     seed: int,
 ) -> tuple[Probe, Float32[np.ndarray, "n width"]]:
-    """Solve the head on the training rows of a table, and compute the features of all its rows."""
+    """Solve the head on the rows of a table that are not test rows; compute features of all."""
     _require_classes(data)
-    features, train = (
-        apply_network(model, data.folder, table).embeddings,
-        (table["split"] == "train").to_numpy(),
-    )
-    rows = table[train]
-    seed = derive_seed(seed, "image", name)
-    probe = fit_probe(features[train], data.number_labels(rows), rows, params, seed)
+    features = apply_network(model, data.folder, table).embeddings
+    known = (table["split"] != "test").to_numpy()
+    rows, seed = table[known], derive_seed(seed, "image", name)
+    # Where the splits share frames, as in the paper's protocol, the folds may do so as well.
+    shared = rows.groupby("frame_id", observed=True)["split"].nunique().max() > 1
+    keys = rows[["patch_id"]] if shared else rows
+    probe = fit_probe(features[known], data.number_labels(rows), keys, params, seed)
     put_head(model, probe.head)
     return probe, features
 
@@ -279,19 +285,29 @@ def _solve_head(  # noqa: PLR0917
 def _probe(
     name: str, model: ImageModel, data: PatchData, params: ProbeParams, seed: int
 ) -> _Trained:
+    """Solve the head on training and validation rows; their logits are those of folds held out.
+
+    Nothing stops early, so validation need not be kept from the head.
+    """
     probe, features = _solve_head(name, model, data, data.table, params, seed)
     split, labels = data.table["split"].to_numpy(), data.number_labels(data.table)
-    train, validation = split == "train", split == "validation"
     logits = apply_head(model, features)
-    row = {"epoch": 1.0}
-    weights = compute_class_weights(torch.from_numpy(labels[train]), logits.shape[1]).numpy()
-    for part, rows in (("train", train), ("validation", validation)):
-        scores = measure(logits[rows], labels[rows], weights)
-        row |= {f"{part}_{name}": value for name, value in scores.items()}
+    weights = compute_class_weights(torch.from_numpy(labels[split == "train"]), logits.shape[1])
+    row = {"epoch": 1.0} | _measure("train", logits, labels, split, weights)
+    logits[split != "test"] = probe.held_out
+    row |= _measure("validation", logits, labels, split, weights)
     note = f"mean AP of {probe.folds} folds of training, by {probe.unit}"
     kept = {"best_epoch": 1, "monitor": "mean_ap", "note": note}
     learnt = {"training": kept, "probe": probe.describe()}
     return _Trained(FitResult([row], 1), Outputs(features, logits), learnt)
+
+
+def _measure(
+    part: str, logits: np.ndarray, labels: np.ndarray, split: np.ndarray, weights: torch.Tensor
+) -> dict[str, float]:
+    rows = split == part
+    scores = measure(logits[rows], labels[rows], weights.numpy())
+    return {f"{part}_{name}": value for name, value in scores.items()}
 
 
 def _require_classes(data: PatchData) -> None:

@@ -112,7 +112,7 @@ def split_folds(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> tu
     from sklearn.model_selection import StratifiedGroupKFold
 
     classes = int(labels.max()) + 1
-    for unit in _UNITS:
+    for unit in (u for u in _UNITS if u in keys):
         groups = pd.factorize(keys[unit])[0]
         fewest = min(len(np.unique(groups[labels == c])) for c in range(classes))
         if (number := min(folds, fewest)) < 2:

@@ -13,9 +13,11 @@ from plain_patches import CLASSES, write_project
 from histofuse.core.artifacts import digest_folder
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
+from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.patches import PATCH_INDEX, PatchMeta
 from histofuse.data.splits import PATCH_SPLITS
+from histofuse.evaluation.alarms.models import check_calibrator, check_thresholds, read_model
 from histofuse.explain.maps.mappers import Inputs as MapInputs
 from histofuse.explain.maps.mappers import map_image_network
 from histofuse.features.augment import augment_patches
@@ -36,6 +38,7 @@ from histofuse.training.image import (
     make_recipe,
     train_image,
 )
+from histofuse.training.probe import fit_probe
 from histofuse.training.recorder import NullRecorder
 
 VALUES = {
@@ -371,12 +374,39 @@ def test_a_probe_is_a_bundle_like_any_other(probed, project):
     predictions = read_table(probed / "predictions.parquet", IMAGE_PREDICTIONS)
     tested = predictions[predictions["split"] == "test"]
     assert (tested["prediction"] == tested["label"]).mean() > 0.9
-    index = read_table(project / "patches" / "index.parquet", PATCH_INDEX).iloc[:9]
-    found = predictions.set_index("patch_id").loc[
-        index["patch_id"], [f"logit_{c}" for c in CLASSES]
-    ]
-    logits = apply_network(model, project / "patches", index).logits
-    np.testing.assert_allclose(logits, found[[f"logit_{c}" for c in CLASSES]].to_numpy(), atol=1e-3)
+    index = read_table(project / "patches" / "index.parquet", PATCH_INDEX).set_index("patch_id")
+    logits = apply_network(model, project / "patches", index.loc[tested["patch_id"]]).logits
+    np.testing.assert_allclose(logits, tested[[f"logit_{c}" for c in CLASSES]], atol=1e-3)
+
+
+def test_a_probe_is_calibrated_on_training_and_validation_rows_of_folds_held_out(probed, project):
+    predictions = read_table(probed / "predictions.parquet", IMAGE_PREDICTIONS)
+    known = predictions[predictions["split"] != "test"]
+    decision = load_decision(probed)
+    assert sum(decision.calibrator.fitted_on.per_class) == len(known)
+    assert sum(decision.thresholds.fitted_on.per_class) == len(known)
+    index = read_table(project / "patches" / "index.parquet", PATCH_INDEX).set_index("patch_id")
+    model = load_image_model(open_bundle(probed))
+    fitted = apply_network(model, project / "patches", index.loc[known["patch_id"]]).logits
+    found = known[[f"logit_{c}" for c in CLASSES]].to_numpy()
+    assert np.abs(fitted - found).max(axis=1).min() > 1e-6
+    facts = read_model(probed)
+    assert check_calibrator(facts, 1e-4).outcome == "passed"
+    assert check_thresholds(facts, 1e-4).outcome == "passed"
+
+
+def test_a_probe_does_not_depend_on_which_rows_are_validation(probed, project, tmp_path):
+    splits = read_table(project / "splits.parquet", PATCH_SPLITS)
+    known = np.flatnonzero(splits["split"] != "test")
+    splits.loc[known, "split"] = np.where(np.arange(len(known)) % 5, "train", "validation")
+    write_table(splits, tmp_path / "splits.parquet", PATCH_SPLITS)
+    data = load_patch_data(project / "patches", tmp_path / "splits.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        train_image(data, make_probe_params(), 7, NullRecorder(), Path("models/tiny"))
+    other = tmp_path / "models" / "tiny"
+    for name in ("weights.safetensors", "calibrator.json", "threshold.json"):
+        assert (other / name).read_bytes() == (probed / name).read_bytes()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "layercam", "scorecam"])
@@ -437,12 +467,14 @@ def test_fine_tuning_starts_from_the_solved_head(project, probed, tmp_path, monk
     still = {"head_learning_rate": 1e-9, "backbone_learning_rate": 1e-9, "epochs": 1}
     path = Path("models/tiny")
     train_image(data, make_lp_ft_params(**still), 7, NullRecorder(), path)
-    config, expected = open_bundle(path).config, open_bundle(probed).config
-    assert config["probe"] == expected["probe"]
-    columns = [f"logit_{c}" for c in CLASSES]
-    found = read_table(path / "predictions.parquet", IMAGE_PREDICTIONS)[columns]
-    solved = read_table(probed / "predictions.parquet", IMAGE_PREDICTIONS)[columns]
-    np.testing.assert_allclose(found, solved, atol=2e-3)
+    start = load_image_model(open_bundle(path))
+    rows = data.select("train")
+    features = apply_network(start, data.folder, rows).embeddings
+    params = make_lp_ft_params()
+    seed = derive_seed(7, "image", "tiny")
+    probe = fit_probe(features, data.number_labels(rows), rows, params, seed)
+    assert open_bundle(path).config["probe"] == probe.describe()
+    np.testing.assert_allclose(start.head[1].weight.detach(), probe.head.weight, atol=2e-3)
 
 
 def test_fine_tuning_moves_head_and_levels(project, tmp_path, monkeypatch):

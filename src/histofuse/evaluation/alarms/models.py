@@ -23,7 +23,7 @@ from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_pred
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import AlarmParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator
-from histofuse.training.decision import load_decision
+from histofuse.training.decision import list_decision_splits, load_decision
 from histofuse.training.thresholds import Thresholds, fit_thresholds
 
 WEIGHTS: Final = "weights.safetensors"
@@ -302,7 +302,7 @@ def _check_fit(
     stated: Sequence[int],
     tolerance: float,
 ) -> AlarmCheck:
-    """Check that something was fitted on validation rows.
+    """Check that something was fitted on rows that the model did not learn from.
 
     `measure_gap` refits on a mask of rows and their labels, and returns the largest difference;
     `stated` are the rows of each class that the fit names.
@@ -314,21 +314,22 @@ def _check_fit(
         rows = np.isin(split, splits)
         return measure_gap(rows, labels[rows])
 
-    counts = list(model.rows.of("validation").count_classes().values())
-    gap = refit(("validation",))
+    splits = list_decision_splits(model.config.get("params", {}).get("strategy"))
+    counts = np.bincount(labels[np.isin(split, splits)], minlength=len(model.rows.classes)).tolist()
+    gap, fitted = refit(splits), " and ".join(splits).replace("train", "training")
     same_counts = list(stated) in (counts, [sum(counts)])  # of restricted data the sum alone
     numbers: dict[str, Any] = {"gap": gap, "rows_stated": sum(stated)}
     numbers |= {"validation_rows": sum(counts), "same_classes": same_counts}
     if gap <= tolerance and same_counts:
-        detail = f"fitted on the {sum(counts):,} validation rows, within {max(gap, 1e-9):.1g}"
+        detail = f"fitted on the {sum(counts):,} {fitted} rows, within {max(gap, 1e-9):.1g}"
         return make_check(name, model.name, (model.kind,), False, detail, numbers)
     match = _find_match(refit, tolerance) if gap > tolerance else None
     numbers["matches"] = match
     parts = []
     if gap > tolerance:
-        parts.append(f"differs from a fit on validation rows by {gap:.2g}; {_show_match(match)}")
+        parts.append(f"differs from a fit on {fitted} rows by {gap:.2g}; {_show_match(match)}")
     if not same_counts:
-        parts.append(f"states {sum(stated):,} rows, and validation has {sum(counts):,}")
+        parts.append(f"states {sum(stated):,} rows, and {fitted} has {sum(counts):,}")
     return make_check(name, model.name, (model.kind,), True, "; ".join(parts), numbers)
 
 
