@@ -137,13 +137,8 @@ def draw_interval(
 ) -> None:
     """Draw a value as a point on a line that is its interval; nothing where not defined.
 
-    Args:
-        axes: To draw on.
-        interval: Of the value.
-        place: On the y axis.
-        colour: Of both.
-        width: Of the line, in points.
-        point: Options of the marker, as of `Axes.plot`.
+    `place` is on the y axis, `width` in points, `point` holds options of the marker, as of
+    `Axes.plot`.
     """
     if interval.low is not None and interval.high is not None:
         axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=width)

@@ -21,36 +21,22 @@ _LIMITS: Final = (10, 20)
 
 @dataclass(frozen=True)
 class MitosisErrors:
-    """Errors on mitoses of unannotated test images: nuclei found, then classified.
+    """Errors on mitoses of unannotated test images: nuclei found, then classified."""
 
-    Attributes:
-        found: Mitoses that were answered as such.
-        missed: Others.
-        false: Answers without a mitosis.
-    """
-
-    found: int
-    missed: int
-    false: int
+    found: int  # mitoses that were answered as such
+    missed: int  # others
+    false: int  # answers without a mitosis
 
 
 @dataclass(frozen=True)
 class HotSpot:
-    """The circle with most mitoses.
-
-    Attributes:
-        x_um: Centre.
-        y_um: Centre.
-        radius_um: Of the circle.
-        mitoses: Found in it.
-        tissue_mm2: Area of the tissue in it.
-    """
+    """The circle with most mitoses."""
 
     x_um: float
     y_um: float
     radius_um: float
-    mitoses: int
-    tissue_mm2: float
+    mitoses: int  # found in it
+    tissue_mm2: float  # area of the tissue in it
 
     @property
     def per_mm2(self) -> float:
@@ -66,14 +52,8 @@ def find_hot_spot(
 ) -> HotSpot | None:
     """Find the circle of an area that holds most mitoses, of those the one with most tissue.
 
-    Args:
-        places_um: x and y of each mitosis.
-        tissue: Where there is tissue.
-        mpp: Micrometres per pixel of `tissue`.
-        area_mm2: Area of the circle.
-
-    Returns:
-        The circle, its centre on a grid of 50 µm; None without tissue.
+    `places_um` are x and y of each mitosis, `mpp` is the micrometres per pixel of `tissue`. Returns
+    the circle, its centre on a grid of 50 µm; None without tissue.
     """
     from scipy.signal import fftconvolve
 
@@ -104,10 +84,8 @@ def estimate_count(
     """Estimate how many mitoses there are where some were answered.
 
     Precision and recall are drawn from what their counts on test images leave possible (Jeffreys'
-    prior), then how many answers are right, and how many mitoses were missed.
-
-    Returns:
-        The median, and the two ends of the interval.
+    prior), then how many answers are right, and how many mitoses were missed. Returns the median,
+    and the two ends of the interval.
     """
     rng = np.random.default_rng(seed)
     precision = rng.beta(errors.found + 0.5, errors.false + 0.5, _DRAWS)
@@ -123,8 +101,7 @@ def score_mitoses(
 ) -> Literal[1, 2, 3] | None:
     """Give Nottingham's mitotic score, from the number of mitoses in ten fields of a microscope.
 
-    Returns:
-        The score; None if there is less than half the tissue of ten fields.
+    Returns the score; None if there is less than half the tissue of ten fields.
     """
     if tissue_mm2 < _LEAST_FIELDS * math.pi * (field_diameter_mm / 2) ** 2:
         return None

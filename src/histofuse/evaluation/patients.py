@@ -25,33 +25,22 @@ _MACRO: Final = "auroc/macro"  # of two classes, that of the outcome
 
 @dataclass(frozen=True)
 class Measured:
-    """AUROCs of one method on the test patients, with intervals.
+    """AUROCs of one method on the test patients, with intervals."""
 
-    Attributes:
-        views: By the sides given.
-        gain: From both sides, less the better model of one side; None for such a model.
-        behind: By side, from that side alone less the model of that side.
-        parameters: Numbers that were learnt.
-    """
-
-    views: Mapping[str, Interval]
+    views: Mapping[str, Interval]  # by the sides given
+    # from both sides, less the better model of one side; None for such a model
     gain: Interval | None
-    behind: Mapping[str, Interval]
-    parameters: int
+    behind: Mapping[str, Interval]  # by side, from that side alone less the model of that side
+    parameters: int  # numbers that were learnt
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All methods.
+    """All methods."""
 
-    Attributes:
-        methods: By the model's name, in the order given.
-        better_side: The model of one side that ranks validation patients better.
-        default: The simplest method that no other beats by its interval; None without fusion.
-    """
-
-    methods: Mapping[str, Measured]
-    better_side: str
+    methods: Mapping[str, Measured]  # by the model's name, in the order given
+    better_side: str  # the model of one side that ranks validation patients better
+    # the simplest method that no other beats by its interval; None without fusion
     default: str | None
 
 
@@ -66,11 +55,8 @@ def compare_methods(
 ) -> Comparison:
     """Measure methods of fusion against the models of one side and against each other.
 
-    Args:
-        models: Model to predictions by the sides given; among them ``patient_image`` and
-            ``patient_record``, the models of one side.
-        split: That is measured.
-        bootstrap: Draws resamples of patients.
+    `models` maps a model to predictions by the sides given; among them are the models of one side,
+    ``patient_image`` and ``patient_record``.
     """
     alone = {side: name_patient_model(side) for side in SIDES}
     drawn = {
@@ -159,9 +145,8 @@ def summarise_patients(
 ) -> dict[str, Any]:
     """Render ``metrics.json`` of the models at patient level, in the form of the other models' one.
 
-    Returns:
-        ``models``, ``declared`` and ``intervals`` as `performance.results.summarise` has them;
-        ``methods`` with `Measured` by model, ``better_side`` and ``default``.
+    Returns ``models``, ``declared`` and ``intervals`` as `performance.results.summarise` has them;
+    ``methods`` with `Measured` by model, ``better_side`` and ``default``.
     """
     models, declared, intervals = {}, {}, {}
     for bundle in bundles:

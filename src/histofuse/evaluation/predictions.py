@@ -45,37 +45,24 @@ _PATIENTS: Final = Contract(
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of one model.
-
-    Attributes:
-        name: The model's name.
-        config: Its ``config.json``.
-        history: Its ``history.csv``.
-        keys: Identifier of each row, unique: the patch, ``subject_id/hadm_id`` or the patient.
-        split: Split of each row.
-        labels: Class numbers.
-        probabilities: Calibrated; one column a class.
-        predictions: Class numbers, by the model's thresholds.
-        groups: Case of each patch, patient of each admission.
-        subjects: Patient of each row; None for image models.
-        admissions: ``subject_id/hadm_id`` of each row; None for image models.
-        logits: Before calibration, one column a class; None where the bundle holds none.
-        digest: Of the bundle; empty for predictions that are not of a bundle.
-    """
+    """The predictions of one model."""
 
     name: str
     config: dict[str, Any]
     history: pd.DataFrame
+    # identifier of each row, unique: the patch, ``subject_id/hadm_id`` or the patient
     keys: np.ndarray
     split: np.ndarray
-    labels: Int[np.ndarray, " n"]
-    probabilities: Float[np.ndarray, "n k"]
-    predictions: Int[np.ndarray, " n"]
-    groups: np.ndarray
-    subjects: np.ndarray | None
+    labels: Int[np.ndarray, " n"]  # class numbers
+    probabilities: Float[np.ndarray, "n k"]  # calibrated; one column a class
+    predictions: Int[np.ndarray, " n"]  # class numbers, by the model's thresholds
+    groups: np.ndarray  # case of each patch, patient of each admission
+    subjects: np.ndarray | None  # patient of each row; None for image models
+    # ``subject_id/hadm_id`` of each row; None for image models
     admissions: np.ndarray | None = None
+    # before calibration, one column a class; None where the bundle holds none
     logits: Float[np.ndarray, "n k"] | None = None
-    digest: str = ""
+    digest: str = ""  # of the bundle; empty for predictions that are not of a bundle
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,8 +76,7 @@ class Predictions:
     def focus_class(self) -> str:
         """The class in focus, chosen on the training rows when the model was trained.
 
-        Raises:
-            InputError: If the bundle is older than this entry.
+        Raises InputError if the bundle is older than this entry.
         """
         with collect_faults() as faults:
             if "focus_class" not in self.config:
@@ -175,9 +161,8 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 def load_predictions(path: Path) -> Predictions:
     """Open a bundle and read its predictions.
 
-    Raises:
-        BundleError: If the bundle does not match its manifest.
-        InputError: If its predictions lack a column or hold an unknown class.
+    Raises BundleError if the bundle does not match its manifest, InputError if its predictions lack
+    a column or hold an unknown class.
     """
     return read_predictions(open_bundle(path))
 
@@ -185,8 +170,7 @@ def load_predictions(path: Path) -> Predictions:
 def read_predictions(bundle: Bundle) -> Predictions:
     """Read the predictions of a bundle that is open.
 
-    Raises:
-        InputError: If they lack a column or hold an unknown class.
+    Raises InputError if they lack a column or hold an unknown class.
     """
     config, about, path = bundle.config, _describe(bundle), bundle.path / PREDICTIONS
     if config["kind"] == "tabular":
@@ -219,8 +203,7 @@ def _read_admissions(path: Path, about: dict[str, Any]) -> Predictions:
 def read_view(bundle: Bundle, view: Literal["both", "image", "record"]) -> Predictions:
     """Read what a model at patient level predicts where these sides are given.
 
-    Raises:
-        InputError: If a column is missing.
+    Raises InputError if a column is missing.
     """
     table = read_table(bundle.path / PREDICTIONS, _PATIENTS)
     return arrange_patients(table, _describe(bundle), view)

@@ -108,19 +108,12 @@ def _is_numeric(cells: Sequence[Cell]) -> bool:
 
 @dataclass(frozen=True)
 class Figure(_Element):
-    """A picture embedded in the page.
+    """A picture embedded in the page."""
 
-    Attributes:
-        source: A ``data:`` address.
-        width: In pixels.
-        height: In pixels.
-        alt: Text for readers who cannot see it.
-    """
-
-    source: str
+    source: str  # a ``data:`` address
     width: int
     height: int
-    alt: str
+    alt: str  # text for readers who cannot see it
     caption: str
 
 
@@ -144,18 +137,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines of a forest plot that share an axis and a reference, such as chance.
-
-    Attributes:
-        axis: Both ends of the axis.
-        reference: Drawn through all lines.
-        against: Says what the reference is.
-    """
+    """Lines of a forest plot that share an axis and a reference, such as chance."""
 
     title: str
-    axis: tuple[float, float]
-    reference: float
-    against: str
+    axis: tuple[float, float]  # both ends of the axis
+    reference: float  # drawn through all lines
+    against: str  # says what the reference is
     lines: Sequence[Line]
 
     def place(self, value: float) -> str:

@@ -22,17 +22,11 @@ from histofuse.reporting.small_cells import hide_small_rows
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder that the report reads.
+    """A file or folder that the report reads."""
 
-    Attributes:
-        path: Relative to the project's root.
-        command: The command that makes it.
-        mandatory: Whether the report needs it.
-    """
-
-    path: str
-    command: str = "dvc repro"
-    mandatory: bool = True
+    path: str  # relative to the project's root
+    command: str = "dvc repro"  # the command that makes it
+    mandatory: bool = True  # whether the report needs it
 
 
 ARTIFACTS: Final[Mapping[str, Artifact]] = {
@@ -43,15 +37,10 @@ ARTIFACTS: Final[Mapping[str, Artifact]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """The artifacts of one run.
+    """The artifacts of one run."""
 
-    Attributes:
-        root: The project's root.
-        present: Names of the artifacts that exist.
-    """
-
-    root: Path
-    present: frozenset[str]
+    root: Path  # the project's root
+    present: frozenset[str]  # names of the artifacts that exist
 
     def locate(self, name: str) -> Path:
         """Return the path of an artifact."""
@@ -143,8 +132,7 @@ class Run:
 def find_run(root: Path = Path()) -> Run:
     """Find the artifacts of a run.
 
-    Raises:
-        InputError: Listing every missing artifact and the command that makes it.
+    Raises InputError, listing every missing artifact and the command that makes it.
     """
     present = {name for name, a in ARTIFACTS.items() if (root / a.path).exists()}
     with collect_faults() as faults:

@@ -19,19 +19,12 @@ _PACKAGES: Final = (
 
 @dataclass(frozen=True)
 class Origin:
-    """Provenance of the page.
+    """Provenance of the page."""
 
-    Attributes:
-        commit: The commit checked out; None outside git.
-        dirty: Whether files differ from it.
-        lock_digest: SHA-256 of ``dvc.lock``.
-        packages: Package to version.
-    """
-
-    commit: str | None
-    dirty: bool
-    lock_digest: str
-    packages: Mapping[str, str]
+    commit: str | None  # the commit checked out; None outside git
+    dirty: bool  # whether files differ from it
+    lock_digest: str  # SHA-256 of ``dvc.lock``
+    packages: Mapping[str, str]  # package to version
 
 
 def find_origin(root: Path = Path()) -> Origin:

@@ -46,18 +46,12 @@ PAPER: Final = Path(__file__).parent / "paper.json"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its interval.
-
-    Attributes:
-        low: Lower end; None where there is no interval.
-        high: Upper end.
-        groups: Cases, or patients, that the interval was drawn from.
-    """
+    """A measured value with its interval."""
 
     value: float
-    low: float | None = None
+    low: float | None = None  # lower end; None where there is no interval
     high: float | None = None
-    groups: int = 0
+    groups: int = 0  # cases, or patients, that the interval was drawn from
 
     def __str__(self) -> str:
         return show_interval(self.value, self.low, self.high)
@@ -65,53 +59,34 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """One statement of the paper, and what follows from its own figures or its data.
+    """One statement of the paper, and what follows from its own figures or its data."""
 
-    Attributes:
-        name: Short and unique; claims refer to it.
-        says: What the paper says, with its place.
-        follows: What was computed, with its numbers.
-    """
-
-    name: str
-    says: str
-    follows: str
+    name: str  # short and unique; claims refer to it
+    says: str  # what the paper says, with its place
+    follows: str  # what was computed, with its numbers
     outcome: Outcome
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim.
-
-    Attributes:
-        where: Place in the paper.
-        printed: The figure, as printed; "" for one without.
-        model: Whose metric answers it; of a gain the better model.
-        metric: Such as ``auroc/macro``.
-        over: Of a gain, the model it is over; "" where the claim is of a level.
-        refuted_by: Names of contradictions that refute it by themselves.
-    """
+    """One claim."""
 
     text: str
-    where: str
-    printed: str
-    model: str
-    metric: str
-    over: str = ""
-    refuted_by: tuple[str, ...] = ()
+    where: str  # place in the paper
+    printed: str  # the figure, as printed; "" for one without
+    model: str  # whose metric answers it; of a gain the better model
+    metric: str  # such as ``auroc/macro``
+    over: str = ""  # of a gain, the model it is over; "" where the claim is of a level
+    refuted_by: tuple[str, ...] = ()  # names of contradictions that refute it by themselves
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim, what was measured for it, and whether it holds.
-
-    Attributes:
-        protocol: Measured under the paper's protocol; None if it was not.
-        honest: Measured on splits by case and patient with label-blind pairs; None if it was not.
-    """
+    """A claim, what was measured for it, and whether it holds."""
 
     claim: Claim
-    protocol: Estimate | None
+    protocol: Estimate | None  # measured under the paper's protocol; None if it was not
+    # measured on splits by case and patient with label-blind pairs; None if it was not
     honest: Estimate | None
     verdict: Verdict
     reason: str
@@ -146,13 +121,9 @@ def judge_claims(
 
     A level holds if the whole honest interval reaches the printed figure, a gain if the whole
     honest interval lies above zero; simulated data judge no claim. A claim that the paper itself
-    contradicts stays contradicted.
-
-    Args:
-        honest: Measured on splits by case and by patient, fusion with label-blind pairs.
-        protocol: Measured under the paper's protocol: random patch splits.
-        rules: Of verdicts: what counts as a gain, and of how many cases.
-        simulated: Models whose data are simulated, at least in part.
+    contradicts stays contradicted. `honest` is measured on splits by case and by patient with
+    label-blind pairs, `protocol` on random patch splits; `simulated` are models of data that are
+    simulated, at least in part.
     """
     contradicted = {c.name for c in list_contradictions() if c.outcome != "consistent"}
     judgements = []

@@ -37,8 +37,7 @@ PAGE: Final = Path("reports/index.html")
 def write_report(root: Path = Path(), out: Path = PAGE) -> Path:
     """Write the page from the artifacts of the last run.
 
-    Raises:
-        InputError: Listing every missing artifact and the command that makes it.
+    Raises InputError, listing every missing artifact and the command that makes it.
     """
     run = find_run(root)
     origin = find_origin(root)
@@ -80,10 +79,8 @@ def _sign(origin: Origin) -> str:
 def write_documents(root: Path = Path()) -> dict[str, str]:
     """Write the documents attached to a registered version: file name to Markdown.
 
-    Deterministic for the same data, artifacts and models: contains nothing from git.
-
-    Raises:
-        InputError: Listing every missing artifact and the command that makes it.
+    Deterministic for the same data, artifacts and models: contains nothing from git. Raises
+    InputError, listing every missing artifact and the command that makes it.
     """
     run = find_run(root)
     sheets = {f"data_sheet_{side}.md": write_data_sheet(run, side) for side in SIDES}

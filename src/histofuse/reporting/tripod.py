@@ -23,30 +23,20 @@ SECTIONS: Final[Mapping[str, str]] = _CHECKLIST["sections"]
 
 @dataclass(frozen=True)
 class Item:
-    """One item of the checklist.
-
-    Attributes:
-        asks: What it asks for, in short.
-        sections: Anchors of the page that answer it; empty if nothing in a run can.
-        needs: Artifacts that must all exist for it to be answered.
-    """
+    """One item of the checklist."""
 
     number: str
-    asks: str
-    sections: tuple[str, ...]
-    needs: tuple[str, ...]
+    asks: str  # what it asks for, in short
+    sections: tuple[str, ...]  # anchors of the page that answer it; empty if nothing in a run can
+    needs: tuple[str, ...]  # artifacts that must all exist for it to be answered
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An item and whether the run answers it.
-
-    Attributes:
-        missing: Artifacts that it needs and that do not exist.
-    """
+    """An item and whether the run answers it."""
 
     item: Item
-    missing: tuple[str, ...]
+    missing: tuple[str, ...]  # artifacts that it needs and that do not exist
 
     @property
     def answered(self) -> bool:

@@ -41,25 +41,15 @@ class AlarmRules:
 
 @dataclass(frozen=True)
 class AlarmCheck:
-    """One check of the data or of a model, and its outcome.
+    """One check of the data or of a model, and its outcome."""
 
-    Attributes:
-        name: Such as ``shared[images]`` or ``calibrator``.
-        model: The model that was checked; None for the data as a whole.
-        concerns: Kinds of models whose scores depend on it.
-        outcome: ``passed``, ``alarm``, or ``not_made`` if something is missing.
-        severity: Of the alarm, raised or not.
-        detail: The outcome in words, with its numbers; names no case and no patient.
-        numbers: The same numbers, JSON-ready.
-    """
-
-    name: str
-    model: str | None
-    concerns: tuple[str, ...]
-    outcome: Outcome
-    severity: Severity
-    detail: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # such as ``shared[images]`` or ``calibrator``
+    model: str | None  # the model that was checked; None for the data as a whole
+    concerns: tuple[str, ...]  # kinds of models whose scores depend on it
+    outcome: Outcome  # ``passed``, ``alarm``, or ``not_made`` if something is missing
+    severity: Severity  # of the alarm, raised or not
+    detail: str  # the outcome in words, with its numbers; names no case and no patient
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # the same numbers, JSON-ready
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON, numbers rounded."""
@@ -100,15 +90,10 @@ def describe_alarms(
 ) -> dict[str, Any]:
     """Render ``alarms.json``.
 
-    Args:
-        checks: All checks.
-        models: Model to ``digest`` of its bundle and ``kind``.
-        data: File to digest, of the data that were checked.
-
-    Returns:
-        ``format``, ``models`` and ``data`` as given, ``summary`` (``checks``, ``passed``,
-        ``alarms``, ``not_made``: how many), ``checks`` (each as `AlarmCheck.to_dict` has it, in
-        order) and ``alarms``: those of them whose outcome is ``alarm``.
+    `models` maps a model to ``digest`` and ``kind``, `data` a file to its digest. Returns
+    ``format``, ``models`` and ``data`` as given, ``summary`` (``checks``, ``passed``, ``alarms``,
+    ``not_made``: how many), ``checks`` (each as `AlarmCheck.to_dict` has it, in order) and
+    ``alarms``: those of them whose outcome is ``alarm``.
     """
     rendered = [check.to_dict() for check in checks]
     count = Counter(c.outcome for c in checks)
@@ -126,14 +111,8 @@ def describe_alarms(
 def read_alarms(path: Path, digest: str, root: Path) -> tuple[AlarmCheck, ...] | None:
     """Read the checks of one version and of the data behind it.
 
-    Args:
-        path: ``alarms.json``.
-        digest: Of the version's bundle.
-        root: Folder of the files named in it.
-
-    Returns:
-        None if the file is missing, from an older release, or about other versions or other data
-        than the current ones.
+    `root` is the folder of the files named in it. Returns None if the file is missing, from an
+    older release, or about other versions or other data than the current ones.
     """
     if not path.is_file():
         return None

@@ -101,10 +101,8 @@ def score_features(joined: pd.DataFrame, encoded: pd.DataFrame, fewest: int) -> 
     """Compute the AUROC of each feature alone on training rows, the better of both directions.
 
     A text feature is scored by the target's rate in its category, estimated on the other folds.
-
-    Returns:
-        Feature, ``<feature> (missing)`` or ``<feature> (categories)`` to AUROC; features with
-        fewer than `fewest` rows of either target are left out.
+    Returns feature, ``<feature> (missing)`` or ``<feature> (categories)`` to AUROC; features with
+    fewer than `fewest` rows of either target are left out.
     """
     scores: dict[str, float] = {}
 

@@ -39,28 +39,20 @@ _FITS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class AlarmModel:
-    """What the alarm checks read from a bundle.
-
-    Attributes:
-        name: The model's name.
-        config: Its ``config.json``.
-        digest: Of the bundle.
-        rows: Its predictions on every split; None if the bundle does not hold them.
-        calibrator: Of the bundle.
-        thresholds: Of the bundle.
-        encoder: ``encoder.json`` of the record it reads; None for image models.
-        scaler: Mean and spread by which a fusion model standardises image embeddings.
-        scored: Its predictions on the current test split, if they were computed again.
-    """
+    """What the alarm checks read from a bundle."""
 
     name: str
     config: Mapping[str, Any]
     digest: str
+    # its predictions on every split; None if the bundle does not hold them
     rows: Predictions | None
     calibrator: Calibrator
     thresholds: Thresholds
+    # ``encoder.json`` of the record it reads; None for image models
     encoder: Mapping[str, Any] | None
+    # mean and spread by which a fusion model standardises image embeddings
     scaler: tuple[np.ndarray, np.ndarray] | None
+    # its predictions on the current test split, if they were computed again
     scored: Predictions | None = None
 
     @property
@@ -72,12 +64,8 @@ class AlarmModel:
 def read_model(path: Path, patient: Path | None = None) -> AlarmModel:
     """Read a bundle.
 
-    Args:
-        path: Its folder.
-        patient: For a fusion model, the folder of its patient encoder.
-
-    Raises:
-        BundleError: If it does not match its manifest.
+    `patient` is, for a fusion model, the folder of its patient encoder. Raises BundleError if it
+    does not match its manifest.
     """
     bundle = open_bundle(path, row_level=False)
     config = bundle.config
@@ -149,10 +137,8 @@ def tabulate_rows(rows: Predictions) -> pd.DataFrame:
 def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dict[str, pd.Series]:
     """List what two splits must not share, from the columns of `tabulate_rows`.
 
-    If ``frame`` is among the allowed `split_units` of images, cases may be shared.
-
-    Returns:
-        ``cases``, ``frames`` or ``patients`` -> its name for each row.
+    If ``frame`` is among the allowed `split_units` of images, cases may be shared. Returns
+    ``cases``, ``frames`` or ``patients`` -> its name for each row.
     """
     if kind == "tabular":
         return {"patients": rows["subject_id"]}
@@ -168,11 +154,8 @@ def mark_seen(
 ) -> dict[str, pd.Series]:
     """Mark current test rows that a model has seen in training or validation.
 
-    `stored` has the rows of every split that the model was trained with.
-
-    Returns:
-        ``cases``, ``frames`` or ``patients`` -> the name for each test row that was seen, else
-        None.
+    `stored` has the rows of every split that the model was trained with. Returns ``cases``,
+    ``frames`` or ``patients`` -> the name for each test row that was seen, else None.
     """
     seen = list_units(kind, stored[stored["split"] != "test"], split_units)
     units = list_units(kind, test, split_units)

@@ -109,8 +109,7 @@ def find_alarms(
 ) -> tuple[list[AlarmCheck], list[AlarmCheck]]:
     """Make every check of the data and of each model.
 
-    Returns:
-        The alarms among them, and all checks: those of the data first.
+    Returns the alarms among them, and all checks: those of the data first.
     """
     checks = [*check_data(data, rules)]
     for model in models:

@@ -63,29 +63,18 @@ CHOSEN_PAIR: Final = (
 
 @dataclass(frozen=True)
 class Assessment:
-    """The assessment of one model on the split reported.
+    """The assessment of one model on the split reported."""
 
-    Attributes:
-        result: Its predictions and their metrics.
-        calibrator: Computes its calibrated probabilities from its logits.
-        focus: The class in focus.
-        quality: Class, or ``all``, to its calibration.
-        reliability: ``before`` and ``after`` to class to bins.
-        decision_curve: For `focus`.
-        operating_points: For `focus`.
-        coverage: Conformal method to the coverage of its sets; empty without validation rows.
-        subgroups: Attribute to subgroups; None for image models.
-    """
-
-    result: Result
-    calibrator: Calibrator
+    result: Result  # its predictions and their metrics
+    calibrator: Calibrator  # computes its calibrated probabilities from its logits
     focus: str
-    quality: Mapping[str, Quality]
-    reliability: Mapping[str, Mapping[str, list[Bin]]]
+    quality: Mapping[str, Quality]  # class, or ``all``, to its calibration
+    reliability: Mapping[str, Mapping[str, list[Bin]]]  # ``before`` and ``after`` to class to bins
     decision_curve: DecisionCurve
     operating_points: list[OperatingPoint]
+    # conformal method to the coverage of its sets; empty without validation rows
     coverage: Mapping[str, Coverage]
-    subgroups: Mapping[str, Attribute] | None
+    subgroups: Mapping[str, Attribute] | None  # attribute to subgroups; None for image models
 
 
 def assess_model(
@@ -99,17 +88,8 @@ def assess_model(
 ) -> Assessment:
     """Assess a model on the split reported; thresholds and sets are fitted on validation.
 
-    Args:
-        result: Its predictions and their metrics.
-        calibrator: Of the same bundle.
-        features: The feature table, for subgroups.
-        context: About the data.
-        params: Section ``assessment``.
-        bootstrap: Draws cases or patients.
-
-    Raises:
-        InputError: If the bundle lacks logits, or its calibrator does not lead from them to its
-            probabilities.
+    Raises InputError if the bundle lacks logits, or its calibrator does not lead from them to its
+    probabilities.
     """
     logits = require_logits(result.model, calibrator)
     before = softmax(logits[result.model.split == context.split], axis=1)
@@ -150,8 +130,7 @@ def assess_model(
 def require_logits(model: Predictions, calibrator: Calibrator) -> Float[np.ndarray, "n k"]:
     """Return the logits of a model if its probabilities are those the calibrator gives for them.
 
-    Raises:
-        InputError: If there are none, or the probabilities are others.
+    Raises InputError if there are none, or the probabilities are others.
     """
     if model.logits is None:
         problem, expected = "its predictions hold no logits", "the logits before calibration"

@@ -49,16 +49,11 @@ _TERMS: Final = 5  # a bin: rows, and sums of p, o, p squared, p times o
 
 @dataclass(frozen=True)
 class Quality:
-    """Calibration of one class against the rest, or of all.
+    """Calibration of one class against the rest, or of all."""
 
-    Attributes:
-        before: `QUALITIES` of the softmax of the logits.
-        after: Likewise, calibrated.
-        change: After less before, of ``brier`` and ``ece``, on the same resamples.
-    """
-
-    before: Mapping[str, Interval]
-    after: Mapping[str, Interval]
+    before: Mapping[str, Interval]  # `QUALITIES` of the softmax of the logits
+    after: Mapping[str, Interval]  # likewise, calibrated
+    # after less before, of ``brier`` and ``ece``, on the same resamples
     change: Mapping[str, Interval]
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,10 +70,9 @@ def measure_quality(
 ) -> dict[str, Quality]:
     """Measure calibration before and after, with intervals over cases or patients.
 
-    Returns:
-        Of two classes the positive one. Of more each class against the rest, and `ALL`: there the
-        Brier score and its parts are sums over the classes, and the calibration error is their
-        mean.
+    Of two classes the positive one. Of more each class against the rest, and `ALL`: there
+    the Brier score and its parts are sums over the classes, and the calibration error is their
+    mean.
     """
     scopes = {name: [c] for c, name in enumerate(classes)} | {ALL: list(range(len(classes)))}
     if len(classes) == 2:
@@ -143,8 +137,7 @@ def sum_bins(
 def compute_quality(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
     """Compute `QUALITIES` from weighted sums of `sum_bins`, a class after the other.
 
-    Args:
-        totals: A row a weighting.
+    `totals` has a row a weighting.
     """
     classes = totals.reshape(len(totals), -1, _TERMS, ECE_BINS)
     each = [_decompose(classes[:, c]) for c in range(classes.shape[1])]
@@ -175,23 +168,14 @@ def _decompose(terms: Float[np.ndarray, "w 5 bins"]) -> dict[str, Float[np.ndarr
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin of a reliability diagram.
+    """One bin of a reliability diagram."""
 
-    Attributes:
-        predicted: Mean probability.
-        observed: Share of its rows in which the event happened.
-        low: Lower end of the interval of `observed`.
-        high: Upper end.
-        rows: How many there are.
-        groups: Of how many cases, or patients.
-    """
-
-    predicted: float
-    observed: float
-    low: float
+    predicted: float  # mean probability
+    observed: float  # share of its rows in which the event happened
+    low: float  # lower end of the interval of `observed`
     high: float
-    rows: int
-    groups: int
+    rows: int  # how many there are
+    groups: int  # of how many cases, or patients
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
@@ -209,12 +193,7 @@ def measure_reliability(
 ) -> list[Bin]:
     """Measure each bin that holds rows, from the lowest probability up.
 
-    Args:
-        probability: Of the event.
-        happened: Whether it did.
-        group: Case or patient of each row.
-        confidence: Of the intervals.
-        restricted: Whether bins of fewer than `FEWEST_PATIENTS` patients are left out.
+    If `restricted`, bins of fewer than `FEWEST_PATIENTS` patients are left out.
     """
     place = place_in_bins(probability)
     bins: list[Bin] = []

@@ -31,9 +31,7 @@ def list_scores(labels: Int[np.ndarray, " n"]) -> list[Score]:
 def predict_set(probabilities: Sequence[float], conformal: Mapping[str, Any]) -> list[str]:
     """Name the classes in the prediction set of one row.
 
-    Args:
-        probabilities: Calibrated, in the order of the model's classes.
-        conformal: What ``assessment.json`` holds under ``models.<name>.conformal``.
+    `conformal` is what ``assessment.json`` holds under ``models.<name>.conformal``.
     """
     classes, quantile = conformal["classes"], conformal["quantile"]
     row = np.asarray(probabilities, dtype=np.float64)[None]
@@ -43,15 +41,11 @@ def predict_set(probabilities: Sequence[float], conformal: Mapping[str, Any]) ->
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage and size of the sets of a rule on the split reported.
+    """Coverage and size of the sets of a rule on the split reported."""
 
-    Attributes:
-        rule: That made them.
-        intervals: Of ``coverage/all`` and ``coverage/<class>``, ``mean_size``, ``empty``,
-            ``single`` and ``full`` (shares of sets), for the fitted rule.
-    """
-
-    rule: ConformalRule
+    rule: ConformalRule  # that made them
+    # of ``coverage/all`` and ``coverage/<class>``, ``mean_size``, ``empty``, ``single`` and
+    # ``full`` (shares of sets), for the fitted rule
     intervals: Mapping[str, Interval]
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:

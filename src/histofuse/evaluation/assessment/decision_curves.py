@@ -24,23 +24,14 @@ Series = Float[np.ndarray, " t"]
 
 @dataclass(frozen=True)
 class DecisionCurve:
-    """Net benefit over threshold probabilities; NaN where not defined.
+    """Net benefit over threshold probabilities; NaN where not defined."""
 
-    Attributes:
-        thresholds: At which one would act.
-        model: Acting where the model says at least that much.
-        low: Lower end of its pointwise interval.
-        high: Upper end.
-        treat_all: Acting on every row.
-        gain_low: Lower end of the interval of the model less the better of all and none.
-    """
-
-    thresholds: Series
-    model: Series
-    low: Series
+    thresholds: Series  # at which one would act
+    model: Series  # acting where the model says at least that much
+    low: Series  # lower end of its pointwise interval
     high: Series
-    treat_all: Series
-    gain_low: Series
+    treat_all: Series  # acting on every row
+    gain_low: Series  # lower end of the interval of the model less the better of all and none
 
     def find_useful(self) -> list[tuple[float, float]]:
         """Find the ranges of thresholds in which the model surely beats both all and none."""

@@ -41,15 +41,7 @@ _ROW_INCHES: Final = 0.23
 def draw_assessment(
     assessment: Assessment, split: str, coverage: float, confidence: float, folder: Path
 ) -> None:
-    """Draw and save all figures of one model.
-
-    Args:
-        assessment: Of the model.
-        split: The split reported.
-        coverage: Asked of prediction sets.
-        confidence: Of the intervals.
-        folder: Where the figures go.
-    """
+    """Draw and save all figures of one model."""
     result = assessment.result
     title, classes = result.title, result.model.classes
     footer = describe_footer(result, split, result.model.of(split))

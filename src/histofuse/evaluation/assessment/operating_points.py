@@ -23,23 +23,17 @@ RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "flagged")
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and the rates at it.
+    """A threshold and the rates at it."""
 
-    Attributes:
-        aim: The rate aimed at.
-        target: Its value on validation rows.
-        threshold: Probability from which a row is flagged; None where none can be chosen.
-        chosen_on: `RATES` on validation, where it was chosen; None where not defined.
-        rates: `RATES` on the split reported, with intervals for the chosen threshold.
-        note: Why there is no threshold; empty where there is one.
-    """
-
-    aim: Aim
-    target: float
+    aim: Aim  # the rate aimed at
+    target: float  # its value on validation rows
+    # probability from which a row is flagged; None where none can be chosen
     threshold: float | None
+    # `RATES` on validation, where it was chosen; None where not defined
     chosen_on: Mapping[str, float | None]
+    # `RATES` on the split reported, with intervals for the chosen threshold
     rates: Mapping[str, Interval]
-    note: str
+    note: str  # why there is no threshold; empty where there is one
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
@@ -57,10 +51,8 @@ def choose_threshold(
 ) -> float | None:
     """Choose the threshold that holds the aim and gives most of the other rate.
 
-    It lies half-way between two neighbouring scores, or beyond the outermost.
-
-    Returns:
-        None where there are no positives or no negatives to choose by.
+    It lies half-way between two neighbouring scores, or beyond the outermost. Returns None where
+    there are no positives or no negatives to choose by.
     """
     if not positive.any() or positive.all():
         return None
@@ -86,11 +78,8 @@ def measure_operating_points(
 ) -> list[OperatingPoint]:
     """Choose each threshold on validation and measure it on the split reported.
 
-    Args:
-        chosen_by: Probabilities of validation rows, and which are positive.
-        rows: Likewise, of the split reported.
-        params: The points asked for.
-        bootstrap: Of the groups of `rows`.
+    `chosen_by` and `rows` hold probabilities, and which rows are positive, of validation and of the
+    split reported.
     """
     points = []
     for aim, target in _list_aims(params):

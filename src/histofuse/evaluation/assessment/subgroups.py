@@ -39,42 +39,28 @@ NOT_RECORDED: Final = "not recorded"
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to be split into subgroups.
+    """Rows to be split into subgroups."""
 
-    Attributes:
-        probability: Calibrated, of the class in question.
-        flagged: Whether the model calls the row of the class, at its saved threshold.
-        positive: Whether it is.
-        patients: Patient of each row.
-    """
-
-    probability: Float[np.ndarray, " n"]
+    probability: Float[np.ndarray, " n"]  # calibrated, of the class in question
+    # whether the model calls the row of the class, at its saved threshold
     flagged: Bool[np.ndarray, " n"]
-    positive: Bool[np.ndarray, " n"]
-    patients: Shaped[np.ndarray, " n"]
+    positive: Bool[np.ndarray, " n"]  # whether it is
+    patients: Shaped[np.ndarray, " n"]  # patient of each row
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """One subgroup.
+    """One subgroup."""
 
-    Attributes:
-        name: Such as ``medicare``.
-        rows: How many; None where withheld.
-        positives: Likewise.
-        patients: Likewise.
-        intervals: Of ``auroc``, ``recall``, ``false_positive_rate``, ``predicted`` (the mean
-            probability), ``observed`` (the share of positives) and ``excess`` (predicted less
-            observed); empty where it is not measured.
-        note: Why it is not measured; empty where it is.
-    """
-
-    name: str
-    rows: int | None
+    name: str  # such as ``medicare``
+    rows: int | None  # how many; None where withheld
     positives: int | None
     patients: int | None
+    # of ``auroc``, ``recall``, ``false_positive_rate``, ``predicted`` (the mean probability),
+    # ``observed`` (the share of positives) and ``excess`` (predicted less observed); empty where it
+    # is not measured
     intervals: Mapping[str, Interval]
-    note: str
+    note: str  # why it is not measured; empty where it is
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
@@ -85,17 +71,11 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest difference of a metric between two subgroups.
+    """The largest difference of a metric between two subgroups."""
 
-    Attributes:
-        high: The subgroup with the higher value.
-        low: That with the lower.
-        interval: Of the difference between these two.
-    """
-
-    high: str
-    low: str
-    interval: Interval
+    high: str  # the subgroup with the higher value
+    low: str  # that with the lower
+    interval: Interval  # of the difference between these two
 
 
 @dataclass(frozen=True)
@@ -122,13 +102,9 @@ def name_subgroups(
 ) -> dict[str, np.ndarray]:
     """Name the subgroup of each row by each attribute.
 
-    Args:
-        features: The feature table, a row an admission, with at least its key.
-        admissions: Admission of each row, ``subject_id/hadm_id``.
-        bands: Where one age band ends and the next begins, in years.
-
-    Returns:
-        Attribute to names; `NOT_RECORDED` where the value or the whole column is missing.
+    `admissions` are ``subject_id/hadm_id``; an age band ends, and the next begins, at each of
+    `bands`, in years. Returns attribute to names; `NOT_RECORDED` where the value or the whole
+    column is missing.
     """
     keys = name_admissions(features["subject_id"].to_numpy(), features["hadm_id"].to_numpy())
     found = {}
@@ -164,12 +140,7 @@ def measure_subgroups(
 ) -> dict[str, Attribute]:
     """Measure every subgroup of every attribute that is recorded of anybody.
 
-    Args:
-        rows: Of the split reported.
-        membership: Attribute to the subgroup of each row.
-        params: The fewest patients of a subgroup that is measured.
-        bootstrap: Of the groups of the rows.
-        restricted: Whether the data are restricted.
+    `membership` maps an attribute to the subgroup of each row.
     """
     return {
         attribute: _measure_attribute(rows, of, params, bootstrap, restricted=restricted)

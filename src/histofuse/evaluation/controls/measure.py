@@ -34,39 +34,29 @@ PAIRS: Final = (
 
 @dataclass(frozen=True)
 class Shuffled:
-    """One metric after shuffling.
+    """One metric after shuffling."""
 
-    Attributes:
-        interval: Mean over the shuffles; resamples draw both shuffles and cases (or patients), for
-            the patients that a test case was paired with move all shuffles alike. Its `groups` are
-            the smaller of the two counts.
-        groups: Test cases, or patients.
-        values: Of each shuffle.
-        chance: Chance level; None where it depends on the threshold.
-    """
-
+    # mean over the shuffles; resamples draw both shuffles and cases (or patients), for the patients
+    # that a test case was paired with move all shuffles alike. Its `groups` are the smaller of the
+    # two counts.
     interval: Interval
-    groups: int
-    values: tuple[float, ...]
-    chance: float | None
+    groups: int  # test cases, or patients
+    values: tuple[float, ...]  # of each shuffle
+    chance: float | None  # chance level; None where it depends on the threshold
 
 
 @dataclass(frozen=True)
 class Controls:
-    """All arms.
+    """All arms."""
 
-    Attributes:
-        metrics: Those compared; verdicts follow from the first.
-        arms: ``image`` and each rule there is, to metric to interval over cases.
-        differences: Such pairs of arms, new less old, to metric to difference.
-        shuffled: Such as ``shuffled_images[label_blind]``, to metric to what is left.
-        sizes: Such as ``n = 1,020 patches of 3 cases``, by ``patches`` and ``admissions``.
-    """
-
-    metrics: tuple[str, ...]
+    metrics: tuple[str, ...]  # those compared; verdicts follow from the first
+    # ``image`` and each rule there is, to metric to interval over cases
     arms: Mapping[str, Mapping[str, Interval]]
+    # such pairs of arms, new less old, to metric to difference
     differences: Mapping[tuple[str, str], Mapping[str, Difference]]
+    # such as ``shuffled_images[label_blind]``, to metric to what is left
     shuffled: Mapping[str, Mapping[str, Shuffled]]
+    # such as ``n = 1,020 patches of 3 cases``, by ``patches`` and ``admissions``
     sizes: Mapping[str, str]
 
 
@@ -91,11 +81,8 @@ def measure_shuffles(
 ) -> dict[str, Shuffled]:
     """Measure the predictions of each shuffle on the test rows, and average; see `Shuffled`.
 
-    Args:
-        test: Test rows, whose labels are the true ones; `answers` are in their order.
-        answers: One a shuffle.
-        metrics: Names without a split.
-        bootstrap: Draws the same groups for each shuffle; the intervals are percentile ones.
+    `answers` are one a shuffle, in the order of `test`, whose labels are the true ones. Intervals
+    are percentile ones.
     """
     found = [
         bootstrap.resample_metrics(
@@ -142,12 +129,11 @@ def _find_chance(rows: Predictions) -> dict[str, float]:
 def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, Any]:
     """Render ``controls.json``.
 
-    Returns:
-        ``metrics`` (in order), ``sizes``, ``arms`` (arm to metric to ``value``, ``low``, ``high``,
-        ``groups`` (cases), ``note``), ``differences`` (``"label_blind - image"`` to metric to the
-        same and ``probability_above``), ``shuffled`` (control to metric to the same, of the
-        mean over shuffles, with ``values`` and ``chance``) and ``verdicts`` (``question``,
-        ``answer``: yes, no or inconclusive, ``sentence``). What is not defined is None.
+    Returns ``metrics`` (in order), ``sizes``, ``arms`` (arm to metric to ``value``, ``low``,
+    ``high``, ``groups`` (cases), ``note``), ``differences`` (``"label_blind - image"`` to metric to
+    the same and ``probability_above``), ``shuffled`` (control to metric to the same, of the mean
+    over shuffles, with ``values`` and ``chance``) and ``verdicts`` (``question``, ``answer``: yes,
+    no or inconclusive, ``sentence``). What is not defined is None.
     """
     return {
         "metrics": list(controls.metrics),

@@ -31,23 +31,14 @@ from histofuse.training.tabular import EncodedTable
 
 @dataclass(frozen=True)
 class ControlInputs:
-    """Data and params of the controls.
+    """Data and params of the controls."""
 
-    Attributes:
-        pairings: Name to rule; labels are shuffled under the first.
-        pairs: Folder of the pairs.
-        embeddings: Folder of the embeddings.
-        fusion: Params of the heads.
-        table: Encoded health records.
-        tabular: Params of the model trained on them.
-    """
-
-    pairings: Mapping[str, AnyPairing]
+    pairings: Mapping[str, AnyPairing]  # name to rule; labels are shuffled under the first
     pairs: Path
     embeddings: Path
-    fusion: FusionParams
-    table: EncodedTable
-    tabular: AnyTabularParams
+    fusion: FusionParams  # params of the heads
+    table: EncodedTable  # encoded health records
+    tabular: AnyTabularParams  # params of the model trained on them
 
 
 def load_arms(

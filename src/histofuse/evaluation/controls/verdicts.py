@@ -35,18 +35,13 @@ _WEAKEST: Final[tuple[Answer, ...]] = ("no", "inconclusive", "yes")  # of two an
 
 @dataclass(frozen=True)
 class ControlVerdict:
-    """One question to the controls.
-
-    Attributes:
-        question: In words.
-        answer: ``inconclusive`` where the interval holds both answers, is drawn from too few cases
-            or patients, or is missing.
-        sentence: Why, with its numbers.
-    """
+    """One question to the controls."""
 
     question: str
+    # ``inconclusive`` where the interval holds both answers, is drawn from too few cases or
+    # patients, or is missing
     answer: Answer
-    sentence: str
+    sentence: str  # why, with its numbers
 
 
 def judge(controls: Controls, rules: Rules) -> list[ControlVerdict]:

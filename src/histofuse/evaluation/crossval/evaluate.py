@@ -23,37 +23,24 @@ from histofuse.evaluation.predictions import Predictions
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over the folds it is defined in.
+    """A metric over the folds it is defined in."""
 
-    Attributes:
-        mean: None where no fold defines it.
-        sd: Of the sample; None for fewer than two folds.
-        folds: How many define it.
-    """
-
-    mean: float | None
-    sd: float | None
-    folds: int
+    mean: float | None  # None where no fold defines it
+    sd: float | None  # of the sample; None for fewer than two folds
+    folds: int  # how many define it
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """The results of a cross-validation.
+    """The results of a cross-validation."""
 
-    Attributes:
-        folds: Splits and test predictions of each fold.
-        results: All out-of-fold predictions of each model together, and their metrics.
-        per_fold: Model to metrics without a split in their names, fold by fold.
-        comparison: Fusion and the image model it is built on; None without fusion.
-        intervals: Of the pooled metrics, and of fusion less image.
-        context: About the data.
-    """
-
-    folds: Folds
+    folds: Folds  # splits and test predictions of each fold
+    # all out-of-fold predictions of each model together, and their metrics
     results: Sequence[Result]
+    # model to metrics without a split in their names, fold by fold
     per_fold: Mapping[str, Sequence[Metrics]]
-    comparison: Comparison | None
-    intervals: Intervals
+    comparison: Comparison | None  # fusion and the image model it is built on; None without fusion
+    intervals: Intervals  # of the pooled metrics, and of fusion less image
     context: Context
 
     def spread(self, model: str, metric: str) -> Spread:

@@ -24,38 +24,26 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class FoldSplit:
-    """The splits of one fold.
-
-    Attributes:
-        cases: Split to its cases.
-        patches: Split to class to patches.
-        patients: Split to patients.
-    """
+    """The splits of one fold."""
 
     cases: Mapping[str, list[str]]
-    patches: Mapping[str, Mapping[str, int]]
+    patches: Mapping[str, Mapping[str, int]]  # split to class to patches
     patients: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Folds:
-    """All models over all folds.
+    """All models over all folds."""
 
-    Attributes:
-        tests: Model to its test rows, fold by fold.
-        splits: Of each fold.
-    """
-
-    tests: Mapping[str, Sequence[Predictions]]
+    tests: Mapping[str, Sequence[Predictions]]  # model to its test rows, fold by fold
     splits: Sequence[FoldSplit]
 
 
 def load_folds(paths: Sequence[Path], names: Sequence[str], sources: Sources) -> Folds:
     """Load the test predictions of every fold, after an audit of its splits.
 
-    Raises:
-        LeakageError: If a fold shares cases, frames, pixels or patients between splits.
-        BundleError: If a bundle does not match its manifest.
+    Raises LeakageError if a fold shares cases, frames, pixels or patients between splits,
+    BundleError if a bundle does not match its manifest.
     """
     splits = [_audit_fold(path, sources) for path in paths]
     tests: dict[str, list[Predictions]] = {name: [] for name in names}
@@ -98,8 +86,7 @@ def _shares_cases(patches: pd.DataFrame) -> bool:
 def require_unseen(model: Predictions, where: Path) -> None:
     """Stop if a test row's case, or patient, is among those a model was fitted on.
 
-    Raises:
-        LeakageError: Naming the first of them.
+    Raises LeakageError, naming the first of them.
     """
     tested = model.split == TEST
     both = sorted(set(model.groups[tested].tolist()) & set(model.groups[~tested].tolist()))
@@ -112,11 +99,7 @@ def require_unseen(model: Predictions, where: Path) -> None:
 
 
 def pool(tests: Sequence[Predictions]) -> Predictions:
-    """Put the test rows of all folds together.
-
-    Raises:
-        LeakageError: If a row is tested twice.
-    """
+    """Put the test rows of all folds together. Raises LeakageError if a row is tested twice."""
     keys = np.concatenate([rows.keys for rows in tests])
     if len(set(keys.tolist())) != len(keys):
         raise LeakageError(f"{tests[0].name}: rows are tested in more than one fold.")

@@ -55,39 +55,25 @@ _MARKERS: Final = {"paper": "x", "paper_protocol": "s", "honest": "o"}
 
 @dataclass(frozen=True)
 class Arm:
-    """A model under one protocol.
+    """A model under one protocol."""
 
-    Attributes:
-        rows: Those it is judged on.
-        intervals: Metric to value and interval.
-        shared: Side of the window in px to the share of these rows whose window shares pixels with
-            a training patch.
-        leaky: Why its numbers flatter it; empty where nothing is declared leaky.
-    """
-
-    rows: Predictions
-    intervals: Mapping[str, Interval]
+    rows: Predictions  # those it is judged on
+    intervals: Mapping[str, Interval]  # metric to value and interval
+    # side of the window in px to the share of these rows whose window shares pixels with a training
+    # patch
     shared: Mapping[int, float]
-    leaky: str
+    leaky: str  # why its numbers flatter it; empty where nothing is declared leaky
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A model under both protocols.
-
-    Attributes:
-        name: Of the model.
-        paper: Ours by the paper's protocol.
-        honest: Ours by the split of the pipeline.
-        unit: The unit that split keeps together.
-        simulated: Whether the images are simulated.
-    """
+    """A model under both protocols."""
 
     name: str
-    paper: Arm
-    honest: Arm
-    unit: str
-    simulated: bool
+    paper: Arm  # ours by the paper's protocol
+    honest: Arm  # ours by the split of the pipeline
+    unit: str  # the unit that split keeps together
+    simulated: bool  # whether the images are simulated
 
 
 def compare_protocols(  # noqa: PLR0917
@@ -101,14 +87,8 @@ def compare_protocols(  # noqa: PLR0917
 ) -> Protocol:
     """Measure a model under both protocols.
 
-    Args:
-        leaky: Bundle by the paper's protocol, next to its table of splits.
-        honest: Bundle of the pipeline.
-        patches: Folder of the patches.
-        frames: Table of the frames.
-        splits: Folder of the pipeline's splits, with their audit.
-        bootstrap: Draws the cases of the intervals.
-        folds: One of as many parts is the paper's validation.
+    `leaky` is a bundle by the paper's protocol, next to its table of splits, `honest` one of the
+    pipeline. One of as many parts as `folds` is the paper's validation.
     """
     audit = load_json(splits / "patches_audit.json")
     by_paper = read_table(leaky.parent / SPLITS, PATCH_SPLITS)
@@ -135,8 +115,7 @@ def measure_shared(
 ) -> dict[int, float]:
     """Measure the share of judged patches that share pixels with a training patch.
 
-    Returns:
-        By side of the window in px: that of the patch, and that of the patch with its margin.
+    By side of the window in px: that of the patch, and that of the patch with its margin.
     """
     index, meta = load_index(patches), load_meta(patches)
     table = read_table(frames, FRAMES)
@@ -164,12 +143,11 @@ def write_protocols(protocols: Sequence[Protocol], params: IntervalParams, folde
 def describe_protocols(protocols: Sequence[Protocol], params: IntervalParams) -> dict[str, Any]:
     """Render ``protocol.json``.
 
-    Returns:
-        ``models``: name to ``paper`` (metric to what Table 3 prints), ``paper_protocol`` and
-        ``honest``; these hold ``split`` (of the rows judged on), ``unit``, ``leaky``, ``rows``,
-        ``groups``, ``classes`` (counts), ``shares_pixels_with_training`` (window px to share) and
-        ``metrics`` (name to ``value``, ``low``, ``high``, ``groups``, ``note``); ``intervals``
-        (confidence, method, resamples); ``simulated``. None is not defined.
+    Returns ``models``: name to ``paper`` (metric to what Table 3 prints), ``paper_protocol`` and
+    ``honest``; these hold ``split`` (of the rows judged on), ``unit``, ``leaky``, ``rows``,
+    ``groups``, ``classes`` (counts), ``shares_pixels_with_training`` (window px to share) and
+    ``metrics`` (name to ``value``, ``low``, ``high``, ``groups``, ``note``); ``intervals``
+    (confidence, method, resamples); ``simulated``. None is not defined.
     """
     return {
         "models": {

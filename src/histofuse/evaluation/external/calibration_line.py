@@ -27,9 +27,8 @@ def measure_line(
 ) -> dict[str, Interval]:
     """Fit the log-odds that are true to those predicted.
 
-    Returns:
-        ``in_the_large``: the intercept where the slope is held at 1; above 0, events are more
-        common than predicted. ``slope``: below 1, predictions are too extreme.
+    Returns ``in_the_large``: the intercept where the slope is held at 1; above 0, events are more
+    common than predicted. ``slope``: below 1, predictions are too extreme.
     """
     x = logit(np.clip(probability, _CLIP, 1 - _CLIP))
     y, number = happened.astype(np.float64), bootstrap.clusters.number

@@ -36,21 +36,13 @@ _COLOURS: Final = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class Shift:
-    """One feature here against training.
-
-    Attributes:
-        name: The feature.
-        training: Median, or most common category and its share, with the share missing.
-        here: Likewise.
-        p: Of no difference, corrected for the number of comparisons.
-        note: What the difference looks like; empty if like nothing in particular.
-    """
+    """One feature here against training."""
 
     name: str
-    training: str
+    training: str  # median, or most common category and its share, with the share missing
     here: str
-    p: float
-    note: str
+    p: float  # of no difference, corrected for the number of comparisons
+    note: str  # what the difference looks like; empty if like nothing in particular
 
     def __str__(self) -> str:
         """Write it as in "age_years: 60 in training, 71 here"."""
@@ -65,17 +57,12 @@ class Shift:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two data sets lie from each other.
+    """How far two data sets lie from each other."""
 
-    Attributes:
-        shifts: Of all features, the smallest p first.
-        auroc: Of the classifier that tells the two apart; None where units are too few.
-        level: Corrected p-values below are an alarm.
-    """
-
-    shifts: list[Shift]
+    shifts: list[Shift]  # of all features, the smallest p first
+    # of the classifier that tells the two apart; None where units are too few
     auroc: Interval | None
-    level: float
+    level: float  # corrected p-values below are an alarm
 
     @property
     def alarms(self) -> list[Shift]:
@@ -97,12 +84,8 @@ def measure_distance(
 ) -> Distance:
     """Compare two tables of one row a patient or case.
 
-    Args:
-        training: Numbers and texts; null where missing.
-        here: The same columns.
-        inputs: The columns that the classifier sees; others, such as the outcome, are compared
-            alone.
-        bootstrap: Draws units, for the interval of the classifier.
+    The classifier sees the columns `inputs`; others, such as the outcome, are compared alone. Null
+    is missing.
     """
     names = [str(name) for name in training]
     raw = [_compare(training[name], here[name]) for name in names]

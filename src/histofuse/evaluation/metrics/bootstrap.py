@@ -62,23 +62,14 @@ Measure = Callable[[Int[np.ndarray, "w g"]], Float[np.ndarray, "w m"]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric, or a difference of two, with its interval.
+    """A metric, or a difference of two, with its interval."""
 
-    Attributes:
-        value: On the rows themselves; None where not defined.
-        low: Lower end; None where there is no interval.
-        high: Upper end.
-        groups: Number of cases, or patients, drawn from.
-        defined: Share of the resamples in which the metric was defined.
-        note: Why there is no interval; empty where there is one.
-    """
-
-    value: float | None
-    low: float | None
+    value: float | None  # on the rows themselves; None where not defined
+    low: float | None  # lower end; None where there is no interval
     high: float | None
-    groups: int
-    defined: float
-    note: str
+    groups: int  # number of cases, or patients, drawn from
+    defined: float  # share of the resamples in which the metric was defined
+    note: str  # why there is no interval; empty where there is one
 
     def to_dict(self, *fields: str) -> dict[str, Any]:
         """Render for JSON: fields (value, low and high unless named), and the note if any."""
@@ -99,49 +90,32 @@ def round_number(value: float | np.floating | None) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a metric is for one model than for another on the same rows.
-
-    Attributes:
-        interval: Of the difference.
-        probability_above: Share of the resamples in which it is above 0, ties counted half: one-
-            sided. None where there is no interval.
-    """
+    """How much higher a metric is for one model than for another on the same rows."""
 
     interval: Interval
+    # share of the resamples in which it is above 0, ties counted half: one-sided. None where there
+    # is no interval.
     probability_above: float | None
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """Metrics, or differences of them, on the rows, on resamples, and with groups left out.
-
-    Attributes:
-        metrics: Their names.
-        values: On the rows themselves; NaN where not defined, here and below.
-        draws: On each resample.
-        left_out: With each group, or each block of them, left out.
-        groups: Number of groups.
-        group_unit: Their unit in the plural, such as ``cases``.
-        paired: Whether these are differences of two models.
-        params: Confidence and method of the intervals.
-    """
+    """Metrics, or differences of them, on the rows, on resamples, and with groups left out."""
 
     metrics: tuple[str, ...]
-    values: Float[np.ndarray, " m"]
-    draws: Float[np.ndarray, "b m"]
-    left_out: Float[np.ndarray, "j m"]
+    values: Float[np.ndarray, " m"]  # on the rows themselves; NaN where not defined, here and below
+    draws: Float[np.ndarray, "b m"]  # on each resample
+    left_out: Float[np.ndarray, "j m"]  # with each group, or each block of them, left out
     groups: int
-    group_unit: str
-    paired: bool
-    params: IntervalParams
+    group_unit: str  # their unit in the plural, such as ``cases``
+    paired: bool  # whether these are differences of two models
+    params: IntervalParams  # confidence and method of the intervals
 
     def interval(self, metric: str, method: IntervalMethod | None = None) -> Interval:
         """Compute the two-sided interval of a metric from the resamples.
 
-        Args:
-            metric: Its name.
-            method: ``percentile``, or ``bca``, which corrects it for bias and skewness; None for
-                that of the params.
+        `method` is ``percentile`` or ``bca``, which corrects it for bias and skewness; None for
+        that of the params.
         """
         column = self.metrics.index(metric)
         value, draws = self.values[column], self._defined_draws(column)
@@ -229,14 +203,10 @@ class Bootstrap:
     """Draws resamples of whole groups and computes intervals from them.
 
     The same seed draws the same groups for every model on the same rows.
-
-    Attributes:
-        params: Number of resamples, confidence and method.
-        seed: Of the draws; the run's.
     """
 
-    params: IntervalParams
-    seed: int
+    params: IntervalParams  # number of resamples, confidence and method
+    seed: int  # of the draws; the run's
 
     def estimate_metrics(
         self, rows: Predictions, metrics: Sequence[str] | None = None
@@ -255,9 +225,7 @@ class Bootstrap:
     ) -> Resampled:
         """Measure a model on resamples of its groups.
 
-        Args:
-            rows: Predictions on one split.
-            metrics: Names without a split, of `name_metrics`; None for all.
+        `metrics` are names without a split, of `name_metrics`; None for all.
         """
         model = _prepare(rows, metrics)
         return self.resample(model.measure, model.metrics, model.clusters)
@@ -267,9 +235,8 @@ class Bootstrap:
     ) -> Resampled:
         """Measure two models on the same resamples and subtract: new less old.
 
-        Raises:
-            InputError: If the two do not hold the same rows, joined by key, with the same labels,
-                groups and classes.
+        Raises InputError if the two do not hold the same rows, joined by key, with the same labels,
+        groups and classes.
         """
         first, second = (
             self.resample_metrics(rows, metrics) for rows in (new, align_rows(old, new))
@@ -281,11 +248,7 @@ class Bootstrap:
     ) -> Resampled:
         """Measure anything that can be computed from weights of the groups.
 
-        Args:
-            measure: Weightings -> metrics, one row a weighting, NaN where not defined.
-            metrics: Their names, in the order of the columns.
-            clusters: The groups.
-            paired: Whether these are differences.
+        `measure` maps weightings to metrics: one row a weighting, NaN where not defined.
         """
 
         def run(blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "draws m"]:
@@ -319,8 +282,7 @@ def _prepare(rows: Predictions, metrics: Sequence[str] | None) -> WeightedMetric
 def align_rows(rows: Predictions, like: Predictions) -> Predictions:
     """Bring predictions into the order of another model's rows, joined by key.
 
-    Raises:
-        InputError: If the keys, the classes, or a row's label or group differ.
+    Raises InputError if the keys, the classes, or a row's label or group differ.
     """
     where = f"{rows.name} against {like.name}"
     with collect_faults() as faults:

@@ -36,17 +36,10 @@ def classification_metrics(
 ) -> Metrics:
     """Measure a classifier on one split.
 
-    Args:
-        labels: Class numbers.
-        probabilities: Calibrated; one column a class, rows sum to 1.
-        predictions: Class numbers by the model's own thresholds, so not always the argmax.
-        classes: Names, in the order of the columns.
-        prefix: The split.
-
-    Returns:
-        ``<prefix>/accuracy``, ``/brier``, ``/ece/top_label``, and for precision, recall, f1, auroc,
-        auprc and ece (one against the rest) one entry a class and their plain mean under
-        ``/macro``; None where not defined.
+    `probabilities` are calibrated, one column a class; `predictions` are by the model's own
+    thresholds, so not always the argmax; `prefix` is the split. Returns ``<prefix>/accuracy``,
+    ``/brier``, ``/ece/top_label``, and for precision, recall, f1, auroc, auprc and ece (one against
+    the rest) one entry a class and their plain mean under ``/macro``; None where not defined.
     """
     counts = count_confusion(labels, predictions, len(classes))
     scored = [(probabilities[:, k], labels == k) for k in range(len(classes))]
@@ -83,8 +76,7 @@ def count_confusion(
 def measure_counts(counts: Shaped[np.ndarray, "*w k k"]) -> dict[str, Float[np.ndarray, "*w k"]]:
     """Compute ``precision``, ``recall`` and ``f1`` of each class from confusion counts.
 
-    Returns:
-        NaN for a class without an example; 0 for the precision and F1 of one never predicted.
+    Returns NaN for a class without an example; 0 for the precision and F1 of one never predicted.
     """
     support, called = counts.sum(axis=-1), counts.sum(axis=-2)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -101,15 +93,10 @@ def measure_counts(counts: Shaped[np.ndarray, "*w k k"]) -> dict[str, Float[np.n
 
 @dataclass(frozen=True)
 class Cuts:
-    """Counts above each distinct score, from the highest score down.
+    """Counts above each distinct score, from the highest score down."""
 
-    Attributes:
-        tp: Positives at or above the score.
-        fp: Negatives at or above the score.
-    """
-
-    tp: Int[np.ndarray, " cuts"]
-    fp: Int[np.ndarray, " cuts"]
+    tp: Int[np.ndarray, " cuts"]  # positives at or above the score
+    fp: Int[np.ndarray, " cuts"]  # negatives at or above the score
 
     @property
     def recall(self) -> Float[np.ndarray, " cuts"]:
@@ -195,17 +182,11 @@ def place_in_bins(probability: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probabilities in bins of equal width, the empty ones left out.
+    """Probabilities in bins of equal width, the empty ones left out."""
 
-    Attributes:
-        predicted: Mean probability of each bin.
-        observed: Share of its rows in which the event happened.
-        count: Its rows.
-    """
-
-    predicted: Float[np.ndarray, " bins"]
-    observed: Float[np.ndarray, " bins"]
-    count: Int[np.ndarray, " bins"]
+    predicted: Float[np.ndarray, " bins"]  # mean probability of each bin
+    observed: Float[np.ndarray, " bins"]  # share of its rows in which the event happened
+    count: Int[np.ndarray, " bins"]  # its rows
 
 
 def bin_reliability(

@@ -22,12 +22,7 @@ Measure = Callable[[Shaped[np.ndarray, "w s"]], Mapping[str, Float[np.ndarray, "
 
 @dataclass(frozen=True)
 class ClusterBootstrap:
-    """A bootstrap of the groups of certain rows.
-
-    Attributes:
-        bootstrap: Draws the resamples.
-        clusters: The groups.
-    """
+    """A bootstrap of the groups of certain rows."""
 
     bootstrap: Bootstrap
     clusters: Clusters
@@ -42,12 +37,9 @@ class ClusterBootstrap:
     ) -> dict[str, Interval]:
         """Compute the interval of each metric.
 
-        Args:
-            sums: The terms of the metrics, summed over the rows of each group.
-            measure: Weighted sums -> metrics by name; NaN where not defined.
-            paired: Whether the metrics are differences.
-            method: ``percentile`` for curves, so that all points have the same kind of interval;
-                None for that of the params.
+        `sums` are terms summed over each group's rows; `measure` maps weighted sums to metrics, NaN
+        where not defined. Curves take the percentile `method`, so that all their points have the
+        same kind of interval.
         """
 
         def measure_sums(weights: Shaped[np.ndarray, "w g"]) -> Mapping[str, np.ndarray]:
@@ -84,12 +76,7 @@ def round_all(values: Sequence[float] | np.ndarray) -> list[float | None]:
 
 
 def explain_resampling(params: IntervalParams, units: str) -> str:
-    """Say under a table how its intervals were made.
-
-    Args:
-        params: Of the intervals.
-        units: What was drawn, in the plural.
-    """
+    """Say under a table how its intervals were made."""
     method = params.method.replace("bca", "BCa (of differences of models, percentile)")
     return (
         f"In brackets {params.confidence:.0%} intervals: {method} bootstrap, {params.resamples:,} "

@@ -40,12 +40,8 @@ def find_side(
 ) -> Side:
     """Find the side of a reference on which an interval lies.
 
-    Args:
-        interval: Of a metric, or of a paired difference of two models.
-        fewest_groups: With fewer groups the answer is ``inconclusive``.
-        reference: Such as 0, or chance.
-        margin: An interval that holds the reference is ``equivalent`` to it if both ends are less
-            than this away; of 0, never.
+    With fewer than `fewest_groups` the answer is ``inconclusive``. An interval that holds the
+    reference is ``equivalent`` to it if both ends are less than `margin` away; of 0, never.
     """
     low, high = interval.low, interval.high
     if low is None or high is None or interval.groups < fewest_groups:

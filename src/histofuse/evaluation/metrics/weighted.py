@@ -39,17 +39,11 @@ def name_metrics(classes: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Clusters:
-    """The groups that rows belong to, numbered in order of their names.
+    """The groups that rows belong to, numbered in order of their names."""
 
-    Attributes:
-        number: Group of each row, from 0.
-        count: How many groups there are.
-        unit: Their unit in the plural, such as ``cases``.
-    """
-
-    number: Int[np.ndarray, " n"]
-    count: int
-    unit: str
+    number: Int[np.ndarray, " n"]  # group of each row, from 0
+    count: int  # how many groups there are
+    unit: str  # their unit in the plural, such as ``cases``
 
     def add_up(self, columns: Shaped[np.ndarray, "n s"]) -> Float[np.ndarray, "g s"]:
         """Sum columns over the rows of each group."""
@@ -79,20 +73,13 @@ class Ranking:
     """The rows by one class's probability, highest first, for metrics of rank.
 
     Only scores that some row of the class has are looked at: no other adds to either area.
-
-    Attributes:
-        group: Group number of each row.
-        hit: Group number of each row of the class.
-        starts: Where in `hit` each distinct score begins.
-        above: Rows with a higher score, for each of these scores.
-        reached: Rows with this score or a higher one.
     """
 
-    group: Int[np.ndarray, " n"]
-    hit: Int[np.ndarray, " hits"]
-    starts: Int[np.ndarray, " levels"]
-    above: Int[np.ndarray, " levels"]
-    reached: Int[np.ndarray, " levels"]
+    group: Int[np.ndarray, " n"]  # group number of each row
+    hit: Int[np.ndarray, " hits"]  # group number of each row of the class
+    starts: Int[np.ndarray, " levels"]  # where in `hit` each distinct score begins
+    above: Int[np.ndarray, " levels"]  # rows with a higher score, for each of these scores
+    reached: Int[np.ndarray, " levels"]  # rows with this score or a higher one
 
     def measure(
         self, weights: Int[np.ndarray, "w g"]
@@ -143,27 +130,17 @@ def rank_rows(
 
 @dataclass(frozen=True)
 class WeightedMetrics:
-    """One model's rows, made ready to be measured under any number of weightings of its groups.
-
-    Attributes:
-        rows: The predictions, of one split.
-        metrics: Which to measure, of `name_metrics`.
-        clusters: The groups of the rows.
-    """
+    """One model's rows, made ready to be measured under any number of weightings of its groups."""
 
     rows: Predictions
-    metrics: tuple[str, ...]
-    clusters: Clusters
+    metrics: tuple[str, ...]  # which to measure, of `name_metrics`
+    clusters: Clusters  # the groups of the rows
 
     def measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
         """Compute the metrics for each weighting.
 
-        Args:
-            weights: How often each group counts; whole numbers, 0 and above.
-
-        Returns:
-            One row a weighting, one column a metric; NaN where a metric is not defined, by the
-            rule of `metrics`.
+        `weights` are how often each group counts, as whole numbers. Returns one row a weighting,
+        one column a metric; NaN where a metric is not defined, by the rule of `metrics`.
         """
         weights = np.ascontiguousarray(weights, dtype=np.int32)
         step = max(1, _CELLS // max(len(self.rows), self.clusters.count, 1))
@@ -231,8 +208,7 @@ class WeightedMetrics:
 def prepare_metrics(rows: Predictions, metrics: Sequence[str]) -> WeightedMetrics:
     """Number the groups of a split in order of their names.
 
-    Raises:
-        ValueError: If a metric is none of `name_metrics`.
+    Raises ValueError if a metric is none of `name_metrics`.
     """
     if unknown := sorted(set(metrics) - set(name_metrics(rows.classes))):
         raise ValueError(f"{rows.name} has no metrics {unknown}")

@@ -28,15 +28,10 @@ HEADLINE = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """An image model and the fusion models on its embedding.
-
-    Attributes:
-        image: The image model.
-        fused: The fusion models, that of the primary rule first.
-    """
+    """An image model and the fusion models on its embedding."""
 
     image: Result
-    fused: tuple[Result, ...]
+    fused: tuple[Result, ...]  # the fusion models, that of the primary rule first
 
 
 def compare_fusion(results: Sequence[Result], context: Context) -> Comparison | None:

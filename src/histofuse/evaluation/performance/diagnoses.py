@@ -29,12 +29,7 @@ EXPLAIN_DIAGNOSES: Final = (
 def refit_model(model: Predictions, table: EncodedTable) -> Predictions:
     """Train a tabular model on other features of the same admissions, by its own recipe.
 
-    Args:
-        model: With the params and the seed in its config.
-        table: Encoded from the other features.
-
-    Returns:
-        Predictions in the order of `model`.
+    Returns predictions in the order of `model`.
     """
     params, rows = TabularParams.model_validate(model.config["params"]).root, table.rows
     fitted = fit_model(table, params, model.config["seed"], NullRecorder()).model
@@ -71,8 +66,7 @@ def compare_diagnoses(
 ) -> dict[str, Mapping[str, Interval]]:
     """Measure a model with and without the diagnoses of the index admission, and the difference.
 
-    Returns:
-        `BOTH`, `PRIOR` and `DIFFERENCE` (paired, over the same patients) to metric to interval.
+    Returns `BOTH`, `PRIOR` and `DIFFERENCE` (paired, over the same patients) to metric to interval.
     """
     both, prior = both.of(split), prior.of(split)
     differences = bootstrap.estimate_differences(prior, both)

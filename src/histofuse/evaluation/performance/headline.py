@@ -16,11 +16,10 @@ def choose_headline(
 ) -> dict[str, dict[str, Any]]:
     """Choose how well each model ranks, how well it is calibrated, and what fusion gains.
 
-    Returns:
-        Model to ``<split>/auprc/<class in focus>`` (``auroc`` on admissions) and
-        ``<split>/ece/<class in focus>``, None where not defined; with the fusion model of the
-        primary rule also ``gain``: the paired difference of its ranking from its image model's,
-        with its interval.
+    Returns model to ``<split>/auprc/<class in focus>`` (``auroc`` on admissions) and
+    ``<split>/ece/<class in focus>``, None where not defined; with the fusion model of the primary
+    rule also ``gain``: the paired difference of its ranking from its image model's, with its
+    interval.
     """
     return {result.name: _summarise(result, intervals, context) for result in results}
 

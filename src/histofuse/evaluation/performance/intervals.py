@@ -25,18 +25,14 @@ from histofuse.params.intervals import IntervalParams
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals of all models on the reported split.
+    """Intervals of all models on the reported split."""
 
-    Attributes:
-        of: Model to metric, such as ``auroc/macro``, to its interval.
-        minus_image: Fusion model to metric to its paired difference from the image model.
-        between: Two models of one kind on the same rows, new and old, to metric to the paired
-            difference new less old.
-        params: How they were made.
-    """
-
+    # model to metric, such as ``auroc/macro``, to its interval
     of: Mapping[str, Mapping[str, Interval]]
+    # fusion model to metric to its paired difference from the image model
     minus_image: Mapping[str, Mapping[str, Difference]]
+    # two models of one kind on the same rows, new and old, to metric to the paired difference new
+    # less old
     between: Mapping[tuple[str, str], Mapping[str, Interval]]
     params: IntervalParams
 

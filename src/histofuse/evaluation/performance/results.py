@@ -19,25 +19,15 @@ from histofuse.params.pairing import LEAKY_RULES
 
 @dataclass(frozen=True)
 class Context:
-    """What an evaluation knows about the data besides the predictions.
+    """What an evaluation knows about the data besides the predictions."""
 
-    Attributes:
-        image_source: ``simulated`` or ``brecahad``.
-        patient_source: ``simulated``, ``mimic-iv-demo`` or ``restricted``.
-        patch_audit: ``patches_audit.json``.
-        rules: Pairing name to rule.
-        split: The split tables and figures are about.
-        primary: Name of the pairing that stands for fusion.
-        alarm_at: Score from which on tables of scores name a result as an alarm.
-    """
-
-    image_source: str
-    patient_source: str
+    image_source: str  # ``simulated`` or ``brecahad``
+    patient_source: str  # ``simulated``, ``mimic-iv-demo`` or ``restricted``
     patch_audit: Mapping[str, Any]
-    rules: Mapping[str, str]
+    rules: Mapping[str, str]  # pairing name to rule
     split: str
-    primary: str
-    alarm_at: float = math.inf
+    primary: str  # name of the pairing that stands for fusion
+    alarm_at: float = math.inf  # score from which on tables of scores name a result as an alarm
 
     @classmethod
     def load(
@@ -61,21 +51,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """One model's results.
-
-    Attributes:
-        model: Its predictions.
-        metrics: On every split there are predictions for.
-        title: Its name for readers.
-        data: Where the rows come from, such as ``simulated``.
-        leaky: Why its numbers flatter it; empty where nothing is known to.
-    """
+    """One model's results."""
 
     model: Predictions
-    metrics: Metrics
-    title: str
-    data: str
-    leaky: str
+    metrics: Metrics  # on every split there are predictions for
+    title: str  # its name for readers
+    data: str  # where the rows come from, such as ``simulated``
+    leaky: str  # why its numbers flatter it; empty where nothing is known to
 
     @property
     def name(self) -> str:
@@ -154,10 +136,9 @@ def _declare(result: Result) -> dict[str, str]:
 def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str, Any]:
     """Render ``metrics.json``.
 
-    Returns:
-        ``models`` (name to metrics, None where not defined), ``split_sizes`` (of patches and of
-        admissions), ``declared`` (name to data, leaks, class in focus and the bundle's digest),
-        ``paired`` (as given).
+    Returns ``models`` (name to metrics, None where not defined), ``split_sizes`` (of patches and of
+    admissions), ``declared`` (name to data, leaks, class in focus and the bundle's digest),
+    ``paired`` (as given).
     """
     sizes: dict[str, Any] = {}
     for result in results:

@@ -30,21 +30,13 @@ Cell = Interval | float | int | str | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table for readers.
+    """A table for readers."""
 
-    Attributes:
-        name: Its files' stem.
-        caption: One sentence.
-        headings: Column name to heading.
-        rows: Values by column name; None is "not defined".
-        notes: Sentences under the table.
-    """
-
-    name: str
+    name: str  # its files' stem
     caption: str
-    headings: dict[str, str]
-    rows: list[dict[str, Cell]]
-    notes: list[str]
+    headings: dict[str, str]  # column name to heading
+    rows: list[dict[str, Cell]]  # values by column name; None is "not defined"
+    notes: list[str]  # sentences under the table
 
 
 def make_tables(

@@ -38,18 +38,12 @@ Scores = Float[np.ndarray, " n"]  # of test patients; only their order counts
 
 @dataclass(frozen=True)
 class LinkedScores:
-    """What is said of the outcome of the same test patients.
+    """What is said of the outcome of the same test patients."""
 
-    Attributes:
-        outcome: 0 or 1.
-        models: By the model of each of `SIDES`.
-        best: Likewise, by the model that drew the patients.
-        by_chance: By the model of both, fitted on records of other patients, for each shuffle.
-    """
-
-    outcome: Int[np.ndarray, " n"]
-    models: Mapping[str, Scores]
-    best: Mapping[str, Scores]
+    outcome: Int[np.ndarray, " n"]  # 0 or 1
+    models: Mapping[str, Scores]  # by the model of each of `SIDES`
+    best: Mapping[str, Scores]  # likewise, by the model that drew the patients
+    # by the model of both, fitted on records of other patients, for each shuffle
     by_chance: tuple[Scores, ...] = ()
 
 
@@ -78,11 +72,7 @@ def score_cohort(
 ) -> LinkedScores:
     """Fit all methods on a cohort and score its test patients.
 
-    Args:
-        bags: With the tissue and the records of the cohort; the outcome is taken from the cohort.
-        cohort: The patients, in the order of the bags.
-        params: That the cohort was drawn with.
-        methods: To fit.
+    The outcome is the cohort's, whose patients are in the order of the bags.
     """
     bags = replace(bags, outcome=cohort.outcome)
     return LinkedScores(
@@ -95,8 +85,7 @@ def score_cohort(
 def read_scores(bundle: Path, side: str, bags: PatientBags) -> Scores:
     """Read what a model's bundle says of the test patients when it sees a side, or both.
 
-    Raises:
-        InputError: If its predictions lack a column.
+    Raises InputError if its predictions lack a column.
     """
     table = read_table(bundle / PREDICTIONS, PATIENT_PREDICTIONS).set_index("patient_id")
     column = "logit" if side == "both" else f"logit_{side}"
@@ -129,10 +118,9 @@ def score_by_chance(
 def measure_gain(scores: LinkedScores, bootstrap: Bootstrap) -> dict[str, Interval]:
     """Compute AUROCs and gains with intervals over patients.
 
-    Returns:
-        ``model/SIDE`` and ``best/SIDE`` for each side, ``model/by_chance`` (mean over shuffles) and
-        `GAINS`: of both over the better side, which is found on each resample; what is achievable
-        over that side; the share of it that is reached; and of records by chance over the image.
+    Returns ``model/SIDE`` and ``best/SIDE`` for each side, ``model/by_chance`` (mean over shuffles)
+    and `GAINS`: of both over the better side, which is found on each resample; what is achievable
+    over that side; the share of it that is reached; and of records by chance over the image.
     """
     names = {f"model/{side}": scores.models[side] for side in SIDES}
     names |= {f"best/{side}": scores.best[side] for side in SIDES}

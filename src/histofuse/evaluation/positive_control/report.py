@@ -52,15 +52,7 @@ Measured = Mapping[str, Mapping[str, Interval]]  # of each of `COHORTS`, as of `
 def write_positive_control(
     measured: Measured, fusion: str, intervals: IntervalParams, rules: Rules, folder: Path
 ) -> str:
-    """Write ``positive_control.json``, the tables and the figure; return the verdict.
-
-    Args:
-        measured: Of each cohort.
-        fusion: Name of the method of fusion, for readers.
-        intervals: How they were made.
-        rules: Of the verdict.
-        folder: To write to.
-    """
+    """Write ``positive_control.json``, the tables and the figure; return the verdict."""
     gain, share = measured["linked"]["gain"], measured["linked"]["share"]
     answer = answer_gain(gain, rules)
     sentence = (
