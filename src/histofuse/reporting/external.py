@@ -12,7 +12,7 @@ from histofuse.evaluation.external.shift import Distance
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.reporting.blocks import Block, Cell, Chapter, Grid, Mark, Note
 from histofuse.reporting.markdown_tables import read_grids
-from histofuse.reporting.page import render_page
+from histofuse.reporting.page import SIMULATED_DATA, render_page
 from histofuse.reporting.pictures import embed_picture
 
 _NAMES: Final = {
@@ -54,9 +54,9 @@ def write_external_page(
     lead = "as fitted in training; the test split is this data set"
     chapters.append(Chapter("assessment", "Decisions, sets, subgroups", [*figures, *grids], lead))
     footer = f"Model {facts['digest'][:12]}. Nothing was refitted. For research only."
-    simulated = "simulated" in facts["sources"].values()
+    caution = SIMULATED_DATA if "simulated" in facts["sources"].values() else None
     page = render_page(
-        chapters, simulated=simulated, footer=footer, title=f"External validation: {title}"
+        chapters, caution=caution, footer=footer, title=f"External validation: {title}"
     )
     write_text(page, folder / "index.html")
 

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from histofuse.reporting.blocks import Chapter
 
 TITLE = "histofuse: results of a run and the evidence for them"
 
 
+@dataclass(frozen=True)
+class Caution:
+    """What a page must not be mistaken for: a banner, and a mark at each chapter and figure."""
+
+    mark: str
+    title: str
+    text: str
+
+
+SIMULATED_DATA: Final = Caution(
+    "simulated data",
+    "Simulated data.",
+    "The numbers show whether the code works. They say nothing about patients.",
+)
+SIMULATED_MODEL: Final = Caution(
+    "model of simulated data",
+    "The model was trained on simulated data.",
+    "Its answers say nothing about this patient.",
+)
+
+
 def render_page(
-    chapters: Sequence[Chapter], *, simulated: bool, footer: str, title: str = TITLE
+    chapters: Sequence[Chapter], *, caution: Caution | None, footer: str, title: str = TITLE
 ) -> str:
-    """Render the page; if any data is simulated, every chapter says so."""
+    """Render the page; every chapter repeats the caution."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -23,4 +46,4 @@ def render_page(
         lstrip_blocks=True,
     )
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, chapters=chapters, simulated=simulated, footer=footer)
+    return template.render(title=title, chapters=chapters, caution=caution, footer=footer)

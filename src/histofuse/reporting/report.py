@@ -28,7 +28,7 @@ from histofuse.reporting.chapters.results import write_crossval_chapter, write_r
 from histofuse.reporting.data_sheets import SIDES, write_data_sheet, write_sheets_chapter
 from histofuse.reporting.inputs import Run, find_run
 from histofuse.reporting.origin import Origin, find_origin
-from histofuse.reporting.page import render_page
+from histofuse.reporting.page import SIMULATED_DATA, render_page
 from histofuse.reporting.tripod import write_tripod, write_tripod_chapter
 
 PAGE: Final = Path("reports/index.html")
@@ -42,7 +42,11 @@ def write_report(root: Path = Path(), out: Path = PAGE) -> Path:
     run = find_run(root)
     origin = find_origin(root)
     write_text(
-        render_page(write_chapters(run, origin), simulated=run.simulated, footer=_sign(origin)),
+        render_page(
+            write_chapters(run, origin),
+            caution=SIMULATED_DATA if run.simulated else None,
+            footer=_sign(origin),
+        ),
         root / out,
     )
     return root / out

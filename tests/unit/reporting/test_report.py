@@ -15,7 +15,7 @@ from histofuse.reporting.chapters.first_page import write_first_page
 from histofuse.reporting.chapters.paper import write_paper_chapter
 from histofuse.reporting.inputs import ARTIFACTS, find_run
 from histofuse.reporting.origin import Origin
-from histofuse.reporting.page import render_page
+from histofuse.reporting.page import SIMULATED_DATA, render_page
 from histofuse.reporting.report import write_chapters, write_documents, write_report
 from histofuse.reporting.small_cells import HIDDEN, hide_small_counts
 
@@ -49,7 +49,9 @@ class Page(HTMLParser):
 
 def render(root):
     run = find_run(root)
-    html = render_page(write_chapters(run, ORIGIN), simulated=run.simulated, footer="end")
+    html = render_page(
+        write_chapters(run, ORIGIN), caution=SIMULATED_DATA if run.simulated else None, footer="end"
+    )
     return html, Page(html)
 
 

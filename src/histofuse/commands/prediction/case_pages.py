@@ -32,7 +32,7 @@ from histofuse.reporting.blocks import (
     Prose,
     Terms,
 )
-from histofuse.reporting.page import render_page
+from histofuse.reporting.page import SIMULATED_MODEL, render_page
 from histofuse.reporting.pictures import embed_array, embed_strip
 from histofuse.serving.case_records import CaseRecords
 from histofuse.serving.fusion import FusionPredictor, Pairs
@@ -195,7 +195,7 @@ def write_case_page(
     footer = f"{identity[MODEL]}, trained on {identity[SOURCE]} data. Not for diagnosis."
     page = render_page(
         [Chapter("case", case.name, blocks)],
-        simulated="simulated" in predictor.sources,
+        caution=SIMULATED_MODEL if "simulated" in predictor.sources else None,
         footer=footer,
         title="histofuse: nuclei found and classified",
     )

@@ -298,6 +298,8 @@ def test_a_case_gets_a_page_of_its_own(project, places):
         assert not re.search(r"(src|href)=\"(?!data:|#)", text)
         assert text.count("Patch and map:") == min(10, int((table["case_id"] == page.stem).sum()))
         assert "per mm²" in text
+        assert "The model was trained on simulated data." in text
+        assert ">simulated data<" not in text
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("restricted: true", "restricted: false"), "utf-8")
     find_in_frames(report=Path("open"))
