@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from histofuse.core.artifacts import digest_text
 from histofuse.core.bundle import Bundle, open_bundle
 from histofuse.core.naming import show_interval
 from histofuse.core.seeding import make_rng
@@ -100,7 +101,8 @@ class Pool:
 
 
 def _embed(params: Params, seed: int, encoder: Bundle, folder: Path) -> list[np.ndarray]:
-    kept = folder / f"{encoder.digest[:12]}-{seed}.npz"
+    drawn = digest_text(params.model_dump_json())[:8]  # of other params, other tissue
+    kept = folder / f"{encoder.digest[:12]}-{drawn}-{seed}.npz"
     if not kept.is_file():
         with TemporaryDirectory(dir=folder) as scratch:
             cutting = Cutting(_describe_patches(encoder), SHARD_PATCHES)

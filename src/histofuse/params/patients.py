@@ -54,9 +54,13 @@ class EarlyLogisticParams(FixedSection):
 
 
 class EarlyXgboostParams(FixedSection, BoosterSection):
-    """XGBoost on aggregated embedding and record, joined; missing values stay missing."""
+    """XGBoost on aggregated embedding and record, joined; missing values stay missing.
+
+    Where one side is given, a logistic regression of penalty 1 / `c` answers.
+    """
 
     kind: Literal["early_xgboost"]
+    c: Positive
 
 
 class LateParams(FixedSection):

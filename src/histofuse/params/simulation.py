@@ -54,6 +54,8 @@ class LinkedSimulationParams(Section):
         mitosis_fraction: Of the nuclei of the tumour, at mean grade.
         grade_effect: On the log-odds of a mitosis, a standard deviation of the grade.
         pleomorphism_correlation: Of a patient's pleomorphism with the grade.
+        look_variation: How much stains and scanner differ from patient to patient; 1 is as much as
+            between the cases of BreCaHAD.
         severity_in_tissue: Correlation of the grade with the severity.
         severity_in_record: Correlation of each marker with the severity.
         missing: Share of recorded values that are missing, at random.
@@ -70,6 +72,7 @@ class LinkedSimulationParams(Section):
     mitosis_fraction: Annotated[float, Field(gt=0, lt=1)]
     grade_effect: Annotated[float, Field(ge=0, le=5)]
     pleomorphism_correlation: Annotated[float, Field(ge=0, lt=1)]
+    look_variation: Share
     severity_in_tissue: Annotated[float, Field(ge=0, lt=1)]
     severity_in_record: Annotated[float, Field(ge=0, lt=1)]
     missing: Annotated[float, Field(ge=0, lt=1)]

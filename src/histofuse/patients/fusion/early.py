@@ -1,7 +1,8 @@
 """Early fusion: aggregated embedding and encoded record, joined, into one learner.
 
 A column that is missing for a whole side cannot be made up for by a weight, so there is a learner
-for each set of sides.
+for each set of sides. One side is always answered by a logistic regression: few patients carry one,
+where trees on so few columns lost 0.02 to 0.04 AUROC to it.
 
 Source: Saar-Tsechansky & Provost 2007, Handling Missing Values when Applying Classification Models
 (reduced models).
@@ -32,7 +33,7 @@ from histofuse.patients.learners import (
 )
 from histofuse.patients.rows import VIEWS, PatientRows
 from histofuse.training.boosting import cross_validate, fit_booster
-from histofuse.training.recorder import NullRecorder, Recorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
 
 EarlyParams = EarlyLogisticParams | EarlyXgboostParams
@@ -68,8 +69,12 @@ class EarlyModel:
             learner.write(folder, view)
 
 
+def _grows_trees(params: EarlyParams, view: str) -> bool:
+    return isinstance(params, EarlyXgboostParams) and view == "both"
+
+
 def _list_blocks(rows: PatientRows, view: str, params: EarlyParams) -> list[np.ndarray]:
-    missing = isinstance(params, EarlyXgboostParams)
+    missing = _grows_trees(params, view)
     sides = {
         "image": rows.describe_image(params.aggregators),
         "record": rows.record_with_missing if missing else rows.record,
@@ -82,27 +87,25 @@ def fit(
 ) -> Fitted:
     """Fit on the train patients."""
     prior = compute_prior(train.outcome)
-    if isinstance(params, EarlyLogisticParams):
-        learners: dict[str, Learner] = {
-            view: fit_logistic(_list_blocks(train, view, params), train.outcome, params.c)
-            for view in VIEWS
-        }
+    learners: dict[str, Learner] = {
+        view: fit_logistic(_list_blocks(train, view, params), train.outcome, params.c)
+        for view in VIEWS
+        if not _grows_trees(params, view)
+    }
+    if not isinstance(params, EarlyXgboostParams):
         return Fitted(EarlyModel(params, learners, prior), pd.DataFrame(), {"prior": prior})
-    learners, history, rounds = {}, pd.DataFrame(), {}
-    for view in VIEWS:
-        x = np.hstack(_list_blocks(train, view, params))
-        rows = LabelledRows(x, train.outcome, np.arange(len(train)))
-        watched = recorder if view == "both" else NullRecorder()
-        cv = cross_validate(rows, params, seed, watched)
-        learners[view] = Booster(fit_booster(rows, params, cv.rounds, seed))
-        history = cv.history if view == "both" else history
-        rounds[view] = cv.rounds
+    x = np.hstack(_list_blocks(train, "both", params))
+    rows = LabelledRows(x, train.outcome, np.arange(len(train)))
+    cv = cross_validate(rows, params, seed, recorder)
+    learners["both"] = Booster(fit_booster(rows, params, cv.rounds, seed))
     model = EarlyModel(params, learners, prior)
-    return Fitted(model, history, {"prior": prior}, {"rounds": rounds})
+    return Fitted(model, cv.history, {"prior": prior}, {"rounds": cv.rounds})
 
 
 def load(folder: Path, params: EarlyParams, architecture: Mapping[str, Any]) -> EarlyModel:
     """Load what `EarlyModel.write` wrote."""
-    read = load_booster if isinstance(params, EarlyXgboostParams) else load_logistic
-    learners = {view: read(folder, view) for view in VIEWS}
+    learners: dict[str, Learner] = {}
+    for view in VIEWS:
+        read = load_booster if _grows_trees(params, view) else load_logistic
+        learners[view] = read(folder, view)
     return EarlyModel(params, learners, architecture["prior"])

@@ -48,8 +48,9 @@ def test_fusion_beats_the_better_side(name, trained, bags):
 @pytest.mark.parametrize("side", ["image", "record"])
 def test_one_side_is_answered_as_by_a_model_of_that_side(name, side, trained, bags):
     alone = measure(trained(side), bags, side)
+    behind = 0.1 if "epochs" in METHODS[name] else 1e-9  # a network is one for all sides
 
-    assert measure(trained(name), bags, side) > alone - 0.1
+    assert measure(trained(name), bags, side) > alone - behind
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +55,21 @@ def draw_case_look(rng: np.random.Generator) -> CaseLook:
         fat=rng.gamma(0.8, 2.0),
         lumens=rng.gamma(1.2, 1.2),
     )
+
+
+def soften_look(look: CaseLook, variation: float) -> CaseLook:
+    """Move a look towards the mean look; of its difference a share of `variation` is left."""
+    mean = _find_mean_look()
+    return CaseLook(**{
+        name: (1 - variation) * mean[name] + variation * value for name, value in vars(look).items()
+    })  # fmt: skip
+
+
+@cache
+def _find_mean_look() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    looks = [vars(draw_case_look(rng)) for _ in range(1000)]
+    return {name: np.mean([look[name] for look in looks], axis=0) for name in looks[0]}
 
 
 def develop(

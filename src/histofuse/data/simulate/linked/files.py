@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from histofuse.core.workers import map_jobs
 from histofuse.data.cutting import Shards, cut_windows, index_shards
 from histofuse.data.patches import INDEX, META, PATCH_INDEX, Patches, PatchMeta
 from histofuse.data.simulate.brecahad.frames import FramePlan, place_dots, render_frame
-from histofuse.data.simulate.brecahad.stains import CaseLook, draw_case_look
+from histofuse.data.simulate.brecahad.stains import CaseLook, draw_case_look, soften_look
 from histofuse.data.simulate.linked.achievable import measure_achievable
 from histofuse.data.simulate.linked.cohort import (
     CLASSES,
@@ -72,7 +72,13 @@ def simulate_linked(
     cohort = draw_cohort(params, seed)
     patients = tabulate_patients(cohort, params, seed)
     with replacing_folder(folder) as temporary:
-        nuclei = pd.concat(_write_patches(cohort, patients, cutting, seed, temporary.absolute()))
+        jobs = [
+            _Job(n, patient, tuple(map(int, counts)), _draw_look(cohort, params, seed, n))
+            for n, (patient, counts) in enumerate(
+                zip(patients["patient_id"], cohort.tissue.counts, strict=True)
+            )
+        ]
+        nuclei = pd.concat(_write_patches(jobs, cutting, seed, temporary.absolute()))
         parts = list(index_shards(nuclei, cutting.shard_patches))
         write_parts(parts, temporary / INDEX, PATCH_INDEX)
         (temporary / META).write_text(to_json(vars(cutting.meta)), encoding="utf-8")
@@ -111,30 +117,29 @@ class _Job:
 
 
 def _write_patches(
-    cohort: LinkedCohort, patients: pd.DataFrame, cutting: Cutting, seed: int, folder: Path
+    jobs: Sequence[_Job], cutting: Cutting, seed: int, folder: Path
 ) -> Iterator[pd.DataFrame]:
     """Render a frame a patient, cut its nuclei into shards, and yield their annotations."""
-    counts = cohort.tissue.counts
-    shards = Shards(folder, int(counts.sum()), cutting.shard_patches, cutting.meta.stored_px)
+    nuclei = sum(sum(job.counts) for job in jobs)
+    shards = Shards(folder, nuclei, cutting.shard_patches, cutting.meta.stored_px)
     shards.create()
-    jobs = [
-        _Job(n, patient, tuple(map(int, counts[n])), _draw_look(cohort, seed, n))
-        for n, patient in enumerate(patients["patient_id"])
-    ]
 
     def render(job: _Job) -> tuple[pd.DataFrame, Patches]:
         return _render_nuclei(job, cutting, make_rng(seed, _STREAM, "frame", job.number))
 
     first = 0
     done = map_jobs(render, jobs, engine="threads")
-    for nuclei, patches in track(done, "simulating linked patients", total=len(jobs)):
+    for table, patches in track(done, "simulating linked patients", total=len(jobs)):
         shards.write(np.arange(first, first + len(patches)), patches)
         first += len(patches)
-        yield nuclei
+        yield table
 
 
-def _draw_look(cohort: LinkedCohort, seed: int, number: int) -> CaseLook:
+def _draw_look(
+    cohort: LinkedCohort, params: LinkedSimulationParams, seed: int, number: int
+) -> CaseLook:
     look = draw_case_look(make_rng(seed, _STREAM, "look", number))
+    look = soften_look(look, params.look_variation)
     mean, spread = _PLEOMORPHISM
     drawn = np.clip(mean + spread * cohort.tissue.pleomorphism[number], *_PLEOMORPHISM_RANGE)
     return replace(look, pleomorphism=float(drawn))
