@@ -19,7 +19,7 @@ from histofuse.data.simulate.brecahad.frames import (
     render_frame,
     simulate_brecahad,
 )
-from histofuse.data.simulate.brecahad.stains import draw_case_look
+from histofuse.data.simulate.brecahad.stains import draw_case_look, soften_look
 from histofuse.data.splits import split_patches
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams
@@ -198,3 +198,15 @@ def test_frames_of_any_size_and_density_are_rendered(shape, tumour):
     assert {key: len(centres[key]) for key in counts} == counts
     for points in centres.values():
         assert ((points >= 0) & (points < (shape[1], shape[0]))).all()
+
+
+def test_softened_looks_keep_a_share_of_their_difference():
+    looks = [draw_case_look(np.random.default_rng(seed)) for seed in range(2)]
+
+    def differ(variation):
+        first, second = (vars(soften_look(look, variation)) for look in looks)
+        return {name: np.subtract(first[name], second[name]) for name in first}
+
+    for name, whole in differ(1.0).items():
+        np.testing.assert_allclose(whole, np.subtract(*(getattr(of, name) for of in looks)))
+        np.testing.assert_allclose(differ(0.25)[name], 0.25 * whole, atol=1e-9)
