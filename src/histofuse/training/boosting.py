@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Writing each of 800 rounds to a tracking server would take longer than the rounds.
 ROUNDS_PER_RECORD = 10
-WATCHED = ("loss", "auroc")
+WATCHED, SCORED = ("loss", "auroc"), ("auroc", "macro_f1")
 Scores = dict[str, dict[str, float | None]]
 
 
@@ -68,19 +68,18 @@ class _Fold:
         return {f"{part}_{name}": s[name] for part, s in scores.items() for name in WATCHED}
 
 
+def make_rows(rows: LabelledRows) -> xgboost.DMatrix:
+    """Hand labelled rows to XGBoost, with their weights."""
+    return make_matrix(rows.x, rows.target, rows.weight)
+
+
 def fit_booster(
     rows: LabelledRows, params: BoosterSection, rounds: int, seed: int
 ) -> xgboost.Booster:
     """Fit on all given rows for a fixed number of rounds; NaN means missing."""
     import xgboost
 
-    settings = make_settings(params, rows, seed)
-    return xgboost.train(settings, make_rows(rows), num_boost_round=rounds)
-
-
-def make_rows(rows: LabelledRows) -> xgboost.DMatrix:
-    """Hand labelled rows to XGBoost, with their weights."""
-    return make_matrix(rows.x, rows.target, rows.weight)
+    return xgboost.train(make_settings(params, rows, seed), make_rows(rows), rounds)
 
 
 def make_settings(params: BoosterSection, rows: LabelledRows, seed: int) -> dict[str, Any]:
@@ -111,7 +110,6 @@ def cross_validate(
     not risen for ``early_stopping_rounds``. NaN means missing.
     """
     splits = split_folds(rows, params.folds, derive_seed(seed, "folds"))
-    notes = [f"{len(splits)} folds: too few patients"] if len(splits) < params.folds else []
     if len(splits) < 2:
         return _skip(params, "no cross-validation: fewer than two patients of one class")
     folds = [_make_fold(rows, *split, params=params, seed=seed) for split in splits]
@@ -120,9 +118,10 @@ def cross_validate(
         return _skip(params, "no cross-validation: no fold holds both classes")
     rounds = int(np.nanargmax(history["validation_auroc"])) + 1
     scores = _score_folds(folds, rounds)
-    for note in notes:
+    note = f"{len(folds)} folds: too few patients" if len(folds) < params.folds else ""
+    if note:
         report(f"warning: cross-validation: {note}")
-    return CrossValidation(rounds, history, scores, len(folds), "; ".join(notes))
+    return CrossValidation(rounds, history, scores, len(folds), note)
 
 
 def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -190,17 +189,16 @@ def _score_folds(folds: list[_Fold], rounds: int) -> Scores:
             fold.held_out, output_margin=True, iteration_range=(0, rounds)
         )
         scores = score_logits(margin, fold.held_out_target)
-        scored.append({name: scores[name] for name in ("auroc", "macro_f1")})
+        scored.append({name: scores[name] for name in SCORED})
     summary = {k: None if np.isnan(v) else v for k, v in _summarise(scored).items()}
-    return {n: {"mean": summary[n], "sd": summary[f"{n}_sd"]} for n in ("auroc", "macro_f1")}
+    return {n: {"mean": summary[n], "sd": summary[f"{n}_sd"]} for n in SCORED}
 
 
 def _skip(params: BoosterSection, why: str) -> CrossValidation:
     rounds, note = _take_few(params, why)
-    scores: Scores = {name: {"mean": None, "sd": None} for name in ("auroc", "macro_f1")}
+    scores: Scores = {name: {"mean": None, "sd": None} for name in SCORED}
     columns = [f"{part}_{name}" for part in ("train", "validation") for name in WATCHED]
-    history = pd.DataFrame(columns=["round", *columns])
-    return CrossValidation(rounds, history, scores, 0, note)
+    return CrossValidation(rounds, pd.DataFrame(columns=["round", *columns]), scores, 0, note)
 
 
 def _take_few(params: BoosterSection | GradientBoostingParams, why: str) -> tuple[int, str]:

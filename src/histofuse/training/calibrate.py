@@ -23,8 +23,8 @@ Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 7.10 (one s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -57,14 +57,11 @@ class SigmoidCurve:
 
     slope: float
     intercept: float
+    curve: Literal["sigmoid"] = "sigmoid"
 
     def __call__(self, log_odds: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Compute the probability of the class."""
         return expit(self.slope * log_odds + self.intercept)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return {"curve": "sigmoid", "slope": self.slope, "intercept": self.intercept}
 
 
 @dataclass(frozen=True)
@@ -73,17 +70,19 @@ class StepCurve:
 
     x: tuple[float, ...]
     y: tuple[float, ...]
+    curve: Literal["isotonic"] = "isotonic"
 
     def __call__(self, log_odds: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Compute the probability of the class."""
         return np.interp(log_odds, self.x, self.y)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return {"curve": "isotonic", "x": list(self.x), "y": list(self.y)}
-
 
 Curve = SigmoidCurve | StepCurve
+
+
+def _read_curve(values: dict[str, Any]) -> Curve:
+    kind = SigmoidCurve if values["curve"] == "sigmoid" else StepCurve
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,6 @@ class Choice:
     standard_error: float | None
     folds: int
     groups: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -147,23 +142,13 @@ class Calibrator:
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
-        return {
-            "method": self.method,
-            **self.scaling.to_dict(),
-            "curves": [curve.to_dict() for curve in self.curves],
-            "fitted_on": self.fitted_on.to_dict(),
-            "choice": self.choice and self.choice.to_dict(),
-        }
+        values = asdict(self)
+        return values | values.pop("scaling") | {"fitted_on": self.fitted_on.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Calibrator:
         """Read what `to_dict` rendered; versions without biases and choice are read as well."""
-        curves = tuple(
-            SigmoidCurve(curve["slope"], curve["intercept"])
-            if curve["curve"] == "sigmoid"
-            else StepCurve(tuple(curve["x"]), tuple(curve["y"]))
-            for curve in values["curves"]
-        )
+        curves = tuple(map(_read_curve, values["curves"]))
         scaling = Scaling(values["temperature"], tuple(values.get("biases", ())))
         fitted_on = FittedOn.from_dict(values["fitted_on"])
         choice = values.get("choice")

@@ -92,9 +92,7 @@ def _score_adaptively(
 
 
 def predict_sets(
-    probabilities: Float[np.ndarray, "n k"],
-    score: Score,
-    quantiles: Sequence[float | None],
+    probabilities: Float[np.ndarray, "n k"], score: Score, quantiles: Sequence[float | None]
 ) -> Sets:
     """Make the prediction set of each row, as MAPIE would; a quantile of None keeps its class."""
     limits = np.array([np.inf if q is None else q for q in quantiles])

@@ -6,8 +6,8 @@ Nothing is shuffled across splits. Labels are shuffled in training and validatio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,7 @@ from histofuse.training.tabular import EncodedTable, fit_model, to_columns
 TRAINED_ON = ("train", "validation")
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """Calibrated probabilities and class numbers of a control on the test rows."""
 
     probabilities: Float[np.ndarray, "n k"]

@@ -103,8 +103,7 @@ def train_fusion(
     torch.manual_seed(derive_seed(seed, "fusion", "init"))
     network = make_head(data.embeddings, train, classes, params)
     recipe = make_recipe(network, train, classes, params, seed)
-    code = digest_code(__name__)
-    key = make_checkpoint_key(params.model_dump(), seed, data.digests, code)
+    key = make_checkpoint_key(params.model_dump(), seed, data.digests, digest_code(__name__))
     with resumable(path.name, key) as checkpoints, one_thread():
         result = fit(network, train, validation, recipe, checkpoints, recorder)
         logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)
@@ -133,20 +132,15 @@ def gather(data: PairedEmbeddings) -> PairTensors:
     Raises:
         InputError: If a pair has no embedding or an unknown label.
     """
-    where, known = "pairs, label", data.classes
-    unknown = sorted(set(data.pairs["label"]) - set(known))
+    known = data.classes
     with collect_faults() as faults:
-        for label in unknown:
-            faults.add(where, f"unknown class {label!r}", f"one of the encoder's classes {known}")
+        for label in sorted(set(data.pairs["label"]) - set(known)):
+            expected = f"one of the encoder's classes {known}"
+            faults.add("pairs, label", f"unknown class {label!r}", expected)
     image, patient = select_pairs(data.embeddings, data.pairs)
     labels = pd.Index(known).get_indexer(data.pairs["label"].to_numpy(dtype=object))
-    split = data.pairs["split"].to_numpy(dtype=object)
-    return PairTensors(
-        torch.from_numpy(np.array(image)),
-        torch.from_numpy(np.array(patient)),
-        torch.from_numpy(labels.astype(np.int64)),
-        split,
-    )
+    arrays = (np.array(image), np.array(patient), labels.astype(np.int64))
+    return PairTensors(*map(torch.from_numpy, arrays), data.pairs["split"].to_numpy(dtype=object))
 
 
 def make_head(
@@ -207,5 +201,4 @@ def _describe(name: str, data: PairedEmbeddings, params: FusionParams, seed: int
 
 
 def _describe_pairing(pairing: PairingParams) -> dict[str, Any]:
-    rule = pairing.root.rule
-    return {"pairing": pairing.root.model_dump(), "leaky": rule in LEAKY_RULES}
+    return {"pairing": pairing.root.model_dump(), "leaky": pairing.root.rule in LEAKY_RULES}

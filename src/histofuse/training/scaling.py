@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -43,10 +43,6 @@ class Scaling:
         """Compute probabilities; each row sums to 1."""
         return softmax(logits / self.temperature + np.array(self.biases or 0.0), axis=1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return {"temperature": self.temperature, "biases": list(self.biases)}
-
 
 UNCHANGED: Final = Scaling(1.0, ())
 ScalingFit = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], tuple[Scaling, list[str]]]
@@ -65,13 +61,11 @@ def fit_temperature(
     if slope(SHARPEST) <= 0:
         if slope(FLATTEST) == slope(SHARPEST):
             return UNCHANGED, ["the logits are equal in every row, temperature left at 1"]
-        return Scaling(1 / SHARPEST, ()), [
-            f"validation is separable, temperature set to {1 / SHARPEST:g}"
-        ]
+        note = f"validation is separable, temperature set to {1 / SHARPEST:g}"
+        return Scaling(1 / SHARPEST, ()), [note]
     if slope(FLATTEST) >= 0:
-        return Scaling(1 / FLATTEST, ()), [
-            f"no better than chance, temperature set to {1 / FLATTEST:g}"
-        ]
+        note = f"no better than chance, temperature set to {1 / FLATTEST:g}"
+        return Scaling(1 / FLATTEST, ()), [note]
     return Scaling(1 / find_root(slope, FLATTEST, SHARPEST), ()), []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from histofuse.core.artifacts import digest_file, load_json, write_json, write_t
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.seeding import derive_seed
-from histofuse.core.tables import Contract, read_table, to_csv, write_table
+from histofuse.core.tables import Contract, parse_columns, read_table, to_csv, write_table
 from histofuse.features.encoding import ENCODED
 from histofuse.features.specs import KEY
 from histofuse.models.tabular import (
@@ -59,15 +59,9 @@ PREDICTIONS = "predictions.parquet"
 
 TABULAR_PREDICTIONS = Contract(
     name="tabular predictions",
-    columns={
-        "subject_id": "int",
-        "hadm_id": "int",
-        "split": "str",
-        "target": "int",
-        "logit": "float",
-        "probability": "float",
-        "prediction": "int",
-    },
+    columns=parse_columns(
+        "subject_id:int hadm_id:int split target:int logit:float probability:float prediction:int"
+    ),
     key=("subject_id", "hadm_id"),
 )
 
@@ -98,14 +92,8 @@ def load_table(encoded: Path, cohort_meta: Path, kind: Kind) -> EncodedTable:
     if meta.get("weighted"):
         weights = pd.read_parquet(cohort_meta.with_name("cohort.parquet"), columns=[*KEY, WEIGHT])
         rows = rows.merge(weights, on=list(KEY), validate="1:1")
-    return EncodedTable(
-        rows=rows,
-        features=features,
-        encoder=encoder,
-        target=meta["target"],
-        source=meta["source"],
-        digests={"encoded": digest_file(path), "encoder": digest_file(encoder)},
-    )
+    digests = {"encoded": digest_file(path), "encoder": digest_file(encoder)}
+    return EncodedTable(rows, features, encoder, meta["target"], meta["source"], digests)
 
 
 @dataclass(frozen=True)
@@ -149,8 +137,7 @@ def _keep_checkpoints(
         return
     from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 
-    code = digest_code(__name__)
-    key = make_checkpoint_key(params.model_dump(), seed, table.digests, code)
+    key = make_checkpoint_key(params.model_dump(), seed, table.digests, digest_code(__name__))
     with resumable(name, key) as folder:
         yield folder
 
@@ -161,13 +148,9 @@ def _fill_bundle(folder: Path, fit: Fit, table: EncodedTable, params: AnyTabular
     weight = table.rows[WEIGHT].to_numpy(np.float32)[validation] if WEIGHT in table.rows else None
     validation = validation[repeat_by_weight(weight, len(validation))]
     rows = table.rows.iloc[validation]
-    decision = fit_decision(
-        to_columns(logits[validation]),
-        rows["target"].to_numpy(dtype=np.int64),
-        rows["subject_id"].to_numpy(),
-        params.calibration,
-        params.threshold,
-    )
+    columns, target = to_columns(logits[validation]), rows["target"].to_numpy(dtype=np.int64)
+    subjects = rows["subject_id"].to_numpy()
+    decision = fit_decision(columns, target, subjects, params.calibration, params.threshold)
     predictions = make_predictions(table, logits, decision)
     write_model(fit.model, folder)
     write_decision(decision, folder, table.source)
@@ -226,11 +209,10 @@ def fit_model(
     checkpoints: Path | None = None,
 ) -> Fit:
     """Fit one model on the training rows; the validation rows only decide when to stop."""
-    data = _Data(
-        table.features,
-        select_rows(table.rows, table.features, "train"),
-        select_rows(table.rows, table.features, "validation"),
+    train, validation = (
+        select_rows(table.rows, table.features, split) for split in ("train", "validation")
     )
+    data = _Data(table.features, train, validation)
     match params:
         case LogisticRegressionParams():
             return _fit_logistic_regression(data, params)
@@ -242,19 +224,15 @@ def fit_model(
             return _fit_mlp(data, params, seed, recorder, checkpoints)
 
 
-@dataclass(frozen=True)
-class _Data:
+class _Data(NamedTuple):
     features: list[str]
     train: LabelledRows
     validation: LabelledRows
 
-    def score(
-        self, on_train: Float[np.ndarray, " n"], on_validation: Float[np.ndarray, " m"]
-    ) -> dict[str, float]:
-        parts = {
-            "train": score_logits(on_train, self.train.target),
-            "validation": score_logits(on_validation, self.validation.target),
-        }
+    def score(self, on_train: np.ndarray, on_validation: np.ndarray) -> dict[str, float]:
+        train = score_logits(on_train, self.train.target)
+        validation = score_logits(on_validation, self.validation.target)
+        parts = {"train": train, "validation": validation}
         return {f"{part}_{name}": s[name] for part, s in parts.items() for name in s}
 
 

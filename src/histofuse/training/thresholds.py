@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -70,32 +70,14 @@ class Thresholds:
         return cls(values["rule"], tuple(values["values"]), fitted_on, sets)
 
 
-@dataclass(frozen=True)
-class _Cuts:
-    """Confusion counts at each possible threshold, from the highest threshold down."""
+class _Cuts(NamedTuple):
+    """Scores at each possible threshold, from the highest down; precision is 0 where none is."""
 
-    thresholds: Float[np.ndarray, " cuts"]
-    tp: Float[np.ndarray, " cuts"]
-    fp: Float[np.ndarray, " cuts"]
-    positives: int
-    negatives: int
-
-    @property
-    def sensitivity(self) -> np.ndarray:
-        return self.tp / self.positives
-
-    @property
-    def specificity(self) -> np.ndarray:
-        return 1 - self.fp / self.negatives
-
-    @property
-    def precision(self) -> np.ndarray:
-        """Precision; 0 where nothing is called positive."""
-        return self.tp / np.maximum(self.tp + self.fp, 1)
-
-    @property
-    def f1(self) -> np.ndarray:
-        return 2 * self.tp / (self.tp + self.fp + self.positives)
+    thresholds: np.ndarray
+    sensitivity: np.ndarray
+    specificity: np.ndarray
+    precision: np.ndarray
+    f1: np.ndarray
 
 
 def fit_thresholds(
@@ -120,23 +102,20 @@ def fit_thresholds(
     sets = fit_conformal(probabilities, labels, _SETS, COVERAGE, seed=0).quantiles
     if rule == "argmax":
         return Thresholds(rule, (1 / k,) * k, FittedOn(counts), sets)
-    choose = _chooser(rule)
+    choose, n = _chooser(rule), len(labels)
     optimal_at_prevalence = rule in ("youden_j", "balanced")
     notes: list[str] = []
     values: list[float] = []
     for c in (1,) if k == 2 else range(k):
-        if (
-            optimal_at_prevalence
-            and 0 < min(counts[c], len(labels) - counts[c]) < THRESHOLD_MINIMUM
-        ):
-            inside, n = counts[c], len(labels)
+        inside, outside = counts[c], n - counts[c]
+        if optimal_at_prevalence and 0 < min(inside, outside) < THRESHOLD_MINIMUM:
             value = (inside + 1) / (n + 2)
-            rows = f"{count_rows(inside)} inside and {n - inside} outside"
+            rows = f"{count_rows(inside)} inside and {outside} outside"
             note = [f"{rows}, threshold at the prevalence"]
         else:
             value, note = _fit_threshold(probabilities[:, c], labels == c, choose)
         values.append(1 / k if value is None else value)
-        notes += [f"class {c}: {n}" for n in note]
+        notes += [f"class {c}: {text}" for text in note]
     if k == 2:
         values = [1 - values[0], values[0]]
     return Thresholds(rule, tuple(values), FittedOn(counts, tuple(notes)), sets)
@@ -167,15 +146,12 @@ def _balance(cuts: _Cuts) -> np.ndarray:
 
 def _choose_for_precision(cuts: _Cuts, target: float) -> tuple[int, list[str]]:
     precision, recall = cuts.precision, cuts.sensitivity
-    reached = np.flatnonzero((precision >= target) & (cuts.tp > 0))
+    reached = np.flatnonzero((precision >= target) & (recall > 0))
     if len(reached):
         return int(reached[np.lexsort((-precision[reached], -recall[reached]))[0]]), []
     best = int(np.lexsort((-recall, -precision))[0])
-    note = (
-        f"precision {target:g} is out of reach on validation, the highest used:"
-        f" {precision[best]:.3f} at recall {recall[best]:.3f}"
-    )
-    return best, [note]
+    used = f"{precision[best]:.3f} at recall {recall[best]:.3f}"
+    return best, [f"precision {target:g} is out of reach on validation, the highest used: {used}"]
 
 
 def _fit_threshold(
@@ -198,15 +174,11 @@ def _count_cuts(scores: Float[np.ndarray, " n"], is_class: np.ndarray) -> _Cuts:
     levels = np.unique(scores)[::-1]
     bounds = np.concatenate([[1.0], levels, [0.0]])
     middles = (bounds[:-1] + bounds[1:]) / 2
-    order = np.sort(scores[is_class]), np.sort(scores[~is_class])
-    tp, fp = (len(o) - np.searchsorted(o, middles, side="left") for o in order)
     # No threshold lies beyond a score of exactly 0 or 1.
     keep = np.ones(len(middles), dtype=bool)
     keep[0], keep[-1] = levels[0] < 1, levels[-1] > 0
-    return _Cuts(
-        middles[keep],
-        tp[keep].astype(np.float64),
-        fp[keep].astype(np.float64),
-        len(order[0]),
-        len(order[1]),
-    )
+    middles = middles[keep]
+    inside, outside = np.sort(scores[is_class]), np.sort(scores[~is_class])
+    tp, fp = (len(o) - np.searchsorted(o, middles, side="left") for o in (inside, outside))
+    precision, f1 = tp / np.maximum(tp + fp, 1), 2 * tp / (tp + fp + len(inside))
+    return _Cuts(middles, tp / len(inside), 1 - fp / len(outside), precision, f1)
