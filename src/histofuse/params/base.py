@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -19,14 +19,8 @@ PARAMS_FILE = Path("params.yaml")
 # Names become paths, stages and models; other keys may have parts.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
-NAMED: Final = (
-    "classes",
-    "image",
-    "pairing",
-    "patients",
-    "tabular",
-    "tune",
-)  # their keys are names
+# Sections whose keys are names.
+NAMED: Final = ("classes", "image", "pairing", "patients", "tabular", "tune")
 _EXPECTED_NAME: Final = "at most 64 letters, digits, _ and -, a letter or digit first"
 _EXPECTED_KEY: Final = "letters, digits, _ and -, in parts separated by . or /"
 # Whose values are names, or lists of them.
@@ -36,11 +30,33 @@ NAMING: Final[tuple[str, ...]] = (
     "positive_control.image", "positive_control.record", "studies.*", "tabular.*.study",
 )  # fmt: skip
 
+# Types of values that several sections share.
+Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Several = Annotated[int, Field(ge=2)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _require_distinct(names: list[Any]) -> list[Any]:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"each name once, found {', '.join(repeated)} more than once")
+    return names
+
+
+Distinct = AfterValidator(_require_distinct)
 
 
 class Section(BaseModel):
-    """One section of params.yaml: unknown keys refused, nothing coerced, nothing changed later."""
+    """One section of params.yaml: unknown keys refused, nothing coerced, nothing changed later.
+
+    The comments of params.yaml say what each key means.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 

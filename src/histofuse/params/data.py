@@ -9,66 +9,37 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from histofuse.params.base import Section, SectionOf
+from histofuse.params.base import Section, SectionOf, Text
 
-Path = Annotated[str, Field(min_length=1)]
 ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Annotations = Literal["brecahad", "geojson", "csv"]
 
 
 class FrameParams(Section):
-    """How the pixels of frames and slides are understood where their files leave it open.
-
-    Attributes:
-        orientation: What points refer to in files whose orientation tag is not 1: the pixels as
-            ``stored`` or as ``displayed``; ``refuse`` such files.
-        bits: Bits of the camera in files of 16 bits; ``file``: as the file's tags or values say,
-            or refused where they do not.
-    """
+    """How the pixels of frames and slides are understood where their files leave it open."""
 
     orientation: Literal["refuse", "stored", "displayed"]
     bits: Literal["file"] | Annotated[int, Field(ge=8, le=16)]
 
 
 class RecordsParams(Section):
-    """Where the health records are.
-
-    Attributes:
-        kind: ``mimiciv``, or ``table``: any table with a declaration (docs/records.md).
-        path: Folder that holds ``hosp/``, or the table and its ``records.yaml``.
-    """
+    """Where the health records are."""
 
     kind: Literal["mimiciv", "table"]
-    path: Path
+    path: Text
 
 
 class DataParams(Section):
-    """Folders of the two data sets, absolute or from the project's root.
+    """Folders of the two data sets, absolute or from the project's root."""
 
-    Attributes:
-        brecahad: Holds ``images/`` and ``groundTruth/``.
-        annotations: What ``groundTruth/`` holds: BreCaHAD's ``<frame>.json``, QuPath's
-            ``<frame>.geojson``, or CSV files of ``frame_id,x_px,y_px,class_name``.
-        class_names: Class to its names in GeoJSON and CSV, other than its own; the first is what
-            GeoJSON is written with. Upper and lower case do not matter.
-        images_restricted: Whether the frames are patients' data that may not be shown. MLflow and
-            the report then get no patch and no row of a patch. Simulated frames are recognised.
-        records: The health records.
-        crosswalk: CSV of ``case_id``, ``subject_id`` and, where a patient has several index
-            admissions, ``hadm_id``; without rows where the two data sets share no patient. For a
-            table both are the ids that its key columns have.
-        mpp: Micrometres per pixel of frames whose files do not say; ``none`` if unknown.
-        frames: How frames are understood.
-    """
-
-    brecahad: Path
+    brecahad: Text  # holds images/ and groundTruth/
     annotations: Annotations
     class_names: dict[ClassName, list[str]]
     images_restricted: bool
-    records: RecordsParams
-    crosswalk: Path
+    records: RecordsParams  # the health records
+    crosswalk: Text
     mpp: Literal["none"] | Annotated[float, Field(ge=0.05, le=2.0)]
-    frames: FrameParams
+    frames: FrameParams  # how frames are understood
 
     @field_validator("class_names")
     @classmethod

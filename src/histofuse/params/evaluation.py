@@ -7,50 +7,35 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from histofuse.core.ids import Split
-from histofuse.params.base import Section
+from histofuse.params.base import Count, InnerShare, Section, Several, Text
 
 
 class EvaluationParams(Section):
-    """What is reported.
+    """What is reported."""
 
-    Attributes:
-        split: The split tables and figures are about; ``metrics.json`` holds all.
-        primary_rule: The pairing that represents fusion; listed first in tables and figures.
-        diagnoses_model: The model of ``tabular`` that is trained again without the diagnoses of
-            the index admission, which are billed after it.
-    """
-
-    split: Split
-    primary_rule: Annotated[str, Field(min_length=1)]
-    diagnoses_model: Annotated[str, Field(min_length=1)]
+    split: Split  # the split tables and figures are about
+    primary_rule: Text  # the pairing that represents fusion
+    diagnoses_model: Text
 
 
 class PositiveControlParams(Section):
-    """What is measured on linked patients: names of methods in the section ``patients``.
+    """What is measured on linked patients: names of methods in the section ``patients``."""
 
-    Attributes:
-        image: Sees the image alone.
-        record: Sees the record alone.
-        both: The method of fusion.
-        shuffles: Of the records among patients, each with a fusion model of its own.
-    """
-
-    image: Annotated[str, Field(min_length=1)]
-    record: Annotated[str, Field(min_length=1)]
-    both: Annotated[str, Field(min_length=1)]
-    shuffles: Annotated[int, Field(ge=1)]
+    image: Text  # sees the image alone
+    record: Text  # sees the record alone
+    both: Text  # the method of fusion
+    shuffles: Count
 
 
 ConformalScore = Literal["lac", "lac_by_class"]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ThresholdRange(Section):
     """Threshold probabilities of the decision curve, from `low` to `high`."""
 
-    low: Share
-    high: Share
-    step: Share
+    low: InnerShare
+    high: InnerShare
+    step: InnerShare
 
     @model_validator(mode="after")
     def _check_order(self) -> ThresholdRange:
@@ -60,26 +45,17 @@ class ThresholdRange(Section):
 
 
 class AssessmentParams(Section):
-    """What the assessment shows; resamples and confidence are those of ``intervals``.
-
-    Attributes:
-        thresholds: At what probability one would act, over the range of the decision curve.
-        specificities: Specificities at which sensitivity is read.
-        sensitivities: Sensitivities at which specificity is read.
-        coverage: Share of rows with a prediction set that should contain the true class.
-        conformal_score: The method of the sets shown next to single predictions: ``lac``
-            promises the coverage over all rows, ``lac_by_class`` in each class.
-        age_bands_years: Where one age band ends and the next begins.
-        fewest_in_subgroup: Patients below which a subgroup is not measured.
-    """
+    """What the assessment shows; resamples and confidence are those of ``intervals``."""
 
     thresholds: ThresholdRange
-    specificities: Annotated[list[Share], Field(min_length=1)]
-    sensitivities: Annotated[list[Share], Field(min_length=1)]
-    coverage: Share
+    specificities: Annotated[list[InnerShare], Field(min_length=1)]
+    # Sensitivities at which specificity is read.
+    sensitivities: Annotated[list[InnerShare], Field(min_length=1)]
+    coverage: InnerShare
     conformal_score: ConformalScore
+    # Where one age band ends and the next begins.
     age_bands_years: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
-    fewest_in_subgroup: Annotated[int, Field(ge=2)]
+    fewest_in_subgroup: Several
 
     @model_validator(mode="after")
     def _check_bands(self) -> AssessmentParams:

@@ -11,15 +11,24 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from histofuse.params.base import Count, Section, SectionOf
+from histofuse.params.base import (
+    BelowOne,
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    Section,
+    SectionOf,
+    Several,
+    Text,
+    Whole,
+)
 from histofuse.params.tune import ClassifierSection
 
 SAFETENSORS = ".safetensors"
 PINNED = "sha256:"
 FOLDER = "local-dir:"
 
-Rate = Annotated[float, Field(gt=0, le=1)]
-Strength = Annotated[float, Field(ge=0, lt=1)]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -27,7 +36,7 @@ class MeanAndSd(Section):
     """By which pixels between 0 and 1 are normalised: of red, green and blue."""
 
     mean: Channels
-    sd: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    sd: Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
 Normalisation = Literal["unit", "imagenet", "encoder"] | MeanAndSd
@@ -46,31 +55,20 @@ Weights = Annotated[str, AfterValidator(_check_weights)]
 
 
 class AugmentationParams(Section):
-    """Random changes to training patches; a zero turns one off.
+    """Random changes to training patches; a zero turns one off."""
 
-    Attributes:
-        flips: Mirror left-right and top-bottom, each with chance one half.
-        rotation_degrees: Turn by an angle up to this, either way.
-        scale: Least and largest side of the random crop, in sides of the patch. A smaller crop is
-            moved about within the patch; a larger one takes its context from the margin.
-        brightness: Multiply by a factor within 1 ± this.
-        contrast: Spread about the mean grey by a factor within 1 ± this.
-        saturation: Spread about each pixel's grey by a factor within 1 ± this.
-        hue: Turn the hue by up to this share of the circle, either way.
-        stain_scale: Multiply the amounts of haematoxylin, eosin and what is neither by factors
-            within 1 ± this, each its own.
-        stain_shift: Add up to this to each amount, either way, in units of optical density.
-    """
-
-    flips: bool
+    flips: bool  # mirror left-right and top-bottom, each with chance one half
+    # Turn by an angle up to this, either way.
     rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    # Least and largest side of the random crop, in sides of the patch.
     scale: Annotated[list[Annotated[float, Field(gt=0, le=4)]], Field(min_length=2, max_length=2)]
-    brightness: Strength
-    contrast: Strength
-    saturation: Strength
+    brightness: BelowOne  # multiply by a factor within 1 ± this
+    contrast: BelowOne  # spread about the mean grey by a factor within 1 ± this
+    saturation: BelowOne  # spread about each pixel's grey by a factor within 1 ± this
+    # Turn the hue by up to this share of the circle, either way.
     hue: Annotated[float, Field(ge=0, le=0.5)]
-    stain_scale: Strength
-    stain_shift: Strength
+    stain_scale: BelowOne
+    stain_shift: BelowOne
 
     @model_validator(mode="after")
     def _check(self) -> AugmentationParams:
@@ -80,29 +78,9 @@ class AugmentationParams(Section):
 
 
 class EncoderParams(ClassifierSection):
-    """What every image network's section holds, whatever its strategy.
+    """What every image network's section holds, whatever its strategy."""
 
-    Attributes:
-        backbone: ``simple_cnn``; a name of torchvision or, if it has none, of timm;
-            ``torchvision/<name>``, ``timm/<name>``; ``hf-hub:<org>/<model>@<commit>`` of the
-            Hugging Face hub or ``local-dir:<folder>``, both laid out as timm does.
-        model_kwargs: What the library's builder of the network is given besides, such as
-            ``init_values``; values of keys that end in ``_layer`` are names of layers.
-        weights: What the backbone starts from: ``none`` (random), ``imagenet`` (downloaded), the
-            path of a safetensors file with the library's key names, or ``sha256:<digest>``, the
-            file with this digest in the repository or folder of the backbone.
-        pooling: What a vision transformer's embedding is: the library's own (``encoder``), the
-            class token, the mean of the other tokens, or both.
-        input_px: Side of what the network takes, or ``encoder`` for the one in its own
-            configuration; patches of another side are resized (bicubic).
-        normalisation: ``unit`` is 0 to 1; ``imagenet`` then takes off its mean, divides by its SD;
-            ``encoder`` takes mean and SD from the encoder's own configuration, or they are given.
-        minimum_map_px: Minimum side of a feature map that is explained; the deepest layer with such
-            maps is chosen, and a network without one is refused. At 64 px the last block of a
-            ResNet has 2 x 2.
-    """
-
-    backbone: Annotated[str, Field(min_length=1)]
+    backbone: Text
     model_kwargs: dict[str, Any]
     weights: Weights
     pooling: Pooling
@@ -112,20 +90,13 @@ class EncoderParams(ClassifierSection):
 
 
 class SolvedHeadParams(Section):
-    """A linear head, solved to its optimum, on pooled features of a frozen backbone.
+    """A linear head, solved to its optimum, on pooled features of a frozen backbone."""
 
-    Attributes:
-        levels: Stages of the backbone whose maps are pooled, their mean and maximum each; none: the
-            backbone's own embedding, or what `pooling` says.
-        rotations: Quarter turns over which features are averaged; 1 is the patch as it is.
-        c: Inverse strengths of the L2 penalty to choose from.
-        folds: Of the cross-validation of the training rows that chooses.
-    """
-
-    levels: list[Annotated[str, Field(min_length=1)]]
-    rotations: Literal[1, 2, 4]
-    c: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    folds: Annotated[int, Field(ge=2)]
+    # Stages of the backbone whose maps are pooled, their mean and maximum each.
+    levels: list[Text]
+    rotations: Literal[1, 2, 4]  # quarter turns over which features are averaged
+    c: Annotated[list[Positive], Field(min_length=1)]
+    folds: Several
 
 
 class ProbeParams(EncoderParams, SolvedHeadParams):
@@ -135,41 +106,22 @@ class ProbeParams(EncoderParams, SolvedHeadParams):
 
 
 class GradientParams(EncoderParams):
-    """Training of a whole network by gradient descent.
+    """Training of a whole network by gradient descent."""
 
-    Attributes:
-        head_learning_rate: Of the last layer.
-        backbone_learning_rate: Of all else.
-        frozen_epochs: Epochs at the start in which only the last layer learns.
-        unfreeze_every_epochs: Epochs from the unfreezing of one stage of the backbone, deepest
-            first, to the next.
-        epochs: Maximum number of epochs.
-        step_epochs: Epochs after which the ``step`` schedule multiplies the rates by `step_factor`.
-        weight_averaging: Decay, per step, of the moving average of the weights. Validation chooses
-            an epoch of the average, and the model gets it; 0 averages nothing.
-        monitor: Validation metric that chooses the epoch. The loss moves least from epoch to epoch;
-            macro-F1 of few mitoses jumps.
-        imbalance: ``class_weights`` in the loss, or a ``weighted_sampler``, inverse frequency both;
-            or ``logit_adjustment``, which adds the log frequencies to the logits in the loss.
-        focal_gamma: Exponent by which the loss of rows that are already right is reduced; 0 is the
-            cross-entropy.
-        patience: Epochs without a better `monitor` after which training stops.
-        precision: Of the arithmetic in training; ``auto`` is bf16 where the machine computes in it.
-    """
-
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    head_learning_rate: Rate
+    epochs: Count  # maximum number of epochs
+    batch_size: Several
+    head_learning_rate: Rate  # of the last layer
     backbone_learning_rate: Rate
-    weight_decay: Annotated[float, Field(ge=0)]
-    weight_averaging: Strength
+    weight_decay: NonNegative
+    weight_averaging: BelowOne
     monitor: Literal["loss", "auroc", "macro_f1"]
-    frozen_epochs: Annotated[int, Field(ge=0)]
+    frozen_epochs: Whole  # at the start, in which only the last layer learns
+    # Epochs from the unfreezing of one stage of the backbone, deepest first, to the next.
     unfreeze_every_epochs: Count
     imbalance: Literal["none", "class_weights", "weighted_sampler", "logit_adjustment"]
     focal_gamma: Annotated[float, Field(ge=0, le=10)]
     schedule: Literal["constant", "step", "cosine"]
-    step_epochs: Count
+    step_epochs: Count  # epochs after which the step schedule multiplies the rates by `step_factor`
     step_factor: Rate
     patience: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
@@ -177,14 +129,10 @@ class GradientParams(EncoderParams):
 
 
 class FinetuneParams(GradientParams):
-    """Gradient descent from a new last layer.
-
-    Attributes:
-        dropout: Before the last layer.
-    """
+    """Gradient descent from a new last layer."""
 
     strategy: Literal["finetune"]
-    dropout: Strength
+    dropout: BelowOne
 
 
 class LpFtParams(GradientParams, SolvedHeadParams):

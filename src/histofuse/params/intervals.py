@@ -6,26 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histofuse.params.base import Section
+from histofuse.params.base import InnerShare, Section, Several
 
 IntervalMethod = Literal["percentile", "bca"]
 Resamples = Annotated[int, Field(ge=100)]
-Confidence = Annotated[float, Field(gt=0, lt=1)]
 
 
 class IntervalParams(Section):
-    """Confidence intervals of the metrics on the reported split.
-
-    Attributes:
-        resamples: Bootstrap resamples of cases, or of patients.
-        confidence: Of the two-sided intervals.
-        method: How an interval is read from the resamples; ``bca`` corrects for bias and skewness.
-            Differences of models always have ``percentile`` intervals.
-        fewest_groups: With fewer cases (or patients) an interval decides nothing: every verdict is
-            inconclusive. Of three cases there are ten different resamples.
-    """
+    """InnerShare intervals of the metrics on the reported split."""
 
     resamples: Resamples
-    confidence: Confidence
+    confidence: InnerShare  # of the two-sided intervals
     method: IntervalMethod
-    fewest_groups: Annotated[int, Field(ge=2)]
+    fewest_groups: Several

@@ -10,9 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from histofuse.params.base import Section, SectionOf
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from histofuse.params.base import Section, SectionOf, Share
 
 # Rules under which the patient says something about the label because the rule saw to it.
 LEAKY_RULES: Final = frozenset({"label_aligned"})
@@ -32,14 +30,10 @@ class PermutedParams(Section):
 
 
 class LabelAlignedParams(Section):
-    """The simulation of truly paired data; the pairing itself carries the label.
-
-    Attributes:
-        positive_share: Class to the share of its patches that get a patient whose target is 1. The
-            further the classes lie apart, the more the health record gives away.
-    """
+    """The simulation of truly paired data; the pairing itself carries the label."""
 
     rule: Literal["label_aligned"]
+    # Class to the share of its patches that get a patient whose target is 1.
     positive_share: Annotated[dict[str, Share], Field(min_length=1)]
 
 

@@ -7,34 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from histofuse.params.base import Section
+from histofuse.params.base import Count, Section
 
 _ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
 
 
 class PatchParams(Section):
-    """Size and preparation of patches.
+    """Size and preparation of patches."""
 
-    Attributes:
-        patch_px: Side of the square the model sees.
-        margin_px: Context stored on each side of it, for rotations and crops.
-        shard_patches: Patches in a shard; the last holds fewer.
-        patch_um: Side of that square in micrometres: frames and slides of another resolution are
-            resampled to it; ``none``: pixels are taken as they are.
-        stain_normalisation: ``macenko`` brings each frame to a reference stain.
-        engine: ``threads``, ``processes``, or the address of a Dask scheduler. It and `workers`
-            change no byte of the output.
-        workers: Frames processed at a time; ``auto`` is one per processor, eight at most. A Dask
-            cluster has its own number.
-    """
-
-    patch_px: Annotated[int, Field(ge=8, le=2048)]
+    patch_px: Annotated[int, Field(ge=8, le=2048)]  # side of the square the model sees
     margin_px: Annotated[int, Field(ge=0, le=1024)]
     patch_um: Literal["none"] | Annotated[float, Field(gt=0, le=4096)]
-    shard_patches: Annotated[int, Field(ge=1)]
+    shard_patches: Count  # patches in a shard
     stain_normalisation: Literal["none", "macenko"]
     engine: str
-    workers: Literal["auto"] | Annotated[int, Field(ge=1)]
+    workers: Literal["auto"] | Count
 
     @field_validator("engine")
     @classmethod

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from histofuse.params.base import Count, SectionOf
+from histofuse.params.base import (
+    BelowOne,
+    Count,
+    Distinct,
+    NonNegative,
+    Positive,
+    SectionOf,
+    Several,
+)
 from histofuse.params.tabular import BoosterSection
 from histofuse.params.tune import ClassifierSection
 
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 Aggregator = Literal["mean", "max", "spread", "distribution"]
 
 
 class PatientSection(ClassifierSection):
-    """What every method's section holds.
+    """What every method's section holds."""
 
-    Attributes:
-        aggregators: How a patient's nuclei become one vector; several are joined.
-    """
-
-    aggregators: Annotated[list[Aggregator | Literal["attention"]], Field(min_length=1)]
-
-    @field_validator("aggregators")
-    @classmethod
-    def _refuse_repeats(cls, names: list[str]) -> list[str]:
-        if len(set(names)) != len(names):
-            raise ValueError("each aggregator once")
-        return names
+    # How a patient's nuclei become one vector.
+    aggregators: Annotated[list[Aggregator | Literal["attention"]], Field(min_length=1), Distinct]
 
 
 class FixedSection(PatientSection):
     """Methods without a network, whose aggregators are not learnt."""
 
-    aggregators: Annotated[list[Aggregator], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride]
+    aggregators: Annotated[list[Aggregator], Field(min_length=1), Distinct]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class SideParams(FixedSection):
@@ -64,40 +60,25 @@ class EarlyXgboostParams(FixedSection, BoosterSection):
 
 
 class LateParams(FixedSection):
-    """A logistic regression a side, whose log-odds are combined.
-
-    Attributes:
-        combine: ``mean`` of the log-odds; ``stacked`` weighs them by a logistic regression on
-            log-odds that are cross-fitted over `folds` of the train patients.
-    """
+    """A logistic regression a side, whose log-odds are combined."""
 
     kind: Literal["late"]
     c: Positive
     combine: Literal["mean", "stacked"]
-    folds: Annotated[int, Field(ge=2)]
+    folds: Several
 
 
 class NetworkSection(PatientSection):
-    """What the sections of networks hold.
-
-    Attributes:
-        width: Of each side's vector.
-        modality_dropout: Share of training rows, drawn anew in each epoch, that lack one side; a
-            learnt vector stands for it.
-        components: Principal components of the embeddings that attention sees of a nucleus.
-        attention_units: Of the attention that pools nuclei.
-        patience: Epochs without a lower validation loss after which training stops.
-        most_nuclei: Larger bags are thinned evenly.
-    """
+    """What the sections of networks hold."""
 
     width: Count
-    dropout: Share
-    modality_dropout: Share
+    dropout: BelowOne
+    modality_dropout: BelowOne
     components: Count
-    attention_units: Count
+    attention_units: Count  # of the attention that pools nuclei
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=2)]
+    weight_decay: NonNegative
+    batch_size: Several
     epochs: Count
     patience: Count
     most_nuclei: Count

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
-
-from pydantic import Field
+from typing import Any, Final
 
 from histofuse.core.errors import FaultList, InputError
 from histofuse.core.naming import name_patient_model
 from histofuse.params.base import (
     PARAMS_FILE,
     Section,
+    Whole,
     check_names,
     find_values,
     load_file,
@@ -105,7 +104,7 @@ class StudiesParams(Section):
 class ProjectParams(Section):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Whole
     data: DataParams
     classes: ClassesParams
     simulation: SimulationParams

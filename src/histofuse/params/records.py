@@ -14,12 +14,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.params.base import Section, load_file, validate_section
+from histofuse.params.base import Positive, Section, Text, load_file, validate_section
 
 NONE: Final = "none"
 ROW_NUMBER: Final = "row_number"  # the key of a table without ids
 UNFINISHED: Final = "TODO"  # what `histofuse describe-table` leaves to a person
-Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 
@@ -114,7 +113,7 @@ class EventTarget(Section):
     event: Text
     happened: Texts
     censored: Texts
-    horizon: Annotated[float, Field(gt=0)]
+    horizon: Positive
     censoring: Literal["left_out", "weighted"]
 
     @property

@@ -10,14 +10,8 @@ from histofuse.params.base import Section
 
 
 class SlideParams(Section):
-    """How whole slides are read and what is counted on them.
-
-    Attributes:
-        region_px: Side of the regions that are read at once, at the model's resolution.
-        hot_spot_mm2: Area of the circle with most mitoses.
-        field_diameter_mm: Of the microscope whose ten fields Nottingham's mitotic score refers to.
-    """
+    """How whole slides are read and what is counted on them."""
 
     region_px: Annotated[int, Field(ge=256, le=4096, multiple_of=64)]
-    hot_spot_mm2: Annotated[float, Field(gt=0, le=100)]
+    hot_spot_mm2: Annotated[float, Field(gt=0, le=100)]  # area of the circle with most mitoses
     field_diameter_mm: Annotated[float, Field(ge=0.3, le=0.8)]

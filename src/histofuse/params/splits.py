@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from histofuse.params.base import Section
+from histofuse.params.base import InnerShare, Section, Several, Whole
 
 Unit = Literal["case", "frame", "patch"]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ImageSplitParams(Section):
-    """How patches are split.
-
-    Attributes:
-        unit: What stays whole between test and the rest: ``case``, ``frame`` or ``patch``. Patches
-            overlap, so ``patch`` shares pixels between splits and is declared leaky.
-        validation_unit: What stays whole between validation and train. With few cases, ``frame``
-            leaves mitoses in each split; test is still separated by `unit`.
-        folds: Number of folds; test is one of them, validation one of as many of what is left.
-        test_fold: Which fold is the test split.
-        validation_fold: Which fold of the rest is the validation split.
-        classes_required: Classes each split must hold.
-    """
+    """How patches are split."""
 
     unit: Unit
     validation_unit: Unit
-    folds: Annotated[int, Field(ge=2)]
-    test_fold: Annotated[int, Field(ge=0)]
-    validation_fold: Annotated[int, Field(ge=0)]
+    folds: Several
+    test_fold: Whole  # which fold is the test split
+    validation_fold: Whole  # which fold of the rest is the validation split
     classes_required: list[str]
 
     @model_validator(mode="after")
@@ -46,9 +34,9 @@ class ImageSplitParams(Section):
 class PatientSplitParams(Section):
     """Shares of patients; they add up to 1."""
 
-    train: Share
-    validation: Share
-    test: Share
+    train: InnerShare
+    validation: InnerShare
+    test: InnerShare
 
     @model_validator(mode="after")
     def _check(self) -> PatientSplitParams:

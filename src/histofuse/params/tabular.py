@@ -9,11 +9,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from histofuse.params.base import Count, SectionOf
+from histofuse.params.base import (
+    BelowOne,
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    SectionOf,
+    Several,
+    Whole,
+)
 from histofuse.params.tune import ClassifierSection
 
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 Imbalance = Literal["none", "class_weights"]
 
 
@@ -31,8 +38,8 @@ class GradientBoostingParams(ClassifierSection):
     kind: Literal["gradient_boosting"]
     rounds: Count
     max_depth: Annotated[int, Field(ge=1, le=16)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    subsample: Fraction
+    learning_rate: Rate
+    subsample: Rate
     early_stopping_rounds: Count
 
 
@@ -45,14 +52,14 @@ class MlpParams(ClassifierSection):
 
     kind: Literal["mlp"]
     hidden: Annotated[list[Count], Field(min_length=1)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: BelowOne
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=2)]
+    weight_decay: NonNegative
+    batch_size: Several
     epochs: Count
-    warmup_epochs: Annotated[int, Field(ge=0)]
+    warmup_epochs: Whole
     step_epochs: Count
-    step_factor: Annotated[float, Field(gt=0, le=1)]
+    step_factor: Rate
     patience: Count
     monitor: Literal["loss", "auroc", "macro_f1"]
     loss: Literal["bce", "cross_entropy"]
@@ -69,13 +76,13 @@ class BoosterSection(ClassifierSection):
     """What XGBoost needs; `rounds` is the most that cross-validation may choose."""
 
     max_depth: Annotated[int, Field(ge=1, le=16)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    learning_rate: Rate
     rounds: Count
-    subsample: Fraction
-    colsample: Fraction
-    min_child_weight: Annotated[float, Field(ge=0)]
-    reg_lambda: Annotated[float, Field(ge=0)]
-    folds: Annotated[int, Field(ge=2)]
+    subsample: Rate
+    colsample: Rate
+    min_child_weight: NonNegative
+    reg_lambda: NonNegative
+    folds: Several
     early_stopping_rounds: Count
     imbalance: Imbalance
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from histofuse.core.errors import Fault, FaultList, InputError
-from histofuse.params.base import PARAMS_FILE, Section, SectionOf
+from histofuse.params.base import PARAMS_FILE, Count, Section, SectionOf, Text, Whole
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
 
 STUDY = "study"  # the key of a model's section that names the study whose values it takes
@@ -19,16 +19,10 @@ StudyName = Annotated[str, Field(pattern=r"^\w+$")]
 
 
 class ClassifierSection(Section):
-    """What every classifier's section holds.
-
-    Attributes:
-        calibration: Fitted on validation.
-        threshold: Fitted on validation.
-        study: Whose best values replace those given here; ``none`` keeps them.
-    """
+    """What every classifier's section holds."""
 
     calibration: CalibrationMethod
-    threshold: ThresholdRule
+    threshold: ThresholdRule  # fitted on validation
     study: StudyName
 
 
@@ -78,27 +72,17 @@ Range = Annotated[IntRange | FloatRange | Choice, Field(discriminator="type")]
 
 
 class StudyParams(Section):
-    """How a study searches.
+    """How a study searches."""
 
-    Attributes:
-        trials: Finished trials, pruned ones included, over all workers; more continue the study.
-        metric: What the best trial is best in.
-        sampler: ``tpe`` learns from earlier trials; ``random`` does not.
-        pruner: ``median`` stops trials below the median of the others at the same fold or epoch;
-            ``none`` stops none.
-        pruner_warmup_trials: Trials that are never stopped.
-        space: Dotted key of the model's section -> its range.
-    """
-
-    trials: Annotated[int, Field(ge=1)]
+    trials: Count  # finished trials, pruned ones included, over all workers
     metric: Literal["auroc", "macro_f1"]
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "none"]
-    pruner_warmup_trials: Annotated[int, Field(ge=0)]
+    pruner_warmup_trials: Whole  # trials that are never stopped
     space: Annotated[dict[str, Range], Field(min_length=1)]
 
 
-class StudyStorage(SectionOf[Annotated[str, Field(min_length=1)]]):
+class StudyStorage(SectionOf[Text]):
     """Section ``study_storage``: a journal file, or any URL that Optuna takes."""
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ def test_default_sections_load():
         (EncodingParams, ENCODING, {"maximum_missing": 0.0}, "greater than 0"),
         (EncodingParams, ENCODING, {"maximum_missing": "0.8"}, "valid number"),
         (EncodingParams, ENCODING, {"strata": ["race"]}, "'sex' or 'age_band'"),
-        (EncodingParams, ENCODING, {"strata": ["sex", "sex"]}, "each stratum once"),
+        (EncodingParams, ENCODING, {"strata": ["sex", "sex"]}, "each name once"),
         (EncodingParams, ENCODING, {"indicator_minimum_missing": 1.1}, "less than or equal"),
     ],
 )
