@@ -81,8 +81,9 @@ Curve = SigmoidCurve | StepCurve
 
 
 def _read_curve(values: dict[str, Any]) -> Curve:
-    kind = SigmoidCurve if values["curve"] == "sigmoid" else StepCurve
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    if values["curve"] == "sigmoid":
+        return SigmoidCurve(values["slope"], values["intercept"])
+    return StepCurve(tuple(values["x"]), tuple(values["y"]))
 
 
 @dataclass(frozen=True)

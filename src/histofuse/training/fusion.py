@@ -139,8 +139,10 @@ def gather(data: PairedEmbeddings) -> PairTensors:
             faults.add("pairs, label", f"unknown class {label!r}", expected)
     image, patient = select_pairs(data.embeddings, data.pairs)
     labels = pd.Index(known).get_indexer(data.pairs["label"].to_numpy(dtype=object))
-    arrays = (np.array(image), np.array(patient), labels.astype(np.int64))
-    return PairTensors(*map(torch.from_numpy, arrays), data.pairs["split"].to_numpy(dtype=object))
+    image, patient, numbers = map(
+        torch.from_numpy, (np.array(image), np.array(patient), labels.astype(np.int64))
+    )
+    return PairTensors(image, patient, numbers, data.pairs["split"].to_numpy(dtype=object))
 
 
 def make_head(

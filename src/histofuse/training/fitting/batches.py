@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from histofuse.training.fitting.processes import Draws
-from histofuse.training.fitting.recipe import Inputs, Sources, keep_inputs
+from histofuse.training.fitting.recipe import Sources
 from histofuse.training.fitting.stored import iterate_rows
 
 
@@ -50,18 +49,10 @@ def as_columns(logits: Tensor) -> Float[Tensor, "batch k"]:
 
 @torch.inference_mode()
 def compute_logits(
-    network: nn.Module,
-    inputs: Sources,
-    *,
-    batch_size: int = 256,
-    prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs,
+    network: nn.Module, inputs: Sources, *, batch_size: int = 256
 ) -> Float[np.ndarray, "n k"]:
     """Compute logits in eval mode and fp32, on the network's device, one column per class."""
-    network.eval()
-    device = next(network.parameters()).device
+    device = next(network.eval().parameters()).device
     batches = split_batches(torch.arange(len(inputs[0])), batch_size)
-    logits = [
-        as_columns(network(*prepare(selected, None))).cpu()
-        for selected in iterate_rows(inputs, batches, device)
-    ]
-    return torch.cat(logits).numpy()
+    selected = iterate_rows(inputs, batches, device)
+    return torch.cat([as_columns(network(*batch)).cpu() for batch in selected]).numpy()

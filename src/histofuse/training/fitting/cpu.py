@@ -7,6 +7,7 @@ benchmarks/results.md.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 Layer = TypeVar("Layer", bound=nn.Module)
+# Resolution of the probability of dropping a unit.
+_PARTS, _UNITS_A_DRAW = 2**16, 4
+# The last stage of a ResNet makes maps of 2 x 2 px from patches of 64 px.
+_MOST_PIXELS = 4
+# Of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 
 
 @contextmanager
@@ -32,11 +39,6 @@ def overriding_forward(
     finally:
         for layer in layers:
             del layer.forward
-
-
-# Resolution of the probability of dropping a unit.
-_PARTS = 2**16
-_UNITS_A_DRAW = 4
 
 
 def drawing_dropout_by_bits(network: nn.Module) -> AbstractContextManager[None]:
@@ -57,10 +59,6 @@ def _drop(layer: nn.Dropout, input: Tensor) -> Tensor:
     kept = units >= dropped - _PARTS // 2
     factors = kept.to(input.dtype).mul_(_PARTS / (_PARTS - dropped))
     return input * factors.view(input.shape)
-
-
-# The last stage of a ResNet makes maps of 2 x 2 px from patches of 64 px.
-_MOST_PIXELS = 4
 
 
 def multiplying_small_maps(network: nn.Module) -> AbstractContextManager[None]:
@@ -98,12 +96,11 @@ def _list_windows(layer: nn.Conv2d, input: Tensor, rows: int, columns: int) -> T
     (down, right), (step_y, step_x) = layer.dilation, layer.stride
     pad_y, pad_x = (int(side) for side in layer.padding)
     padded = pad(input.permute(0, 2, 3, 1), (0, 0, pad_x, pad_x, pad_y, pad_y))
-    tops = (row * down for row in range(layer.kernel_size[0]))
-    lefts = [column * right for column in range(layer.kernel_size[1])]
+    places = itertools.product(*map(range, layer.kernel_size))
+    corners = ((row * down, column * right) for row, column in places)
     parts = [
         padded[:, top : top + step_y * rows : step_y, left : left + step_x * columns : step_x]
-        for top in tops
-        for left in lefts
+        for top, left in corners
     ]
     return torch.cat(parts, dim=3)
 
@@ -111,10 +108,6 @@ def _list_windows(layer: nn.Conv2d, input: Tensor, rows: int, columns: int) -> T
 def _count_places(layer: nn.Conv2d, axis: int, side: int) -> int:
     reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
     return (side + 2 * int(layer.padding[axis]) - reach) // layer.stride[axis] + 1
-
-
-# Of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 
 
 @contextmanager

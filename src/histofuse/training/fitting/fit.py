@@ -25,16 +25,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import collect_faults
 from histofuse.core.naming import name_column
 from histofuse.training.fitting.checkpoints import load_checkpoint, save_checkpoint
 from histofuse.training.fitting.cpu import training_faster_on_cpu
 from histofuse.training.fitting.history import FitResult, find_best, is_finished
-from histofuse.training.fitting.processes import (
-    choose_device,
-    join_processes,
-    sharing_batch_norm,
-)
+from histofuse.training.fitting.processes import choose_device, join_processes, sharing_batch_norm
 from histofuse.training.fitting.recipe import Recipe, Rows
 from histofuse.training.fitting.trainer import Trainer
 from histofuse.training.recorder import NullRecorder, Recorder
@@ -61,7 +57,10 @@ def fit(  # noqa: PLR0917
     Raises:
         InputError: If train or validation has no rows, or the precision is not available.
     """
-    _require_rows(train, validation)
+    with collect_faults() as faults:
+        for name, rows in (("train", train), ("validation", validation)):
+            if not len(rows):
+                faults.add(f"split {name!r}", "holds no rows", "at least one")
     share, device = join_processes(), choose_device()
     recorder = recorder if recorder and not share.first else NullRecorder()
     trainer = Trainer(network, train, validation, recipe, device, share)
@@ -81,16 +80,6 @@ def fit(  # noqa: PLR0917
     network.cpu().load_state_dict(trainer.best_state)
     network.eval()
     return FitResult(trainer.history, find_best(trainer.history, recipe.monitor) + 1)
-
-
-def _require_rows(train: Rows, validation: Rows) -> None:
-    faults = [
-        Fault(f"split {name!r}", "holds no rows", "at least one")
-        for name, rows in (("train", train), ("validation", validation))
-        if not len(rows)
-    ]
-    if faults:
-        raise InputError(faults)
 
 
 def _record(row: Mapping[str, float], recorder: Recorder) -> None:

@@ -82,18 +82,17 @@ def sharing_batch_norm(network: nn.Module) -> AbstractContextManager[None]:
 
 
 def _normalise(layer: _BatchNorm, input: Tensor) -> Tensor:
-    values = input
     if not layer.training:
-        return type(layer).forward(layer, values)
-    mean, variance, count = _measure(values)
+        return type(layer).forward(layer, input)
+    mean, variance, count = _measure(input)
     _track(layer, mean.detach(), variance.detach(), count)
-    shape = [1, -1] + [1] * (values.ndim - 2)
+    shape = [1, -1] + [1] * (input.ndim - 2)
     scale = torch.rsqrt(variance + layer.eps)
     if layer.affine:
         scale = scale * layer.weight
-    centred = (values - mean.reshape(shape)) * scale.reshape(shape)
+    centred = (input - mean.reshape(shape)) * scale.reshape(shape)
     shifted = centred + layer.bias.reshape(shape) if layer.affine else centred
-    return shifted.to(values.dtype)
+    return shifted.to(input.dtype)
 
 
 def _measure(values: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -109,26 +108,11 @@ def _measure(values: Tensor) -> tuple[Tensor, Tensor, float]:
     return mean, variance, float(count)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, for each of them has a part of the loss."""
-
-    @staticmethod
-    def forward(_: object, values: Tensor) -> Tensor:
-        total = values.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_: object, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = gradient.clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-
 def _add_up(values: Tensor) -> Tensor:
-    total = _Sum.apply(values)
-    assert isinstance(total, Tensor)
-    return total
+    """Add up over all processes; gradients too, for each of them has a part of the loss."""
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values)
 
 
 @torch.no_grad()

@@ -15,12 +15,7 @@ from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.training.fitting.adam import Adam
 from histofuse.training.fitting.averaging import AveragedNetwork
-from histofuse.training.fitting.batches import (
-    as_columns,
-    keep_resident,
-    order_rows,
-    split_batches,
-)
+from histofuse.training.fitting.batches import as_columns, keep_resident, order_rows, split_batches
 from histofuse.training.fitting.graphs import GraphedNetwork
 from histofuse.training.fitting.history import find_best, measure
 from histofuse.training.fitting.processes import Draws, Share
@@ -158,7 +153,8 @@ class Trainer:
 
     def _train_epoch(self) -> Collected:
         collected: Collected = []
-        batches = self._order_batches()
+        rows = order_rows(len(self._train), self._recipe.row_weights, self._make_generator("order"))
+        batches = split_batches(rows, self._recipe.batch_size)
         shown = self._recipe.show_progress and not self._share.first
         label = f"epoch {len(self.history) + 1} of {self._recipe.epochs}"
         ready = self._iterate_ready(batches)
@@ -179,10 +175,6 @@ class Trainer:
             if self._average:
                 self._average.update()
         return collected
-
-    def _order_batches(self) -> Sequence[Tensor]:
-        rows = order_rows(len(self._train), self._recipe.row_weights, self._make_generator("order"))
-        return split_batches(rows, self._recipe.batch_size)
 
     def _iterate_ready(self, batches: Sequence[Tensor]) -> Iterator[ReadyBatch]:
         # The same numbers in every process, which takes its share of them.
@@ -238,9 +230,9 @@ class Trainer:
 
     def _summarise(self, trained: Collected, validated: Collected) -> dict[str, float]:
         logits, labels = (part.numpy() for part in self._gather(trained))
-        measured = self._recipe.measured_weights
-        measured = self._class_weights if measured is None else measured
-        weights = None if measured is None else measured.numpy()
+        weights = self._recipe.measured_weights
+        weights = self._class_weights if weights is None else weights
+        weights = None if weights is None else weights.numpy()
         train = measure(logits, labels, weights, rank=False)
         logits, rows = (part.numpy() for part in self._gather(validated))
         validation = measure(logits, self._validation.labels.numpy()[rows], weights)
