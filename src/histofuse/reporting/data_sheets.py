@@ -85,10 +85,7 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
         ("Label", f"{show_name(cohort['target'])}: {cohort['description']}"),
         ("Predicted at", show_name(cohort["prediction_time"])),
         ("Features", ", ".join(f"{n} {show_name(g)}" for g, n in groups.items())),
-        (
-            "Masked",
-            f"{len(run.read('masked')['masked'])} variables that would reveal the target",
-        ),
+        ("Masked", f"{len(run.read('masked')['masked'])} variables that would reveal the target"),
         (
             "Quality of laboratory values",
             f"of {rows}: {converted} converted to another unit; treated as missing: "

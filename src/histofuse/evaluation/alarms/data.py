@@ -9,13 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.auroc import compute_auroc
-from histofuse.evaluation.alarms.checks import (
-    IMAGES,
-    RECORDS,
-    AlarmCheck,
-    make_check,
-    skip_check,
-)
+from histofuse.evaluation.alarms.checks import IMAGES, RECORDS, AlarmCheck, make_check, skip_check
 from histofuse.features.encoding import ENCODED, Encoder, encode_table, fit_encoder
 from histofuse.features.specs import FeatureSpec
 from histofuse.params.ehr import EncodingParams

@@ -74,10 +74,7 @@ def compare_arms(
 
 
 def measure_shuffles(
-    test: Predictions,
-    answers: Sequence[Answers],
-    metrics: Sequence[str],
-    bootstrap: Bootstrap,
+    test: Predictions, answers: Sequence[Answers], metrics: Sequence[str], bootstrap: Bootstrap
 ) -> dict[str, Shuffled]:
     """Measure the predictions of each shuffle on the test rows, and average; see `Shuffled`.
 

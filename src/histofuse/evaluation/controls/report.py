@@ -112,11 +112,7 @@ def make_control_tables(
     tables = {
         "arms": (f"Pairing arms, test split, {patches}", controls.arms, [over_cases]),
         "differences": (f"Paired differences of arms, {patches}", differences, [over_cases]),
-        "shuffled": (
-            "Metrics after shuffling, test split",
-            shuffled,
-            [over_shuffles, chance_note],
-        ),
+        "shuffled": ("Metrics after shuffling, test split", shuffled, [over_shuffles, chance_note]),
     }
     return [
         *(

@@ -165,10 +165,7 @@ class WeightedMetrics:
         hits = np.trace(counts, axis1=1, axis2=2)
         with np.errstate(invalid="ignore", divide="ignore"):
             total = counts.sum(axis=(1, 2))
-            found = {
-                "accuracy": hits / total,
-                "brier": sums[:, k * k] / total,
-            }
+            found = {"accuracy": hits / total, "brier": sums[:, k * k] / total}
             gaps = np.abs(sums[:, k * k + 1 :].reshape(-1, k + 1, ECE_BINS)).sum(axis=2)
             errors = (gaps / total[:, None]).T
         named = [*(f"ece/{c}" for c in self.rows.classes), TOP_LABEL]

@@ -38,10 +38,7 @@ class Intervals:
 
 
 def estimate_intervals(
-    results: Sequence[Result],
-    comparison: Comparison | None,
-    context: Context,
-    bootstrap: Bootstrap,
+    results: Sequence[Result], comparison: Comparison | None, context: Context, bootstrap: Bootstrap
 ) -> Intervals:
     """Put an interval on every metric of every model, and on paired differences of models.
 

@@ -40,10 +40,7 @@ class Table:
 
 
 def make_tables(
-    results: Sequence[Result],
-    comparison: Comparison | None,
-    context: Context,
-    intervals: Intervals,
+    results: Sequence[Result], comparison: Comparison | None, context: Context, intervals: Intervals
 ) -> list[Table]:
     """Make all tables; one without rows is left out."""
     of_kind = {k: [r for r in results if r.model.kind == k] for k in ("image", "tabular")}

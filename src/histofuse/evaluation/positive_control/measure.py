@@ -65,10 +65,7 @@ class ControlMethods:
 
 
 def score_cohort(
-    bags: PatientBags,
-    cohort: LinkedCohort,
-    params: LinkedSimulationParams,
-    methods: ControlMethods,
+    bags: PatientBags, cohort: LinkedCohort, params: LinkedSimulationParams, methods: ControlMethods
 ) -> LinkedScores:
     """Fit all methods on a cohort and score its test patients.
 

@@ -24,12 +24,7 @@ from histofuse.reporting.blocks import (
 )
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.pictures import embed_strip
-from histofuse.reporting.small_cells import (
-    HIDDEN,
-    hide_small,
-    hide_small_counts,
-    merge_small_steps,
-)
+from histofuse.reporting.small_cells import HIDDEN, hide_small, hide_small_counts, merge_small_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,7 +110,7 @@ def _tabulate_attrition(run: Run) -> Grid:
     positives = hide_small(cohort["positives"], 0, run.shows_patients)
     notes = [
         f"Target: {target}; {positives} of {cohort['admissions']:,} index admissions. "
-        f"Predicted at: {show_name(cohort['prediction_time'])}.",
+        f"Predicted at: {show_name(cohort['prediction_time'])}."
     ]
     headings = ["Step", "Patients remaining", "Patients removed", "Admissions remaining"]
     return Grid("Attrition from the data set to the cohort", headings, rows, notes)

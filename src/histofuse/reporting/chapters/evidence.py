@@ -128,7 +128,7 @@ def write_explanations_chapter(run: Run) -> Chapter:
         Prose(
             "Each map or ranking is shown with its tests: whether the decision depends on what it "
             "marks, and whether it changes when the network's weights are randomised."
-        ),
+        )
     ]
     titles = {
         "gradcam": "Maps of image networks",

@@ -48,10 +48,7 @@ def write_results_chapter(run: Run) -> Chapter:
 def write_crossval_chapter(run: Run) -> Chapter:
     """Write the chapter on cross-validation by case, and on the paper's protocol."""
     blocks: list[Block] = []
-    titles = {
-        "crossval": "Cross-validation by case",
-        "protocol": "The paper's protocol and ours",
-    }
+    titles = {"crossval": "Cross-validation by case", "protocol": "The paper's protocol and ours"}
     for name, title in titles.items():
         if name not in run.present:
             blocks.append(not_run(title, run.command(name)))
