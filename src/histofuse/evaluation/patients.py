@@ -103,9 +103,6 @@ def choose_default(fusions: Mapping[str, Resampled], methods: Mapping[str, Measu
     return None
 
 
-# --- rendering ----------------------------------------------------------------------------------
-
-
 def make_methods_table(comparison: Comparison, bootstrap: Bootstrap, split: str) -> Table:
     """Make the table of methods: AUROC by the sides given, gain, and what is lost with one side."""
     headings = {

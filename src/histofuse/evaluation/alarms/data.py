@@ -18,8 +18,6 @@ from histofuse.params.promotion import AlarmParams
 _FOLDS: Final = 5
 _SHOWN: Final = 5
 
-# --- splits -------------------------------------------------------------------------------------
-
 
 def check_image_split(
     audit: Mapping[str, Any] | None, split_units: Sequence[str]
@@ -64,9 +62,6 @@ def _check_shared(
         for what, count in counts.items()
     )
     return make_check(name, None, concerns, bool(shared), shown or none, {"shared": shared})
-
-
-# --- features -----------------------------------------------------------------------------------
 
 
 def check_features(joined: pd.DataFrame, encoded: pd.DataFrame, params: AlarmParams) -> AlarmCheck:
@@ -131,9 +126,6 @@ def _rate_categories(values: pd.Series, target: np.ndarray) -> np.ndarray:
         known = pd.Series(target[fold != number]).groupby(texts[fold != number].to_numpy()).mean()
         rates[fold == number] = texts[fold == number].map(known).to_numpy(dtype=np.float64)
     return rates
-
-
-# --- encoder ------------------------------------------------------------------------------------
 
 
 def check_encoder(  # noqa: PLR0917

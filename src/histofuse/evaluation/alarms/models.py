@@ -124,9 +124,6 @@ def check_pairing(name: str, config: Mapping[str, Any]) -> AlarmCheck:
     return make_check("pairing", name, ("fusion",), leaky or not rule, detail, {"rule": rule})
 
 
-# --- rows ---------------------------------------------------------------------------------------
-
-
 def tabulate_rows(rows: Predictions) -> pd.DataFrame:
     """Tabulate what rows belong to: ``patch_id``, ``case_id``, ``subject_id`` and ``split``."""
     subjects = rows.subjects if rows.on_patches else rows.groups
@@ -190,9 +187,6 @@ def check_training_rows(
     return make_check(name, rows.name, kinds, any(seen.values()), detail, {"seen": seen})
 
 
-# --- scores -------------------------------------------------------------------------------------
-
-
 def check_too_good(rows: Predictions, alarm_at: float, alarm_metrics: Sequence[str]) -> AlarmCheck:
     """Look for a score of the test rows at or above a limit."""
     measured = classification_metrics(
@@ -248,9 +242,6 @@ def check_validation_test_gap(
         numbers = {"test": scores[0], "validation": scores[1], "difference": interval.value}
         numbers |= {"low": interval.low, "high": interval.high, "margin": margin}
         yield make_check(name, rows.name, kinds, large, detail, numbers, "suspicion")
-
-
-# --- fits ---------------------------------------------------------------------------------------
 
 
 def check_calibrator(model: AlarmModel, tolerance: float) -> AlarmCheck:

@@ -175,9 +175,6 @@ def _measure_coverages(
     return found
 
 
-# --- rendering ----------------------------------------------------------------------------------
-
-
 def describe_assessments(
     assessments: list[Assessment],
     context: Context,

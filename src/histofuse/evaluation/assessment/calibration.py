@@ -163,9 +163,6 @@ def _decompose(terms: Float[np.ndarray, "w 5 bins"]) -> dict[str, Float[np.ndarr
         }
 
 
-# --- reliability diagrams -----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Bin:
     """One bin of a reliability diagram."""

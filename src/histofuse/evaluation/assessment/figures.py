@@ -156,9 +156,6 @@ def draw_coverage(
     return figure
 
 
-# --- subgroups ----------------------------------------------------------------------------------
-
-
 def draw_subgroups(attributes: Mapping[str, Attribute], focus: str, title: str) -> Figure:
     """Draw every subgroup in a row under its attribute, a panel a metric."""
     lines = _list_lines(attributes)

@@ -94,9 +94,6 @@ class Attribute:
         return {"subgroups": [s.to_dict() for s in self.subgroups], "largest_gaps": gaps}
 
 
-# --- membership ---------------------------------------------------------------------------------
-
-
 def name_subgroups(
     features: pd.DataFrame, admissions: np.ndarray, bands: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -125,9 +122,6 @@ def _name_bands(age_years: pd.Series, bands: Sequence[int]) -> pd.Series:
     names.append(f"{bands[-1]} and above")
     edges = [-np.inf, *bands, np.inf]
     return pd.cut(age_years, edges, right=False, labels=names).astype(object)
-
-
-# --- measures -----------------------------------------------------------------------------------
 
 
 def measure_subgroups(
@@ -198,8 +192,6 @@ def _find_hidden(rows: Rows, of: np.ndarray, patients: Mapping[str, int]) -> set
         hidden.add(min(shown, key=patients.__getitem__))
     return hidden
 
-
-# --- intervals ----------------------------------------------------------------------------------
 
 Weighted = Callable[[Int[np.ndarray, "w g"]], dict[str, Float[np.ndarray, " w"]]]
 

@@ -127,9 +127,6 @@ def measure_shared(
     return found
 
 
-# --- outputs ------------------------------------------------------------------------------------
-
-
 def write_protocols(protocols: Sequence[Protocol], params: IntervalParams, folder: Path) -> None:
     """Write ``protocol.json``, the table and the figure."""
     write_json(describe_protocols(protocols, params), folder / "protocol.json")

@@ -155,9 +155,6 @@ def _describe_differences(crossval: CrossValidation) -> dict[str, dict[str, Any]
     }
 
 
-# --- tables -------------------------------------------------------------------------------------
-
-
 def make_crossval_tables(crossval: CrossValidation) -> list[Table]:
     """Make all tables; one without rows is left out."""
     patches = [r for r in crossval.results if r.model.on_patches]

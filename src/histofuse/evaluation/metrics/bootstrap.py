@@ -305,9 +305,6 @@ def align_rows(rows: Predictions, like: Predictions) -> Predictions:
     return aligned
 
 
-# --- weightings ---------------------------------------------------------------------------------
-
-
 def _draw_weights(groups: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "w g"]]:
     rng = make_rng(seed, "bootstrap")
     for start in range(0, resamples, _BLOCK):
@@ -332,9 +329,6 @@ def leave_out(groups: int, seed: int) -> Iterator[Int[np.ndarray, "w g"]]:
     for start in range(0, parts, _BLOCK):
         these = np.arange(start, min(start + _BLOCK, parts))
         yield (part[None, :] != these[:, None]).astype(np.int32)
-
-
-# --- ends ---------------------------------------------------------------------------------------
 
 
 def find_tail(confidence: float, groups: int) -> float:

@@ -63,9 +63,6 @@ def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-# --- from counts --------------------------------------------------------------------------------
-
-
 def count_confusion(
     labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], k: int
 ) -> Int[np.ndarray, "k k"]:
@@ -86,9 +83,6 @@ def measure_counts(counts: Shaped[np.ndarray, "*w k k"]) -> dict[str, Float[np.n
             "recall": hits / support,
             "f1": np.where(support > 0, 2 * hits / (support + called), np.nan),
         }
-
-
-# --- from ranks ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -144,9 +138,6 @@ def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray
         return float("nan")
     cuts = count_cuts(scores, positive)
     return float((np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum())
-
-
-# --- calibration --------------------------------------------------------------------------------
 
 
 def brier_score(

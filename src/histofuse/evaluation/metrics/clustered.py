@@ -62,9 +62,6 @@ class ClusterBootstrap:
         return resampled.intervals(method)
 
 
-# --- rendering ----------------------------------------------------------------------------------
-
-
 def render_intervals(intervals: Mapping[str, Interval]) -> dict[str, Any]:
     """Render each interval of a mapping."""
     return {name: interval.to_dict() for name, interval in intervals.items()}

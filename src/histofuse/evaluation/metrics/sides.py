@@ -54,9 +54,6 @@ def find_side(
     return "equivalent" if narrow else "inconclusive"
 
 
-# --- answers ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Rules:
     """What an interval must show for an answer; see `ControlParams` and `IntervalParams`."""

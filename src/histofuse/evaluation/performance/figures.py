@@ -73,9 +73,6 @@ def draw_comparison_figure(
     save_drawing(draw_comparison, (comparison, intervals), footer, path)
 
 
-# --- one model ----------------------------------------------------------------------------------
-
-
 def draw_confusion(rows: Predictions, title: str) -> Figure:
     """Draw counts, shaded by their share of the true class."""
     classes = [textwrap.fill(show_name(c), 12) for c in rows.classes]
@@ -160,8 +157,6 @@ def draw_reliability(rows: Predictions, title: str) -> Figure:
     return figure
 
 
-# --- training -----------------------------------------------------------------------------------
-
 TRAIN_COLOUR, VALIDATION_COLOUR = SKY, VERMILION
 SCORES = {"accuracy": ("accuracy", "-"), "macro_f1": ("macro F1", "--"), "auroc": ("AUROC", ":")}
 
@@ -197,9 +192,6 @@ def _draw_history(
         if column in history:
             y = history[column].to_numpy(dtype=np.float64)
             axes.plot(x, y, line, color=colour, label=label, marker=marker)
-
-
-# --- fusion against the image model -------------------------------------------------------------
 
 
 def draw_comparison(comparison: Comparison, intervals: Intervals) -> Figure:

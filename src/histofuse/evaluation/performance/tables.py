@@ -113,9 +113,6 @@ def _complete(
     return replace(table, caption=caption, notes=[*table.notes, *notes])
 
 
-# --- the paper's tables -------------------------------------------------------------------------
-
-
 def make_image_table(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:
     """Make Table 1: image models on patches."""
     columns = _focus_on(find_focus(results) or "minority") | PAPER_COLUMNS
@@ -170,9 +167,6 @@ def make_overview(results: Sequence[Result], context: Context, intervals: Interv
     return _complete(table, results, context, intervals)
 
 
-# --- beyond the paper ---------------------------------------------------------------------------
-
-
 def make_minority_table(results: Sequence[Result], context: Context, intervals: Intervals) -> Table:
     """Make the table that says most of the rarest class."""
     focus = find_focus(results) or "minority"
@@ -201,9 +195,6 @@ def make_fusion_table(comparison: Comparison, context: Context, intervals: Inter
     caption = f"Fusion less {image.title}: paired differences"
     table = Table("fusion_vs_image", caption, _head(columns), rows, [])
     return _complete(table, [image, *comparison.fused], context, intervals)
-
-
-# --- what must be said --------------------------------------------------------------------------
 
 
 def describe_data(results: Sequence[Result], context: Context) -> list[str]:
@@ -263,9 +254,6 @@ def _find_too_good(results: Sequence[Result], context: Context) -> list[str]:
         for r in results
         if not r.leaky and any((r.metrics.get(n) or 0) >= context.alarm_at for n in names)
     ]
-
-
-# --- files --------------------------------------------------------------------------------------
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:

@@ -72,9 +72,6 @@ def write_first_page(run: Run) -> Chapter:
     return Chapter("summary", QUESTION, blocks)
 
 
-# --- alarms -------------------------------------------------------------------------------------
-
-
 def _show_alarms(run: Run) -> Note:
     """Show the alarms that were raised; those of a control that leaks by design are counted."""
     alarms = run.read("alarms")
@@ -110,9 +107,6 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-# --- verdict ------------------------------------------------------------------------------------
-
-
 def _conclude(run: Run, measured: Measured) -> Iterator[str]:
     """Conclude in a sentence each: the image model, the record's model, the gain of both."""
     focus, encoders = find_focus(run), run.params["encoders"]
@@ -144,9 +138,6 @@ def _answer_gain(run: Run, gain: Estimate | None) -> tuple[Answer, str]:
     answer = answer_gain(gain, run.rules)
     numbers = f"AUPRC {_show_gain(gain)} over the image model. " if gain else ""
     return answer, numbers + explain_gain(answer, gain, run.rules)
-
-
-# --- forest plot --------------------------------------------------------------------------------
 
 
 def _describe_forest(run: Run) -> str:

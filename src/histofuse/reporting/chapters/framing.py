@@ -18,9 +18,6 @@ def find_focus(run: Run) -> str:
     return next(declared[name]["focus_class"] for name in run.params["image"] if name in declared)
 
 
-# --- question and limits ------------------------------------------------------------------------
-
-
 def write_question_chapter(run: Run) -> Chapter:
     """Write the question."""
     classes = ", ".join(map(show_name, run.patches["classes"]))
@@ -83,9 +80,6 @@ def _list_limits(run: Run) -> Iterator[str]:
     yield "Diagnoses are billing codes, assigned after discharge."
     if "crossval" not in run.present:
         yield "One split: run make crossval to see how much the results depend on it."
-
-
-# --- provenance ---------------------------------------------------------------------------------
 
 
 def write_provenance_chapter(run: Run, origin: Origin) -> Chapter:
