@@ -100,12 +100,12 @@ def print_table(before: Predictions, after: Predictions) -> float:
     print(f"test, {before.describe_size()}, {int(before.labels.sum())} of them {positive}; 95 % CI")
     print(f"{'':8}{'default':>26}{'tuned':>26}{'tuned less default':>28}")
     for name, full in names.items():
-        cells = [column[full] for column in columns] + [differences[full].interval]
+        cells = [column[full] for column in columns] + [differences[full]]
         texts = [f"{c.value:.3f} ({c.low:.3f} to {c.high:.3f})" for c in cells[:2]]
         gain = cells[2]
         texts.append(f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
         print(f"{name:8}{texts[0]:>26}{texts[1]:>26}{texts[2]:>28}")
-    gain = differences[names["auroc"]].interval.value
+    gain = differences[names["auroc"]].value
     assert gain is not None, "the test split holds both classes"
     return gain
 

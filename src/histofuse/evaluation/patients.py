@@ -12,7 +12,7 @@ from typing import Any, Final
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import name_model, name_patient_model
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
-from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.classification import measure_rows
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.intervals import render_ends
 from histofuse.evaluation.performance.tables import Table
@@ -83,10 +83,7 @@ def compare_methods(
 
 
 def _score_validation(rows: Predictions) -> float:
-    chosen = rows.of("validation")
-    metrics = classification_metrics(
-        chosen.labels, chosen.probabilities, chosen.predictions, chosen.classes, "validation"
-    )
+    metrics = measure_rows(rows.of("validation"), "validation")
     return metrics[f"validation/{_MACRO}"] or 0.0
 
 
@@ -152,9 +149,7 @@ def summarise_patients(
         models[bundle.name] = {
             name: value
             for s, part in parts.items()
-            for name, value in classification_metrics(
-                part.labels, part.probabilities, part.predictions, part.classes, s
-            ).items()
+            for name, value in measure_rows(part, s).items()
         }
         estimated = bootstrap.estimate_metrics(parts[split])
         intervals[bundle.name] = {f"{split}/{n}": render_ends(i) for n, i in estimated.items()}

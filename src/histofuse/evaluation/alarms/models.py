@@ -17,7 +17,7 @@ from histofuse.core.naming import show_ends, show_value
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_check, skip_check
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.classification import measure_rows
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from histofuse.params.pairing import LEAKY_RULES
@@ -189,9 +189,7 @@ def check_training_rows(
 
 def check_too_good(rows: Predictions, alarm_at: float, alarm_metrics: Sequence[str]) -> AlarmCheck:
     """Look for a score of the test rows at or above a limit."""
-    measured = classification_metrics(
-        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-    )
+    measured = measure_rows(rows, "test")
     metrics = [name_focus(m, rows.focus_class) for m in alarm_metrics]
     values = {metric: measured.get(f"test/{metric}") for metric in metrics}
     high = [m for m, v in values.items() if v is not None and v >= alarm_at]

@@ -11,7 +11,6 @@ import numpy as np
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.bootstrap import (
     Bootstrap,
-    Difference,
     Interval,
     Resampled,
     round_number,
@@ -53,7 +52,7 @@ class Controls:
     # ``image`` and each rule there is, to metric to interval over cases
     arms: Mapping[str, Mapping[str, Interval]]
     # such pairs of arms, new less old, to metric to difference
-    differences: Mapping[tuple[str, str], Mapping[str, Difference]]
+    differences: Mapping[tuple[str, str], Mapping[str, Interval]]
     # such as ``shuffled_images[label_blind]``, to metric to what is left
     shuffled: Mapping[str, Mapping[str, Shuffled]]
     # such as ``n = 1,020 patches of 3 cases``, by ``patches`` and ``admissions``
@@ -62,7 +61,7 @@ class Controls:
 
 def compare_arms(
     arms: Mapping[str, Predictions], metrics: Sequence[str], bootstrap: Bootstrap
-) -> tuple[dict[str, dict[str, Interval]], dict[tuple[str, str], dict[str, Difference]]]:
+) -> tuple[dict[str, dict[str, Interval]], dict[tuple[str, str], dict[str, Interval]]]:
     """Compute intervals over cases of each arm and of the paired differences of arms."""
     intervals = {name: bootstrap.estimate_metrics(rows, metrics) for name, rows in arms.items()}
     differences = {
@@ -140,7 +139,7 @@ def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, 
         },
         "differences": {
             f"{new} - {old}": {
-                m: _render(d.interval) | {"probability_above": round_number(d.probability_above)}
+                m: _render(d) | {"probability_above": round_number(d.probability_above)}
                 for m, d in found.items()
             }
             for (new, old), found in controls.differences.items()

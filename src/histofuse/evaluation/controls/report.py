@@ -100,9 +100,7 @@ def make_control_tables(
     )
     chance = ", ".join(f"{name_metric(m)} {c:.3f}" for m, c in _find_chance(controls).items())
     differences = {
-        f"{TITLES.get(new, new)} less {TITLES.get(old, old).lower()}": {
-            m: d.interval for m, d in of.items()
-        }
+        f"{TITLES.get(new, new)} less {TITLES.get(old, old).lower()}": of
         for (new, old), of in controls.differences.items()
     }
     shuffled = {

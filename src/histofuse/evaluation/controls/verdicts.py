@@ -145,8 +145,7 @@ def judge_chance(question: str, found: Mapping[str, Shuffled], rules: Rules) -> 
 
 
 def _get_difference(controls: Controls, new: str, old: str) -> Interval | None:
-    found = controls.differences.get((new, old), {}).get(controls.metrics[0])
-    return found.interval if found else None
+    return controls.differences.get((new, old), {}).get(controls.metrics[0])
 
 
 def _show(interval: Interval | None, sign: str = "") -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from histofuse.evaluation.crossval.folds import TEST, Folds, pool
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
+from histofuse.evaluation.metrics.classification import Metrics, measure_rows
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
 from histofuse.evaluation.performance.results import Context, Result, evaluate_model
@@ -51,7 +51,7 @@ class CrossValidation:
 def cross_validate(folds: Folds, context: Context, bootstrap: Bootstrap) -> CrossValidation:
     """Measure all models, fold by fold and pooled."""
     results = [evaluate_model(pool(tests), context) for tests in folds.tests.values()]
-    per_fold = {name: [measure_rows(rows) for rows in tests] for name, tests in folds.tests.items()}
+    per_fold = {name: [measure_fold(rows) for rows in tests] for name, tests in folds.tests.items()}
     comparison = compare_fusion(results, context)
     return CrossValidation(
         folds=folds,
@@ -63,12 +63,9 @@ def cross_validate(folds: Folds, context: Context, bootstrap: Bootstrap) -> Cros
     )
 
 
-def measure_rows(rows: Predictions) -> Metrics:
+def measure_fold(rows: Predictions) -> Metrics:
     """Measure a model on rows, under names without a split."""
-    metrics = classification_metrics(
-        rows.labels, rows.probabilities, rows.predictions, rows.classes, TEST
-    )
-    return {name.removeprefix(f"{TEST}/"): value for name, value in metrics.items()}
+    return {name.removeprefix(f"{TEST}/"): v for name, v in measure_rows(rows, TEST).items()}
 
 
 def find_spread(values: Sequence[float | None]) -> Spread:

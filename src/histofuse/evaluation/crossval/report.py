@@ -11,7 +11,7 @@ from histofuse.core.naming import show_name
 from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
 from histofuse.core.tables import read_table
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_rows
+from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_fold
 from histofuse.evaluation.crossval.folds import TEST, FoldSplit
 from histofuse.evaluation.metrics.bootstrap import round_number
 from histofuse.evaluation.performance.intervals import describe_between, render_ends
@@ -65,7 +65,7 @@ def describe_fold(path: Path) -> str:
         model = load_predictions(folder).of(TEST)
         if model.kind == "image":
             focus = model.focus_class
-            value = measure_rows(model)[f"auprc/{focus}"]
+            value = measure_fold(model)[f"auprc/{focus}"]
             shown = "not defined" if value is None else f"{value:.3f}"
             parts.append(f"{model.name} {focus} AUPRC {shown}")
     return "; ".join(parts)
@@ -146,7 +146,7 @@ def _describe_differences(crossval: CrossValidation) -> dict[str, dict[str, Any]
         name: {
             "image_model": crossval.comparison.image.name,
             "metrics": {
-                m: d.interval.to_dict("value", "low", "high", "groups", "defined")
+                m: d.to_dict("value", "low", "high", "groups", "defined")
                 | {"probability_above": round_number(d.probability_above)}
                 for m, d in differences.items()
             },

@@ -1,22 +1,16 @@
 """Bootstrap intervals of metrics, drawn over cases or patients.
 
-Patches of one case are correlated, so the bootstrap draws whole cases, with all their rows. An
-interval says how the metric would vary over other cases like these. Both methods widen intervals of
-few groups, as Student's t does for few rows: over 17 cases, 95 % intervals cover the true value in
-93 to 95 % of simulated data sets; over 3 cases in at most 75 %.
+Patches of one case are correlated, so whole cases are drawn, with all their rows. Intervals of few
+groups are widened as Student's t does: over 17 cases, 95 % intervals cover the true value in 93 to
+95 % of simulated data sets; over 3 cases in at most 75 %.
 
-The calibration error of few rows is biased upwards, and twice as much on a resample. Its interval
-is the basic one whatever the method of the params: the distribution of the resamples mirrored at
-the value, which removes most of the bias and may end below the value. It covers the true value in
-about 89 %.
-
-A metric is undefined on a resample that contains no example of the class. Such resamples are left
-out of its interval, and the share in which it was defined is reported. Below `FEWEST_DEFINED` there
-is no interval.
+Metrics in `BIASED` get basic intervals whatever the params say: the resamples mirrored at the
+value, which removes most of the bias and may end below the value. A resample without an example of
+the class is left out of an interval; below a share of `FEWEST_DEFINED` there is none.
 
 Sources: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Field &
-Welsh, Bootstrapping clustered data, JRSS B 69 (2007), for drawing whole clusters; Hesterberg, What
-Teachers Should Know About the Bootstrap, The American Statistician 69 (2015), for few groups.
+Welsh, JRSS B 69 (2007), for drawing whole clusters; Hesterberg, The American Statistician 69
+(2015), for few groups.
 """
 
 from __future__ import annotations
@@ -34,7 +28,6 @@ from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.weighted import (
     Clusters,
-    WeightedMetrics,
     name_metrics,
     prepare_metrics,
 )
@@ -70,6 +63,8 @@ class Interval:
     groups: int  # number of cases, or patients, drawn from
     defined: float  # share of the resamples in which the metric was defined
     note: str  # why there is no interval; empty where there is one
+    # of a difference: share of the resamples in which it is above 0, ties counted half
+    probability_above: float | None = None
 
     def to_dict(self, *fields: str) -> dict[str, Any]:
         """Render for JSON: fields (value, low and high unless named), and the note if any."""
@@ -86,16 +81,6 @@ def is_biased(metric: str) -> bool:
 def round_number(value: float | np.floating | None) -> float | None:
     """Round for JSON; None where not defined."""
     return None if value is None or not np.isfinite(value) else round(float(value), _DECIMALS)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much higher a metric is for one model than for another on the same rows."""
-
-    interval: Interval
-    # share of the resamples in which it is above 0, ties counted half: one-sided. None where there
-    # is no interval.
-    probability_above: float | None
 
 
 @dataclass(frozen=True)
@@ -141,11 +126,11 @@ class Resampled:
         """Compute the interval of every metric; see `interval`."""
         return {metric: self.interval(metric, method) for metric in self.metrics}
 
-    def differences(self) -> dict[str, Difference]:
-        """Compute interval and one-sided probability of every difference."""
+    def differences(self) -> dict[str, Interval]:
+        """Compute the interval of every difference, with its one-sided probability."""
         return {
-            metric: Difference(self.interval(metric), self.probability_above(metric, 0.0))
-            for metric in self.metrics
+            metric: replace(of, probability_above=self.probability_above(metric, 0.0))
+            for metric, of in self.intervals().items()
         }
 
     def probability_above(self, metric: str, limit: float) -> float | None:
@@ -173,15 +158,13 @@ class Resampled:
 
     def minus(self, other: Resampled) -> Resampled:
         """Subtract the same metrics of other groups, resampled independently; no BCa intervals."""
-        return Resampled(
-            metrics=self.metrics,
+        return replace(
+            self,
             values=self.values - other.values,
             draws=self.draws - other.draws,
             left_out=np.full((1, len(self.metrics)), np.nan),
             groups=min(self.groups, other.groups),
-            group_unit=self.group_unit,
             paired=True,
-            params=self.params,
         )
 
     def _defined_draws(self, column: int) -> Float[np.ndarray, " d"]:
@@ -216,7 +199,7 @@ class Bootstrap:
 
     def estimate_differences(
         self, new: Predictions, old: Predictions, metrics: Sequence[str] | None = None
-    ) -> dict[str, Difference]:
+    ) -> dict[str, Interval]:
         """Compute the interval of each difference, new less old; see `resample_differences`."""
         return self.resample_differences(new, old, metrics).differences()
 
@@ -227,7 +210,8 @@ class Bootstrap:
 
         `metrics` are names without a split, of `name_metrics`; None for all.
         """
-        model = _prepare(rows, metrics)
+        names = name_metrics(rows.classes) if metrics is None else metrics
+        model = prepare_metrics(rows, names)
         return self.resample(model.measure, model.metrics, model.clusters)
 
     def resample_differences(
@@ -273,10 +257,6 @@ class Bootstrap:
         """
         draw = _keep_weights if groups * self.params.resamples <= _MOST_KEPT else _draw_weights
         return draw(groups, self.params.resamples, self.seed)
-
-
-def _prepare(rows: Predictions, metrics: Sequence[str] | None) -> WeightedMetrics:
-    return prepare_metrics(rows, name_metrics(rows.classes) if metrics is None else metrics)
 
 
 def align_rows(rows: Predictions, like: Predictions) -> Predictions:

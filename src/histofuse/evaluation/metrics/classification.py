@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from histofuse.core.auroc import compute_auroc
+from histofuse.evaluation.predictions import Predictions
 
 Metrics = dict[str, float | None]
 ECE_BINS = 10
@@ -57,6 +58,13 @@ def classification_metrics(
     top_label = calibration_error(*find_top_label(probabilities, labels))
     metrics[f"{prefix}/{TOP_LABEL}"] = _or_none(top_label)
     return metrics
+
+
+def measure_rows(rows: Predictions, prefix: str) -> Metrics:
+    """Measure predictions; see `classification_metrics`."""
+    return classification_metrics(
+        rows.labels, rows.probabilities, rows.predictions, rows.classes, prefix
+    )
 
 
 def _or_none(value: float) -> float | None:

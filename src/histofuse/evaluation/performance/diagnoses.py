@@ -69,9 +69,8 @@ def compare_diagnoses(
     Returns `BOTH`, `PRIOR` and `DIFFERENCE` (paired, over the same patients) to metric to interval.
     """
     both, prior = both.of(split), prior.of(split)
-    differences = bootstrap.estimate_differences(prior, both)
     return {
         BOTH: bootstrap.estimate_metrics(both),
         PRIOR: bootstrap.estimate_metrics(prior),
-        DIFFERENCE: {metric: d.interval for metric, d in differences.items()},
+        DIFFERENCE: bootstrap.estimate_differences(prior, both),
     }

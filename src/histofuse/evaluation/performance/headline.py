@@ -31,7 +31,7 @@ def _summarise(result: Result, intervals: Intervals, context: Context) -> dict[s
     summary: dict[str, Any] = {name: round_number(result.metrics[name]) for name in names}
     differences = intervals.minus_image.get(result.name, {})
     if is_primary(result, context) and ranking in differences:
-        interval = differences[ranking].interval
+        interval = differences[ranking]
         ends = {"value": interval.value, "low": interval.low, "high": interval.high}
         summary["gain"] = {name: round_number(value) for name, value in ends.items()}
     return summary

@@ -13,7 +13,6 @@ from histofuse.core.errors import InputError
 from histofuse.evaluation.metrics.bootstrap import (
     BIASED_METHOD,
     Bootstrap,
-    Difference,
     Interval,
     align_rows,
 )
@@ -30,7 +29,7 @@ class Intervals:
     # model to metric, such as ``auroc/macro``, to its interval
     of: Mapping[str, Mapping[str, Interval]]
     # fusion model to metric to its paired difference from the image model
-    minus_image: Mapping[str, Mapping[str, Difference]]
+    minus_image: Mapping[str, Mapping[str, Interval]]
     # two models of one kind on the same rows, new and old, to metric to the paired difference new
     # less old
     between: Mapping[tuple[str, str], Mapping[str, Interval]]
@@ -84,7 +83,7 @@ def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
             for model, of in intervals.of.items()
         },
         "minus_image_model": {
-            model: _describe_differences({n: d.interval for n, d in of.items()}, f"{split}/")
+            model: _describe_differences(of, f"{split}/")
             for model, of in intervals.minus_image.items()
         },
         "between_models": describe_between(intervals, f"{split}/"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_fusion, name_model, name_pairing
-from histofuse.evaluation.metrics.classification import Metrics, classification_metrics
+from histofuse.evaluation.metrics.classification import Metrics, measure_rows
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.pairing import LEAKY_RULES
@@ -74,10 +74,7 @@ def evaluate_model(model: Predictions, context: Context) -> Result:
     """Measure a model on each of its splits and declare where its numbers come from."""
     metrics: Metrics = {}
     for split in model.splits:
-        rows = model.of(split)
-        metrics |= classification_metrics(
-            rows.labels, rows.probabilities, rows.predictions, rows.classes, split
-        )
+        metrics |= measure_rows(model.of(split), split)
     return Result(
         model, metrics, _make_title(model), name_data(model, context), find_leaks(model, context)
     )

@@ -187,11 +187,7 @@ def make_fusion_table(comparison: Comparison, context: Context, intervals: Inter
     image = comparison.image
     columns = _focus_on(find_focus([image]) or "minority", "auc")
     columns |= _MACRO_F1 | _MACRO_AUC | _ACCURACY
-    differences = {
-        name: {metric: d.interval for metric, d in of.items()}
-        for name, of in intervals.minus_image.items()
-    }
-    rows = _list_rows(comparison.fused, columns, differences)
+    rows = _list_rows(comparison.fused, columns, intervals.minus_image)
     caption = f"Fusion less {image.title}: paired differences"
     table = Table("fusion_vs_image", caption, _head(columns), rows, [])
     return _complete(table, [image, *comparison.fused], context, intervals)

@@ -21,7 +21,7 @@ from histofuse.evaluation.controls.verdicts import (
     judge_leakage,
     judge_null,
 )
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Difference, Interval
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
 from histofuse.evaluation.metrics.sides import Rules, answer_gain
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
@@ -47,7 +47,7 @@ def make(arms=None, differences=None, shuffled=None, metrics=("auroc/macro",)):
         metrics=metrics,
         arms={name: each(found) for name, found in (arms or {}).items()},
         differences={
-            pair: {m: Difference(i, 0.5) for m, i in each(found).items()}
+            pair: {m: replace(i, probability_above=0.5) for m, i in each(found).items()}
             for pair, found in (differences or {}).items()
         },
         shuffled={
@@ -213,7 +213,7 @@ def ask(seed, cases, gain):
     cheap = Bootstrap(INTERVALS.model_copy(update={"resamples": 200}), seed)
     metrics = ("auprc/mitosis",)
     arms = compare_arms(draw_arms(seed, cases, gain), metrics, cheap)
-    difference = arms[1]["label_blind", "image"]["auprc/mitosis"].interval
+    difference = arms[1]["label_blind", "image"]["auprc/mitosis"]
     answer = judge_gain(Controls(metrics, *arms, {}, {}), RULES).answer
     return answer, answer_gain(difference, RULES)
 
@@ -266,7 +266,7 @@ def test_arms_that_are_not_there_have_no_difference():
     intervals, differences = compare_arms(arms, METRICS, BOOTSTRAP)
     assert set(intervals) == set(arms)
     assert set(differences) == {("label_blind", "image")}
-    value = differences["label_blind", "image"]["auroc/macro"].interval.value
+    value = differences["label_blind", "image"]["auroc/macro"].value
     expected = (intervals[a]["auroc/macro"].value for a in ("label_blind", "image"))
     assert value == pytest.approx(np.subtract(*expected))
 

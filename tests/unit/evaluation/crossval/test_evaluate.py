@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histofuse.core.errors import LeakageError
-from histofuse.evaluation.crossval.evaluate import cross_validate, find_spread, measure_rows
+from histofuse.evaluation.crossval.evaluate import cross_validate, find_spread, measure_fold
 from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import Folds, FoldSplit, pool, require_unseen
 from histofuse.evaluation.crossval.report import describe_run, explain_gaps, make_crossval_tables
@@ -103,7 +103,7 @@ def test_pooled_intervals_draw_the_cases_of_all_folds(found, folds):
 
 
 def test_the_mean_over_folds_leaves_out_those_that_define_nothing(found, folds):
-    values = [measure_rows(t)["auprc/mitosis"] for t in folds.tests["resnet18"]]
+    values = [measure_fold(t)["auprc/mitosis"] for t in folds.tests["resnet18"]]
     assert values[0] is None
     spread = found.spread("resnet18", "auprc/mitosis")
     assert spread.folds == 2

@@ -152,7 +152,7 @@ def test_difference_of_calibration_errors_may_be_negative():
     good = draw(n=600, classes=["no", "yes"])
     over = good.probabilities[:, 1] > 0.5
     bad = replace(good, probabilities=np.column_stack([~over, over]).astype(float))
-    found = compare(good, bad, ["ece/yes"])["ece/yes"].interval
+    found = compare(good, bad, ["ece/yes"])["ece/yes"]
 
     assert found.high < 0
     assert found.low < found.value < found.high
@@ -285,7 +285,7 @@ def test_both_models_are_measured_on_the_same_resamples():
 def test_a_model_against_itself_is_neither_above_nor_below():
     found = compare(draw(1), draw(1))
     for name, difference in found.items():
-        i = difference.interval
+        i = difference
         assert (i.value, i.low, i.high) == (0.0, 0.0, 0.0), name
         assert difference.probability_above == 0.5
 
@@ -294,9 +294,9 @@ def test_the_better_model_is_above():
     good, bad = draw(1, skill=0.8), draw(2, skill=0.0)
     found = compare(good, bad, ["auroc/macro", "brier"])
 
-    assert found["auroc/macro"].interval.low > 0
+    assert found["auroc/macro"].low > 0
     assert found["auroc/macro"].probability_above == 1.0
-    assert found["brier"].interval.high < 0
+    assert found["brier"].high < 0
     assert found["brier"].probability_above == 0.0
 
 

@@ -20,7 +20,7 @@ def test_headline_holds_ranking_and_calibration_of_each_model_and_what_fusion_ga
     }
     assert set(headline["fusion_aligned"]) == {"test/auprc/mitosis", "test/ece/mitosis"}
     blind = headline["fusion_label_blind"]
-    difference = intervals.minus_image["fusion_label_blind"]["auprc/mitosis"].interval
+    difference = intervals.minus_image["fusion_label_blind"]["auprc/mitosis"]
     assert difference.value is not None
     assert blind["gain"]["value"] == round(difference.value, 6)
     assert set(blind["gain"]) == {"value", "low", "high"}
