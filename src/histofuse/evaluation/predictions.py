@@ -21,26 +21,20 @@ HISTORY: Final = "history.csv"
 
 _PATCHES: Final = Contract(
     name="predictions on patches",
-    columns={"patch_id": "str", "case_id": "str", "split": "str", "label": "str"}
-    | {"prediction": "str"},
+    columns=dict.fromkeys(("patch_id", "case_id", "split", "label", "prediction"), "str"),
     key=("patch_id",),
     open_ended=True,
 )
-_ADMISSIONS: Final = Contract(
-    name="predictions on admissions",
-    columns={"subject_id": "int", "hadm_id": "int", "split": "str", "target": "int"}
-    | {"probability": "float", "prediction": "int"},
-    key=("subject_id", "hadm_id"),
-    open_ended=True,
-)
 
-_PATIENTS: Final = Contract(
-    name="predictions on patients",
-    columns={"patient_id": "str", "split": "str", "target": "int"}
-    | {"probability": "float", "prediction": "int"},
-    key=("patient_id",),
-    open_ended=True,
-)
+
+def _make_contract(unit: str, ids: dict[str, str]) -> Contract:
+    columns: dict[str, str] = {"split": "str", "target": "int"}
+    columns |= {"probability": "float", "prediction": "int"}
+    return Contract(f"predictions on {unit}", ids | columns, key=tuple(ids), open_ended=True)
+
+
+_ADMISSIONS: Final = _make_contract("admissions", {"subject_id": "int", "hadm_id": "int"})
+_PATIENTS: Final = _make_contract("patients", {"patient_id": "str"})
 
 
 @dataclass(frozen=True)
@@ -182,22 +176,9 @@ def read_predictions(bundle: Bundle) -> Predictions:
 
 def _read_admissions(path: Path, about: dict[str, Any]) -> Predictions:
     table = read_table(path, _ADMISSIONS)
-    positive = table["probability"].to_numpy(dtype=np.float64)
     subjects = table["subject_id"].to_numpy()
-    admissions = name_admissions(subjects, table["hadm_id"].to_numpy())
-    logits = _read_logits(table, ["logit"])
-    return Predictions(
-        **about,
-        keys=admissions,
-        split=table["split"].to_numpy(dtype=object),
-        labels=table["target"].to_numpy(dtype=np.int64),
-        probabilities=np.column_stack([1 - positive, positive]),
-        predictions=table["prediction"].to_numpy(dtype=np.int64),
-        groups=subjects,
-        subjects=subjects,
-        admissions=admissions,
-        logits=None if logits is None else np.column_stack([np.zeros(len(logits)), logits]),
-    )
+    keys = name_admissions(subjects, table["hadm_id"].to_numpy())
+    return _arrange_binary(table, about, "", keys=keys, groups=subjects, admissions=keys)
 
 
 def read_view(bundle: Bundle, view: Literal["both", "image", "record"]) -> Predictions:
@@ -223,19 +204,33 @@ def arrange_patients(table: pd.DataFrame, about: dict[str, Any], view: str = "bo
 
     `about` holds name, config, history and digest.
     """
-    suffix = "" if view == "both" else f"_{view}"
-    positive = table[f"probability{suffix}"].to_numpy(dtype=np.float64)
     ids = table["patient_id"].to_numpy(dtype=object)
+    suffix = "" if view == "both" else f"_{view}"
+    return _arrange_binary(table, about, suffix, keys=ids, groups=ids)
+
+
+def _arrange_binary(
+    table: pd.DataFrame,
+    about: dict[str, Any],
+    suffix: str,
+    *,
+    keys: np.ndarray,
+    groups: np.ndarray,
+    admissions: np.ndarray | None = None,
+) -> Predictions:
+    """Arrange a table of one probability a row; `suffix` ends the names of its columns."""
+    positive = table[f"probability{suffix}"].to_numpy(dtype=np.float64)
     logits = _read_logits(table, [f"logit{suffix}"])
     return Predictions(
         **about,
-        keys=ids,
+        keys=keys,
+        groups=groups,
+        subjects=groups,
+        admissions=admissions,
         split=table["split"].to_numpy(dtype=object),
         labels=table["target"].to_numpy(dtype=np.int64),
         probabilities=np.column_stack([1 - positive, positive]),
         predictions=table[f"prediction{suffix}"].to_numpy(dtype=np.int64),
-        groups=ids,
-        subjects=ids,
         logits=None if logits is None else np.column_stack([np.zeros(len(logits)), logits]),
     )
 

@@ -90,10 +90,7 @@ def describe_alarms(
 ) -> dict[str, Any]:
     """Render ``alarms.json``.
 
-    `models` maps a model to ``digest`` and ``kind``, `data` a file to its digest. Returns
-    ``format``, ``models`` and ``data`` as given, ``summary`` (``checks``, ``passed``, ``alarms``,
-    ``not_made``: how many), ``checks`` (each as `AlarmCheck.to_dict` has it, in order) and
-    ``alarms``: those of them whose outcome is ``alarm``.
+    `models` maps a model to ``digest`` and ``kind``, `data` a file to its digest.
     """
     rendered = [check.to_dict() for check in checks]
     count = Counter(c.outcome for c in checks)

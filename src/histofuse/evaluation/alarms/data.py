@@ -9,10 +9,16 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.auroc import compute_auroc
-from histofuse.evaluation.alarms.checks import IMAGES, RECORDS, AlarmCheck, make_check, skip_check
+from histofuse.evaluation.alarms.checks import (
+    IMAGES,
+    RECORDS,
+    AlarmCheck,
+    AlarmRules,
+    make_check,
+    skip_check,
+)
 from histofuse.features.encoding import ENCODED, Encoder, encode_table, fit_encoder
 from histofuse.features.specs import FeatureSpec
-from histofuse.params.ehr import EncodingParams
 from histofuse.params.promotion import AlarmParams
 
 _FOLDS: Final = 5
@@ -128,19 +134,26 @@ def _rate_categories(values: pd.Series, target: np.ndarray) -> np.ndarray:
     return rates
 
 
-def check_encoder(  # noqa: PLR0917
+def check_encoder(
     stored: Mapping[str, Any],
     joined: pd.DataFrame,
-    specs: Sequence[FeatureSpec],
-    params: EncodingParams,
-    tolerance: float,
+    specs: Sequence[FeatureSpec] | None,
+    rules: AlarmRules,
     model: str | None = None,
 ) -> AlarmCheck:
     """Refit the encoder on training rows and compare it with the stored ``encoder.json``.
 
     `model` is the model with this encoder; None for the encoded tables.
     """
-    different = _compare_encoders(_fit(joined, ("train",), specs, params), stored, tolerance)
+    if specs is None:
+        return skip_check("encoder", model, RECORDS, "ehr/features.json is missing; dvc repro")
+
+    def compare(splits: Sequence[str]) -> int:
+        rows = joined[joined["split"].isin(splits)]
+        fitted = fit_encoder(rows, specs, rules.encoding).to_dict() if len(rows) else {}
+        return _compare_encoders(fitted, stored, rules.alarms.fit_tolerance)
+
+    different = compare(("train",))
     name, rows = "encoder", int((joined["split"] == "train").sum())
     numbers: dict[str, Any] = {"rows": stored["rows"], "train_rows": rows, "different": different}
     if not different:
@@ -152,12 +165,8 @@ def check_encoder(  # noqa: PLR0917
         "training and test rows": ("train", "test"),
         "test rows": ("test",),
     }
-    fitted = (
-        name
-        for name, splits in fits.items()
-        if not _compare_encoders(_fit(joined, splits, specs, params), stored, tolerance)
-    )
-    numbers["matches"] = match = next(fitted, None)
+    match = next((rows for rows, splits in fits.items() if not compare(splits)), None)
+    numbers["matches"] = match
     matches = f"matches a fit on {match}" if match else "matches no fit on the current rows"
     detail = f"{different} of its numbers are not those of the {rows:,} training rows; it {matches}"
     return make_check(name, model, RECORDS, True, f"{detail} ({stored['rows']:,} rows)", numbers)
@@ -182,16 +191,6 @@ def check_encoded(
         else f"{len(again):,} rows are what the encoder gives"
     )
     return make_check(name, None, RECORDS, bool(names), detail, numbers)
-
-
-def _fit(
-    joined: pd.DataFrame,
-    splits: Sequence[str],
-    specs: Sequence[FeatureSpec],
-    params: EncodingParams,
-) -> dict[str, Any]:
-    rows = joined[joined["split"].isin(splits)]
-    return fit_encoder(rows, specs, params).to_dict() if len(rows) else {}
 
 
 def _compare_encoders(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,7 @@ def check_data(data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
             yield skip_check(name, None, RECORDS, missing)
         return
     yield check_features(joined, encoded, rules.alarms)
-    yield _check_stored_encoder(stored, joined, specs, rules, None)
+    yield check_encoder(stored, joined, specs, rules)
     yield check_encoded(stored, joined, encoded, rules.alarms.fit_tolerance)
 
 
@@ -143,22 +143,9 @@ def _check_fits(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> Iterat
             why = "the encoder of the record, or the record, is missing; dvc repro"
             yield skip_check("encoder", model.name, (model.kind,), why)
         else:
-            yield _check_stored_encoder(model.encoder, data.joined, data.specs, rules, model.name)
+            yield check_encoder(model.encoder, data.joined, data.specs, rules, model.name)
     if model.kind == "fusion":
         yield _check_scaler(model, data, rules)
-
-
-def _check_stored_encoder(
-    stored: Mapping[str, Any],
-    joined: pd.DataFrame,
-    specs: list[FeatureSpec] | None,
-    rules: AlarmRules,
-    model: str | None,
-) -> AlarmCheck:
-    if specs is None:
-        return skip_check("encoder", model, RECORDS, "ehr/features.json is missing; dvc repro")
-    tolerance = rules.alarms.fit_tolerance
-    return check_encoder(stored, joined, specs, rules.encoding, tolerance, model)
 
 
 def _check_scaler(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> AlarmCheck:

@@ -102,23 +102,17 @@ def assess_model(
     restricted = context.patient_source == RESTRICTED
     subgroups = None
     if rows.admissions is not None and rows.subjects is not None:
-        flagged = rows.predictions == column
+        of = Rows(scores, rows.predictions == column, positive, rows.subjects)
         membership = name_subgroups(features, rows.admissions, params.age_bands_years)
-        subgroups = measure_subgroups(
-            Rows(scores, flagged, positive, rows.subjects),
-            membership,
-            params,
-            drawn,
-            restricted=restricted,
-        )
+        subgroups = measure_subgroups(of, membership, params, drawn, restricted=restricted)
     return Assessment(
         result=result,
         calibrator=calibrator,
         focus=focus,
         quality=measure_quality(before, rows.probabilities, rows.labels, rows.classes, drawn),
         reliability={
-            "before": _measure_reliability(rows, before, drawn, restricted=restricted),
-            "after": _measure_reliability(rows, rows.probabilities, drawn, restricted=restricted),
+            side: _measure_reliability(rows, of, drawn, restricted=restricted)
+            for side, of in (("before", before), ("after", rows.probabilities))
         },
         decision_curve=measure_decision_curve(scores, positive, params.thresholds, drawn),
         operating_points=measure_operating_points(chosen_on, (scores, positive), params, drawn),
@@ -143,16 +137,12 @@ def require_logits(model: Predictions, calibrator: Calibrator) -> Float[np.ndarr
 
 
 def _measure_reliability(
-    rows: Predictions,
-    probabilities: Float[np.ndarray, "n k"],
-    drawn: ClusterBootstrap,
-    *,
-    restricted: bool,
+    rows: Predictions, of: Float[np.ndarray, "n k"], drawn: ClusterBootstrap, *, restricted: bool
 ) -> dict[str, list[Bin]]:
     columns = [1] if len(rows.classes) == 2 else range(len(rows.classes))
     return {
         rows.classes[c]: measure_reliability(
-            probabilities[:, c],
+            of[:, c],
             rows.labels == c,
             drawn.clusters.number,
             drawn.bootstrap.params.confidence,
@@ -181,33 +171,10 @@ def describe_assessments(
     params: AssessmentParams,
     intervals: IntervalParams,
 ) -> dict[str, Any]:
-    """Render ``assessment.json``.
+    """Render ``assessment.json``; `_describe` and the `to_dict` of each part give its keys.
 
-    Returns:
-        ``split``, ``confidence``, ``method``, ``method_of`` (of metrics with a method of their
-        own), ``resamples`` (of the intervals) and ``models``: name to ``digest`` (of the bundle),
-        ``title``, ``kind``, ``data``, ``leaky`` ("" for none known), ``unit``, ``rows``,
-        ``group_unit``, ``groups``, ``focus`` (the class decisions are about), and
-
-        - ``calibration``: ``method``, ``fitted_on``, ``choice`` (what ``auto`` took, else None),
-          ``bins``, ``quality`` (class, or ``all`` of several, to ``before``, ``after`` and
-          ``change``, each metric to an interval) and ``reliability`` (``before`` and ``after`` to
-          class to a list of bins: ``predicted``, ``observed``, ``low``, ``high``, ``rows``,
-          ``groups``);
-        - ``decision_curve``: ``thresholds``, ``model``, ``low``, ``high``, ``treat_all`` as lists
-          of one length, ``better_than_all_and_none`` as ranges of thresholds;
-        - ``operating_points``: a list of ``aim``, ``target``, ``threshold``, ``validation`` and
-          ``found`` (rate to interval), with ``note`` where there is none;
-        - ``conformal``: ``score``, ``coverage_asked``, ``classes``, ``quantile`` (class to number,
-          None: in every set), which `conformal.predict_set` turns a row's probabilities into a set
-          with, ``methods`` (score to ``quantile``, ``validation_rows``, ``coverage/all``,
-          ``coverage/<class>``, ``mean_size``, ``empty``, ``single``, ``full``) and ``note``;
-        - ``subgroups``: None for image models, with ``subgroups_note``; else attribute to
-          ``subgroups`` (a list: ``name``, ``rows``, ``positives``, ``patients``, a metric each,
-          ``note``) and ``largest_gaps`` (metric to ``high_in``, ``low_in`` and an interval).
-
-        An interval is ``value``, ``low`` and ``high``, None where not defined, with a ``note``
-        where there is no interval.
+    An interval is ``value``, ``low`` and ``high``, None where not defined, with a ``note`` where
+    there is no interval. ``conformal.quantile`` is None of a class that is in every set.
     """
     return {
         "split": context.split,

@@ -1,21 +1,16 @@
 """Quality of probabilities before and after calibration, and reliability diagrams.
 
-The Brier score decomposes, over bins of equal width, into
+Over bins of equal width the Brier score is exactly
 
     reliability - resolution + uncertainty + within-bin variance - within-bin covariance
 
-The first three are Murphy's and add up alone only where all rows of a bin have one probability; the
-last two (the covariance counted twice) make the sum exact.
-
-The interval of a bin of a reliability diagram is Wilson's on the rows it would have were they
-independent: fewer, the more the rows of one case agree. In a bin where all rows agree there is no
-telling, so its cases, not its rows, are counted. A bootstrap would give such a bin an interval of
-no width.
+The first three are Murphy's; the covariance counts twice. The interval of a bin is Wilson's on the
+rows it would have were they independent: fewer, the more the rows of one case agree. Where all rows
+agree its cases are counted; a bootstrap would give such a bin an interval of no width.
 
 Sources: Murphy 1973, A New Vector Partition of the Probability Score; Stephenson, Coelho & Jolliffe
 2008, Two Extra Components in the Brier Score Decomposition; Korn & Graubard 1998, Confidence
-Intervals for Proportions with Small Expected Number of Positive Counts Estimated from Survey Data
-(effective sample size).
+Intervals for Proportions with Small Expected Number of Positive Counts Estimated from Survey Data.
 """
 
 from __future__ import annotations
@@ -36,15 +31,14 @@ from histofuse.evaluation.metrics.weighted import Clusters
 
 ALL: Final = "all"
 COMPONENTS: Final = (
-    "reliability",
-    "resolution",
-    "uncertainty",
-    "within_bin_variance",
-    "within_bin_covariance",
-)
+    "reliability", "resolution", "uncertainty", "within_bin_variance", "within_bin_covariance"
+)  # fmt: skip
 QUALITIES: Final = ("brier", "ece", *COMPONENTS)
 _TERMS: Final = 5  # a bin: rows, and sums of p, o, p squared, p times o
-# Nothing is shown of fewer patients where they must not be identifiable.
+
+Probabilities = Float[np.ndarray, "n k"]
+Totals = Float[np.ndarray, "w s"]  # a row a weighting
+Found = dict[str, Float[np.ndarray, " w"]]
 
 
 @dataclass(frozen=True)
@@ -62,66 +56,40 @@ class Quality:
 
 
 def measure_quality(
-    before: Float[np.ndarray, "n k"],
-    after: Float[np.ndarray, "n k"],
+    before: Probabilities,
+    after: Probabilities,
     labels: np.ndarray,
     classes: list[str],
     bootstrap: ClusterBootstrap,
 ) -> dict[str, Quality]:
     """Measure calibration before and after, with intervals over cases or patients.
 
-    Of two classes the positive one. Of more each class against the rest, and `ALL`: there
-    the Brier score and its parts are sums over the classes, and the calibration error is their
-    mean.
+    Of two classes the positive one. Of more each class against the rest, and `ALL`: there the Brier
+    score and its parts are sums over the classes, and the calibration error is their mean.
     """
     scopes = {name: [c] for c, name in enumerate(classes)} | {ALL: list(range(len(classes)))}
     if len(classes) == 2:
         scopes = {classes[1]: [1]}
-    return {
-        name: _measure_scope(before, after, labels, columns, bootstrap)
-        for name, columns in scopes.items()
-    }
+    quality = {}
+    for name, columns in scopes.items():
+        parts = [(side[:, c], labels == c) for side in (before, after) for c in columns]
+        sums = np.column_stack([sum_bins(*part, bootstrap.clusters) for part in parts])
+        quality[name] = _measure_scope(sums, bootstrap)
+    return quality
 
 
-def _measure_scope(
-    before: Float[np.ndarray, "n k"],
-    after: Float[np.ndarray, "n k"],
-    labels: np.ndarray,
-    columns: list[int],
-    bootstrap: ClusterBootstrap,
-) -> Quality:
-    parts = [_sum_events(p, labels, columns, bootstrap.clusters) for p in (before, after)]
-    sums = np.column_stack(parts)
-    width = parts[0].shape[1]
+def _measure_scope(sums: Float[np.ndarray, "g s"], bootstrap: ClusterBootstrap) -> Quality:
+    def measure(totals: Totals) -> Found:
+        sides = zip(("before", "after"), np.hsplit(totals, 2), strict=True)
+        return {f"{side}/{n}": v for side, of in sides for n, v in compute_quality(of).items()}
 
-    def measure(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
-        sides = {"before": totals[:, :width], "after": totals[:, width:]}
-        return {
-            f"{side}/{name}": values
-            for side, sums in sides.items()
-            for name, values in compute_quality(sums).items()
-        }
-
-    def measure_change(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
+    def measure_change(totals: Totals) -> Found:
         found = measure(totals)
         return {n: found[f"after/{n}"] - found[f"before/{n}"] for n in ("brier", "ece")}
 
     found = bootstrap.estimate(sums, measure)
-    return Quality(
-        before={n: found[f"before/{n}"] for n in QUALITIES},
-        after={n: found[f"after/{n}"] for n in QUALITIES},
-        change=bootstrap.estimate(sums, measure_change, paired=True),
-    )
-
-
-def _sum_events(
-    probabilities: Float[np.ndarray, "n k"],
-    labels: np.ndarray,
-    columns: list[int],
-    clusters: Clusters,
-) -> Float[np.ndarray, "g s"]:
-    """Add up the terms of each class."""
-    return np.column_stack([sum_bins(probabilities[:, c], labels == c, clusters) for c in columns])
+    before, after = ({n: found[f"{s}/{n}"] for n in QUALITIES} for s in ("before", "after"))
+    return Quality(before, after, bootstrap.estimate(sums, measure_change, paired=True))
 
 
 def sum_bins(
@@ -134,18 +102,15 @@ def sum_bins(
     return np.column_stack([clusters.count_cells(place, ECE_BINS, t) for t in terms])
 
 
-def compute_quality(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
-    """Compute `QUALITIES` from weighted sums of `sum_bins`, a class after the other.
-
-    `totals` has a row a weighting.
-    """
+def compute_quality(totals: Totals) -> Found:
+    """Compute `QUALITIES` from weighted sums of `sum_bins`, a class after the other."""
     classes = totals.reshape(len(totals), -1, _TERMS, ECE_BINS)
     each = [_decompose(classes[:, c]) for c in range(classes.shape[1])]
     found = {name: np.sum([e[name] for e in each], axis=0) for name in ("brier", *COMPONENTS)}
     return found | {"ece": np.mean([e["ece"] for e in each], axis=0)}
 
 
-def _decompose(terms: Float[np.ndarray, "w 5 bins"]) -> dict[str, Float[np.ndarray, " w"]]:
+def _decompose(terms: Float[np.ndarray, "w 5 bins"]) -> Found:
     rows, p, o, pp, po = (terms[:, t] for t in range(_TERMS))
     with np.errstate(invalid="ignore", divide="ignore"):
         total = rows.sum(axis=1)
@@ -176,8 +141,7 @@ class Bin:
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
-        ends = {n: round_number(getattr(self, n)) for n in ("predicted", "observed", "low", "high")}
-        return ends | {"rows": self.rows, "groups": self.groups}
+        return {n: v if isinstance(v, int) else round_number(v) for n, v in vars(self).items()}
 
 
 def measure_reliability(

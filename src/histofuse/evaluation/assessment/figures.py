@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,21 +45,17 @@ def draw_assessment(
     result = assessment.result
     title, classes = result.title, result.model.classes
     footer = describe_footer(result, split, result.model.of(split))
-    drawings = {
-        "reliability": (draw_reliabilities, (assessment.reliability, classes, confidence, title)),
-        "decision_curve": (
-            draw_decision_curve,
-            (assessment.decision_curve, show_name(assessment.focus), title),
-        ),
-    }
+    focus = show_name(assessment.focus)
+
+    def save(name: str, draw: Callable[..., Figure], *arguments: Any) -> None:
+        save_drawing(draw, (*arguments, title), footer, folder / f"{name}.png")
+
+    save("reliability", draw_reliabilities, assessment.reliability, classes, confidence)
+    save("decision_curve", draw_decision_curve, assessment.decision_curve, focus)
     if assessment.coverage:
-        given = (assessment.coverage, classes, coverage, title)
-        drawings["conformal"] = (draw_coverage, given)
+        save("conformal", draw_coverage, assessment.coverage, classes, coverage)
     if any(s.intervals for a in (assessment.subgroups or {}).values() for s in a.subgroups):
-        given = (assessment.subgroups, show_name(assessment.focus), title)
-        drawings["subgroups"] = (draw_subgroups, given)
-    for name, (draw, arguments) in drawings.items():
-        save_drawing(draw, arguments, footer, folder / f"{name}.png")
+        save("subgroups", draw_subgroups, assessment.subgroups, focus)
 
 
 def draw_reliabilities(
@@ -71,8 +67,8 @@ def draw_reliabilities(
     """Draw bins with their intervals, a panel a class, before and after calibration."""
     names = list(reliability["after"])
     size = (1.2 + 3.1 * len(names), 4.9)
-    row = make_row(f"{title}: reliability", size, len(names), left=0.75, bottom=1.55)
-    figure, panels = row
+    heading = f"{title}: reliability"
+    figure, panels = make_row(heading, size, len(names), left=0.75, bottom=1.55)
     figure.subplots_adjust(top=1 - 0.65 / size[1])
     for axes, name in zip(panels, names, strict=True):
         axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
@@ -106,9 +102,8 @@ def _draw_bins(axes: Axes, bins: Sequence[Bin], colour: str, label: str, shift: 
 
 def draw_decision_curve(curve: DecisionCurve, focus: str, title: str) -> Figure:
     """Draw net benefit with its band, against acting on all rows and on none."""
-    figure, axes = make_axes(
-        f"{title}: decision curve, {focus}", (5.6, 4.9), left=0.95, bottom=1.45
-    )
+    heading = f"{title}: decision curve, {focus}"
+    figure, axes = make_axes(heading, (5.6, 4.9), left=0.95, bottom=1.45)
     axes.axhline(0, color="black", linewidth=1, label="act on none")
     axes.fill_between(curve.thresholds, curve.low, curve.high, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(curve.thresholds, curve.model, color=BLUE, label="act on the model (band: interval)")
@@ -129,10 +124,8 @@ def draw_coverage(
 ) -> Figure:
     """Draw the measured coverage of each class, a panel a method, with the coverage asked for."""
     size = (2.5 * len(coverage) + 1.7, 3.7)
-    row = make_row(
-        f"{title}: prediction sets, coverage", size, len(coverage), left=1.35, bottom=1.1
-    )
-    figure, panels = row
+    heading = f"{title}: prediction sets, coverage"
+    figure, panels = make_row(heading, size, len(coverage), left=1.35, bottom=1.1)
     names = ["all", *classes]
     for axes, (score, found) in zip(panels, coverage.items(), strict=True):
         axes.axvline(asked, color=VERMILION, linewidth=1, linestyle="--")
@@ -166,9 +159,8 @@ def draw_subgroups(attributes: Mapping[str, Attribute], focus: str, title: str) 
     for axes, (metric, label) in zip(panels, PANELS.items(), strict=True):
         for place, (_, subgroup) in enumerate(lines):
             if subgroup is not None and subgroup.intervals:
-                draw_interval(
-                    axes, subgroup.intervals[metric], place, BLUE, marker="o", markersize=4.5
-                )
+                interval = subgroup.intervals[metric]
+                draw_interval(axes, interval, place, BLUE, marker="o", markersize=4.5)
         axes.axvline(0.5 if metric == "auroc" else 0.0, color=GREY, linewidth=0.8, zorder=0)
         axes.set_title(label, loc="left")
         axes.set_ylim(len(lines) - 0.4, -0.6)

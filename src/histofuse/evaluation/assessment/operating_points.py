@@ -5,7 +5,7 @@ Source: as asked of diagnostic tests, STARD 2015, items 12 and 24.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +18,7 @@ from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_inte
 from histofuse.params.evaluation import AssessmentParams
 
 Aim = Literal["specificity", "sensitivity"]
+Scored = tuple[np.ndarray, np.ndarray]  # probability of each row, and whether it is positive
 RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "flagged")
 
 
@@ -37,13 +38,9 @@ class OperatingPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Render for JSON."""
-        return {
-            "aim": self.aim,
-            "target": self.target,
-            "threshold": round_number(self.threshold),
-            "validation": dict(self.chosen_on),
-            "found": render_intervals(self.rates),
-        } | ({"note": self.note} if self.note else {})
+        rates = {"validation": dict(self.chosen_on), "found": render_intervals(self.rates)}
+        point = {"aim": self.aim, "target": self.target, "threshold": round_number(self.threshold)}
+        return point | rates | ({"note": self.note} if self.note else {})
 
 
 def choose_threshold(
@@ -71,18 +68,18 @@ def choose_threshold(
 
 
 def measure_operating_points(
-    chosen_by: tuple[Float[np.ndarray, " v"], Bool[np.ndarray, " v"]],
-    rows: tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]],
-    params: AssessmentParams,
-    bootstrap: ClusterBootstrap,
+    chosen_by: Scored, rows: Scored, params: AssessmentParams, bootstrap: ClusterBootstrap
 ) -> list[OperatingPoint]:
     """Choose each threshold on validation and measure it on the split reported.
 
-    `chosen_by` and `rows` hold probabilities, and which rows are positive, of validation and of the
-    split reported.
+    `chosen_by` are validation rows, `rows` those of the split reported.
     """
     points = []
-    for aim, target in _list_aims(params):
+    aims: Sequence[tuple[Aim, float]] = (
+        *(("specificity", target) for target in params.specificities),
+        *(("sensitivity", target) for target in params.sensitivities),
+    )
+    for aim, target in aims:
         threshold = choose_threshold(*chosen_by, aim, target)
         if threshold is None:
             note = "validation holds no positives, or no negatives, to choose by"
@@ -94,13 +91,6 @@ def measure_operating_points(
         chosen_on = {name: round_number(value[0]) for name, value in validation.items()}
         points.append(OperatingPoint(aim, target, threshold, chosen_on, found, ""))
     return points
-
-
-def _list_aims(params: AssessmentParams) -> Iterator[tuple[Aim, float]]:
-    for target in params.specificities:
-        yield "specificity", target
-    for target in params.sensitivities:
-        yield "sensitivity", target
 
 
 def _count_outcomes(

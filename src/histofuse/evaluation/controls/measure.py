@@ -123,14 +123,7 @@ def _find_chance(rows: Predictions) -> dict[str, float]:
 
 
 def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, Any]:
-    """Render ``controls.json``.
-
-    Returns ``metrics`` (in order), ``sizes``, ``arms`` (arm to metric to ``value``, ``low``,
-    ``high``, ``groups`` (cases), ``note``), ``differences`` (``"label_blind - image"`` to metric to
-    the same and ``probability_above``), ``shuffled`` (control to metric to the same, of the mean
-    over shuffles, with ``values`` and ``chance``) and ``verdicts`` (``question``, ``answer``: yes,
-    no or inconclusive, ``sentence``). What is not defined is None.
-    """
+    """Render ``controls.json``; what is not defined is None."""
     return {
         "metrics": list(controls.metrics),
         "sizes": dict(controls.sizes),

@@ -138,14 +138,7 @@ def write_protocols(protocols: Sequence[Protocol], params: IntervalParams, folde
 
 
 def describe_protocols(protocols: Sequence[Protocol], params: IntervalParams) -> dict[str, Any]:
-    """Render ``protocol.json``.
-
-    Returns ``models``: name to ``paper`` (metric to what Table 3 prints), ``paper_protocol`` and
-    ``honest``; these hold ``split`` (of the rows judged on), ``unit``, ``leaky``, ``rows``,
-    ``groups``, ``classes`` (counts), ``shares_pixels_with_training`` (window px to share) and
-    ``metrics`` (name to ``value``, ``low``, ``high``, ``groups``, ``note``); ``intervals``
-    (confidence, method, resamples); ``simulated``. None is not defined.
-    """
+    """Render ``protocol.json``; None is not defined."""
     return {
         "models": {
             p.name: {

@@ -72,20 +72,7 @@ def describe_fold(path: Path) -> str:
 
 
 def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str, Any]:
-    """Render ``crossval.json``.
-
-    Returns ``how`` (unit, folds, validation_unit, threads), ``data`` (images, patients),
-    ``minority``, ``simulated``; ``folds``: a list of ``cases`` (split to names), ``patches`` (split
-    to class to count), ``patients`` (split to count; None for fewer than ten restricted ones);
-    ``models``: name to ``title``, ``kind``, ``leaky``, ``rows``, ``groups``, ``group_unit``,
-    ``digests``, ``per_fold`` (a list of metric to value), ``over_folds`` (metric to ``mean``,
-    ``sd``, ``folds``) and ``pooled`` (metric to ``value``, ``low``, ``high``, ``groups``,
-    ``defined`` and, without an interval, ``note``); ``minus_image_model``: fusion model to
-    ``image_model`` and ``metrics`` (as pooled, with ``probability_above``: the share of resamples
-    in which fusion is higher); ``between_models``: ``"new - old"`` to metric to the paired
-    difference; ``intervals`` (confidence, method, resamples); ``notes``. Values that are not
-    defined are None.
-    """
+    """Render ``crossval.json``; values that are not defined are None."""
     context = crossval.context
     return {
         "how": {"unit": "case", "folds": len(crossval.folds.splits)}
