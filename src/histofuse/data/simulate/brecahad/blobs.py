@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from histofuse.data.simulate.brecahad.noise import Field
@@ -41,9 +42,7 @@ class Textures:
     coarse: Field  # (height, width), about 5 px wide
 
 
-def draw_blob(
-    blob: Blob, dyes: NDArray[np.float32], textures: Textures, rng: np.random.Generator
-) -> None:
+def draw_blob(blob: Blob, dyes: NDArray[np.float32], textures: Textures, rng: Generator) -> None:
     """Draw a blob, which may lie partly outside, over (2, height, width) dyes, in place."""
     # Drawn before the box is known, so that a blob outside takes as many numbers as one inside.
     harmonics = rng.normal(0, blob.wobble / _HARMONICS), rng.uniform(0, 2 * np.pi, len(_HARMONICS))

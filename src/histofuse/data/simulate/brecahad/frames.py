@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
-from histofuse.core.artifacts import replacing_folder, to_json
+from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.progress import track
 from histofuse.core.seeding import make_rng
 from histofuse.data.simulate.brecahad.blobs import Textures, draw_blob
 from histofuse.data.simulate.brecahad.noise import smooth_noise
-from histofuse.data.simulate.brecahad.nuclei import SAMPLERS, Sampler, sample_ghost, sample_red_cell
+from histofuse.data.simulate.brecahad.nuclei import (
+    SAMPLERS,
+    Place,
+    Sampler,
+    sample_ghost,
+    sample_red_cell,
+)
 from histofuse.data.simulate.brecahad.stains import CaseLook, develop, draw_case_look
 from histofuse.data.simulate.brecahad.tissue import (
     Layout,
@@ -54,16 +61,10 @@ def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path
     with replacing_folder(folder) as temporary:
         (temporary / "images").mkdir()
         (temporary / "groundTruth").mkdir()
-        counts = [
-            write_frame(plan, params, seed, temporary) for plan in track(plans, "simulating frames")
-        ]
-        marker = {
-            "source": "simulated",
-            "notice": NOTICE,
-            "seed": seed,
-            "params": params.model_dump(),
-        }
-        (temporary / MARKER).write_text(to_json(marker), encoding="utf-8")
+        frames = track(plans, "simulating frames")
+        counts = [write_frame(plan, params, seed, temporary) for plan in frames]
+        origin = {"source": "simulated", "notice": NOTICE, "seed": seed}
+        write_json({**origin, "params": params.model_dump()}, temporary / MARKER)
     return {key: sum(c[key] for c in counts) for key in _KEYS}
 
 
@@ -113,37 +114,37 @@ def write_frame(
 
     look = draw_case_look(make_rng(seed, _STREAM, "look", plan.case))
     rng = make_rng(seed, _STREAM, "frame", plan.frame_id)
-    frame, centres = render_frame(plan, look, (params.height_px, params.width_px), rng)
+    shape = params.height_px, params.width_px
+    frame, centres = render_frame(plan, look, shape, rng)
+    path = folder / "images" / f"{plan.frame_id}.tif"
     tifffile.imwrite(
-        folder / "images" / f"{plan.frame_id}.tif",
-        frame,
-        photometric="rgb",
-        description=NOTICE,
-        metadata=None,
-        software="histofuse",
+        path, frame, photometric="rgb", description=NOTICE, metadata=None, software="histofuse"
     )
-    annotation = _annotate(centres, (params.height_px, params.width_px), rng)
-    path = folder / "groundTruth" / f"{plan.frame_id}.json"
-    path.write_text(to_json(annotation), encoding="utf-8")
+    annotation = _annotate(centres, shape, rng)
+    write_json(annotation, folder / "groundTruth" / f"{plan.frame_id}.json")
     return {key: len(points) for key, points in annotation.items()}
 
 
 def render_frame(
-    plan: FramePlan, look: CaseLook, shape: tuple[int, int], rng: np.random.Generator
+    plan: FramePlan, look: CaseLook, shape: tuple[int, int], rng: Generator
 ) -> tuple[NDArray[np.uint8], dict[str, Points]]:
     """Render one frame, (height, width, 3) RGB, and each key's true centres, (n, 2) pixels."""
-    layout = draw_layout(rng, shape, _nest_share(plan, look, shape), look)
+    cells = plan.counts["tumor"] + plan.counts["mitosis"] + plan.counts["apoptosis"]
+    area = cells * _NEST_AREA_PX2 * look.nuclear_scale**2
+    share = float(np.clip(area / (shape[0] * shape[1]), 0.12, 0.8))
+    layout = draw_layout(rng, shape, share, look)
     centres = _place_cells(plan, look, layout, rng)
     in_nests = np.concatenate([centres[key] for key in ("tumor", "mitosis", "apoptosis")])
-    ghosts = _place_ghosts(in_nests, look, layout, rng)
+    nest, spacing = (layout.depth_px > 8) & (layout.hole_px < -10), 30 * look.nuclear_scale
+    count = len(in_nests) // 2
+    ghosts = place_points(rng, layout, nest, count, spacing_px=spacing, taken=in_nests)
 
     textures = Textures(smooth_noise(rng, shape, 1.8), smooth_noise(rng, shape, 4.2))
-    cells = np.concatenate((in_nests, ghosts))
-    dyes = stain_tissue(rng, layout, cells, textures.fine)
+    dyes = stain_tissue(rng, layout, np.concatenate((in_nests, ghosts)), textures.fine)
 
     def draw(points: Points, sampler: Sampler) -> None:
         for (x, y), direction in zip(points, layout.fibre_direction(points), strict=True):
-            for blob in sampler(rng, look, x, y, direction):
+            for blob in sampler(rng, look, Place(x, y, direction)):
                 draw_blob(blob, dyes, textures, rng)
 
     draw(_place_red_cells(layout, rng), sample_red_cell)
@@ -153,48 +154,28 @@ def render_frame(
     return develop(dyes[0], dyes[1], look, rng), {**centres, "lumen": layout.lumens}
 
 
-def _nest_share(plan: FramePlan, look: CaseLook, shape: tuple[int, int]) -> float:
-    cells = plan.counts["tumor"] + plan.counts["mitosis"] + plan.counts["apoptosis"]
-    area = cells * _NEST_AREA_PX2 * look.nuclear_scale**2
-    return float(np.clip(area / (shape[0] * shape[1]), 0.12, 0.8))
-
-
 def _place_cells(
-    plan: FramePlan, look: CaseLook, layout: Layout, rng: np.random.Generator
+    plan: FramePlan, look: CaseLook, layout: Layout, rng: Generator
 ) -> dict[str, Points]:
     """Put dividing, dying and tumour cells into the nests and the others into the stroma."""
     tissue = layout.hole_px < -10
     nest = (layout.depth_px > 8) & tissue
     # A few lymphocytes have entered the nests.
     elsewhere = np.where(rng.random() < 0.5, layout.depth_px < -10, layout.depth_px < 25) & tissue
+    where = {"mitosis": (nest, 62), "apoptosis": (nest, 48), "tumor": (nest, 48)}
+    where["non_tumor"] = (elsewhere, 28)
     centres: dict[str, Points] = {}
     taken = np.zeros((0, 2))
-    for key, allowed, spacing in (
-        ("mitosis", nest, 62),
-        ("apoptosis", nest, 48),
-        ("tumor", nest, 48),
-        ("non_tumor", elsewhere, 28),
-    ):
-        spacing_px = spacing * look.nuclear_scale
-        count = plan.counts[key]
-        points = place_points(rng, layout, allowed, count, spacing_px=spacing_px, taken=taken)
-        centres[key] = points
-        taken = np.concatenate((taken, points))
+    for key, (allowed, spacing) in where.items():
+        gap, count = spacing * look.nuclear_scale, plan.counts[key]
+        centres[key] = place_points(rng, layout, allowed, count, spacing_px=gap, taken=taken)
+        taken = np.concatenate((taken, centres[key]))
     return centres
 
 
-def _place_ghosts(
-    cells: Points, look: CaseLook, layout: Layout, rng: np.random.Generator
-) -> Points:
-    nest = (layout.depth_px > 8) & (layout.hole_px < -10)
-    spacing = 30 * look.nuclear_scale
-    return place_points(rng, layout, nest, len(cells) // 2, spacing_px=spacing, taken=cells)
-
-
-def _place_red_cells(layout: Layout, rng: np.random.Generator) -> Points:
+def _place_red_cells(layout: Layout, rng: Generator) -> Points:
     """Clusters of erythrocytes in the stroma."""
-    stroma = (layout.depth_px < -15) & (layout.hole_px < 0)
-    none = np.zeros((0, 2))
+    stroma, none = (layout.depth_px < -15) & (layout.hole_px < 0), np.zeros((0, 2))
     clusters = int(rng.poisson(1.2))
     centres = place_points(rng, layout, stroma, clusters, spacing_px=100.0, taken=none)
     cells = [centre + rng.normal(0, 16, (rng.integers(2, 9), 2)) for centre in centres]
@@ -202,7 +183,7 @@ def _place_red_cells(layout: Layout, rng: np.random.Generator) -> Points:
 
 
 def _annotate(
-    centres: Mapping[str, Points], shape: tuple[int, int], rng: np.random.Generator
+    centres: Mapping[str, Points], shape: tuple[int, int], rng: Generator
 ) -> dict[str, list[dict[str, float]]]:
     """Dots as an annotator sets them: near the centres, as fractions of width and height."""
     annotation: dict[str, list[dict[str, float]]] = {key: [] for key in _KEYS}
@@ -212,7 +193,7 @@ def _annotate(
     return annotation
 
 
-def place_dots(centres: Points, rng: np.random.Generator) -> Points:
+def place_dots(centres: Points, rng: Generator) -> Points:
     """Place an annotator's dots, a few pixels from the centres of nuclei."""
     distance = rng.uniform(*_JITTER_PX, len(centres))
     angle = rng.uniform(0, 2 * np.pi, len(centres))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 Field = NDArray[np.floating]  # (height, width), float32
@@ -12,7 +13,7 @@ _SPLINE_SPREAD = 0.479
 _MARGIN = 4  # control points beyond the frame, so that each pixel has its four neighbours
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell_px: float) -> Field:
+def smooth_noise(rng: Generator, shape: tuple[int, int], cell_px: float) -> Field:
     """Draw a smooth field of mean 0 and SD about 1, of blobs about twice as wide as `cell_px`."""
     controls = tuple(int(side / cell_px) + _MARGIN for side in shape)
     grid = rng.standard_normal(controls, dtype=np.float32)
@@ -25,7 +26,7 @@ def enlarge(field: Field, shape: tuple[int, int], factor: int) -> Field:
     return _interpolate(padded, shape, float(factor))
 
 
-def wavy_profile(rng: np.random.Generator, length: int) -> NDArray[np.float32]:
+def wavy_profile(rng: Generator, length: int) -> NDArray[np.float32]:
     """Draw a periodic one-dimensional profile in about [-1, 1], for the cross-section of fibres."""
     white = rng.standard_normal(length).astype(np.float32)
     kernel = np.hanning(29)

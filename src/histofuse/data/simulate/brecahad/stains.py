@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -38,7 +39,7 @@ class CaseLook:
     lumens: float  # mean number of lumens in a frame
 
 
-def draw_case_look(rng: np.random.Generator) -> CaseLook:
+def draw_case_look(rng: Generator) -> CaseLook:
     """Draw the look of one case."""
     tilt = rng.normal(0, 0.045, (2, 3))
     return CaseLook(
@@ -72,9 +73,7 @@ def _find_mean_look() -> dict[str, Any]:
     return {name: np.mean([look[name] for look in looks], axis=0) for name in looks[0]}
 
 
-def develop(
-    haematoxylin: Field, eosin: Field, look: CaseLook, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def develop(haematoxylin: Field, eosin: Field, look: CaseLook, rng: Generator) -> NDArray[np.uint8]:
     """Turn (height, width) amounts of dye into the frame, (height, width, 3) RGB, of a scanner.
 
     Beer and Lambert: each dye takes away its share of the light; then come uneven illumination, the

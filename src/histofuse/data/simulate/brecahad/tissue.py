@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
@@ -44,7 +45,7 @@ class Layout:
 
 
 def draw_layout(
-    rng: np.random.Generator, shape: tuple[int, int], nest_share: float, look: CaseLook
+    rng: Generator, shape: tuple[int, int], nest_share: float, look: CaseLook
 ) -> Layout:
     """Lay out nests that cover about `nest_share` of the frame, and holes."""
     coarse = (-(-shape[0] // COARSE), -(-shape[1] // COARSE))
@@ -64,7 +65,7 @@ def draw_layout(
 
 
 def place_points(
-    rng: np.random.Generator,
+    rng: Generator,
     layout: Layout,
     allowed: NDArray[np.bool_],
     count: int,
@@ -91,9 +92,7 @@ def place_points(
     return np.array(points[len(taken) :]).reshape(-1, 2)
 
 
-def stain_tissue(
-    rng: np.random.Generator, layout: Layout, cells: Points, fine: Field
-) -> NDArray[np.float32]:
+def stain_tissue(rng: Generator, layout: Layout, cells: Points, fine: Field) -> NDArray[np.float32]:
     """Stain all but the nuclei: (2, height, width) amounts of haematoxylin and eosin.
 
     Membranes run between `cells`, the centres of those of the nests; `fine` is noise about 2 px
@@ -118,7 +117,7 @@ def stain_tissue(
     return np.maximum(dyes, 0, out=dyes)
 
 
-def _lay_fibres(rng: np.random.Generator, potential: Field) -> Field:
+def _lay_fibres(rng: Generator, potential: Field) -> Field:
     """Let fibres bend around the nests, but run in one direction where none is near."""
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = np.mgrid[: potential.shape[0], : potential.shape[1]].astype(np.float32) * COARSE
@@ -127,7 +126,7 @@ def _lay_fibres(rng: np.random.Generator, potential: Field) -> Field:
     return np.float32(95) * potential + np.float32(0.55) * ramp + np.float32(9) * waves
 
 
-def _draw_fibres(rng: np.random.Generator, layout: Layout, uneven: Field) -> Field:
+def _draw_fibres(rng: Generator, layout: Layout, uneven: Field) -> Field:
     """Bundles and the fibres in them, in about [-1, 1]."""
     phase = enlarge(layout.fibre_phase, layout.shape, COARSE) + np.float32(1.5) * uneven
     profile = wavy_profile(rng, _PROFILE)
@@ -149,9 +148,7 @@ def _draw_membranes(cells: Points, coarse: tuple[int, ...]) -> Field:
     return np.exp(-np.square(gap / 6)).astype(np.float32)
 
 
-def _clearance(
-    rng: np.random.Generator, layout: Layout, depth: Field, fibres: Field, broad: Field
-) -> Field:
+def _clearance(rng: Generator, layout: Layout, depth: Field, fibres: Field, broad: Field) -> Field:
     """Share of the dye left: none in holes, little in clefts around nests and between fibres."""
     patchy = smooth_noise(rng, layout.shape, 45.0)
     cleft = np.exp(-np.square((depth + 6) / 4.5)) * np.clip(patchy + broad - 0.2, 0, 1)
@@ -160,7 +157,7 @@ def _clearance(
     return (1 - 0.9 * cleft) * (1 - 0.75 * loose) * (1 - 0.985 * hole)
 
 
-def _pick_points(rng: np.random.Generator, allowed: NDArray[np.bool_], count: int) -> Points:
+def _pick_points(rng: Generator, allowed: NDArray[np.bool_], count: int) -> Points:
     """Draw points from the allowed places of the coarse grid; none if there is no such place."""
     rows, columns = np.nonzero(allowed)
     if not len(rows) or not count:
@@ -170,7 +167,7 @@ def _pick_points(rng: np.random.Generator, allowed: NDArray[np.bool_], count: in
 
 
 def _distance_into_discs(
-    rng: np.random.Generator, coarse: tuple[int, int], centres: Points, radii: NDArray[np.float64]
+    rng: Generator, coarse: tuple[int, int], centres: Points, radii: NDArray[np.float64]
 ) -> Field:
     """How deep each place lies inside the nearest disc with a wavy outline, in pixels."""
     depth = np.full(coarse, -_REACH_PX, np.float32)

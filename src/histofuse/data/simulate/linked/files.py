@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from histofuse.core.artifacts import replacing_folder, to_json, write_json
@@ -145,9 +146,7 @@ def _draw_look(
     return replace(look, pleomorphism=float(drawn))
 
 
-def _render_nuclei(
-    job: _Job, cutting: Cutting, rng: np.random.Generator
-) -> tuple[pd.DataFrame, Patches]:
+def _render_nuclei(job: _Job, cutting: Cutting, rng: Generator) -> tuple[pd.DataFrame, Patches]:
     """Render a patient's frame; return its nuclei in random order and their patches."""
     counts = {**dict(zip(_KEYS.values(), job.counts, strict=True)), "apoptosis": 0}
     plan = FramePlan(job.patient_id, job.number, counts)

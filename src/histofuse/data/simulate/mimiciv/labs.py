@@ -53,9 +53,8 @@ def _draw_draws(rng: Generator, stays: Stays, fates: Fates) -> _Draws:
 
     stay_all = np.concatenate([stay, before, away])
     minute = np.concatenate([inside, early, when])
-    noted = np.zeros(len(stay_all), dtype=bool)
+    noted, first = np.zeros((2, len(stay_all)), dtype=bool)
     noted[: len(stay)] = rng.random(len(stay)) < 0.96
-    first = np.zeros(len(stay_all), dtype=bool)
     first[: len(stay)] = number == 0
     return _Draws(stays.patient[stay_all], stay_all, minute, noted, first)
 
@@ -89,44 +88,38 @@ def record_labs(
     """Draw every result of every patient; outpatient ones have no ``hadm_id``."""
     draws = _draw_draws(rng, stays, fates)
     drawn = _draw_panels(rng, patients, draws)
-    parts = [
-        _measure(
-            rng,
-            lab,
-            np.flatnonzero(drawn[lab.panel] & stays.ordered[draws.stay, column]),
-            draws.stay,
-            stays.labs[:, column],
-        )
-        for column, lab in enumerate(LABS)
-    ]
+    parts = []
+    for column, lab in enumerate(LABS):
+        which = np.flatnonzero(drawn[lab.panel] & stays.ordered[draws.stay, column])
+        parts.append(_measure(rng, lab, which, stays.labs[draws.stay[which], column]))
     for text in TEXT_LABS:
         which = np.flatnonzero(drawn["urine" if text.fluid == "Urine" else "text"])
-        comments = pl.Series(
-            np.array(text.comments)[rng.integers(0, len(text.comments), len(which))]
-        )
-        parts.append(pl.DataFrame({"draw": which, "comments": comments, "itemid": text.itemid}))
+        comments = np.array(text.comments)[rng.integers(0, len(text.comments), len(which))]
+        columns = {"draw": which, "comments": pl.Series(comments), "itemid": text.itemid}
+        parts.append(pl.DataFrame(columns))
     results = pl.concat(parts, how="diagonal_relaxed")
 
     n = len(draws.minute)
+    specimen_id = rng.choice(90_000_000, n, replace=False) + 1_000_000
+    stored = draws.minute + rng.integers(35, 150, n)
+    unnamed = draws.first | (rng.random(n) < 0.9)
+    provider = np.where(unnamed, "", draw_providers(rng, n))
+    priority = np.array(["STAT", "ROUTINE", ""])[rng.choice(3, n, p=[0.5, 0.42, 0.08])]
     specimen = pl.DataFrame(
         {
             "draw": np.arange(n),
             "subject_id": patients.subject_id[draws.patient],
             "hadm_id": hadm_id[draws.stay],
             "noted": draws.noted,
-            "specimen_id": rng.choice(90_000_000, n, replace=False) + 1_000_000,
+            "specimen_id": specimen_id,
             "charttime": clock.shift(draws.minute, draws.patient),
-            "storetime": clock.shift(draws.minute + rng.integers(35, 150, n), draws.patient),
-            "order_provider_id": np.where(
-                draws.first | (rng.random(n) < 0.9), "", draw_providers(rng, n)
-            ),
-            "priority": np.array(["STAT", "ROUTINE", ""])[rng.choice(3, n, p=[0.5, 0.42, 0.08])],
+            "storetime": clock.shift(stored, draws.patient),
+            "order_provider_id": provider,
+            "priority": priority,
         }
-    ).with_columns(
-        null_if_empty("order_provider_id"),
-        null_if_empty("priority"),
-        hadm_id=pl.when("noted").then("hadm_id"),
     )
+    empty = (null_if_empty(name) for name in ("order_provider_id", "priority"))
+    specimen = specimen.with_columns(*empty, hadm_id=pl.when("noted").then("hadm_id"))
     joined = results.join(specimen, on="draw", how="left", maintain_order="left")
     joined = joined.sort("subject_id", "charttime", "draw", "itemid")
     return joined.with_columns(labevent_id=pl.int_range(1, pl.len() + 1))
@@ -142,16 +135,10 @@ def _draw_panels(rng: Generator, patients: Patients, draws: _Draws) -> dict[str,
     return drawn
 
 
-def _measure(
-    rng: Generator, lab: Lab, which: NDArray, shown: NDArray, levels: NDArray
-) -> pl.DataFrame:
-    """Draw the results of one test, with the quirks of the release.
-
-    `which` are the draws it was part of, `shown` the stay that each draw shows, `levels` those of
-    the test at each stay.
-    """
+def _measure(rng: Generator, lab: Lab, which: NDArray, levels: NDArray) -> pl.DataFrame:
+    """Draw the results of a test, of some draws and their levels, with the release's quirks."""
     n = len(which)
-    level = levels[shown[which]] + rng.normal(0, lab.noise, n)
+    level = levels + rng.normal(0, lab.noise, n)
     value = np.exp(level) if lab.skewed else level
     value = np.maximum(value, 10.0**-lab.decimals)
     unit, decimals = np.full(n, lab.unit, dtype=object), np.full(n, lab.decimals)

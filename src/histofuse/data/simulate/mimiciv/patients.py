@@ -34,23 +34,27 @@ NEVER: Final = np.iinfo(np.int64).max
 CONDITION_NAMES: Final = [condition.name for condition in CONDITIONS]
 ITEMIDS: Final = [lab.itemid for lab in LABS]
 
+Whole = NDArray[np.int64]
+Real = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Patients:
     """One entry a patient."""
 
-    subject_id: NDArray[np.int64]  # eight digits, ascending
-    male: NDArray[np.bool_]
-    breast_cancer: NDArray[np.bool_]  # whether the index admission carries the code
-    other_cancer: NDArray[np.bool_]  # whether another solid tumour is coded
-    age_years: NDArray[np.float64]  # at the index admission
-    frailty: NDArray[np.float64]  # latent, standard normal
+    subject_id: Whole  # eight digits, ascending
+    male: Flags
+    breast_cancer: Flags  # whether the index admission carries the code
+    other_cancer: Flags  # whether another solid tumour is coded
+    age_years: Real  # at the index admission
+    frailty: Real  # latent, standard normal
     # (patients, conditions) lasting conditions; acute columns are all False
-    conditions: NDArray[np.bool_]
-    spread_from: NDArray[np.int64]  # order of the first admission with metastases; `NEVER` if none
-    metastasis_site: NDArray[np.int64]  # index into ``METASTASES``
-    hormone_receptor: NDArray[np.bool_]  # whether endocrine therapy is an option
-    her2: NDArray[np.bool_]  # whether the tumour overexpresses HER2
+    conditions: Flags
+    spread_from: Whole  # order of the first admission with metastases; `NEVER` if none
+    metastasis_site: Whole  # index into ``METASTASES``
+    hormone_receptor: Flags  # whether endocrine therapy is an option
+    her2: Flags  # whether the tumour overexpresses HER2
 
     def __len__(self) -> int:
         return len(self.subject_id)
@@ -60,15 +64,15 @@ class Patients:
 class Stays:
     """One entry an admission, by patient and time."""
 
-    patient: NDArray[np.int64]
-    order: NDArray[np.int64]  # 0 at the index admission, negative before, positive after
-    admitted: NDArray[np.int64]  # minute
-    discharged: NDArray[np.int64]  # minute; that of death where `died`
-    died: NDArray[np.bool_]  # whether it ended in death
-    metastatic: NDArray[np.bool_]  # whether the cancer has spread by now
-    conditions: NDArray[np.bool_]  # (stays, conditions) lasting and acute
-    labs: NDArray[np.float64]  # (stays, labs) the admission's level, of the logarithm where skewed
-    ordered: NDArray[np.bool_]  # (stays, labs) whether the test is ordered at all
+    patient: Whole
+    order: Whole  # 0 at the index admission, negative before, positive after
+    admitted: Whole  # minute
+    discharged: Whole  # minute; that of death where `died`
+    died: Flags  # whether it ended in death
+    metastatic: Flags  # whether the cancer has spread by now
+    conditions: Flags  # (stays, conditions) lasting and acute
+    labs: Real  # (stays, labs) the admission's level, of the logarithm where skewed
+    ordered: Flags  # (stays, labs) whether the test is ordered at all
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -79,8 +83,8 @@ class Fates:
     """What becomes of each patient."""
 
     # true probability of death within a year after leaving the index admission
-    probability: NDArray[np.float64]
-    death: NDArray[np.int64]  # minute of death as far as the release would know it; `NEVER` if not
+    probability: Real
+    death: Whole  # minute of death as far as the release would know it; `NEVER` if not
 
 
 def draw_patients(rng: Generator, patients: int, breast_cancer_fraction: float) -> Patients:
@@ -114,18 +118,11 @@ def draw_stays(rng: Generator, patients: Patients) -> Stays:
     patient, order, admitted, discharged = _draw_timeline(rng, patients)
     age, frailty = patients.age_years[patient], patients.frailty[patient]
     conditions = patients.conditions[patient] | _draw_conditions(rng, age, frailty, acute=True)
-    metastatic = order >= patients.spread_from[patient]
-    return Stays(
-        patient=patient,
-        order=order,
-        admitted=admitted,
-        discharged=discharged,
-        died=np.zeros(len(patient), dtype=bool),
-        metastatic=metastatic,
-        conditions=conditions,
-        labs=_draw_lab_levels(rng, patients, patient, metastatic, conditions),
-        ordered=_draw_orders(rng, len(patient)),
-    )
+    spread = order >= patients.spread_from[patient]
+    labs = _draw_lab_levels(rng, patients, patient, spread, conditions)
+    ordered, died = _draw_orders(rng, len(patient)), np.zeros(len(patient), dtype=bool)
+    stays = (patient, order, admitted, discharged, died, spread, conditions, labs, ordered)
+    return Stays(*stays)
 
 
 def draw_fates(rng: Generator, patients: Patients, stays: Stays) -> tuple[Fates, Stays]:
@@ -146,9 +143,7 @@ def draw_fates(rng: Generator, patients: Patients, stays: Stays) -> tuple[Fates,
     return Fates(probability, death), _cut(stays, death)
 
 
-def _draw_conditions(
-    rng: Generator, age: NDArray, frailty: NDArray, *, acute: bool
-) -> NDArray[np.bool_]:
+def _draw_conditions(rng: Generator, age: NDArray, frailty: NDArray, *, acute: bool) -> Flags:
     drawn = np.zeros((len(age), len(CONDITIONS)), dtype=bool)
     for column, condition in enumerate(CONDITIONS):
         if condition.acute == acute:
@@ -158,9 +153,7 @@ def _draw_conditions(
     return drawn
 
 
-def _draw_spread(
-    rng: Generator, breast: NDArray[np.bool_], other: NDArray[np.bool_], frailty: NDArray
-) -> NDArray[np.int64]:
+def _draw_spread(rng: Generator, breast: Flags, other: Flags, frailty: NDArray) -> Whole:
     """Metastatic at the index admission, at a later one, or never."""
     logit = np.where(breast, -0.9, -1.2) + 0.25 * frailty
     at_index = rng.random(len(breast)) < expit(logit)
@@ -168,7 +161,7 @@ def _draw_spread(
     return np.where(breast | other, np.where(at_index, 0, later), NEVER)
 
 
-def _draw_timeline(rng: Generator, patients: Patients) -> tuple[NDArray[np.int64], ...]:
+def _draw_timeline(rng: Generator, patients: Patients) -> tuple[Whole, ...]:
     """Patient, order, admission and discharge of each stay, by patient and order."""
     n = len(patients)
     orders = np.arange(-MOST_PRIOR, MOST_LATER + 1)
@@ -186,8 +179,8 @@ def _draw_timeline(rng: Generator, patients: Patients) -> tuple[NDArray[np.int64
     admitted = np.zeros((n, len(orders)), dtype=np.int64)
     admitted[:, MOST_PRIOR] = rng.integers(earliest * DAY, LAST_INDEX_DAY * DAY)
     for column in range(MOST_PRIOR + 1, len(orders)):
-        previous = admitted[:, column - 1] + length[:, column - 1]
-        admitted[:, column] = previous + gap[:, column]
+        left = admitted[:, column - 1] + length[:, column - 1]
+        admitted[:, column] = left + gap[:, column]
     for column in range(MOST_PRIOR - 1, -1, -1):
         admitted[:, column] = admitted[:, column + 1] - gap[:, column] - length[:, column]
 
@@ -199,12 +192,8 @@ def _draw_timeline(rng: Generator, patients: Patients) -> tuple[NDArray[np.int64
 
 
 def _draw_lab_levels(
-    rng: Generator,
-    patients: Patients,
-    patient: NDArray[np.int64],
-    metastatic: NDArray[np.bool_],
-    conditions: NDArray[np.bool_],
-) -> NDArray[np.float64]:
+    rng: Generator, patients: Patients, patient: Whole, metastatic: Flags, conditions: Flags
+) -> Real:
     """The level of each test at each stay; most of its spread is the patient's own."""
     spread = np.array([lab.spread for lab in LABS])
     own = rng.normal(size=(len(patients), len(LABS))) * spread * 0.8
@@ -220,7 +209,7 @@ def _draw_lab_levels(
     return levels
 
 
-def _draw_orders(rng: Generator, stays: int) -> NDArray[np.bool_]:
+def _draw_orders(rng: Generator, stays: int) -> Flags:
     """Draw the tests ordered at each stay; a panel's rarer ones only with the commoner ones."""
     panels = sorted({lab.panel for lab in LABS})
     eagerness = rng.random((stays, len(panels)))
@@ -228,7 +217,7 @@ def _draw_orders(rng: Generator, stays: int) -> NDArray[np.bool_]:
     return eagerness[:, [panels.index(lab.panel) for lab in LABS]] >= missing
 
 
-def _risk_values(patients: Patients, stays: Stays, index: NDArray[np.int64]) -> dict[str, NDArray]:
+def _risk_values(patients: Patients, stays: Stays, index: Whole) -> dict[str, NDArray]:
     """Values of the risk model's terms; a test that is not ordered has its term's centre."""
     values = {"age_years": patients.age_years, "metastatic_cancer": stays.metastatic[index]}
     for name in ("weight_loss", "heart_failure"):
@@ -240,9 +229,7 @@ def _risk_values(patients: Patients, stays: Stays, index: NDArray[np.int64]) -> 
     return values
 
 
-def _draw_late_deaths(
-    rng: Generator, stays: Stays, death: NDArray[np.int64], left: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _draw_late_deaths(rng: Generator, stays: Stays, death: Whole, left: Whole) -> Whole:
     """Add deaths beyond the first year: in a later admission, or in the year after the last one."""
     death = death.copy()
     beyond = (left // DAY + HORIZON_DAYS + 1) * DAY
@@ -258,7 +245,7 @@ def _draw_late_deaths(
     return np.where(dies, after, death)
 
 
-def _cut(stays: Stays, death: NDArray[np.int64]) -> Stays:
+def _cut(stays: Stays, death: Whole) -> Stays:
     """Drop admissions after death, and end in death the one it falls into."""
     before = stays.admitted < death[stays.patient]
     kept = Stays(**{f.name: getattr(stays, f.name)[before] for f in fields(stays)})

@@ -56,14 +56,9 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
     index = stays.order == 0
     survived = patients.breast_cancer & ~stays.died[index]
     deadline = (stays.discharged[index] // DAY + HORIZON_DAYS + 1) * DAY
-    outcome = fates.death < deadline
-    risks = pd.DataFrame(
-        {
-            "subject_id": patients.subject_id,
-            "hadm_id": index_hadm_id,
-            "true_probability": fates.probability,
-        }
-    )
+    outcome = (fates.death < deadline)[survived]
+    columns = (patients.subject_id, index_hadm_id, fates.probability)
+    risks = pd.DataFrame(dict(zip(RISK_MODEL.columns, columns, strict=True)))
     metadata = {
         "source": "simulated",
         "patients": len(patients),
@@ -73,10 +68,8 @@ def simulate_hospital(params: MimicSimulationParams, seed: int) -> SimulatedHosp
             "outcome": "death within 365 days after leaving the index admission alive",
             "intercept": INTERCEPT,
             "terms": {name: vars(term) for name, term in TERMS.items()},
-            "breast_cancer_auroc": round(
-                compute_auroc(fates.probability[survived], outcome[survived]), 6
-            ),
-            "breast_cancer_prevalence": round(float(np.mean(outcome[survived])), 6),
+            "breast_cancer_auroc": round(compute_auroc(fates.probability[survived], outcome), 6),
+            "breast_cancer_prevalence": round(float(np.mean(outcome)), 6),
         },
     }
     return SimulatedHospital(tables, risks, metadata)
