@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofuse.features import comorbidity
-from histofuse.features.comorbidity import GROUPINGS, load_grouping, mask_admissions, unpack_mask
+from histofuse.features.comorbidity import load_grouping, mask_admissions, unpack_mask
 
 
 def read_words(name, version):
-    path = Path(comorbidity.__file__).parent / GROUPINGS[name]
+    path = Path(comorbidity.__file__).parent / f"{name}.json"
     groups = json.loads(path.read_text("utf-8"))["groups"]
     return {group: value[f"icd{version}"].split() for group, value in groups.items()}
 
 
+GROUPINGS = ("elixhauser_ahrq", "elixhauser_quan")
 WORDS = {(name, version): read_words(name, version) for name in GROUPINGS for version in (9, 10)}
 PREFIXES = {
     version: sorted(

@@ -1,7 +1,5 @@
 """Annotated frames -> tables of frames and annotations, whatever the dots were written with."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

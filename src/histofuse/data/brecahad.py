@@ -5,8 +5,6 @@ Source: Aksac et al., BMC Research Notes 2019;12:82 (figshare 7379186): ``images
 fractions of width and height with the origin at the top left.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

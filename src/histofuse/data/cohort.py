@@ -1,7 +1,5 @@
 """MIMIC-IV tables -> index admissions with prediction time and target, and the attrition."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final

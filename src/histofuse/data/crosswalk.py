@@ -5,8 +5,6 @@ Of a declared table these are the ids of patient and visit as the table spells t
 comes with the project has no rows: its two data sets share no patient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

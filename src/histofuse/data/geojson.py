@@ -5,8 +5,6 @@ of them or a FeatureCollection; coordinates are pixels of the finest level, the 
 left corner of the first pixel.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections import Counter

@@ -1,7 +1,5 @@
 """Patches -> folders of PNG files, one folder a class, as torchvision's ImageFolder reads them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The leakage audit: cases, frames, patches and patients shared between splits."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

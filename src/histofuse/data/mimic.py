@@ -1,7 +1,5 @@
 """The core tables of a hospital, checked; and where the data come from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

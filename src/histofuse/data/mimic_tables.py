@@ -7,8 +7,6 @@ does not even parse the rows of other patients (`row_filter`); `mimic.load_hospi
 faults.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import zlib

@@ -1,7 +1,5 @@
 """Patches on disk: uint8 shards, their index and ``meta.json``, and how to read them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where the nuclei of a folder of frames are: in BreCaHAD's layout, CSV or QuPath's GeoJSON."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping

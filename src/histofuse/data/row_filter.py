@@ -7,8 +7,6 @@ where the commas stand in its first bytes: rows of one layout have their key at 
 few comparisons decide on all of them at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from io import BufferedReader
 from pathlib import Path

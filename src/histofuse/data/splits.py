@@ -1,7 +1,5 @@
 """Train, validation and test splits that keep cases, frames and patients whole."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

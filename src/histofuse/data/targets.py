@@ -7,8 +7,6 @@ In v2.2 ``patients.dod`` is kept up to one year after a patient's last discharge
 30 days of twelve years (under 1 %) may lack a readmission that happened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType

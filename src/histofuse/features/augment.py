@@ -8,8 +8,6 @@ Source: paper 3.1 (flips, rotations, random-resized crops, colour jitter; pixels
 bicubic resizing; ImageNet mean and standard deviation).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

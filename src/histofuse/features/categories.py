@@ -4,8 +4,6 @@ MIMIC-IV writes 33 values of race and nine types of admission. They are grouped 
 category is its text without regard to case and blanks.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping
 from functools import partial

@@ -5,8 +5,6 @@ looked up once and becomes a bit mask of its groups; rows then join their mask, 
 mask is the bitwise or of its rows'.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,10 +20,6 @@ from histofuse.features.groups import FeatureGroup, Giveaway, Request, require_c
 from histofuse.features.specs import KEY, FeatureSpec, describe
 from histofuse.params.ehr import DiagnosesFrom, EhrFeaturesParams, PredictionTime
 
-GROUPINGS: Final[Mapping[str, str]] = {
-    "elixhauser_ahrq": "elixhauser_ahrq.json",
-    "elixhauser_quan": "elixhauser_quan.json",
-}
 COUNT: Final = "comorbidity_count"
 # Codes that name a neoplasm or its radiotherapy, in groups of other diseases; prefixes.
 CANCER_CODES: Final = (
@@ -39,6 +33,7 @@ CANCER_CODES: Final = (
 )
 DIAGNOSIS_COLUMNS: Final = ("subject_id", "hadm_id", "icd_code", "icd_version")
 RANK: Final = "seq_num"
+_TABLE: Final = "diagnoses_icd"
 _PRINCIPAL: Final = 1
 _VERSIONS: Final = {9: "icd9", 10: "icd10"}
 _LONGEST_CODE: Final = 7
@@ -49,7 +44,7 @@ _MASK: Final = pl.UInt64
 class Grouping:
     """A published grouping of diagnosis codes."""
 
-    name: str  # its name in params, a name of `GROUPINGS`
+    name: str  # its name in params, and of its file
     labels: Mapping[str, str]  # group to its label, in the order of the bits
     # ICD version to prefix to (bits it sets, bits it clears)
     prefixes: Mapping[int, Mapping[str, tuple[int, int]]]
@@ -65,17 +60,15 @@ class Grouping:
 @cache
 def load_grouping(name: str) -> Grouping:
     """Load a grouping that comes with the package; its file names the publication."""
-    table = json.loads((Path(__file__).parent / GROUPINGS[name]).read_text("utf-8"))
+    table = json.loads((Path(__file__).parent / f"{name}.json").read_text("utf-8"))
     prefixes: dict[int, dict[str, tuple[int, int]]] = {version: {} for version in _VERSIONS}
     for bit, group in enumerate(table["groups"].values()):
         for version, key in _VERSIONS.items():
             for word in group[key].split():
                 prefix = word.removeprefix("!")
                 sets, clears = prefixes[version].get(prefix, (0, 0))
-                if word == prefix:
-                    prefixes[version][prefix] = (sets | 1 << bit, clears)
-                else:
-                    prefixes[version][prefix] = (sets, clears | 1 << bit)
+                own = (1 << bit, 0) if word == prefix else (0, 1 << bit)
+                prefixes[version][prefix] = (sets | own[0], clears | own[1])
     labels = {name: group["label"] for name, group in table["groups"].items()}
     overrides = tuple((severe, mild) for severe, mild in table["overrides"])
     return Grouping(table["name"], labels, prefixes, overrides)
@@ -120,7 +113,7 @@ def _match_all(codes: pl.DataFrame, grouping: Grouping, hidden: tuple[str, ...])
     unknown = set(codes["icd_version"].unique()) - set(_VERSIONS)
     if unknown:
         problem = f"icd_version {sorted(map(str, unknown))}"
-        raise InputError([Fault("diagnoses_icd", problem, "9 or 10 in each row")])
+        raise InputError([Fault(_TABLE, problem, "9 or 10 in each row")])
     return [
         0 if c is None or _clean(c).startswith(hidden) else match_code(grouping, c, v)
         for c, v in codes.iter_rows()
@@ -160,15 +153,12 @@ def build_comorbidities(
 def _join_known(
     index: pl.DataFrame, admissions: pl.DataFrame, masks: pl.DataFrame, *, from_index: bool
 ) -> pl.DataFrame:
-    earlier = masks.join(admissions, on=KEY, how="inner").rename(
-        {"hadm_id": "other_id", "admittime": "other_admittime", "dischtime": "other_dischtime"}
-    )
-    ended = pl.col("other_dischtime") <= pl.col("prediction_time")
-    prior = (pl.col("other_id") != pl.col("hadm_id")) & (
-        pl.col("other_admittime") < pl.col("admittime")
-    )
-    own = (pl.col("other_id") == pl.col("hadm_id")) & pl.lit(from_index)
-    known = index.join(earlier, on="subject_id", how="inner").filter(ended & (prior | own))
+    others = masks.join(admissions, on=KEY)
+    pairs = index.join(others, on="subject_id", suffix="_other")
+    ended = pl.col("dischtime_other") <= pl.col("prediction_time")
+    own = pl.col("hadm_id_other") == pl.col("hadm_id")
+    prior = ~own & (pl.col("admittime_other") < pl.col("admittime"))
+    known = pairs.filter(ended & (prior | (own & pl.lit(from_index))))
     return known.with_columns(mask=pl.when(prior).then("mask").otherwise("own_mask"))
 
 
@@ -207,10 +197,9 @@ def _list_specs(request: Request) -> list[FeatureSpec]:
 
 def _build(request: Request) -> tuple[pl.DataFrame, None]:
     diagnoses = choose_diagnoses(request.params, request.prediction_time)
-    principal = request.params.index_diagnoses == "all"
+    principal, path = request.params.index_diagnoses == "all", find_table(request.root, _TABLE)
     columns = DIAGNOSIS_COLUMNS if principal else (*DIAGNOSIS_COLUMNS, RANK)
-    rows = read_rows(request.root, "diagnoses_icd", columns, request.subjects)
-    path = find_table(request.root, "diagnoses_icd")
+    rows = read_rows(request.root, _TABLE, columns, request.subjects)
     ranked = diagnoses == "prior" or principal or (rows[RANK] == _PRINCIPAL).any()
     if rows.height and not ranked:
         problem, expected = f"no {RANK} is {_PRINCIPAL}", "the reason for the stay marked so"

@@ -1,7 +1,5 @@
 """The feature table of a declared table: what its declaration names, and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

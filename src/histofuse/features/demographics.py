@@ -1,7 +1,5 @@
 """Demographics and utilisation: who is admitted, how, and how often before."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Final
 
@@ -12,6 +10,9 @@ from histofuse.features.groups import FeatureGroup, Giveaway
 from histofuse.features.specs import KEY, describe
 
 NIGHT_HOURS: Final = (20, 7)  # from 20:00 up to 06:59
+_CATEGORIES: Final = {"sex": "sex", "race_group": "race"} | {
+    name: name for name in ("insurance", "marital_status")
+}
 
 
 def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
@@ -24,10 +25,10 @@ def build_demographics(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.Data
     return _join_own(index, admissions, "language").select(
         *KEY,
         "age_years",
-        sex=normalise_expression("sex", pl.col("sex")),
-        race_group=normalise_expression("race_group", pl.col("race")),
-        insurance=normalise_expression("insurance", pl.col("insurance")),
-        marital_status=normalise_expression("marital_status", pl.col("marital_status")),
+        *(
+            normalise_expression(feature, pl.col(column)).alias(feature)
+            for feature, column in _CATEGORIES.items()
+        ),
         language_english=english.cast(pl.Int8),
     )
 
@@ -40,8 +41,7 @@ def build_utilisation(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataF
     out, since dates are shifted patient by patient. Source: MIMIC-IV hosp/admissions.
     """
     table = _join_own(index, admissions, "admission_location", "edregtime")
-    earlier = _count_earlier(index, admissions)
-    table = table.join(earlier, on=KEY, how="left", maintain_order="left")
+    table = table.join(_count_earlier(index, admissions), on=KEY, how="left", maintain_order="left")
     hour = pl.col("admittime").dt.hour()
     stay = (pl.col("dischtime") - pl.col("admittime")).dt.total_seconds() / 86_400
     location = pl.col("admission_location").fill_null("").str.to_uppercase()
@@ -64,17 +64,12 @@ def _join_own(index: pl.DataFrame, admissions: pl.DataFrame, *columns: str) -> p
 
 def _count_earlier(index: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
     """Count the admissions that began before, and the days since the last of them ended."""
-    others = admissions.select(
-        "subject_id", other_id="hadm_id", other_admittime="admittime", other_dischtime="dischtime"
+    pairs = index.select(*KEY, "admittime").join(
+        admissions.select(*KEY, "admittime", "dischtime"), on="subject_id", suffix="_other"
     )
-    earlier = (
-        index.select(*KEY, "admittime")
-        .join(others, on="subject_id", how="inner")
-        .filter(
-            pl.col("other_id") != pl.col("hadm_id"), pl.col("other_admittime") < pl.col("admittime")
-        )
-    )
-    gap = pl.col("admittime").first() - pl.col("other_dischtime").max()
+    another = pl.col("hadm_id_other") != pl.col("hadm_id")
+    earlier = pairs.filter(another, pl.col("admittime_other") < pl.col("admittime"))
+    gap = pl.col("admittime").first() - pl.col("dischtime").max()
     return earlier.group_by(KEY).agg(
         prior_admissions=pl.len(),
         # Records overlap by some minutes; a negative gap is none.

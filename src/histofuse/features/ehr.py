@@ -1,7 +1,5 @@
 """The feature table: one row per index admission, nothing from after its prediction time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

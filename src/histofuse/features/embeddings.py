@@ -1,7 +1,5 @@
 """Embeddings of patches and patients by frozen encoders, computed once and looked up by key."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -66,6 +66,12 @@ class Continuous:
         """The encoded columns."""
         return (self.name,)
 
+    @property
+    def range(self) -> Range | None:
+        """What is plausible; None if it has no range."""
+        known = self.low is not None and self.high is not None
+        return Range(self.unit, self.low, self.high) if known else None
+
     def is_beyond(self, values: pd.Series) -> pd.Series:
         """Tell which values lie beyond what the train rows span; missing ones do not."""
         standardised = (values.astype(np.float64) - self.mean) / self.std
@@ -141,6 +147,10 @@ class Indicator:
         """The encoded column."""
         return f"{self.variable}_missing"
 
+    def mark(self, features: pd.DataFrame) -> pd.Series:
+        """Tell where the variable is missing."""
+        return features[list(self.sources)].isna().all(axis=1)
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -184,13 +194,8 @@ class Encoder:
     @cached_property
     def ranges(self) -> dict[str, Range]:
         """The plausible ranges of its inputs."""
-        return {
-            feature.name: Range(feature.unit, feature.low, feature.high)
-            for feature in self.features
-            if isinstance(feature, Continuous)
-            and feature.low is not None
-            and feature.high is not None
-        }
+        numbers = [feature for feature in self.features if isinstance(feature, Continuous)]
+        return {number.name: number.range for number in numbers if number.range}
 
     @cached_property
     def descriptions(self) -> dict[str, str]:
@@ -204,9 +209,9 @@ class Encoder:
             "format": FORMAT,
             "strata": list(self.strata),
             "age_bands_years": list(AGE_BANDS_YEARS),
-            "features": [_listed(feature) for feature in self.features],
-            "indicators": [_listed(indicator) for indicator in self.indicators],
-            "dropped": [_listed(dropped) for dropped in self.dropped],
+            "features": [asdict(feature) for feature in self.features],
+            "indicators": [asdict(indicator) for indicator in self.indicators],
+            "dropped": [asdict(dropped) for dropped in self.dropped],
             "rows": self.rows,
             "feature_order": self.feature_order,
         }
@@ -239,16 +244,10 @@ def _describe(kind: Kind, feature: Continuous | Binary | Categorical | None) -> 
             kind, "a finite number, or null"
         )
     of = f" of {feature.unit}" if feature.unit else ""
-    if feature.low is not None and feature.high is not None:
-        of = f" from {Range(feature.unit, feature.low, feature.high)}"
-    return f"a finite number{of}, or null"
+    return f"a finite number{f' from {feature.range}' if feature.range else of}, or null"
 
 
 _FEATURE_TYPES: Final = {"continuous": Continuous, "binary": Binary, "categorical": Categorical}
-
-
-def _listed(value: Any) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,17 +284,12 @@ def fit_encoder(
             dropped.append(Dropped(spec.name, "few patients", missing))
     indicators = _fit_indicators(train, specs, {f.name for f in features}, params)
     repeats = find_repeats(train, features, indicators)
-    dropped += [
-        Dropped(name, f"repeats {of}", float(train[name].isna().mean()) if name in train else 0.0)
-        for name, of in repeats.items()
-    ]
-    return Encoder(
-        strata,
-        tuple(f for f in features if f.name not in repeats),
-        tuple(i for i in indicators if i.column not in repeats),
-        tuple(dropped),
-        len(train),
-    )
+    for name, of in repeats.items():
+        missing = float(train[name].isna().mean()) if name in train else 0.0
+        dropped.append(Dropped(name, f"repeats {of}", missing))
+    kept = tuple(feature for feature in features if feature.name not in repeats)
+    told = tuple(indicator for indicator in indicators if indicator.column not in repeats)
+    return Encoder(strata, kept, told, tuple(dropped), len(train))
 
 
 def _is_constant(values: pd.Series, kind: Kind) -> bool:
@@ -322,30 +316,25 @@ def find_repeats(
     known: list[tuple[str, Values]] = []
     repeats: dict[str, str] = {}
 
-    def note(name: str, *columns: tuple[str, Values]) -> None:
-        of = next((seen for seen, values in known if _is_close(values, columns[0][1])), None)
+    def note(name: str, column: Values, hot: Mapping[str, Values] | None = None) -> None:
+        of = next((seen for seen, values in known if _is_close(values, column)), None)
         if of is None:
-            known.extend(columns)
+            known.extend([(name, column), *(hot or {}).items()])
         else:
             repeats[name] = of
 
     # Stable: categories first, else in the order given.
     for feature in sorted(features, key=lambda feature: feature.kind != "categorical"):
-        values = train[feature.name]
+        values, name = train[feature.name], feature.name
         if isinstance(feature, Categorical):
             # Codes by first appearance are equal if the categories are each other's.
             whole = np.append(pd.factorize(values)[0].astype(np.float64), np.inf)
-            hot = (
-                (f"{feature.name}={c}", _standardise(values.eq(c), values.isna()))
-                for c in feature.categories
-            )
-            note(feature.name, (feature.name, whole), *hot)
+            each = {f"{name}={c}": values.eq(c) for c in feature.categories}
+            note(name, whole, {c: _standardise(is_it, values.isna()) for c, is_it in each.items()})
         else:
-            note(feature.name, (feature.name, _standardise(values, values.isna())))
+            note(name, _standardise(values, values.isna()))
     for indicator in indicators:
-        missing = train[list(indicator.sources)].isna().all(axis=1)
-        none = pd.Series(False, index=train.index)
-        note(indicator.column, (indicator.column, _standardise(missing, none)))
+        note(indicator.column, _standardise(indicator.mark(train), pd.Series(False, train.index)))
     return repeats
 
 
@@ -418,12 +407,9 @@ def _fit_indicators(
     for spec in specs:
         if spec.indicator and spec.name in kept:
             sources.setdefault(spec.variable, []).append(spec.name)
-    indicators = []
-    for variable, names in sources.items():
-        missing = train[names].isna().all(axis=1).mean()
-        if missing >= params.indicator_minimum_missing and missing > 0:
-            indicators.append(Indicator(variable, tuple(names)))
-    return tuple(indicators)
+    indicators = [Indicator(variable, tuple(names)) for variable, names in sources.items()]
+    least = max(params.indicator_minimum_missing, np.nextafter(0, 1))
+    return tuple(i for i in indicators if i.mark(train).mean() >= least)
 
 
 def encode(encoder: Encoder, features: pd.DataFrame, *, impute: bool = True) -> pd.DataFrame:
@@ -440,23 +426,19 @@ def encode_checked(encoder: Encoder, features: pd.DataFrame, *, impute: bool) ->
     """Encode rows that are known to be what `check_features` demands."""
     features = _normalise(features, encoder.inputs)
     strata = label_strata(features, encoder.strata)
-    blocks = [f.encode(features[f.name], strata, impute=impute) for f in encoder.features]
-    for indicator in encoder.indicators:
-        missing = features[list(indicator.sources)].isna().all(axis=1)
-        blocks.append(missing.to_numpy().astype(np.float64)[:, None])
-    stacked = np.hstack(blocks) if blocks else np.empty((len(features), 0))
-    return pd.DataFrame(
-        stacked.astype(np.float32), columns=encoder.feature_order, index=features.index
-    )
+    blocks = [np.empty((len(features), 0))]
+    blocks += [f.encode(features[f.name], strata, impute=impute) for f in encoder.features]
+    blocks += [i.mark(features).to_numpy()[:, None] for i in encoder.indicators]
+    values = np.hstack(blocks).astype(np.float32)
+    return pd.DataFrame(values, columns=encoder.feature_order, index=features.index)
 
 
 def find_unknown(encoder: Encoder, features: pd.DataFrame) -> pd.DataFrame:
     """Tell which values of each categorical feature no train row had, or too few patients."""
     columns = {}
-    for feature in encoder.features:
-        if isinstance(feature, Categorical):
-            texts = normalise_column(features[feature.name])
-            columns[feature.name] = texts.notna() & ~texts.isin(feature.categories)
+    for feature in (f for f in encoder.features if isinstance(f, Categorical)):
+        texts = normalise_column(features[feature.name])
+        columns[feature.name] = texts.notna() & ~texts.isin(feature.categories)
     return pd.DataFrame(columns, index=features.index, dtype=bool)
 
 
@@ -478,11 +460,10 @@ def label_strata(features: pd.DataFrame, strata: Sequence[str]) -> pd.Series:
 
 
 def _label_age(age_years: pd.Series) -> pd.Series:
-    lower = np.array([0, *AGE_BANDS_YEARS])
     ages = age_years.to_numpy(dtype=np.float64, na_value=np.nan)
-    band = np.searchsorted(AGE_BANDS_YEARS, np.nan_to_num(ages), side="right")
-    labels = pd.Series(lower[band].astype(str), index=age_years.index, dtype="str")
-    return labels.where(~np.isnan(ages))
+    lower = np.array([0, *AGE_BANDS_YEARS]).astype(str)
+    band = lower[np.searchsorted(AGE_BANDS_YEARS, ages, side="right")]
+    return pd.Series(band, index=age_years.index, dtype="str").where(~np.isnan(ages))
 
 
 def check_features(features: pd.DataFrame, kinds: Mapping[str, Kind], where: str) -> None:
@@ -497,9 +478,9 @@ def check_features(features: pd.DataFrame, kinds: Mapping[str, Kind], where: str
                 remedy = "Add it; an empty column means that it is not known."
                 faults.add(where, f"no column {name!r}", f"a {kind} column", remedy)
             elif kind == "categorical":
-                column = features[name]
-                text = column.map(lambda value: isinstance(value, str)).astype(bool)
-                _note_first(column, column.notna() & ~text, where, "a text", faults)
+                text = features[name].map(lambda value: isinstance(value, str)).astype(bool)
+                bad = features[name].notna() & ~text
+                _note_first(features[name], bad, where, "a text", faults)
             else:
                 _check_numbers(features[name], kind, where, faults)
 
@@ -524,12 +505,10 @@ def _note_first(
 ) -> None:
     if not bad.any():
         return
-    position = int(np.argmax(bad.to_numpy()))
+    row, value = next(column[bad].items())
     more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
-    value = column.iloc[position]
     plain = value.item() if isinstance(value, np.generic) else value
-    problem = f"is {plain!r}{more}"
-    faults.add(f"{where}, row {column.index[position]}, {column.name}", problem, expected)
+    faults.add(f"{where}, row {row}, {column.name}", f"is {plain!r}{more}", expected)
 
 
 def join_splits(features: pd.DataFrame, splits: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -542,14 +521,11 @@ def join_splits(features: pd.DataFrame, splits: pd.DataFrame, cohort: pd.DataFra
         ours = pd.MultiIndex.from_frame(features[keys])
         for name, table in (("splits", splits), ("cohort", cohort)):
             theirs = pd.MultiIndex.from_frame(table[keys])
-            unmatched = len(ours.symmetric_difference(theirs))
-            if unmatched:
+            if unmatched := len(ours.symmetric_difference(theirs)):
                 problem = f"{unmatched} admissions are in only one of features and {name}"
                 faults.add(f"the {name}", problem, "the same admissions", "Run dvc repro.")
-    targets = splits[[*keys, "split"]].merge(
-        cohort[[*keys, "target"]], on=keys, how="inner", validate="1:1"
-    )
-    joined = targets.merge(features, on=keys, how="inner", validate="1:1")
+    targets = splits[[*keys, "split"]].merge(cohort[[*keys, "target"]], on=keys, validate="1:1")
+    joined = targets.merge(features, on=keys, validate="1:1")
     return joined.sort_values(keys, ignore_index=True)
 
 

@@ -1,7 +1,5 @@
 """What a group of EHR features is. The groups themselves are listed in `features.ehr.GROUPS`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +15,8 @@ from histofuse.features.specs import FeatureSpec
 from histofuse.params.ehr import EhrFeaturesParams, PredictionTime
 
 ADMISSION_COLUMNS: Final = (
-    "subject_id",
-    "hadm_id",
-    "admittime",
-    "dischtime",
-    "admission_location",
-    "language",
-    "edregtime",
+    *("subject_id", "hadm_id", "admittime", "dischtime"),
+    *("admission_location", "language", "edregtime"),
 )
 
 

@@ -1,9 +1,7 @@
 """Named laboratory values of an admission up to its prediction time, in their standard units."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,22 +10,14 @@ from typing import Final
 import polars as pl
 
 from histofuse.core.errors import collect_faults
-from histofuse.data.mimic_tables import collect_rows, find_table, scan_rows
+from histofuse.data.mimic_tables import TABLES, collect_rows, find_table, scan_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, choose, require_content
 from histofuse.features.ranges import Range, load_ranges
 from histofuse.features.specs import KEY, FeatureSpec
 
 DEFINITIONS: Final = Path(__file__).parent / "labs.json"
 STATISTICS: Final = ("mean", "min", "max")
-LABEVENT_COLUMNS: Final = (
-    "subject_id",
-    "hadm_id",
-    "itemid",
-    "charttime",
-    "storetime",
-    "valuenum",
-    "valueuom",
-)
+LABEVENT_COLUMNS: Final = TABLES["labevents"].used
 # Sums of whole numbers do not depend on the order in which a parallel scan meets the rows, so
 # values are summed in ten-thousandths of their unit.
 _STEPS: Final = 10_000
@@ -97,7 +87,8 @@ def aggregate_labs(
     Returns key, ``lab``, `STATISTICS` (null where no value was usable), and a count of rows a name
     of `FATES`. Admissions without rows are absent. Source: MIMIC-IV hosp/labevents.
     """
-    named = labevents.join(_tabulate_items(labs).lazy(), on="itemid", how="inner")
+    items = [(i, lab.name, lab.range.low, lab.range.high) for lab in labs for i in lab.itemids]
+    named = labevents.join(_tabulate(items, "itemid:int lab low:float high:float").lazy(), "itemid")
     rows = _join_window(named, index, lookback_hours)
     value = pl.col("value")
     return (
@@ -113,12 +104,11 @@ def aggregate_labs(
     )
 
 
-def _tabulate_items(labs: Sequence[Lab]) -> pl.DataFrame:
-    items = [
-        (itemid, lab.name, lab.range.low, lab.range.high) for lab in labs for itemid in lab.itemids
-    ]
-    schema = {"itemid": pl.Int64, "lab": pl.String, "low": pl.Float64, "high": pl.Float64}
-    return pl.DataFrame(items, schema=schema, orient="row")
+def _tabulate(rows: Iterable[tuple[object, ...]], words: str) -> pl.DataFrame:
+    """Make a table of rows; a column without a type is text."""
+    types = {"": pl.String, "int": pl.Int64, "float": pl.Float64}
+    schema = {name: types[kind] for name, _, kind in (w.partition(":") for w in words.split())}
+    return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
 def _join_window(rows: pl.LazyFrame, index: pl.DataFrame, lookback_hours: float) -> pl.LazyFrame:
@@ -135,27 +125,18 @@ def _join_window(rows: pl.LazyFrame, index: pl.DataFrame, lookback_hours: float)
 
 def _judge_values(rows: pl.LazyFrame, labs: Sequence[Lab]) -> pl.LazyFrame:
     """Replace ``valuenum`` and ``valueuom`` by ``value`` (ten-thousandths) and ``fate``."""
+    units = [(lab.name, unit, factor) for lab in labs for unit, factor in lab.units.items()]
+    factors = _tabulate(units, "lab unit factor:float").lazy()
     judged = (
         rows.with_columns(unit=_spell_units(pl.col("valueuom").fill_null("")))
-        .join(_tabulate_units(labs).lazy(), on=["lab", "unit"], how="left")
+        .join(factors, on=["lab", "unit"], how="left")
         .with_columns(converted=pl.col("valuenum") * pl.col("factor"))
         .with_columns(corrected=_correct_mix_up(labs))
         .with_columns(fate=_judge())
     )
-    fate = pl.col("fate")
-    value = (
-        pl.when(fate.is_in([_STANDARD, _CONVERTED]))
-        .then("converted")
-        .when(fate == _CORRECTED)
-        .then("corrected")
-    )
+    usable = pl.when(pl.col("fate").is_in([_STANDARD, _CONVERTED])).then("converted")
+    value = usable.when(pl.col("fate") == _CORRECTED).then("corrected")
     return judged.with_columns(value=(value * _STEPS).round().cast(pl.Int64))
-
-
-def _tabulate_units(labs: Sequence[Lab]) -> pl.DataFrame:
-    units = [(lab.name, unit, factor) for lab in labs for unit, factor in lab.units.items()]
-    schema = {"lab": pl.String, "unit": pl.String, "factor": pl.Float64}
-    return pl.DataFrame(units, schema=schema, orient="row")
 
 
 def _correct_mix_up(labs: Sequence[Lab]) -> pl.Expr:
@@ -172,19 +153,15 @@ def _correct_mix_up(labs: Sequence[Lab]) -> pl.Expr:
 def _judge() -> pl.Expr:
     claims_standard = pl.col("factor") == 1.0
     plausible = pl.col("converted").is_between("low", "high")
-    return (
-        pl.when(pl.col("valuenum").is_null() | pl.col("valuenum").is_nan())
-        .then(pl.lit(_NO_NUMBER))
-        .when(pl.col("factor").is_null())
-        .then(pl.lit(_UNKNOWN_UNIT))
-        .when(plausible & claims_standard)
-        .then(pl.lit(_STANDARD))
-        .when(plausible)
-        .then(pl.lit(_CONVERTED))
-        .when(claims_standard & pl.col("corrected").is_not_null())
-        .then(pl.lit(_CORRECTED))
-        .otherwise(pl.lit(_IMPLAUSIBLE))
-    )
+    fates = {  # the first that holds
+        _NO_NUMBER: pl.col("valuenum").is_null() | pl.col("valuenum").is_nan(),
+        _UNKNOWN_UNIT: pl.col("factor").is_null(),
+        _STANDARD: plausible & claims_standard,
+        _CONVERTED: plausible,
+        _CORRECTED: claims_standard & pl.col("corrected").is_not_null(),
+    }
+    tries = (pl.when(holds).then(pl.lit(fate)) for fate, holds in fates.items())
+    return pl.coalesce(*tries, pl.lit(_IMPLAUSIBLE))
 
 
 def spread_labs(aggregated: pl.DataFrame, index: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
@@ -204,13 +181,11 @@ def count_fates(aggregated: pl.DataFrame, labs: Sequence[Lab]) -> pl.DataFrame:
     order of `labs`.
     """
     kinds = [(lab.name, lab.range.unit, lab.range.low, lab.range.high) for lab in labs]
-    schema = {"lab": pl.String, "unit": pl.String, "low": pl.Float64, "high": pl.Float64}
-    table = pl.DataFrame(kinds, schema=schema, orient="row")
+    table = _tabulate(kinds, "lab unit low:float high:float")
     counts = aggregated.group_by("lab").agg(pl.col(FATES).sum())
     joined = table.join(counts, on="lab", how="left", maintain_order="left")
     joined = joined.with_columns(pl.col(FATES).fill_null(0))
-    rows = pl.sum_horizontal(FATES).alias("rows")
-    return joined.select("lab", "unit", "low", "high", rows, *FATES)
+    return joined.select(*table.columns, pl.sum_horizontal(FATES).alias("rows"), *FATES)
 
 
 def require_units(fates: pl.DataFrame, where: str | Path) -> None:
@@ -230,14 +205,12 @@ def require_units(fates: pl.DataFrame, where: str | Path) -> None:
             wrong, numbers = sum(row[fate] for fate in causes), row["rows"] - row[_NO_NUMBER]
             if wrong < _FEWEST_WRONG or 2 * wrong <= numbers:
                 continue
+            lab, unit = row["lab"], row["unit"]
             told = ", ".join(f"{row[f]:,} {cause}" for f, cause in causes.items() if row[f])
-            faults.add(
-                f"{where}, {row['lab']}",
-                f"{wrong:,} of {numbers:,} values: {told}",
-                f"{row['low']:g} to {row['high']:g} {row['unit']}, or another unit in valueuom",
-                f"Name the unit as {DEFINITIONS.name} does, or leave {row['lab']} out of "
-                "ehr_features.labs.",
-            )
+            problem = f"{wrong:,} of {numbers:,} values: {told}"
+            expected = f"{row['low']:g} to {row['high']:g} {unit}, or another unit in valueuom"
+            ways = f"Name the unit as {DEFINITIONS.name} does, or leave {lab} out of"
+            faults.add(f"{where}, {lab}", problem, expected, f"{ways} ehr_features.labs.")
 
 
 def _list_specs(request: Request) -> list[FeatureSpec]:
@@ -262,9 +235,8 @@ def _build(request: Request) -> tuple[pl.DataFrame, pl.DataFrame]:
     labs = [lab for lab in choose_labs(request.params.labs) if lab.name not in request.masked]
     keep = {"itemid": [itemid for lab in labs for itemid in lab.itemids], **request.subjects}
     rows = scan_rows(request.root, "labevents", LABEVENT_COLUMNS, keep)
-    lookback = request.params.lab_lookback_hours
-    aggregated = aggregate_labs(rows, request.index, labs, lookback_hours=lookback)
-    path = find_table(request.root, "labevents")
+    hours, path = request.params.lab_lookback_hours, find_table(request.root, "labevents")
+    aggregated = aggregate_labs(rows, request.index, labs, lookback_hours=hours)
     collected = collect_rows(aggregated, path)
     table, fates = spread_labs(collected, request.index, labs), count_fates(collected, labs)
     problem = f"no value of ehr_features.labs is usable, out of {fates['rows'].sum():,} rows"
@@ -273,15 +245,9 @@ def _build(request: Request) -> tuple[pl.DataFrame, pl.DataFrame]:
     return table, fates
 
 
-LABORATORY: Final = FeatureGroup(
-    "laboratory",
-    _list_specs,
-    _build,
-    gives_away=(
-        Giveaway(
-            "cancer",
-            "a tumour marker, measured in those known to have the cancer",
-            ("cea", "ca_125", "ca_15_3", "ca_19_9", "ca_27_29"),
-        ),
-    ),
+_MARKERS: Final = Giveaway(
+    "cancer",
+    "a tumour marker, measured in those known to have the cancer",
+    ("cea", "ca_125", "ca_15_3", "ca_19_9", "ca_27_29"),
 )
+LABORATORY: Final = FeatureGroup("laboratory", _list_specs, _build, gives_away=(_MARKERS,))

@@ -9,8 +9,6 @@ any more. ``label_aligned``: chosen by the patch's label; a gain is the pairing'
 Choices hash identifiers with the seed; they depend neither on the order of rows nor on any state.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path

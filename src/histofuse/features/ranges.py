@@ -1,7 +1,5 @@
 """Plausible ranges of continuous features, the same in training, prediction and serving."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

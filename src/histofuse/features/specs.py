@@ -1,7 +1,5 @@
 """What a feature is: the list that travels with the feature table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

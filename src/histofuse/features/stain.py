@@ -4,8 +4,6 @@ Source: Macenko et al., "A method for normalizing histology slides for quantitat
 2009; the reference stains and amounts are the ones in common use with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Treatment groups ordered before the prediction time, by the names of prescribed drugs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,13 +19,8 @@ PRESCRIPTION_COLUMNS: Final = ("subject_id", "starttime", "drug_type", "drug", "
 SOLVENT: Final = "BASE"
 # Antiemetics given with chemotherapy alone: NK1 antagonists, and the setron combined with them.
 CHEMOTHERAPY_ANTIEMETICS: Final = (
-    "aprepitant",
-    "fosaprepitant",
-    "emend",
-    "palonosetron",
-    "netupitant",
-    "fosnetupitant",
-    "rolapitant",
+    *("aprepitant", "fosaprepitant", "emend", "palonosetron"),
+    *("netupitant", "fosnetupitant", "rolapitant"),
 )
 _ORDER: Final = ("drug", "route")
 
@@ -89,11 +82,9 @@ def select_orders(
     """
     opens = pl.col("admittime") - pl.duration(seconds=round(lookback_days * 86_400))
     windows = index.select(*KEY, "prediction_time", opens=opens)
+    drugs = pl.col("drug_type").str.to_uppercase().ne_missing(SOLVENT)
     return (
-        prescriptions.filter(
-            pl.col("drug").is_not_null(),
-            pl.col("drug_type").str.to_uppercase().ne_missing(SOLVENT),
-        )
+        prescriptions.filter(pl.col("drug").is_not_null(), drugs)
         .join(windows.lazy(), on="subject_id", how="inner")
         .filter(pl.col("starttime").is_between("opens", "prediction_time"))
         .select(*KEY, *_ORDER)
@@ -109,31 +100,23 @@ def flag_treatments(
     No order is a zero: what was given elsewhere is not known.
     """
     distinct = orders.select(_ORDER).unique()
-    given_as = list(distinct.iter_rows())
-    flags = [
-        pl.Series(t.name, [t.holds(drug, route) for drug, route in given_as]).cast(pl.Int8)
-        for t in treatments
-    ]
-    names = [treatment.name for treatment in treatments]
-    given = (
-        orders.join(distinct.with_columns(flags), on=_ORDER, how="inner", nulls_equal=True)
-        .group_by(KEY)
-        .agg(pl.col(names).max())
-    )
+    flags = {t.name: [t.holds(*order) for order in distinct.iter_rows()] for t in treatments}
+    columns = (pl.Series(name, held, dtype=pl.Int8) for name, held in flags.items())
+    flagged = orders.join(distinct.with_columns(*columns), on=_ORDER, nulls_equal=True)
+    given = flagged.group_by(KEY).agg(pl.col(list(flags)).max())
     joined = index.select(KEY).join(given, on=KEY, how="left", maintain_order="left")
-    return joined.with_columns(pl.col(names).fill_null(0))
+    return joined.with_columns(pl.col(list(flags)).fill_null(0))
 
 
 def _build(request: Request) -> tuple[pl.DataFrame, None]:
     chosen = choose_treatments(request.params.treatments)
     treatments = [treatment for treatment in chosen if treatment.name not in request.masked]
     rows = scan_rows(request.root, "prescriptions", PRESCRIPTION_COLUMNS, request.subjects)
-    lookback = request.params.treatment_lookback_days
-    orders = select_orders(rows, request.index, lookback_days=lookback)
+    days, path = request.params.treatment_lookback_days, find_table(request.root, "prescriptions")
+    orders = select_orders(rows, request.index, lookback_days=days)
     drug = pl.col("drug").str.to_lowercase()
     for name in sorted(request.masked.intersection(CHEMOTHERAPY_ANTIEMETICS)):
         orders = orders.filter(~drug.str.contains(name, literal=True))
-    path = find_table(request.root, "prescriptions")
     collected = collect_rows(orders, path)
     table = flag_treatments(collected, request.index, treatments)
     problem = f"none of {collected.height:,} orders is one of ehr_features.treatments"

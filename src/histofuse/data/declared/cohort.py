@@ -4,8 +4,6 @@ A target within a horizon is known where the event happened by then, or follow-u
 Rows censored before are neither; calling them negative would make short follow-up look like health.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ What the cells show is filled in; what only a person can know stays ``TODO``, wi
 declaration is refused: units, plausible ranges, the target, and what gives it away.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Mapping

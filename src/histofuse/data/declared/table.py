@@ -4,8 +4,6 @@ CSV, tables between tabs (.tsv, .txt) and Parquet; cBioPortal's clinical files a
 lines above the header that begin with ``#``, and the patients' file joined to the samples'.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

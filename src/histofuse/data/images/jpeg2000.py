@@ -3,8 +3,6 @@
 Source: ISO/IEC 15444-1, annex A.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple

@@ -1,7 +1,5 @@
 """What holds for pixels of any format: orientation, range, transparency, size, blankness."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Final

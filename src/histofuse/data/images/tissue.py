@@ -1,7 +1,5 @@
 """A slide at a glance: its thumbnail, and where in it there is tissue."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

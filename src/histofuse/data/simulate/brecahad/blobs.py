@@ -1,7 +1,5 @@
 """Soft-edged bodies of dye, which simulated cells are made of."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Simulated BreCaHAD: frames and annotations in the published format, from a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

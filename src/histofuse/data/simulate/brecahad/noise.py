@@ -1,7 +1,5 @@
 """Smooth random fields, the raw material of simulated tissue."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray

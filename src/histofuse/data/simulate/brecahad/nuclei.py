@@ -1,7 +1,5 @@
 """Simulated cells: what each kind looks like, as blobs of dye."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """How a case looks: its stains, its scanner, and how its nuclei vary from other cases'."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Simulated tissue: tumour nests in fibrous stroma, with fat, lumens and retraction clefts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

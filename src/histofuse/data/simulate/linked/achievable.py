@@ -5,8 +5,6 @@ them, the grade has a posterior on a grid; given the grade, the log-odds of the 
 so their mean risk is a quadrature. No method can expect a higher AUROC.
 """
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 import numpy as np

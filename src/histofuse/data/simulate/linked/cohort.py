@@ -4,8 +4,6 @@ The outcome is drawn from the recorded values themselves and the grade's own par
 it is independent of the tissue given the record: two noisy readings of one severity would not be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Linked patients on disk: the patches of their nuclei, their records, and what is achievable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ those in use. How often a test is missing was measured on the MIMIC-IV demo (275
 frequencies are plausible, not measured.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

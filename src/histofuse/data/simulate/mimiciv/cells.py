@@ -1,7 +1,5 @@
 """Cells of the simulated tables: shifted times, weighted choices, provider ids, nulls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """``diagnoses_icd`` of the simulated hospital, in the code version of each discharge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -1,7 +1,5 @@
 """``prescriptions`` of the simulated hospital: what is given for which reason."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

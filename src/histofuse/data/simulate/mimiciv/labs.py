@@ -1,7 +1,5 @@
 """``labevents`` of the simulated hospital: when blood is drawn, what it shows, how it prints."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -4,8 +4,6 @@ Time is counted in minutes since 1970 on the hospital's own calendar, where ICD-
 1 October 2015. The shift into the 22nd century comes when the tables are written.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The tables of the simulated hospital, each with every column of MIMIC-IV v2.2."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 from numpy.random import Generator

@@ -6,8 +6,6 @@ Death is one Bernoulli trial, and nothing else before the discharge depends on i
 AUROC of the true probability is what the best conceivable model reaches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final

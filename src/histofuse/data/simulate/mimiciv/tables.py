@@ -1,7 +1,5 @@
 """A simulated hospital in MIMIC-IV's published format, with a risk model of known AUROC."""
 
-from __future__ import annotations
-
 import gzip
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
