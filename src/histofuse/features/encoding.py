@@ -69,8 +69,9 @@ class Continuous:
     @property
     def range(self) -> Range | None:
         """What is plausible; None if it has no range."""
-        known = self.low is not None and self.high is not None
-        return Range(self.unit, self.low, self.high) if known else None
+        if self.low is None or self.high is None:
+            return None
+        return Range(self.unit, self.low, self.high)
 
     def is_beyond(self, values: pd.Series) -> pd.Series:
         """Tell which values lie beyond what the train rows span; missing ones do not."""
