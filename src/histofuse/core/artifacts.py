@@ -37,11 +37,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; replace `path` with it if the block succeeds.
-
-    Raises:
-        DiskFullError: If the disk is full; `path` is left as it was.
-    """
+    """Yield an empty temporary folder; replace `path` with it if the block succeeds."""
     temporary = _name_temporary(path)
     temporary.mkdir()
     try:
@@ -79,11 +75,7 @@ def to_json(value: Any) -> str:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write a value as JSON with sorted keys.
-
-    Raises:
-        ValueError: If the value holds NaN or infinity; write None for an undefined value.
-    """
+    """Write a value as JSON with sorted keys; ValueError if it holds NaN or infinity."""
     write_text(to_json(value), path)
 
 
@@ -97,8 +89,7 @@ def load_json(path: Path) -> Any:
     """Read a JSON file, as `parse_json` does.
 
     Raises:
-        InputError: If the file is missing or is not such JSON; names the line and column, or the
-            key.
+        InputError: If it is missing or is not such JSON; names the line and column, or the key.
     """
     try:
         return parse_json(path.read_bytes())
@@ -114,10 +105,7 @@ def load_json(path: Path) -> Any:
 def parse_json(text: str | bytes, *, parse_number: Callable[[str], float] | None = None) -> Any:
     """Parse JSON that means one thing: UTF-8, each key once in its object, finite numbers.
 
-    `parse_number` replaces the reader of decimals, NaN and infinity.
-
-    Raises:
-        ValueError: With what is wrong.
+    `parse_number` replaces the reader of decimals, NaN and infinity. ValueError says what is wrong.
     """
     parse = parse_number or _parse_finite
     try:
@@ -133,11 +121,7 @@ def parse_json(text: str | bytes, *, parse_number: Callable[[str], float] | None
 
 
 def decode_text(raw: bytes) -> str:
-    """Decode UTF-8, with a byte order mark or without.
-
-    Raises:
-        ValueError: If it is another encoding, with its name where it can be told.
-    """
+    """Decode UTF-8, with or without a byte order mark; ValueError names another encoding."""
     if raw.startswith(b"\x1f\x8b"):
         raise ValueError("is compressed by gzip, but not named .gz")
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:4]:

@@ -1,9 +1,6 @@
 """A bundle: one folder that is one model, named everywhere by the digest of its manifest.
 
-A bundle holds the weights (safetensors or ubj), ``config.json``, ``calibrator.json``,
-``threshold.json``, ``history.csv``, ``predictions.parquet`` and, for tabular models,
-``encoder.json`` and ``feature_order.json``. ``manifest.json`` lists the SHA-256 of each file; the
-digest of the manifest is the digest of the model. No file of a bundle is a pickle.
+``manifest.json`` lists the SHA-256 of each file. No file of a bundle is a pickle.
 """
 
 from __future__ import annotations
@@ -26,19 +23,12 @@ ROW_LEVEL = frozenset({"predictions.parquet"})
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk.
+    """A verified bundle on disk."""
 
-    Attributes:
-        path: Its folder.
-        name: The model's name, such as ``resnet18``.
-        digest: SHA-256 of its manifest, 64 hex digits.
-        files: File name to SHA-256.
-    """
-
-    path: Path
-    name: str
-    digest: str
-    files: dict[str, str]
+    path: Path  # its folder
+    name: str  # the model's name, such as resnet18
+    digest: str  # SHA-256 of its manifest, 64 hex digits
+    files: dict[str, str]  # file name to SHA-256
 
     @property
     def config(self) -> dict[str, Any]:
@@ -59,10 +49,8 @@ def writing_bundle(path: Path, name: str) -> Iterator[Path]:
 def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True) -> Bundle:
     """Open a bundle after checking each file against the manifest.
 
-    Args:
-        path: The bundle's folder.
-        digest: The digest it must have, if known.
-        row_level: Whether row-level files must exist; False for a copy without them.
+    `digest` is the one it must have, if known. A copy without row-level files needs `row_level`
+    False.
 
     Raises:
         BundleError: Listing each file that is missing, altered or unknown, and a wrong digest.

@@ -1,12 +1,11 @@
 """Code as an input of a stage: the modules it imports, each with a digest.
 
-The digest is that of the syntax tree. Comments, docstrings, formatting and ``if TYPE_CHECKING:``
-blocks do not count; annotations do, because pydantic runs them. Data files of the package count by
-their bytes, where a module names them and they are next to it. Python 3.11 and newer give the same
-digests.
+The digest is that of the syntax tree: comments, docstrings, formatting and ``if TYPE_CHECKING:``
+blocks do not count; annotations do, because pydantic runs them. Data files count by their bytes,
+where a module next to them names them. Python 3.11 and newer give the same digests.
 
-The stage ``code`` writes one list a stage, ``code_digests/<script>.txt``, and every stage depends
-on its list. A stage that DVC runs compares its list with the sources, see `CodeList`.
+The stage ``code`` writes one list a stage, ``code_digests/<script>.txt``, on which the stage
+depends. A stage that DVC runs compares its list with the sources, see `CodeList`.
 """
 
 from __future__ import annotations
@@ -38,28 +37,16 @@ _FILE_NAME: Final = re.compile(r"\w[\w-]*(\.\w+)*")
 
 @dataclass(frozen=True)
 class Source:
-    """What one file holds.
+    """What one file holds."""
 
-    Attributes:
-        digest: Of its syntax tree, or of its bytes where it is no Python file.
-        imports: Level (0 is absolute) and dotted name of all that may be a module.
-        texts: Strings that may be the name of a file or folder.
-    """
-
-    digest: str
+    digest: str  # of its syntax tree, or of its bytes where it is no Python file
+    # Level (0 is absolute) and dotted name of all that may be a module.
     imports: frozenset[tuple[int, str]] = frozenset()
-    texts: frozenset[str] = frozenset()
-
-
-# --- one file -----------------------------------------------------------------------------------
+    texts: frozenset[str] = frozenset()  # strings that may be the name of a file or folder
 
 
 def read_source(path: Path) -> Source:
-    """Read one file.
-
-    Raises:
-        InputError: If it is no valid Python; names the file and line.
-    """
+    """Read one file; InputError if it is no valid Python; names the file and line."""
     content = path.read_bytes()
     if path.suffix != ".py":
         return Source(_digest(content))
@@ -152,27 +139,18 @@ def _join_texts(values: list[ast.expr]) -> list[ast.expr]:
     return joined
 
 
-# --- all that a script imports ------------------------------------------------------------------
-
-
 def find_code(
     starts: Iterable[Path],
     src: Path = SRC,
     ignored: Iterable[Path] = (),
     known: Iterable[Path] = (),
 ) -> dict[Path, str]:
-    """Follow imports from files to the modules of the packages in `src`, and to their data files.
+    """Map each file that files import, and data file of these, to its digest; `starts` among them.
 
     Imports inside functions are followed too, and the packages of a module, which Python runs
-    before it. Modules from elsewhere are left out.
+    before it. Modules from outside `src` are left out.
 
     `ignored` are folders to leave out, `known` files that are neither read nor followed.
-
-    Returns:
-        Digest of each file reached, `starts` among them.
-
-    Raises:
-        InputError: If a file is no valid Python.
     """
     src, folders = src.resolve(), [path.resolve() for path in ignored]
     waiting = [path.resolve() for path in starts]
@@ -222,16 +200,10 @@ def digest_code(*modules: str) -> str:
     return _digest("\n".join(sorted(f"{d} {file.name}" for file, d in code.items())).encode())
 
 
-# --- the list of a stage ------------------------------------------------------------------------
-
-
 def write_code_list(script: Path, path: Path, ignored: Iterable[str] = ()) -> int:
     """List the code of a stage at `path`, one ``digest path`` a line; return the number of files.
 
     `script` is in a folder next to ``src``; `ignored` are folders to leave out, from the root.
-
-    Raises:
-        InputError: If a file is no valid Python.
     """
     root = _find_root(script)
     code = find_code([script], root / "src", [root / folder for folder in ignored])
@@ -246,9 +218,6 @@ class CodeList:
 
     After ``dvc repro code`` they agree. They differ if that stage was left out (``dvc repro -s``),
     or if the package comes from another checkout.
-
-    Args:
-        script: The stage's file, in a folder next to ``src``.
     """
 
     def __init__(self, script: Path) -> None:
@@ -261,22 +230,14 @@ class CodeList:
         self.ignored = [self.root / name for d, name in lines if d == IGNORED]
 
     def check_sources(self) -> None:
-        """Compare the digests with the files.
-
-        Raises:
-            HistofuseError: If a file differs or is gone.
-        """
+        """Compare the digests with the files; HistofuseError if a file differs or is gone."""
         for file, digest in self.digests.items():
             if not file.is_file() or read_source(file).digest != digest:
                 name = file.relative_to(self.root)
                 raise HistofuseError(f"{name} is not as in {self.path}. {REMEDY}")
 
     def check_imports(self) -> None:
-        """Compare the files with the modules imported so far.
-
-        Raises:
-            HistofuseError: If a module is not listed, or comes from another checkout.
-        """
+        """Compare them with the modules imported so far; HistofuseError if one is not listed."""
         imported = _list_imported(self.root / "src")
         shown = [f for f in imported if any(f.is_relative_to(folder) for folder in self.ignored)]
         # What only an ignored module imports is not listed either.

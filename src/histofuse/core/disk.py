@@ -28,14 +28,10 @@ class DiskFullError(HistofuseError):
 
 @contextmanager
 def naming_full_disk(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn a full disk, met in the block, into one line.
+    """Turn a full disk, met in the block, into one line: `DiskFullError`.
 
-    Args:
-        path: What the block writes, or the folder that it works in.
-        temporary: The name under which the block writes `path` before it replaces it.
-
-    Raises:
-        DiskFullError: Names the file, the space written and the space left.
+    `path` is what the block writes, or the folder that it works in; `temporary` the name under
+    which it writes `path` before it replaces it.
     """
     try:
         yield

@@ -18,19 +18,12 @@ class HistofuseError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with the input.
+    """One thing wrong with the input."""
 
-    Attributes:
-        where: File, and the row or key in it.
-        problem: What was found.
-        expected: What should be there.
-        remedy: What to do about it; empty if `expected` makes it clear.
-    """
-
-    where: str | Path
-    problem: str
-    expected: str
-    remedy: str = ""
+    where: str | Path  # file, and the row or key in it
+    problem: str  # what was found
+    expected: str  # what should be there
+    remedy: str = ""  # what to do about it
 
     def __str__(self) -> str:
         where, problem, expected, remedy = map(
@@ -63,15 +56,11 @@ def list_faults(faults: Sequence[Fault], most: int = MOST_FAULTS) -> str:
 
 
 class BundleError(HistofuseError):
-    """A bundle whose files or digest do not match its manifest.
-
-    Attributes:
-        faults: What does not match, without the bundle's path and without advice.
-    """
+    """A bundle whose files or digest do not match its manifest."""
 
     def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.faults = tuple(faults) or (message,)
+        self.faults = tuple(faults) or (message,)  # without the bundle's path and advice
 
 
 class RegistryError(HistofuseError):

@@ -31,9 +31,6 @@ _MAP_METHODS: Final[Mapping[str, str]] = {
 _CHECKS: Final[Mapping[str, str]] = {"validation_test_gap": "validation-test gap"}
 
 
-# --- fusion models ------------------------------------------------------------------------------
-
-
 def name_fusion(pairing: str) -> str:
     """Name the fusion model of a pairing: "label_blind" -> "fusion_label_blind"."""
     return _FUSION + pairing
@@ -52,9 +49,6 @@ def name_pairing(model: str) -> str:
 def name_patient_model(method: str) -> str:
     """Name the model at patient level of a method: "gated" -> "patient_gated"."""
     return _PATIENT + method
-
-
-# --- names --------------------------------------------------------------------------------------
 
 
 def name_model(name: str) -> str:
@@ -113,9 +107,6 @@ def name_check(name: str) -> str:
     check, _, of = name.partition("[")
     shown = _CHECKS.get(check, show_name(check))
     return f"{shown} ({spell_metrics(of.rstrip(']'))})" if of else shown
-
-
-# --- values -------------------------------------------------------------------------------------
 
 
 def show_count(number: int) -> str:

@@ -50,10 +50,7 @@ def name_user() -> str:
 
 
 def is_dead(process: str) -> bool:
-    """Say whether a process described by `describe_process` is known to have ended.
-
-    Nothing is known of processes on other machines.
-    """
+    """Say whether a process of `describe_process` is known to have ended; elsewhere none is."""
     host, _, pid = process.rpartition(":")
     if host != _name_host() or not pid.isdigit():
         return False

@@ -10,13 +10,10 @@ MAX_SEED = 2**32
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """Derive a seed for a named stream.
+    """Derive a seed in [0, 2**32) for a named stream.
 
     Streams with different names are independent: random numbers drawn in one place do not change
     those drawn elsewhere.
-
-    Returns:
-        An integer in [0, 2**32).
     """
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % MAX_SEED

@@ -24,13 +24,8 @@ def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool =
     """Run a stage with the arguments of the command line, or the key of DVC's ``stage@key``.
 
     An error that the user can fix ends the process with its message and exit status 1; any other
-    exception is a bug and keeps its traceback.
-
-    Args:
-        main: The stage.
-        shared: Whether several processes started by torchrun share the stage's work. Otherwise
-            each would do all of it and overwrite the others' outputs, so this is refused.
-        listed: Whether the code is compared with the stage's list when DVC runs it.
+    exception is a bug and keeps its traceback. Only a `shared` stage may be started by torchrun in
+    several processes. The code of a `listed` one is compared with its list when DVC runs it.
     """
     began = time.perf_counter()
     stage = os.environ.get("DVC_STAGE")
@@ -58,11 +53,7 @@ def _read_key(stage: str) -> list[str]:
 
 
 def require_one_process(remedy: str) -> None:
-    """Refuse to do one piece of work in each of the processes that torchrun has started.
-
-    Raises:
-        InputError: With the remedy, if there are several.
-    """
+    """Refuse to do one piece of work in each of the processes that torchrun has started."""
     launched, processes = "TORCHELASTIC_RUN_ID" in os.environ, os.environ.get("WORLD_SIZE", "1")
     if launched and int(processes) > 1:
         problem = f"{processes} processes for this stage"

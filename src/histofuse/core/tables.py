@@ -26,21 +26,13 @@ _CHECKS: Mapping[str, Callable[[pd.Series], bool]] = {
 
 @dataclass(frozen=True)
 class Contract:
-    """The columns and key of a table.
+    """The columns and key of a table."""
 
-    Attributes:
-        name: What the rows are, for error messages.
-        columns: Column name to kind: ``str``, ``int``, ``float``, ``bool`` or ``datetime``.
-        key: Columns that identify a row; unique together.
-        nullable: Columns that may hold nulls.
-        open_ended: Whether further columns are allowed (feature tables).
-    """
-
-    name: str
-    columns: Mapping[str, str]
-    key: tuple[str, ...]
-    nullable: frozenset[str] = field(default_factory=frozenset)
-    open_ended: bool = False
+    name: str  # what the rows are, for error messages
+    columns: Mapping[str, str]  # column name to kind: str, int, float, bool or datetime
+    key: tuple[str, ...]  # columns that identify a row
+    nullable: frozenset[str] = field(default_factory=frozenset)  # columns that may hold nulls
+    open_ended: bool = False  # whether further columns are allowed (feature tables)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -84,11 +76,7 @@ def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> N
 
 
 def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
-    """Check a table and write it as Parquet, atomically and the same bytes for the same table.
-
-    Raises:
-        InputError: If the table violates its contract; then nothing is written.
-    """
+    """Check a table and write it as Parquet, atomically and the same bytes for the same table."""
     check_table(table, contract, path)
     with replacing_file(path) as temporary:
         table.reset_index(drop=True).to_parquet(temporary, index=False, compression="zstd")
@@ -98,9 +86,6 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
     """Write a table as `write_table` does, one part at a time, so it is never in memory as a whole.
 
     At least one part; keys must be unique over all parts and are checked within each.
-
-    Raises:
-        InputError: If a part violates the contract; then nothing is written.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -119,12 +104,9 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
 
 
 def read_table(path: Path, contract: Contract, *, categories: bool = False) -> pd.DataFrame:
-    """Read a Parquet table and check it.
+    """Read a Parquet table and check it; InputError if it is missing or not as its contract.
 
     `categories` reads ``str`` columns as categories: a few bytes a row if values recur.
-
-    Raises:
-        InputError: If the file is missing, is not Parquet, or violates its contract.
     """
     words = [c for c, kind in contract.columns.items() if kind == "str"] if categories else []
     try:
@@ -153,12 +135,7 @@ _FORMULA: Final = re.compile(r"^(?=[\t\n])|(?:^|(?<=[;\t\n]))(?= *[=+\-@＝＋�
 
 
 def to_csv(table: pd.DataFrame, **options: Any) -> str:
-    """Render a table as CSV, without its index and without formulas.
-
-    Args:
-        table: The table.
-        options: Of ``DataFrame.to_csv``.
-    """
+    """Render a table as CSV, without its index and without formulas; see ``DataFrame.to_csv``."""
     plain = table.copy(deep=False)
     for name in table.columns:
         if not (types.is_numeric_dtype(table[name]) or types.is_datetime64_any_dtype(table[name])):
@@ -168,10 +145,7 @@ def to_csv(table: pd.DataFrame, **options: Any) -> str:
 
 
 def escape_formula(cell: Any) -> Any:
-    """Put an apostrophe before a text that a spreadsheet would run as a formula.
-
-    Numbers stay, also as text.
-    """
+    """Put an apostrophe before a text, but no number, that a spreadsheet would run as a formula."""
     if not isinstance(cell, str):
         return cell
     cell = cell.replace("\r", " ")  # not quoted, but taken for the end of a row

@@ -138,10 +138,9 @@ def parse_header(
     *,
     separator: str = ",",
 ) -> list[str]:
-    """Read the names of the columns, in lower case; note wanted ones that lack, and repeated ones.
+    """Read the names of columns, in lower case; note wanted ones that lack, and repeated ones.
 
-    Raises:
-        ValueError: If the text is not UTF-8, or not CSV.
+    Raises ValueError if the text is not UTF-8, or not CSV.
     """
     text = decode_text(line)
     if "\r" in text.rstrip("\r\n"):
@@ -189,11 +188,8 @@ def read_csv_text(
 
     Names of columns are in lower case, further ones allowed, blank lines passed over, as are lines
     above the header that begin with ``#``. A cell that is not there is null; words that mean
-    "missing" stay, for a name may be any text. Between tabs, quotes are quotes.
-
-    Raises:
-        InputError: If the file is missing or not CSV in UTF-8, with each column that lacks or
-            comes twice, and with each row that has more cells than the header.
+    "missing" stay, for a name may be any text. Between tabs, quotes are quotes. InputError lists
+    each column that lacks or comes twice, and each row with more cells than the header.
     """
     with collect_faults() as faults:
         header, rows = _read_cells(path, required, expected, separator, faults)

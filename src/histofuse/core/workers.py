@@ -44,16 +44,13 @@ def map_jobs(
 ) -> Iterator[Result]:
     """Apply a function to each job; yield the results in the order of the jobs.
 
-    Args:
-        function: Picklable, as the jobs and results are, unless the engine is ``threads``.
-        jobs: Taken as workers become free; all at once for a cluster.
-        engine: ``threads``, ``processes``, or a Dask scheduler's address, ``tcp://host:8786``. A
-            job is run again by another worker if its Dask worker dies.
-        workers: Jobs at once; a cluster uses its own number.
+    The engine is ``threads``, ``processes`` or the address of a Dask scheduler,
+    ``tcp://host:8786``; function, jobs and results are pickled but for threads. Jobs are taken as
+    workers become free, and all at once for a cluster, which has its own number of workers and
+    repeats the job of a worker that dies.
 
     Raises:
-        InputError: If Dask is not installed, no scheduler answers at the address, or the
-            scheduler or all its workers are lost.
+        InputError: If Dask is not installed, or the scheduler or all its workers are lost.
     """
     if engine in _BACKENDS:
         return _map_here(function, jobs, _BACKENDS[engine], count_workers(workers))

@@ -87,11 +87,7 @@ def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> 
 def validate_section(
     model: type[SectionT], values: Any, keys: tuple[str, ...], path: Path
 ) -> SectionT:
-    """Check the values that stand in the file `path` below `keys`.
-
-    Raises:
-        InputError: With each unknown, missing or wrong key.
-    """
+    """Check the values below `keys` of a file; InputError with each unknown or wrong key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -110,11 +106,7 @@ def load_value(model: type[BaseModel], name: str, path: Path = PARAMS_FILE) -> A
 
 
 def load_seed(path: Path = PARAMS_FILE) -> int:
-    """Load the seed that every random stream is derived from.
-
-    Raises:
-        InputError: If it is missing or not a whole number.
-    """
+    """Load the seed that every random stream is derived from."""
     seed = _descend(_load_yaml(path), "seed", path)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise InputError([Fault(f"{path}, seed", f"is {seed!r}", "a whole number, 0 or above")])
@@ -122,11 +114,7 @@ def load_seed(path: Path = PARAMS_FILE) -> int:
 
 
 def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
-    """List the keys of a section, such as the image models of ``image``, without checking values.
-
-    Raises:
-        InputError: If the file or section is missing, or is no mapping.
-    """
+    """List the keys of a section, such as the models of ``image``, without checking values."""
     values = _descend(_load_yaml(path), name, path)
     if not isinstance(values, dict):
         raise InputError([Fault(f"{path}, {name}", f"is {values!r}", "a mapping")])
@@ -134,11 +122,7 @@ def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
 
 
 def check_names(path: Path = PARAMS_FILE) -> None:
-    """Check everything in params.yaml that becomes part of a path, a stage or a model's name.
-
-    Raises:
-        InputError: With all keys and names that hold other characters than those should.
-    """
+    """Check everything in params.yaml that becomes part of a path, a stage or a model's name."""
     with collect_faults() as faults:
         for place, key in _list_keys(load_file(path), ""):
             is_name = place in NAMED
@@ -183,11 +167,7 @@ def _load_yaml(path: Path) -> Any:
 
 
 def load_file(path: Path) -> Any:
-    """Parse a YAML 1.2 file, without checking what it holds; callers must not change the result.
-
-    Raises:
-        InputError: If it is missing or is not YAML.
-    """
+    """Parse a YAML 1.2 file unchecked, or raise InputError; callers must not change the result."""
     try:
         return _parse_yaml(path.read_bytes())
     except FileNotFoundError:

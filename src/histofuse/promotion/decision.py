@@ -1,14 +1,12 @@
 """Promotion and rollback of versions, each recorded.
 
-A promotion changes several things: the alias ``production``, the stages while MLflow has them, the
-list of versions that were in production, tags, an audit record next to the run, and the log under
-git. No store changes them all at once. So the whole decision is first written as the tag
-`INTENT_TAG` of the version, then carried out in idempotent steps, and then the tag is removed. If
-the process is killed on the way, the next promotion, rollback or ``publish`` completes it. Until
-then alias and stage may differ.
+A promotion changes the alias ``production``, the stages while MLflow has them, the list of versions
+that were in production, tags, an audit record and the log under git, and no store changes them all
+at once. So the whole decision is first written as the tag `INTENT_TAG` of the version, then carried
+out in idempotent steps, and then the tag is removed. If the process is killed on the way, the next
+promotion, rollback or ``publish`` completes it. Until then alias and stage may differ.
 
-An alias moved by hand in MLflow counts: the version it points to is in production, and a rollback
-returns to the one that was promoted before it.
+An alias moved by hand in MLflow counts: the version it points to is in production.
 """
 
 from __future__ import annotations
@@ -193,10 +191,6 @@ class Production:
         """Complete interrupted promotions, and restore production in a new registry from the log.
 
         Reads a local store without MLflow.
-
-        Raises:
-            InputError: If the log cannot be read.
-            RegistryError: If the store cannot be reached or refuses.
         """
         entries = read_log(self.log)
         statuses = {status.name: status for status in self.store.read_statuses()}

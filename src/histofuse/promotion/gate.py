@@ -138,9 +138,6 @@ def decide(evidence: Evidence, params: PromotionParams) -> Verdict:
     return Verdict(tuple(checks))
 
 
-# --- what was registered ------------------------------------------------------------------------
-
-
 def _check_bundle(evidence: Evidence) -> Check:
     candidate = evidence.candidate
     detail = candidate.bundle_fault or f"digest {candidate.digest[:12]} verified, loads"
@@ -155,9 +152,6 @@ def _check_files(evidence: Evidence) -> Check:
     complete = "calibrator, threshold, feature order, signature and model card are present"
     detail = f"lacks {', '.join(missing)}" if missing else complete
     return Check("files", not missing, detail, {"missing": missing})
-
-
-# --- predictions --------------------------------------------------------------------------------
 
 
 def _check_evaluated(evidence: Evidence, params: PromotionParams) -> Check:
@@ -217,9 +211,6 @@ def _check_external(evidence: Evidence, params: PromotionParams) -> Iterator[Che
         names = ", ".join(evidence.validated_on)
         detail = f"validated on {names}" if names else "not validated elsewhere: histofuse validate"
         yield Check("external_validation", bool(names), detail)
-
-
-# --- limits -------------------------------------------------------------------------------------
 
 
 def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:

@@ -94,11 +94,7 @@ def find_promotion(entries: Sequence[Entry], model: str, digest: str) -> Entry |
 
 
 def replay(entries: Sequence[Entry], model: str) -> list[Entry]:
-    """List the decisions behind the versions that were in production one after another.
-
-    Returns:
-        The last is in production, rollbacks return to those before; empty if none ever was.
-    """
+    """List the decisions behind the versions in production one after another, the present last."""
     chain: list[Entry] = []
     for entry in (e for e in entries if e.model == model):
         if entry.event == "rollback":

@@ -1,8 +1,7 @@
 """Predictions of a registered model on the current test split, computed as it is served.
 
 Two versions are only comparable on the same rows, and the predictions in their bundles may be of
-different ones. So each version predicts again: raw features and stored patches go through the
-predictor that is served, a few hundred rows at a time. Rows are in the order of their keys.
+different ones. So each predicts again, a few hundred rows at a time, in the order of their keys.
 """
 
 from __future__ import annotations

@@ -234,9 +234,6 @@ def _scale(axes: Axes, span: dict[str, Any]) -> None:
     axes.tick_params(axis="x", labelsize=8)
 
 
-# --- parts --------------------------------------------------------------------------------------
-
-
 def _make_figure(
     spec: StudySpec, trials: Sequence[TrialRecord], *, height: float, **edges: float
 ) -> tuple[Figure, Axes]:

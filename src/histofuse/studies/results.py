@@ -57,11 +57,7 @@ def write_study(
 
 
 def read_study(folder: Path) -> tuple[StudySpec, list[TrialRecord]]:
-    """Read what `write_study` wrote.
-
-    Raises:
-        InputError: If a file is missing or invalid.
-    """
+    """Read what `write_study` wrote; InputError if a file is missing or invalid."""
     values: Any = load_json(folder / SPEC)
     try:
         spec = StudySpec(**{key: value for key, value in values.items() if key != "best"})
@@ -73,11 +69,7 @@ def read_study(folder: Path) -> tuple[StudySpec, list[TrialRecord]]:
 
 
 def read_best_params(path: Path) -> dict[str, Any]:
-    """Read ``best_params.json``.
-
-    Raises:
-        InputError: If it is missing or holds no mapping.
-    """
+    """Read ``best_params.json``; InputError if it is missing or holds no mapping."""
     values = load_json(path)
     if not isinstance(values, dict):
         raise InputError([Fault(path, f"holds {values!r}", "dotted keys and their values")])
@@ -109,12 +101,7 @@ def _to_row(trial: TrialRecord) -> dict[str, Any]:
 
 
 def parse_trials(text: str) -> list[TrialRecord]:
-    """Parse what `format_trials` wrote.
-
-    Raises:
-        KeyError: If a column is missing.
-        ValueError: If a value is invalid.
-    """
+    """Parse what `format_trials` wrote; KeyError or ValueError if a row is not as it wrote it."""
     return [_to_trial(row) for row in csv.DictReader(io.StringIO(text))]
 
 

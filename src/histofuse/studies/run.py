@@ -112,12 +112,8 @@ def run_study(
 ) -> None:
     """Run a study until it has its trials, and write its folder, unless this is a worker.
 
-    Args:
-        job: The study.
-        options: How it is run.
-        folder: The folder of its results.
-        observer: Gets the finished trials every `OBSERVE_SECONDS` and at the end; None if nobody.
-        draw: Draws figures into a folder.
+    The observer gets the finished trials every `OBSERVE_SECONDS` and at the end; `draw` draws
+    figures into a folder.
 
     Raises:
         InputError: If the space does not fit the model, or the storage cannot be opened.

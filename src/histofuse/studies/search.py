@@ -8,11 +8,10 @@ study that was interrupted, or is given more trials, continues where it stopped.
 of its own, seeded by its number among those not lost, so one worker tries the same params whether
 or not it was interrupted. Several workers see each other's results in a different order each time.
 
-**Lost trials.** A running trial holds the name of its process and a time stamp that is renewed.
-Any worker that finds a trial whose process has ended on this machine, or whose time stamp is too
-old, marks it as failed and queues its params again. Optuna's own heartbeat (5.0) cannot replace
-this: `JournalStorage` has none, and with a database it finds a killed process only after a grace
-period. Its retry callback copies the attributes of the lost trial, by which we count lost trials.
+**Lost trials.** A running trial holds the name of its process and a time stamp that is renewed. A
+worker that finds one whose process has ended here, or whose time stamp is too old, marks it as
+failed and queues its params again. Optuna's own heartbeat (5.0) cannot replace this: a journal has
+none, and its retry copies the attributes of the lost trial, by which we count lost trials.
 """
 
 from __future__ import annotations
@@ -97,8 +96,6 @@ class Study:
                 self._study.enqueue_trial(self._first)
             self._found_finished = {t.number for t in kept if t.state.is_finished()}
 
-    # --- reading --------------------------------------------------------------------------------
-
     def list_kept(self) -> list[FrozenTrial]:
         """List the trials that count, running and waiting ones included, by number."""
         trials = self._study.get_trials(deepcopy=False)
@@ -133,16 +130,11 @@ class Study:
             reason=known.get(REASON, ""),
         )
 
-    # --- trying ---------------------------------------------------------------------------------
-
     def try_next(self, objective: Objective, base: BaseModel) -> bool:
-        """Try the next params.
+        """Try the next params; False if all trials are finished or running elsewhere.
 
         An error of the objective makes a failed trial. A trial that was silent for so long that
         another worker has queued its params is dropped.
-
-        Returns:
-            False if there is nothing left to do: all trials are finished or running elsewhere.
 
         Raises:
             HistofuseError: If trial after trial fails.
@@ -228,12 +220,7 @@ class Study:
         self._study.tell(trial, result.value, skip_if_finished=True)
 
     def require_success(self) -> None:
-        """Check that not every recent trial failed.
-
-        Raises:
-            HistofuseError: If the last `MOST_FAILURES` since the study was opened did; the cause of
-                earlier failures may be fixed by now.
-        """
+        """Raise HistofuseError if the last `MOST_FAILURES` trials, as of this opening, failed."""
         finished = [t for t in self.list_kept() if t.state.is_finished()]
         finished = [t for t in finished if t.number not in self._found_finished]
         last = finished[-MOST_FAILURES:]
@@ -244,14 +231,8 @@ class Study:
                 f"{reason}. Fix the cause and run the same command: finished trials are kept."
             )
 
-    # --- lost workers ---------------------------------------------------------------------------
-
     def recover_lost(self) -> int:
-        """Fail the running trials whose workers are gone and queue their params again.
-
-        Returns:
-            How many there were.
-        """
+        """Fail the running trials whose workers are gone and queue their params; count them."""
         running = [t for t in self.list_kept() if t.state.name == "RUNNING"]
         return sum(self._recover(t) for t in running if _is_gone(t))
 

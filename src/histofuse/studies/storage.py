@@ -91,11 +91,7 @@ def describe_storage(storage: str) -> str:
 
 @contextmanager
 def reaching() -> Iterator[None]:
-    """Explain the error of a storage that no longer answers.
-
-    Raises:
-        HistofuseError: If it does not.
-    """
+    """Explain by HistofuseError that a storage no longer answers."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -110,11 +106,7 @@ def reaching() -> Iterator[None]:
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Explain why a storage cannot be opened.
-
-    Raises:
-        InputError: If it cannot.
-    """
+    """Explain by InputError why a storage cannot be opened."""
     import optuna
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 

@@ -33,15 +33,7 @@ class Objective(Protocol):
     """Evaluates one set of params; the same params give the same result."""
 
     def __call__(self, params: Any, report: Report) -> TrialResult:
-        """Evaluate params.
-
-        Args:
-            params: The model's section of params.yaml with the trial's values.
-            report: Called after each fold or epoch.
-
-        Raises:
-            StopTrial: If the pruner stops the trial.
-        """
+        """Evaluate a section with a trial's values; `report` follows each fold or epoch."""
         ...
 
 

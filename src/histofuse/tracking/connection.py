@@ -87,11 +87,7 @@ class Connection:
         self.database = find_database(uri)
 
     def require_reachable(self) -> None:
-        """Check that the store answers, or can be created.
-
-        Raises:
-            RegistryError: If not, within seconds.
-        """
+        """Check that the store answers, or can be created; RegistryError if not, within seconds."""
         try:
             if self.database is not None:
                 self.database.parent.mkdir(parents=True, exist_ok=True)

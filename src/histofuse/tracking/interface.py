@@ -55,10 +55,8 @@ def name_probability(class_name: str) -> str:
 def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interface:
     """Describe a model.
 
-    Args:
-        bundle: The model.
-        encoders: The encoders of a fusion model, ``image`` and ``patient``, or that of a model at
-            patient level, ``image``; otherwise empty.
+    `encoders` are those that it needs: ``image`` and ``patient`` of a fusion model, ``image`` of a
+    model at patient level.
     """
     from histofuse.explain.shap_values.attributions import EXPLAINED_KINDS
 

@@ -1,14 +1,10 @@
 """Locks: one process at a time publishes, or moves a model into production.
 
 A local store is locked by a file. A server has no locks, but its database lets a name be registered
-only once: a registered model without versions is the lock, and exists for as long as the holder
-works. It names the holder, which renews it. A lock left by a killed process is removed: at once if
-that process ran on this machine, otherwise when it has not been renewed for `STALE_SECONDS`, which
-the waiting process measures itself. Renewed or not, no lock is respected for longer than
-`LONGEST_SECONDS` by the server's clock.
-
-Not covered is a holder that pauses for longer than that and then continues. It checks the lock
-again before it decides, which leaves the time between that check and the decision.
+only once: a registered model without versions is the lock. It names its holder, which renews it. A
+lock left by a killed process is removed: at once if that process ran on this machine, otherwise
+when it has not been renewed for `STALE_SECONDS`, or by the server's clock after `LONGEST_SECONDS`.
+A holder that pauses for longer than that checks the lock again before it decides.
 """
 
 from __future__ import annotations
@@ -40,14 +36,7 @@ Confirm = Callable[[], None]
 
 @contextmanager
 def holding(store: Store, name: str) -> Iterator[Confirm]:
-    """Hold a lock, such as the one for changing what is in production.
-
-    Yields:
-        A function that raises if the lock was lost.
-
-    Raises:
-        RegistryError: If it cannot be acquired.
-    """
+    """Hold a lock; the function that is yielded raises RegistryError if the lock was lost."""
     if store.database is not None:
         with store.locked():
             yield lambda: None
@@ -100,11 +89,7 @@ def _acquire(store: Store, lock: str, token: str) -> None:
 
 
 def _look(store: Store, lock: str, token: str, held: Mapping[str, str], *, waited: float) -> bool:
-    """Say who holds a lock, and tell whether its time is over.
-
-    Raises:
-        RegistryError: If this process has waited for two holders' time.
-    """
+    """Say who holds a lock, and tell whether its time is over."""
     age = store.measure_lock(lock, f"{lock}.{token}")
     if age is None or age > LONGEST_SECONDS:
         return age is not None

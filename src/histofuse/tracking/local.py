@@ -1,8 +1,7 @@
 """The local MLflow store as a SQLite file, read and repaired without MLflow.
 
-MLflow takes seconds to import, and ``publish`` runs with every ``dvc repro``: whether there is
-anything to publish is read here. Addresses of artifacts, which MLflow stores as absolute paths, are
-corrected here after a checkout was moved or copied.
+MLflow takes seconds to import, and ``publish`` runs with every ``dvc repro``. Addresses of
+artifacts, which MLflow stores as absolute paths, are corrected after a checkout was moved.
 """
 
 from __future__ import annotations
@@ -162,9 +161,6 @@ def _select(
         raise
 
 
-# --- moved checkouts ----------------------------------------------------------------------------
-
-
 def find_foreign_root(database: Path) -> Path | None:
     """Find the folder that a moved or copied store still points to; None if its own.
 
@@ -180,11 +176,7 @@ def find_foreign_root(database: Path) -> Path | None:
 
 
 def rehome(database: Path) -> bool:
-    """Point all addresses of a moved store at its present folder.
-
-    Returns:
-        Whether anything had to be changed.
-    """
+    """Point all addresses of a moved store at its present folder; tell whether any had to be."""
     there = find_foreign_root(database)
     if there is None:
         return False

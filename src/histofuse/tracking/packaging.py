@@ -50,11 +50,8 @@ def digest_files(folder: Path) -> str:
 def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) -> None:
     """Write a bundle to a new folder as MLflow holds it.
 
-    Args:
-        bundle: The model.
-        store: The store to fetch encoders from that are not next to the bundle.
-        folder: The folder to create.
-        row_level: Whether files with one row per patient are included.
+    `store` supplies encoders that are not next to the bundle; `row_level` tells whether files with
+    one row per patient are included.
 
     Raises:
         RegistryError: If an encoder is neither next to the bundle nor in the store.

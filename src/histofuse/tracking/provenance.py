@@ -19,17 +19,11 @@ Stages = dict[str, dict[str, Any]]  # name of a stage -> its entry in dvc.lock
 
 @dataclass(frozen=True)
 class Revision:
-    """The state of the sources.
+    """The state of the sources."""
 
-    Attributes:
-        commit: None outside git, before the first commit, or where git refuses.
-        dirty: Whether files differ from that commit; true where git does not say.
-        problem: Why git does not say, in its own words; empty if it does.
-    """
-
-    commit: str | None
-    dirty: bool
-    problem: str = ""
+    commit: str | None  # none outside git, before the first commit, or where git refuses
+    dirty: bool  # whether files differ from that commit
+    problem: str = ""  # why git does not say, in its own words
 
 
 def read_revision() -> Revision:

@@ -32,27 +32,10 @@ from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report, track
 from histofuse.params.base import load_keys, load_section
 from histofuse.params.evaluation import EvaluationParams
+from histofuse.tracking import names
 from histofuse.tracking.lease import holding
 from histofuse.tracking.model_card import describe_kind, write_card
-from histofuse.tracking.names import (
-    CONTENT_TAG,
-    DIFFERENCE_TAG,
-    DIGEST_TAG,
-    FILES_TAG,
-    FOCUS_TAG,
-    MODEL_FOLDER,
-    MODEL_NAME_TAG,
-    MODEL_TAG,
-    REGISTERED_TAG,
-    SCRATCH,
-    SHOWN_DIGITS,
-    VERSION_TAG,
-    Version,
-    flatten,
-    name_curve,
-    name_params,
-    name_registered,
-)
+from histofuse.tracking.names import Version, flatten, name_curve, name_params, name_registered
 from histofuse.tracking.packaging import digest_files, digest_package, stage_model
 from histofuse.tracking.provenance import (
     Stages,
@@ -138,18 +121,10 @@ class Publication:
         return digest_package(self.bundle, row_level=self.row_level)
 
 
-# --- collecting ---------------------------------------------------------------------------------
-
-
 def publish_all(
     models: Path = MODELS, reports: Path = REPORTS, documents: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Publish every bundle with its metrics, figures and documents, if the store lacks them.
-
-    Raises:
-        BundleError: If a bundle does not match its manifest.
-        RegistryError: If the store cannot be reached or refuses.
-    """
+    """Publish every bundle with its metrics, figures and documents, if the store lacks them."""
     rule = load_section(EvaluationParams, "evaluation").primary_rule
     bundles = [open_bundle(path) for path in list_models(models)]
     store = open_store()
@@ -164,9 +139,9 @@ def list_models(models: Path) -> list[Path]:
     """List the trained models that params.yaml names; others are left from earlier params."""
     fused = map(name_fusion, load_keys("pairing"))
     patients = map(name_patient_model, load_keys("patients"))
-    names = [*load_keys("image"), *load_keys("tabular"), *fused, *patients]
+    wanted = [*load_keys("image"), *load_keys("tabular"), *fused, *patients]
     held = {path.name: path for path in list_bundles(models)}
-    return [held[name] for name in names if name in held]
+    return [held[name] for name in wanted if name in held]
 
 
 def collect(
@@ -192,9 +167,6 @@ def collect(
         row_level=row_level,
         left_out=reports.left_out,
     )
-
-
-# --- writing ------------------------------------------------------------------------------------
 
 
 def write_missing(publications: Iterable[Publication], store: Store) -> Outcome:
@@ -237,22 +209,26 @@ def _write(
         run_id,
         params={name: value for name, value in params.items() if name not in known.params},
         rows=[*_find_new_curves(p, store, run), (0, _find_changed(p.metrics, known.metrics))],
-        tags={CONTENT_TAG: ""},
+        tags={names.CONTENT_TAG: ""},
     )
     store.log_inputs(run_id, p.config.get("inputs", {}))
-    fresh = run_id in complete and known.tags.get(MODEL_TAG) == p.model_content
+    fresh = run_id in complete and known.tags.get(names.MODEL_TAG) == p.model_content
     files = _write_artifacts(p, store, run_id, stages, fresh=fresh) or complete[run_id]
     provenance = _describe_provenance(p, known.tags, stages)
     origin = {k: v for k, v in known.tags.items() if k in _ORIGIN} | provenance
-    number = _register(p, store, run_id, registered, origin | {FILES_TAG: files or ""})
+    number = _register(p, store, run_id, registered, origin | {names.FILES_TAG: files or ""})
     tags = provenance | describe_run(p, number)
     name = p.bundle.name
     if difference := _describe_difference(p, run, params, store):
-        tags[DIFFERENCE_TAG], name = difference, f"{name} ({difference})"
+        tags[names.DIFFERENCE_TAG], name = difference, f"{name} ({difference})"
     if name != run.info.run_name or run.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED", name=name)
     # Last: the content tag marks the run as complete.
-    tags |= {"mlflow.note.content": p.card, MODEL_TAG: p.model_content, CONTENT_TAG: p.content}
+    tags |= {
+        "mlflow.note.content": p.card,
+        names.MODEL_TAG: p.model_content,
+        names.CONTENT_TAG: p.content,
+    }
     store.log_batch(run_id, tags=tags)
 
 
@@ -261,9 +237,9 @@ def _describe_difference(p: Publication, run: Run, params: Mapping[str, str], st
 
     That of a registered run stays: "epochs 12".
     """
-    if VERSION_TAG in run.data.tags:
-        return run.data.tags.get(DIFFERENCE_TAG, "")
-    runs = store.find_runs(MODEL_NAME_TAG, p.bundle.name)
+    if names.VERSION_TAG in run.data.tags:
+        return run.data.tags.get(names.DIFFERENCE_TAG, "")
+    runs = store.find_runs(names.MODEL_NAME_TAG, p.bundle.name)
     earlier = [other for other in runs if other.info.run_id != run.info.run_id]
     if not earlier:
         return ""
@@ -274,7 +250,7 @@ def _describe_difference(p: Publication, run: Run, params: Mapping[str, str], st
 
 
 def _shorten(value: str) -> str:
-    return value[:SHOWN_DIGITS] if re.fullmatch(r"[0-9a-f]{64}", value) else value
+    return value[: names.SHOWN_DIGITS] if re.fullmatch(r"[0-9a-f]{64}", value) else value
 
 
 def _describe_provenance(
@@ -289,20 +265,20 @@ def _describe_provenance(
 
 def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
     """Find the run of the registered version, or the one that training began, or create one."""
-    runs = store.find_runs(DIGEST_TAG, p.bundle.digest)
+    runs = store.find_runs(names.DIGEST_TAG, p.bundle.digest)
     behind = [run for run in runs if registered and run.info.run_id == registered.run_id]
     if found := behind or runs:
         return found[0]
-    tags = {DIGEST_TAG: p.bundle.digest, "histofuse.kind": str(p.config.get("kind", ""))}
+    tags = {names.DIGEST_TAG: p.bundle.digest, "histofuse.kind": str(p.config.get("kind", ""))}
     return store.create_run(p.bundle.name, tags)
 
 
 def _find_new_curves(p: Publication, store: Store, run: Run) -> list[tuple[int, dict[str, float]]]:
     """Read the curves from history.csv, without what training logged live."""
     rows = read_curves(p.bundle)
-    names = sorted({name for _, row in rows for name in row})
     known, run_id = run.data.metrics, run.info.run_id
-    steps = {n: store.read_steps(run_id, n) if n in known else set() for n in names}
+    curves = {name for _, row in rows for name in row}
+    steps = {n: store.read_steps(run_id, n) if n in known else set() for n in curves}
     return [(step, {n: v for n, v in row.items() if step not in steps[n]}) for step, row in rows]
 
 
@@ -341,10 +317,10 @@ def _write_artifacts(
     p: Publication, store: Store, run_id: str, stages: Stages, *, fresh: bool
 ) -> str | None:
     """Replace the figures, and the model if it is not `fresh`; return the digest of its files."""
-    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+    with TemporaryDirectory(prefix=names.SCRATCH) as scratch:
         folder = Path(scratch)
         if not fresh:
-            stage_model(p.bundle, store, folder / MODEL_FOLDER, row_level=p.row_level)
+            stage_model(p.bundle, store, folder / names.MODEL_FOLDER, row_level=p.row_level)
         for name, file in p.figures.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
@@ -353,9 +329,9 @@ def _write_artifacts(
         found = find_stage(stages, p.bundle.path)
         stage = {"stage": found[0], **found[1]} if found else None
         write_json({"dvc": stage, "inputs": p.config.get("inputs", {})}, folder / PROVENANCE)
-        replaced = (*SHOWN, DOCUMENTS, *(() if fresh else (MODEL_FOLDER,)))
+        replaced = (*SHOWN, DOCUMENTS, *(() if fresh else (names.MODEL_FOLDER,)))
         store.log_folder(run_id, folder, replaced)
-        return None if fresh else digest_files(folder / MODEL_FOLDER)
+        return None if fresh else digest_files(folder / names.MODEL_FOLDER)
 
 
 def _register(
@@ -373,8 +349,8 @@ def _register(
             tags={name: value for name, value in tags.items() if value},
         )
     store.client.update_model_version(p.registered, str(registered.number), p.card)
-    if tags[FILES_TAG]:
-        store.tag_version(p.registered, registered.number, {FILES_TAG: tags[FILES_TAG]})
+    if tags[names.FILES_TAG]:
+        store.tag_version(p.registered, registered.number, {names.FILES_TAG: tags[names.FILES_TAG]})
     return registered.number
 
 
@@ -384,20 +360,17 @@ def describe_run(p: Publication, number: int) -> dict[str, str]:
     pairing = config.get("pairing", {})
     tags = {
         "histofuse.kind": config.get("kind", ""),
-        MODEL_NAME_TAG: p.bundle.name,
+        names.MODEL_NAME_TAG: p.bundle.name,
         "histofuse.source": config.get("source", ""),
         "histofuse.pairing": pairing.get("rule", "") if isinstance(pairing, Mapping) else pairing,
         "histofuse.leaky": str(bool(config.get("leaky"))).lower(),
-        FOCUS_TAG: config.get("focus_class", ""),
-        REGISTERED_TAG: p.registered,
-        VERSION_TAG: str(number),
+        names.FOCUS_TAG: config.get("focus_class", ""),
+        names.REGISTERED_TAG: p.registered,
+        names.VERSION_TAG: str(number),
         # MLflow's table of runs looks up the versions of runs with this tag alone.
         "mlflow.log-model.history": "[]",
     }
     return {name: str(value) for name, value in tags.items() if value != ""}
-
-
-# --- encoders -----------------------------------------------------------------------------------
 
 
 def ensure_registered(bundle: Bundle, store: Store) -> Version:

@@ -31,9 +31,6 @@ def open_recorder(
 
     The run appears once the training has lasted `live_after_seconds`. If the store fails later, the
     training goes on unrecorded, and ``publish`` writes what is missing.
-
-    Raises:
-        RegistryError: If the store cannot be reached at the start.
     """
     recorder = MlflowRecorder(run_name, open_store(), live_after_seconds)
     try:

@@ -13,20 +13,8 @@ from histofuse.core.artifacts import digest_file, load_json, replacing_folder, w
 from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
 from histofuse.core.errors import BundleError, Fault, InputError, RegistryError
 from histofuse.core.progress import report
-from histofuse.tracking.names import (
-    BUNDLE_FOLDER,
-    INTENT_TAG,
-    MODEL_FOLDER,
-    PRODUCTION,
-    REGISTERED_PREFIX,
-    SCRATCH,
-    VERSION_FILE,
-    WHEN_TAG,
-    ModelStatus,
-    Version,
-    name_registered,
-    redact,
-)
+from histofuse.tracking import names
+from histofuse.tracking.names import ModelStatus, Version, name_registered, redact
 from histofuse.tracking.publish import MODELS, ensure_registered, find_version
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.verification import check_copy, check_version, explaining
@@ -37,15 +25,7 @@ _ADDRESS: Final = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?
 
 
 def register_bundles(paths: list[Path]) -> dict[str, str]:
-    """Register bundles that are not registered yet.
-
-    Returns:
-        Registered name to bundle digest.
-
-    Raises:
-        BundleError: If a bundle does not match its manifest.
-        RegistryError: If the store cannot be reached or refuses.
-    """
+    """Register bundles that are not registered yet; return each registered name and digest."""
     store = open_store()
     versions = [ensure_registered(open_bundle(path), store) for path in paths]
     return {version.name: version.digest for version in versions}
@@ -63,14 +43,14 @@ def pull_bundle(
         BundleError: If what the registry holds does not match the digest.
     """
     store = open_store()
-    with store.locked(), TemporaryDirectory(prefix=SCRATCH) as scratch:
+    with store.locked(), TemporaryDirectory(prefix=names.SCRATCH) as scratch:
         version = find_version(store, registered, digest)
         if version is None:
             version = _restore(registered, digest, models, store)
         if (kept := _open_kept(pulled / digest, digest)) is not None:
             return kept
         folder = Path(scratch) / "bundle"
-        store.fetch(version, BUNDLE_FOLDER, folder)
+        store.fetch(version, names.BUNDLE_FOLDER, folder)
         with explaining(version):
             open_bundle(folder, digest=digest, row_level=False)
         pulled.mkdir(parents=True, exist_ok=True)
@@ -84,9 +64,7 @@ def pull_encoder(name: str, lock: Path = REGISTRY_LOCK) -> Bundle:
     """Pull the encoder of a name in params.yaml, of the digest that ``publish_encoders`` wrote.
 
     Raises:
-        InputError: If the lock is missing or does not name the encoder.
-        RegistryError: As of `pull_bundle`.
-        BundleError: As of `pull_bundle`.
+        InputError: If the lock is missing or does not name the encoder; others as `pull_bundle`.
     """
     digests, registered = load_json(lock), name_registered(name)
     if registered not in digests:
@@ -96,22 +74,21 @@ def pull_encoder(name: str, lock: Path = REGISTRY_LOCK) -> Bundle:
 
 
 def fetch_model(model: str, store: Store, scratch: Path) -> Path:
-    """Copy a registered model to a folder in `scratch`, in MLflow's layout, and verify it.
+    """Copy a registered model to `scratch`, in MLflow's layout, and verify it.
 
-    Args:
-        model: Its name (the production version), or a ``models:/…`` address.
-        store: The store.
-        scratch: An existing folder.
+    `model` is a name, which stands for the version in production, or a ``models:/…`` address.
 
     Raises:
         BundleError: If it is not what was registered.
         RegistryError: If there is none, or the registry cannot be read.
     """
-    version, folder = find_at(name_address(model), store), scratch / MODEL_FOLDER
-    store.fetch(version, MODEL_FOLDER, folder)
+    version, folder = find_at(name_address(model), store), scratch / names.MODEL_FOLDER
+    store.fetch(version, names.MODEL_FOLDER, folder)
     check_copy(version, folder)
     # As MLflow does, for answers to name it.
-    write_json({"model_name": version.name, "model_version": version.number}, folder / VERSION_FILE)
+    write_json(
+        {"model_name": version.name, "model_version": version.number}, folder / names.VERSION_FILE
+    )
     return folder
 
 
@@ -141,23 +118,18 @@ def _restore(registered: str, digest: str, models: Path, store: Store) -> Versio
     )
 
 
-# --- addresses ----------------------------------------------------------------------------------
-
-
 def name_address(model: str) -> str:
     """Name where a model lies: "fusion" -> "models:/histofuse-fusion@production"."""
     if "/" in model:
         return model
-    name = model if model.startswith(REGISTERED_PREFIX) else f"{REGISTERED_PREFIX}{model}"
-    return f"models:/{name}" if "@" in name else f"models:/{name}@{PRODUCTION}"
+    name = (
+        model if model.startswith(names.REGISTERED_PREFIX) else f"{names.REGISTERED_PREFIX}{model}"
+    )
+    return f"models:/{name}" if "@" in name else f"models:/{name}@{names.PRODUCTION}"
 
 
 def find_at(address: str, store: Store) -> Version:
-    """Find the version at a ``models:/…`` address.
-
-    Raises:
-        RegistryError: If there is none, or its files are not in the registry.
-    """
+    """Find the version at a ``models:/…`` address; RegistryError if its files are not there."""
     match = _ADDRESS.fullmatch(address)
     if match is None:
         expected = "models:/NAME/VERSION, models:/NAME/STAGE or models:/NAME@ALIAS"
@@ -172,7 +144,7 @@ def find_at(address: str, store: Store) -> Version:
         if version.number == number:
             return version
     held = ", ".join(map(str, versions)) or "no version of that name"
-    if versions and alias == PRODUCTION:
+    if versions and alias == names.PRODUCTION:
         raise RegistryError(
             f"{address}: no version is in production; the registry at {redact(store.uri)} has: "
             f"{held}. Put one there: histofuse promote {match['name']}"
@@ -182,14 +154,11 @@ def find_at(address: str, store: Store) -> Version:
 
 def _find_number(status: ModelStatus, alias: str | None, place: str) -> int | None:
     if alias is not None:
-        return status.production if alias == PRODUCTION else status.aliases.get(alias)
+        return status.production if alias == names.PRODUCTION else status.aliases.get(alias)
     if place.isdigit():
         return int(place)
     staged = (n for n, stage in status.stages.items() if place in {stage, "latest"})
     return max(staged, default=None)
-
-
-# --- the list -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -229,7 +198,7 @@ def _find_alteration(version: Version, status: ModelStatus, store: Store) -> str
     try:
         if whole:
             check_version(version, store)
-        elif store.digest_remote(version, f"{BUNDLE_FOLDER}/{MANIFEST}") != version.digest:
+        elif store.digest_remote(version, f"{names.BUNDLE_FOLDER}/{MANIFEST}") != version.digest:
             return f"{MANIFEST} has another digest"
     except BundleError as error:
         return "; ".join(error.faults)
@@ -248,8 +217,8 @@ def _list(version: Version, status: ModelStatus, held: bool, altered: str) -> Li
         digest=version.digest,
         aliases=tuple(sorted(alias for alias, n in status.aliases.items() if n == number)),
         stage=None if stage == "None" else stage,
-        promoted=tags.get(WHEN_TAG),
+        promoted=tags.get(names.WHEN_TAG),
         in_models=held,
-        cut_short=INTENT_TAG in tags,
+        cut_short=names.INTENT_TAG in tags,
         altered=altered,
     )

@@ -43,11 +43,7 @@ class _Part(NamedTuple):
 def read_reports(root: Path, bundle: Bundle, *, primary: bool, row_level: bool) -> Reports:
     """Read the reports below a folder that name this bundle.
 
-    Args:
-        root: Such as ``reports``.
-        bundle: The model.
-        primary: Whether figures that compare models are logged with it.
-        row_level: Whether figures of single patients or patches may be logged.
+    `primary` adds the figures that compare models, `row_level` those of single patients or patches.
     """
     metrics: Metrics = {}
     figures: dict[str, Path] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from histofuse.core.artifacts import digest_file, replacing_folder
 from histofuse.core.processes import is_dead
+from histofuse.tracking import names
 from histofuse.tracking.connection import Connection, MlflowError, import_mlflow, name_store, quiet
 from histofuse.tracking.interface import Interface, make_signature
 from histofuse.tracking.local import (
@@ -24,19 +25,7 @@ from histofuse.tracking.local import (
     read_statuses,
     read_versions,
 )
-from histofuse.tracking.names import (
-    CONTENT_TAG,
-    DIGEST_TAG,
-    EXPERIMENT,
-    FILES_TAG,
-    MODEL_FOLDER,
-    PROCESS_TAG,
-    PRODUCTION_STAGE,
-    REGISTERED_PREFIX,
-    SCRATCH,
-    ModelStatus,
-    Version,
-)
+from histofuse.tracking.names import ModelStatus, Version
 from histofuse.tracking.views import describe_experiment, name_view
 
 if TYPE_CHECKING:
@@ -55,12 +44,8 @@ NO_STAGES: Final = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
 Rows = Sequence[tuple[int, Mapping[str, float]]]
 
 
-def open_store(experiment: str = EXPERIMENT) -> Store:
-    """Open the store without importing MLflow, which the first call that needs it does.
-
-    Raises:
-        RegistryError: If the store cannot be reached.
-    """
+def open_store(experiment: str = names.EXPERIMENT) -> Store:
+    """Open the store; MLflow is imported by the first call that needs it."""
     store = Store(name_store(), experiment)
     store.require_reachable()
     return store
@@ -72,7 +57,7 @@ class Store(Connection):
     Every method that reaches MLflow raises `MlflowError` where that fails.
     """
 
-    def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
+    def __init__(self, uri: str, experiment: str = names.EXPERIMENT) -> None:
         super().__init__(uri)
         self.experiment = experiment
         self._addresses: dict[str, str] = {}  # run -> address of its artifacts
@@ -99,22 +84,17 @@ class Store(Connection):
         found = self.experiment_id if local is None else read_experiment(local, self.experiment)
         return found and name_view(found)
 
-    # --- runs -----------------------------------------------------------------------------------
-
     def find_runs(self, tag: str, value: str | None = None) -> list[Run]:
-        """Find the runs with a tag, oldest first.
-
-        Args:
-            tag: The tag's name.
-            value: Its value; None finds any but the empty one.
-        """
+        """Find the runs with a tag, of one value or of any but the empty one, oldest first."""
         return self._search_runs(f"tags.`{tag}` " + ("!= ''" if value is None else f"= '{value}'"))
 
     def has_finished(self, content: str) -> bool:
         """Tell whether a finished run was written from this content."""
         if self.database is not None:  # without MLflow, which takes seconds to import
             return content in read_finished(self.database).values()
-        return any(run.info.status == "FINISHED" for run in self.find_runs(CONTENT_TAG, content))
+        return any(
+            run.info.status == "FINISHED" for run in self.find_runs(names.CONTENT_TAG, content)
+        )
 
     def _search_runs(self, query: str) -> list[Run]:
         ids, order = [self.experiment_id], ["start_time ASC"]
@@ -126,7 +106,7 @@ class Store(Connection):
             running = read_running(self.database)
         else:
             runs = self._search_runs("attributes.status = 'RUNNING'")
-            running = {r.info.run_id: r.data.tags.get(PROCESS_TAG, "") for r in runs}
+            running = {r.info.run_id: r.data.tags.get(names.PROCESS_TAG, "") for r in runs}
         return sorted(run_id for run_id, process in running.items() if is_dead(process))
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Run:
@@ -205,23 +185,21 @@ class Store(Connection):
         for run_id in self.list_abandoned():
             self.end_run(run_id, "KILLED")
 
-    # --- registered models ----------------------------------------------------------------------
-
     def list_versions(self, model: str | None = None) -> list[Version]:
         """List the complete versions of this project's models, or of one, by name and number."""
         if self.database is not None:
             versions = read_versions(self.database)
         else:
-            runs = self.find_runs(CONTENT_TAG)
-            contents = {run.info.run_id: run.data.tags[CONTENT_TAG] for run in runs}
-            found = self._search_versions(f"name LIKE '{REGISTERED_PREFIX}%'")
-            versions = [_to_version(v, contents) for v in found if DIGEST_TAG in v.tags]
+            runs = self.find_runs(names.CONTENT_TAG)
+            contents = {run.info.run_id: run.data.tags[names.CONTENT_TAG] for run in runs}
+            found = self._search_versions(f"name LIKE '{names.REGISTERED_PREFIX}%'")
+            versions = [_to_version(v, contents) for v in found if names.DIGEST_TAG in v.tags]
             versions.sort(key=lambda v: (v.name, v.number))
         return [v for v in versions if model in (None, v.name)]
 
     def find_version(self, name: str, digest: str) -> Version | None:
         """Find the first version of a registered model that holds a bundle, complete or not."""
-        found = self._search_versions(f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{digest}'")
+        found = self._search_versions(f"name = '{name}' AND tags.`{names.DIGEST_TAG}` = '{digest}'")
         versions = [_to_version(v, {}) for v in found]
         return min(versions, key=lambda v: v.number, default=None)
 
@@ -238,12 +216,8 @@ class Store(Connection):
     ) -> None:
         """Write a model in MLflow's layout: a models-from-code script and the files that it reads.
 
-        Args:
-            artifacts: Name to folder, of the same name.
-            script: The models-from-code script.
-            requirements: Pinned packages; without them MLflow runs the model to list them.
-            interface: Its signature and example.
-            folder: The folder to create.
+        Each artifact is a folder of its own name. Without pinned `requirements` MLflow would run
+        the model to list them.
         """
         with self.explaining(), quiet():
             import mlflow.pyfunc
@@ -268,25 +242,17 @@ class Store(Connection):
         about: str,
         tags: Mapping[str, str],
     ) -> int:
-        """Register the model that a run holds; of two registered at once the first stays.
+        """Register the model that a run holds, and return the version's number.
 
-        Args:
-            name: The registered model's name; it is created if it does not exist.
-            run_id: The run that holds the files.
-            digest: Its bundle's digest.
-            description: Of the version.
-            about: Description of the registered model, if it is created now.
-            tags: Of the version.
-
-        Returns:
-            The version's number.
+        The registered model is created, described by `about`, if it does not exist. Of two versions
+        of one bundle that are registered at once, the first stays.
         """
         _succeeds(lambda: self.client.create_registered_model(name, description=about), EXISTS)
         created = self.client.create_model_version(
             name,
-            f"{self._locate(run_id)}/{MODEL_FOLDER}",
+            f"{self._locate(run_id)}/{names.MODEL_FOLDER}",
             run_id,
-            tags={**tags, DIGEST_TAG: digest},
+            tags={**tags, names.DIGEST_TAG: digest},
             description=description,
             await_creation_for=0,
         )
@@ -319,7 +285,7 @@ class Store(Connection):
 
     @contextmanager
     def _downloading(self, version: Version, artifact: str) -> Iterator[Path]:
-        with self.explaining(), quiet(), TemporaryDirectory(prefix=SCRATCH) as scratch:
+        with self.explaining(), quiet(), TemporaryDirectory(prefix=names.SCRATCH) as scratch:
             yield Path(
                 import_mlflow().artifacts.download_artifacts(
                     artifact_uri=_name_source(version, artifact),
@@ -327,8 +293,6 @@ class Store(Connection):
                     tracking_uri=self.uri,
                 )
             )
-
-    # --- production -----------------------------------------------------------------------------
 
     def read_status(self, name: str) -> ModelStatus:
         """Read where the versions of a registered model stand."""
@@ -339,9 +303,9 @@ class Store(Connection):
         """Read where the versions of all registered models stand, by name."""
         if self.database is not None:
             return read_statuses(self.database)
-        ours = f"name LIKE '{REGISTERED_PREFIX}%'"
+        ours = f"name LIKE '{names.REGISTERED_PREFIX}%'"
         models = list(_list_pages(self.client.search_registered_models, ours))
-        versions = [v for v in self._search_versions(ours) if DIGEST_TAG in v.tags]
+        versions = [v for v in self._search_versions(ours) if names.DIGEST_TAG in v.tags]
         found = {m.name: _to_status(m, [v for v in versions if v.name == m.name]) for m in models}
         return [found[name] for name in sorted({v.name for v in versions})]
 
@@ -350,18 +314,15 @@ class Store(Connection):
         self.client.set_registered_model_alias(name, alias, str(number))
 
     def put_in_production_stage(self, name: str, number: int) -> bool:
-        """Move a version to the production stage and archive the one that was there.
+        """Move a version to the production stage and archive the one there, in one step of MLflow.
 
-        MLflow does both in one step.
-
-        Returns:
-            Whether MLflow has stages.
+        Returns whether MLflow has stages.
         """
         move = getattr(self.client, "transition_model_version_stage", None)
         if move is None:
             return False
         try:
-            move(name, str(number), PRODUCTION_STAGE, archive_existing_versions=True)
+            move(name, str(number), names.PRODUCTION_STAGE, archive_existing_versions=True)
         except NotImplementedError:
             return False
         except MlflowError as error:
@@ -382,8 +343,6 @@ class Store(Connection):
     def untag_version(self, name: str, number: int, key: str) -> None:
         """Remove a tag of a version."""
         self.client.delete_model_version_tag(name, str(number), key)
-
-    # --- locks: registered models without versions ----------------------------------------------
 
     def create_lock(self, name: str, tags: Mapping[str, str]) -> bool:
         """Register a model without versions; False where the name is taken."""
@@ -425,7 +384,7 @@ class Store(Connection):
 
 
 def _name_source(version: Version, artifact: str) -> str:
-    return f"{version.source.removesuffix(f'/{MODEL_FOLDER}')}/{artifact}"
+    return f"{version.source.removesuffix(f'/{names.MODEL_FOLDER}')}/{artifact}"
 
 
 def _succeeds(call: Callable[[], object], *expected: str) -> bool:
@@ -476,6 +435,6 @@ def _to_status(model: RegisteredModel, versions: Sequence[ModelVersion]) -> Mode
 
 def _to_version(found: ModelVersion, contents: Mapping[str, str]) -> Version:
     run_id, number = found.run_id or "", int(found.version)
-    digest, files = found.tags[DIGEST_TAG], found.tags.get(FILES_TAG)
+    digest, files = found.tags[names.DIGEST_TAG], found.tags.get(names.FILES_TAG)
     content = contents.get(run_id)
     return Version(found.name, number, digest, run_id, found.source or "", content, files)

@@ -1,11 +1,8 @@
 """Studies in MLflow: one run for each study, with a nested run for each trial.
 
-They are written from what a study's folder holds, so MLflow can be rebuilt from DVC here as
-elsewhere. While a study runs, its trials appear as they finish. A trial that is there already
-(same number and result) is not written again.
-
-A run is of one study: once complete, it only ever takes the same spec with the same trials. A study
-of more trials, or one whose trials had other results, is a run of its own.
+They are written from what a study's folder holds, and trials of a running study as they finish. A
+trial that is there already (same number and result) is not written again. A complete run only ever
+takes the same spec with the same trials: other trials are a run of their own.
 """
 
 from __future__ import annotations
@@ -28,21 +25,9 @@ from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
 from histofuse.studies.results import SPEC, TRIALS, format_trials, read_study
 from histofuse.studies.trials import StudySpec, TrialRecord, find_best, list_ends
+from histofuse.tracking import names
 from histofuse.tracking.lease import holding
-from histofuse.tracking.names import (
-    CONTENT_TAG,
-    PROCESS_TAG,
-    RESULT_TAG,
-    SCRATCH,
-    SPEC_TAG,
-    STATE_TAG,
-    STUDIES_EXPERIMENT,
-    STUDY_TAG,
-    TRIAL_DIGEST_TAG,
-    TRIAL_TAG,
-    flatten,
-    name_params,
-)
+from histofuse.tracking.names import flatten, name_params
 from histofuse.tracking.provenance import describe_revision, read_revision
 from histofuse.tracking.publish import Outcome
 from histofuse.tracking.recorder import LIVE_AFTER_SECONDS
@@ -60,20 +45,13 @@ FORMAT: Final = 2
 STATUS: Final = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
-# --- while a study runs -------------------------------------------------------------------------
-
-
 @contextmanager
 def open_observer(live_after_seconds: float = LIVE_AFTER_SECONDS) -> Iterator[StudyRecorder]:
     """Record a running study in MLflow, and wait at the end until all is written.
 
-    A study that takes less than `live_after_seconds` is left to ``publish``, as a short training
-    is.
-
-    Raises:
-        RegistryError: If the store cannot be reached at the start.
+    A study that takes less than `live_after_seconds` is left to ``publish``.
     """
-    recorder = StudyRecorder(open_store(STUDIES_EXPERIMENT), live_after_seconds)
+    recorder = StudyRecorder(open_store(names.STUDIES_EXPERIMENT), live_after_seconds)
     try:
         yield recorder
     finally:
@@ -117,9 +95,6 @@ class StudyRecorder:
             report(f"study {spec.name} is no longer recorded, but goes on. {error}")
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
 class StudyWriter:
     """Writes the runs of one study, and remembers what MLflow holds.
 
@@ -152,9 +127,9 @@ class StudyWriter:
 
     def _take_over(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> Run:
         """Read what is there, after marking the study's run as written by this writer."""
-        runs = self.store.find_runs(STUDY_TAG, spec.study_id)
-        parents = [r for r in runs if r.data.tags.get(SPEC_TAG) == _digest_spec(spec)]
-        results = [r.data.tags.get(RESULT_TAG, "") for r in parents]
+        runs = self.store.find_runs(names.STUDY_TAG, spec.study_id)
+        parents = [r for r in runs if r.data.tags.get(names.SPEC_TAG) == _digest_spec(spec)]
+        results = [r.data.tags.get(names.RESULT_TAG, "") for r in parents]
         # The one with these trials or else the incomplete one.
         wanted = [parents[results.index(r)] for r in (_digest_all(trials), "") if r in results]
         if not wanted:
@@ -181,7 +156,11 @@ class StudyWriter:
 
 def _begin(spec: StudySpec, token: str, store: Store) -> Run:
     tags = _tag(spec, "study") | describe_revision(read_revision())
-    tags |= {SPEC_TAG: _digest_spec(spec), WRITER_TAG: token, PROCESS_TAG: describe_process()}
+    tags |= {
+        names.SPEC_TAG: _digest_spec(spec),
+        WRITER_TAG: token,
+        names.PROCESS_TAG: describe_process(),
+    }
     run = store.create_run(f"study {spec.name}", tags)
     params = {
         **spec.settings,
@@ -197,7 +176,7 @@ def _begin(spec: StudySpec, token: str, store: Store) -> Run:
 
 def _tag(spec: StudySpec, kind: str) -> dict[str, str]:
     return {
-        STUDY_TAG: spec.study_id,
+        names.STUDY_TAG: spec.study_id,
         "histofuse.kind": kind,
         "histofuse.model": spec.name,
         "histofuse.source": spec.source,
@@ -229,8 +208,8 @@ def _list_complete(runs: Sequence[Run], store: Store) -> dict[int, tuple[str, st
         if run.info.status == "RUNNING":
             store.client.delete_run(run.info.run_id)
         else:
-            digest = run.data.tags.get(TRIAL_DIGEST_TAG, "")
-            complete[int(run.data.tags[TRIAL_TAG])] = run.info.run_id, digest
+            digest = run.data.tags.get(names.TRIAL_DIGEST_TAG, "")
+            complete[int(run.data.tags[names.TRIAL_TAG])] = run.info.run_id, digest
     return complete
 
 
@@ -239,9 +218,9 @@ def _write_trial(
 ) -> str:
     tags = _tag(spec, "trial") | {
         PARENT_TAG: parent_id,
-        TRIAL_TAG: str(trial.number),
-        TRIAL_DIGEST_TAG: digest,
-        STATE_TAG: trial.state,
+        names.TRIAL_TAG: str(trial.number),
+        names.TRIAL_DIGEST_TAG: digest,
+        names.STATE_TAG: trial.state,
     }
     if reason := _show_reason(spec, trial):
         tags["histofuse.reason"] = reason
@@ -276,15 +255,12 @@ def _summarise(spec: StudySpec, trials: Sequence[TrialRecord], parent: Run, stor
             chosen["histofuse.near_bound"] = "; ".join(ends)
     complete = len(trials) >= spec.settings["trials"]
     if complete:
-        chosen[RESULT_TAG] = _digest_all(trials)
+        chosen[names.RESULT_TAG] = _digest_all(trials)
     run_id, known = parent.info.run_id, parent.data
     if not (metrics.items() <= known.metrics.items() and chosen.items() <= known.tags.items()):
         store.log_batch(run_id, rows=[(len(trials), metrics)], tags=chosen)
     if complete and parent.info.status != "FINISHED":
         store.end_run(run_id, "FINISHED")
-
-
-# --- from DVC -----------------------------------------------------------------------------------
 
 
 def publish_studies(folder: Path = STUDIES) -> Outcome:
@@ -293,10 +269,10 @@ def publish_studies(folder: Path = STUDIES) -> Outcome:
     folders = sorted(path.parent for path in folder.rglob(SPEC))
     if not folders:
         return outcome
-    store = open_store(STUDIES_EXPERIMENT)
+    store = open_store(names.STUDIES_EXPERIMENT)
     for path in folders:
-        names = outcome.written if _publish_study(path, store) else outcome.unchanged
-        names.append(path.name)
+        fresh = _publish_study(path, store)
+        (outcome.written if fresh else outcome.unchanged).append(path.name)
     return outcome
 
 
@@ -306,10 +282,10 @@ def _publish_study(folder: Path, store: Store) -> bool:
     if store.has_finished(content):
         return False
     run_id = StudyWriter(store).write(spec, trials)
-    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+    with TemporaryDirectory(prefix=names.SCRATCH) as scratch:
         shutil.copytree(folder, Path(scratch) / "study")
         shown = [replace(trial, reason=_show_reason(spec, trial)) for trial in trials]
         write_text(format_trials(shown), Path(scratch) / "study" / TRIALS)
         store.log_folder(run_id, Path(scratch), replaced=("study",))
-    store.log_batch(run_id, tags={CONTENT_TAG: content})
+    store.log_batch(run_id, tags={names.CONTENT_TAG: content})
     return True

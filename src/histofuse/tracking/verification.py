@@ -58,12 +58,7 @@ def explaining(version: Version) -> Iterator[None]:
 
 
 def check_version(version: Version, store: Store) -> None:
-    """Compare all files of a version with the digests of its tags.
-
-    Raises:
-        BundleError: If the version is not what was registered.
-        RegistryError: If the registry cannot be read.
-    """
+    """Compare all files of a version with the digests of its tags; BundleError if they differ."""
     if store.database is not None:
         check_copy(version, Path(version.source))
         return
@@ -73,14 +68,10 @@ def check_version(version: Version, store: Store) -> None:
 
 
 def verify(version: Version, store: Store) -> list[str]:
-    """Compare all files of a version with what was registered, also those that MLflow would run.
-
-    Returns:
-        What was compared, a line each.
+    """Compare all files of a version with what was registered, and say what was compared.
 
     Raises:
         BundleError: If the version is not what was registered, or that was not recorded.
-        RegistryError: If the registry cannot be read.
     """
     if version.files is None:
         raise BundleError(

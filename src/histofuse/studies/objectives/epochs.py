@@ -62,11 +62,7 @@ class _Objective:
 
 
 class FusionObjective(_Objective):
-    """Best validation score of the fusion head on given pairs.
-
-    Raises:
-        InputError: If a pair has no embedding or an unknown label.
-    """
+    """Best validation score of the fusion head on given pairs."""
 
     def __init__(self, data: PairedEmbeddings, seed: int, metric: str) -> None:
         tensors = gather(data)

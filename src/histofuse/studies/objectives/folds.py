@@ -64,11 +64,7 @@ def _make_folds(
 def make_objective(
     table: EncodedTable, base: AnyTabularParams, seed: int, metric: str
 ) -> XgboostObjective | MlpObjective:
-    """Make the objective of a tabular model.
-
-    Raises:
-        InputError: If its kind has none, or the rows cannot be divided into folds.
-    """
+    """Make the objective of a tabular model; InputError if its kind has none, or no folds."""
     match base:
         case XgboostParams():
             return XgboostObjective(table.rows, table.features, base, seed, metric)
@@ -95,26 +91,13 @@ def make_job(
     )
 
 
-# --- XGBoost ------------------------------------------------------------------------------------
-
-
 class XgboostObjective:
     """Mean score over held-out folds at the best common number of rounds.
 
     Folds are grown two at a time and looked at in order, so that a hopeless trial ends after the
     first. Each stops once its own AUROC has not risen for ``early_stopping_rounds``; the rounds are
     then chosen by the mean over the folds, as training itself does. The matrices are made once and
-    shared by all trials: XGBoost bins them once.
-
-    Args:
-        table: Encoded rows, key and split included.
-        features: The feature columns.
-        base: The section ``tabular.<name>``; gives the number of folds.
-        seed: The run's, so that the folds are those of training.
-        metric: ``auroc`` or ``macro_f1``.
-
-    Raises:
-        InputError: If the training rows cannot be divided into folds of both classes.
+    shared by all trials. The run's seed makes the folds those of training.
     """
 
     def __init__(
@@ -196,10 +179,7 @@ def _make_stop(ended: threading.Event) -> TrainingCallback:
 
 
 def to_result(scores: dict[str, list[float]], metric: str, others: dict[str, float]) -> TrialResult:
-    """Average the scores of the folds, by name in training.
-
-    `others` are added to the scores as they are.
-    """
+    """Average the scores of the folds, by name in training; `others` are added as they are."""
     return TrialResult(
         value=mean_defined(scores[metric]),
         scores=others | {name: mean_defined(scores[key]) for key, name in _NAMES.items()},
@@ -222,17 +202,11 @@ def choose_rounds(curves: list[Float[np.ndarray, " _"]]) -> int:
     return int(np.argmax(np.nanmean([curve[:shortest] for curve in curves], axis=0))) + 1
 
 
-# --- multilayer perceptron ----------------------------------------------------------------------
-
-
 class MlpObjective:
     """Mean score over held-out folds, each at the epoch that early stopping keeps.
 
     A fold's own held-out rows choose its epoch, which flatters all trials alike. Imputation and
     scaling were fitted on all training patients.
-
-    Raises:
-        InputError: If the training rows cannot be divided into folds of both classes.
     """
 
     def __init__(self, table: pd.DataFrame, features: list[str], seed: int, metric: str) -> None:

@@ -31,9 +31,6 @@ class PatientObjective:
 
     A fold's own held-out patients choose a network's epoch, which flatters all trials alike. The
     encoding of records was learnt from all train patients.
-
-    Raises:
-        InputError: If the train patients cannot be divided into folds.
     """
 
     def __init__(self, bags: PatientBags, encoding: EncodingParams, seed: int, metric: str) -> None:
