@@ -108,11 +108,7 @@ FIGSHARE_ARTICLE: Final = 7379186
 
 
 def list_figshare(base: str) -> list[Remote]:
-    """List the files of BreCaHAD's figshare article, with MD5 checksums.
-
-    Raises:
-        DownloadError: If the listing cannot be read.
-    """
+    """List the files of BreCaHAD's figshare article, with MD5 checksums."""
     url = f"{base}/articles/{FIGSHARE_ARTICLE}"
     try:
         return [
@@ -131,11 +127,7 @@ def list_figshare(base: str) -> list[Remote]:
 
 
 def list_physionet(base: str) -> list[Remote]:
-    """List the files of a PhysioNet project from its SHA256SUMS.txt.
-
-    Raises:
-        DownloadError: If the listing cannot be read.
-    """
+    """List the files of a PhysioNet project from its SHA256SUMS.txt."""
     url = f"{base}/SHA256SUMS.txt"
     lines = [line.split(maxsplit=1) for line in read_text(url).splitlines() if line.strip()]
     if not lines or any(len(line) != 2 or len(line[0]) != 64 for line in lines):

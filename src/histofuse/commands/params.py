@@ -56,11 +56,7 @@ def _check_weights(weights: str) -> None:
 
 
 def _check_backbone(backbone: str) -> None:
-    """Look for a backbone; the libraries take seconds to import, so only for one that is not clear.
-
-    Raises:
-        InputError: If no library has it.
-    """
+    """Look for a backbone, in the libraries last: their import takes seconds."""
     if is_published(backbone):
         check_name(backbone)
         return

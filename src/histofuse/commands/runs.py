@@ -72,11 +72,7 @@ class RunRow:
 
 
 def list_runs(models: Path = MODELS) -> list[RunRow]:
-    """List all published runs, oldest first.
-
-    Raises:
-        RegistryError: If the store cannot be reached.
-    """
+    """List all published runs, oldest first."""
     store = open_store()
     with store.locked():
         runs = store.find_runs(CONTENT_TAG)

@@ -36,19 +36,12 @@ _LARGEST_RATIO: Final = 1000  # of memory to file
 
 @dataclass(frozen=True)
 class CaseRecords:
-    """Health records by case.
+    """Health records by case."""
 
-    Attributes:
-        table: Raw features of the cases that have a record, the case in the index.
-        patients: Whose they are, and warnings, to join to the answer.
-        embeddings: Case to the embedding of its patient.
-        notes: What is not used of the records.
-    """
-
-    table: pd.DataFrame
-    patients: pd.DataFrame
-    embeddings: dict[str, Any]
-    notes: list[str]
+    table: pd.DataFrame  # raw features of the cases that have a record, the case in the index
+    patients: pd.DataFrame  # whose they are, and warnings, to join to the answer
+    embeddings: dict[str, Any]  # case to the embedding of its patient
+    notes: list[str]  # what is not used of the records
 
     def add_to(self, answer: pd.DataFrame) -> pd.DataFrame:
         """Say in an answer whose records were used."""
@@ -112,17 +105,11 @@ def _read_column(cells: pl.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Screened:
-    """Raw features of which the implausible ones were set aside.
+    """Raw features of which the implausible ones were set aside."""
 
-    Attributes:
-        table: With what is outside its range missing.
-        warnings: Says so, a text for each row; mostly empty.
-        outside: How many values of each feature.
-    """
-
-    table: pd.DataFrame
-    warnings: pd.Series
-    outside: Mapping[str, int]
+    table: pd.DataFrame  # with what is outside its range missing
+    warnings: pd.Series  # says so, a text for each row; mostly empty
+    outside: Mapping[str, int]  # how many values of each feature
 
 
 def screen_records(table: pd.DataFrame, ranges: Mapping[str, Range]) -> Screened:
@@ -177,11 +164,7 @@ def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataF
 
 
 def _link(patients: pd.DataFrame, source: Path, path: Path) -> pd.DataFrame:
-    """Give each case of a crosswalk the record of its patient.
-
-    Raises:
-        InputError: With all that is wrong with the crosswalk.
-    """
+    """Give each case of a crosswalk the record of its patient."""
     named = [name for name in KEY if name in patients]
     numbers = all(pd.api.types.is_numeric_dtype(patients[name]) for name in named)
     crosswalk = _read_crosswalk(path, numbers=numbers)

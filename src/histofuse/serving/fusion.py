@@ -40,30 +40,19 @@ FUSION: Final = "fusion"
 
 @dataclass(frozen=True)
 class Pairs:
-    """Patches and records that were read.
+    """Patches and records that were read."""
 
-    Attributes:
-        patches: One for each row.
-        recorded: Whether anything is known about the row's patient.
-        records: Those of the rows for which that is so, in order.
-    """
-
-    patches: Patches
-    recorded: Bool[np.ndarray, " n"]
-    records: pd.DataFrame
+    patches: Patches  # one for each row
+    recorded: Bool[np.ndarray, " n"]  # whether anything is known about the row's patient
+    records: pd.DataFrame  # those of the rows for which that is so, in order
 
 
 @dataclass(frozen=True)
 class FusionPredictor(Predictor):
-    """Patches with their patients' records -> classes.
+    """Patches with their patients' records -> classes."""
 
-    Attributes:
-        image: The frozen encoder of patches; answers alone where there is no record.
-        patient: The frozen encoder of records.
-    """
-
-    image: ImagePredictor
-    patient: TabularPredictor
+    image: ImagePredictor  # the frozen encoder of patches; answers alone where there is no record
+    patient: TabularPredictor  # the frozen encoder of records
 
     @property
     def sources(self) -> set[str]:
@@ -94,19 +83,11 @@ class FusionPredictor(Predictor):
         self.answer(Pairs(patches, np.array([True]), make_unknown(self.patient.encoder.inputs)))
 
     def predict(self, inputs: Any, *, gradcam: bool = False, shap: bool = False) -> pd.DataFrame:
-        """Predict.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
+        """Predict."""
         return self.answer(self.read(inputs), gradcam=gradcam, shap=shap)
 
     def read(self, inputs: Any) -> Pairs:
-        """Check and decode an input.
-
-        Raises:
-            InputError: With all that is wrong with it, patches and records together.
-        """
+        """Check and decode an input."""
         cells, given = _split(inputs)
         patches, records = _try_all(
             lambda: self.image.read(cells), lambda: self._read_records(given)

@@ -25,15 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches that were read.
+    """Patches that were read."""
 
-    Attributes:
-        stored: With margin.
-        index: The index of the input's rows.
-    """
-
-    stored: UInt8[np.ndarray, "n stored stored 3"]
-    index: pd.Index
+    stored: UInt8[np.ndarray, "n stored stored 3"]  # with margin
+    index: pd.Index  # the index of the input's rows
 
     def select(self, chosen: Bool[np.ndarray, " n"]) -> Patches:
         """Select some of the patches."""
@@ -78,19 +73,11 @@ class ImagePredictor(Predictor):
         return np.arange(side * side * 3).astype(np.uint8).reshape(1, side, side, 3)
 
     def predict(self, inputs: Any, *, gradcam: bool = False) -> pd.DataFrame:
-        """Predict.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
+        """Predict."""
         return self.answer(self.read(inputs), gradcam=gradcam)
 
     def read(self, inputs: Any) -> Patches:
-        """Check and decode an input.
-
-        Raises:
-            InputError: With all that is wrong with it.
-        """
+        """Check and decode an input."""
         cells = _pick_cells(inputs)
         spec = self.model.spec
         stored = read_patches(cells, spec.patch_px, spec.margin_px)

@@ -32,28 +32,18 @@ _NAMES: Final[Mapping[str, str]] = {"both": "fusion", "image": "image", "record"
 
 @dataclass(frozen=True)
 class PatientInputs:
-    """Patients that were read.
+    """Patients that were read."""
 
-    Attributes:
-        patches: Of all nuclei, patient after patient.
-        sizes: Nuclei of each patient.
-        records: One row a patient; all missing where nothing is known.
-    """
-
-    patches: Patches
-    sizes: Int64[np.ndarray, " p"]
-    records: pd.DataFrame
+    patches: Patches  # of all nuclei, patient after patient
+    sizes: Int64[np.ndarray, " p"]  # nuclei of each patient
+    records: pd.DataFrame  # one row a patient; all missing where nothing is known
 
 
 @dataclass(frozen=True)
 class PatientPredictor(RecordPredictor):
-    """Patients -> the outcome.
+    """Patients -> the outcome."""
 
-    Attributes:
-        image: The frozen encoder of nuclei.
-    """
-
-    image: ImagePredictor
+    image: ImagePredictor  # the frozen encoder of nuclei
 
     @property
     def sources(self) -> set[str]:
@@ -81,19 +71,11 @@ class PatientPredictor(RecordPredictor):
         self.answer(PatientInputs(patches, np.ones(1, dtype=np.int64), unknown))
 
     def predict(self, inputs: Any, *, attention: bool = False) -> pd.DataFrame:
-        """Predict.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
+        """Predict."""
         return self.answer(self.read(inputs), attention=attention)
 
     def read(self, inputs: Any) -> PatientInputs:
-        """Check and decode an input: a row a patient, with a list of patches in column ``image``.
-
-        Raises:
-            InputError: With all that is wrong with it, such as a patient of whom nothing is given.
-        """
+        """Check and decode an input: a row a patient, a list of patches in column ``image``."""
         if not isinstance(inputs, pd.DataFrame):
             expected = (
                 f"a data frame with a row a patient: {IMAGE}, a list of patches, and the record"
@@ -114,11 +96,7 @@ class PatientPredictor(RecordPredictor):
         return PatientInputs(patches, sizes, records)
 
     def read_records(self, inputs: pd.DataFrame) -> pd.DataFrame:
-        """Check the records; without any of their columns nothing is known of any patient.
-
-        Raises:
-            InputError: With all that is wrong with them.
-        """
+        """Check the records; without any of their columns nothing is known of any patient."""
         if set(inputs.columns).isdisjoint(self.encoder.inputs):
             unknown = make_unknown(self.encoder.inputs)
             return unknown.loc[[0] * len(inputs)].set_axis(inputs.index)

@@ -73,19 +73,11 @@ class TabularPredictor(RecordPredictor):
         self.predict(make_unknown(self.encoder.inputs))
 
     def predict(self, inputs: Any, *, shap: bool = False) -> pd.DataFrame:
-        """Predict.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
+        """Predict."""
         return self.answer(self.read(inputs), shap=shap)
 
     def read(self, inputs: Any) -> pd.DataFrame:
-        """Check raw features.
-
-        Raises:
-            InputError: With all that is wrong with them.
-        """
+        """Check raw features."""
         return read_records(inputs, self.encoder)
 
     def merge(self, parts: list[pd.DataFrame]) -> pd.DataFrame:

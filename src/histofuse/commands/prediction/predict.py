@@ -149,12 +149,7 @@ def _is_simulated(path: Path) -> bool:
 def open_model(
     model: str, scratch: Path
 ) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
-    """Open the bundle of a folder, or a registered model, which is copied to `scratch` first.
-
-    Raises:
-        BundleError: If it is not what was registered, or does not match its manifest.
-        RegistryError: If there is none.
-    """
+    """Open the bundle of a folder, or a registered model, which is copied to `scratch` first."""
     return open_predictor(*locate_model(model, scratch))
 
 
@@ -393,11 +388,7 @@ def _find_far(answered: pd.DataFrame) -> list[str]:
 def _take_points(
     predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
 ) -> Points:
-    """Read the points of frames or, where none are given, find them.
-
-    Raises:
-        InputError: With all that is wrong with frames and points, or if there is no detector.
-    """
+    """Read the points of frames or, where none are given, find them."""
     from histofuse.serving.fusion import FusionPredictor
     from histofuse.serving.pictures.finding import find_points, load_finder
 

@@ -74,45 +74,30 @@ _RING: Final = np.linspace(0, 2 * np.pi, 65)
 
 @dataclass(frozen=True)
 class SlideJob:
-    """All that a process needs for one slide after another.
+    """All that a process needs for one slide after another."""
 
-    Attributes:
-        model: Bundle.
-        encoders: Of a fusion model.
-        detector: Bundle.
-        records: Of the cases, for a fusion model.
-        errors: On mitoses of test frames; None if not measured.
-        out: Folder for a folder of each slide.
-        report: Folder for the page of each; None for none.
-        private: Whether the owner alone may read these pages.
-    """
-
-    model: Path
-    encoders: Path | None
-    detector: Path
-    records: CaseRecords
-    out: Path
-    report: Path | None
-    private: bool
+    model: Path  # bundle
+    encoders: Path | None  # of a fusion model
+    detector: Path  # bundle
+    records: CaseRecords  # of the cases, for a fusion model
+    out: Path  # folder for a folder of each slide
+    report: Path | None  # folder for the page of each; None for none
+    private: bool  # whether the owner alone may read these pages
     mpp: float | None
     batch: int
     reading: FrameParams
     slides: SlideParams
     class_names: Mapping[str, list[str]]
-    errors: MitosisErrors | None
+    errors: MitosisErrors | None  # on mitoses of test frames; None if not measured
     confidence: float
     seed: int
 
 
 class Scan(NamedTuple):
-    """A slide that was looked over.
-
-    Attributes:
-        mpp: Of its finest level.
-    """
+    """A slide that was looked over."""
 
     name: str
-    mpp: float
+    mpp: float  # of its finest level
     overview: Overview
 
 
@@ -185,11 +170,7 @@ def predict_slides(request: Request) -> str:
 
 
 def list_slides(path: Path) -> dict[str, Path]:
-    """Map the name of each slide to its file.
-
-    Raises:
-        InputError: If there is none, or two have one name.
-    """
+    """Map the name of each slide to its file."""
     if not path.exists():
         raise InputError([Fault(path, "no such file or folder", "a slide, or a folder of slides")])
     files = [path]
@@ -215,11 +196,7 @@ def _try_slide(named: tuple[str, Path], *, job: SlideJob) -> dict[str, Any] | li
 
 
 def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
-    """Predict a slide and write its folder.
-
-    Raises:
-        InputError: If it cannot be read, its resolution is not known, or that of the model.
-    """
+    """Predict a slide and write its folder."""
     model = _load_model(job.model, job.encoders, job.detector)
     records = job.records
     frames = FrameModel(model.frames.predictor, records.embeddings)

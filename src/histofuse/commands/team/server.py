@@ -128,11 +128,7 @@ def open_team(folder: Path = FOLDER) -> Team:
 
 
 def require_usable(settings: Settings) -> None:
-    """Refuse settings that cannot work or would leave the server open to anyone.
-
-    Raises:
-        HistofuseError: Listing every fault, one per line.
-    """
+    """Refuse settings that cannot work or would leave the server open to anyone."""
     faults = [*_check_hosts(settings), *_check_artifacts(settings.artifacts)]
     if faults:
         raise HistofuseError("\n  - ".join(["the server is not started:", *faults]))

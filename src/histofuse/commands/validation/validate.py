@@ -100,11 +100,7 @@ def validate(request: Request) -> list[str]:
 
 
 def find_bundle(model: str) -> Bundle:
-    """Open a bundle by its folder, its name in models/, or that of a registered model.
-
-    Raises:
-        BundleError: If models/ does not hold it: its validation rows are needed.
-    """
+    """Open a bundle by its folder, its name in models/, or that of a registered model."""
     held = list_bundles(MODELS)
     for path in (Path(model), *(path for path in held if path.name == model)):
         if (path / MANIFEST).is_file():

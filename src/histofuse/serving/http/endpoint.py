@@ -95,11 +95,7 @@ class Endpoint:
         return self._queue.submit(self.predictor.read(inputs), len(inputs), options)
 
     def _read_options(self, params: Mapping[str, Any]) -> dict[str, bool]:
-        """Read which explanations are asked for.
-
-        Raises:
-            InputError: With each param that is unknown or not true or false.
-        """
+        """Read which explanations are asked for."""
         known = self._options
         with collect_faults() as faults:
             if unknown := [name for name in params if name not in known]:

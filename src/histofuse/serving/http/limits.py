@@ -84,11 +84,7 @@ class RequestLimits:
     async def _complete(
         self, scope: Message, receive: Receive, held: AsyncExitStack
     ) -> Receive | None:
-        """Wait for a body that is held in memory; None if the client has gone.
-
-        Raises:
-            RefusedError: If the request is refused.
-        """
+        """Wait for a body that is held in memory; None if the client has gone."""
         if _measure_head(scope) > self.limits.head_bytes:
             raise RefusedError(431, "the address or the headers are too large")
         if not self.holds(scope):
@@ -112,25 +108,15 @@ def expect_json(scope: Message) -> bool:
 
 @dataclass
 class _Body:
-    """Reads a body.
-
-    Attributes:
-        large: Its places are for large bodies.
-        held: What the request holds.
-        waits: Whether the body waits for a place.
-    """
+    """Reads a body."""
 
     limits: Limits
-    large: asyncio.Semaphore
-    held: AsyncExitStack
-    waits: bool = False
+    large: asyncio.Semaphore  # its places are for large bodies
+    held: AsyncExitStack  # what the request holds
+    waits: bool = False  # whether the body waits for a place
 
     async def read_in_time(self, stated: bytes, receive: Receive) -> bytes | None:
-        """Read a body, with the length that the client stated; None if the client has gone.
-
-        Raises:
-            RefusedError: If it is too large, too slow, or one of too many.
-        """
+        """Read a body, with the length that the client stated; None if the client has gone."""
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 return await self._read(stated, receive)
@@ -170,11 +156,7 @@ def _measure_head(scope: Message) -> int:
 
 
 def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
-    """Refuse what would not be JSON as it arrives.
-
-    Raises:
-        RefusedError: If so.
-    """
+    """Refuse what would not be JSON as it arrives."""
     given = {name: value.decode("latin-1") for name, value in headers}
     if b"content-type" not in given:
         raise RefusedError(415, "no Content-Type; expected application/json")

@@ -54,36 +54,22 @@ class Finder(Protocol):
 
 
 class Region(NamedTuple):
-    """A part of a slide, in pixels of the model.
+    """A part of a slide, in pixels of the model."""
 
-    Attributes:
-        top: First row.
-        left: First column.
-        height: Number of rows.
-        width: Number of columns.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
+    top: int  # first row
+    left: int  # first column
+    height: int  # number of rows
+    width: int  # number of columns
 
 
 @dataclass(frozen=True)
 class SlideModel:
-    """What turns the pixels of a slide into nuclei with classes.
+    """What turns the pixels of a slide into nuclei with classes."""
 
-    Attributes:
-        finder: Finds them.
-        frames: Classifies them.
-        region_px: Side of a region.
-        batch: Patches that are classified at once.
-    """
-
-    finder: Finder
-    frames: FrameModel
-    region_px: int
-    batch: int
+    finder: Finder  # finds them
+    frames: FrameModel  # classifies them
+    region_px: int  # side of a region
+    batch: int  # patches that are classified at once
 
     @property
     def stored_px(self) -> int:
