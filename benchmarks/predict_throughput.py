@@ -21,7 +21,12 @@ from histofuse.data.images.tiff import read_rgb
 from histofuse.data.points import read_points
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams
-from histofuse.serving.pictures.frames import FrameModel, embed_records, predict_frames
+from histofuse.serving.pictures.frames import (
+    FrameModel,
+    FrameSource,
+    embed_records,
+    predict_frames,
+)
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 FRAMES = Path("data/simulated/brecahad")
@@ -58,8 +63,8 @@ def main() -> None:
     records = pd.read_parquet("data/ehr/features.parquet").head(len(cases))
     records.index = pd.Index(cases)
     model = FrameModel(predictor, embed_records(predictor, records))
-    spec = model.image.model.spec
-    stored = cut_all(points.table, points.files, spec.patch_px + 2 * spec.margin_px)
+    frames = FrameSource(points.files, UNKNOWN, dict.fromkeys(points.files, 1.0))
+    stored = cut_all(points.table, points.files, model.stored_px)
     patients = np.stack([model.embeddings[case] for case in points.table["case_id"]])
 
     ours, peer = [], []
@@ -68,7 +73,7 @@ def main() -> None:
         expected = run_loop(model, stored, patients)
         peer.append(time.perf_counter() - start)
         start = time.perf_counter()
-        table = pd.concat(predict_frames(model, points.table, points.files, UNKNOWN, BATCH))
+        table = pd.concat(predict_frames(model, points.table, frames, BATCH))
         ours.append(time.perf_counter() - start)
     columns = [c for c in table.columns if c.startswith("probability_")]
     np.testing.assert_allclose(table[columns].to_numpy(), expected, atol=1e-6)

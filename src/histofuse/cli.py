@@ -12,6 +12,7 @@ from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from histofuse.core.disk import naming_full_disk
@@ -54,25 +55,39 @@ def _show_version(wanted: bool) -> bool:
 @app.callback()
 def main(
     *,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
+    version: bool = Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     """Fusion of histopathology patches with electronic health records."""
+
+
+def _make_absolute(path: Path | None) -> Path | None:
+    """Resolve a path before the command changes to the project's root."""
+    return path and path.absolute()
+
+
+def _make_folder_absolute(name: str) -> str:
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def _path(text: str, default: Any = None) -> Any:
+    return Option(default, help=text, callback=_make_absolute)
+
+
+def _bundle(text: str, default: str) -> Any:
+    return Option(default, help=text, callback=_make_folder_absolute)
 
 
 OpenData = Literal["brecahad", "mimic-demo"]  # downloaded without an account
 Orientation = Literal["refuse", "stored", "displayed"]
 Kind = Literal["image", "tabular", "fusion", "patient"]
 Form = Literal["table", "json", "csv"]
-Model = Annotated[str, typer.Argument(help="Registered model, such as fusion.")]
-UserName = Annotated[str, typer.Argument(help="Name of the user.")]
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
-Workers = Annotated[int, typer.Option(min=1, help="Number of server processes.")]
+Model = Annotated[str, Argument(help="Registered model, such as fusion.")]
+UserName = Annotated[str, Argument(help="Name of the user.")]
+Host = Annotated[str, Option(help="Address to listen on.")]
+Port = Annotated[int, Option(min=1, max=65535, help="Port to listen on.")]
+Workers = Annotated[int, Option(min=1, help="Number of server processes.")]
 
 
 @app.command()
@@ -92,23 +107,22 @@ def doctor() -> None:
 @app.command()
 def fetch(
     data_set: OpenData,
-    url: Annotated[str | None, typer.Option(help="URL of a mirror.")] = None,
-    into: Annotated[Path | None, typer.Option(help="Target folder.")] = None,
+    url: str | None = Option(None, help="URL of a mirror."),
+    into: Path | None = _path("Target folder."),
 ) -> None:
     """Download, verify and unpack an open data set."""
     from histofuse.commands.fetch import DATA_SETS
     from histofuse.commands.fetch import fetch as fetch_data_set
 
-    target = into.absolute() if into else None
     root = _enter_project()
-    folder = fetch_data_set(data_set, url, target)
+    folder = fetch_data_set(data_set, url, into)
     shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
     typer.echo(f"Set {DATA_SETS[data_set].key} to {shown} in params.yaml, then dvc repro.")
 
 
 @app.command("describe-table")
 def describe_table(
-    file: Annotated[Path, typer.Argument(help="Table: .csv, .tsv, .txt or .parquet.")],
+    file: Path = Argument(help="Table: .csv, .tsv, .txt or .parquet."),
 ) -> None:
     """Draft the declaration of a table of health records."""
     from histofuse.data.declared.draft import draft_declaration
@@ -137,7 +151,7 @@ def write_page() -> None:
 
 @app.command()
 def registry(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with full digests.")] = False,
+    json: bool = Option(False, "--json", help="Print JSON, with full digests."),
 ) -> None:
     """List registered models; * marks those in models/."""
     from histofuse.commands.registry import describe_registry
@@ -148,7 +162,7 @@ def registry(
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(help="Registered model or models:/… URI.")] = "fusion",
+    model: str = Argument("fusion", help="Registered model or models:/… URI."),
 ) -> None:
     """Compare a model's files with what was registered, before others load it."""
     from histofuse.commands.registry import verify_model
@@ -161,11 +175,11 @@ def verify(
 def promote(
     model: Model,
     *,
-    version: Annotated[int | None, typer.Option(min=1, help="Version number.")] = None,
-    digest: Annotated[str | None, typer.Option(help="First digits of its digest.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Override the gate, on record.")] = False,
-    reason: Annotated[str, typer.Option(help="Reason, required with --force.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only run the checks.")] = False,
+    version: int | None = Option(None, min=1, help="Version number."),
+    digest: str | None = Option(None, help="First digits of its digest."),
+    force: bool = Option(False, "--force", help="Override the gate, on record."),
+    reason: str = Option("", help="Reason, required with --force."),
+    dry_run: bool = Option(False, "--dry-run", help="Only run the checks."),
 ) -> None:
     """Promote a version to production if the gate accepts it."""
     from histofuse.commands.promote import promote as promote_version
@@ -180,9 +194,7 @@ def promote(
 
 
 @app.command()
-def rollback(
-    model: Model, reason: Annotated[str, typer.Option(help="Reason, recorded with it.")] = ""
-) -> None:
+def rollback(model: Model, reason: str = Option("", help="Reason, recorded with it.")) -> None:
     """Return to the previous production version."""
     from histofuse.commands.promote import rollback as roll_back
 
@@ -192,7 +204,7 @@ def rollback(
 
 @app.command("serve")
 def serve_model(
-    model: Annotated[str, typer.Argument(help="Registered model or models:/… URI.")] = "fusion",
+    model: str = Argument("fusion", help="Registered model or models:/… URI."),
     *,
     host: Host = "127.0.0.1",
     port: Port = 5001,
@@ -219,15 +231,9 @@ def server(
     *,
     host: Host = "127.0.0.1",
     port: Port = 5000,
-    database: Annotated[
-        str | None, typer.Option(help="postgresql://user@host/name. Default: SQLite.")
-    ] = None,
-    artifacts: Annotated[
-        str | None, typer.Option(help="Folder or s3://… Default: mlruns/server.")
-    ] = None,
-    allowed_hosts: Annotated[
-        str, typer.Option(help="Host names that users enter, comma-separated.")
-    ] = "",
+    database: str | None = Option(None, help="postgresql://user@host/name. Default: SQLite."),
+    artifacts: str | None = Option(None, help="Folder or s3://… Default: mlruns/server."),
+    allowed_hosts: str = Option("", help="Host names that users enter, comma-separated."),
     workers: Workers = 2,
 ) -> None:
     """Serve MLflow to a team, with users and passwords."""
@@ -246,7 +252,7 @@ app.add_typer(users, name="users", help="Manage the users of the server that run
 def add_user(
     name: UserName,
     *,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Read-only access.")] = False,
+    read_only: bool = Option(False, "--read-only", help="Read-only access."),
 ) -> None:
     """Add a user and print the login."""
     team = _open_team()
@@ -286,114 +292,77 @@ def _show_login(address: str, name: str, password: str) -> None:
 
 @app.command()
 def predict(
-    frames: Annotated[
-        Path | None, typer.Argument(help="Folder in BreCaHAD's layout, or with TIFF files.")
-    ] = None,
+    frames: Path | None = Argument(
+        None, help="Folder in BreCaHAD's layout, or with TIFF files.", callback=_make_absolute
+    ),
     *,
-    out: Annotated[Path, typer.Option(help="Output file, .parquet or .csv; of slides a folder.")],
-    slide: Annotated[
-        Path | None, typer.Option(help="Whole slide, or a folder of them: nuclei are found.")
-    ] = None,
-    points: Annotated[
-        Path | None,
-        typer.Option(help="CSV of frame_id,x_px,y_px, or QuPath GeoJSON."),
-    ] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="Raw features by subject_id[,hadm_id], .parquet or .csv.")
-    ] = None,
-    crosswalk: Annotated[
-        Path | None, typer.Option(help="CSV of case_id,subject_id[,hadm_id].")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Registered model, models:/… URI, or bundle folder.")
-    ] = "histofuse-fusion",
-    orientation: Annotated[
-        Orientation | None, typer.Option(help="Frames with an orientation tag: what points mean.")
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(min=8, max=16, help="Bits of the camera in 16-bit frames.")
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of frames and slides that do not say.")
-    ] = None,
-    detector: Annotated[
-        str, typer.Option(help="Finds nuclei without points: bundle folder or registered model.")
-    ] = "models/detector",
-    engine: Annotated[
-        str, typer.Option(help="Of slides: threads, or a Dask scheduler such as tcp://host:8786.")
-    ] = "threads",
-    batch: Annotated[int, typer.Option(min=1, help="Batch size, in patches.")] = 256,
-    overlay: Annotated[
-        Path | None, typer.Option(help="Folder for a drawing of each frame, dots by class.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Folder for a page of each case: pictures, counts, maps.")
-    ] = None,
-    geojson: Annotated[
-        Path | None, typer.Option(help="Folder for the nuclei of each frame, to open in QuPath.")
-    ] = None,
+    out: Path = _path("Output file, .parquet or .csv; of slides a folder.", ...),
+    slide: Path | None = _path("Whole slide, or a folder of them: nuclei are found."),
+    points: Path | None = _path("CSV of frame_id,x_px,y_px, or QuPath GeoJSON."),
+    patients: Path | None = _path("Raw features by subject_id[,hadm_id], .parquet or .csv."),
+    crosswalk: Path | None = _path("CSV of case_id,subject_id[,hadm_id]."),
+    model: str = _bundle("Registered model, models:/… URI, or bundle folder.", "histofuse-fusion"),
+    orientation: Orientation | None = Option(
+        None, help="Frames with an orientation tag: what points mean."
+    ),
+    bits: int | None = Option(None, min=8, max=16, help="Bits of the camera in 16-bit frames."),
+    mpp: float | None = Option(None, help="µm per pixel of frames and slides that do not say."),
+    detector: str = _bundle(
+        "Finds nuclei without points: bundle folder or registered model.", "models/detector"
+    ),
+    engine: str = Option(
+        "threads", help="Of slides: threads, or a Dask scheduler such as tcp://host:8786."
+    ),
+    batch: int = Option(256, min=1, help="Batch size, in patches."),
+    overlay: Path | None = _path("Folder for a drawing of each frame, dots by class."),
+    report: Path | None = _path("Folder for a page of each case: pictures, counts, maps."),
+    geojson: Path | None = _path("Folder for the nuclei of each frame, to open in QuPath."),
 ) -> None:
     """Predict nuclei of frames, or rows of a patient table.
 
     Cases without a health record are predicted from the image alone. The output keeps the input's
     identifiers of patients and frames.
     """
+    options = dict(locals())  # as the fields of Request
     from histofuse.commands.prediction.predict import Request
     from histofuse.commands.prediction.predict import predict as run
 
     if slide:
         from histofuse.commands.prediction.slides import predict_slides as run
 
-    given = [path and path.absolute() for path in (frames, points, patients, crosswalk)]
-    model, detector = (
-        str(Path(name).absolute()) if Path(name).is_dir() else name for name in (model, detector)
-    )
     _enter_project()
-    how = {"batch": batch, "orientation": orientation, "bits": bits}
-    how |= {"slide": slide and slide.absolute(), "mpp": mpp, "detector": detector}
-    how |= {"engine": engine, "report": report and report.absolute()}
-    how |= {"overlay": overlay and overlay.absolute(), "geojson": geojson and geojson.absolute()}
-    typer.echo(run(Request(*given, model=model, out=out.absolute(), **how)))
+    typer.echo(run(Request(**options)))
 
 
 @app.command()
 def validate(
-    model: Annotated[str, typer.Argument(help="Name in models/, registered model, or bundle.")],
+    model: str = Argument(
+        help="Name in models/, registered model, or bundle.", callback=_make_folder_absolute
+    ),
     *,
-    name: Annotated[str, typer.Option(help="What the other data set is called.")],
-    frames: Annotated[
-        Path | None, typer.Option(help="Folder of annotated frames, as data.brecahad.")
-    ] = None,
-    records: Annotated[
-        Path | None, typer.Option(help="Folder with hosp/, or a table and its records.yaml.")
-    ] = None,
-    crosswalk: Annotated[
-        Path | None, typer.Option(help="CSV of case_id,subject_id[,hadm_id], for fusion.")
-    ] = None,
-    recalibrate_on: Annotated[
-        Path | None, typer.Option(help="Ids of a part to recalibrate on, one a line.")
-    ] = None,
+    name: str = Option(help="What the other data set is called."),
+    frames: Path | None = _path("Folder of annotated frames, as data.brecahad."),
+    records: Path | None = _path("Folder with hosp/, or a table and its records.yaml."),
+    crosswalk: Path | None = _path("CSV of case_id,subject_id[,hadm_id], for fusion."),
+    recalibrate_on: Path | None = _path("Ids of a part to recalibrate on, one a line."),
 ) -> None:
     """Measure a model on another data set; nothing is refitted."""
+    options = dict(locals())  # as the fields of Request
     from histofuse.commands.validation.validate import Request
     from histofuse.commands.validation.validate import validate as run
 
-    given = [path and path.absolute() for path in (frames, records, crosswalk, recalibrate_on)]
-    model = str(Path(model).absolute()) if Path(model).is_dir() else model
     _enter_project()
-    typer.echo("\n".join(run(Request(model, *given, name=name))))
+    typer.echo("\n".join(run(Request(**options))))
 
 
 @app.command()
 def runs(
-    kind: Annotated[Kind | None, typer.Option(help="Only runs of this kind.")] = None,
-    sort: Annotated[str | None, typer.Option(help="Metric or parameter, best first.")] = None,
-    columns: Annotated[
-        str, typer.Option(help="Comma-separated metrics; {focus} is the class in focus.")
-    ] = "",
+    kind: Kind | None = Option(None, help="Only runs of this kind."),
+    sort: str | None = Option(None, help="Metric or parameter, best first."),
+    columns: str = Option("", help="Comma-separated metrics; {focus} is the class in focus."),
     *,
-    current: Annotated[bool, typer.Option("--current", help="Only the models in models/.")] = False,
-    form: Annotated[Form, typer.Option("--format", help="Output format.")] = "table",
+    current: bool = Option(False, "--current", help="Only the models in models/."),
+    form: Form = Option("table", "--format", help="Output format."),
 ) -> None:
     """Compare published runs."""
     from histofuse.commands.runs import describe_runs
@@ -405,13 +374,11 @@ def runs(
 
 @app.command()
 def tune(
-    name: Annotated[str, typer.Argument(help="Study: a key under tune in params.yaml.")],
+    name: str = Argument(help="Study: a key under tune in params.yaml."),
     *,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
-    storage: Annotated[
-        str | None, typer.Option(help="Journal file or database URL that workers share.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials in total.")] = None,
+    workers: int = Option(1, min=1, help="Worker processes on this machine."),
+    storage: str | None = Option(None, help="Journal file or database URL that workers share."),
+    trials: int | None = Option(None, min=1, help="Finished trials in total."),
 ) -> None:
     """Run or resume a hyperparameter study."""
     from histofuse.commands.tune import tune as run
@@ -431,19 +398,18 @@ def show_next() -> None:
 
 @app.command("export-imagefolder")
 def export_imagefolder(
-    out: Annotated[Path, typer.Argument(help="New or empty folder.")],
-    splits: Annotated[bool, typer.Option(help="One folder per split above the classes.")] = True,
+    out: Path = Argument(help="New or empty folder.", callback=_make_absolute),
+    splits: bool = Option(True, help="One folder per split above the classes."),
 ) -> None:
     """Export patches as class folders for ImageFolder."""
     from histofuse.core.tables import read_table
     from histofuse.data.imagefolder import export_imagefolder as export
     from histofuse.data.splits import PATCH_SPLITS
 
-    target = out.absolute()
     _enter_project()
     table = read_table(Path("data/splits/patches.parquet"), PATCH_SPLITS) if splits else None
-    count = export(Path("data/patches"), table, target)
-    typer.echo(f"wrote {count:,} patches to {target}")
+    count = export(Path("data/patches"), table, out)
+    typer.echo(f"wrote {count:,} patches to {out}")
 
 
 def _enter_project() -> Path:

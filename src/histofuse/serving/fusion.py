@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -82,16 +82,18 @@ class FusionPredictor(Predictor):
         patches = self.image.read(self.image.make_patch())
         self.answer(Pairs(patches, np.array([True]), make_unknown(self.patient.encoder.inputs)))
 
-    def predict(self, inputs: Any, *, gradcam: bool = False, shap: bool = False) -> pd.DataFrame:
-        """Predict."""
-        return self.answer(self.read(inputs), gradcam=gradcam, shap=shap)
-
     def read(self, inputs: Any) -> Pairs:
         """Check and decode an input."""
         cells, given = _split(inputs)
-        patches, records = _try_all(
-            lambda: self.image.read(cells), lambda: self._read_records(given)
-        )
+        results, faults = [], []
+        for read in (lambda: self.image.read(cells), lambda: self._read_records(given)):
+            try:
+                results.append(read())
+            except InputError as error:
+                faults += error.faults
+        if faults:
+            raise InputError(faults)
+        patches, records = results
         n = len(patches.index)
         if records is None:
             unknown = make_unknown(self.patient.encoder.inputs)
@@ -214,16 +216,3 @@ def _split(inputs: Any) -> tuple[Any, pd.DataFrame | None]:
         raise InputError([fault])
     expected = f"a data frame with column {IMAGE}, or a mapping with keys {IMAGE} and {PATIENT}"
     raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
-
-
-def _try_all(*reads: Callable[[], Any]) -> list[Any]:
-    """Try all reads and raise their faults together."""
-    results, faults = [], []
-    for read in reads:
-        try:
-            results.append(read())
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-    return results

@@ -63,6 +63,11 @@ class ImagePredictor(Predictor):
 
         return map_image_network(self.bundle.name, self.model)
 
+    @property
+    def image(self) -> ImagePredictor:
+        """Itself: other predictors name their encoder of patches so."""
+        return self
+
     def load(self) -> None:
         """Load all that an answer needs and warm up: a first answer is slower than the others."""
         self.predict(self.make_patch())
@@ -71,10 +76,6 @@ class ImagePredictor(Predictor):
         """Make a patch that shows no tissue, but is not refused as blank."""
         side = self.model.spec.patch_px
         return np.arange(side * side * 3).astype(np.uint8).reshape(1, side, side, 3)
-
-    def predict(self, inputs: Any, *, gradcam: bool = False) -> pd.DataFrame:
-        """Predict."""
-        return self.answer(self.read(inputs), gradcam=gradcam)
 
     def read(self, inputs: Any) -> Patches:
         """Check and decode an input."""

@@ -16,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float32, Int64
 
 from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.features.encoding import encode_checked
 from histofuse.patients.fusion.interface import PatientModel
 from histofuse.patients.rows import VIEWS, PatientRows
 from histofuse.serving.http.wire import check_rows
@@ -69,10 +70,6 @@ class PatientPredictor(RecordPredictor):
         patches = self.image.read(self.image.make_patch())
         unknown = make_unknown(self.encoder.inputs)
         self.answer(PatientInputs(patches, np.ones(1, dtype=np.int64), unknown))
-
-    def predict(self, inputs: Any, *, attention: bool = False) -> pd.DataFrame:
-        """Predict."""
-        return self.answer(self.read(inputs), attention=attention)
 
     def read(self, inputs: Any) -> PatientInputs:
         """Check and decode an input: a row a patient, a list of patches in column ``image``."""
@@ -146,8 +143,6 @@ class PatientPredictor(RecordPredictor):
     def _make_rows(
         self, embeddings: np.ndarray, sizes: np.ndarray, records: pd.DataFrame
     ) -> PatientRows:
-        from histofuse.features.encoding import encode_checked
-
         imputed, missing = (
             encode_checked(self.encoder, records, impute=impute).to_numpy()
             for impute in (True, False)

@@ -5,7 +5,6 @@ docs/serving.md describes inputs and answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,35 +42,30 @@ def open_predictor(
 
             return TabularPredictor(bundle)
         case "fusion":
-            return _open_fusion(bundle, encoders)
+            from histofuse.serving.fusion import FusionPredictor
+            from histofuse.serving.image import ImagePredictor
+            from histofuse.serving.tabular import TabularPredictor
+
+            image, patient = (
+                _open_encoder(bundle, side, encoders) for side in ("image", "patient")
+            )
+            return FusionPredictor(bundle, ImagePredictor(image), TabularPredictor(patient))
         case "patient":
             from histofuse.serving.image import ImagePredictor
             from histofuse.serving.patient import PatientPredictor
 
-            image = _open_encoder(
-                bundle.config["encoders"]["image"], encoders and encoders / "image"
+            return PatientPredictor(
+                bundle, ImagePredictor(_open_encoder(bundle, "image", encoders))
             )
-            return PatientPredictor(bundle, ImagePredictor(image))
         case other:
             expected = "image, tabular, fusion or patient"
             raise BundleError(f"{path}: holds a model of kind {other!r}, expected {expected}")
 
 
-def _open_fusion(bundle: Bundle, encoders: Path | None) -> FusionPredictor:
-    from histofuse.serving.fusion import FusionPredictor
-    from histofuse.serving.image import ImagePredictor
-    from histofuse.serving.tabular import TabularPredictor
-
-    image, patient = (
-        _open_encoder(bundle.config["encoders"][side], encoders and encoders / side)
-        for side in ("image", "patient")
-    )
-    return FusionPredictor(bundle, ImagePredictor(image), TabularPredictor(patient))
-
-
-def _open_encoder(encoder: Mapping[str, str], path: Path | None) -> Bundle:
-    if path is not None:
-        return open_bundle(path, digest=encoder["digest"], row_level=False)
+def _open_encoder(bundle: Bundle, side: str, encoders: Path | None) -> Bundle:
+    encoder = bundle.config["encoders"][side]
+    if encoders is not None:
+        return open_bundle(encoders / side, digest=encoder["digest"], row_level=False)
     from histofuse.tracking.registry import pull_bundle
 
     return pull_bundle(encoder["registered"], encoder["digest"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,6 @@ from histofuse.tracking.interface import (
 )
 from histofuse.tracking.names import SHOWN_DIGITS, VERSION_FILE, Version
 from histofuse.training.decision import Decision, load_decision
-from histofuse.training.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Predictor:
         """The data that it was trained on, such as ``simulated``."""
         return {self.bundle.config.get("source", "not stated")}
 
+    def predict(self: Any, inputs: Any, **explanations: bool) -> pd.DataFrame:
+        """Answer an input; `InputError` lists all that is wrong with it."""
+        return self.answer(self.read(inputs), **explanations)
+
     def tabulate(
         self,
         logits: Float[np.ndarray, "n classes"],
@@ -65,21 +69,14 @@ class Predictor:
             )
         columns = list(map(name_probability, classes))
         table = pd.DataFrame(probabilities, columns=columns, index=index)
-        answers = {
+        answers: dict[str, Any] = {
             PREDICTION: np.array(classes, dtype=object)[decided],
-            PREDICTION_SET: self._name_sets(probabilities, decision.thresholds),
+            PREDICTION_SET: [None] * len(table),  # a bundle of before sets were kept
         }
+        if decision.thresholds.sets:
+            sets = decision.thresholds.predict_sets(probabilities)
+            answers[PREDICTION_SET] = [", ".join(compress(classes, held)) for held in sets]
         return table.assign(**answers, **self.identity)
-
-    def _name_sets(
-        self, probabilities: Float[np.ndarray, "n classes"], thresholds: Thresholds
-    ) -> list[str | None]:
-        """Name the classes that cannot be ruled out; None if the bundle has no limits."""
-        classes = self.bundle.config["classes"]
-        if not thresholds.sets:
-            return [None] * len(probabilities)
-        sets = thresholds.predict_sets(probabilities)
-        return [", ".join(compress(classes, held)) for held in sets]
 
     def number_classes(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
         """Look up the indices of the decided classes of a table."""

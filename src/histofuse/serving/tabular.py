@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import BundleError
+from histofuse.features.encoding import Encoder, encode_checked, find_beyond, find_unknown
 from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.predictor import Predictor
 from histofuse.serving.records import (
@@ -24,7 +25,6 @@ from histofuse.serving.records import (
 from histofuse.tracking.interface import WARNINGS
 
 if TYPE_CHECKING:
-    from histofuse.features.encoding import Encoder
     from histofuse.models.tabular import AnyTabularModel
 
 
@@ -35,21 +35,16 @@ class RecordPredictor(Predictor):
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder of raw features."""
-        from histofuse.features.encoding import Encoder
         from histofuse.models.tabular import ENCODER
 
         return Encoder.from_dict(load_json(self.bundle.path / ENCODER))
 
     def find_unknown(self, records: pd.DataFrame) -> pd.DataFrame:
         """Tell which values of what `read` returned are categories the model does not know."""
-        from histofuse.features.encoding import find_unknown
-
         return find_unknown(self.encoder, records)
 
     def warn(self, records: pd.DataFrame) -> pd.Series:
         """Say for each row of what `read` returned which of it the model does not know."""
-        from histofuse.features.encoding import find_beyond
-
         unknown = write_warnings(records, self.find_unknown(records), "is unknown to the model")
         beyond = find_beyond(self.encoder, records)
         beyond = write_warnings(records, beyond, "is beyond what the model was trained on")
@@ -71,10 +66,6 @@ class TabularPredictor(RecordPredictor):
     def load(self) -> None:
         """Load all that an answer needs and warm up: a first answer is slower than the others."""
         self.predict(make_unknown(self.encoder.inputs))
-
-    def predict(self, inputs: Any, *, shap: bool = False) -> pd.DataFrame:
-        """Predict."""
-        return self.answer(self.read(inputs), shap=shap)
 
     def read(self, inputs: Any) -> pd.DataFrame:
         """Check raw features."""
@@ -100,7 +91,6 @@ class TabularPredictor(RecordPredictor):
 
     def encode(self, records: pd.DataFrame) -> pd.DataFrame:
         """Encode what `read` returned."""
-        from histofuse.features.encoding import encode_checked
         from histofuse.models.tabular import name_table
 
         kind = self.bundle.config["architecture"]["kind"]

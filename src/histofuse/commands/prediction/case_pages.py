@@ -11,16 +11,16 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
+from PIL import Image
 
 from histofuse.core.artifacts import replacing_file
 from histofuse.core.errors import HistofuseError
 from histofuse.core.naming import show_name
 from histofuse.core.progress import track
-from histofuse.data.images.tiff import read_rgb, read_size
+from histofuse.data.images.tiff import read_size
 from histofuse.data.patches import crop_margin
 from histofuse.explain.maps.figures import blend
-from histofuse.params.data import FrameParams
 from histofuse.reporting.blocks import (
     Block,
     Chapter,
@@ -37,7 +37,7 @@ from histofuse.reporting.pictures import embed_array, embed_strip
 from histofuse.serving.case_records import CaseRecords
 from histofuse.serving.fusion import FusionPredictor, Pairs
 from histofuse.serving.image import ImagePredictor, Patches
-from histofuse.serving.pictures.frames import FrameModel, cut_patches
+from histofuse.serving.pictures.frames import FrameModel, FrameSource, cut_patches
 from histofuse.serving.pictures.overlay import draw_overlay, render
 from histofuse.serving.records import make_unknown
 from histofuse.tracking.interface import GRADCAM, MODEL, PREDICTION, SHAP, name_probability
@@ -50,43 +50,15 @@ _ENLARGED_PX: Final = 144
 
 
 @dataclass(frozen=True)
-class FrameSource:
-    """Where the pixels of frames come from.
-
-    Attributes:
-        files: Frame to its TIFF file.
-        reading: How it is understood.
-        factors: Frame to how many times as many pixels a side it has for the model.
-    """
-
-    files: Mapping[str, Path]
-    reading: FrameParams
-    factors: Mapping[str, float]
-
-    def cut(self, model: FrameModel, frame: str, rows: pd.DataFrame) -> np.ndarray:
-        """Cut the patches of nuclei of a frame."""
-        return cut_patches(model, rows, self.files[frame], self.reading, self.factors[frame])
-
-
-@dataclass(frozen=True)
 class Case:
-    """A case to report on.
-
-    Attributes:
-        name: Of the case.
-        table: A row a nucleus: ``frame_id, x_px, y_px, prediction, probability_<class>``.
-        shown: Those of its nuclei to explain.
-        stored: Their patches, with margin.
-        pictures: Overlays of its frames, or a slide's thumbnail.
-        results: What was counted, in words.
-    """
+    """A case to report on."""
 
     name: str
-    table: pd.DataFrame
-    shown: pd.DataFrame
-    stored: UInt8[np.ndarray, "n side side 3"]
-    pictures: Sequence[Figure]
-    results: Sequence[tuple[str, str]]
+    table: pd.DataFrame  # frame_id, x_px, y_px, prediction, probability_<class> of each nucleus
+    shown: pd.DataFrame  # those of its nuclei to explain
+    stored: UInt8[np.ndarray, "n side side 3"]  # their patches, with margin
+    pictures: Sequence[Figure]  # overlays of its frames, or a slide's thumbnail
+    results: Sequence[tuple[str, str]]  # what was counted, in words
 
 
 def choose_shown(table: pd.DataFrame, focus: str) -> pd.DataFrame:
@@ -108,10 +80,8 @@ def write_frame_pages(
     config = model.predictor.bundle.config
     for name, rows in track(list(table.groupby("case_id", sort=False)), "writing pages"):
         shown = choose_shown(rows, config["focus_class"])
-        parts = [
-            frames.cut(model, str(frame), part)
-            for frame, part in shown.groupby("frame_id", sort=False)
-        ]
+        by_frame = shown.groupby("frame_id", sort=False)
+        parts = [cut_patches(model, part, frames) for _, part in by_frame]
         case = Case(
             name=str(name),
             table=rows,
@@ -130,8 +100,7 @@ def _draw_frames(
     """Draw the first frames of a case with their nuclei."""
     figures = []
     for frame, part in list(rows.groupby("frame_id", sort=False))[:_MOST_FRAMES]:
-        pixels = read_rgb(frames.files[str(frame)], frames.reading).rgb
-        drawn = render(draw_overlay(pixels, part, classes, ringed=focus))
+        drawn = render(draw_overlay(frames.read(frame), part, classes, ringed=focus))
         figures.append(embed_array(drawn, f"{frame} with a dot for each nucleus", str(frame)))
     return figures
 
@@ -160,26 +129,16 @@ def write_case_page(
     *,
     private: bool,
 ) -> None:
-    """Write the page of a case.
-
-    Args:
-        case: The case.
-        predictor: What answered.
-        records: Health records, for a fusion model.
-        path: The file.
-        private: Whether its owner alone may read it, from the start.
-    """
+    """Write the page of a case; if `private`, the owner alone may read it, from the start."""
     classes, focus = predictor.bundle.config["classes"], predictor.bundle.config["focus_class"]
     shown, stored = case.shown, case.stored
     explained, why_not = _explain(predictor, stored, records, case.name)
-    blocks: list[Block] = [
-        Terms([(key, value) for key, value in case.results]),
-        _count(case.table, classes),
-        *_show_pictures(case.pictures),
-        Heading(f"Most probably {show_name(focus)}"),
-    ]
+    blocks: list[Block] = [Terms(list(case.results)), _count(case.table, classes)]
+    if case.pictures:
+        blocks += [Heading("Where they are"), *case.pictures]
+    blocks.append(Heading(f"Most probably {show_name(focus)}"))
     order = np.argsort(-shown[name_probability(focus)].to_numpy(), kind="stable")
-    margin = (stored.shape[1] - _find_side(predictor)) // 2
+    margin = (stored.shape[1] - predictor.image.model.spec.patch_px) // 2
     patches = crop_margin(stored, margin)
     figures = [
         _show_nucleus(shown.iloc[n], patches[n], explained, n, focus) for n in order.tolist()
@@ -189,8 +148,8 @@ def write_case_page(
         blocks.append(Note("calm", "Without maps", [why_not]))
     elif figures:
         blocks.append(Prose("Right: where the evidence for the decided class lies (bright: most)."))
-    if SHAP in explained and figures:
-        blocks += _show_record(explained[SHAP].iloc[order[0]], records.table, case.name)
+    if SHAP in explained and figures and (shares := explained[SHAP].iloc[order[0]]) is not None:
+        blocks += _show_record(shares, records.table.loc[case.name])
     identity = predictor.identity
     footer = f"{identity[MODEL]}, trained on {identity[SOURCE]} data. Not for diagnosis."
     page = render_page(
@@ -203,11 +162,6 @@ def write_case_page(
     with replacing_file(path) as temporary:
         temporary.touch(mode=0o600 if private else 0o644)
         temporary.write_text(page, encoding="utf-8")
-
-
-def _find_side(predictor: ImagePredictor | FusionPredictor) -> int:
-    image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
-    return image.model.spec.patch_px
 
 
 def _explain(
@@ -240,17 +194,14 @@ def _count(table: pd.DataFrame, classes: Sequence[str]) -> Grid:
     return Grid("Nuclei by class", headings, [*rows, total] if len(rows) != 1 else rows)
 
 
-def _show_pictures(pictures: Sequence[Figure]) -> list[Block]:
-    return [Heading("Where they are"), *pictures] if pictures else []
-
-
 def _show_nucleus(
     row: pd.Series, patch: np.ndarray, explained: pd.DataFrame, number: int, focus: str
 ) -> Figure:
     """Show a nucleus, and its map next to it."""
     views = [patch]
     if GRADCAM in explained:
-        views.append(blend(patch, _decode_map(explained[GRADCAM].iloc[number])))
+        with Image.open(io.BytesIO(base64.b64decode(explained[GRADCAM].iloc[number]))) as opened:
+            views.append(blend(patch, np.asarray(opened, dtype=np.float32) / 255))
     times = max(1, _ENLARGED_PX // len(patch))
     large = [np.repeat(np.repeat(view, times, axis=0), times, axis=1) for view in views]
     caption = (
@@ -260,19 +211,9 @@ def _show_nucleus(
     return embed_strip(large, f"Patch and map: {caption}", caption)
 
 
-def _decode_map(text: str) -> Float32[np.ndarray, "height width"]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
-        return np.asarray(opened, dtype=np.float32) / 255
-
-
-def _show_record(shares: Mapping[str, float] | None, table: pd.DataFrame, case: str) -> list[Block]:
+def _show_record(shares: Mapping[str, float], known: Any) -> list[Block]:
     """Show what the record adds to the logit of the most probable nucleus."""
-    if shares is None:
-        return []
     chosen = sorted(shares.items(), key=lambda item: -abs(item[1]))[:_MOST_VARIABLES]
-    known = table.loc[case]
     rows = [
         [show_name(name), _show_value(known.get(name)), f"{value:+.3f}"] for name, value in chosen
     ]

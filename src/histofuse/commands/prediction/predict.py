@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
 from histofuse.data.geojson import make_nuclei, write_features
 from histofuse.data.images.resolution import find_factors
-from histofuse.data.points import Points, has_points, list_tiffs, read_points, refuse_frames
+from histofuse.data.points import has_points, list_tiffs, read_points, refuse_frames
 from histofuse.evaluation.drawing import colour_classes
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
@@ -34,6 +34,14 @@ from histofuse.serving.case_records import (
     read_case_records,
     read_patients,
     screen_records,
+)
+from histofuse.serving.fusion import FusionPredictor
+from histofuse.serving.pictures.frames import (
+    EmbeddingModel,
+    FrameModel,
+    FrameSource,
+    embed_records,
+    predict_frames,
 )
 from histofuse.serving.pictures.writer import open_writer
 from histofuse.serving.predict import open_predictor
@@ -52,7 +60,6 @@ from histofuse.tracking.store import open_store
 from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS
 
 if TYPE_CHECKING:
-    from histofuse.serving.fusion import FusionPredictor
     from histofuse.serving.image import ImagePredictor
     from histofuse.serving.patient import PatientPredictor
     from histofuse.serving.predictor import Predictor
@@ -88,10 +95,7 @@ class Request:
 
 
 def predict(request: Request) -> str:
-    """Predict and write the answer; on failure no file is left.
-
-    Returns:
-        A summary: what was written, by which model, and whether that suits simulated data only.
+    """Predict, write the answer and return a summary of it; on failure no file is left.
 
     Raises:
         InputError: With all that is wrong with the inputs.
@@ -154,12 +158,7 @@ def open_model(
 
 
 def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
-    """Locate a bundle and its encoders, None if there are none or the registry holds them.
-
-    Raises:
-        BundleError: If it is not what was registered.
-        RegistryError: If there is none.
-    """
+    """Locate a bundle and its encoders, None if there are none or the registry holds them."""
     if (Path(model) / MANIFEST).is_file():
         return Path(model), None
     folder = fetch_model(model, open_store(), scratch) / ARTIFACTS
@@ -168,11 +167,7 @@ def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
 
 
 def locate_detector(detector: str, scratch: Path) -> Path | None:
-    """Locate a detector as `locate_model` does a model; None if it is neither of both.
-
-    Raises:
-        BundleError: If it is not what was registered.
-    """
+    """Locate a detector as `locate_model` does a model; None if it is neither of both."""
     (scratch / "detector").mkdir()
     try:
         return locate_model(detector, scratch / "detector")[0]
@@ -183,23 +178,21 @@ def locate_detector(detector: str, scratch: Path) -> Path | None:
 def read_records(
     predictor: ImagePredictor | FusionPredictor, request: Request, cases: Iterable[str]
 ) -> CaseRecords:
-    """Read and embed the records of cases, for a model that takes them.
-
-    Raises:
-        InputError: With all that is wrong with the records.
-    """
-    from histofuse.serving.fusion import FusionPredictor
-    from histofuse.serving.pictures.frames import embed_records
-
+    """Read and embed the records of cases, for a model that takes them."""
     if not isinstance(predictor, FusionPredictor):
         return CaseRecords(pd.DataFrame(), pd.DataFrame(), {}, [])
-    records = read_case_records(request.patients, request.crosswalk)
-    named = {identify(case): case for case in cases}
-    records = records.rename(index=lambda case: named.get(identify(case), case))
-    patients = records[[name for name in KEY if name in records]].convert_dtypes()
+    records, patients = _read_by_case(request, cases)
     with naming_table(request.patients):
         records, patients[WARNINGS], notes = _screen_cases(predictor.patient, records)
     return CaseRecords(records, patients, embed_records(predictor, records), notes)
+
+
+def _read_by_case(request: Request, cases: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read raw features, each case spelt as in `cases`, and whose they are."""
+    records = read_case_records(request.patients, request.crosswalk)
+    named = {identify(case): case for case in cases}
+    records = records.rename(index=lambda case: named.get(identify(case), case))
+    return records, records[[name for name in KEY if name in records]].convert_dtypes()
 
 
 def _predict_records(predictor: TabularPredictor, request: Request) -> str:
@@ -245,27 +238,17 @@ def _count_unknown(
 def _predict_frames(
     predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
 ) -> str:
-    from histofuse.serving.fusion import FusionPredictor
-    from histofuse.serving.pictures.frames import FrameModel, predict_frames
-
     if request.frames is None:
         raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
-    reading = choose_reading(request)
-    points = _take_points(predictor, request, scratch)
-    fused = isinstance(predictor, FusionPredictor)
-    records = read_records(predictor, request, points.table[CASE].unique())
+    points, frames = _take_points(predictor.image, request, scratch)
+    records = read_records(predictor, request, points[CASE].unique())
     model = FrameModel(predictor, records.embeddings)
-    total = -(-len(points.table) // request.batch)
-    factors = _find_factors(points.files, model.image, request)
-    parts = predict_frames(
-        model, points.table, points.files, reading, request.batch, factors=factors
-    )
     classes = predictor.bundle.config["classes"]
-    scored = [name for name in ("score",) if name in points.table]
+    scored = [name for name in ("score",) if name in points]
     kept = [CASE, *_PLACE, *scored, PREDICTION, DISTANCE, *map(name_probability, classes)]
     answered: list[pd.DataFrame] = []
     with open_writer(request.out) as write:
-        for part in track(parts, "predicting", total=total):
+        for part in _track_frames(model, points, frames, request.batch, "predicting"):
             write(records.add_to(part))
             answered.append(part[kept])
         if not answered:
@@ -273,24 +256,45 @@ def _predict_frames(
             write(part)
             answered.append(part[kept])
     table = pd.concat(answered)
+    _draw(table, model, records, frames, request)
+    done = f"wrote {request.out}: {len(points):,} nuclei of {len(frames.files)} frames"
+    counts = _count_records(points, records) if isinstance(predictor, FusionPredictor) else []
+    counted = _count_classes(table, classes)
+    return "\n".join(["; ".join([done, *counts, *records.notes]), counted, *_find_far(table)])
+
+
+def _track_frames(
+    model: FrameModel, points: pd.DataFrame, frames: FrameSource, batch: int, doing: str
+) -> Iterator[pd.DataFrame]:
+    parts = predict_frames(model, points, frames, batch)
+    yield from track(parts, doing, total=-(-len(points) // batch))
+
+
+def _draw(
+    table: pd.DataFrame,
+    model: FrameModel,
+    records: CaseRecords,
+    frames: FrameSource,
+    request: Request,
+) -> None:
+    """Draw overlays, outlines and pages of answered nuclei, those that are asked for."""
+    classes = model.predictor.bundle.config["classes"]
     if request.overlay is not None:
         from histofuse.serving.pictures.overlay import draw_overlays
 
-        footer = _NAMED.format_map(predictor.identity)
-        named = {"classes": classes, "footer": footer, "folder": request.overlay}
-        draw_overlays(table, points.files, reading, **named)
+        footer = _NAMED.format_map(model.predictor.identity)
+        draw_overlays(table, frames, classes=classes, footer=footer, folder=request.overlay)
     if request.geojson is not None:
-        _write_geojson(table, classes, request.geojson)
+        request.geojson.mkdir(parents=True, exist_ok=True)
+        names = load_section(DataParams, "data").class_names
+        for frame, rows in table.groupby("frame_id", sort=False):
+            nuclei = make_nuclei(rows, names, colour_classes(classes), of=str(frame))
+            write_features(nuclei, request.geojson / f"{frame}.geojson")
     if request.report is not None:
-        from histofuse.commands.prediction.case_pages import FrameSource, write_frame_pages
+        from histofuse.commands.prediction.case_pages import write_frame_pages
 
-        frames = FrameSource(points.files, reading, factors)
-        private = is_private(request.frames)
+        private = is_private(request.frames or Path())
         write_frame_pages(table, model, records, frames, request.report, private=private)
-    done = f"wrote {request.out}: {len(points.table):,} nuclei of {len(points.files)} frames"
-    counts = _count_records(points, records) if fused else []
-    counted = _count_classes(table, classes)
-    return "\n".join(["; ".join([done, *counts, *records.notes]), counted, *_find_far(table)])
 
 
 def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Path) -> str:
@@ -304,13 +308,10 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
                 problem = "the model answers about patients"
                 faults.add(f"--{option}", problem, "a model that classifies nuclei")
     bags = _embed_cases(predictor, request, scratch) if request.frames else {}
-    records = read_case_records(request.patients, request.crosswalk)
-    named = {identify(case): case for case in bags}
-    records = records.rename(index=lambda case: named.get(identify(case), case))
-    with naming_table(request.patients):
-        screened, warnings, notes = _screen_cases(predictor, records)
+    records, patients = _read_by_case(request, bags)
     cases = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)
     with naming_table(request.patients):
+        screened, warnings, notes = _screen_cases(predictor, records)
         given = predictor.read_records(screened.reindex(cases))
     none = np.empty((0, predictor.image.model.embedding_dim), np.float32)
     sizes = np.array([len(bags.get(case, none)) for case in cases], dtype=np.int64)
@@ -321,8 +322,7 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
         np.concatenate([none, *(bags.get(case, none) for case in cases)]), sizes, given
     )
     answer[WARNINGS] = warnings.reindex(cases).fillna("")
-    patients = records[[name for name in KEY if name in records]].convert_dtypes().reindex(cases)
-    table = pd.concat([patients, answer.assign(nuclei=sizes)], axis=1).reset_index()
+    table = pd.concat([patients.reindex(cases), answer.assign(nuclei=sizes)], axis=1).reset_index()
     with open_writer(request.out) as write:
         write(table)
     by = ", ".join(f"{n} by {view}" for view, n in Counter(answer[ANSWERED_BY]).items())
@@ -333,32 +333,13 @@ def _embed_cases(
     predictor: PatientPredictor, request: Request, scratch: Path
 ) -> dict[str, np.ndarray]:
     """Embed the nuclei of each case."""
-    from histofuse.serving.pictures.frames import EmbeddingModel, predict_frames
-
-    points = _take_points(predictor.image, request, scratch)
-    reading, factors = (
-        choose_reading(request),
-        _find_factors(points.files, predictor.image, request),
-    )
+    points, frames = _take_points(predictor.image, request, scratch)
     model = EmbeddingModel(predictor.image, {})
-    parts = predict_frames(
-        model, points.table, points.files, reading, request.batch, factors=factors
-    )
-    total = -(-len(points.table) // request.batch)
-    tables = list(track(parts, "embedding nuclei", total=total))
+    tables = list(_track_frames(model, points, frames, request.batch, "embedding nuclei"))
     if not tables:
         return {}
     bags = pd.concat(tables).groupby(CASE)["embedding"]
     return {str(case): np.stack(list(embeddings)) for case, embeddings in bags}
-
-
-def _write_geojson(answered: pd.DataFrame, classes: list[str], folder: Path) -> None:
-    """Write ``<frame>.geojson`` for each frame."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = load_section(DataParams, "data").class_names
-    for frame, rows in answered.groupby("frame_id", sort=False):
-        nuclei = make_nuclei(rows, names, colour_classes(classes), of=str(frame))
-        write_features(nuclei, folder / f"{frame}.geojson")
 
 
 def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
@@ -386,34 +367,30 @@ def _find_far(answered: pd.DataFrame) -> list[str]:
 
 
 def _take_points(
-    predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
-) -> Points:
+    image: ImagePredictor, request: Request, scratch: Path
+) -> tuple[pd.DataFrame, FrameSource]:
     """Read the points of frames or, where none are given, find them."""
-    from histofuse.serving.fusion import FusionPredictor
-    from histofuse.serving.pictures.finding import find_points, load_finder
-
     assert request.frames is not None
-    reading = choose_reading(request)
+    reading, mpp = choose_reading(request), image.model.spec.mpp
+    # Params say the resolution of frames if nothing else does.
+    declared = load_section(DataParams, "data").mpp
+    given = request.mpp or (None if declared == "none" else declared)
     if request.points is not None or has_points(request.frames):
         classes = load_section(ClassesParams, "classes")
-        return read_points(request.frames, request.points, classes, reading)
+        points = read_points(request.frames, request.points, classes, reading)
+        factors = find_factors(points.files, mpp, given)
+        return points.table, FrameSource(points.files, reading, factors)
+    from histofuse.detection.finder import NucleusFinder
+    from histofuse.serving.pictures.finding import find_points
+
     files = list_tiffs(request.frames)
     bundle = locate_detector(request.detector, scratch)
     if bundle is None:
         raise refuse_frames(request.frames)
-    finder = load_finder(bundle)
-    image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
-    finder.require_mpp(image.model.spec.mpp, f"{image.bundle.name}, the model of patches,")
-    return find_points(files, _find_factors(files, image, request), finder, reading)
-
-
-def _find_factors(
-    files: Mapping[str, Path], image: ImagePredictor, request: Request
-) -> dict[str, float]:
-    """Find what brings frames to the model's resolution; params say theirs if nothing else does."""
-    declared = load_section(DataParams, "data").mpp
-    given = request.mpp or (None if declared == "none" else declared)
-    return find_factors(files, image.model.spec.mpp, given)
+    finder = NucleusFinder.load(bundle)
+    finder.require_mpp(mpp, f"{image.bundle.name}, the model of patches,")
+    frames = FrameSource(files, reading, find_factors(files, mpp, given))
+    return find_points(frames, finder), frames
 
 
 def choose_reading(request: Request) -> FrameParams:
@@ -438,8 +415,8 @@ def _screen_cases(
     return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes
 
 
-def _count_records(points: Points, records: CaseRecords) -> list[str]:
-    cases = set(points.table[CASE])
+def _count_records(points: pd.DataFrame, records: CaseRecords) -> list[str]:
+    cases = set(points[CASE])
     alone = cases - set(records.embeddings)
     idle = len(set(map(str, records.table.index)) - cases)
     notes = [f"{len(alone)} of {len(cases)} cases without a record, answered by the image alone"]

@@ -50,8 +50,7 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.params.slides import SlideParams
 from histofuse.reporting.pictures import embed_array
 from histofuse.serving.case_records import CaseRecords
-from histofuse.serving.fusion import FusionPredictor
-from histofuse.serving.pictures.finding import load_errors, load_finder
+from histofuse.serving.pictures.finding import load_errors
 from histofuse.serving.pictures.frames import FrameModel
 from histofuse.serving.pictures.overlay import DPI, draw_overview, render
 from histofuse.serving.pictures.slides import (
@@ -64,9 +63,6 @@ from histofuse.serving.pictures.writer import open_writer
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.interface import PREDICTION, name_probability
 
-TABLE, GEOJSON, THUMBNAIL, SUMMARY = (
-    "nuclei.parquet", "nuclei.geojson", "thumbnail.png", "summary.json",
-)  # fmt: skip
 ALL_SLIDES: Final = "summary.csv"
 _PLACES: Final = ["x_px", "y_px"]
 _RING: Final = np.linspace(0, 2 * np.pi, 65)
@@ -76,15 +72,12 @@ _RING: Final = np.linspace(0, 2 * np.pi, 65)
 class SlideJob:
     """All that a process needs for one slide after another."""
 
+    request: Request
     model: Path  # bundle
     encoders: Path | None  # of a fusion model
     detector: Path  # bundle
     records: CaseRecords  # of the cases, for a fusion model
-    out: Path  # folder for a folder of each slide
-    report: Path | None  # folder for the page of each; None for none
-    private: bool  # whether the owner alone may read these pages
-    mpp: float | None
-    batch: int
+    private: bool  # whether the owner alone may read the pages
     reading: FrameParams
     slides: SlideParams
     class_names: Mapping[str, list[str]]
@@ -102,10 +95,7 @@ class Scan(NamedTuple):
 
 
 def predict_slides(request: Request) -> str:
-    """Predict all slides; those that cannot be read do not hold up the others.
-
-    Returns:
-        A summary.
+    """Predict all slides and sum up; those that cannot be read do not hold up the others.
 
     Raises:
         InputError: With what is wrong with each slide that was left out, after the others.
@@ -124,7 +114,7 @@ def predict_slides(request: Request) -> str:
     # Next to the output: workers on other machines see it there.
     with TemporaryDirectory(prefix=".model-", dir=request.out) as scratch:
         bundle, encoders = locate_model(request.model, Path(scratch))
-        predictor = open_predictor(bundle, encoders)
+        predictor: Any = open_predictor(bundle, encoders)
         if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
             expected = "a model of single nuclei: image or fusion"
             raise InputError([Fault("--model", f"is of kind {kind}", expected)])
@@ -133,22 +123,18 @@ def predict_slides(request: Request) -> str:
             problem = f"{request.detector} is no bundle, and not registered"
             remedy = "Run dvc repro, or name another."
             raise InputError([Fault("--detector", problem, "a detector of nuclei", remedy)])
-        image = predictor.image if isinstance(predictor, FusionPredictor) else predictor
-        records = read_records(predictor, request, paths)  # pyright: ignore[reportArgumentType]
+        records = read_records(predictor, request, paths)
         job = SlideJob(
+            request=request,
             model=bundle.absolute(),
             encoders=encoders and encoders.absolute(),
             detector=detector.absolute(),
             records=records,
-            out=request.out,
-            report=request.report,
             private=is_private(request.slide),
-            mpp=request.mpp,
-            batch=request.batch,
             reading=choose_reading(request),
             slides=load_section(SlideParams, "slides"),
             class_names=load_section(DataParams, "data").class_names,
-            errors=load_errors(detector, image.bundle.name),
+            errors=load_errors(detector, predictor.image.bundle.name),
             confidence=load_section(IntervalParams, "intervals").confidence,
             seed=load_seed(),
         )
@@ -190,29 +176,29 @@ def list_slides(path: Path) -> dict[str, Path]:
 
 def _try_slide(named: tuple[str, Path], *, job: SlideJob) -> dict[str, Any] | list[Fault]:
     try:
-        return run_slide(*named, job)
+        return _run_slide(*named, job)
     except InputError as error:
         return error.faults
 
 
-def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
+def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
     """Predict a slide and write its folder."""
-    model = _load_model(job.model, job.encoders, job.detector)
-    records = job.records
-    frames = FrameModel(model.frames.predictor, records.embeddings)
-    model = SlideModel(model.finder, frames, job.slides.region_px, job.batch)
+    predictor, finder = _load_models(job.model, job.encoders, job.detector)
+    request, records = job.request, job.records
+    frames = FrameModel(predictor, records.embeddings)
+    model = SlideModel(finder, frames, job.slides.region_px, request.batch)
     model_mpp = frames.image.model.spec.mpp
     if model_mpp is None:
         problem = "does not say the resolution of its patches"
         remedy = "Set patches.patch_um and train it again."
         raise InputError([Fault(job.model, problem, "µm per pixel", remedy)])
-    model.finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
+    finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
     with (
         open_picture(path, job.reading, look=False) as picture,
-        replacing_folder(job.out / name) as folder,
+        replacing_folder(request.out / name) as folder,
     ):
-        mpp = settle_mpp(path, job.mpp)
-        if job.mpp is not None and mpp != job.mpp:
+        mpp = settle_mpp(path, request.mpp)
+        if request.mpp is not None and mpp != request.mpp:
             report(f"{path.name}: says {mpp:.4g} µm per pixel, which is taken")
         overview = look_over(resample(picture, 1.0), mpp)
         require_light(overview.thumbnail, path)
@@ -221,7 +207,7 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         regions = list_regions(slide.shapes[0], overview, model.region_px)
         prepare = choose_normaliser(frames.stain_normalisation, slide, regions)
         found = []
-        with open_writer(folder / TABLE) as write:
+        with open_writer(folder / "nuclei.parquet") as write:
             for part in predict_slide(model, slide, regions, prepare, name):
                 rows = part.assign(**{CASE: name, "frame_id": name})
                 rows[_PLACES] /= factor
@@ -233,15 +219,16 @@ def run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         table = pd.concat(found, ignore_index=True)
         scan = Scan(name, mpp, overview)
         summary, drawing = _write_results(table, scan, frames, job, folder)
-        if job.report is not None:
-            shown = choose_shown(table.assign(frame_id=name), summary["focus_class"])
-            stored = np.empty((len(shown), *[model.stored_px] * 2, 3), np.uint8)
+        if request.report is not None:
+            table = table.assign(frame_id=name)
+            shown = choose_shown(table, summary["focus_class"])
+            stored = frames.make_stored(len(shown))
             cut_windows(slide, *(shown[_PLACES].to_numpy(float).T * factor), stored)
             stored = np.array([prepare(patch) for patch in stored], np.uint8).reshape(stored.shape)
             drawn = embed_array(drawing, "Thumbnail with mitoses and hot spot", "")
             results = [("Result", describe_slide(summary))]
-            case = Case(name, table.assign(frame_id=name), shown, stored, [drawn], results)
-            page = job.report / f"{name}.html"
+            case = Case(name, table, shown, stored, [drawn], results)
+            page = request.report / f"{name}.html"
             write_case_page(case, frames.predictor, records, page, private=job.private)
         return summary
 
@@ -268,11 +255,11 @@ def _write_results(
         "hot_spot": None if spot is None else describe_hot_spot(spot, job.errors, field, **how),
         **frames.predictor.identity,
     }
-    write_json(summary, folder / SUMMARY)
+    write_json(summary, folder / "summary.json")
     nuclei = make_nuclei(table, job.class_names, colour_classes(classes), of=name)
-    write_features((*_outline(spot, mpp, focus, name), *nuclei), folder / GEOJSON)
+    write_features((*_outline(spot, mpp, focus, name), *nuclei), folder / "nuclei.geojson")
     figure = draw_overview(overview, mitoses * mpp, spot, describe_slide(summary))
-    write_figure(figure, folder / THUMBNAIL, DPI)
+    write_figure(figure, folder / "thumbnail.png", DPI)
     return summary, render(figure)
 
 
@@ -289,10 +276,10 @@ def _outline(spot: HotSpot | None, mpp: float, focus: str, name: str) -> list[di
 
 
 @lru_cache(maxsize=1)
-def _load_model(bundle: Path, encoders: Path | None, detector: Path) -> SlideModel:
-    predictor = open_predictor(bundle, encoders)
-    frames = FrameModel(predictor, {})  # pyright: ignore[reportArgumentType]
-    return SlideModel(load_finder(detector), frames, 0, 0)
+def _load_models(bundle: Path, encoders: Path | None, detector: Path) -> tuple[Any, Any]:
+    from histofuse.detection.finder import NucleusFinder
+
+    return open_predictor(bundle, encoders), NucleusFinder.load(detector)
 
 
 def _name_columns(frames: FrameModel) -> list[str]:

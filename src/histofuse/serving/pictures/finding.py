@@ -1,10 +1,9 @@
-"""The detector that finds nuclei where no points are given, and its measured errors."""
+"""Nuclei of frames by a detector, where no points are given, and its measured errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -15,76 +14,49 @@ from histofuse.core.progress import report, track
 from histofuse.data.images.pixels import require_light
 from histofuse.data.images.resolution import resample
 from histofuse.data.images.tiff import read_rgb
-from histofuse.data.points import Points, name_cases
+from histofuse.data.points import name_cases
 from histofuse.evaluation.mitotic_counts import MitosisErrors
-from histofuse.params.data import FrameParams
-from histofuse.serving.pictures.slides import Finder
+from histofuse.serving.pictures.frames import FrameSource
 
 DETECTION_METRICS: Final = Path("reports/detection/metrics.json")
 
 
-def load_finder(bundle: Path) -> Finder:
-    """Load a detector.
-
-    Raises:
-        BundleError: If it is altered, or another kind of model.
-    """
-    from histofuse.detection.finder import NucleusFinder
-
-    return NucleusFinder.load(bundle)
-
-
-def find_points(
-    files: Mapping[str, Path], factors: Mapping[str, float], finder: Finder, reading: FrameParams
-) -> Points:
-    """Find the nuclei of frames; those without any are named.
-
-    Args:
-        files: Frame to its TIFF file.
-        factors: Frame to how many times as many pixels a side it has at the detector's resolution.
-        finder: The detector.
-        reading: How frames are understood.
+def find_points(frames: FrameSource, finder: Any) -> pd.DataFrame:
+    """Find the nuclei of frames with a `NucleusFinder`; frames without any are reported.
 
     Returns:
-        The nuclei, with their ``score``; all the files.
+        ``case_id, frame_id, x_px, y_px, score``, in pixels of the frame.
 
     Raises:
         InputError: With the frames that cannot be read or are black.
     """
     parts = [pd.DataFrame({"frame_id": [], "x_px": [], "y_px": [], "score": []})]
     with collect_faults() as faults:
-        for frame, path in track(files.items(), "finding nuclei", total=len(files)):
+        for frame, path in track(frames.files.items(), "finding nuclei", total=len(frames.files)):
             try:
-                pixels = read_rgb(path, reading, look=False).rgb
+                pixels = read_rgb(path, frames.reading, look=False).rgb
                 shown = require_light(pixels, path)
             except InputError as error:
                 faults.faults += error.faults
                 continue
-            slide = resample(pixels, factors[frame])
+            slide = resample(pixels, frames.factors[frame])
             found = finder.find(slide.read_region(0, 0, *slide.shapes[0])) if shown else parts[0]
             if found.empty:
                 why = "no nuclei found" if shown else "no tissue, so no nuclei"
                 report(f"{path.name}: {why}")
             found = found[["x_px", "y_px", "score"]]
-            found[["x_px", "y_px"]] /= factors[frame]
+            found[["x_px", "y_px"]] /= frames.factors[frame]
             parts.append(found.assign(frame_id=frame))
     table = name_cases(pd.concat([part for part in parts if len(part)] or parts))
-    columns = ["case_id", "frame_id", "x_px", "y_px", "score"]
-    return Points(table[columns].reset_index(drop=True), dict(files))
+    return table[["case_id", "frame_id", "x_px", "y_px", "score"]].reset_index(drop=True)
 
 
 def load_errors(
     detector: Path, image: str, metrics: Path = DETECTION_METRICS
 ) -> MitosisErrors | None:
-    """Load the errors on mitoses of test frames, as stage ``evaluate_detector`` counted them.
+    """Load a detector's errors on mitoses of all test frames, as ``evaluate_detector`` counted.
 
-    Args:
-        detector: Bundle.
-        image: Name of the model that classified what was found.
-        metrics: What the stage wrote.
-
-    Returns:
-        The counts over all test frames; None if they are of other models, or not there.
+    None if that stage has not run, or not with this detector and the image model of this name.
     """
     if not metrics.is_file():
         return None

@@ -31,22 +31,35 @@ from histofuse.serving.records import find_recorded
 
 
 @dataclass(frozen=True)
-class FrameModel:
-    """A model that takes patches, and the records it may look up.
+class FrameSource:
+    """Where the pixels of frames come from, by the name of the frame."""
 
-    Attributes:
-        predictor: Image or fusion.
-        embeddings: Case to the embedding of its patient; empty for an image model.
-    """
+    files: Mapping[str, Path]  # TIFF
+    reading: FrameParams
+    factors: Mapping[str, float]  # how many times as many pixels a side the model gets
+
+    def read(self, frame: object) -> UInt8[np.ndarray, "height width 3"]:
+        """Read a frame as it is."""
+        return read_rgb(self.files[str(frame)], self.reading).rgb
+
+
+@dataclass(frozen=True)
+class FrameModel:
+    """A model that takes patches, and the records it may look up."""
 
     predictor: ImagePredictor | FusionPredictor
-    embeddings: Mapping[str, Float32[np.ndarray, " width"]]
+    embeddings: Mapping[str, Float32[np.ndarray, " width"]]  # by case; empty for an image model
 
     @property
     def image(self) -> ImagePredictor:
         """The predictor of patches."""
-        p = self.predictor
-        return p.image if isinstance(p, FusionPredictor) else p
+        return self.predictor.image
+
+    @property
+    def stored_px(self) -> int:
+        """Side of a patch with its margin."""
+        spec = self.image.model.spec
+        return spec.patch_px + 2 * spec.margin_px
 
     @property
     def stain_normalisation(self) -> str:
@@ -55,22 +68,23 @@ class FrameModel:
         Raises:
             BundleError: If the bundle, of an earlier version, does not say.
         """
-        config = self.image.bundle.config
-        try:
-            return config["stain_normalisation"]
-        except KeyError:
+        bundle = self.image.bundle
+        if "stain_normalisation" not in bundle.config:
             raise BundleError(
-                f"{self.image.bundle.path}: config.json has no stain_normalisation. "
+                f"{bundle.path}: config.json has no stain_normalisation. "
                 "Train the model again with dvc repro."
-            ) from None
+            )
+        return bundle.config["stain_normalisation"]
+
+    def make_stored(self, n: int) -> UInt8[np.ndarray, "n side side 3"]:
+        """Make room for patches with their margin."""
+        return np.empty((n, self.stored_px, self.stored_px, 3), np.uint8)
 
     def make_empty(self) -> pd.DataFrame:
         """Make an answer without rows, for pictures without nuclei."""
         names = pd.DataFrame({name: pd.Series(dtype="str") for name in ("case_id", "frame_id")})
         places = pd.DataFrame({axis: np.empty(0) for axis in ("x_px", "y_px", "score")})
-        spec = self.image.model.spec
-        side = spec.patch_px + 2 * spec.margin_px
-        patches = Patches(np.empty((0, side, side, 3), np.uint8), pd.RangeIndex(0))
+        patches = Patches(self.make_stored(0), pd.RangeIndex(0))
         return pd.concat([names, places, self.image.answer(patches)], axis=1)
 
     def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
@@ -97,12 +111,7 @@ class EmbeddingModel(FrameModel):
 def embed_records(
     predictor: FusionPredictor, records: pd.DataFrame
 ) -> dict[str, Float32[np.ndarray, " width"]]:
-    """Embed the record of each case.
-
-    Args:
-        predictor: A fusion model.
-        records: Raw features, one row for each case, the case in the index. Rows of which nothing
-            is known are left out.
+    """Embed the raw features of each case, the case in the index; empty records are left out.
 
     Raises:
         InputError: With all that is wrong with the records.
@@ -118,23 +127,15 @@ def embed_records(
 
 
 def predict_frames(
-    model: FrameModel,
-    points: pd.DataFrame,
-    files: Mapping[str, Path],
-    reading: FrameParams,
-    batch: int,
-    *,
-    factors: Mapping[str, float] | None = None,
+    model: FrameModel, points: pd.DataFrame, frames: FrameSource, batch: int
 ) -> Iterator[pd.DataFrame]:
     """Predict every point of every frame, in the order of the points.
 
     Args:
         model: The model.
         points: ``case_id, frame_id, x_px, y_px``, sorted by frame.
-        files: Frame to its TIFF file.
-        reading: How frames are understood.
+        frames: Their pixels.
         batch: Patches in each table.
-        factors: Frame to how many times as many pixels a side it gets first; None: once.
 
     Yields:
         The points with the model's answer, `batch` rows at a time.
@@ -142,30 +143,24 @@ def predict_frames(
     Raises:
         InputError: If a frame cannot be decoded.
     """
-    frames = (
-        (
-            rows,
-            cut_patches(
-                model, rows, files[str(name)], reading, (factors or {}).get(str(name), 1.0)
-            ),
-        )
-        for name, rows in points.groupby("frame_id", sort=False)
+    parts = (
+        (rows, cut_patches(model, rows, frames))
+        for _, rows in points.groupby("frame_id", sort=False)
     )
-    for rows, stored in _rebatch(frames, batch):
+    for rows, stored in _rebatch(parts, batch):
         answer = model.answer(stored, rows["case_id"].to_numpy(dtype=object))
         yield pd.concat([rows.reset_index(drop=True), answer.reset_index(drop=True)], axis=1)
 
 
 def cut_patches(
-    model: FrameModel, rows: pd.DataFrame, path: Path, reading: FrameParams, factor: float
+    model: FrameModel, rows: pd.DataFrame, frames: FrameSource
 ) -> UInt8[np.ndarray, "n side side 3"]:
-    """Cut the patches of the nuclei of a frame as the model takes them, with their margin."""
-    normalise = find_normaliser(model.stain_normalisation)
-    spec = model.image.model.spec
-    side = spec.patch_px + 2 * spec.margin_px
-    frame = read_rgb(path, reading).rgb
+    """Cut the patches of nuclei of one frame as the model takes them, with their margin."""
+    name = str(rows["frame_id"].iloc[0])
+    normalise, factor = find_normaliser(model.stain_normalisation), frames.factors[name]
+    frame = frames.read(name)
     slide = resample(frame if normalise is None else normalise(frame), factor)
-    stored = np.empty((len(rows), side, side, 3), np.uint8)
+    stored = model.make_stored(len(rows))
     x_px, y_px = (rows[axis].to_numpy() * factor for axis in ("x_px", "y_px"))
     cut_windows(slide, x_px, y_px, stored)
     return stored

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +15,10 @@ from matplotlib.patches import Circle
 
 from histofuse.core.naming import show_name
 from histofuse.core.progress import track
-from histofuse.data.images.tiff import read_rgb
 from histofuse.data.images.tissue import Overview
 from histofuse.evaluation.drawing import CLASS_COLOURS, GREY, write_figure
 from histofuse.evaluation.mitotic_counts import HotSpot
-from histofuse.params.data import FrameParams
+from histofuse.serving.pictures.frames import FrameSource
 from histofuse.tracking.interface import PREDICTION
 
 _LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
@@ -31,8 +30,7 @@ _HEAT_UM: Final = 100.0  # SD of what smooths the density
 
 def draw_overlays(
     answered: pd.DataFrame,
-    files: Mapping[str, Path],
-    reading: FrameParams,
+    frames: FrameSource,
     *,
     classes: Sequence[str],
     footer: str,
@@ -42,16 +40,15 @@ def draw_overlays(
 
     Args:
         answered: ``frame_id, x_px, y_px, prediction``; a row is a nucleus.
-        files: Frame to its TIFF file.
-        reading: How frames are understood.
+        frames: Their pixels.
         classes: Those that the model knows; their order decides the colours.
         footer: Names the model.
         folder: Is created; drawings of the same frames are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    frames = list(answered.groupby("frame_id", sort=False))
-    for frame, rows in track(frames, "drawing", total=len(frames)):
-        figure = draw_overlay(read_rgb(files[str(frame)], reading).rgb, rows, classes)
+    groups = list(answered.groupby("frame_id", sort=False))
+    for frame, rows in track(groups, "drawing", total=len(groups)):
+        figure = draw_overlay(frames.read(frame), rows, classes)
         figure.text(0.01, 0.004, f"{frame}  ·  {footer}", fontsize=8, color=GREY, va="bottom")
         write_figure(figure, folder / f"{frame}.png", DPI)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,58 +29,28 @@ _SAMPLED_REGIONS: Final = 12  # for the stains of a slide
 _SAMPLED_PX: Final = 512
 
 
-@runtime_checkable
-class Finder(Protocol):
-    """A detector of nuclei.
-
-    Attributes:
-        mpp: Micrometres per pixel it was trained at; None if unknown.
-        context_px: Pixels around a region that its answer depends on.
-    """
-
-    @property
-    def mpp(self) -> float | None: ...  # noqa: D102
-
-    @property
-    def context_px(self) -> int: ...  # noqa: D102
-
-    def find(self, pixels: UInt8[np.ndarray, "height width 3"]) -> pd.DataFrame:
-        """Find ``x_px``, ``y_px`` and ``score`` of nuclei."""
-        ...
-
-    def require_mpp(self, mpp: float | None, where: object) -> None:
-        """Refuse another resolution than that of training."""
-        ...
-
-
 class Region(NamedTuple):
     """A part of a slide, in pixels of the model."""
 
-    top: int  # first row
-    left: int  # first column
-    height: int  # number of rows
-    width: int  # number of columns
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
 class SlideModel:
     """What turns the pixels of a slide into nuclei with classes."""
 
-    finder: Finder  # finds them
-    frames: FrameModel  # classifies them
+    finder: Any  # a `NucleusFinder`
+    frames: FrameModel
     region_px: int  # side of a region
     batch: int  # patches that are classified at once
 
     @property
-    def stored_px(self) -> int:
-        """Side of a patch with its margin."""
-        spec = self.frames.image.model.spec
-        return spec.patch_px + 2 * spec.margin_px
-
-    @property
     def halo_px(self) -> int:
         """Pixels to read around a region."""
-        reach = max(self.finder.context_px, self.stored_px // 2 + 2)
+        reach = max(self.finder.context_px, self.frames.stored_px // 2 + 2)
         return -(-reach // _HALO_STEP_PX) * _HALO_STEP_PX
 
 
@@ -97,7 +67,7 @@ def predict_slide(
         slide: At the model's resolution.
         regions: Those with tissue.
         prepare: Normalises their stains.
-        case: Name of the case, for a model that takes its health record.
+        case: Whose health record the model takes, if it takes any.
 
     Yields:
         For each region with nuclei, ``x_px, y_px`` in pixels of the slide, ``score`` and the
@@ -109,11 +79,10 @@ def predict_slide(
     seams = _Seams()
     for region in regions:
         pixels, top, left = read_with_halo(slide, region, model.halo_px)
-        found = model.finder.find(pixels)
-        found = seams.keep(found, region, top, left)
+        found = seams.keep(model.finder.find(pixels), region, top, left)
         if not len(found):
             continue
-        stored = np.empty((len(found), *[model.stored_px] * 2, 3), np.uint8)
+        stored = model.frames.make_stored(len(found))
         x_px, y_px = (found[axis].to_numpy(dtype=float) for axis in ("x_px", "y_px"))
         cut_windows(prepare(pixels), x_px, y_px, stored)
         cases = np.full(len(found), case, dtype=object)

@@ -17,6 +17,7 @@ from histofuse.core.artifacts import digest_file, load_json, write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import Fault, InputError
 from histofuse.data.geojson import read_objects
+from histofuse.detection.finder import NucleusFinder
 from histofuse.evaluation.mitotic_counts import MitosisErrors
 from histofuse.serving.pictures import finding
 
@@ -74,9 +75,8 @@ def places():
 @pytest.fixture
 def project(small_project, monkeypatch):
     """The small project, its models at a resolution, and the detector of discs."""
-    monkeypatch.setattr(slides_module, "load_finder", lambda _: DiscFinder())
-    monkeypatch.setattr(finding, "load_finder", lambda _: DiscFinder())
-    slides_module._load_model.cache_clear()
+    monkeypatch.setattr(NucleusFinder, "load", lambda _: DiscFinder())
+    slides_module._load_models.cache_clear()
     set_resolution(Path("models/simple_cnn"), 16 * MPP)
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("region_px: 1024", "region_px: 256"), "utf-8")
@@ -394,7 +394,7 @@ def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
     set_resolution(Path("models/simple_cnn"), 8.0)
     with pytest.raises(InputError, match=r"has 0\.5 µm per pixel; expected 0\.25"):
         ask("a.svs")
-    slides_module._load_model.cache_clear()
+    slides_module._load_models.cache_clear()
     set_resolution(Path("models/simple_cnn"), None)
     with pytest.raises(InputError, match=r"does not say the resolution .* patches\.patch_um"):
         ask("a.svs")
@@ -403,7 +403,7 @@ def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
 def test_a_fusion_model_takes_the_records_of_the_slides(project, places, monkeypatch):
     for name in ("a", "b"):
         write_slide(f"{name}.svs", draw_tissue(200, 200, places[:9]))
-    slides_module._load_model.cache_clear()
+    slides_module._load_models.cache_clear()
     fusion, patients = prepare_fusion("a")
     Path("slides").mkdir()
     for name in ("a", "b"):
