@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import shutil
+import stat
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -80,10 +81,8 @@ def resolve_inside(folder: Path, names: Iterable[str]) -> list[Path]:
 
 def _is_plain(part: str) -> bool:
     """Tell whether a name means the same on every system, and leads nowhere else."""
-    dots = not part.strip(". ")
-    return (
-        part.isprintable() and len(part.encode()) <= 240 and not dots and not set(":/") & set(part)
-    )
+    short = len(part.encode()) <= _NAME_BYTES
+    return part.isprintable() and short and bool(part.strip(". ")) and not set(":/") & set(part)
 
 
 def read_text(url: str) -> str:
@@ -103,12 +102,9 @@ def read_text(url: str) -> str:
 
 
 def download(remote: Remote, folder: Path) -> bool:
-    """Download a file unless it exists already.
+    """Download a file unless it exists already; return whether anything was downloaded.
 
     An interrupted download is kept as ``<name>.part``, and the next call resumes it.
-
-    Returns:
-        True if anything was downloaded.
 
     Raises:
         DownloadError: If the server cannot be reached, or the checksum does not match.
@@ -156,14 +152,14 @@ def digest(path: Path, algorithm: str) -> str:
 
 def _receive(remote: Remote, part: Path) -> None:
     """Download the rest of a partial file, with retries after network errors."""
-    for left in range(TRIES - 1, -1, -1):
+    for left in reversed(range(TRIES)):
         try:
-            return _receive_once(remote, part)
+            _receive_once(remote, part)
+            break
         except (OSError, HTTPException) as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or not left or not part.is_file():
                 raise explain(remote.url, error) from None
-    return None
 
 
 def _receive_once(remote: Remote, part: Path) -> None:
@@ -221,12 +217,9 @@ def explain(url: str, error: Exception) -> DownloadError:
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack a zip file into a new folder, completely or not at all.
+    """Unpack a zip file into a new folder, completely or not at all; return the number of files.
 
     A folder that was unpacked from it before is left as it is.
-
-    Returns:
-        The number of files.
 
     Raises:
         DownloadError: If it is no zip file that can be trusted, or the folder holds anything else.
@@ -236,7 +229,10 @@ def unpack(archive: Path, folder: Path) -> int:
         with zipfile.ZipFile(archive) as zipped:
             members = [m for m in zipped.infolist() if not m.is_dir()]
             targets = resolve_inside(folder, [m.filename for m in members])
-            _refuse_links(members)
+            for member in members:
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    problem = "is a link: the archive cannot be trusted"
+                    raise DownloadError(f"{member.filename!r} {problem}")
             if folder.exists():
                 _require_unpacked(folder, dict(zip(targets, members, strict=True)))
                 return len(members)
@@ -244,22 +240,14 @@ def unpack(archive: Path, folder: Path) -> int:
             with replacing_folder(folder) as temporary:
                 pairs = zip(targets, members, strict=True)
                 for target, member in track(pairs, f"unpacking {archive.name}", len(members)):
-                    _extract(zipped, member, temporary / target.relative_to(folder))
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
-        raise _refuse_archive(archive, error) from None
-    except RuntimeError as error:  # encrypted
-        raise _refuse_archive(archive, error) from None
+                    path = temporary / target.relative_to(folder)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with zipped.open(member) as source, path.open("wb") as file:
+                        shutil.copyfileobj(source, file, CHUNK)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        problem = f"not a zip file ({error}); remove it and fetch again"
+        raise DownloadError(f"{archive}: {problem}") from None
     return len(members)
-
-
-def _refuse_archive(archive: Path, error: Exception) -> DownloadError:
-    return DownloadError(f"{archive}: not a zip file ({error}); remove it and fetch again")
-
-
-def _extract(zipped: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with zipped.open(member) as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file, CHUNK)
 
 
 def _require_unpacked(folder: Path, members: Mapping[Path, zipfile.ZipInfo]) -> None:
@@ -267,9 +255,3 @@ def _require_unpacked(folder: Path, members: Mapping[Path, zipfile.ZipInfo]) -> 
     held = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     if held != {path: member.file_size for path, member in members.items()}:
         raise DownloadError(f"{folder}: exists already, with other files in it. {_AWAY}")
-
-
-def _refuse_links(members: Iterable[zipfile.ZipInfo]) -> None:
-    for member in members:
-        if (member.external_attr >> 16) & 0o170000 == 0o120000:
-            raise DownloadError(f"{member.filename!r} is a link: the archive cannot be trusted")

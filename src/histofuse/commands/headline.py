@@ -59,12 +59,8 @@ def _tabulate(
 def _show(headline: Mapping[str, Any]) -> list[str]:
     """Write the scores of one model: "mitosis AUPRC 0.580", and the gain with its interval."""
     scores = sorted(name for name in headline if name != "gain")  # AUPRC or AUROC before ECE
-    cells = [f"{spell_metrics(_drop_split(n))} {show_value(headline[n])}" for n in scores]
+    cells = [f"{spell_metrics(n.partition('/')[2])} {show_value(headline[n])}" for n in scores]
     return [*cells, show_interval(**headline["gain"], sign="+") if "gain" in headline else ""]
-
-
-def _drop_split(name: str) -> str:
-    return name.partition("/")[2]
 
 
 def _list_places(reports: Path) -> Iterator[str]:

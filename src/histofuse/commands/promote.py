@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from shlex import quote
+from typing import Final
 
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import report
@@ -19,6 +20,8 @@ from histofuse.promotion.versions import choose_version, find_name, find_product
 from histofuse.tracking.names import Version
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.verification import check_version
+
+_REMINDER: Final = f"Commit {LOG}: a new registry reads from it what is in production."
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ def promote(
 
     Raises:
         BundleError: If the version is in production already, and is not what was registered.
-        InputError: If no such version is registered, several match, or the gate is overridden
-            without a reason.
+        InputError: If not exactly one version matches, or the gate is overridden without a reason.
         RegistryError: If the registry cannot be reached, or changed in the meantime.
     """
     if forced and not reason.strip():
@@ -60,14 +62,26 @@ def promote(
         check_version(target, store)
         return Outcome([f"{target} is already in production"])
 
-    evidence = _gather(store, target, current)
-    verdict = decide(evidence, load_section(PromotionParams, "promotion"))
-    lines = [_introduce(target, current), *(f"  {line}" for line in verdict.lines())]
+    params = load_section(PromotionParams, "promotion")
+    evidence = _gather(store, target, current, params)
+    verdict = decide(evidence, params)
+    compared = (
+        f"compared with {current.short} in production" if current else "nothing in production yet"
+    )
+    lines = [f"{target}, {compared}", *(f"  {line}" for line in verdict.lines())]
     if not verdict.passed and not forced:
         return Outcome([*lines, _refuse(target, verdict)], refused=True)
     if dry_run:
         return Outcome([*lines, f"{target} would be promoted; nothing was changed"])
-    grounds = _state_grounds(evidence, verdict, reason.strip())
+    from histofuse.promotion.evidence import digest_test_data, measure_candidate
+
+    grounds = Grounds(
+        reason=reason.strip(),
+        forced=not verdict.passed,
+        checks=verdict.to_dict()["checks"],
+        metrics=measure_candidate(evidence, params),
+        digests=digest_test_data(evidence.candidate.config),
+    )
     record = production.promote(target, status.production, grounds)
     return Outcome([*lines, *_conclude(target, verdict, record)])
 
@@ -87,51 +101,31 @@ def rollback(model: str, reason: str = "") -> list[str]:
         when, by = entry.restores["when"][:10], entry.restores["by"]
         lines = [f"promoted on {when} by {by}, gate: {entry.gate or 'not recorded'}"]
     shown = f"{name} {record.target} is in production again{_show_replaced(record)}"
-    return [shown, *lines, _remind()]
+    return [shown, *lines, _REMINDER]
 
 
 def _load_primary_rule() -> str:
     return load_section(EvaluationParams, "evaluation").primary_rule
 
 
-def _gather(store: Store, target: Version, current: Version | None) -> Evidence:
+def _gather(
+    store: Store, target: Version, current: Version | None, params: PromotionParams
+) -> Evidence:
     from histofuse.evaluation.alarms.checks import AlarmRules
     from histofuse.evaluation.metrics.bootstrap import Bootstrap
     from histofuse.promotion.evidence import gather_evidence
 
     other = "" if current is None else f" and {current.short}"
     report(f"scoring {target}{other}")
-    promotion = load_section(PromotionParams, "promotion")
     rules = AlarmRules(
         alarms=load_section(AlarmParams, "alarms"),
         encoding=load_section(EncodingParams, "encoding"),
         bootstrap=Bootstrap(load_section(IntervalParams, "intervals"), load_seed()),
-        alarm_at=promotion.alarm_at,
-        alarm_metrics=promotion.alarm_metrics,
-        split_units=promotion.split_units,
+        alarm_at=params.alarm_at,
+        alarm_metrics=params.alarm_metrics,
+        split_units=params.split_units,
     )
     return gather_evidence(store, target, current, rules)
-
-
-def _state_grounds(evidence: Evidence, verdict: Verdict, reason: str) -> Grounds:
-    from histofuse.promotion.evidence import digest_test_data, measure_candidate
-
-    return Grounds(
-        reason=reason,
-        forced=not verdict.passed,
-        checks=verdict.to_dict()["checks"],
-        metrics=measure_candidate(evidence, load_section(PromotionParams, "promotion")),
-        digests=digest_test_data(evidence.candidate.config),
-    )
-
-
-# --- messages -----------------------------------------------------------------------------------
-
-
-def _introduce(target: Version, current: Version | None) -> str:
-    if current is None:
-        return f"{target}, nothing in production yet"
-    return f"{target}, compared with {current.short} in production"
 
 
 def _refuse(target: Version, verdict: Verdict) -> str:
@@ -150,12 +144,8 @@ def _conclude(target: Version, verdict: Verdict, record: Record | None) -> list[
     if record.entry.forced:
         failed = f"{len(verdict.refusals)} of {len(verdict.checks)} checks"
         forced = f", although {failed} refused it: {record.entry.reason}"
-    return [f"{target} is in production{_show_replaced(record)}{forced}", _remind()]
+    return [f"{target} is in production{_show_replaced(record)}{forced}", _REMINDER]
 
 
 def _show_replaced(record: Record) -> str:
     return "" if record.source is None else f", replacing {record.source}"
-
-
-def _remind() -> str:
-    return f"Commit {LOG}: a new registry reads from it what is in production."

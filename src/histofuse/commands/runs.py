@@ -108,18 +108,12 @@ def describe_runs(
     columns: Sequence[str] = (),
     current: bool = False,
     form: Format = "table",
-    width: int | None = None,
+    width: int = _WIDTH,
 ) -> str:
     """Describe the published runs.
 
-    Args:
-        kind: Only runs of one kind: ``image``, ``tabular``, ``fusion`` or ``patient``.
-        sort: Metric or param to sort by, best first; ``{focus}`` in it stands for the class in
-            focus. By default the first column.
-        columns: Metrics and params to show in place of the usual ones.
-        current: Only models that ``models/`` holds.
-        form: A table for people, or what programs read.
-        width: Of the table, unless its numbers need more; None is 100 columns.
+    ``{focus}`` in a column, or in what to sort by, stands for a run's class in focus. By default
+    runs are sorted by the first column. `width` is that of the table, unless its numbers need more.
 
     Raises:
         InputError: If no run has a column asked for.
@@ -136,7 +130,7 @@ def describe_runs(
         return to_json(dicts).rstrip("\n") if form == "json" else _to_csv(dicts)
     units = ("patches", "admissions", "patients")
     groups = [[r for r in rows if r.unit == unit] for unit in units]
-    console = Console(width=width or _WIDTH, no_color=True, highlight=False)
+    console = Console(width=width, no_color=True, highlight=False)
     tables, needed = [], 0
     for folds in (0, 1, 2):
         tables = [_make_table(group, sort, columns, folds) for group in groups if group]

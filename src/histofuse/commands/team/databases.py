@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any, Final
@@ -31,8 +32,7 @@ _UNREACHABLE: Final = "Start PostgreSQL there, or correct host and port."
 def check_database(address: str) -> str:
     """Make sure that a PostgreSQL database answers and lets us create tables.
 
-    Returns:
-        The URL with the driver that is installed.
+    Returns its URL, with the driver that is installed.
 
     Raises:
         HistofuseError: If it is not PostgreSQL, does not answer, or tables cannot be created.
@@ -49,7 +49,10 @@ def check_database(address: str) -> str:
             query = "SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')"
             schema, may_create = connection.execute(query).fetchone() or (None, None)
     except psycopg.Error as error:
-        raise HistofuseError(_explain(shown, error)) from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = redact(lines[0]) if lines else type(error).__name__
+        remedies = (remedy for part, remedy in _REMEDIES.items() if part in str(error))
+        raise HistofuseError(f"{shown}: {reason}. {next(remedies, _UNREACHABLE)}") from None
     if not may_create:
         raise HistofuseError(
             f"{shown}: its user may not create tables in the schema {schema or 'public'}. As the "
@@ -71,13 +74,6 @@ def _parse(address: str) -> Any:
             f"{redact(address)}: not the URL of a PostgreSQL database; expected {EXAMPLE}"
         )
     return url
-
-
-def _explain(shown: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = redact(lines[0]) if lines else type(error).__name__
-    remedies = (remedy for part, remedy in _REMEDIES.items() if part in str(error))
-    return f"{shown}: {reason}. {next(remedies, _UNREACHABLE)}"
 
 
 # How to copy what an older version's server stored in its own PostgreSQL cluster.
@@ -107,21 +103,16 @@ def refuse_old_cluster(folder: Path) -> None:
     data = cluster / "data"
     if not (data / "PG_VERSION").is_file():
         return
-    owner = data.owner()
+    owner, port = data.owner(), "PORT"
+    with suppress(OSError, ValueError, KeyError):
+        port = str(int(json.loads((cluster / "access.json").read_text())["port"]))
     raise HistofuseError(
         _OLD_CLUSTER.format(
             data=quote(str(data)),
             folder=cluster,
             major=(data / "PG_VERSION").read_text().strip(),
             as_owner="" if owner == getpass.getuser() else f"runuser -u {quote(owner)} -- ",
-            port=_read_port(cluster / "access.json"),
+            port=port,
             pgpass=quote(str((folder / "pgpass").resolve())),
         )
     )
-
-
-def _read_port(access: Path) -> str:
-    try:
-        return str(int(json.loads(access.read_text())["port"]))
-    except (OSError, ValueError, KeyError):
-        return "PORT"

@@ -28,14 +28,7 @@ class Team:
     secrets_file: str  # which the password was read from, for messages
 
     def add(self, name: str, *, may_write: bool) -> str:
-        """Add a user.
-
-        Returns:
-            The user's new password.
-
-        Raises:
-            HistofuseError: If the name is taken or not usable.
-        """
+        """Add a user and return the password; `HistofuseError` if the name cannot be used."""
         if not _NAME.fullmatch(name):
             expected = "at most 64 letters, digits and . _ @ -, a letter or digit first"
             raise HistofuseError(f"{shorten(repr(name))}: not a user name; expected {expected}")

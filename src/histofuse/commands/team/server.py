@@ -13,10 +13,11 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Final
+from typing import Final, NamedTuple
 
 from histofuse.commands.team.access import AUTHORIZE, SOURCES
 from histofuse.commands.team.connections import UVICORN
@@ -79,8 +80,7 @@ class Settings:
     workers: int
 
 
-@dataclass(frozen=True)
-class Secrets:
+class Secrets(NamedTuple):
     """The administrator's password and the key that signs sessions; one file, mode 0600."""
 
     admin_password: str
@@ -104,7 +104,13 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     environment = _build_environment(folder, database, _open_secrets(folder))
-    _write_auth_config(folder, database)
+    config = AUTH_TEMPLATE.format(
+        database=database.replace("%", "%%"),
+        admin=ADMIN,
+        authorize=AUTHORIZE,
+        seconds=CREDENTIALS_SECONDS,
+    )
+    write_private(config, folder / AUTH_CONFIG)
     write_json({"address": _name_address(settings)}, folder / STATE)
     command = _build_command(settings, _open_artifacts(settings.artifacts, folder))
     _announce(settings, folder)
@@ -167,10 +173,9 @@ def _check_artifacts(artifacts: str | None) -> Iterator[str]:
 
 
 def _is_installed(module: str) -> bool:
-    try:
+    with suppress(ModuleNotFoundError):  # of a package above it
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+    return False
 
 
 def list_allowed(settings: Settings) -> tuple[list[str], list[str]]:
@@ -212,7 +217,7 @@ def _open_secrets(folder: Path) -> Secrets:
     """Read the passwords; the first start creates them."""
     if not (folder / SECRETS).is_file():
         created = Secrets(secrets.token_urlsafe(24), secrets.token_hex(32))
-        write_private(json.dumps(asdict(created), indent=2) + "\n", folder / SECRETS)
+        write_private(json.dumps(created._asdict(), indent=2) + "\n", folder / SECRETS)
     return _read_secrets(folder)
 
 
@@ -240,16 +245,6 @@ def write_private(text: str, path: Path) -> None:
         opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
             file.write(text)
-
-
-def _write_auth_config(folder: Path, database: str) -> None:
-    config = AUTH_TEMPLATE.format(
-        database=database.replace("%", "%%"),
-        admin=ADMIN,
-        authorize=AUTHORIZE,
-        seconds=CREDENTIALS_SECONDS,
-    )
-    write_private(config, folder / AUTH_CONFIG)
 
 
 # --- MLflow -------------------------------------------------------------------------------------
@@ -280,7 +275,7 @@ def _build_command(settings: Settings, artifacts: str) -> list[str]:
 def _build_environment(folder: Path, database: str, kept: Secrets) -> dict[str, str]:
     """Build MLflow's environment, which holds the passwords: other users cannot see it.
 
-    Others are left out: they could name another server, weaken this one, or hold passwords.
+    Further variables could name another server, weaken this one, or hold passwords.
     """
     return {
         **list_inherited(*INHERITED),

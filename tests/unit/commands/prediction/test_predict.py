@@ -610,9 +610,7 @@ def test_patients_are_answered_a_case_each_by_what_is_known_of_them(
 ):
     from histofuse.serving import predict as opening
 
-    monkeypatch.setattr(
-        opening, "_open_encoder", lambda encoder, path: open_bundle(Path("models/simple_cnn"))
-    )
+    monkeypatch.setattr(opening, "_open_encoder", lambda *_: open_bundle(Path("models/simple_cnn")))
     records = {"age": [0.1, 0.2], "albumin": [1.0, None], "lactate": [0.0, 1.0], "sodium": [0, 1]}
     pd.DataFrame({"case_id": ["case 1", "Case_9"], **records}).to_parquet("records.parquet")
 
@@ -631,9 +629,7 @@ def test_patients_are_answered_a_case_each_by_what_is_known_of_them(
 def test_a_model_of_patients_needs_frames_or_records(patient_model, monkeypatch):
     from histofuse.serving import predict as opening
 
-    monkeypatch.setattr(
-        opening, "_open_encoder", lambda encoder, path: open_bundle(Path("models/simple_cnn"))
-    )
+    monkeypatch.setattr(opening, "_open_encoder", lambda *_: open_bundle(Path("models/simple_cnn")))
 
     with pytest.raises(InputError, match="FRAMES, a folder of frames, --patients"):
         ask(None, patient_model)
