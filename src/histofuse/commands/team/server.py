@@ -104,13 +104,7 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     environment = _build_environment(folder, database, _open_secrets(folder))
-    config = AUTH_TEMPLATE.format(
-        database=database.replace("%", "%%"),
-        admin=ADMIN,
-        authorize=AUTHORIZE,
-        seconds=CREDENTIALS_SECONDS,
-    )
-    write_private(config, folder / AUTH_CONFIG)
+    _write_auth_config(folder, database)
     write_json({"address": _name_address(settings)}, folder / STATE)
     command = _build_command(settings, _open_artifacts(settings.artifacts, folder))
     _announce(settings, folder)
@@ -245,6 +239,16 @@ def write_private(text: str, path: Path) -> None:
         opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def _write_auth_config(folder: Path, database: str) -> None:
+    config = AUTH_TEMPLATE.format(
+        database=database.replace("%", "%%"),
+        admin=ADMIN,
+        authorize=AUTHORIZE,
+        seconds=CREDENTIALS_SECONDS,
+    )
+    write_private(config, folder / AUTH_CONFIG)
 
 
 # --- MLflow -------------------------------------------------------------------------------------
