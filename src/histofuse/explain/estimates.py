@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -82,10 +82,7 @@ class Estimate:
 
 
 def estimate_means(
-    scores: Scores,
-    groups: Shaped[np.ndarray, " n"],
-    bootstrap: Bootstrap,
-    unit: str = "cases",
+    scores: Scores, groups: Shaped[np.ndarray, " n"], bootstrap: Bootstrap, unit: str = "cases"
 ) -> dict[str, Estimate]:
     """Compute the mean of each score and its interval over groups (`unit` in the plural).
 
@@ -133,16 +130,16 @@ def render_estimates(
     rendered = {}
     for name, estimate in estimates.items():
         whole, _, part = name.partition("/")
-        measure = measures[whole]
+        measure = replace(measures[whole], limit=None) if part else measures[whole]
         rendered[name] = {
             key: round(value, _DECIMALS) if isinstance(value, float) else value
-            for key, value in asdict(estimate).items()
+            for key, value in vars(estimate).items()
         } | {
             "better": measure.better,
-            "limit": None if part else measure.limit,
+            "limit": measure.limit,
             "meaning": measure.meaning,
-            "outcome": "" if part else measure.find_outcome(estimate, fewest_groups),
-            "concern": "" if part else measure.find_concern(estimate, fewest_groups),
+            "outcome": measure.find_outcome(estimate, fewest_groups),
+            "concern": measure.find_concern(estimate, fewest_groups),
         }
     return rendered
 

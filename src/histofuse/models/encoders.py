@@ -9,12 +9,7 @@ from histofuse.core.errors import Fault, InputError
 from histofuse.features.augment import PixelScale
 from histofuse.models.backbones import OWN
 from histofuse.models.libraries import InputConfig, describe_input, read_input_config
-from histofuse.models.published import (
-    PublishedEncoder,
-    find_weights,
-    is_published,
-    read_published,
-)
+from histofuse.models.published import PublishedEncoder, find_weights, is_published, read_published
 from histofuse.params.image import PINNED, EncoderParams, MeanAndSd
 
 

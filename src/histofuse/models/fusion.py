@@ -79,18 +79,11 @@ class FusionModel:
 
 def load_fusion_model(bundle: Bundle) -> FusionModel:
     """Load the model of a bundle."""
-    config = bundle.config
-    if config["kind"] != "fusion":
-        kind = config["kind"]
+    config, kind = bundle.config, bundle.config["kind"]
+    if kind != "fusion":
         raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected fusion")
-    architecture = config["architecture"]
-    network = FusionHead(
-        architecture["image_dim"],
-        architecture["patient_dim"],
-        architecture["hidden"],
-        len(config["classes"]),
-        architecture["dropout"],
-        architecture.get("image_components"),
-    )
+    architecture = dict(config["architecture"])
+    components = architecture.pop("image_components", None)
+    network = FusionHead(**architecture, classes=len(config["classes"]), components=components)
     network.load_state_dict(load_file(bundle.path / WEIGHTS))
     return FusionModel(config["classes"], network.eval().requires_grad_(False))

@@ -120,11 +120,8 @@ def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:
         if timm.is_model(name) and (not tag or name in tagged):
             return "timm", name
         known = tagged or ([] if library else known) + timm.list_models()
-    near = difflib.get_close_matches(name, sorted({*known}), n=5) or [
-        "resnet18",
-        "resnet34",
-        "resnet50",
-    ]
+    near = difflib.get_close_matches(name, sorted({*known}), n=5)
+    near = near or ["resnet18", "resnet34", "resnet50"]
     expected = f"{', '.join(own)}, or a name of torchvision or timm such as {', '.join(near)}"
     remedy = "Others are named hf-hub:<org>/<model>@<commit> or local-dir:<folder>."
     raise InputError([Fault("params.yaml, backbone", f"is {backbone!r}", expected, remedy)])
@@ -152,12 +149,8 @@ def _cut_head(network: nn.Module) -> str:
     and then pools: its embedding is the mean over the positions of its last features.
     """
     head = next(name for name in _HEADS if hasattr(network, name))
-    layers = [
-        (n, m)
-        for n, m in getattr(network, head).named_modules()
-        if next(m.parameters(recurse=False), None) is not None
-    ]
-    name, last = layers[-1]
+    modules = list(getattr(network, head).named_modules())
+    name, last = [(n, m) for n, m in modules if any(True for _ in m.parameters(recurse=False))][-1]
     path = f"{head}.{name}".rstrip(".")
     if isinstance(last, nn.Conv2d):
         setattr(network, head, nn.AdaptiveAvgPool2d(1))
@@ -184,12 +177,8 @@ def _build_timm(name: str, input_px: int, model_kwargs: Mapping[str, Any]) -> Ba
     classifier = known.classifier if known else None
     names = [classifier] if isinstance(classifier, str) else classifier or []
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    return Backbone(
-        network,
-        tuple(f"{n}." for n in names),
-        fetch_imagenet,
-        (lambda state: convert(dict(state), network)) if convert else None,
-    )
+    bring = (lambda state: convert(dict(state), network)) if convert else None
+    return Backbone(network, tuple(f"{n}." for n in names), fetch_imagenet, bring)
 
 
 def _read_layers(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,9 +48,8 @@ class Mlp(nn.Module):
 
 
 def _make_block(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs), nn.Dropout(dropout)
-    )
+    layers = nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs), nn.Dropout(dropout)
+    return nn.Sequential(*layers)
 
 
 ROWS_AT_ONCE = 8192
@@ -90,12 +89,7 @@ def _apply(
 
 def load_mlp(path: Path, architecture: dict[str, Any]) -> Mlp:
     """Rebuild a network from ``config.json`` and fill in its weights, at inference."""
-    model = Mlp(
-        architecture["n_features"],
-        architecture["hidden"],
-        architecture["outputs"],
-        architecture["dropout"],
-    )
+    model = Mlp(*(architecture[key] for key in ("n_features", "hidden", "outputs", "dropout")))
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
 

@@ -29,6 +29,5 @@ class SimpleCnnBackbone(nn.Sequential):
 
 
 def _make_block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
-    )
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+    return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2))

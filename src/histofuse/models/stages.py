@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -173,19 +173,14 @@ def count_unfrozen(epoch: int, frozen_epochs: int, every_epochs: int) -> int:
 def recording_outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, Any]]:
     """Record the outputs of modules by name while the network computes."""
     outputs: dict[str, Any] = {}
-
-    def note(name: str, output: object) -> None:
-        outputs[name] = output
-
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda _, __, out, n=name: note(n, out))
-        for name in names
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            # An entry that is there already is replaced; what is returned would replace the output.
+            hook = network.get_submodule(name).register_forward_hook(
+                lambda _, __, output, name=name: outputs.update({name: output})
+            )
+            hooks.callback(hook.remove)
         yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
@@ -202,8 +197,7 @@ def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
         return fine[-1]
     spec = model.spec
     where = f"params.yaml, backbone {spec.backbone} at input_px {spec.input_px}"
-    finest = max((layer.map_px for layer in layers), default=0)
-    if not finest:
+    if not (finest := max((layer.map_px for layer in layers), default=0)):
         problem = "has no stage with feature maps of a known layout, so that it cannot be explained"
         raise InputError([Fault(where, problem, "another backbone, such as resnet18")])
     problem = f"its finest feature maps are {finest} x {finest}, too coarse to be explained"
@@ -247,18 +241,13 @@ def find_map_layers(backbone: nn.Module, input_px: int) -> list[MapLayer]:
     if known := getattr(backbone, "map_layers", None):
         return list(known)
     names, image = [s.name for s in list_stages(backbone)], _make_image(backbone, input_px)
+    compute_maps: Any = getattr(backbone, "forward_intermediates", None)
     with torch.no_grad(), recording_outputs(backbone, names) as outputs:
         backbone(image)
-        references = _list_references(backbone, image)
+        options = {"intermediates_only": True, "output_fmt": "NCHW"}
+        references = compute_maps(image, **options) if compute_maps else None
     layers = (_describe(backbone, n, outputs[n], references) for n in names if n in outputs)
     return [layer for layer in layers if layer is not None]
-
-
-def _list_references(backbone: nn.Module, image: Tensor) -> list[Tensor] | None:
-    if not hasattr(backbone, "forward_intermediates"):
-        return None
-    maps: Any = backbone.forward_intermediates
-    return maps(image, intermediates_only=True, output_fmt="NCHW")
 
 
 def _describe(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ class BoostedTrees:
         none = np.empty((0, len(self.roots)))
         return np.concatenate([none, *map(self._predict_chunk, chunks)])
 
-    def _predict_chunk(
-        self, x: Float32[np.ndarray, "n features"]
-    ) -> Float64[np.ndarray, "n trees"]:
+    def _predict_chunk(self, x: np.ndarray) -> Float64[np.ndarray, "n trees"]:
         rows = np.arange(len(x))[:, None]
         node = np.tile(self.roots, (len(x), 1))
         for _ in range(int(self.steps[0])):
@@ -112,9 +110,7 @@ def load_trees(path: Path) -> BoostedTrees:
 
 
 def make_matrix(
-    x: Float[np.ndarray, "n features"],
-    target: np.ndarray | None = None,
-    weight: np.ndarray | None = None,
+    x: np.ndarray, target: np.ndarray | None = None, weight: np.ndarray | None = None
 ) -> xgboost.DMatrix:
     """Hand rows to XGBoost; NaN means missing."""
     import xgboost

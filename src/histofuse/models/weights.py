@@ -44,14 +44,14 @@ def download_state(fetch: Callable[[], State], backbone: str) -> State:
     try:
         return fetch()
     except Exception as error:
-        fault = Fault(
-            f"weights: imagenet, backbone {backbone}",
-            f"could not be downloaded ({type(error).__name__}: {error})",
-            "a connection to the library's weights, or weights in its cache",
-            "Without one, bring them as a file: weights: <path>.safetensors, with the library's "
-            "key names; or train from random weights: weights: none.",
+        where, problem = f"weights: imagenet, backbone {backbone}", type(error).__name__
+        expected = "a connection to the library's weights, or weights in its cache"
+        remedy = (
+            "Without one, bring them as a file: weights: <path>.safetensors, with the library's"
         )
-        raise InputError([fault]) from None
+        remedy += " key names; or train from random weights: weights: none."
+        problem = f"could not be downloaded ({problem}: {error})"
+        raise InputError([Fault(where, problem, expected, remedy)]) from None
 
 
 def load_weights(

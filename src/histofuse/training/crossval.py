@@ -19,19 +19,14 @@ import torch
 from histofuse.core.artifacts import digest_file, digest_folder, digest_text, load_json, to_json
 from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.code import digest_code
-from histofuse.core.errors import collect_faults
+from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.naming import name_fusion
 from histofuse.core.tables import read_table, write_table
+from histofuse.data import splits
 from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
 from histofuse.data.patches import load_index
-from histofuse.data.splits import (
-    PATCH_SPLITS,
-    PATIENT_SPLITS,
-    count_folds,
-    fold_patients,
-    split_patches,
-)
+from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.features.embeddings import Embeddings, number_rows, write_embeddings
 from histofuse.features.encoding import ENCODED, fit_encoder, join_splits, write_encoded
 from histofuse.features.pairing import PAIRS, join_targets, make_pairs
@@ -147,7 +142,7 @@ def name_run(chain: Chain, sources: Sources) -> str:
 
 def list_folds(chain: Chain, sources: Sources) -> range:
     """List the folds there are."""
-    return range(count_folds(load_index(sources.patches), chain.crossval.folds))
+    return range(splits.count_folds(load_index(sources.patches), chain.crossval.folds))
 
 
 # --- one fold -----------------------------------------------------------------------------------
@@ -179,8 +174,7 @@ def _run_chain(chain: Chain, sources: Sources, fold: int, folder: Path) -> None:
     with chdir(folder):
         split_fold(chain, sources, fold)
         _encode(chain, sources)
-        _train_images(chain, sources)
-        _train_tabulars(chain, sources)
+        _train(chain, sources)
         _embed(chain, sources)
         for rule, pairing in chain.pairings.items():
             _fuse(chain, sources, rule, PairingParams(pairing))
@@ -191,7 +185,7 @@ def _run_chain(chain: Chain, sources: Sources, fold: int, folder: Path) -> None:
 def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
     """Split patches by case, and patients, for one fold; linked patients follow their case."""
     index, params = load_index(sources.patches), chain.crossval
-    count = count_folds(index, params.folds)
+    count = splits.count_folds(index, params.folds)
     split_params = ImageSplitParams(
         unit="case",
         validation_unit=params.validation_unit,
@@ -200,13 +194,12 @@ def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
         validation_fold=0,
         classes_required=params.classes_required,
     )
-    patches = split_patches(index, split_params, chain.seed)
-    cohort = read_table(sources.cohort / "cohort.parquet", COHORT)
-    linked = None
+    patches = splits.split_patches(index, split_params, chain.seed)
+    cohort, linked = read_table(sources.cohort / "cohort.parquet", COHORT), None
     if not is_empty(sources.crosswalk):
         links = read_crosswalk(sources.crosswalk, patches, cohort)
         linked = find_linked_splits(links, patches)
-    patients = fold_patients(cohort, count, fold, chain.seed, linked)
+    patients = splits.fold_patients(cohort, count, fold, chain.seed, linked)
     write_table(patches, PATCHES, PATCH_SPLITS)
     write_table(patients, PATIENTS, PATIENT_SPLITS)
 
@@ -227,14 +220,11 @@ def _is_trained(name: str) -> bool:
     return (MODELS / name / MANIFEST).is_file()
 
 
-def _train_images(chain: Chain, sources: Sources) -> None:
+def _train(chain: Chain, sources: Sources) -> None:
     data = load_patch_data(sources.patches, PATCHES)
     for name, params in chain.images.items():
         if not _is_trained(name):
             train_image(data, params, chain.seed, NullRecorder(), MODELS / name)
-
-
-def _train_tabulars(chain: Chain, sources: Sources) -> None:
     for name, params in chain.tabulars.items():
         if not _is_trained(name):
             table = load_table(_SCRATCH, sources.cohort / "meta.json", params.kind)
@@ -247,10 +237,9 @@ def _embed(chain: Chain, sources: Sources) -> None:
     )
     index, rows = load_index(sources.patches), read_table(_SCRATCH / "imputed.parquet", ENCODED)
     model = load_tabular_model(patient)
-    with collect_faults() as faults:
-        if not isinstance(model, MlpModel):
-            faults.add("params.yaml, encoders.patient", "has no embedding", "a model of kind mlp")
-    assert isinstance(model, MlpModel)
+    if not isinstance(model, MlpModel):
+        where, problem = "params.yaml, encoders.patient", "has no embedding"
+        raise InputError([Fault(where, problem, "a model of kind mlp")])
     sides = {"image": image, "patient": patient}
     meta = {
         "classes": image.config["classes"],
@@ -259,12 +248,9 @@ def _embed(chain: Chain, sources: Sources) -> None:
         "encoders": {s: {"name": b.name, "digest": b.digest} for s, b in sides.items()},
     }
     patches = apply_network(load_image_model(image), sources.patches, index).embeddings
-    embeddings = Embeddings(
-        number_rows(index[["patch_id"]], patches),
-        number_rows(rows[["subject_id", "hadm_id"]], model.embed(rows)),
-        meta,
-    )
-    write_embeddings(embeddings, _SCRATCH / "embeddings")
+    of_patches = number_rows(index[["patch_id"]], patches)
+    of_patients = number_rows(rows[["subject_id", "hadm_id"]], model.embed(rows))
+    write_embeddings(Embeddings(of_patches, of_patients, meta), _SCRATCH / "embeddings")
 
 
 def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.stage import require_one_process
-from histofuse.core.tables import Contract, read_table, write_table
+from histofuse.core.tables import Contract, parse_columns, read_table, write_table
 from histofuse.data.patches import (
     INDEX,
     META,
@@ -66,10 +67,7 @@ from histofuse.training.distance import fit_distance, write_distance
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult, measure, write_history
-from histofuse.training.fitting.losses import (
-    adjust_logits,
-    make_focal_loss,
-)
+from histofuse.training.fitting.losses import adjust_logits, make_focal_loss
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import (
     Inputs,
@@ -86,14 +84,7 @@ from histofuse.training.recorder import Recorder
 
 IMAGE_PREDICTIONS = Contract(
     name="image predictions",
-    columns={
-        "patch_id": "str",
-        "case_id": "str",
-        "frame_id": "str",
-        "split": "str",
-        "label": "str",
-        "prediction": "str",
-    },
+    columns=parse_columns("patch_id case_id frame_id split label prediction"),
     key=("patch_id",),
     open_ended=True,
 )
@@ -207,9 +198,8 @@ def train_image(
         unseen = data.table["split"].isin(list_decision_splits(params.strategy)).to_numpy()
         labels = data.number_labels(data.table)[unseen]
         cases = data.table["case_id"].to_numpy(dtype=object)[unseen]
-        decision = fit_decision(
-            outputs.logits[unseen], labels, cases, params.calibration, params.threshold
-        )
+        logits = outputs.logits[unseen]
+        decision = fit_decision(logits, labels, cases, params.calibration, params.threshold)
         rows = (data.table["split"] == "validation").to_numpy()
         keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
         predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
@@ -372,59 +362,44 @@ def make_recipe(
     adjusted = params.imbalance == "logit_adjustment"
     if adjusted:
         loss = adjust_logits(loss, torch.bincount(train.labels, minlength=classes) / len(train))
+    head, backbone = (tuple(part.parameters()) for part in (model.head, model.backbone))
+    steps = {"step_epochs": params.step_epochs, "step_factor": params.step_factor}
     return Recipe(
         **read_recipe(params, train.labels, classes),
         monitor=params.monitor,
         seed=derive_seed(seed, "image", name),
         groups=(
-            ParameterGroup("head", tuple(model.head.parameters()), params.head_learning_rate),
-            ParameterGroup(
-                "backbone", tuple(model.backbone.parameters()), params.backbone_learning_rate
-            ),
+            ParameterGroup("head", head, params.head_learning_rate),
+            ParameterGroup("backbone", backbone, params.backbone_learning_rate),
         ),
-        schedule=make_schedule(
-            params.schedule,
-            params.epochs,
-            step_epochs=params.step_epochs,
-            step_factor=params.step_factor,
-        ),
+        schedule=make_schedule(params.schedule, params.epochs, **steps),
         loss=loss,
         # Such logits ignore the shares of the classes, and so does this measure of them.
         measured_weights=compute_class_weights(train.labels, classes) if adjusted else None,
         weight_averaging=params.weight_averaging,
-        prepare=_make_prepare(model, params),
-        begin_epoch=_make_unfreezing(params),
+        prepare=partial(_prepare, model, params),
+        begin_epoch=partial(_begin_epoch, params),
         precision=params.precision,
     )
 
 
-def _make_prepare(
-    model: ImageModel, params: GradientParams
-) -> Callable[[Inputs, Draws | None], Inputs]:
-    spec = model.spec
-
-    def prepare(inputs: Inputs, draws: Draws | None) -> Inputs:
-        (stored,) = inputs
-        if draws is None:
-            return (model.prepare(stored),)
-        images = augment_patches(
-            stored, spec.geometry, spec.normalisation, params.augmentation, draws.uniform(DRAWN)
-        )
-        return (images,)
-
-    return prepare
+def _prepare(
+    model: ImageModel, params: GradientParams, inputs: Inputs, draws: Draws | None
+) -> Inputs:
+    (stored,), spec = inputs, model.spec
+    if draws is None:
+        return (model.prepare(stored),)
+    drawn, scale = draws.uniform(DRAWN), spec.normalisation
+    return (augment_patches(stored, spec.geometry, scale, params.augmentation, drawn),)
 
 
-def _make_unfreezing(params: GradientParams) -> Callable[[nn.Module, int], None]:
-    def begin_epoch(network: nn.Module, epoch: int) -> None:
-        assert isinstance(network, ImageModel)
-        if not params.frozen_epochs:
-            network.train()
-            return
-        unfrozen = count_unfrozen(epoch, params.frozen_epochs, params.unfreeze_every_epochs)
-        freeze_backbone(network, unfrozen)
-
-    return begin_epoch
+def _begin_epoch(params: GradientParams, network: nn.Module, epoch: int) -> None:
+    assert isinstance(network, ImageModel)
+    if not params.frozen_epochs:
+        network.train()
+        return
+    unfrozen = count_unfrozen(epoch, params.frozen_epochs, params.unfreeze_every_epochs)
+    freeze_backbone(network, unfrozen)
 
 
 def _digest_weights(params: EncoderParams) -> dict[str, str]:
@@ -481,19 +456,15 @@ def apply_head(
     model: ImageModel, embeddings: Float32[np.ndarray, "n width"]
 ) -> Float32[np.ndarray, "n classes"]:
     """Compute raw logits of embeddings."""
-    return torch.cat(
-        [model.head(part) for part in torch.from_numpy(embeddings).split(_BATCH)]
-    ).numpy()
+    parts = torch.from_numpy(embeddings).split(_BATCH)
+    return torch.cat([model.head(part) for part in parts]).numpy()
 
 
 def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:
     actual = meta.patch_px, meta.margin_px, meta.patch_um
     expected = spec.patch_px, spec.margin_px, spec.patch_um
     if actual != expected:
-        fault = Fault(
-            folder / META,
-            "patches of {} px with a margin of {} px and a side of {} µm".format(*actual),
-            "{} px, {} px and {} µm, on which the model was trained".format(*expected),
-            "Cut the patches again, or train again.",
-        )
-        raise InputError([fault])
+        problem = "patches of {} px with a margin of {} px and a side of {} µm".format(*actual)
+        trained_on = "{} px, {} px and {} µm, on which the model was trained".format(*expected)
+        remedy = "Cut the patches again, or train again."
+        raise InputError([Fault(folder / META, problem, trained_on, remedy)])

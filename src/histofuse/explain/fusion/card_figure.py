@@ -71,12 +71,9 @@ def _place(
 def _write_head(figure: Figure, card: Card) -> None:
     example, (across, up) = card.example, _SIZE
     verdict = "hit" if example.is_hit else "miss"
-    title = (
-        f"{show_name(example.prediction).capitalize()}, {example.probability:.1%}"
-        f"  ·  true class: {show_name(example.label)} ({verdict})"
-    )
-    colour = HIT if example.is_hit else MISS
-    left = 0.25 / across
+    decided = f"{show_name(example.prediction).capitalize()}, {example.probability:.1%}"
+    title = f"{decided}  ·  true class: {show_name(example.label)} ({verdict})"
+    colour, left = HIT if example.is_hit else MISS, 0.25 / across
     figure.text(left, 1 - 0.16 / up, title, fontsize=14, weight="bold", color=colour, va="top")
     below = f"{card.model}  ·  patch {example.patch_id}  ·  paired by rule {card.pairing}"
     figure.text(left, 1 - 0.48 / up, below, fontsize=9, color=GREY, va="top")
@@ -111,22 +108,20 @@ def _draw_probabilities(figure: Figure, card: Card) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     classes = ", ".join(show_name(name) for name in card.prediction_set) or "none"
-    axes.set_title(
-        f"Calibrated probability; {card.coverage:.0%} prediction set (blue): {classes}",
-        fontsize=8.5, color=INK, loc="left", x=-0.35, pad=5,
-    )  # fmt: skip
+    title = f"Calibrated probability; {card.coverage:.0%} prediction set (blue): {classes}"
+    axes.set_title(title, fontsize=8.5, color=INK, loc="left", x=-0.35, pad=5)
 
 
 def _draw_shares(figure: Figure, card: Card) -> None:
     axes = figure.add_axes(_place(0.25, 0.95, 4.5, 0.42))
     axes.set_axis_off()
     axes.set_xlim(0, 1)
-    record = float(card.record.sum())
-    start = 0.0
-    for name, value, share, colour in (
+    sides = (
         ("patch", card.image, card.image_share, IMAGE_COLOUR),
-        ("record", record, 1 - card.image_share, RECORD_COLOUR),
-    ):
+        ("record", float(card.record.sum()), 1 - card.image_share, RECORD_COLOUR),
+    )
+    start = 0.0
+    for name, value, share, colour in sides:
         axes.barh(0, share, left=start, color=colour, height=1)
         text = f"{name} {share:.0%} ({value:+.2f})".replace("-", "−")
         if share > 0.35:
@@ -135,10 +130,8 @@ def _draw_shares(figure: Figure, card: Card) -> None:
             edge, side = (0.0, "left") if start == 0 else (1.0, "right")
             axes.text(edge, -0.95, text, ha=side, va="center", fontsize=9, color=INK)
         start += share
-    title = (
-        f"Shares of the margin of {show_name(card.example.prediction)} over {show_name(card.rival)}"
-    )
-    axes.set_title(title, fontsize=8.5, color=INK, loc="left", pad=4)
+    margin = f"{show_name(card.example.prediction)} over {show_name(card.rival)}"
+    axes.set_title(f"Shares of the margin of {margin}", fontsize=8.5, color=INK, loc="left", pad=4)
 
 
 def _draw_waterfall(figure: Figure, card: Card) -> None:

@@ -39,9 +39,7 @@ def write_cards(
     rows = choose_cards(cases.predictions, cases.classes, params.case_cards)
     conformal = load_conformal(assessment, cases.bundle.name, cases.bundle.digest)
     names: list[str] = []
-    if rows.empty:
-        return names
-    for number, card in make_cards(cases, patches, rows, conformal):
+    for number, card in make_cards(cases, patches, rows, conformal) if len(rows) else ():
         kind = "hit" if card.example.is_hit else "miss"
         names.append(CARD.format(card.example.label, kind, number))
         write_figure(draw_card(card, params.nucleus_radius_px), folder / names[-1], DPI)
@@ -51,13 +49,13 @@ def write_cards(
 def load_conformal(path: Path, model: str, digest: str) -> Mapping[str, Any]:
     """Load the conformal quantiles of a model."""
     assessed = load_json(path).get("models", {}).get(model, {})
+    where, remedy = f"{path}, models.{model}", "Run dvc repro."
     with collect_faults() as faults:
         if not assessed.get("conformal"):
             expected = "the quantiles of its prediction sets"
-            faults.add(f"{path}, models.{model}.conformal", "missing", expected, "Run dvc repro.")
+            faults.add(f"{where}.conformal", "missing", expected, remedy)
         elif assessed.get("digest") != digest:
-            problem, expected = "is of another bundle", digest
-            faults.add(f"{path}, models.{model}.digest", problem, expected, "Run dvc repro.")
+            faults.add(f"{where}.digest", "is of another bundle", digest, remedy)
     return assessed["conformal"]
 
 
@@ -67,11 +65,12 @@ def make_cards(
     """Collect the contents of the cards of rows, with each row's number."""
     parts, records = cases.decompose(rows)
     labels = label_features(cases.encoder, cases.specs)
-    columns = [labels[feature] for feature in cases.networks.patient.features]
+    features = cases.networks.patient.features
+    columns = [labels[feature] for feature in features]
     natural = read_natural(records, cases.encoded["with_missing"], columns)
     variables = describe_variables(cases.encoder, cases.specs)
     sources = name_variables(cases.encoder, cases.specs)
-    summed = sum_columns(parts.record, cases.networks.patient.features, sources)[[*variables]]
+    summed = sum_columns(parts.record, features, sources)[[*variables]]
     cards = []
     for n, example in enumerate(explain_rows(patches, rows)):
         row = rows.iloc[n]

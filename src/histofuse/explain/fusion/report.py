@@ -70,14 +70,8 @@ class FusedCases:
         def find_patients(rows: pd.DataFrame) -> Tensor:
             return torch.from_numpy(np.array(select_pairs(self.embeddings, rows)[1]))
 
-        return Patches(
-            mapper,
-            self.bundle.digest,
-            folder,
-            self.predictions,
-            calibrator.probabilities,
-            find_patients,
-        )
+        calibrate, digest = calibrator.probabilities, self.bundle.digest
+        return Patches(mapper, digest, folder, self.predictions, calibrate, find_patients)
 
     def decompose(self, rows: pd.DataFrame) -> tuple[Decomposed, pd.DataFrame]:
         """Decompose decisions; also return the encoded records, in the order of `rows`."""

@@ -13,19 +13,8 @@ import torch
 
 from histofuse.core.naming import name_map_method
 from histofuse.core.progress import report
-from histofuse.explain.maps.faithfulness import (
-    ALIKE,
-    PEERS,
-    WAYS,
-    Areas,
-    Curves,
-    ToProbabilities,
-    compare_heads,
-    make_curves,
-    measure_baselines,
-    measure_gains,
-    scale_blur,
-)
+from histofuse.explain.maps import faithfulness
+from histofuse.explain.maps.faithfulness import ALIKE, PEERS, WAYS, Curves, ToProbabilities
 from histofuse.explain.maps.mappers import Mapper, map_image_network
 from histofuse.explain.maps.patches import Patches
 from histofuse.explain.sampling import choose_sample
@@ -60,33 +49,33 @@ def choose_method(
     patches = Patches(mapper, "", folder, predictions, to_probabilities)
     rows = choose_sample(predictions, patches.classes, params.per_class)
     _, inputs = patches.read(rows)
-    curves = make_curves(mapper, inputs, to_probabilities, params)
-    side = mapper.layer.map_px
-    baselines = measure_baselines(curves, np.zeros((len(rows), side, side), np.float32), seed)
-    blur_px = scale_blur(model.spec, params)
+    curves = faithfulness.make_curves(mapper, inputs, to_probabilities, params)
+    empty = np.zeros((len(rows), mapper.layer.map_px, mapper.layer.map_px), np.float32)
+    baselines = faithfulness.measure_baselines(curves, empty, seed)
+    blur_px = faithfulness.scale_blur(model.spec, params)
     methods = [MapMethod(method, blur_px, params.masks) for method in params.methods]
     compared = {
         method.name: _score(replace(mapper, method=method), curves, baselines, params, seed)
         for method in methods
     }
     best = max(methods, key=lambda method: _rate(compared[method.name], params))
-    on = f"{len(methods)} methods on {len(rows)} validation patches"
-    report(f"maps: {name_map_method(best.name)}, of {on}")
+    counts = f"{len(methods)} methods on {len(rows)} validation patches"
+    report(f"maps: {name_map_method(best.name)}, of {counts}")
     model.cpu()
     limits = {"most_empty": params.most_empty, "most_alike": params.most_alike}
     return {"method": asdict(best), "patches": len(rows), "compared": compared, **limits}
 
 
 def _score(
-    mapper: Mapper, curves: Curves, baselines: Areas, params: MapParams, seed: int
+    mapper: Mapper, curves: Curves, baselines: faithfulness.Areas, params: MapParams, seed: int
 ) -> dict[str, float]:
-    inputs = curves.inputs
-    maps = mapper.compute_maps(inputs)
-    gains = measure_gains(curves, maps, baselines, seed)
+    maps = mapper.compute_maps(curves.inputs)
+    gains = faithfulness.measure_gains(curves, maps, baselines, seed)
+    names = [f"{way}_gain_over_{peer}" for peer in PEERS for way in WAYS]
     scores = {
         "empty_share": (maps.max(axis=(1, 2)) == 0).mean(),
-        _HEAD: compare_heads(mapper, inputs, maps, params, seed).mean(),
-        **{n: gains[n].mean() for p in PEERS for way in WAYS if (n := f"{way}_gain_over_{p}")},
+        _HEAD: faithfulness.compare_heads(mapper, curves.inputs, maps, params, seed).mean(),
+        **{name: gains[name].mean() for name in names},
     }
     return {name: round(float(score), _DECIMALS) for name, score in scores.items()}
 

@@ -63,7 +63,7 @@ def score_maps(
     to_probabilities: ToProbabilities,
     params: ExplainParams,
     seed: int,
-) -> dict[str, Float[np.ndarray, " n"]]:
+) -> Areas:
     """Test the maps of some patches.
 
     Returns:
@@ -201,9 +201,7 @@ class Curves:
 # --- randomisation ------------------------------------------------------------------------------
 
 
-def _compare_with_randomised(
-    mapper: Mapper, inputs: Inputs, maps: Maps, seed: int
-) -> dict[str, Float[np.ndarray, " n"]]:
+def _compare_with_randomised(mapper: Mapper, inputs: Inputs, maps: Maps, seed: int) -> Areas:
     """Correlate maps with those of the cascade, but for the first: one random head is chance."""
     scores = {
         f"{ALIKE}/{part}": correlate_maps(maps, others)

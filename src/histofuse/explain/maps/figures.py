@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -22,13 +21,9 @@ from histofuse.explain.maps.methods import enlarge
 HIT, MISS = BLUE, VERMILION
 _COLOURS = colormaps["inferno"]
 # Opacity of the map where it is strongest.
-_OPACITY = 0.55
-DPI: Final = 110
-_TILE: Final = 1.3  # inches
-_CAPTION: Final = 0.32
-_GAP: Final = 0.06
-_HEAD: Final = 0.72
-_FOOT: Final = 0.5
+_OPACITY, DPI = 0.55, 110
+# Inches.
+_TILE, _CAPTION, _GAP, _HEAD, _FOOT = 1.3, 0.32, 0.06, 0.72, 0.5
 
 
 @dataclass(frozen=True)
@@ -140,9 +135,8 @@ def show_views(axes: Axes, example: Explained, radius_px: float, map_title: str 
     patch, side = example.patch, len(example.patch)
     heat = colour(enlarge(example.heat, side))
     gap = np.full((side, round(side * _GAP / _TILE), 3), 255, np.uint8)
-    axes.imshow(
-        np.hstack([patch, gap, heat, gap, blend(patch, example.heat)]), interpolation="nearest"
-    )
+    views = np.hstack([patch, gap, heat, gap, blend(patch, example.heat)])
+    axes.imshow(views, interpolation="nearest")
     axes.set_axis_off()
     step = side + gap.shape[1]
     centre = (2 * step + (side - 1) / 2, (side - 1) / 2)

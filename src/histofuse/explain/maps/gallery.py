@@ -19,13 +19,8 @@ from histofuse.data.patches import load_meta
 from histofuse.evaluation.drawing import write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import find_side
-from histofuse.explain.estimates import (
-    FAITHFULNESS,
-    Estimate,
-    estimate_means,
-    render_estimates,
-    write_scores,
-)
+from histofuse.explain import estimates
+from histofuse.explain.estimates import FAITHFULNESS, Estimate, write_scores
 from histofuse.explain.maps.faithfulness import WAYS, define_measures, score_maps
 from histofuse.explain.maps.figures import DPI, Explained, draw_example, draw_sheet
 from histofuse.explain.maps.mappers import Mapper
@@ -81,18 +76,18 @@ def write_gallery(
     is_empty = find_empty(patches, params.empty_patches)
     tests = check_maps(patches, is_empty, params, bootstrap)
     empty_share = float(is_empty["empty"].mean()) if len(is_empty) else 0.0
-    footer = _describe(patches.mapper, examples, empty_share, len(is_empty))
-    _write_figures(patches.mapper.name, examples, footer, params.nucleus_radius_px, folder)
+    mapper = patches.mapper
+    beaten = all(_is_above(tests[n], bootstrap) for n in _OVER_CENTRE) if tests else None
+    footer = _describe(mapper, examples, empty_share, len(is_empty))
+    _write_figures(mapper.name, examples, footer, params.nucleus_radius_px, folder)
     summary = {
-        "model": patches.mapper.name,
+        "model": mapper.name,
         "digest": patches.digest,
-        "layer": patches.mapper.layer_name,
-        "map_px": patches.mapper.layer.map_px,
-        "method": patches.mapper.title,
+        "layer": mapper.layer_name,
+        "map_px": mapper.layer.map_px,
+        "method": mapper.title,
         "choice": choice,
-        "beats_centre": all(_is_above(tests[n], bootstrap) for n in _OVER_CENTRE)
-        if tests
-        else None,
+        "beats_centre": beaten,
         "patches": len(examples),
         "empty_share": round(empty_share, 4),
         "empty_patches": len(is_empty),
@@ -161,8 +156,9 @@ def check_maps(
     _, inputs = patches.read(rows)
     scores = score_maps(patches.mapper, inputs, patches.to_probabilities, params, bootstrap.seed)
     empty_share = {"empty_share": empty["empty"].to_numpy(dtype=np.float64)}
-    estimates = {}
+    means = {}
     for table, values in ((empty, empty_share), (rows, scores)):
-        estimates |= estimate_means(values, table["case_id"].to_numpy(dtype=str), bootstrap)
-    measures = define_measures(params.maps)
-    return render_estimates(estimates, measures, bootstrap.params.fewest_groups)
+        cases = table["case_id"].to_numpy(dtype=str)
+        means |= estimates.estimate_means(values, cases, bootstrap)
+    measures, fewest = define_measures(params.maps), bootstrap.params.fewest_groups
+    return estimates.render_estimates(means, measures, fewest)

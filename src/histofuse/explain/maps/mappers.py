@@ -74,9 +74,12 @@ class Mapper:
         self, inputs: Inputs, network: nn.Module | None = None
     ) -> Float32[np.ndarray, "n height width"]:
         """Compute a map for each patch, scaled to a maximum of 1, of this or another network."""
-        network = network or self.network
-        where = {"layer": self.layer, "method": self.method}
-        return compute_maps(network, inputs.images, inputs.targets, inputs.others, **where)
+        return compute_maps(
+            network or self.network,
+            *(inputs.images, inputs.targets, inputs.others),
+            layer=self.layer,
+            method=self.method,
+        )
 
     @torch.inference_mode()
     def compute_logits(
@@ -100,8 +103,7 @@ class Mapper:
 
         Source: Adebayo et al., NeurIPS 2018 (cascading randomisation).
         """
-        network = copy.deepcopy(self.network)
-        untrained = self._build_untrained(seed).state_dict()
+        network, untrained = copy.deepcopy(self.network), self._build_untrained(seed).state_dict()
         state = network.state_dict()
         for part, prefixes in self.parts:
             state |= {name: untrained[name] for name in state if name.startswith(prefixes)}

@@ -17,15 +17,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from histofuse.core.errors import Fault, InputError
-from histofuse.models.tabular import (
-    AnyTabularModel,
-    Kind,
-    LinearModel,
-    MlpModel,
-    TreesModel,
-    XgboostModel,
-    select_features,
-)
+from histofuse.models import tabular
+from histofuse.models.tabular import AnyTabularModel, Kind, MlpModel, select_features
 
 EXPLAINED_KINDS: Final[tuple[Kind, ...]] = ("logistic_regression", "mlp", "xgboost")
 
@@ -59,19 +52,19 @@ def compute_attributions(
     x, reference = (select_features(part, model.features) for part in (rows, background))
     logits = model.logits(rows).astype(np.float64)
     match model:
-        case XgboostModel():
+        case tabular.XgboostModel():
             from histofuse.models.trees import make_matrix
 
             contributions = model.booster.predict(make_matrix(x), pred_contribs=True)
             values, base = contributions[:, :-1], float(contributions[0, -1])
             name = "TreeSHAP, path-dependent"
-        case LinearModel():
+        case tabular.LinearModel():
             values = (x.astype(np.float64) - reference.mean(axis=0)) * model.coefficients
             base, name = float(model.logits(reference).mean()), "linear SHAP"
         case MlpModel():
             values = _explain_network(model, x, reference)
             base, name = float(model.logits(reference).astype(np.float64).mean()), "DeepSHAP"
-        case TreesModel():
+        case tabular.TreesModel():
             fault = Fault("explain", "gradient boosting", f"one of {', '.join(EXPLAINED_KINDS)}")
             raise InputError([fault])
     return Attributions(values.astype(np.float64), base, logits, name)

@@ -11,12 +11,7 @@ from jaxtyping import Float
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import (
-    Estimate,
-    correlate_ranks,
-    estimate_means,
-    load_measures,
-)
+from histofuse.explain.estimates import Estimate, correlate_ranks, estimate_means, load_measures
 
 TOP: Final = 10
 MEASURES: Final = load_measures(Path(__file__).with_name("measures.json"))
@@ -73,12 +68,14 @@ def compare_with_kernel(
     values: Values, kernel: Values, bootstrap: Bootstrap
 ) -> dict[str, Estimate]:
     """Compare a fast explainer with KernelSHAP, row by row, by variable."""
-    n = len(values)
     largest = float(np.abs(values - kernel).max())
     correlation = {"kernel_shap_rank_correlation": correlate_ranks(values, kernel)}
     return {
-        "kernel_shap_max_abs_difference": Estimate(
-            largest, None, None, n, n, "a maximum has no interval"
-        ),
-        **estimate_means(correlation, np.arange(n), bootstrap, "patients"),
+        "kernel_shap_max_abs_difference": estimate_maximum(largest, len(values)),
+        **estimate_means(correlation, np.arange(len(values)), bootstrap, "patients"),
     }
+
+
+def estimate_maximum(value: float, n: int) -> Estimate:
+    """Make the estimate of a maximum over rows."""
+    return Estimate(value, None, None, n, n, "a maximum has no interval")

@@ -19,32 +19,19 @@ from histofuse.core.tables import to_csv
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.estimates import (
     FAITHFULNESS,
-    Estimate,
     correlate_ranks,
     render_estimates,
     write_scores,
 )
 from histofuse.explain.sampling import spread
-from histofuse.explain.shap_values import figures
+from histofuse.explain.shap_values import faithfulness, figures
 from histofuse.explain.shap_values.attributions import Attributions, compute_attributions
-from histofuse.explain.shap_values.faithfulness import (
-    MEASURES,
-    compare_with_kernel,
-    explain_by_kernel,
-    measure_stability,
-)
 from histofuse.explain.shap_values.feature_labels import FeatureLabel, label_features
 from histofuse.explain.shap_values.variables import Variable, describe_variables, sum_columns
 from histofuse.features.encoding import Encoder
 from histofuse.features.specs import FeatureSpec
-from histofuse.models.tabular import (
-    ENCODER,
-    AnyTabularModel,
-    MlpModel,
-    load_tabular_model,
-    name_table,
-    select_features,
-)
+from histofuse.models import tabular
+from histofuse.models.tabular import AnyTabularModel, MlpModel, load_tabular_model
 from histofuse.params.explain import ExplainParams
 from histofuse.training.decision import load_decision
 from histofuse.training.tabular import to_columns
@@ -153,11 +140,11 @@ def explain_rows(
 ) -> ExplainedRows:
     """Choose test rows, explain them and look up the names of their features."""
     model = load_tabular_model(bundle)
-    table = encoded[name_table(bundle.config["architecture"]["kind"])]
+    table = encoded[tabular.name_table(bundle.config["architecture"]["kind"])]
     chosen = choose_rows(model, table, params.shap_samples)
     background = choose_background(table, params.shap_background)
     attributions = compute_attributions(model, chosen, background)
-    encoder = Encoder.from_dict(load_json(bundle.path / ENCODER))
+    encoder = Encoder.from_dict(load_json(bundle.path / tabular.ENCODER))
     names = label_features(encoder, specs)
     labels = [names[feature] for feature in model.features]
     natural = read_natural(chosen, encoded["with_missing"], labels)
@@ -170,18 +157,18 @@ def check_values(
 ) -> dict[str, Any]:
     """Test SHAP values, those of a network also against KernelSHAP; see `faithfulness`."""
     n, error = len(rows.encoded), rows.attributions.additivity_error
-    scores = {"additivity_error": Estimate(error, None, None, n, n, "a maximum has no interval")}
-    scores |= measure_stability(rows.by_variable, bootstrap)
+    scores = {"additivity_error": faithfulness.estimate_maximum(error, n)}
+    scores |= faithfulness.measure_stability(rows.by_variable, bootstrap)
     if isinstance(model := rows.model, MlpModel):
         chosen = spread(n, params.kernel_shap_rows)
         x, reference = (
-            select_features(part, model.features)
+            tabular.select_features(part, model.features)
             for part in (rows.encoded.iloc[chosen], rows.background)
         )
-        kernel = explain_by_kernel(model.logits, x, reference, bootstrap.seed)
-        by_variable = rows.sum_to_variables(kernel)
-        scores |= compare_with_kernel(rows.by_variable[chosen], by_variable, bootstrap)
-    return render_estimates(scores, MEASURES, bootstrap.params.fewest_groups)
+        kernel = faithfulness.explain_by_kernel(model.logits, x, reference, bootstrap.seed)
+        pair = rows.by_variable[chosen], rows.sum_to_variables(kernel)
+        scores |= faithfulness.compare_with_kernel(*pair, bootstrap)
+    return render_estimates(scores, faithfulness.MEASURES, bootstrap.params.fewest_groups)
 
 
 def choose_rows(model: AnyTabularModel, table: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -230,9 +217,8 @@ def summarise(explained: ExplainedRows) -> pd.DataFrame:
         }
         for variable, values in zip(explained.variables, explained.by_variable.T, strict=True)
     ]
-    table = pd.DataFrame(rows).sort_values(
-        ["mean_abs_shap", "feature"], ascending=[False, True], ignore_index=True
-    )
+    order = {"by": ["mean_abs_shap", "feature"], "ascending": [False, True]}
+    table = pd.DataFrame(rows).sort_values(**order, ignore_index=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
 
