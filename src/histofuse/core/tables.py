@@ -99,18 +99,18 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
                 writer = parquet.ParquetWriter(temporary, table.schema, compression="zstd")
                 stack.enter_context(writer)
             writer.write_table(table)
-            # Arrow would keep its compression buffers, which are larger than the part.
-            pa.default_memory_pool().release_unused()
+            release_memory()
 
 
 def read_table(path: Path, contract: Contract, *, categories: bool = False) -> pd.DataFrame:
     """Read a Parquet table and check it; InputError if it is missing or not as its contract.
 
-    `categories` reads ``str`` columns as categories: a few bytes a row if values recur.
+    `categories` reads ``str`` columns as categories: a few bytes a row if values recur. What alone
+    identifies a row stays as it is.
     """
-    words = [c for c, kind in contract.columns.items() if kind == "str"] if categories else []
+    words = [c for c, kind in contract.columns.items() if kind == "str" and contract.key != (c,)]
     try:
-        table = _read_parquet(path, words)
+        table = _read_parquet(path, words if categories else [])
     except FileNotFoundError:
         fault = Fault(path, "no such file", f"the table of {contract.name}", "Run dvc repro.")
         raise InputError([fault]) from None
@@ -121,12 +121,16 @@ def read_table(path: Path, contract: Contract, *, categories: bool = False) -> p
 
 
 def _read_parquet(path: Path, categories: list[str]) -> pd.DataFrame:
+    table = pd.read_parquet(path, read_dictionary=categories)
+    release_memory()
+    return table
+
+
+def release_memory() -> None:
+    """Give back what Arrow keeps of its buffers, which may be larger than the tables."""
     import pyarrow as pa
 
-    table = pd.read_parquet(path, read_dictionary=categories)
-    # Arrow would keep its decompression buffers, which are larger than the table.
     pa.default_memory_pool().release_unused()
-    return table
 
 
 # Where a spreadsheet would begin a formula, whose first character has two widths. In some languages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,19 @@ from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.stage import require_one_process
-from histofuse.core.tables import Contract, parse_columns, read_table, write_table
+from histofuse.core.tables import (
+    Contract,
+    parse_columns,
+    read_table,
+    release_memory,
+    write_parts,
+)
 from histofuse.data.patches import (
     INDEX,
     META,
+    PATCH_INDEX,
     PatchMeta,
     ShardReader,
-    load_index,
     load_meta,
 )
 from histofuse.data.splits import PATCH_SPLITS
@@ -58,6 +64,7 @@ from histofuse.params.image import (
 )
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import (
+    Decision,
     choose_focus_class,
     fit_decision,
     list_decision_splits,
@@ -96,6 +103,7 @@ HISTORY = "history.csv"
 
 # Fixed, so that the same patches in the same order give the same bytes.
 _BATCH = 256
+_ROWS_AT_ONCE = 2**18
 # Values of embeddings that are kept in memory: 16 MiB.
 _MOST_IN_MEMORY = 2**22
 
@@ -120,14 +128,15 @@ class PatchData:
 
     def load_rows(self, split: str) -> Rows:
         """Load the labels of a split; its uint8 patches are read when a batch is selected."""
-        table = self.select(split)
+        rows, columns = self.table["split"] == split, ["label", "shard", "row"]
+        table = self.table.loc[rows, columns]
         stored = store_patches(ShardReader(self.folder), table)
         return Rows((stored,), torch.from_numpy(self.number_labels(table)))
 
 
 def store_patches(reader: ShardReader, index: pd.DataFrame) -> StoredRows:
     """Give access to the patches of an index, uint8 (batch, stored_px, stored_px, 3)."""
-    shards, rows = (index[column].to_numpy(dtype=np.int64) for column in ("shard", "row"))
+    shards, rows = (index[column].to_numpy() for column in ("shard", "row"))
     return StoredRows(lambda batch: reader.read(shards[batch], rows[batch]), len(index))
 
 
@@ -137,26 +146,38 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
     Raises:
         InputError: If a file is missing, the patches of the two differ, or a label is no class.
     """
-    meta, index = load_meta(folder), load_index(folder)
-    split_of = read_table(splits, PATCH_SPLITS)[["patch_id", "split"]]
-    joined = index.merge(split_of, on="patch_id", how="outer", indicator=True)
+    meta = load_meta(folder)
+    # Words recur, but for the ids, and take a few bytes a patch.
+    index, split_of = (
+        read_table(path, contract, categories=True).sort_values("patch_id", ignore_index=True)
+        for path, contract in ((folder / INDEX, PATCH_INDEX), (splits, PATCH_SPLITS))
+    )
     faults = FaultList()
-    for side, there, lacking in (
-        ("left_only", folder / INDEX, splits),
-        ("right_only", splits, folder / INDEX),
-    ):
-        alone = joined.loc[joined["_merge"] == side, "patch_id"]
-        if len(alone):
-            problem = f"{len(alone)} patches, such as {alone.iloc[0]}, are not in {lacking}"
-            faults.add(there, problem, "the same patches in both", "Run dvc repro split_patches.")
-    for label in sorted(set(index["label"]) - set(meta.classes)):
+    if not index["patch_id"].equals(split_of["patch_id"]):
+        _compare_patches(index, split_of, (folder / INDEX, splits), faults)
+    for label in sorted(set(index["label"].unique()) - set(meta.classes)):
         expected = f"one of {', '.join(meta.classes)}"
         faults.add(folder / INDEX, f"label {label!r} is no class", expected)
     faults.raise_if_any()
-    table = joined.drop(columns="_merge").sort_values("patch_id", ignore_index=True)
-    table = table.astype({"shard": "int64", "row": "int64"})
+    table = index.drop(columns=["x_px", "y_px"]).assign(split=split_of["split"])
+    table = table.astype({"shard": "int32", "row": "int32"})
+    del index, split_of
+    release_memory()
     digests = {"patches": digest_folder(folder), "splits": digest_file(splits)}
     return PatchData(folder, table, meta, digests)
+
+
+def _compare_patches(
+    index: pd.DataFrame, split_of: pd.DataFrame, paths: tuple[Path, Path], faults: FaultList
+) -> None:
+    known, split = pd.Index(index["patch_id"]), pd.Index(split_of["patch_id"])
+    for path, other, alone in (
+        (*paths, known.difference(split)),
+        (*paths[::-1], split.difference(known)),
+    ):
+        if len(alone):
+            problem = f"{len(alone)} patches, such as {alone[0]}, are not in {other}"
+            faults.add(path, problem, "the same patches in both", "Run dvc repro split_patches.")
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -201,17 +222,18 @@ def train_image(
         logits = outputs.logits[unseen]
         decision = fit_decision(logits, labels, cases, params.calibration, params.threshold)
         rows = (data.table["split"] == "validation").to_numpy()
-        keys = data.table[["patch_id", "case_id", "frame_id", "split", "label"]]
-        predictions = decision.tabulate(keys, data.meta.classes, outputs.logits)
         if choose_maps:
-            learnt[MAPS] = choose_maps(model, predictions[rows], decision.calibrator.probabilities)
+            (shown,) = _tabulate(decision, data, outputs.logits, rows, len(data.table))
+            learnt[MAPS] = choose_maps(model, shown, decision.calibrator.probabilities)
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
             write_decision(decision, folder, data.meta.source)
             seen = outputs.embeddings[(data.table["split"] == "train").to_numpy()]
             write_distance(fit_distance(seen, outputs.embeddings[rows]), folder)
             write_history(result, folder / HISTORY)
-            write_table(predictions, folder / PREDICTIONS, IMAGE_PREDICTIONS)
+            everything = np.ones(len(rows), dtype=bool)
+            parts = _tabulate(decision, data, outputs.logits, everything, _ROWS_AT_ONCE)
+            write_parts(parts, folder / PREDICTIONS, IMAGE_PREDICTIONS)
             config = _describe(path.name, model, data, params, seed)
             write_json({**config, "inputs": inputs, **learnt}, folder / CONFIG)
         if embeddings:
@@ -220,6 +242,18 @@ def train_image(
             write_image_embeddings(image, origin, embeddings)
     recorder.finish(path)
     return result
+
+
+def _tabulate(
+    decision: Decision, data: PatchData, logits: np.ndarray, rows: np.ndarray, at_once: int
+) -> Iterator[pd.DataFrame]:
+    """Yield predictions of the rows of a mask, some at once: a table of all takes much memory."""
+    columns = ["patch_id", "case_id", "frame_id", "split", "label"]
+    chosen = np.flatnonzero(rows)
+    for first in range(0, len(chosen), at_once):
+        part = chosen[first : first + at_once]
+        keys = data.table[columns].iloc[part].astype("str")
+        yield decision.tabulate(keys, data.meta.classes, logits[part])
 
 
 class _Trained(NamedTuple):

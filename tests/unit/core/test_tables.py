@@ -1,6 +1,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,17 +30,19 @@ def test_table_comes_back_as_it_was(tmp_path):
 
 
 def test_words_come_back_as_categories_if_asked_for(tmp_path):
-    table = make_table()
-    write_table(table, tmp_path / "t.parquet", CONTRACT)
-    found = read_table(tmp_path / "t.parquet", CONTRACT, categories=True)
-    assert found["patch_id"].dtype == "category"
-    pd.testing.assert_frame_equal(found.astype({"patch_id": "str"}), table)
+    table = make_table(case_id=["c", "c"])
+    contract = replace(CONTRACT, columns={**CONTRACT.columns, "case_id": "str"})
+    write_table(table, tmp_path / "t.parquet", contract)
+    found = read_table(tmp_path / "t.parquet", contract, categories=True)
+    assert found["case_id"].dtype == "category" and found["patch_id"].dtype == "str"
+    pd.testing.assert_frame_equal(found.astype({"case_id": "str"}), table)
 
 
 def test_duplicates_among_categories_are_found(tmp_path):
-    make_table(patch_id=["a", "a"]).to_parquet(tmp_path / "t.parquet")
+    contract = replace(CONTRACT, key=("patch_id", "row"))
+    make_table(patch_id=["a", "a"], row=[1, 1]).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="1 duplicate keys"):
-        read_table(tmp_path / "t.parquet", CONTRACT, categories=True)
+        read_table(tmp_path / "t.parquet", contract, categories=True)
 
 
 def test_same_table_has_the_same_bytes(tmp_path):
