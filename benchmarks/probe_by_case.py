@@ -1,8 +1,9 @@
 """A probe of SqueezeNet's ImageNet weights on real frames, by case, and what each part brings.
 
-Each case with mitoses is tested by a head that learnt from the other two. The penalty, calibration
-and thresholds are chosen by cross-validation of those two alone. Intervals resample the frames of
-the test cases. The recipe is "64 px"; rows before it lack a part, rows after it change one.
+Each case with mitoses is tested by a bundle that `train_image`, the function of the stage, made of
+the other two: penalty, calibration and thresholds come from those two alone. Intervals resample the
+frames of the test cases. The recipe is "64 px"; rows before it lack a part, rows after it change
+one.
 
     HISTOFUSE_REAL_DATA=<folder> python benchmarks/probe_by_case.py [--recipe] [<further frames>]
 
@@ -13,30 +14,37 @@ take most of the time.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, chdir
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
+from histofuse.core.bundle import open_bundle
+from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import read_brecahad
-from histofuse.data.cutting import cut_windows
-from histofuse.data.images.slides import open_picture
-from histofuse.data.patches import PatchMeta
-from histofuse.features.augment import DRAWN, augment_patches
+from histofuse.data.cutting import write_patches
+from histofuse.data.patches import INDEX, PATCH_INDEX, PatchMeta, load_index, read_patches
+from histofuse.data.splits import PATCH_SPLITS
+from histofuse.features.augment import DRAWN, PatchGeometry, augment_patches
+from histofuse.models.backbones import OWN, ImageModel, build_network
+from histofuse.models.levels import PooledLevels
 from histofuse.models.standardiser import Standardiser
-from histofuse.params.base import load_section
+from histofuse.params.base import load_section, load_seed
 from histofuse.params.data import ClassesParams, FrameParams
 from histofuse.params.image import AugmentationParams, ProbeParams
-from histofuse.training.decision import fit_decision
+from histofuse.training import image
 from histofuse.training.fitting.losses import (
     Loss,
     adjust_logits,
@@ -44,13 +52,14 @@ from histofuse.training.fitting.losses import (
     make_focal_loss,
 )
 from histofuse.training.fitting.recipe import compute_class_weights
-from histofuse.training.image import create_model
-from histofuse.training.probe import LinearHead, fit_probe
+from histofuse.training.probe import LinearHead
+from histofuse.training.recorder import NullRecorder
 
+SQUEEZENET = "torchvision/squeezenet1_0"
 LEVELS = ["features.4", "features.8", "features.12"]
 TESTED = ("Case_10", "Case_12")
 METRICS = ["mitosis AUROC", "mitosis AP", "macro F1"]
-PATCH_PX, WINDOW_PX, RESAMPLES, SEED = 64, 128, 1000, 0
+PATCH_PX, INPUT_PX, STAINED, RESAMPLES = 64, 160, "+stain", 1000
 STAINS = AugmentationParams(
     flips=False,
     rotation_degrees=0.0,
@@ -64,10 +73,10 @@ STAINS = AugmentationParams(
 )
 SECTION = {
     "strategy": "probe",
-    "backbone": "torchvision/squeezenet1_0",
+    "backbone": SQUEEZENET,
     "model_kwargs": {},
     "pooling": "encoder",
-    "input_px": 160,
+    "input_px": INPUT_PX,
     "levels": LEVELS,
     "rotations": 4,
     "c": [0.001, 0.003, 0.01, 0.03],
@@ -80,57 +89,12 @@ SECTION = {
 }
 
 
+def locate_weights(data: Path) -> str:
+    return str(data / "weights" / "squeezenet1_0_imagenet.safetensors")
+
+
 def make_params(data: Path, **changes: object) -> ProbeParams:
-    weights = str(data / "weights" / "squeezenet1_0_imagenet.safetensors")
-    return ProbeParams.model_validate({**SECTION, "weights": weights, **changes})
-
-
-def read_windows(folder: Path, classes: ClassesParams) -> tuple[pd.DataFrame, np.ndarray]:
-    reading = load_section(FrameParams, "data.frames")
-    data = read_brecahad(folder, classes, reading)
-    table = data.annotations.reset_index(drop=True)
-    windows = np.empty((len(table), WINDOW_PX, WINDOW_PX, 3), np.uint8)
-    files = data.frames.set_index("frame_id")["file"]
-    for frame, points in table.groupby("frame_id"):
-        cut = np.empty((len(points), WINDOW_PX, WINDOW_PX, 3), np.uint8)
-        with open_picture(folder / files[frame], reading) as picture:
-            cut_windows(picture, points["x_px"].to_numpy(), points["y_px"].to_numpy(), cut)
-        windows[points.index] = cut
-    return table.assign(patch_id=table.index.astype("str")), windows
-
-
-class Embedder:
-    """Computes features of windows at a size of context."""
-
-    def __init__(self, data: Path, windows: np.ndarray, names: list[str]) -> None:
-        self._params, self._names = make_params(data, rotations=1), names
-        self._windows = torch.from_numpy(windows)
-
-    def embed_views(self, side_px: int, stains: int = 0) -> np.ndarray:
-        """Compute features of four quarter turns, (4, n, width); `stains` seeds other stains."""
-        meta = PatchMeta(side_px, 0, side_px, self._names, "brecahad", "none")
-        model = create_model("probe", meta, self._params, SEED).eval()
-        edge = (WINDOW_PX - side_px) // 2
-        inside = slice(edge, edge + side_px)
-        generator = torch.Generator().manual_seed(stains)
-
-        def prepare(batch: Tensor) -> Tensor:
-            if not stains:
-                return model.prepare(batch)
-            drawn = torch.rand(len(batch), DRAWN, generator=generator)
-            scale = model.spec.normalisation
-            return augment_patches(batch, model.spec.geometry, scale, STAINS, drawn)
-
-        parts = []
-        for batch in self._windows[:, inside, inside].split(64):
-            with torch.inference_mode():
-                images = prepare(batch)
-                parts.append(torch.stack([model.embed(images.rot90(k, (2, 3))) for k in range(4)]))
-        return torch.cat(parts, dim=1).numpy()
-
-    def embed(self, side_px: int, stains: int = 0) -> np.ndarray:
-        """Compute the means over the turns, (n, width)."""
-        return self.embed_views(side_px, stains).mean(0)
+    return ProbeParams.model_validate({**SECTION, "weights": locate_weights(data), **changes})
 
 
 @dataclass(frozen=True)
@@ -138,43 +102,118 @@ class Variant:
     """One row of the table.
 
     Attributes:
-        features: Of all windows.
-        copies: Of all windows with other stains, to train on as well.
+        side_px: Of the patches.
+        changes: Of the params.
+        stained: Whether copies with other stains are trained on as well.
         loss: Of a head solved by it; None: the product's own.
         weighted: Whether such a loss weights classes by inverse frequency.
         adjusted: Whether their log frequencies are added to its logits.
     """
 
     name: str
-    features: np.ndarray
-    copies: tuple[np.ndarray, ...] = ()
+    side_px: int = PATCH_PX
+    changes: dict[str, Any] = field(default_factory=dict)
+    stained: bool = False
     loss: Loss | None = None
     weighted: bool = False
     adjusted: bool = False
 
 
-def list_parts(embedder: Embedder) -> list[Variant]:
-    """The recipe, part by part."""
-    views, last = embedder.embed_views(PATCH_PX), 2 * 512
-    return [
-        Variant("last level", np.expm1(views[0][:, -last:])),
-        Variant("three levels", np.expm1(views[0])),
-        Variant("and logarithms", views[0]),
-        Variant("and four rotations: 64 px", views.mean(0)),
-    ]
+# Networks that the product has no params for.
+PLAIN = {"weights": "none", "levels": [], "minimum_map_px": 1}
+PARTS = [
+    Variant("last level", changes={**PLAIN, "backbone": "last_level", "rotations": 1}),
+    Variant("three levels", changes={**PLAIN, "backbone": "three_levels", "rotations": 1}),
+    Variant("and logarithms", changes={"rotations": 1}),
+    Variant("and four rotations: 64 px"),
+]
+CHANGED = [
+    Variant("no class weights", loss=compute_cross_entropy),
+    Variant("logit adjustment", loss=compute_cross_entropy, adjusted=True),
+    Variant("focal loss", loss=make_focal_loss(2.0), weighted=True),
+    Variant("96 px", 96),
+    Variant("128 px", 128),
+    Variant("64 and 128 px", 128, {**PLAIN, "backbone": "two_sizes", "input_px": 2 * INPUT_PX}),
+    Variant("stain augmentation", stained=True),
+]
 
 
-def list_changes(embedder: Embedder, recipe: np.ndarray) -> Iterator[Variant]:
-    """The recipe with one part changed, the quickest first."""
-    plain, focal = compute_cross_entropy, make_focal_loss(2.0)
-    yield Variant("no class weights", recipe, loss=plain)
-    yield Variant("logit adjustment", recipe, loss=plain, adjusted=True)
-    yield Variant("focal loss", recipe, loss=focal, weighted=True)
-    yield Variant("stain augmentation", recipe, (embedder.embed(PATCH_PX, stains=1),))
-    wide = embedder.embed(128)
-    yield Variant("128 px", wide)
-    yield Variant("64 and 128 px", np.hstack([recipe, wide]))
-    yield Variant("96 px", embedder.embed(96))
+class Pooled(nn.Module):
+    """SqueezeNet's levels, without their logarithms or at two sizes."""
+
+    def __init__(self, _: int, weights: str, levels: list[str], *, two_sizes: bool) -> None:
+        super().__init__()
+        network = build_network(SQUEEZENET, INPUT_PX, {}, weights)
+        self.pooled, self.two_sizes = PooledLevels(network, levels, INPUT_PX), two_sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.two_sizes:
+            return self.pooled(x).expm1()
+        whole = interpolate(x, size=INPUT_PX, mode="bicubic", antialias=True)
+        edge = (x.shape[2] - INPUT_PX) // 2  # 64 px of 128
+        inside = x[:, :, edge : edge + INPUT_PX, edge : edge + INPUT_PX]
+        return torch.cat([self.pooled(inside), self.pooled(whole)], dim=1)
+
+
+class Patches:
+    """Patches of all frames in folders, one for each size, and outputs of networks for them."""
+
+    def __init__(self, folders: Sequence[Path], root: Path, classes: ClassesParams) -> None:
+        self._root, self._classes = root, classes
+        self._reading = load_section(FrameParams, "data.frames")
+        read = [read_brecahad(folder, classes, self._reading) for folder in folders]
+        self._annotations = pd.concat([data.annotations for data in read], ignore_index=True)
+        files = [
+            data.frames.assign(file=[str(folder.resolve() / f) for f in data.frames["file"]])
+            for data, folder in zip(read, folders, strict=True)
+        ]
+        self._frames = pd.concat(files, ignore_index=True)
+        if self._frames["frame_id"].duplicated().any():
+            raise ValueError("further frames need other names than the first")
+        self.unseen = set() if len(read) == 1 else set(pd.concat(files[1:])["frame_id"])
+        self._outputs: dict[tuple, image.Outputs] = {}
+
+    def write(self, variant: Variant) -> Path:
+        """Cut the patches that a variant takes, unless they are there."""
+        side, folder = variant.side_px, self._root / f"{variant.side_px}-{variant.stained}"
+        if folder.exists():
+            return folder
+        meta = PatchMeta(side, 0, side, self._classes.names, "brecahad", "none")
+        write_patches(
+            self._annotations,
+            self._frames,
+            self._root,
+            folder,
+            meta=meta,
+            reading=self._reading,
+            shard_patches=1_000_000,
+        )
+        if variant.stained:
+            add_stained(folder)
+        return folder
+
+    def apply_network(self, model: ImageModel, folder: Path, table: pd.DataFrame) -> image.Outputs:
+        """Do as `apply_network`, once a frozen network: the table is the same for all cases."""
+        key = (folder, model.spec.backbone, *model.spec.levels, model.spec.rotations)
+        if key not in self._outputs:
+            self._outputs[key] = APPLY_NETWORK(model, folder, table)
+        return self._outputs[key]
+
+
+APPLY_NETWORK = image.apply_network
+
+
+def add_stained(folder: Path) -> None:
+    """Add a copy of each patch with other stains, of the same frame."""
+    index = load_index(folder)
+    patches = read_patches(folder, index)
+    geometry, generator = PatchGeometry(PATCH_PX, 0, PATCH_PX), torch.Generator().manual_seed(1)
+    drawn = torch.rand(len(patches), DRAWN, generator=generator)
+    copies = augment_patches(torch.from_numpy(patches), geometry, "unit", STAINS, drawn)
+    bytes_ = copies.permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).to(torch.uint8)
+    np.save(folder / "shard-00001.npy", bytes_.numpy())
+    more = index.assign(patch_id=index["patch_id"] + STAINED, shard=1)
+    write_table(pd.concat([index, more], ignore_index=True), folder / INDEX, PATCH_INDEX)
 
 
 def solve_heads(
@@ -206,40 +245,49 @@ def solve_heads(
     return heads
 
 
-def apply_probe(  # noqa: PLR0917
-    variant: Variant,
-    labels: np.ndarray,
-    table: pd.DataFrame,
-    train: np.ndarray,
-    test: np.ndarray,
-    params: ProbeParams,
+def split_by_case(index: pd.DataFrame, case: str, unseen: set[str]) -> pd.DataFrame:
+    """Test a case, on unseen frames if there are any; every fifth frame of the rest validates.
+
+    A probe learns from both, so it does not matter which.
+    """
+    is_case, is_unseen = index["case_id"] == case, index["frame_id"].isin(unseen)
+    known = ~is_case & ~is_unseen
+    validation = pd.factorize(index["frame_id"])[0] % 5 == 0
+    split = np.where(known, np.where(validation, "validation", "train"), "test")
+    table = index[["patch_id", "frame_id", "case_id", "label"]]
+    return table.assign(split=pd.array(split, dtype="str"))
+
+
+def test_case(
+    variant: Variant, case: str, patches: Patches, params: ProbeParams, seed: int
 ) -> pd.DataFrame:
-    """Fit on some rows; score others: their log-odds of a mitosis, and the class decided on."""
-    parts = [part[train] for part in (variant.features, *variant.copies)]
-    given = pd.concat([table[train]] * len(parts))
-    if variant.loss:
-        solver = partial(solve_heads, variant)
-        with patch("histofuse.training.probe._fit_heads", solver):
-            probe = fit_probe(parts[0], labels[train], given, params, SEED)
-    else:
-        known = np.tile(labels[train], len(parts))
-        probe = fit_probe(np.concatenate(parts), known, given, params, SEED)
-    frames = table.loc[train, "frame_id"].to_numpy(dtype=object)
-    held_out = probe.held_out[: len(frames)]
-    decision = fit_decision(held_out, labels[train], frames, params.calibration, params.threshold)
-    probabilities, decided = decision.decide(probe.head.logits(variant.features[test]))
-    rows = table.loc[test, ["case_id", "frame_id"]]
-    return rows.assign(label=labels[test], p=probabilities[:, 0], decided=decided, c=probe.c)
+    """Train as the stage does; score the case: probability of a mitosis, and class decided on."""
+    folder = patches.write(variant)
+    with TemporaryDirectory() as work, chdir(work), ExitStack() as stack:
+        splits = split_by_case(load_index(folder), case, patches.unseen)
+        write_table(splits, Path("splits.parquet"), PATCH_SPLITS)
+        data, path = image.load_patch_data(folder, Path("splits.parquet")), Path("models/probe")
+        stack.enter_context(patch.object(image, "apply_network", patches.apply_network))
+        if variant.loss:
+            solver = partial(solve_heads, variant)
+            stack.enter_context(patch("histofuse.training.probe._fit_heads", solver))
+        image.train_image(data, params, seed, NullRecorder(), path)
+        rows = read_table(path / image.PREDICTIONS, image.IMAGE_PREDICTIONS)
+        c = open_bundle(path).config["probe"]["c"]
+    tested = (rows["split"] == "test") & (rows["case_id"] == case)
+    if patches.unseen:
+        tested &= rows["frame_id"].isin(patches.unseen)
+    return rows[tested & ~rows["patch_id"].str.endswith(STAINED)].assign(c=c)
 
 
 def score(rows: pd.DataFrame) -> list[float]:
-    mitosis = rows["label"] == 0
+    mitosis = rows["label"] == "mitosis"
     if not mitosis.any():
         return [np.nan] * 3
     return [
-        roc_auc_score(mitosis, rows["p"]),
-        average_precision_score(mitosis, rows["p"]),
-        f1_score(rows["label"], rows["decided"], average="macro"),
+        roc_auc_score(mitosis, rows["probability_mitosis"]),
+        average_precision_score(mitosis, rows["probability_mitosis"]),
+        f1_score(rows["label"], rows["prediction"], average="macro"),
     ]
 
 
@@ -251,7 +299,7 @@ def score_cases(rows: pd.DataFrame) -> np.ndarray:
 
 def resample(rows: pd.DataFrame) -> np.ndarray:
     """Scores of resampled frames, each case its own, (resamples, cases + 1, 3)."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(0)
     frames = {case: list(part.groupby("frame_id")) for case, part in rows.groupby("case_id")}
     drawn = []
     for _ in range(RESAMPLES):
@@ -262,7 +310,7 @@ def resample(rows: pd.DataFrame) -> np.ndarray:
     return np.array(drawn)
 
 
-def show(name: str, rows: pd.DataFrame) -> list[dict[str, object]]:
+def show(name: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
     cases, values = [*sorted(rows["case_id"].unique()), "mean"], score_cases(rows)
     low, high = np.nanquantile(resample(rows), (0.025, 0.975), axis=0)
     chosen = rows.groupby("case_id")["c"].first()
@@ -278,25 +326,26 @@ def show(name: str, rows: pd.DataFrame) -> list[dict[str, object]]:
 
 def main(further: Sequence[str], *, recipe_alone: bool) -> None:
     data = Path(os.environ["HISTOFUSE_REAL_DATA"]).resolve()
-    classes, params = load_section(ClassesParams, "classes"), make_params(data)
-    names = classes.names
-    parts = [read_windows(Path(f), classes) for f in (data / "brecahad", *further)]
-    table = pd.concat([part for part, _ in parts], ignore_index=True)
-    unseen = np.repeat([n > 0 for n in range(len(parts))], [len(part) for part, _ in parts])
-    labels = table["label"].map({name: n for n, name in enumerate(names)}).to_numpy()
-    embedder = Embedder(data, np.concatenate([windows for _, windows in parts]), names)
-    variants = list_parts(embedder)
-    changes = () if recipe_alone else list_changes(embedder, variants[-1].features)
-    tested = TESTED if not further else sorted(table.loc[unseen, "case_id"].unique())
-    lines = []
-    for variant in itertools.chain(variants, changes):
-        rows = []
-        for case in tested:
-            test = (table["case_id"] == case).to_numpy() & (unseen == bool(further))
-            train = ~unseen & (table["case_id"] != case).to_numpy()
-            rows.append(apply_probe(variant, labels, table, train, test, params))
-        lines += show(variant.name, pd.concat(rows))
-        print(pd.DataFrame(lines[-1:]).to_string(index=False, header=False), flush=True)
+    for name, levels in (
+        ("last_level", LEVELS[-1:]),
+        ("three_levels", LEVELS),
+        ("two_sizes", LEVELS),
+    ):
+        OWN[name] = partial(
+            Pooled, weights=locate_weights(data), levels=levels, two_sizes=name == "two_sizes"
+        )
+    classes, seed, lines = load_section(ClassesParams, "classes"), load_seed(), []
+    with TemporaryDirectory() as root:
+        folders = [data / "brecahad", *map(Path, further)]
+        patches = Patches(folders, Path(root), classes)
+        index = load_index(patches.write(PARTS[-1]))
+        unseen = index[index["frame_id"].isin(patches.unseen)]
+        tested = sorted(unseen["case_id"].unique()) if further else TESTED
+        for variant in PARTS[-1:] if recipe_alone else [*PARTS, *CHANGED]:
+            params = make_params(data, **variant.changes)
+            rows = [test_case(variant, case, patches, params, seed) for case in tested]
+            lines += show(variant.name, pd.concat(rows))
+            print(pd.DataFrame(lines[-1:]).to_string(index=False, header=False), flush=True)
     print(pd.DataFrame(lines).to_string(index=False))
 
 
