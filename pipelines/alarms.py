@@ -4,6 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.bundle import list_bundles
 from histofuse.core.naming import name_fusion
 from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import AlarmRules, describe_alarms, digest_data
@@ -18,6 +19,7 @@ from histofuse.params.promotion import AlarmParams, PromotionParams
 
 DATA = Path("data")
 MODELS = Path("models")
+PATIENTS = Path("models/patients")
 NAMES = Path("data/models.json")
 OUT = Path("reports/alarms.json")
 
@@ -35,7 +37,8 @@ def main() -> None:
     names = load_json(NAMES)
     pairings = dict(names["pairing"])
     listed = [*names["image"], *names["tabular"], *map(name_fusion, pairings)]
-    models = [read_model(MODELS / name, patient) for name in listed]
+    folders = [*(MODELS / name for name in listed), *list_bundles(PATIENTS)]
+    models = [read_model(folder, patient) for folder in folders]
     report(f"read {len(models)} models")
 
     alarms, checks = find_alarms(models, AlarmData(DATA), rules)

@@ -84,6 +84,7 @@ class PromotionParams(Section):
     external_validation: Literal["required", "optional"]
     margins: Margins
     encoder_margins: Annotated[dict[ComparedName, BelowOne], Field(min_length=1)]
+    side_margins: Annotated[dict[ComparedName, BelowOne], Field(min_length=1)]
     minimums: Limits
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from histofuse.features.encoding import Encoder, encode, fit_encoder
@@ -76,8 +77,12 @@ class PatientRows:
 def fit_record_encoder(bags: PatientBags, params: EncodingParams) -> Encoder:
     """Learn the encoding of records from the train patients."""
     table = bags.record_table
-    specs = [_describe(name, table[name].dropna().to_numpy()) for name in map(str, table)]
-    return fit_encoder(table[bags.split == "train"], specs, params)
+    return fit_encoder(table[bags.split == "train"], describe_record(table), params)
+
+
+def describe_record(table: pd.DataFrame) -> list[FeatureSpec]:
+    """Specify the columns of records: binary if all their values are 0 or 1."""
+    return [_describe(name, table[name].dropna().to_numpy()) for name in map(str, table)]
 
 
 def _describe(name: str, values: np.ndarray) -> FeatureSpec:

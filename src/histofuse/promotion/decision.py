@@ -319,7 +319,7 @@ def _make_record(  # noqa: PLR0917
 
 def _select_numbers(checks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Select what the gate measured and the limits it compared with, for the log."""
-    kept = ("value", "low", "high", "limit", "new", "production", "encoder", "margin")
+    kept = ("value", "low", "high", "limit", "new", "production", "encoder", "alone", "margin")
     return {
         str(check["name"]): {"passed": check["passed"]}
         | {key: check["numbers"][key] for key in kept if key in check["numbers"]}

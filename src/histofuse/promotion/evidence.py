@@ -22,10 +22,11 @@ from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, read_alar
 from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.patients import SIDES
 from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from histofuse.explain.estimates import FAITHFULNESS, read_scores
 from histofuse.params.promotion import PromotionParams
-from histofuse.promotion.gate import Evidence, Scored
+from histofuse.promotion.gate import Evidence, Scored, is_of_one_side
 from histofuse.promotion.scoring import TestData, score_test_split
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.names import (
@@ -99,6 +100,7 @@ def gather_evidence(
         signature = copy.has_signature()
         alarms, alarms_fault = _attempt(lambda: _find_alarms(copy, scored, data, rules))
         encoder, encoder_fault = _score_encoder(copy, scored, data)
+        alone, alone_fault = _attempt(lambda: _score_sides(copy, scored, data))
     name = str(scored.config.get("name", ""))
     return Evidence(
         candidate=scored,
@@ -111,6 +113,8 @@ def gather_evidence(
         alarms_fault=alarms_fault,
         encoder=encoder,
         encoder_fault=encoder_fault,
+        alone=alone or {},
+        alone_fault=alone_fault,
         validated_on=list_validations(store, candidate.digest),
         faithfulness=_attempt(lambda: read_faithfulness(name, candidate.digest))[0],
     )
@@ -176,6 +180,9 @@ def digest_test_data(config: Mapping[str, Any], data: TestData | None = None) ->
             files = of_patches | of_patients | {"pairs": pairs}
         case "tabular":
             files = of_patients
+        case "patient":
+            names = ("patients", "nuclei")
+            files = {f"linked_{name}": root / "linked" / f"{name}.parquet" for name in names}
         case _:
             files = of_patches
     return {what: digest_file(file) for what, file in files.items() if file.is_file()}
@@ -226,7 +233,7 @@ def _score_encoder(
     copy: _Registered, scored: Scored, data: TestData
 ) -> tuple[Predictions | None, str]:
     """Score the image encoder inside a fusion model that was scored; also say why it was not."""
-    if copy.encoders is None or scored.scored is None:
+    if copy.encoders is None or scored.scored is None or scored.scored.kind != "fusion":
         return None, ""
     try:
         _, predictions, fault = call_in_child(
@@ -235,6 +242,14 @@ def _score_encoder(
     except ChildError as error:
         return None, f"loading and scoring it {error}"
     return predictions, fault
+
+
+def _score_sides(copy: _Registered, scored: Scored, data: TestData) -> dict[str, Predictions]:
+    """Score what a model at patient level says where it is given one side alone."""
+    if scored.scored is None or scored.scored.kind != "patient" or is_of_one_side(scored.config):
+        return {}
+    bundle = open_bundle(copy.artifacts / BUNDLE, row_level=False)
+    return {side: score_test_split(bundle, copy.encoders, data, side) for side in SIDES}
 
 
 def _load_and_score(

@@ -34,6 +34,11 @@ FILES: Final[Mapping[str, tuple[str, ...]]] = {
         *(f"encoders/image/{name}" for name in _DECISION),
         *(f"encoders/patient/{name}" for name in (*_DECISION, *_RECORD)),
     ),
+    "patient": (
+        *(f"bundle/{name}" for name in (*_DECISION, "encoder.json")),
+        *(f"bundle/{side}/{name}" for side in ("image", "record") for name in _DECISION[1:]),
+        *(f"encoders/image/{name}" for name in _DECISION),
+    ),
 }
 _NOT_SCORED: Final = "not scored on the current test split"
 
@@ -70,13 +75,16 @@ class Evidence:
     alarms_fault: str = ""  # why not
     encoder: Predictions | None = None  # of a fusion model's own image encoder, on the same split
     encoder_fault: str = ""  # why it could not be scored
+    # Of a model at patient level given one side alone, by that side.
+    alone: Mapping[str, Predictions] = field(default_factory=dict)
+    alone_fault: str = ""  # why it could not be scored so
     # Of its explanations: metric -> value, low, high and n; None if not measured for this version.
     faithfulness: Mapping[str, Mapping[str, Any]] | None = None
     validated_on: tuple[str, ...] = ()  # names of other data sets
 
     @property
     def kind(self) -> str:
-        """``image``, ``tabular`` or ``fusion``; empty if the config cannot be read."""
+        """``image``, ``tabular``, ``fusion`` or ``patient``; empty if the config cannot be read."""
         return str(self.candidate.config.get("kind", ""))
 
 
@@ -131,6 +139,7 @@ def decide(evidence: Evidence, params: PromotionParams) -> Verdict:
         *_check_alarms(evidence),
         *_check_minimums(evidence, params),
         *_check_encoder(evidence, params),
+        *_check_sides(evidence, params),
         *_check_not_worse(evidence, params),
         *_check_faithfulness(evidence, params),
         *_check_external(evidence, params),
@@ -259,7 +268,36 @@ def _check_encoder(evidence: Evidence, params: PromotionParams) -> Iterator[Chec
     rows = encoder.take(np.flatnonzero(np.isin(encoder.keys, new.keys)))
     margins = {name_focus(m, new.focus_class): v for m, v in params.encoder_margins.items()}
     rival = _Rival("not_worse_than_encoder", "encoder", "its image encoder", rows, margins)
+    yield from _compare_with_part(new, rival, evidence.seed, params)
 
+
+def is_of_one_side(config: Mapping[str, Any]) -> bool:
+    """Whether a model at patient level reads one side alone."""
+    return config.get("architecture", {}).get("kind") == "side"
+
+
+def _check_sides(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
+    """Compare a model at patient level with its own answers where one side is given.
+
+    That it is not worse than either says that it is not worse than the better one.
+    """
+    if evidence.kind != "patient" or is_of_one_side(evidence.candidate.config):
+        return
+    new = evidence.candidate.scored
+    if new is None or not evidence.alone:
+        fault = f": {evidence.alone_fault}" if evidence.alone_fault else ""
+        yield Check("not_worse_than_side", False, f"with one side it was {_NOT_SCORED}{fault}")
+        return
+    margins = {name_focus(m, new.focus_class): v for m, v in params.side_margins.items()}
+    for side, rows in evidence.alone.items():
+        name = f"not_worse_than_{side}"
+        rival = _Rival(name, "alone", f"its own answer from the {side} alone", rows, margins)
+        yield from _compare_with_part(new, rival, evidence.seed, params)
+
+
+def _compare_with_part(
+    new: Predictions, rival: _Rival, seed: int, params: PromotionParams
+) -> Iterator[Check]:
     def is_not_worse(measured: ConservativeMetric, margin: float) -> bool:
         sign = -1 if measured.lower_is_better else 1
         worse = "above" if measured.lower_is_better else "below"
@@ -267,7 +305,7 @@ def _check_encoder(evidence: Evidence, params: PromotionParams) -> Iterator[Chec
         value = measured.interval.value
         return value is not None and sign * value >= -margin and side != worse
 
-    yield from _compare(new, rival, is_not_worse, evidence.seed, params)
+    yield from _compare(new, rival, is_not_worse, seed, params)
 
 
 def _check_not_worse(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:

@@ -27,10 +27,15 @@ from histofuse.evaluation.predictions import HISTORY, Predictions, name_admissio
 from histofuse.features.encoding import join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, KEY
+from histofuse.patients.bags import NUCLEI, PATIENTS
+from histofuse.patients.rows import View
+from histofuse.serving.image import Patches
+from histofuse.serving.patient import PatientInputs
 from histofuse.serving.predict import open_predictor
 
 SPLIT: Final = "test"
 ROWS_AT_ONCE: Final = 256
+BAGS_AT_ONCE: Final = 16
 PATCH_KEY: Final = ["patch_id"]
 
 
@@ -79,18 +84,34 @@ class TestData:
         joined = join_splits(self.read_features(), splits, cohort)
         return joined[joined["split"] == SPLIT].reset_index(drop=True)
 
+    @property
+    def linked(self) -> Path:
+        """Patients with a tissue and a record of their own."""
+        return self.root / "linked"
+
+    def read_patients(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Read the test patients with their records, by id, and where all nuclei are stored."""
+        patients = read_table(self.linked / "patients.parquet", PATIENTS)
+        nuclei = read_table(self.linked / "nuclei.parquet", NUCLEI)
+        index = load_index(self.linked)[[*PATCH_KEY, "shard", "row"]]
+        test = patients[patients["split"] == SPLIT].sort_values("patient_id", ignore_index=True)
+        return test, nuclei.merge(index, on=PATCH_KEY, validate="1:1")
+
     def read_target(self) -> str:
         """Read the target of the cohort."""
         return load_json(self.root / "cohort" / "meta.json")["target"]
 
 
 def score_test_split(
-    bundle: Bundle, encoders: Path | None = None, data: TestData | None = None
+    bundle: Bundle,
+    encoders: Path | None = None,
+    data: TestData | None = None,
+    view: View = "both",
 ) -> Predictions:
     """Predict the current test split, in the order of its keys.
 
     `encoders` is the folder of a fusion model's frozen encoders, ``image`` and ``patient``; None
-    pulls them from the registry.
+    pulls them from the registry. `view` is of a model at patient level: the sides it is given.
 
     Raises:
         InputError: If the model does not fit the data: other classes, another target, another
@@ -100,6 +121,8 @@ def score_test_split(
     match bundle.config["kind"]:
         case "tabular":
             return _score_admissions(bundle, predictor, data)
+        case "patient":
+            return _score_patients(bundle, predictor, data, view)
         case "fusion":
             rows = data.read_pairs(name_pairing(bundle.name))
             inputs = _read_pairs(rows, data)
@@ -163,6 +186,34 @@ def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predict
     label = np.array(classes, dtype=object)[rows["target"].to_numpy(dtype=np.int64)]
     rows = rows.assign(key=keys, group=rows["subject_id"], label=label)
     return _assemble(bundle, rows, table)
+
+
+def _score_patients(bundle: Bundle, predictor: Any, data: TestData, view: View) -> Predictions:
+    rows, nuclei = data.read_patients()
+    total = -(-len(rows) // BAGS_AT_ONCE)
+    bags = track(_read_bags(rows, nuclei, predictor, data, view), f"scoring {bundle.name}", total)
+    table = pd.concat([predictor.answer(bag) for bag in bags], ignore_index=True)
+    ids = rows["patient_id"].astype(object)
+    label = np.array(bundle.config["classes"], dtype=object)[rows["outcome"].to_numpy()]
+    return _assemble(bundle, rows.assign(key=ids, group=ids, subject_id=ids, label=label), table)
+
+
+def _read_bags(
+    patients: pd.DataFrame, nuclei: pd.DataFrame, predictor: Any, data: TestData, view: View
+) -> Iterator[PatientInputs]:
+    reader = ShardReader(data.linked)
+    for first in range(0, len(patients), BAGS_AT_ONCE):
+        part = patients.iloc[first : first + BAGS_AT_ONCE]
+        ids = part["patient_id"]
+        own = nuclei[nuclei["patient_id"].isin(ids)] if view != "record" else nuclei.iloc[:0]
+        own = own.sort_values("patient_id", kind="stable")  # as the patients are
+        sizes = own["patient_id"].value_counts().reindex(ids, fill_value=0)
+        records = part.drop(columns=list(PATIENTS.columns))
+        yield PatientInputs(
+            Patches(reader.read(own["shard"], own["row"]), own.index),
+            sizes.to_numpy(dtype=np.int64),
+            predictor.read_records(records if view != "image" else records.mask(records.notna())),
+        )
 
 
 def _assemble(bundle: Bundle, rows: pd.DataFrame, table: pd.DataFrame) -> Predictions:

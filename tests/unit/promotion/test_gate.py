@@ -43,6 +43,7 @@ PARAMS = PromotionParams(
         admissions={"auroc/minority": 0.02, "brier": 0.02},
     ),
     encoder_margins={"auroc/macro": 0.02, "auprc/minority": 0.05, "brier": 0.02},
+    side_margins={"auroc/minority": 0.0},
     minimums=Limits(
         patients={"auroc/minority": 0.5},
         patches={"auroc/macro": 0.5, "recall/minority": 0.0},
@@ -55,7 +56,7 @@ PAIRS = ("train-test", "train-validation", "validation-test")
 
 def predict(kind="image", seed=0, skill=0.4, groups=20, n=600, names="g") -> Predictions:
     """What a model says of three splits; labels and keys are the same whatever the seed."""
-    classes = ["no_death", "death"] if kind == "tabular" else CLASSES
+    classes = ["no_death", "death"] if kind in ("tabular", "patient") else CLASSES
     k = len(classes)
     labels = np.random.default_rng(7).permutation(np.arange(3 * n) % k)
     raw = np.random.default_rng(seed).random((3 * n, k)) + skill * np.eye(k)[labels]
@@ -65,9 +66,11 @@ def predict(kind="image", seed=0, skill=0.4, groups=20, n=600, names="g") -> Pre
         f"{s}-{names}{i * groups // n}" for s in ("train", "validation", "test") for i in range(n)
     ]
     config = {"kind": kind, "classes": classes, "inputs": {"splits": "aa", "encoded": "aa"}}
-    config["focus_class"] = "death" if kind == "tabular" else "mitosis"
+    config["focus_class"] = "mitosis" if classes is CLASSES else "death"
     if kind == "fusion":
         config |= {"pairing": {"rule": "label_blind"}, "leaky": False}
+    if kind == "patient":
+        config["architecture"] = {"kind": "gated"}
     return Predictions(
         name="m",
         config=config,
@@ -118,15 +121,15 @@ def check_for_alarms(kind, candidate, patch_audit, patient_audit, params):
     """Make the alarm checks that rest on what a test may change."""
     if kind == "fusion":
         yield check_pairing("m", candidate.config)
-    if kind != "tabular":
+    if kind in ("image", "fusion"):
         yield from check_image_split(patch_audit, params.split_units)
-    if kind != "image":
+    if kind in ("tabular", "fusion"):
         yield check_patient_split(patient_audit)
     stored, scored = candidate.stored, candidate.scored
     if stored is not None and scored is not None:
         yield check_shared_rows(stored, params.split_units)
         yield check_training_rows(stored, tabulate_rows(scored), params.split_units)
-        yield check_too_good(scored, params)
+        yield check_too_good(scored, params.alarm_at, params.alarm_metrics)
 
 
 def collect(
@@ -144,6 +147,7 @@ def collect(
         "seed": 1,
         "alarms": tuple(alarms),
         "encoder": candidate.scored if kind == "fusion" else None,
+        "alone": {"image": candidate.scored} if kind == "patient" else {},
     }
     return Evidence(**(values | changes))
 
@@ -163,12 +167,12 @@ def test_params_of_the_project_are_read():
     assert params.split_units == ["case"]
 
 
-@pytest.mark.parametrize("kind", ["image", "tabular", "fusion"])
+@pytest.mark.parametrize("kind", ["image", "tabular", "fusion", "patient"])
 def test_good_model_passes_with_nothing_in_production(kind):
     assert refuse(collect(kind)) == {}
 
 
-@pytest.mark.parametrize("kind", ["image", "tabular", "fusion"])
+@pytest.mark.parametrize("kind", ["image", "tabular", "fusion", "patient"])
 def test_model_passes_against_itself(kind):
     rows = predict(kind)
     assert refuse(collect(kind, production=register(rows, version=1))) == {}
@@ -579,6 +583,30 @@ def test_small_loss_is_refused_only_if_the_interval_is_sure_of_it():
     unsure = refuse_as(shaken, "auprc/mitosis")
     assert unsure.numbers["low"] < 0 < unsure.numbers["high"]
     assert unsure.passed
+
+
+def test_patient_model_that_loses_to_one_side_alone_is_refused_and_the_better_let_through():
+    strong, weak = predict("patient", seed=1, skill=0.6), predict("patient", seed=2, skill=0.3)
+    sides = {"image": weak.of("test"), "record": strong.of("test")}
+
+    refused = refuse(collect("patient", candidate=register(weak), alone=sides))
+    assert set(refused) == {"not_worse_than_record[auroc/death]"}
+    assert "of its own answer from the record alone: -0." in next(iter(refused.values()))
+
+    sides["record"] = weak.of("test")
+    assert refuse(collect("patient", candidate=register(strong), alone=sides)) == {}
+
+    unknown = collect("patient", candidate=register(strong), alone={}, alone_fault="no patches")
+    assert (
+        "not scored on the current test split: no patches" in refuse(unknown)["not_worse_than_side"]
+    )
+
+
+def test_patient_model_of_one_side_is_compared_with_no_side():
+    rows = predict("patient")
+    rows.config["architecture"] = {"kind": "side"}
+
+    assert refuse(collect("patient", candidate=register(rows), alone={})) == {}
 
 
 def test_encoder_is_compared_on_the_pairs_of_the_fusion_model_only():

@@ -4,17 +4,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_patients import ENCODING, make_params
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
+from histofuse.data.patches import PatchMeta, load_index
+from histofuse.data.simulate.linked.cohort import CLASSES
+from histofuse.data.simulate.linked.files import Cutting, simulate_linked
 from histofuse.data.splits import PATCH_SPLITS
+from histofuse.evaluation.alarms.checks import AlarmRules
+from histofuse.evaluation.alarms.models import read_model
+from histofuse.evaluation.alarms.search import AlarmData, find_alarms
+from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import classification_metrics
-from histofuse.evaluation.predictions import load_predictions
+from histofuse.evaluation.predictions import load_predictions, read_view
 from histofuse.features.specs import FEATURES
+from histofuse.models.backbones import load_image_model
+from histofuse.params.base import load_section
+from histofuse.params.intervals import IntervalParams
+from histofuse.params.promotion import AlarmParams
+from histofuse.params.simulation import LinkedSimulationParams
+from histofuse.patients.bags import load_bags
+from histofuse.patients.train import PatientCohort, train_patients
 from histofuse.promotion import scoring
 from histofuse.promotion.scoring import TestData, score_test_split
+from histofuse.training.image import apply_network
+from histofuse.training.recorder import NullRecorder
+
+PROJECT_PARAMS = Path(__file__).parents[3] / "params.yaml"
 
 MODELS = [
     "simple_cnn", "logistic_regression", "mlp", "fusion_label_blind", "fusion_label_aligned",
@@ -117,3 +136,70 @@ def test_pairs_whose_patient_has_no_features_are_counted(small_project, tmp_path
     write_table(features[features["subject_id"] != paired[0]], path, FEATURES)
     with pytest.raises(InputError, match=f"1 of {len(paired)} paired admissions have no features"):
         score("fusion_label_blind", tmp_path)
+
+
+@pytest.fixture
+def linked(small_project):
+    """Train a model at patient level on simulated patients, whose nuclei the small CNN reads."""
+    encoder = open_bundle(Path("models/simple_cnn"))
+    spec = load_image_model(encoder).spec
+    meta = PatchMeta(
+        spec.patch_px, spec.margin_px, spec.patch_px + 2 * spec.margin_px,
+        list(CLASSES), "simulated", "none", spec.patch_um,
+    )  # fmt: skip
+    drawn = load_section(LinkedSimulationParams, "simulation.linked", PROJECT_PARAMS)
+    drawn = drawn.model_copy(update={"patients": 50, "nuclei_per_patient": 3, "validation": 0.3})
+    simulate_linked(drawn, Cutting(meta, 64), 1, Path("data/linked"))
+    outputs = apply_network(
+        load_image_model(encoder), Path("data/linked"), load_index(Path("data/linked"))
+    )
+    embeddings = Path("data/linked_embeddings")
+    embeddings.mkdir()
+    np.save(embeddings / "image.npy", outputs.embeddings)
+    np.save(embeddings / "logits.npy", outputs.logits)
+    facts = {"name": "simple_cnn", "digest": encoder.digest, "registered": "histofuse-simple-cnn"}
+    bags = load_bags(Path("data/linked"), embeddings)
+    cohort = PatientCohort(bags, "outcome", "simulated", {}, facts)
+    path = Path("models/patients/patient_gated")
+    train_patients(cohort, make_params("gated", epochs=2), ENCODING, 1, NullRecorder(), path)
+    return path
+
+
+@pytest.mark.parametrize("view", ["both", "image", "record"])
+def test_patients_are_scored_as_they_were_in_training(linked, tmp_path, view, monkeypatch):
+    monkeypatch.setattr(scoring, "BAGS_AT_ONCE", 4)
+    bundle = open_bundle(linked)
+    stored = read_view(bundle, view).of("test")
+
+    scored = score_test_split(bundle, collect_encoders(tmp_path / "encoders"), view=view)
+
+    assert scored.keys.tolist() == sorted(stored.keys)
+    stored = stored.take(np.argsort(stored.keys))
+    np.testing.assert_allclose(scored.probabilities, stored.probabilities, rtol=0, atol=1e-6)
+    for what in ("labels", "predictions", "groups", "subjects"):
+        np.testing.assert_array_equal(getattr(scored, what), getattr(stored, what))
+
+
+def test_alarms_of_a_patient_model_know_its_patients(linked):
+    rules = AlarmRules(
+        alarms=load_section(AlarmParams, "alarms", PROJECT_PARAMS),
+        encoding=ENCODING,
+        bootstrap=Bootstrap(load_section(IntervalParams, "intervals", PROJECT_PARAMS), 1),
+        alarm_at=1.1,
+        alarm_metrics=["auroc/macro"],
+        split_units=["case"],
+    )
+
+    def find():
+        _, checks = find_alarms([read_model(linked)], AlarmData(Path("data")), rules)
+        return {c.name: c for c in checks if c.model == "patient_gated"}
+
+    made = find()
+    assert {made[n].outcome for n in ("shared_rows", "training_rows", "encoder")} == {"passed"}
+
+    path = Path("data/linked/patients.parquet")
+    table = pd.read_parquet(path)
+    table["split"] = table["split"].replace({"test": "train", "train": "test"})
+    table.to_parquet(path)
+    made = find()
+    assert made["training_rows"].outcome == made["encoder"].outcome == "alarm"

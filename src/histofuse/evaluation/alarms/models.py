@@ -57,7 +57,7 @@ class AlarmModel:
 
     @property
     def kind(self) -> str:
-        """``image``, ``tabular`` or ``fusion``."""
+        """``image``, ``tabular``, ``fusion`` or ``patient``."""
         return self.config["kind"]
 
 
@@ -70,7 +70,7 @@ def read_model(path: Path, patient: Path | None = None) -> AlarmModel:
     bundle = open_bundle(path, row_level=False)
     config = bundle.config
     has_rows = (path / PREDICTIONS).is_file()
-    record = path if config["kind"] == "tabular" else patient
+    record = path if config["kind"] in ("tabular", "patient") else patient
     encoder = record / ENCODER if record else None
     return AlarmModel(
         bundle.name,
@@ -137,7 +137,7 @@ def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dic
     If ``frame`` is among the allowed `split_units` of images, cases may be shared. Returns
     ``cases``, ``frames`` or ``patients`` -> its name for each row.
     """
-    if kind == "tabular":
+    if kind in ("tabular", "patient"):
         return {"patients": rows["subject_id"]}
     if "frame" in split_units:  # "Case_10-03/0042" is a patch of the frame "Case_10-03"
         units = {"frames": rows["patch_id"].str.rsplit("/", n=1).str[0]}

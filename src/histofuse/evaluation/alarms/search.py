@@ -29,6 +29,8 @@ from histofuse.features.embeddings import load_embeddings, select_pairs
 from histofuse.features.encoding import ENCODED, join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, FeatureSpec, load_specs
+from histofuse.patients.bags import PATIENTS
+from histofuse.patients.rows import describe_record
 
 # Read by the checks, relative to the data folder.
 DATA_FILES: Final = (
@@ -43,6 +45,7 @@ DATA_FILES: Final = (
     "encoded/encoder.json",
     "embeddings/meta.json",
     "embeddings/image.npy",
+    "linked/patients.parquet",
 )
 
 
@@ -74,6 +77,12 @@ class AlarmData:
         return read_table(path, ENCODED) if path.is_file() else None
 
     @cached_property
+    def linked(self) -> pd.DataFrame | None:
+        """Linked patients: record, split and outcome."""
+        path = self.root / "linked" / "patients.parquet"
+        return read_table(path, PATIENTS) if path.is_file() else None
+
+    @cached_property
     def specs(self) -> list[FeatureSpec] | None:
         """Specifications of the features."""
         path = self.root / "ehr" / "features.json"
@@ -96,11 +105,12 @@ class AlarmData:
             "fusion": (f"pairs/{name_pairing(name)}.parquet", PAIRS),
             "tabular": ("splits/patients.parquet", PATIENT_SPLITS),
             "image": ("splits/patches.parquet", PATCH_SPLITS),
+            "patient": ("linked/patients.parquet", PATIENTS),
         }[kind]
         path = self.root / file
         if not path.is_file():
             return None
-        rows = read_table(path, contract)
+        rows = read_table(path, contract).rename(columns={"patient_id": "subject_id"})
         return rows[rows["split"] == "test"]
 
 
@@ -139,11 +149,15 @@ def check_data(data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
 def _check_fits(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
     """Check what was fitted before the model: its encoder and its scaler."""
     if model.kind != "image":
-        if model.encoder is None or data.joined is None:
+        of_patients = model.kind == "patient"
+        table = data.linked if of_patients else data.joined
+        if model.encoder is None or table is None:
             why = "the encoder of the record, or the record, is missing; dvc repro"
             yield skip_check("encoder", model.name, (model.kind,), why)
         else:
-            yield check_encoder(model.encoder, data.joined, data.specs, rules, model.name)
+            record = table.drop(columns=list(PATIENTS.columns), errors="ignore")
+            specs = describe_record(record) if of_patients else data.specs
+            yield check_encoder(model.encoder, table, specs, rules, model.name)
     if model.kind == "fusion":
         yield _check_scaler(model, data, rules)
 
