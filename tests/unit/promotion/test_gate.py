@@ -586,7 +586,7 @@ def test_small_loss_is_refused_only_if_the_interval_is_sure_of_it():
 
 
 def test_patient_model_that_loses_to_one_side_alone_is_refused_and_the_better_let_through():
-    strong, weak = predict("patient", seed=1, skill=0.6), predict("patient", seed=2, skill=0.3)
+    strong, weak = predict("patient", seed=1, skill=0.4), predict("patient", seed=2, skill=0.2)
     sides = {"image": weak.of("test"), "record": strong.of("test")}
 
     refused = refuse(collect("patient", candidate=register(weak), alone=sides))
