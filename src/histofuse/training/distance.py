@@ -10,13 +10,14 @@ Tipping & Bishop 1999, Probabilistic Principal Component Analysis, for the covar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from safetensors.numpy import load_file, save_file
 
 from histofuse.models.mlp import one_thread
@@ -54,15 +55,18 @@ class Training:
 
 
 def fit_distance(
-    train: Float[np.ndarray, "n width"], validation: Float[np.ndarray, "m width"]
+    embeddings: Float[np.ndarray, "n width"],
+    train: Bool[np.ndarray, " n"],
+    validation: Bool[np.ndarray, " n"],
 ) -> Training:
     """Fit on the embeddings of training patches, and take the unit from those of validation."""
-    n, width = train.shape
-    mean = train.mean(axis=0, dtype=np.float64)
+    n, width = int(train.sum()), embeddings.shape[1]
+    sums = [part.sum(axis=0, dtype=np.float64) for part in _iterate_parts(embeddings, train)]
+    mean = np.sum(sums, axis=0) / n
     with one_thread():
         covariance = torch.zeros(width, width, dtype=torch.float64)
-        for start in range(0, n, ROWS_AT_ONCE):
-            centred = torch.from_numpy(train[start : start + ROWS_AT_ONCE] - mean)
+        for part in _iterate_parts(embeddings, train):
+            centred = torch.from_numpy(part - mean)
             covariance += centred.T @ centred / max(n - 1, 1)
         variances, vectors = torch.linalg.eigh(covariance)
     variances, vectors = variances.numpy().clip(0)[::-1], vectors.numpy().T[::-1]
@@ -78,8 +82,18 @@ def fit_distance(
         "unit": [1.0],
     }
     fitted = Training(**{k: np.ascontiguousarray(v, dtype=np.float32) for k, v in parts.items()})
-    typical = np.quantile(fitted.measure(validation), TYPICAL)
+    distances = [fitted.measure(part) for part in _iterate_parts(embeddings, validation)]
+    typical = np.quantile(np.concatenate(distances), TYPICAL)
     return replace(fitted, unit=np.array([max(typical, TINY)], dtype=np.float32))
+
+
+def _iterate_parts(
+    embeddings: Float[np.ndarray, "n width"], chosen: Bool[np.ndarray, " n"]
+) -> Iterator[Float[np.ndarray, "m width"]]:
+    """Copy the chosen rows part by part: all of them may lie on disk."""
+    rows = np.flatnonzero(chosen)
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        yield embeddings[rows[first : first + ROWS_AT_ONCE]]
 
 
 def write_distance(fitted: Training, folder: Path) -> None:

@@ -228,8 +228,8 @@ def train_image(
         with writing_bundle(path, path.name) as folder:
             save_weights(model, folder / WEIGHTS)
             write_decision(decision, folder, data.meta.source)
-            seen = outputs.embeddings[(data.table["split"] == "train").to_numpy()]
-            write_distance(fit_distance(seen, outputs.embeddings[rows]), folder)
+            train = (data.table["split"] == "train").to_numpy()
+            write_distance(fit_distance(outputs.embeddings, train, rows), folder)
             write_history(result, folder / HISTORY)
             everything = np.ones(len(rows), dtype=bool)
             parts = _tabulate(decision, data, outputs.logits, everything, _ROWS_AT_ONCE)

@@ -125,7 +125,8 @@ def make_image(path):
     with writing_bundle(path, path.name) as folder:
         save_weights(model, folder / "weights.safetensors")
         embeddings = np.random.default_rng(2).normal(size=(60, model.embedding_dim))
-        write_distance(fit_distance(embeddings[:40], embeddings[40:]), folder)
+        first = np.arange(len(embeddings)) < 40
+        write_distance(fit_distance(embeddings, first, ~first), folder)
         write_common(folder, 3, kind="image", classes=CLASSES, architecture=describe_model(model))
     return Made(open_bundle(path), model)
 
