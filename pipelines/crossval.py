@@ -27,7 +27,7 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.promotion import PromotionParams
 from histofuse.params.tabular import AllTabularParams
-from histofuse.training.crossval import (
+from histofuse.training.protocols.crossval import (
     Chain,
     Sources,
     complete_fold,
@@ -36,7 +36,7 @@ from histofuse.training.crossval import (
     name_run,
     select_models,
 )
-from histofuse.training.fold_processes import count_workers, end_with_parent, run_processes
+from histofuse.training.protocols.processes import count_workers, end_with_parent, run_processes
 
 PATCHES = Path("data/patches")
 FRAMES_TABLE = Path("data/annotations/frames.parquet")

@@ -11,7 +11,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.crossval import ProtocolParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.protocol import train_as_paper
+from histofuse.training.protocols.paper import train_as_paper
 
 HONEST = (Path("models/simple_cnn"), Path("models/resnet18"))
 PATCHES = Path("data/patches")

@@ -185,7 +185,6 @@ def _load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
 
 
 def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
-    """Measure the width of the embedding on one black image."""
     where = f"params.yaml, backbone {spec.backbone} at input_px {spec.input_px}"
     backbone.eval()
     try:

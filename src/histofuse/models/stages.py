@@ -269,7 +269,6 @@ def _describe(
 
 
 def _match(name: str, output: Tensor, maps: Tensor) -> MapLayer | None:
-    """Find the layout in which a stage's output is the maps given."""
     rows, columns = maps.shape[2:]
     tokens = output.ndim == 3
     prefix = output.shape[1] - rows * columns if tokens else 0

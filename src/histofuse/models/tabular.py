@@ -124,7 +124,7 @@ def load_tabular_model(bundle: Bundle) -> AnyTabularModel:
     match config.get("architecture", {}).get("kind") if features else None:
         case "logistic_regression":
             arrays = load_file(weights)
-            return LinearModel(features, arrays["coefficients"], float(arrays["intercept"][0]))
+            return LinearModel(features, arrays["coefficients"], arrays["intercept"].item())
         case "gradient_boosting":
             from histofuse.models.trees import load_trees
 
@@ -144,8 +144,7 @@ def write_model(model: AnyTabularModel, folder: Path) -> None:
     """Write a model's weights into a bundle's folder: safetensors, or ubj for XGBoost."""
     match model:
         case LinearModel():
-            intercept = np.array([model.intercept])
-            arrays = {"coefficients": model.coefficients, "intercept": intercept}
+            arrays = {"coefficients": model.coefficients, "intercept": np.array([model.intercept])}
             save_file(arrays, folder / WEIGHTS)
         case TreesModel():
             from histofuse.models.trees import write_trees

@@ -202,7 +202,6 @@ def _skip(params: BoosterSection, why: str) -> CrossValidation:
 
 
 def _take_few(params: BoosterSection | GradientBoostingParams, why: str) -> tuple[int, str]:
-    """Take few rounds where nothing can choose their number, and say why."""
     rounds = min(params.rounds, params.early_stopping_rounds)
     note = f"{why}; {rounds} rounds taken"
     report(f"warning: {note}")

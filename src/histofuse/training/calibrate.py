@@ -217,7 +217,6 @@ def _choose(
     labels: Int[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"],
 ) -> tuple[Choice, list[str]]:
-    """Choose one of `CANDIDATES`; see the head of this module."""
     names, number = np.unique(groups, return_inverse=True)
     simple, other = CANDIDATES
     in_groups = [len(np.unique(number[labels == c])) for c in range(logits.shape[1])]

@@ -22,21 +22,8 @@ from histofuse.core.errors import Fault, FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.stage import require_one_process
-from histofuse.core.tables import (
-    Contract,
-    parse_columns,
-    read_table,
-    release_memory,
-    write_parts,
-)
-from histofuse.data.patches import (
-    INDEX,
-    META,
-    PATCH_INDEX,
-    PatchMeta,
-    ShardReader,
-    load_meta,
-)
+from histofuse.core.tables import Contract, parse_columns, read_table, release_memory, write_parts
+from histofuse.data.patches import INDEX, META, PATCH_INDEX, PatchMeta, ShardReader, load_meta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import DRAWN, augment_patches
 from histofuse.features.embeddings import number_rows, write_image_embeddings

@@ -30,6 +30,5 @@ def score_logits(
 
 
 def _compute_f1(called: np.ndarray, true: np.ndarray) -> float:
-    """Compute F1; 0 where the class is neither there nor called, as scikit-learn has it."""
     total = int(called.sum()) + int(true.sum())
     return 2 * int((called & true).sum()) / total if total else 0.0

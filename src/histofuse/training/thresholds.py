@@ -81,9 +81,7 @@ class _Cuts(NamedTuple):
 
 
 def fit_thresholds(
-    probabilities: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, " n"],
-    rule: ThresholdRule,
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], rule: ThresholdRule
 ) -> Thresholds:
     """Fit decision thresholds on the calibrated probabilities of validation rows.
 

@@ -17,7 +17,7 @@ from histofuse.evaluation.metrics.bootstrap import (
 )
 from histofuse.evaluation.metrics.clustered import round_all
 from histofuse.evaluation.predictions import Predictions
-from histofuse.training.controls import Answers
+from histofuse.training.protocols.controls import Answers
 
 IMAGE: Final = "image"
 BLIND, PERMUTED, ALIGNED = "label_blind", "permuted", "label_aligned"

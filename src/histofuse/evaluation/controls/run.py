@@ -24,8 +24,8 @@ from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import AnyPairing, PairingParams
 from histofuse.params.promotion import ControlParams, name_focus
 from histofuse.params.tabular import AnyTabularParams
-from histofuse.training.controls import run_fusion_control, run_tabular_control
 from histofuse.training.fusion import PairedEmbeddings, load_pairs
+from histofuse.training.protocols.controls import run_fusion_control, run_tabular_control
 from histofuse.training.tabular import EncodedTable
 
 

@@ -17,7 +17,7 @@ from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.evaluation.predictions import Predictions, concatenate, load_predictions
 from histofuse.params.splits import ImageSplitParams
-from histofuse.training.crossval import MODELS, PATCHES, PATIENTS, Sources
+from histofuse.training.protocols.crossval import MODELS, PATCHES, PATIENTS, Sources
 
 TEST = "test"
 

@@ -23,7 +23,7 @@ from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.protocol import SPLITS, make_paper_params
+from histofuse.training.protocols.paper import SPLITS, make_paper_params
 
 # Source: paper, Table 3.
 PAPER: Final[Mapping[str, Mapping[str, float]]] = {

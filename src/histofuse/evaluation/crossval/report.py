@@ -26,7 +26,7 @@ from histofuse.evaluation.performance.tables import (
 )
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.crossval import CrossvalParams
-from histofuse.training.crossval import MODELS, PATCHES
+from histofuse.training.protocols.crossval import MODELS, PATCHES
 
 _EFFECTS: Final = {
     "train": "the class cannot be learnt",

@@ -188,7 +188,6 @@ class Curves:
 
     @cached_property
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predict the whole and the blurred patches, the ends of every curve."""
         return self._predict(self.inputs.images), self._predict(self.blurred)
 
     def _predict(self, images: Float[Tensor, "n 3 side side"]) -> Float[np.ndarray, " n"]:

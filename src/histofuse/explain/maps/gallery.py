@@ -99,7 +99,6 @@ def write_gallery(
 
 
 def _is_above(score: Mapping[str, Any], bootstrap: Bootstrap) -> bool:
-    """Tell whether the interval of a rendered score lies above 0."""
     known = {f.name: score[f.name] for f in fields(Estimate)}
     return find_side(Estimate(**known), bootstrap.params.fewest_groups) == "above"
 

@@ -71,9 +71,7 @@ def compute_attributions(
 
 
 def _explain_network(
-    model: MlpModel,
-    x: Float[np.ndarray, "n features"],
-    reference: Float[np.ndarray, "m features"],
+    model: MlpModel, x: Float[np.ndarray, "n features"], reference: Float[np.ndarray, "m features"]
 ) -> Float[np.ndarray, "n features"]:
     import shap
     import torch

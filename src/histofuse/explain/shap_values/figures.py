@@ -72,16 +72,12 @@ def draw_beeswarm(
     for height, index in enumerate(order):
         own, colours = values[:, index], _colour(natural[index])
         heights = height + _spread_dots(np.clip(own, low, high), span)
-        for marker, size, shown in (
-            ("o", 11, (own >= low) & (own <= high)),
-            ("<", 26, own < low),
-            (">", 26, own > high),
-        ):
+        inside = (own >= low) & (own <= high)
+        for marker, size, shown in (("o", 11, inside), ("<", 26, own < low), (">", 26, own > high)):
             place = (np.clip(own[shown], low, high), heights[shown])
-            axes.scatter(
-                *place, c=colours[shown], s=size, marker=marker, linewidths=0, alpha=0.9, zorder=2
-            )
-            beyond += 0 if marker == "o" else int(shown.sum())
+            style = {"c": colours[shown], "linewidths": 0, "alpha": 0.9, "zorder": 2}
+            axes.scatter(*place, s=size, marker=marker, **style)
+        beyond += int((~inside).sum())
         axes.axhline(height, color="#eeeeee", linewidth=0.6, zorder=0)
     axes.set_yticks(range(len(order)), [wrap(names[int(index)]) for index in order])
     axes.set_ylim(-0.7, len(order) - 0.3)
@@ -149,10 +145,8 @@ def draw_steps(
     axes.set_ylim(-0.9, len(steps) - 0.1)
     # Room for the numbers next to the bars, and on the right for the labels of the lines.
     axes.set_xlim(low - 0.16 * room, high + 0.24 * room)
-    for value, name, height in (
-        (base, ends_named[0], -0.68),
-        (float(ends[-1]), ends_named[1], len(steps) - 0.36),
-    ):
+    lines = (base, float(ends[-1])), ends_named, (-0.68, len(steps) - 0.36)
+    for value, name, height in zip(*lines, strict=True):
         axes.axvline(value, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), zorder=0)
         left = value > (low + high) / 2  # the side of the line that has room
         text = f"{name} {_signed(value, digits)}"

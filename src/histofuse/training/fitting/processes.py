@@ -117,7 +117,6 @@ def _add_up(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _track(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: float) -> None:
-    """Update the running statistics as the layer itself does."""
     if layer.running_mean is None or layer.running_var is None:
         return
     assert layer.num_batches_tracked is not None

@@ -187,7 +187,6 @@ class Trainer:
             yield from self._prepare_batches(chunk, inputs, augmentation)
 
     def _make_generator(self, *names: str | int) -> torch.Generator:
-        """Make a generator for a named stream of the epoch under way."""
         seed = derive_seed(self._recipe.seed, "epoch", len(self.history), *names)
         return torch.Generator().manual_seed(seed)
 

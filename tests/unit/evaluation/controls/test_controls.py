@@ -26,7 +26,7 @@ from histofuse.evaluation.metrics.sides import Rules, answer_gain
 from histofuse.evaluation.performance.tables import render_markdown
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.controls import Answers
+from histofuse.training.protocols.controls import Answers
 
 CLASSES = ["mitosis", "tumour"]
 INTERVALS = IntervalParams(resamples=400, confidence=0.95, method="bca", fewest_groups=10)

@@ -12,16 +12,16 @@ from histofuse.params.base import load_section
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
 from histofuse.params.tabular import TabularParams
-from histofuse.training.controls import (
+from histofuse.training.fusion import PairedEmbeddings, PairTensors
+from histofuse.training.protocols.controls import (
     run_fusion_control,
     run_tabular_control,
     shuffle,
     shuffle_within,
 )
-from histofuse.training.fusion import PairedEmbeddings, PairTensors
 from histofuse.training.tabular import load_table
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SPLIT = np.resize(["train", "train", "validation", "test"], 80).astype(object)
 
 

@@ -18,8 +18,8 @@ from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.image import AllImageParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.tabular import AllTabularParams
-from histofuse.training import crossval
-from histofuse.training.crossval import (
+from histofuse.training.protocols import crossval
+from histofuse.training.protocols.crossval import (
     Chain,
     Sources,
     complete_fold,

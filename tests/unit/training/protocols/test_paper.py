@@ -7,8 +7,8 @@ import pytest
 
 from histofuse.core.artifacts import digest_folder
 from histofuse.core.bundle import open_bundle
-from histofuse.training import protocol
-from histofuse.training.protocol import split_as_paper, train_as_paper
+from histofuse.training.protocols import paper
+from histofuse.training.protocols.paper import split_as_paper, train_as_paper
 
 
 def make_index(patches=200):
@@ -49,13 +49,13 @@ def test_the_same_model_is_trained_under_the_other_split(small_project, monkeypa
     assert set(splits["split"]) == {"train", "validation"}
     assert digest_folder(path) == digest_folder(again)
     assert sorted(Path(".histofuse").rglob("*")) == checkpoints
-    monkeypatch.setattr(protocol, "train_image", None)
+    monkeypatch.setattr(paper, "train_image", None)
     assert train_as_paper(*arguments, Path("work")) == path
 
 
 def test_another_fold_count_is_another_model(small_project, monkeypatch):
     trained = []
-    monkeypatch.setattr(protocol, "train_image", lambda *a: trained.append(a[-1]))
+    monkeypatch.setattr(paper, "train_image", lambda *a: trained.append(a[-1]))
     honest = open_bundle(Path("models/simple_cnn"))
     for folds in (4, 5):
         train_as_paper(honest.config, Path("data/patches"), folds, Path("work"))

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from histofuse.core.errors import HistofuseError
-from histofuse.training.fold_processes import count_workers, run_processes
+from histofuse.training.protocols.processes import count_workers, run_processes
 
-WATCH = "from histofuse.training.fold_processes import end_with_parent; end_with_parent();"
+WATCH = "from histofuse.training.protocols.processes import end_with_parent; end_with_parent();"
 
 
 def make_command(code):
@@ -59,7 +59,8 @@ def test_a_fold_ends_with_the_process_that_started_it(tmp_path):
     beat = tmp_path / "beat"
     code = f"{WATCH} import time\nwhile True: open(r'{beat}', 'a').write('.'); time.sleep(0.05)"
     parent = (
-        "from pathlib import Path; from histofuse.training.fold_processes import run_processes;"
+        "from pathlib import Path\n"
+        "from histofuse.training.protocols.processes import run_processes;"
         f"run_processes({{'fold_0': {make_command(code)!r}}}, Path(r'{tmp_path}'), workers=1,"
         " threads=1, done=print)"
     )

@@ -70,10 +70,8 @@ class Sources:
 
     def digest(self) -> dict[str, str]:
         """Compute the digest of each."""
-        return {
-            name: digest_folder(path) if path.is_dir() else digest_file(path)
-            for name, path in vars(self).items()
-        }
+        digest = {True: digest_folder, False: digest_file}
+        return {name: digest[path.is_dir()](path) for name, path in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,10 @@ class Chain:
     def to_dict(self) -> dict[str, Any]:
         """Render all that can change a fold."""
         groups = ("images", "tabulars", "pairings")
-        found = {g: {n: p.model_dump() for n, p in getattr(self, g).items()} for g in groups}
-        singles = {s: getattr(self, s).model_dump() for s in ("encoding", "encoders", "fusion")}
+        many = {g: {n: p.model_dump() for n, p in getattr(self, g).items()} for g in groups}
+        one = {s: getattr(self, s).model_dump() for s in ("encoding", "encoders", "fusion")}
         crossval = self.crossval.model_dump(exclude={"workers"})
-        return {**found, **singles, "crossval": crossval, "seed": self.seed}
+        return many | one | {"crossval": crossval, "seed": self.seed}
 
 
 def select_models(chain: Chain) -> Chain:

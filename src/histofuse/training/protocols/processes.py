@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from histofuse.core.errors import HistofuseError
 from histofuse.core.workers import count_processors
@@ -46,34 +46,27 @@ def run_processes(
     """
     logs.mkdir(parents=True, exist_ok=True)
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    waiting, running = deque(commands), dict[str, tuple[subprocess.Popen[bytes], float]]()
+    waiting, running = deque(commands), dict[str, tuple[subprocess.Popen[Any], float]]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 name = waiting.popleft()
-                process = _start(commands[name], environment, logs / f"{name}.log")
+                with (logs / f"{name}.log").open("wb") as log:
+                    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+                    process = subprocess.Popen(commands[name], env=environment, **streams)
                 running[name] = (process, time.monotonic())
             time.sleep(_POLL_SECONDS)
             for name in [n for n, (process, _) in running.items() if process.poll() is not None]:
                 process, began = running.pop(name)
                 if process.returncode:
-                    log = (logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-                    tail = log[-_TAIL_CHARACTERS:]
+                    printed = (logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+                    tail = printed[-_TAIL_CHARACTERS:]
                     raise HistofuseError(f"{name} exited {process.returncode}:\n{tail}")
                 done(name, time.monotonic() - began)
     finally:
         for process, _ in running.values():
             process.kill()
             process.wait()
-
-
-def _start(
-    command: Sequence[str], environment: Mapping[str, str], log: Path
-) -> subprocess.Popen[bytes]:
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT
-        )
 
 
 def end_with_parent() -> None:
