@@ -1,9 +1,4 @@
-"""Palette, style, margins and footer of figures, and how figures are saved.
-
-Drawn through matplotlib's object interface, so that no backend is involved, and no global state but
-that text is no formula. Margins are fixed in place of a tight bounding box, which would draw each
-figure twice.
-"""
+"""Palette, style, margins and footer of figures, and how figures are saved."""
 
 from __future__ import annotations
 
@@ -135,11 +130,7 @@ def draw_interval(
     width: float = 1.4,
     **point: Any,
 ) -> None:
-    """Draw a value as a point on a line that is its interval; nothing where not defined.
-
-    `place` is on the y axis, `width` in points, `point` holds options of the marker, as of
-    `Axes.plot`.
-    """
+    """Draw a value as a point on a line that is its interval; nothing where not defined."""
     if interval.low is not None and interval.high is not None:
         axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=width)
     if interval.value is not None:

@@ -50,11 +50,7 @@ def find_hot_spot(
     mpp: float,
     area_mm2: float,
 ) -> HotSpot | None:
-    """Find the circle of an area that holds most mitoses, of those the one with most tissue.
-
-    `places_um` are x and y of each mitosis, `mpp` is the micrometres per pixel of `tissue`. Returns
-    the circle, its centre on a grid of 50 µm; None without tissue.
-    """
+    """Find the circle, on a grid of 50 µm, with most mitoses, then most tissue; None without it."""
     from scipy.signal import fftconvolve
 
     if not tissue.any():
@@ -99,10 +95,7 @@ def estimate_count(
 def score_mitoses(
     per_mm2: float, field_diameter_mm: float, tissue_mm2: float = math.inf
 ) -> Literal[1, 2, 3] | None:
-    """Give Nottingham's mitotic score, from the number of mitoses in ten fields of a microscope.
-
-    Returns the score; None if there is less than half the tissue of ten fields.
-    """
+    """Give Nottingham's mitotic score; None with less than half the tissue of ten fields."""
     if tissue_mm2 < _LEAST_FIELDS * math.pi * (field_diameter_mm / 2) ** 2:
         return None
     in_fields = count_in_fields(per_mm2, field_diameter_mm)

@@ -1,7 +1,4 @@
-"""Methods of fusion at patient level, side by side: what each gains, and does with one side alone.
-
-Patients are the unit: all methods are measured on the same resamples of the same test patients.
-"""
+"""Methods of fusion at patient level, measured on the same resamples of the same patients."""
 
 from __future__ import annotations
 
@@ -53,11 +50,7 @@ def rank_by_size(bundle: Bundle) -> tuple[bool, int]:
 def compare_methods(
     models: Mapping[str, Mapping[str, Predictions]], split: str, bootstrap: Bootstrap
 ) -> Comparison:
-    """Measure methods of fusion against the models of one side and against each other.
-
-    `models` maps a model to predictions by the sides given; among them are the models of one side,
-    ``patient_image`` and ``patient_record``.
-    """
+    """Measure fusions against each other and the models of one side; models to views to rows."""
     alone = {side: name_patient_model(side) for side in SIDES}
     drawn = {
         name: {
@@ -137,11 +130,7 @@ def make_methods_table(comparison: Comparison, bootstrap: Bootstrap, split: str)
 def summarise_patients(
     bundles: Sequence[Bundle], comparison: Comparison, split: str, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Render ``metrics.json`` of the models at patient level, in the form of the other models' one.
-
-    Returns ``models``, ``declared`` and ``intervals`` as `performance.results.summarise` has them;
-    ``methods`` with `Measured` by model, ``better_side`` and ``default``.
-    """
+    """Render ``metrics.json`` at patient level, in the form of `performance.results.summarise`."""
     models, declared, intervals = {}, {}, {}
     for bundle in bundles:
         rows = read_view(bundle, "both")

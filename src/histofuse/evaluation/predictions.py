@@ -68,10 +68,7 @@ class Predictions:
 
     @property
     def focus_class(self) -> str:
-        """The class in focus, chosen on the training rows when the model was trained.
-
-        Raises InputError if the bundle is older than this entry.
-        """
+        """The class in focus, chosen on the training rows; InputError if the bundle is too old."""
         with collect_faults() as faults:
             if "focus_class" not in self.config:
                 where = f"config.json of {self.name}, focus_class"
@@ -153,19 +150,12 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Open a bundle and read its predictions.
-
-    Raises BundleError if the bundle does not match its manifest, InputError if its predictions lack
-    a column or hold an unknown class.
-    """
+    """Open a bundle and read its predictions; BundleError if it does not match its manifest."""
     return read_predictions(open_bundle(path))
 
 
 def read_predictions(bundle: Bundle) -> Predictions:
-    """Read the predictions of a bundle that is open.
-
-    Raises InputError if they lack a column or hold an unknown class.
-    """
+    """Read predictions; InputError if they lack a column or hold an unknown class."""
     config, about, path = bundle.config, _describe(bundle), bundle.path / PREDICTIONS
     if config["kind"] == "tabular":
         return _read_admissions(path, about)
@@ -182,10 +172,7 @@ def _read_admissions(path: Path, about: dict[str, Any]) -> Predictions:
 
 
 def read_view(bundle: Bundle, view: Literal["both", "image", "record"]) -> Predictions:
-    """Read what a model at patient level predicts where these sides are given.
-
-    Raises InputError if a column is missing.
-    """
+    """Read what a model at patient level predicts where these sides are given."""
     table = read_table(bundle.path / PREDICTIONS, _PATIENTS)
     return arrange_patients(table, _describe(bundle), view)
 
@@ -200,10 +187,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def arrange_patients(table: pd.DataFrame, about: dict[str, Any], view: str = "both") -> Predictions:
-    """Arrange a table of predictions on patients, where both sides are given or one.
-
-    `about` holds name, config, history and digest.
-    """
+    """Arrange a table of predictions on patients where both sides are given, or one."""
     ids = table["patient_id"].to_numpy(dtype=object)
     suffix = "" if view == "both" else f"_{view}"
     return _arrange_binary(table, about, suffix, keys=ids, groups=ids)

@@ -1,7 +1,4 @@
-"""The blocks that chapters consist of; the template renders each kind.
-
-Text is plain: the template escapes it, so nothing in the data can become markup.
-"""
+"""The blocks that chapters consist of; the template renders each kind and escapes its text."""
 
 from __future__ import annotations
 
@@ -72,11 +69,7 @@ class Note(_Element):
 
 @dataclass(frozen=True)
 class Grid(_Element):
-    """A table with notes below.
-
-    What stands in brackets goes on a line of its own. On a narrow screen each row of a table of
-    many columns becomes a list.
-    """
+    """A table with notes below; the template puts what stands in brackets on a line of its own."""
 
     caption: str
     headings: Sequence[str]

@@ -130,10 +130,7 @@ class Run:
 
 
 def find_run(root: Path = Path()) -> Run:
-    """Find the artifacts of a run.
-
-    Raises InputError, listing every missing artifact and the command that makes it.
-    """
+    """Find the artifacts of a run; InputError lists every missing one and how to make it."""
     present = {name for name, a in ARTIFACTS.items() if (root / a.path).exists()}
     with collect_faults() as faults:
         for name, artifact in ARTIFACTS.items():

@@ -27,10 +27,7 @@ _MIME: Final[Mapping[str, str]] = {".png": "image/png", ".webp": "image/webp"}
 
 
 def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = False) -> Figure:
-    """Embed a PNG; a large file is re-encoded, a wide picture made narrower.
-
-    Drawings keep sharp edges in a palette; photographs lose less as WebP.
-    """
+    """Embed a PNG; a large drawing is reduced to a palette, a photograph to WebP."""
     from PIL import Image
 
     data, suffix = path.read_bytes(), ".png"

@@ -35,10 +35,7 @@ PAGE: Final = Path("reports/index.html")
 
 
 def write_report(root: Path = Path(), out: Path = PAGE) -> Path:
-    """Write the page from the artifacts of the last run.
-
-    Raises InputError, listing every missing artifact and the command that makes it.
-    """
+    """Write the page from the artifacts of the last run."""
     run = find_run(root)
     origin = find_origin(root)
     write_text(

@@ -13,10 +13,7 @@ _COUNTS: Final = ("n", "patients", "positives", "events", "admissions", "rows")
 
 
 def hide_small(count: int, of: int, shown: bool) -> str:
-    """Format a count with its share, unless it or its complement is of few patients.
-
-    A count of no whole, `of` 0, has no share.
-    """
+    """Format a count with its share of a whole, 0 for none, unless either is of few patients."""
     if not shown and (_is_small(count) or _is_small(of - count)):
         return HIDDEN
     share = f" ({100 * count / of:.0f} %)" if of else ""

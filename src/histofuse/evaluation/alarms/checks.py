@@ -1,8 +1,4 @@
-"""Alarm checks: what must hold of the data and a model before its scores are trusted.
-
-A check is about the data as a whole or about one model. A failed check is an alarm. A check that
-cannot be made, because a file is missing, is not a passed one.
-"""
+"""Alarm checks: what must hold of the data and a model before its scores are trusted."""
 
 from __future__ import annotations
 
@@ -88,10 +84,7 @@ def skip_check(name: str, model: str | None, concerns: Sequence[str], why: str) 
 def describe_alarms(
     checks: Sequence[AlarmCheck], models: Mapping[str, Mapping[str, str]], data: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Render ``alarms.json``.
-
-    `models` maps a model to ``digest`` and ``kind``, `data` a file to its digest.
-    """
+    """Render ``alarms.json``; models have ``digest`` and ``kind``, files their digest."""
     rendered = [check.to_dict() for check in checks]
     count = Counter(c.outcome for c in checks)
     return {
@@ -106,11 +99,7 @@ def describe_alarms(
 
 
 def read_alarms(path: Path, digest: str, root: Path) -> tuple[AlarmCheck, ...] | None:
-    """Read the checks of one version and of the data behind it.
-
-    `root` is the folder of the files named in it. Returns None if the file is missing, from an
-    older release, or about other versions or other data than the current ones.
-    """
+    """Read a version's checks and those of its data; None if they are missing or out of date."""
     if not path.is_file():
         return None
     alarms = load_json(path)

@@ -71,10 +71,7 @@ def _check_shared(
 
 
 def check_features(joined: pd.DataFrame, encoded: pd.DataFrame, params: AlarmParams) -> AlarmCheck:
-    """Look for a feature that predicts the target alone, by its values or by being missing.
-
-    `joined` is from `features.encoding.join_splits`; missing values of `encoded` are NaN.
-    """
+    """Look for a feature that predicts the target alone, by its values or by being missing."""
     scores = score_features(joined, encoded, params.feature_fewest_rows)
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     high = {name: value for name, value in ranked if value >= params.feature_auroc}
@@ -141,10 +138,7 @@ def check_encoder(
     rules: AlarmRules,
     model: str | None = None,
 ) -> AlarmCheck:
-    """Refit the encoder on training rows and compare it with the stored ``encoder.json``.
-
-    `model` is the model with this encoder; None for the encoded tables.
-    """
+    """Refit the encoder on training rows; `model` is None for that of the encoded tables."""
     if specs is None:
         return skip_check("encoder", model, RECORDS, "ehr/features.json is missing; dvc repro")
 

@@ -62,11 +62,7 @@ class AlarmModel:
 
 
 def read_model(path: Path, patient: Path | None = None) -> AlarmModel:
-    """Read a bundle.
-
-    `patient` is, for a fusion model, the folder of its patient encoder. Raises BundleError if it
-    does not match its manifest.
-    """
+    """Read a bundle; `patient` is the folder of a fusion model's patient encoder."""
     bundle = open_bundle(path, row_level=False)
     config = bundle.config
     has_rows = (path / PREDICTIONS).is_file()
@@ -93,10 +89,7 @@ def _read_scaler(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def check_model(
     model: AlarmModel, test: pd.DataFrame | None, rules: AlarmRules
 ) -> Iterator[AlarmCheck]:
-    """Check a model's bundle and the rows of the current test split, None if there are none.
-
-    The columns of `test` are those of `tabulate_rows`.
-    """
+    """Check a bundle and the rows of the current test split, as of `tabulate_rows`, or None."""
     params = rules.alarms
     if model.kind == "fusion":
         yield check_pairing(model.name, model.config)
@@ -132,11 +125,7 @@ def tabulate_rows(rows: Predictions) -> pd.DataFrame:
 
 
 def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dict[str, pd.Series]:
-    """List what two splits must not share, from the columns of `tabulate_rows`.
-
-    If ``frame`` is among the allowed `split_units` of images, cases may be shared. Returns
-    ``cases``, ``frames`` or ``patients`` -> its name for each row.
-    """
+    """List what two splits must not share: ``cases``, ``frames`` or ``patients`` of each row."""
     if kind in ("tabular", "patient"):
         return {"patients": rows["subject_id"]}
     if "frame" in split_units:  # "Case_10-03/0042" is a patch of the frame "Case_10-03"
@@ -149,11 +138,7 @@ def list_units(kind: str, rows: pd.DataFrame, split_units: Sequence[str]) -> dic
 def mark_seen(
     kind: str, test: pd.DataFrame, stored: pd.DataFrame, split_units: Sequence[str]
 ) -> dict[str, pd.Series]:
-    """Mark current test rows that a model has seen in training or validation.
-
-    `stored` has the rows of every split that the model was trained with. Returns ``cases``,
-    ``frames`` or ``patients`` -> the name for each test row that was seen, else None.
-    """
+    """Name what current test rows share with training or validation rows; None where nothing."""
     seen = list_units(kind, stored[stored["split"] != "test"], split_units)
     units = list_units(kind, test, split_units)
     return {unit: names.where(names.isin(seen[unit])) for unit, names in units.items()}
@@ -321,11 +306,7 @@ def check_scaler(
     standardised: bool,
     tolerance: float,
 ) -> AlarmCheck:
-    """Recompute means and spreads of image embeddings on training pairs.
-
-    `embedded` maps each split to the image embeddings of its pairs; `tolerance` is relative to the
-    spread.
-    """
+    """Recompute means and spreads of image embeddings on training pairs, relative to the spread."""
     assert model.scaler is not None
     name, kinds, scaler = "scaler", (model.kind,), model.scaler
     if not standardised:

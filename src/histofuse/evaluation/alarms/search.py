@@ -117,10 +117,7 @@ class AlarmData:
 def find_alarms(
     models: Sequence[AlarmModel], data: AlarmData, rules: AlarmRules
 ) -> tuple[list[AlarmCheck], list[AlarmCheck]]:
-    """Make every check of the data and of each model.
-
-    Returns the alarms among them, and all checks: those of the data first.
-    """
+    """Make every check of the data and of each model; return the alarms, and all checks."""
     checks = [*check_data(data, rules)]
     for model in models:
         test = data.read_test_rows(model.kind, model.name)

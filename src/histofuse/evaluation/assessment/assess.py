@@ -86,11 +86,7 @@ def assess_model(
     *,
     bootstrap: Bootstrap,
 ) -> Assessment:
-    """Assess a model on the split reported; thresholds and sets are fitted on validation.
-
-    Raises InputError if the bundle lacks logits, or its calibrator does not lead from them to its
-    probabilities.
-    """
+    """Assess a model on the split reported; thresholds and sets are fitted on validation."""
     logits = require_logits(result.model, calibrator)
     before = softmax(logits[result.model.split == context.split], axis=1)
     rows, validation = (result.model.of(split) for split in (context.split, "validation"))
@@ -122,10 +118,7 @@ def assess_model(
 
 
 def require_logits(model: Predictions, calibrator: Calibrator) -> Float[np.ndarray, "n k"]:
-    """Return the logits of a model if its probabilities are those the calibrator gives for them.
-
-    Raises InputError if there are none, or the probabilities are others.
-    """
+    """Return a model's logits; InputError if its calibrator does not give its answers."""
     if model.logits is None:
         problem, expected = "its predictions hold no logits", "the logits before calibration"
         raise InputError([Fault(model.name, problem, expected, _RETRAIN)])

@@ -152,10 +152,7 @@ def measure_reliability(
     *,
     restricted: bool,
 ) -> list[Bin]:
-    """Measure each bin that holds rows, from the lowest probability up.
-
-    If `restricted`, bins of fewer than `FEWEST_PATIENTS` patients are left out.
-    """
+    """Measure each bin that holds rows; if `restricted`, at least `FEWEST_PATIENTS` patients."""
     place = place_in_bins(probability)
     bins: list[Bin] = []
     for b in range(ECE_BINS):

@@ -29,10 +29,7 @@ def list_scores(labels: Int[np.ndarray, " n"]) -> list[Score]:
 
 
 def predict_set(probabilities: Sequence[float], conformal: Mapping[str, Any]) -> list[str]:
-    """Name the classes in the prediction set of one row.
-
-    `conformal` is what ``assessment.json`` holds under ``models.<name>.conformal``.
-    """
+    """Name the classes in a row's prediction set, by ``conformal`` of ``assessment.json``."""
     classes, quantile = conformal["classes"], conformal["quantile"]
     row = np.asarray(probabilities, dtype=np.float64)[None]
     (held,) = predict_sets(row, conformal["score"], [quantile[c] for c in classes])

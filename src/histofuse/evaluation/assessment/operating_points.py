@@ -46,11 +46,7 @@ class OperatingPoint:
 def choose_threshold(
     scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], aim: Aim, target: float
 ) -> float | None:
-    """Choose the threshold that holds the aim and gives most of the other rate.
-
-    It lies half-way between two neighbouring scores, or beyond the outermost. Returns None where
-    there are no positives or no negatives to choose by.
-    """
+    """Choose the threshold, midway between scores, that holds the aim; None without a choice."""
     if not positive.any() or positive.all():
         return None
     cuts = count_cuts(scores, positive)
@@ -70,10 +66,7 @@ def choose_threshold(
 def measure_operating_points(
     chosen_by: Scored, rows: Scored, params: AssessmentParams, bootstrap: ClusterBootstrap
 ) -> list[OperatingPoint]:
-    """Choose each threshold on validation and measure it on the split reported.
-
-    `chosen_by` are validation rows, `rows` those of the split reported.
-    """
+    """Choose each threshold on validation rows and measure it on those of the split reported."""
     points = []
     aims: Sequence[tuple[Aim, float]] = (
         *(("specificity", target) for target in params.specificities),

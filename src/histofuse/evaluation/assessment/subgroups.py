@@ -97,12 +97,7 @@ class Attribute:
 def name_subgroups(
     features: pd.DataFrame, admissions: np.ndarray, bands: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Name the subgroup of each row by each attribute.
-
-    `admissions` are ``subject_id/hadm_id``; an age band ends, and the next begins, at each of
-    `bands`, in years. Returns attribute to names; `NOT_RECORDED` where the value or the whole
-    column is missing.
-    """
+    """Name the subgroup of each admission by each attribute; `bands` are ages in years."""
     keys = name_admissions(features["subject_id"].to_numpy(), features["hadm_id"].to_numpy())
     found = {}
     for attribute, column in ATTRIBUTES.items():
@@ -132,10 +127,7 @@ def measure_subgroups(
     *,
     restricted: bool,
 ) -> dict[str, Attribute]:
-    """Measure every subgroup of every attribute that is recorded of anybody.
-
-    `membership` maps an attribute to the subgroup of each row.
-    """
+    """Measure every subgroup of every attribute that is recorded of anybody."""
     return {
         attribute: _measure_attribute(rows, of, params, bootstrap, restricted=restricted)
         for attribute, of in membership.items()

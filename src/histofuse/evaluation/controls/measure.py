@@ -75,11 +75,7 @@ def compare_arms(
 def measure_shuffles(
     test: Predictions, answers: Sequence[Answers], metrics: Sequence[str], bootstrap: Bootstrap
 ) -> dict[str, Shuffled]:
-    """Measure the predictions of each shuffle on the test rows, and average; see `Shuffled`.
-
-    `answers` are one a shuffle, in the order of `test`, whose labels are the true ones. Intervals
-    are percentile ones.
-    """
+    """Measure each shuffle's answers, in the order of the true test rows, and average."""
     found = [
         bootstrap.resample_metrics(
             replace(test, probabilities=a.probabilities, predictions=a.predictions), metrics

@@ -44,11 +44,7 @@ class ControlInputs:
 def load_arms(
     models: Path, image_encoder: str, pairings: Mapping[str, AnyPairing]
 ) -> dict[str, Predictions]:
-    """Load test predictions of the image model and of the fusion model of each rule.
-
-    A linked pairing holds the patches of linked patients only, so the image model is reduced to the
-    patches that all arms hold.
-    """
+    """Load test predictions of the image model, on patches all arms hold, and of each fusion."""
     names = {pairing.rule: name_fusion(name) for name, pairing in pairings.items()}
     fused = {rule: load_predictions(models / name).of("test") for rule, name in names.items()}
     image = load_predictions(models / image_encoder).of("test")

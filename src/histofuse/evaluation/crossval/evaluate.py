@@ -1,9 +1,4 @@
-"""Cross-validation: metrics per fold, and of all out-of-fold predictions pooled.
-
-Each row is predicted by the one model that saw neither it nor any other row of its case, or of its
-patient. Pooled metrics are computed on all rows together; their intervals draw whole cases, or
-patients.
-"""
+"""Cross-validation: metrics per fold, and of all out-of-fold predictions pooled."""
 
 from __future__ import annotations
 

@@ -40,11 +40,7 @@ class Folds:
 
 
 def load_folds(paths: Sequence[Path], names: Sequence[str], sources: Sources) -> Folds:
-    """Load the test predictions of every fold, after an audit of its splits.
-
-    Raises LeakageError if a fold shares cases, frames, pixels or patients between splits,
-    BundleError if a bundle does not match its manifest.
-    """
+    """Load every fold's test predictions; LeakageError if its audit finds anything shared."""
     splits = [_audit_fold(path, sources) for path in paths]
     tests: dict[str, list[Predictions]] = {name: [] for name in names}
     for path in paths:
@@ -84,10 +80,7 @@ def _shares_cases(patches: pd.DataFrame) -> bool:
 
 
 def require_unseen(model: Predictions, where: Path) -> None:
-    """Stop if a test row's case, or patient, is among those a model was fitted on.
-
-    Raises LeakageError, naming the first of them.
-    """
+    """Raise LeakageError if a test row's case, or patient, is among those a model was fitted on."""
     tested = model.split == TEST
     both = sorted(set(model.groups[tested].tolist()) & set(model.groups[~tested].tolist()))
     if both:

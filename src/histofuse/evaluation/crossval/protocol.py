@@ -85,11 +85,7 @@ def compare_protocols(  # noqa: PLR0917
     bootstrap: Bootstrap,
     folds: int,
 ) -> Protocol:
-    """Measure a model under both protocols.
-
-    `leaky` is a bundle by the paper's protocol, next to its table of splits, `honest` one of the
-    pipeline. One of as many parts as `folds` is the paper's validation.
-    """
+    """Measure a model under both protocols; the bundle `leaky` is next to its splits."""
     audit = load_json(splits / "patches_audit.json")
     by_paper = read_table(leaky.parent / SPLITS, PATCH_SPLITS)
     by_case = read_table(splits / "patches.parquet", PATCH_SPLITS)
@@ -113,10 +109,7 @@ def compare_protocols(  # noqa: PLR0917
 def measure_shared(
     splits: pd.DataFrame, judged: str, patches: Path, frames: Path, folds: int
 ) -> dict[int, float]:
-    """Measure the share of judged patches that share pixels with a training patch.
-
-    By side of the window in px: that of the patch, and that of the patch with its margin.
-    """
+    """Measure the share of judged patches whose window, by its px, meets a training patch."""
     index, meta = load_index(patches), load_meta(patches)
     table = read_table(frames, FRAMES)
     count = int((splits["split"] == judged).sum())

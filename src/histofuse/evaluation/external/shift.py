@@ -82,11 +82,7 @@ class Distance:
 def measure_distance(
     training: pd.DataFrame, here: pd.DataFrame, inputs: Sequence[str], bootstrap: Bootstrap
 ) -> Distance:
-    """Compare two tables of one row a patient or case.
-
-    The classifier sees the columns `inputs`; others, such as the outcome, are compared alone. Null
-    is missing.
-    """
+    """Compare two tables, a row a patient or case; the classifier sees the columns `inputs`."""
     names = [str(name) for name in training]
     raw = [_compare(training[name], here[name]) for name in names]
     auroc, of_classifier = _tell_apart(training[list(inputs)], here[list(inputs)], bootstrap)

@@ -97,11 +97,7 @@ class Resampled:
     params: IntervalParams  # confidence and method of the intervals
 
     def interval(self, metric: str, method: IntervalMethod | None = None) -> Interval:
-        """Compute the two-sided interval of a metric from the resamples.
-
-        `method` is ``percentile`` or ``bca``, which corrects it for bias and skewness; None for
-        that of the params.
-        """
+        """Compute a two-sided interval; without a method by that of the params."""
         column = self.metrics.index(metric)
         value, draws = self.values[column], self._defined_draws(column)
         defined = len(draws) / len(self.draws)
@@ -183,10 +179,7 @@ class Resampled:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Draws resamples of whole groups and computes intervals from them.
-
-    The same seed draws the same groups for every model on the same rows.
-    """
+    """Draws resamples of whole groups; the same seed draws the same groups for every model."""
 
     params: IntervalParams  # number of resamples, confidence and method
     seed: int  # of the draws; the run's
@@ -206,10 +199,7 @@ class Bootstrap:
     def resample_metrics(
         self, rows: Predictions, metrics: Sequence[str] | None = None
     ) -> Resampled:
-        """Measure a model on resamples of its groups.
-
-        `metrics` are names without a split, of `name_metrics`; None for all.
-        """
+        """Measure a model on resamples of its groups, by metrics of `name_metrics`; None: all."""
         names = name_metrics(rows.classes) if metrics is None else metrics
         model = prepare_metrics(rows, names)
         return self.resample(model.measure, model.metrics, model.clusters)
@@ -217,11 +207,7 @@ class Bootstrap:
     def resample_differences(
         self, new: Predictions, old: Predictions, metrics: Sequence[str] | None = None
     ) -> Resampled:
-        """Measure two models on the same resamples and subtract: new less old.
-
-        Raises InputError if the two do not hold the same rows, joined by key, with the same labels,
-        groups and classes.
-        """
+        """Measure two models on the same rows and resamples and subtract: new less old."""
         first, second = (
             self.resample_metrics(rows, metrics) for rows in (new, align_rows(old, new))
         )
@@ -230,10 +216,7 @@ class Bootstrap:
     def resample(
         self, measure: Measure, metrics: Sequence[str], clusters: Clusters, *, paired: bool = False
     ) -> Resampled:
-        """Measure anything that can be computed from weights of the groups.
-
-        `measure` maps weightings to metrics: one row a weighting, NaN where not defined.
-        """
+        """Measure anything computed from weights of the groups: one row a weighting."""
 
         def run(blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "draws m"]:
             parts = [measure(block) for block in blocks if len(block)]
@@ -260,10 +243,7 @@ class Bootstrap:
 
 
 def align_rows(rows: Predictions, like: Predictions) -> Predictions:
-    """Bring predictions into the order of another model's rows, joined by key.
-
-    Raises InputError if the keys, the classes, or a row's label or group differ.
-    """
+    """Bring predictions into the order of others by key; InputError unless rows are the same."""
     where = f"{rows.name} against {like.name}"
     with collect_faults() as faults:
         if rows.classes != like.classes:

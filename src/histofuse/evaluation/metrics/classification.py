@@ -79,10 +79,7 @@ def count_confusion(
 
 
 def measure_counts(counts: Shaped[np.ndarray, "*w k k"]) -> dict[str, Float[np.ndarray, "*w k"]]:
-    """Compute ``precision``, ``recall`` and ``f1`` of each class from confusion counts.
-
-    Returns NaN for a class without an example; 0 for the precision and F1 of one never predicted.
-    """
+    """Compute ``precision``, ``recall`` and ``f1`` by class; NaN for one without examples."""
     support, called = counts.sum(axis=-1), counts.sum(axis=-2)
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -138,10 +135,7 @@ def count_cuts(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
 
 
 def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """Compute the area under the precision-recall curve as a sum of steps, not interpolated.
-
-    NaN without positives.
-    """
+    """Compute the area under precision and recall as a sum of steps; NaN without positives."""
     if not positive.any():
         return float("nan")
     cuts = count_cuts(scores, positive)
@@ -158,11 +152,7 @@ def brier_score(
 def square_errors(
     probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    """Compute the squared distance of each row to the truth.
-
-    Of two classes that of the positive one (up to 1), of more the sum over all (up to 2), as
-    scikit-learn has it.
-    """
+    """Compute each row's squared distance to the truth, of two classes the positive one's alone."""
     squared = (probabilities - np.eye(probabilities.shape[1])[labels]) ** 2
     return squared[:, 1] if probabilities.shape[1] == 2 else squared.sum(axis=1)
 
@@ -203,10 +193,7 @@ def bin_reliability(
 def calibration_error(
     probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]
 ) -> float:
-    """Compute the expected calibration error of an event over `ECE_BINS` bins of equal width.
-
-    NaN without rows.
-    """
+    """Compute the expected calibration error over bins of equal width; NaN without rows."""
     if not len(happened):
         return float("nan")
     bins = bin_reliability(probability, happened)

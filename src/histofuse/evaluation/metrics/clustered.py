@@ -1,8 +1,4 @@
-"""Intervals of anything that can be computed from sums over cases, or patients.
-
-A count, a mean, a rate or a ratio of sums no longer needs the rows once its terms are summed by
-group: a weighting of the groups is one matrix product.
-"""
+"""Intervals of anything that can be computed from sums over cases, or patients."""
 
 from __future__ import annotations
 
@@ -35,12 +31,7 @@ class ClusterBootstrap:
         paired: bool = False,
         method: IntervalMethod | None = None,
     ) -> dict[str, Interval]:
-        """Compute the interval of each metric.
-
-        `sums` are terms summed over each group's rows; `measure` maps weighted sums to metrics, NaN
-        where not defined. Curves take the percentile `method`, so that all their points have the
-        same kind of interval.
-        """
+        """Compute intervals of metrics of weighted sums; curves take ``percentile``."""
 
         def measure_sums(weights: Shaped[np.ndarray, "w g"]) -> Mapping[str, np.ndarray]:
             with np.errstate(invalid="ignore", divide="ignore"):

@@ -86,10 +86,7 @@ def explain_gain(answer: Answer, gain: HasEnds | None, rules: Rules) -> str:
 def answer_alike(
     interval: HasEnds | None, reference: float, margin: float, rules: Rules, *, hold: bool = True
 ) -> tuple[Answer, str]:
-    """Answer yes for an interval within the margin of a reference, no for one on a side of it.
-
-    With `hold` the interval must hold the reference as well for a yes.
-    """
+    """Answer yes within the margin of a reference, which `hold` asks it to hold, no on a side."""
     if interval is None:
         return "inconclusive", explain_lack(None, rules)
     fewest = rules.fewest_groups

@@ -137,11 +137,7 @@ class WeightedMetrics:
     clusters: Clusters  # the groups of the rows
 
     def measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
-        """Compute the metrics for each weighting.
-
-        `weights` are how often each group counts, as whole numbers. Returns one row a weighting,
-        one column a metric; NaN where a metric is not defined, by the rule of `metrics`.
-        """
+        """Compute metrics, NaN where not defined, for weightings: how often each group counts."""
         weights = np.ascontiguousarray(weights, dtype=np.int32)
         step = max(1, _CELLS // max(len(self.rows), self.clusters.count, 1))
         parts = [self._measure(weights[i : i + step]) for i in range(0, len(weights), step)]
@@ -176,10 +172,7 @@ class WeightedMetrics:
 
     @cached_property
     def _sums(self) -> Float[np.ndarray, "g sums"]:
-        """Sums over each group's rows: confusion counts, squared error, gaps of the ECE bins.
-
-        The bins are those of each class, and then of the most probable one.
-        """
+        """Sums over groups: confusion, squared error, bin gaps of each class and the top one."""
         k, rows, clusters = len(self.rows.classes), self.rows, self.clusters
         cells = clusters.count_cells(rows.labels * k + rows.predictions, k * k)
         squared = clusters.add_up(square_errors(rows.probabilities, rows.labels)[:, None])
@@ -203,10 +196,7 @@ class WeightedMetrics:
 
 
 def prepare_metrics(rows: Predictions, metrics: Sequence[str]) -> WeightedMetrics:
-    """Number the groups of a split in order of their names.
-
-    Raises ValueError if a metric is none of `name_metrics`.
-    """
+    """Number the groups of a split by name; ValueError if a metric is none of `name_metrics`."""
     if unknown := sorted(set(metrics) - set(name_metrics(rows.classes))):
         raise ValueError(f"{rows.name} has no metrics {unknown}")
     return WeightedMetrics(rows, tuple(metrics), number_groups(rows))

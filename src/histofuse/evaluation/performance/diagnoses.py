@@ -27,10 +27,7 @@ EXPLAIN_DIAGNOSES: Final = (
 
 
 def refit_model(model: Predictions, table: EncodedTable) -> Predictions:
-    """Train a tabular model on other features of the same admissions, by its own recipe.
-
-    Returns predictions in the order of `model`.
-    """
+    """Train a tabular model by its own recipe on other features of the same admissions."""
     params, rows = TabularParams.model_validate(model.config["params"]).root, table.rows
     fitted = fit_model(table, params, model.config["seed"], NullRecorder()).model
     logits = to_columns(fitted.logits(rows))
@@ -64,10 +61,7 @@ def refit_model(model: Predictions, table: EncodedTable) -> Predictions:
 def compare_diagnoses(
     both: Predictions, prior: Predictions, split: str, bootstrap: Bootstrap
 ) -> dict[str, Mapping[str, Interval]]:
-    """Measure a model with and without the diagnoses of the index admission, and the difference.
-
-    Returns `BOTH`, `PRIOR` and `DIFFERENCE` (paired, over the same patients) to metric to interval.
-    """
+    """Measure a model with and without diagnoses of the index admission, and the difference."""
     both, prior = both.of(split), prior.of(split)
     return {
         BOTH: bootstrap.estimate_metrics(both),

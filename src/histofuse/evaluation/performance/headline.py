@@ -14,13 +14,7 @@ from histofuse.evaluation.performance.results import Context, Result, is_primary
 def choose_headline(
     results: Sequence[Result], intervals: Intervals, context: Context
 ) -> dict[str, dict[str, Any]]:
-    """Choose how well each model ranks, how well it is calibrated, and what fusion gains.
-
-    Returns model to ``<split>/auprc/<class in focus>`` (``auroc`` on admissions) and
-    ``<split>/ece/<class in focus>``, None where not defined; with the fusion model of the primary
-    rule also ``gain``: the paired difference of its ranking from its image model's, with its
-    interval.
-    """
+    """Choose each model's ranking and calibration of its class in focus, and what fusion gains."""
     return {result.name: _summarise(result, intervals, context) for result in results}
 
 

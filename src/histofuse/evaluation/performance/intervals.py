@@ -39,10 +39,7 @@ class Intervals:
 def estimate_intervals(
     results: Sequence[Result], comparison: Comparison | None, context: Context, bootstrap: Bootstrap
 ) -> Intervals:
-    """Put an interval on every metric of every model, and on paired differences of models.
-
-    All models on the same rows are measured on the same resamples.
-    """
+    """Put intervals on all metrics, and on paired differences, of models on the same resamples."""
     split = context.split
     resampled = {r.name: bootstrap.resample_metrics(r.model.of(split)) for r in results}
     of = {name: metrics.intervals() for name, metrics in resampled.items()}

@@ -1,7 +1,4 @@
-"""Data of the figures in small files, for `dvc plots` to draw one experiment over another.
-
-ROC, precision-recall and calibration are of the class in focus.
-"""
+"""Data of the figures, of the class in focus, for `dvc plots` to compare experiments."""
 
 from __future__ import annotations
 
@@ -23,10 +20,7 @@ _DECIMALS: Final = 5
 
 
 def write_plot_data(result: Result, split: str, folder: Path) -> None:
-    """Write ``<plot>/<model>.csv`` for each plot in dvc.yaml.
-
-    Left out are the curves of a class that is not in the split, and training in a single step.
-    """
+    """Write ``<plot>/<model>.csv`` of each plot in dvc.yaml, where it is defined."""
     history = result.model.history
     tables = dict(_tabulate(result.model.of(split)))
     if len(history) > 1:

@@ -131,12 +131,7 @@ def _declare(result: Result) -> dict[str, str]:
 
 
 def summarise(results: Sequence[Result], paired: Mapping[str, Any]) -> dict[str, Any]:
-    """Render ``metrics.json``.
-
-    Returns ``models`` (name to metrics, None where not defined), ``split_sizes`` (of patches and of
-    admissions), ``declared`` (name to data, leaks, class in focus and the bundle's digest),
-    ``paired`` (as given).
-    """
+    """Render ``metrics.json``; a metric is None where not defined."""
     sizes: dict[str, Any] = {}
     for result in results:
         model = result.model

@@ -1,9 +1,4 @@
-"""The paper's tables, as CSV and Markdown, with the notes they need.
-
-They begin with the class that counts most and end with accuracy; each number has its interval.
-
-Source: paper, Tables 1 to 3.
-"""
+"""The paper's Tables 1 to 3 and more, as CSV and Markdown, each number with its interval."""
 
 from __future__ import annotations
 
@@ -260,10 +255,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 
 def render_csv(table: Table) -> str:
-    """Render as CSV: numbers to four decimals, empty where not defined.
-
-    A column of numbers with intervals is followed by their ends, ``<column>_low`` and ``_high``.
-    """
+    """Render to four decimals, empty where not defined; intervals add ``_low`` and ``_high``."""
     with_ends = {
         column
         for column in table.headings

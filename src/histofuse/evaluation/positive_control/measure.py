@@ -67,10 +67,7 @@ class ControlMethods:
 def score_cohort(
     bags: PatientBags, cohort: LinkedCohort, params: LinkedSimulationParams, methods: ControlMethods
 ) -> LinkedScores:
-    """Fit all methods on a cohort and score its test patients.
-
-    The outcome is the cohort's, whose patients are in the order of the bags.
-    """
+    """Fit all methods on a cohort, in the order of the bags, and score its test patients."""
     bags = replace(bags, outcome=cohort.outcome)
     return LinkedScores(
         outcome=cohort.outcome[bags.split == "test"],
@@ -80,10 +77,7 @@ def score_cohort(
 
 
 def read_scores(bundle: Path, side: str, bags: PatientBags) -> Scores:
-    """Read what a model's bundle says of the test patients when it sees a side, or both.
-
-    Raises InputError if its predictions lack a column.
-    """
+    """Read what a model's bundle says of the test patients when it sees a side, or both."""
     table = read_table(bundle / PREDICTIONS, PATIENT_PREDICTIONS).set_index("patient_id")
     column = "logit" if side == "both" else f"logit_{side}"
     return table.loc[list(bags.patient_ids[bags.split == "test"]), column].to_numpy()

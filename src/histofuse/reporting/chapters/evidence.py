@@ -220,10 +220,7 @@ def _tabulate_methods(name: str, choice: Mapping[str, Any]) -> Grid:
 def _tabulate_faithfulness(
     run: Run, name: str, metrics: Mapping[str, Mapping[str, Any]]
 ) -> list[Block]:
-    """Tabulate the tests; their baselines and parts, neither good nor bad, are folded.
-
-    The share of empty maps leads, for these count in every mean below it.
-    """
+    """Tabulate the tests, empty maps first; baselines, neither good nor bad, are folded."""
     headings = ["Test", "Value", "Good", "Outcome", "Meaning"]
     ordered = sorted(metrics, key=lambda metric: (metric != "empty_share", metric))
     metrics = {metric: metrics[metric] for metric in ordered}
