@@ -11,9 +11,9 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
 from histofuse.evaluation.performance.diagnoses import compare_diagnoses, refit_model
 from histofuse.evaluation.performance.figures import draw_comparison_figure, draw_model_figures
-from histofuse.evaluation.performance.headline import choose_headline
 from histofuse.evaluation.performance.intervals import (
     Intervals,
+    choose_headline,
     describe_intervals,
     estimate_intervals,
 )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import name_model, name_patient_model
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
-from histofuse.evaluation.metrics.classification import measure_rows
+from histofuse.evaluation.metrics.classification import measure_rows, measure_splits
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.intervals import render_ends
 from histofuse.evaluation.performance.tables import Table
@@ -60,7 +60,11 @@ def compare_methods(
         for name, views in models.items()
     }
     sides = {side: drawn[name][side] for side, name in alone.items()}
-    better = max(SIDES, key=lambda side: _score_validation(models[alone[side]][side]))
+    validated = {
+        side: measure_rows(models[name][side].of("validation"), "validation")
+        for side, name in alone.items()
+    }
+    better = max(SIDES, key=lambda side: validated[side][f"validation/{_MACRO}"] or 0.0)
     methods = {}
     for name, views in drawn.items():
         fused = name not in alone.values()
@@ -73,11 +77,6 @@ def compare_methods(
         )
     fusions = {n: drawn[n]["both"] for n, m in methods.items() if m.gain is not None}
     return Comparison(methods, alone[better], choose_default(fusions, methods))
-
-
-def _score_validation(rows: Predictions) -> float:
-    metrics = measure_rows(rows.of("validation"), "validation")
-    return metrics[f"validation/{_MACRO}"] or 0.0
 
 
 def _subtract(new: Resampled, old: Resampled) -> Interval:
@@ -134,13 +133,8 @@ def summarise_patients(
     models, declared, intervals = {}, {}, {}
     for bundle in bundles:
         rows = read_view(bundle, "both")
-        parts = {s: rows.of(s) for s in rows.splits}
-        models[bundle.name] = {
-            name: value
-            for s, part in parts.items()
-            for name, value in measure_rows(part, s).items()
-        }
-        estimated = bootstrap.estimate_metrics(parts[split])
+        models[bundle.name] = measure_splits(rows)
+        estimated = bootstrap.estimate_metrics(rows.of(split))
         intervals[bundle.name] = {f"{split}/{n}": render_ends(i) for n, i in estimated.items()}
         declared[bundle.name] = {
             "data": bundle.config["source"],

@@ -17,11 +17,7 @@ _BETWEEN: Final = " - "
 
 
 def collect_honest(run: Run) -> Measured:
-    """Collect what was measured on honest splits: by cross-validation, or else by the run.
-
-    A model declared leaky is left out. Differences are paired; of models that were not measured on
-    the same rows there is none.
-    """
+    """Collect what was measured without leaks: by cross-validation, or else by the run."""
     measured = _collect_split(run)
     pooled = run.read("crossval")
     return measured if pooled is None else {**measured, **_collect_crossval(run, pooled)}
@@ -91,8 +87,7 @@ def _put_between(
     for pair, entries in between.items():
         new, old = pair.split(_BETWEEN)
         _put(measured, entries, new, old, prefix=prefix)
-        turned = {metric: _negate(entry) for metric, entry in entries.items()}
-        _put(measured, turned, old, new, prefix=prefix)
+        _put(measured, {m: _negate(e) for m, e in entries.items()}, old, new, prefix=prefix)
 
 
 def _negate(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The paper's claims next to what was measured for them, and its figures against each other.
-
-What the paper prints, and what follows from it, is text: `paper.json`, whose arithmetic
-``tests/unit/reporting/test_paper.py`` computes again. Here each claim meets a measurement.
+"""The paper's claims, from `paper.json`, next to what was measured for them.
 
 Source: paper.txt, Tables 1 to 3, Figures 3 and 6, sections 3.1, 4 and 5.
 """
@@ -117,14 +114,7 @@ def _read_paper() -> dict[str, Any]:
 def judge_claims(
     honest: Measured, protocol: Measured, rules: Rules, simulated: Collection[str] = ()
 ) -> list[Judgement]:
-    """Judge every claim by what was measured.
-
-    A level holds if the whole honest interval reaches the printed figure, a gain if the whole
-    honest interval lies above zero; simulated data judge no claim. A claim that the paper itself
-    contradicts stays contradicted. `honest` is measured on splits by case and by patient with
-    label-blind pairs, `protocol` on random patch splits; `simulated` are models of data that are
-    simulated, at least in part.
-    """
+    """Judge the paper's claims; simulated data judge none, what contradicts itself stays so."""
     contradicted = {c.name for c in list_contradictions() if c.outcome != "consistent"}
     judgements = []
     for claim in list_claims():

@@ -28,40 +28,33 @@ _MIME: Final[Mapping[str, str]] = {".png": "image/png", ".webp": "image/webp"}
 
 def embed_picture(path: Path, alt: str, caption: str, *, photographic: bool = False) -> Figure:
     """Embed a PNG; a large drawing is reduced to a palette, a photograph to WebP."""
-    from PIL import Image
-
     data, suffix = path.read_bytes(), ".png"
     if len(data) > KEPT_BYTES:
         data, suffix = _shrink_once(data, photographic=photographic)
-    with Image.open(io.BytesIO(data)) as opened:
-        width, height = opened.size
-    return Figure(_to_address(data, suffix), width, height, alt, caption)
+    return _embed(data, suffix, alt, caption)
 
 
 def embed_array(rgb: UInt8[np.ndarray, "height width 3"], alt: str, caption: str) -> Figure:
     """Embed a photograph, made narrower if it is wide; no copy of it is kept."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "PNG", compress_level=0)
-    data = _shrink(file.getvalue(), photographic=True)
-    with Image.open(io.BytesIO(data)) as opened:
-        width, height = opened.size
-    return Figure(_to_address(data, ".webp"), width, height, alt, caption)
+    data = _shrink(_write_png(rgb, compress_level=0), photographic=True)
+    return _embed(data, ".webp", alt, caption)
 
 
 def embed_strip(
     patches: Sequence[UInt8[np.ndarray, "side side 3"]], alt: str, caption: str, gap_px: int = 4
 ) -> Figure:
     """Embed patches of one size side by side, losslessly."""
-    from PIL import Image
-
     gap = np.full((len(patches[0]), gap_px, 3), 255, np.uint8)
     strip = np.hstack([part for patch in patches for part in (gap, patch)][1:])
+    return _embed(_write_png(strip), ".png", alt, caption)
+
+
+def _write_png(rgb: UInt8[np.ndarray, "height width 3"], **options: int) -> bytes:
+    from PIL import Image
+
     file = io.BytesIO()
-    Image.fromarray(strip).save(file, "PNG")
-    height, width = strip.shape[:2]
-    return Figure(_to_address(file.getvalue(), ".png"), width, height, alt, caption)
+    Image.fromarray(rgb).save(file, "PNG", **options)
+    return file.getvalue()
 
 
 def _shrink_once(data: bytes, *, photographic: bool) -> tuple[bytes, str]:
@@ -98,5 +91,10 @@ def _encode(picture: Image.Image, *, photographic: bool) -> bytes:
     return file.getvalue()
 
 
-def _to_address(data: bytes, suffix: str) -> str:
-    return f"data:{_MIME[suffix]};base64,{base64.b64encode(data).decode('ascii')}"
+def _embed(data: bytes, suffix: str, alt: str, caption: str) -> Figure:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as opened:
+        width, height = opened.size
+    address = f"data:{_MIME[suffix]};base64,{base64.b64encode(data).decode('ascii')}"
+    return Figure(address, width, height, alt, caption)

@@ -78,11 +78,7 @@ def _sign(origin: Origin) -> str:
 
 
 def write_documents(root: Path = Path()) -> dict[str, str]:
-    """Write the documents attached to a registered version: file name to Markdown.
-
-    Deterministic for the same data, artifacts and models: contains nothing from git. Raises
-    InputError, listing every missing artifact and the command that makes it.
-    """
+    """Write a version's documents, name to Markdown: the same text for the same artifacts."""
     run = find_run(root)
     sheets = {f"data_sheet_{side}.md": write_data_sheet(run, side) for side in SIDES}
     return {**sheets, "tripod_ai.md": write_tripod(run)}

@@ -79,15 +79,8 @@ def write_tripod_chapter(run: Run) -> Chapter:
         "An item is answered if this run made the artifacts that answer it; the linked section "
         "shows them. Items that no run can answer stay open for the authors."
     )
-    return Chapter(
-        "tripod",
-        "TRIPOD+AI checklist",
-        [
-            Prose(text),
-            Grid("TRIPOD+AI", ["Item", "Asks for", "Answered", "Where, or why not"], rows),
-        ],
-        count_answered(answers),
-    )
+    grid = Grid("TRIPOD+AI", ["Item", "Asks for", "Answered", "Where, or why not"], rows)
+    return Chapter("tripod", "TRIPOD+AI checklist", [Prose(text), grid], count_answered(answers))
 
 
 def _explain(answer: Answer) -> str:

@@ -90,12 +90,7 @@ def check_features(joined: pd.DataFrame, encoded: pd.DataFrame, params: AlarmPar
 
 
 def score_features(joined: pd.DataFrame, encoded: pd.DataFrame, fewest: int) -> dict[str, float]:
-    """Compute the AUROC of each feature alone on training rows, the better of both directions.
-
-    A text feature is scored by the target's rate in its category, estimated on the other folds.
-    Returns feature, ``<feature> (missing)`` or ``<feature> (categories)`` to AUROC; features with
-    fewer than `fewest` rows of either target are left out.
-    """
+    """Compute each feature's AUROC alone on training rows, the better of both directions."""
     scores: dict[str, float] = {}
 
     def note(name: str, values: np.ndarray, target: np.ndarray) -> None:

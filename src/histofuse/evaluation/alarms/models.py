@@ -190,11 +190,7 @@ def check_too_good(rows: Predictions, alarm_at: float, alarm_metrics: Sequence[s
 def check_validation_test_gap(
     rows: Predictions, params: AlarmParams, bootstrap: Bootstrap
 ) -> Iterator[AlarmCheck]:
-    """Compare test with validation: both are unseen, so a large gap is suspicious.
-
-    The two splits share no case, so their rows cannot be paired: each is resampled by itself.
-    Without an interval the margin alone decides.
-    """
+    """Compare test with validation; they share no case, so each is resampled by itself."""
     gap = params.validation_test_gap
     limits = gap.select(rows.unit, rows.focus_class)
     metrics = list(limits)

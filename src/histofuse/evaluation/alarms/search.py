@@ -13,7 +13,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_pairing
-from histofuse.core.tables import read_table
+from histofuse.core.tables import Contract, read_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.evaluation.alarms.checks import RECORDS, AlarmCheck, AlarmRules, skip_check
@@ -60,21 +60,25 @@ class AlarmData:
         path = self.root / name
         return load_json(path) if path.is_file() else None
 
+    def read(self, name: str, contract: Contract) -> pd.DataFrame | None:
+        """Read a table."""
+        path = self.root / name
+        return read_table(path, contract) if path.is_file() else None
+
     @cached_property
     def joined(self) -> pd.DataFrame | None:
         """Raw features with split and target."""
-        names = ("ehr/features.parquet", "splits/patients.parquet", "cohort/cohort.parquet")
-        contracts = (FEATURES, PATIENT_SPLITS, COHORT)
-        if not all((self.root / name).is_file() for name in names):
+        features = self.read("ehr/features.parquet", FEATURES)
+        splits = self.read("splits/patients.parquet", PATIENT_SPLITS)
+        cohort = self.read("cohort/cohort.parquet", COHORT)
+        if features is None or splits is None or cohort is None:
             return None
-        tables = (read_table(self.root / n, c) for n, c in zip(names, contracts, strict=True))
-        return join_splits(*tables)
+        return join_splits(features, splits, cohort)
 
     @cached_property
     def encoded(self) -> pd.DataFrame | None:
         """The encoded table with missing values as NaN."""
-        path = self.root / "encoded" / "with_missing.parquet"
-        return read_table(path, ENCODED) if path.is_file() else None
+        return self.read("encoded/with_missing.parquet", ENCODED)
 
     @cached_property
     def linked(self) -> pd.DataFrame | None:
@@ -90,10 +94,11 @@ class AlarmData:
 
     def embed_pairs(self, pairing: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Look up the image embeddings of a pairing by split, and their ``meta.json``."""
-        pairs, folder = self.root / "pairs" / f"{pairing}.parquet", self.root / "embeddings"
-        if not pairs.is_file() or not (folder / "meta.json").is_file():
+        table = self.read(f"pairs/{pairing}.parquet", PAIRS)
+        folder = self.root / "embeddings"
+        if table is None or not (folder / "meta.json").is_file():
             return None
-        table, embeddings = read_table(pairs, PAIRS), load_embeddings(folder)
+        embeddings = load_embeddings(folder)
         image, _ = select_pairs(embeddings, table)
         split = table["split"].to_numpy(dtype=object)
         parts = {s: image[split == s] for s in ("train", "validation", "test")}
@@ -107,11 +112,10 @@ class AlarmData:
             "image": ("splits/patches.parquet", PATCH_SPLITS),
             "patient": ("linked/patients.parquet", PATIENTS),
         }[kind]
-        path = self.root / file
-        if not path.is_file():
+        rows = self.read(file, contract)
+        if rows is None:
             return None
-        rows = read_table(path, contract).rename(columns={"patient_id": "subject_id"})
-        return rows[rows["split"] == "test"]
+        return rows[rows["split"] == "test"].rename(columns={"patient_id": "subject_id"})
 
 
 def find_alarms(

@@ -20,14 +20,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
-from histofuse.evaluation.metrics.classification import ECE_BINS, place_in_bins
+from histofuse.evaluation.metrics.classification import (
+    ECE_BINS,
+    Events,
+    Labels,
+    Probabilities,
+    Scores,
+    place_in_bins,
+)
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
-from histofuse.evaluation.metrics.weighted import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting, Totals
 
 ALL: Final = "all"
 COMPONENTS: Final = (
@@ -36,9 +43,7 @@ COMPONENTS: Final = (
 QUALITIES: Final = ("brier", "ece", *COMPONENTS)
 _TERMS: Final = 5  # a bin: rows, and sums of p, o, p squared, p times o
 
-Probabilities = Float[np.ndarray, "n k"]
-Totals = Float[np.ndarray, "w s"]  # a row a weighting
-Found = dict[str, Float[np.ndarray, " w"]]
+Found = dict[str, PerWeighting]
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,7 @@ def _measure_scope(sums: Float[np.ndarray, "g s"], bootstrap: ClusterBootstrap) 
     return Quality(before, after, bootstrap.estimate(sums, measure_change, paired=True))
 
 
-def sum_bins(
-    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"], clusters: Clusters
-) -> Float[np.ndarray, "g s"]:
+def sum_bins(probability: Scores, happened: Events, clusters: Clusters) -> Float[np.ndarray, "g s"]:
     """Add up over each group and bin: rows, p, o, p squared, p times o; bins by bins."""
     p, o = probability, happened.astype(np.float64)
     place = place_in_bins(p)
@@ -145,12 +148,7 @@ class Bin:
 
 
 def measure_reliability(
-    probability: Float[np.ndarray, " n"],
-    happened: Bool[np.ndarray, " n"],
-    group: Int[np.ndarray, " n"],
-    confidence: float,
-    *,
-    restricted: bool,
+    probability: Scores, happened: Events, group: Labels, confidence: float, *, restricted: bool
 ) -> list[Bin]:
     """Measure each bin that holds rows; if `restricted`, at least `FEWEST_PATIENTS` patients."""
     place = place_in_bins(probability)
@@ -165,9 +163,7 @@ def measure_reliability(
     return bins
 
 
-def bound_share(
-    happened: Bool[np.ndarray, " n"], group: Int[np.ndarray, " n"], confidence: float
-) -> tuple[float, float]:
+def bound_share(happened: Events, group: Labels, confidence: float) -> tuple[float, float]:
     """Bound a share of clustered rows by Wilson's interval on their effective number."""
     share = float(happened.mean())
     n = count_effective(happened, group)
@@ -177,7 +173,7 @@ def bound_share(
     return max(centre - reach, 0.0), min(centre + reach, 1.0)
 
 
-def count_effective(happened: Bool[np.ndarray, " n"], group: Int[np.ndarray, " n"]) -> float:
+def count_effective(happened: Events, group: Labels) -> float:
     """Count the independent rows that would say as much as these, from 1 up to their number."""
     _, number, sizes = np.unique(group, return_inverse=True, return_counts=True)
     n, groups, share = len(happened), len(sizes), float(happened.mean())

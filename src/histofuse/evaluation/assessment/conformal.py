@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
+from histofuse.evaluation.metrics.classification import Labels, Probabilities
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.weighted import PerWeighting, Totals
 from histofuse.training.conformal import ConformalRule, Score, predict_sets
 
 SCORES: Final[Mapping[str, str]] = {
@@ -20,7 +21,7 @@ SCORES: Final[Mapping[str, str]] = {
 }
 
 
-def list_scores(labels: Int[np.ndarray, " n"]) -> list[Score]:
+def list_scores(labels: Labels) -> list[Score]:
     """List the methods that validation rows allow: of two classes ``aps`` is not defined."""
     scores: list[Score] = ["lac", "lac_by_class"]
     if len(np.unique(labels)) > 2:
@@ -56,8 +57,8 @@ class Coverage:
 
 def measure_coverage(
     rule: ConformalRule,
-    probabilities: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, " n"],
+    probabilities: Probabilities,
+    labels: Labels,
     classes: Sequence[str],
     bootstrap: ClusterBootstrap,
 ) -> Coverage:
@@ -69,7 +70,7 @@ def measure_coverage(
     columns = (own, own * covered[:, None], size, size == 0, size == 1, size == k)
     sums = bootstrap.clusters.add_up(np.column_stack(columns))
 
-    def measure(totals: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
+    def measure(totals: Totals) -> dict[str, PerWeighting]:
         rows, held = totals[:, :k], totals[:, k : 2 * k]
         total = rows.sum(axis=1)
         named = zip(classes, (held / rows).T, strict=True)

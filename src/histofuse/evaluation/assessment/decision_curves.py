@@ -1,10 +1,8 @@
-"""Decision curves: what acting on the model is worth, against acting on everyone and on no one.
+"""Decision curves: net benefit of acting on the model, on everyone and on no one.
 
-Who would act at probability t holds a false alarm to be t / (1 - t) times as bad as a hit is good.
-Net benefit is hits less false alarms so weighed, a row.
+At probability t a false alarm weighs t / (1 - t) as much as a hit.
 
-Source: Vickers & Elkin 2006, Decision Curve Analysis: A Novel Method for Evaluating Prediction
-Models.
+Source: Vickers & Elkin 2006, Decision Curve Analysis.
 """
 
 from __future__ import annotations
@@ -13,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from histofuse.evaluation.metrics.classification import Events, Scores
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, round_all
-from histofuse.evaluation.metrics.weighted import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting, Totals
 from histofuse.params.evaluation import ThresholdRange
 
 Series = Float[np.ndarray, " t"]
@@ -55,10 +54,7 @@ def list_thresholds(span: ThresholdRange) -> Series:
 
 
 def measure_decision_curve(
-    probability: Float[np.ndarray, " n"],
-    positive: Bool[np.ndarray, " n"],
-    span: ThresholdRange,
-    bootstrap: ClusterBootstrap,
+    probability: Scores, positive: Events, span: ThresholdRange, bootstrap: ClusterBootstrap
 ) -> DecisionCurve:
     """Measure net benefit, with pointwise percentile intervals over cases or patients."""
     thresholds = list_thresholds(span)
@@ -69,7 +65,7 @@ def measure_decision_curve(
     alarms = _count_acted(probability, ~positive, clusters, thresholds)
     totals = clusters.add_up(np.column_stack([np.ones(len(positive)), positive]))
 
-    def measure(sums: Float[np.ndarray, "w s"]) -> dict[str, Float[np.ndarray, " w"]]:
+    def measure(sums: Totals) -> dict[str, PerWeighting]:
         rows, events = sums[:, -2:-1], sums[:, -1:]
         net = (sums[:, :steps] - odds * sums[:, steps:-2]) / rows
         everyone = (events - odds * (rows - events)) / rows
@@ -95,10 +91,7 @@ def measure_decision_curve(
 
 
 def _count_acted(
-    probability: Float[np.ndarray, " n"],
-    chosen: Bool[np.ndarray, " n"],
-    clusters: Clusters,
-    thresholds: Series,
+    probability: Scores, chosen: Events, clusters: Clusters, thresholds: Series
 ) -> Float[np.ndarray, "g t"]:
     """Count the chosen rows of each group whose probability reaches each threshold."""
     reached = np.searchsorted(thresholds, probability, side="right")

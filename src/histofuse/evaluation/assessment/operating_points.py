@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
-from histofuse.evaluation.metrics.classification import count_cuts
+from histofuse.evaluation.metrics.classification import Events, Scores, count_cuts
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.weighted import PerWeighting
 from histofuse.params.evaluation import AssessmentParams
 
 Aim = Literal["specificity", "sensitivity"]
@@ -43,9 +44,7 @@ class OperatingPoint:
         return point | rates | ({"note": self.note} if self.note else {})
 
 
-def choose_threshold(
-    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], aim: Aim, target: float
-) -> float | None:
+def choose_threshold(scores: Scores, positive: Events, aim: Aim, target: float) -> float | None:
     """Choose the threshold, midway between scores, that holds the aim; None without a choice."""
     if not positive.any() or positive.all():
         return None
@@ -86,16 +85,14 @@ def measure_operating_points(
     return points
 
 
-def _count_outcomes(
-    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], threshold: float
-) -> Float[np.ndarray, "n 4"]:
+def _count_outcomes(scores: Scores, positive: Events, threshold: float) -> Float[np.ndarray, "n 4"]:
     """Mark hits, misses, false alarms and correct rejections."""
     flagged = scores >= threshold
     cells = (flagged & positive, ~flagged & positive, flagged & ~positive, ~flagged & ~positive)
     return np.column_stack(cells).astype(np.float64)
 
 
-def _compute_rates(sums: Float[np.ndarray, "w 4"]) -> dict[str, Float[np.ndarray, " w"]]:
+def _compute_rates(sums: Float[np.ndarray, "w 4"]) -> dict[str, PerWeighting]:
     tp, fn, fp, tn = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
         return {

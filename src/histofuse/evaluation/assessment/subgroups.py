@@ -1,11 +1,7 @@
 """How a model does in subgroups of patients, and where it does worst.
 
-Intervals draw patients, or cases, with all their rows, as `clustered` does; fairlearn's bootstrap
-draws rows.
-
 With restricted data no number rests on fewer than `FEWEST_PATIENTS` patients with or without the
-target, and where that hides one subgroup alone the next smallest is hidden too, for the first could
-be had by subtraction.
+target; where that hides one subgroup alone, the next smallest is hidden against subtraction.
 """
 
 from __future__ import annotations
@@ -17,12 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Shaped
 
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.classification import Events, Scores
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
-from histofuse.evaluation.metrics.weighted import rank_rows
+from histofuse.evaluation.metrics.weighted import PerWeighting, Weights, rank_rows
 from histofuse.evaluation.predictions import name_admissions
 from histofuse.params.evaluation import AssessmentParams
 
@@ -41,10 +38,10 @@ NOT_RECORDED: Final = "not recorded"
 class Rows:
     """Rows to be split into subgroups."""
 
-    probability: Float[np.ndarray, " n"]  # calibrated, of the class in question
+    probability: Scores  # calibrated, of the class in question
     # whether the model calls the row of the class, at its saved threshold
-    flagged: Bool[np.ndarray, " n"]
-    positive: Bool[np.ndarray, " n"]  # whether it is
+    flagged: Events
+    positive: Events  # whether it is
     patients: Shaped[np.ndarray, " n"]  # patient of each row
 
 
@@ -185,10 +182,10 @@ def _find_hidden(rows: Rows, of: np.ndarray, patients: Mapping[str, int]) -> set
     return hidden
 
 
-Weighted = Callable[[Int[np.ndarray, "w g"]], dict[str, Float[np.ndarray, " w"]]]
+Weighted = Callable[[Weights], dict[str, PerWeighting]]
 
 
-def _prepare(rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstrap) -> Weighted:
+def _prepare(rows: Rows, here: Events, bootstrap: ClusterBootstrap) -> Weighted:
     """Make the metrics of one subgroup ready for weightings of all groups."""
     inside = here.astype(np.float64)
     positive, flagged = rows.positive, rows.flagged
@@ -202,7 +199,7 @@ def _prepare(rows: Rows, here: Bool[np.ndarray, " n"], bootstrap: ClusterBootstr
     sums = bootstrap.clusters.add_up(np.column_stack(columns))
     ranking = rank_rows(rows.probability[here], positive[here], bootstrap.clusters.number[here])
 
-    def measure(weights: Int[np.ndarray, "w g"]) -> dict[str, Float[np.ndarray, " w"]]:
+    def measure(weights: Weights) -> dict[str, PerWeighting]:
         n, events, probability, hits, alarms = (weights.astype(np.float64) @ sums).T
         with np.errstate(invalid="ignore", divide="ignore"):
             return {

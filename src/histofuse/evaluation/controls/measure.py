@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from histofuse.core.seeding import make_rng
-from histofuse.evaluation.metrics.bootstrap import (
-    Bootstrap,
-    Interval,
-    Resampled,
-    round_number,
-)
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled, round_number
 from histofuse.evaluation.metrics.clustered import round_all
 from histofuse.evaluation.predictions import Predictions
 from histofuse.training.protocols.controls import Answers
@@ -123,26 +118,26 @@ def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, 
     return {
         "metrics": list(controls.metrics),
         "sizes": dict(controls.sizes),
-        "arms": {
-            arm: {m: _render(i) for m, i in found.items()} for arm, found in controls.arms.items()
-        },
-        "differences": {
-            f"{new} - {old}": {
-                m: _render(d) | {"probability_above": round_number(d.probability_above)}
-                for m, d in found.items()
-            }
-            for (new, old), found in controls.differences.items()
-        },
-        "shuffled": {
-            name: {
-                m: _render(s.interval)
+        "arms": _render_all(controls.arms, _render),
+        "differences": _render_all(
+            {f"{new} - {old}": found for (new, old), found in controls.differences.items()},
+            lambda d: _render(d) | {"probability_above": round_number(d.probability_above)},
+        ),
+        "shuffled": _render_all(
+            controls.shuffled,
+            lambda s: (
+                _render(s.interval)
                 | {"values": round_all(s.values), "chance": round_number(s.chance)}
-                for m, s in found.items()
-            }
-            for name, found in controls.shuffled.items()
-        },
+            ),
+        ),
         "verdicts": [vars(verdict) for verdict in verdicts],
     }
+
+
+def _render_all(
+    of: Mapping[str, Mapping[str, Any]], render: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    return {name: {m: render(value) for m, value in found.items()} for name, found in of.items()}
 
 
 def _render(interval: Interval) -> dict[str, Any]:

@@ -29,27 +29,29 @@ from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
 
+_ARMS: Final = {
+    "label_blind": ("Fusion, label-blind", "Label-blind, shuffled images", BLUE),
+    "permuted": ("Fusion, permuted", "Permuted, shuffled images", GREEN),
+    "label_aligned": (
+        "Fusion, label-aligned (leaky)",
+        "Label-aligned (leaky), shuffled images",
+        VERMILION,
+    ),
+}
 TITLES: Final[Mapping[str, str]] = {
     "image": "Image alone",
-    "label_blind": "Fusion, label-blind",
-    "permuted": "Fusion, permuted",
-    "label_aligned": "Fusion, label-aligned (leaky)",
     "linked": "Fusion, linked",
     "shuffled_labels": "Fusion, shuffled labels",
     "shuffled_targets": "Record, shuffled targets",
-    "shuffled_images[label_blind]": "Label-blind, shuffled images",
-    "shuffled_images[permuted]": "Permuted, shuffled images",
-    "shuffled_images[label_aligned]": "Label-aligned (leaky), shuffled images",
+    **{arm: title for arm, (title, _, _) in _ARMS.items()},
+    **{f"shuffled_images[{arm}]": title for arm, (_, title, _) in _ARMS.items()},
 }
 _COLOURS: Final = {
     "image": BLACK,
-    "label_blind": BLUE,
-    "permuted": GREEN,
-    "label_aligned": VERMILION,
+    "linked": ORANGE,
     "shuffled_labels": GREY,
-    "shuffled_images[label_blind]": BLUE,
-    "shuffled_images[permuted]": GREEN,
-    "shuffled_images[label_aligned]": VERMILION,
+    **{arm: colour for arm, (_, _, colour) in _ARMS.items()},
+    **{f"shuffled_images[{arm}]": colour for arm, (_, _, colour) in _ARMS.items()},
 }
 
 
@@ -103,9 +105,7 @@ def make_control_tables(
         f"{TITLES.get(new, new)} less {TITLES.get(old, old).lower()}": of
         for (new, old), of in controls.differences.items()
     }
-    shuffled = {
-        name: {m: s.interval for m, s in of.items()} for name, of in controls.shuffled.items()
-    }
+    shuffled = _list_shuffled(controls)
     chance_note = f"Chance level: {chance}."
     tables = {
         "arms": (f"Pairing arms, test split, {patches}", controls.arms, [over_cases]),
@@ -136,6 +136,10 @@ def _make_rows(
     ]
 
 
+def _list_shuffled(controls: Controls) -> dict[str, dict[str, Interval]]:
+    return {name: {m: s.interval for m, s in of.items()} for name, of in controls.shuffled.items()}
+
+
 def _find_chance(controls: Controls) -> dict[str, float]:
     for name, of in controls.shuffled.items():
         if name != "shuffled_targets":
@@ -145,12 +149,8 @@ def _find_chance(controls: Controls) -> dict[str, float]:
 
 def draw_controls(controls: Controls) -> Figure:
     """Draw arms and shuffles, a panel a metric, as points with intervals; chance is dashed."""
-    rows: list[tuple[str, Mapping[str, Interval]]] = list(controls.arms.items())
-    rows += [
-        (name, {m: s.interval for m, s in of.items()})
-        for name, of in controls.shuffled.items()
-        if name != "shuffled_targets"
-    ]
+    listed = {**controls.arms, **_list_shuffled(controls)}
+    rows = [(name, of) for name, of in listed.items() if name != "shuffled_targets"]
     chance = _find_chance(controls)
     count = len(controls.metrics)
     size = (3.3 + 2.1 * count, 1.9 + 0.34 * len(rows))
@@ -160,7 +160,7 @@ def draw_controls(controls: Controls) -> Figure:
     for axes, metric in zip(panels, controls.metrics, strict=True):
         for place, (name, intervals) in enumerate(rows):
             if metric in intervals:
-                colour = _COLOURS.get(name, ORANGE if name == "linked" else PURPLE)
+                colour = _COLOURS.get(name, PURPLE)
                 point = {"marker": "o", "markersize": 5}
                 if name.startswith("shuffled"):
                     point |= {"marker": "s", "markerfacecolor": "white"}

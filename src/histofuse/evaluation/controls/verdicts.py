@@ -74,10 +74,7 @@ def judge_gain(controls: Controls, rules: Rules) -> ControlVerdict:
 
 
 def judge_null(controls: Controls, rules: Rules) -> ControlVerdict:
-    """Ask whether label-blind and permuted pairing score alike, by their paired difference.
-
-    A difference too small to count as a gain is none, even where its interval excludes zero.
-    """
+    """Ask whether label-blind and permuted pairing differ by less than counts as a gain."""
     question = "Do label-blind and permuted pairing score alike?"
     difference, margin = _get_difference(controls, BLIND, PERMUTED), rules.gain_margin
     answer, reason = answer_alike(difference, 0.0, margin, rules, hold=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from histofuse.core.errors import LeakageError
 from histofuse.core.tables import read_table
@@ -54,7 +53,9 @@ def load_folds(paths: Sequence[Path], names: Sequence[str], sources: Sources) ->
 def _audit_fold(path: Path, sources: Sources) -> FoldSplit:
     patches = read_table(path / PATCHES, PATCH_SPLITS)
     patients = read_table(path / PATIENTS, PATIENT_SPLITS)
-    by_frame = _shares_cases(patches)
+    # Was validation split from training by frame?
+    rest = patches[patches["split"] != TEST]
+    by_frame = (rest.groupby("case_id")["split"].nunique() > 1).any()
     params = ImageSplitParams(
         unit="case",
         validation_unit="frame" if by_frame else "case",
@@ -71,12 +72,6 @@ def _audit_fold(path: Path, sources: Sources) -> FoldSplit:
     require_clean(on_patients)
     cases = {str(s): sorted(set(ids)) for s, ids in patches.groupby("split")["case_id"]}
     return FoldSplit(cases, on_patches["counts"], on_patients["counts"])
-
-
-def _shares_cases(patches: pd.DataFrame) -> bool:
-    """Tell whether validation was split from training by frame."""
-    rest = patches[patches["split"] != TEST]
-    return bool((rest.groupby("case_id")["split"].nunique() > 1).any())
 
 
 def require_unseen(model: Predictions, where: Path) -> None:

@@ -112,7 +112,7 @@ def _describe_model(result: Result, crossval: CrossValidation) -> dict[str, Any]
         "group_unit": rows.group_unit,
         "digests": [tested.digest for tested in crossval.folds.tests[name]],
         "per_fold": [{m: round_number(v) for m, v in metrics.items()} for metrics in per_fold],
-        "over_folds": {m: _describe_spread(crossval.spread(name, m)) for m in per_fold[0]},
+        "over_folds": {m: _describe(crossval.spread(name, m)) for m in per_fold[0]},
         "pooled": {
             m: render_ends(crossval.intervals.of[name][m])
             | {"value": round_number(result.metrics[f"{TEST}/{m}"])}
@@ -121,9 +121,8 @@ def _describe_model(result: Result, crossval: CrossValidation) -> dict[str, Any]
     }
 
 
-def _describe_spread(spread: Spread) -> dict[str, Any]:
-    rounded = {"mean": round_number(spread.mean), "sd": round_number(spread.sd)}
-    return rounded | {"folds": spread.folds}
+def _describe(spread: Spread) -> dict[str, Any]:
+    return {n: v if n == "folds" else round_number(v) for n, v in vars(spread).items()}
 
 
 def _describe_differences(crossval: CrossValidation) -> dict[str, dict[str, Any]]:

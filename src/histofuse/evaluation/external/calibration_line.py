@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import expit, logit
 
 from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.classification import Events, Scores
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.weighted import PerWeighting, Weights
 
 _STEPS: Final = 30
 _FARTHEST: Final = 50.0  # a coefficient beyond: the rows are separated, nothing is defined
@@ -21,9 +23,7 @@ _CLIP: Final = 1e-6
 
 
 def measure_line(
-    probability: Float[np.ndarray, " n"],
-    happened: Bool[np.ndarray, " n"],
-    bootstrap: ClusterBootstrap,
+    probability: Scores, happened: Events, bootstrap: ClusterBootstrap
 ) -> dict[str, Interval]:
     """Fit the log-odds that are true to those predicted.
 
@@ -34,7 +34,7 @@ def measure_line(
     y, number = happened.astype(np.float64), bootstrap.clusters.number
     block = max(1, _CELLS // max(1, len(x)))
 
-    def measure(weights: Int[np.ndarray, "w g"]) -> dict[str, Float[np.ndarray, " w"]]:
+    def measure(weights: Weights) -> dict[str, PerWeighting]:
         parts = [weights[i : i + block][:, number] for i in range(0, len(weights), block)]
         fits = [(_fit(x, y, w, slope=False)[:, 0], _fit(x, y, w, slope=True)[:, 1]) for w in parts]
         large, slopes = (np.concatenate(side) for side in zip(*fits, strict=True))
@@ -44,11 +44,7 @@ def measure_line(
 
 
 def _fit(
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    weights: Int[np.ndarray, "w n"],
-    *,
-    slope: bool,
+    x: Scores, y: Scores, weights: Int[np.ndarray, "w n"], *, slope: bool
 ) -> Float[np.ndarray, "w 2"]:
     """Fit intercept and slope by Newton's method, for each weighting; NaN where undefined."""
     w = weights.astype(np.float64)

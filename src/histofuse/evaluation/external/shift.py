@@ -1,8 +1,6 @@
 """How far inputs lie from those of training: feature by feature, and all of them at once.
 
-The unit is the patient or the case: rows of one resemble each other. P-values are Holm's, over all
-features, the outcome and the classifier, so that the chance of any false alarm is at most one less
-the confidence.
+The unit is the patient or the case. P-values are Holm's, over all features and the classifier.
 
 Source: Lopez-Paz & Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017.
 """

@@ -26,11 +26,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import make_rng
-from histofuse.evaluation.metrics.weighted import (
-    Clusters,
-    name_metrics,
-    prepare_metrics,
-)
+from histofuse.evaluation.metrics.weighted import Clusters, name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalMethod, IntervalParams
 

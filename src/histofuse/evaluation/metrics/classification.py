@@ -1,13 +1,9 @@
 """Classification metrics with one rule for what is not defined.
 
-A class without an example in the split has no metric: None, and so has every macro mean, for a mean
-over the other classes is another number under the same name. A class that is there but never
-predicted has precision and F1 of 0. AUROC also needs an example outside the class. Accuracy, Brier
-score and calibration errors are defined as long as there is any row.
-
-The calibration error is that of each class against the rest, and their mean. That of the most
-probable class alone (`TOP_LABEL`) hides a rare class: it can be small while every probability of
-that class is several times too high.
+A class without an example in the split has no metric, and so has every macro mean. A class never
+predicted has precision and F1 of 0. AUROC also needs an example outside the class. The calibration
+error is that of each class against the rest: that of the most probable class alone (`TOP_LABEL`)
+hides a rare class.
 
 Source: Nixon et al. 2019, Measuring Calibration in Deep Learning (calibration error by class).
 """
@@ -24,14 +20,18 @@ from histofuse.core.auroc import compute_auroc
 from histofuse.evaluation.predictions import Predictions
 
 Metrics = dict[str, float | None]
+Scores = Float[np.ndarray, " n"]
+Events = Bool[np.ndarray, " n"]
+Labels = Int[np.ndarray, " n"]
+Probabilities = Float[np.ndarray, "n k"]
 ECE_BINS = 10
 TOP_LABEL = "ece/top_label"
 
 
 def classification_metrics(
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, "n k"],
-    predictions: Int[np.ndarray, " n"],
+    labels: Labels,
+    probabilities: Probabilities,
+    predictions: Labels,
     classes: Sequence[str],
     prefix: str,
 ) -> Metrics:
@@ -67,13 +67,17 @@ def measure_rows(rows: Predictions, prefix: str) -> Metrics:
     )
 
 
+def measure_splits(rows: Predictions) -> Metrics:
+    """Measure predictions on each split that they are of."""
+    parts = (measure_rows(rows.of(split), split) for split in rows.splits)
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def count_confusion(
-    labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], k: int
-) -> Int[np.ndarray, "k k"]:
+def count_confusion(labels: Labels, predictions: Labels, k: int) -> Int[np.ndarray, "k k"]:
     """Count rows by true class (first axis) and predicted class (second)."""
     return np.bincount(labels * k + predictions, minlength=k * k).reshape(k, k)
 
@@ -125,7 +129,7 @@ class Cuts:
         return np.append(0.0, self.recall), np.append(self.precision[:1], self.precision)
 
 
-def count_cuts(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Cuts:
+def count_cuts(scores: Scores, positive: Events) -> Cuts:
     """Count positives and negatives above each distinct score; equal scores fall together."""
     order = np.argsort(-scores, kind="stable")
     ordered, hit = scores[order], positive[order]
@@ -134,7 +138,7 @@ def count_cuts(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
     return Cuts(tp[last_of_equals], fp[last_of_equals])
 
 
-def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+def average_precision(scores: Scores, positive: Events) -> float:
     """Compute the area under precision and recall as a sum of steps; NaN without positives."""
     if not positive.any():
         return float("nan")
@@ -142,29 +146,23 @@ def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray
     return float((np.diff(cuts.recall, prepend=0.0) * cuts.precision).sum())
 
 
-def brier_score(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
-) -> float | None:
+def brier_score(probabilities: Probabilities, labels: Labels) -> float | None:
     """Compute the mean squared distance to the truth, from 0; see `square_errors`."""
     return float(square_errors(probabilities, labels).mean()) if len(labels) else None
 
 
-def square_errors(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
+def square_errors(probabilities: Probabilities, labels: Labels) -> Scores:
     """Compute each row's squared distance to the truth, of two classes the positive one's alone."""
     squared = (probabilities - np.eye(probabilities.shape[1])[labels]) ** 2
     return squared[:, 1] if probabilities.shape[1] == 2 else squared.sum(axis=1)
 
 
-def find_top_label(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+def find_top_label(probabilities: Probabilities, labels: Labels) -> tuple[Scores, Events]:
     """Find the probability of the most probable class, and whether it is the true one."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
-def place_in_bins(probability: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def place_in_bins(probability: Scores) -> Labels:
     """Find the bin of each probability, of `ECE_BINS` of equal width."""
     return np.clip((probability * ECE_BINS).astype(np.int64), 0, ECE_BINS - 1)
 
@@ -178,9 +176,7 @@ class Reliability:
     count: Int[np.ndarray, " bins"]  # its rows
 
 
-def bin_reliability(
-    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]
-) -> Reliability:
+def bin_reliability(probability: Scores, happened: Events) -> Reliability:
     """Bin probabilities and compare each bin's mean with what happened."""
     place = place_in_bins(probability)
     count = np.bincount(place, minlength=ECE_BINS)
@@ -190,9 +186,7 @@ def bin_reliability(
     return Reliability(predicted, observed, count[held])
 
 
-def calibration_error(
-    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]
-) -> float:
+def calibration_error(probability: Scores, happened: Events) -> float:
     """Compute the expected calibration error over bins of equal width; NaN without rows."""
     if not len(happened):
         return float("nan")

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
-from histofuse.evaluation.metrics.weighted import Clusters
+from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting
 from histofuse.params.intervals import IntervalMethod, IntervalParams
 
-Measure = Callable[[Shaped[np.ndarray, "w s"]], Mapping[str, Float[np.ndarray, " w"]]]
+Measure = Callable[[Shaped[np.ndarray, "w s"]], Mapping[str, PerWeighting]]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
 """The one decision that every verdict follows from: on which side of a reference an interval lies.
 
-With few groups an interval covers the true value less often than it claims, so below
-``intervals.fewest_groups`` it decides nothing. "No difference" needs a narrow interval: one that
-holds the reference may also hold large differences.
+Below ``intervals.fewest_groups`` an interval decides nothing; "no difference" needs a narrow one.
 
-Source: Schuirmann, A comparison of the two one-sided tests procedure and the power approach for
-assessing the equivalence of average bioavailability, J Pharmacokinet Biopharm 15 (1987).
+Source: Schuirmann, J Pharmacokinet Biopharm 15 (1987), two one-sided tests of equivalence.
 """
 
 from __future__ import annotations

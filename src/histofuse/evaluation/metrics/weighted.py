@@ -1,9 +1,7 @@
-"""The metrics of `classification` under many weightings of the rows at once.
+"""The metrics of `classification` under many weightings of the groups at once.
 
-A bootstrap of cases draws each case some number of times; every row of a case then counts that
-often. Counts, squared errors and calibration bins are sums over cases, so a matrix product gives
-them for all weightings. Ranks need each row: rows are sorted once a class, and the weights of a
-weighting run along them as whole numbers, so ties and absent cases are exact.
+Counts, squared errors and calibration bins are sums over groups, so a matrix product gives them for
+all weightings. For ranks, rows are sorted once a class, and whole weights run along them: exact.
 """
 
 from __future__ import annotations
@@ -19,6 +17,8 @@ from jaxtyping import Float, Int, Shaped
 from histofuse.evaluation.metrics.classification import (
     ECE_BINS,
     TOP_LABEL,
+    Labels,
+    Scores,
     find_top_label,
     measure_counts,
     place_in_bins,
@@ -26,6 +26,10 @@ from histofuse.evaluation.metrics.classification import (
 )
 from histofuse.evaluation.predictions import Predictions
 
+# How often each group counts, and sums and metrics a weighting.
+Weights = Int[np.ndarray, "w g"]
+PerWeighting = Float[np.ndarray, " w"]
+Totals = Float[np.ndarray, "w s"]
 COUNTED: Final = ("precision", "recall", "f1")
 RANKED: Final = ("auroc", "auprc")
 _CELLS: Final = 1 << 19  # of a weightings x rows block: a few MiB, so that it stays in the cache
@@ -41,7 +45,7 @@ def name_metrics(classes: Sequence[str]) -> tuple[str, ...]:
 class Clusters:
     """The groups that rows belong to, numbered in order of their names."""
 
-    number: Int[np.ndarray, " n"]  # group of each row, from 0
+    number: Labels  # group of each row, from 0
     count: int  # how many groups there are
     unit: str  # their unit in the plural, such as ``cases``
 
@@ -52,10 +56,7 @@ class Clusters:
         return sums.astype(np.float64)  # of no rows bincount returns whole numbers
 
     def count_cells(
-        self,
-        cell: Int[np.ndarray, " n"],
-        cells: int,
-        values: Shaped[np.ndarray, " n"] | None = None,
+        self, cell: Labels, cells: int, values: Shaped[np.ndarray, " n"] | None = None
     ) -> Float[np.ndarray, "g cells"]:
         """Count the rows of each group and cell, or sum values over them."""
         flat = np.bincount(self.number * cells + cell, values, self.count * cells)
@@ -75,15 +76,13 @@ class Ranking:
     Only scores that some row of the class has are looked at: no other adds to either area.
     """
 
-    group: Int[np.ndarray, " n"]  # group number of each row
+    group: Labels  # group number of each row
     hit: Int[np.ndarray, " hits"]  # group number of each row of the class
     starts: Int[np.ndarray, " levels"]  # where in `hit` each distinct score begins
     above: Int[np.ndarray, " levels"]  # rows with a higher score, for each of these scores
     reached: Int[np.ndarray, " levels"]  # rows with this score or a higher one
 
-    def measure(
-        self, weights: Int[np.ndarray, "w g"]
-    ) -> tuple[Float[np.ndarray, " w"], Float[np.ndarray, " w"]]:
+    def measure(self, weights: Weights) -> tuple[PerWeighting, PerWeighting]:
         """Compute AUROC and average precision for each weighting; NaN where not defined."""
         running = np.zeros((len(weights), len(self.group) + 1), dtype=weights.dtype)
         np.cumsum(np.take(weights, self.group, axis=1), axis=1, out=running[:, 1:])
@@ -107,15 +106,11 @@ class Ranking:
 
 def _dot(
     left: Shaped[np.ndarray, "w levels"], right: Shaped[np.ndarray, "w levels"]
-) -> Float[np.ndarray, " w"]:
+) -> PerWeighting:
     return (left * right).sum(axis=1, dtype=np.float64)
 
 
-def rank_rows(
-    scores: Float[np.ndarray, " n"],
-    positive: Shaped[np.ndarray, " n"],
-    group: Int[np.ndarray, " n"],
-) -> Ranking:
+def rank_rows(scores: Scores, positive: Shaped[np.ndarray, " n"], group: Labels) -> Ranking:
     """Sort rows by score, highest first, and find where each distinct score begins and ends."""
     order = np.argsort(-scores, kind="stable")
     ordered, group = scores[order], group[order]
@@ -136,14 +131,14 @@ class WeightedMetrics:
     metrics: tuple[str, ...]  # which to measure, of `name_metrics`
     clusters: Clusters  # the groups of the rows
 
-    def measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
+    def measure(self, weights: Weights) -> Float[np.ndarray, "w m"]:
         """Compute metrics, NaN where not defined, for weightings: how often each group counts."""
         weights = np.ascontiguousarray(weights, dtype=np.int32)
         step = max(1, _CELLS // max(len(self.rows), self.clusters.count, 1))
         parts = [self._measure(weights[i : i + step]) for i in range(0, len(weights), step)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.metrics)))
 
-    def _measure(self, weights: Int[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
+    def _measure(self, weights: Weights) -> Float[np.ndarray, "w m"]:
         classes = self.rows.classes
         found = self._measure_sums(weights)
         for column, ranking in self._rankings.items():
@@ -154,7 +149,7 @@ class WeightedMetrics:
                 found[f"{name}/macro"] = np.mean([found[f"{name}/{c}"] for c in classes], axis=0)
         return np.column_stack([found[name] for name in self.metrics])
 
-    def _measure_sums(self, weights: Int[np.ndarray, "w g"]) -> dict[str, np.ndarray]:
+    def _measure_sums(self, weights: Weights) -> dict[str, np.ndarray]:
         k = len(self.rows.classes)
         sums = weights.astype(np.float64) @ self._sums
         counts = sums[:, : k * k].reshape(-1, k, k)

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from histofuse.core.errors import InputError
+from histofuse.core.naming import name_ranking
 from histofuse.evaluation.metrics.bootstrap import (
     BIASED_METHOD,
     Bootstrap,
     Interval,
     align_rows,
+    round_number,
 )
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.comparison import Comparison
-from histofuse.evaluation.performance.results import Context, Result
+from histofuse.evaluation.performance.results import Context, Result, is_primary
 from histofuse.params.intervals import IntervalParams
 
 
@@ -125,3 +127,23 @@ def explain_intervals(
             "overlap."
         )
     return notes
+
+
+def choose_headline(
+    results: Sequence[Result], intervals: Intervals, context: Context
+) -> dict[str, dict[str, Any]]:
+    """Choose each model's ranking and calibration of its class in focus, and what fusion gains."""
+    return {result.name: _summarise(result, intervals, context) for result in results}
+
+
+def _summarise(result: Result, intervals: Intervals, context: Context) -> dict[str, Any]:
+    focus = result.model.focus_class
+    ranking = name_ranking(focus, on_patches=result.model.on_patches)
+    names = [f"{context.split}/{metric}" for metric in (ranking, f"ece/{focus}")]
+    summary: dict[str, Any] = {name: round_number(result.metrics[name]) for name in names}
+    differences = intervals.minus_image.get(result.name, {})
+    if is_primary(result, context) and ranking in differences:
+        interval = differences[ranking]
+        ends = {"value": interval.value, "low": interval.low, "high": interval.high}
+        summary["gain"] = {name: round_number(value) for name, value in ends.items()}
+    return summary

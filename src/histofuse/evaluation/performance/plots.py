@@ -24,7 +24,8 @@ def write_plot_data(result: Result, split: str, folder: Path) -> None:
     history = result.model.history
     tables = dict(_tabulate(result.model.of(split)))
     if len(history) > 1:
-        tables["training"] = _tabulate_losses(history)
+        losses = history[["train_loss", "validation_loss"]]  # which every model has
+        tables["training"] = _thin(losses.assign(step=history[history.columns[0]]))
     for plot, table in tables.items():
         write_text(to_csv(table.round(_DECIMALS)), folder / plot / f"{result.name}.csv")
 
@@ -48,12 +49,6 @@ def _count_pairs(rows: Predictions) -> pd.DataFrame:
     counts = count_confusion(rows.labels, rows.predictions, len(rows.classes))
     pairs = [(rows.classes[i], rows.classes[j], n) for (i, j), n in np.ndenumerate(counts)]
     return pd.DataFrame(pairs, columns=["true", "predicted", "count"])
-
-
-def _tabulate_losses(history: pd.DataFrame) -> pd.DataFrame:
-    """Take the losses by epoch or round, which every model has."""
-    losses = history[["train_loss", "validation_loss"]]
-    return _thin(losses.assign(step=history[history.columns[0]]))
 
 
 def _thin(curve: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import Any
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_fusion, name_model, name_pairing
-from histofuse.evaluation.metrics.classification import Metrics, measure_rows
+from histofuse.evaluation.metrics.classification import Metrics, measure_splits
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.pairing import LEAKY_RULES
@@ -72,12 +72,8 @@ class Result:
 
 def evaluate_model(model: Predictions, context: Context) -> Result:
     """Measure a model on each of its splits and declare where its numbers come from."""
-    metrics: Metrics = {}
-    for split in model.splits:
-        metrics |= measure_rows(model.of(split), split)
-    return Result(
-        model, metrics, _make_title(model), name_data(model, context), find_leaks(model, context)
-    )
+    metrics, title = measure_splits(model), _make_title(model)
+    return Result(model, metrics, title, name_data(model, context), find_leaks(model, context))
 
 
 def _make_title(model: Predictions) -> str:

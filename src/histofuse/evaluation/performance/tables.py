@@ -19,7 +19,6 @@ from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.predictions import Predictions
 
 NOT_APPLICABLE = "NA"
-# At or above this an honest result on these data is more likely a leak than a success.
 Cell = Interval | float | int | str | None
 
 

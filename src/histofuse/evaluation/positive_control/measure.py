@@ -1,8 +1,6 @@
 """Image alone, record alone and both on linked patients, next to what is achievable.
 
-The unit is the patient, and every difference is of the same patients. Two negative controls stand
-next to the cohort: records of other patients, and an outcome of which the tissue says nothing that
-the record does not (the null).
+Negative controls are records of other patients, and an outcome to which tissue adds nothing (null).
 """
 
 from __future__ import annotations
@@ -107,12 +105,7 @@ def score_by_chance(
 
 
 def measure_gain(scores: LinkedScores, bootstrap: Bootstrap) -> dict[str, Interval]:
-    """Compute AUROCs and gains with intervals over patients.
-
-    Returns ``model/SIDE`` and ``best/SIDE`` for each side, ``model/by_chance`` (mean over shuffles)
-    and `GAINS`: of both over the better side, which is found on each resample; what is achievable
-    over that side; the share of it that is reached; and of records by chance over the image.
-    """
+    """Compute AUROCs of models and of what is achievable, and `GAINS`, over patients."""
     names = {f"model/{side}": scores.models[side] for side in SIDES}
     names |= {f"best/{side}": scores.best[side] for side in SIDES}
     names |= {f"chance/{n}": of for n, of in enumerate(scores.by_chance)}

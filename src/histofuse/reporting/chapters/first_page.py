@@ -61,10 +61,15 @@ def write_first_page(run: Run) -> Chapter:
     measured = collect_honest(run)
     encoder = run.params["encoders"]["image"]
     examples = run.locate("explain") / "gradcam" / encoder / f"examples_{find_focus(run)}.png"
+    pooled = "crossval" in run.present
+    of = "cross-validation, pooled, or else test split" if pooled else f"{run.split} split"
     blocks: list[Block] = [
         _show_alarms(run),
         Bullets(list(_conclude(run, measured))),
-        Forest(_describe_forest(run), list(_list_panels(run, measured))),
+        Forest(
+            f"Points are scores, lines their intervals, the dashed line is the reference; {of}.",
+            list(_list_panels(run, measured)),
+        ),
     ]
     shown = show_figures(run, [examples], name_model(encoder))
     blocks += [shown] if shown.figures else []
@@ -88,7 +93,11 @@ def _show_alarms(run: Run) -> Note:
     if not raised:
         title = "No other alarm" if expected else "No alarm"
         return Note("warn" if summary["not_made"] else "good", f"{title}: {line}")
-    lines = [f"{_describe_alarm(a)} {_REMEDIES[a['severity']]}" for a in raised[:_MOST_ALARMS]]
+    lines = [
+        f"{name_model(a['model']) if a['model'] else 'Data'}, {name_check(a['name'])}: "
+        f"{a['detail']}. {_REMEDIES[a['severity']]}"
+        for a in raised[:_MOST_ALARMS]
+    ]
     return Note("bad", f"{_count(len(raised), 'alarm')}: no promotion", [*lines, line])
 
 
@@ -96,11 +105,6 @@ def _is_declared(alarm: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
     """Tell whether an alarm concerns a control that leaks by design."""
     facts = declared.get(alarm["model"] or "", {})
     return alarm["name"] == "pairing" and facts.get("leaky", "no") != "no"
-
-
-def _describe_alarm(check: Mapping[str, Any]) -> str:
-    subject = name_model(check["model"]) if check["model"] else "Data"
-    return f"{subject}, {name_check(check['name'])}: {check['detail']}."
 
 
 def _count(number: int, what: str) -> str:
@@ -138,12 +142,6 @@ def _answer_gain(run: Run, gain: Estimate | None) -> tuple[Answer, str]:
     answer = answer_gain(gain, run.rules)
     numbers = f"AUPRC {_show_gain(gain)} over the image model. " if gain else ""
     return answer, numbers + explain_gain(answer, gain, run.rules)
-
-
-def _describe_forest(run: Run) -> str:
-    pooled = "crossval" in run.present
-    of = "cross-validation, pooled, or else test split" if pooled else f"{run.split} split"
-    return f"Points are scores, lines their intervals, the dashed line is the reference; {of}."
 
 
 def _list_panels(run: Run, measured: Measured) -> Iterator[Panel]:

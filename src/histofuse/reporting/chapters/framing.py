@@ -21,27 +21,20 @@ def find_focus(run: Run) -> str:
 def write_question_chapter(run: Run) -> Chapter:
     """Write the question."""
     classes = ", ".join(map(show_name, run.patches["classes"]))
-    return Chapter(
-        "question",
-        "The question",
-        [
-            Prose(
-                "Pathologists grade breast cancer by the appearance of nuclei, mitoses above all; "
-                "clinicians know the patient's record."
-            ),
-            Bullets(
-                [
-                    f"Images: a patch of H&E-stained breast tissue around one nucleus gets a "
-                    f"probability for each class: {classes}.",
-                    f"Health record: an admission gets the probability of the target, "
-                    f"{run.cohort['description']}.",
-                    "Fusion: from the embeddings of both to the classes of the patch.",
-                    "Development and internal evaluation, for research on methods. Not intended or "
-                    "supported for use in care.",
-                ]
-            ),
-        ],
+    text = (
+        "Pathologists grade breast cancer by the appearance of nuclei, mitoses above all; "
+        "clinicians know the patient's record."
     )
+    items = [
+        f"Images: a patch of H&E-stained breast tissue around one nucleus gets a probability for "
+        f"each class: {classes}.",
+        f"Health record: an admission gets the probability of the target, "
+        f"{run.cohort['description']}.",
+        "Fusion: from the embeddings of both to the classes of the patch.",
+        "Development and internal evaluation, for research on methods. Not intended or supported "
+        "for use in care.",
+    ]
+    return Chapter("question", "The question", [Prose(text), Bullets(items)])
 
 
 def write_limits_chapter(run: Run) -> Chapter:

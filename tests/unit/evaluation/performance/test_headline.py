@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 
 from histofuse.core.artifacts import to_json
-from histofuse.evaluation.performance.headline import choose_headline
+from histofuse.evaluation.performance.intervals import choose_headline
 
 ROOT = Path(__file__).parents[4]
 
