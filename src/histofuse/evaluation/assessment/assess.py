@@ -204,11 +204,9 @@ def _describe(assessment: Assessment, context: Context, params: AssessmentParams
 
 
 def _describe_calibration(assessment: Assessment) -> dict[str, Any]:
-    calibrator = assessment.calibrator
+    calibrator = assessment.calibrator.to_dict()
     return {
-        "method": calibrator.method,
-        "fitted_on": calibrator.fitted_on.to_dict(),
-        "choice": calibrator.choice and calibrator.choice.to_dict(),
+        **{name: calibrator[name] for name in ("method", "fitted_on", "choice")},
         "bins": ECE_BINS,
         "quality": {name: quality.to_dict() for name, quality in assessment.quality.items()},
         "reliability": {

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from histofuse.evaluation.performance.tables import render_csv, render_markdown
 from histofuse.evaluation.predictions import load_predictions
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams
+from histofuse.training.calibrate import Choice
 from histofuse.training.decision import fit_decision, load_decision
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
@@ -165,6 +167,14 @@ def test_json_holds_every_part_of_every_model_and_no_row(assess):
     assert set(health["conformal"]["methods"]) == {"lac", "lac_by_class"}
     assert set(image["calibration"]["quality"]) == {*CLASSES, "all"}
     assert '"79/79"' not in text
+
+
+def test_json_says_which_calibrator_auto_took(assess):
+    found, known = assess()
+    choice = Choice("platt", {"platt": 0.4}, 0.1, 5, 12)
+    chosen = [replace(a, calibrator=replace(a.calibrator, choice=choice)) for a in found]
+    described = describe_assessments(chosen, known, PARAMS, INTERVALS)["models"]["mlp"]
+    assert described["calibration"]["choice"] == vars(choice)
 
 
 def test_logits_stand_for_what_was_before_calibration(assess, paths):
