@@ -40,25 +40,16 @@ class Attrition:
 
     def note(self, name: str, description: str, patients: int, admissions: int) -> None:
         """Add a step with what is left after it."""
-        last = self.steps[-1] if self.steps else {"patients": patients, "admissions": admissions}
-        self.steps.append(
-            {
-                "step": len(self.steps) + 1,
-                "name": name,
-                "description": description,
-                "patients": patients,
-                "admissions": admissions,
-                "removed_patients": last["patients"] - patients,
-                "removed_admissions": last["admissions"] - admissions,
-            }
-        )
+        step = {"step": len(self.steps) + 1, "name": name, "description": description}
+        left = {"patients": patients, "admissions": admissions}
+        last = self.steps[-1] if self.steps else left
+        removed = {f"removed_{unit}": last[unit] - count for unit, count in left.items()}
+        self.steps.append(step | left | removed)
 
-    def keep(
-        self, stays: pl.DataFrame, name: str, description: str, holds: pl.Expr
-    ) -> pl.DataFrame:
+    def keep(self, stays: pl.DataFrame, name: str, text: str, holds: pl.Expr) -> pl.DataFrame:
         """Filter stays and note the step; null counts as not held."""
         kept = stays.filter(holds.fill_null(False))
-        self.note(name, description, kept["subject_id"].n_unique(), kept.height)
+        self.note(name, text, kept["subject_id"].n_unique(), kept.height)
         return kept
 
     def to_table(self) -> pd.DataFrame:
@@ -110,16 +101,16 @@ def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -
     attrition = Attrition()
     patients, admissions = hospital.patients.height, hospital.admissions.height
     attrition.note("everyone", "all patients of the data set", patients, admissions)
-    stays = add_prediction_time(describe_stays(hospital, params), prediction_time)
+    moment = pl.col("dischtime")  # nothing after it may be a feature
+    if prediction_time == "admission_plus_24h":
+        moment = pl.col("admittime") + pl.duration(hours=HOURS_AFTER_ADMISSION)
+    stays = describe_stays(hospital, params).with_columns(prediction_time=moment)
     stays = _select_stays(stays, params, target, attrition)
     onset = not target.uses_diagnosis
     stays = _select_index(stays, index_admission, attrition, from_diagnosis=onset)
-    stays = attrition.keep(
-        stays,
-        "complete_demographics",
-        f"age, {', '.join(DEMOGRAPHICS)} known at the index admission",
-        pl.all_horizontal(pl.col("age_years", *DEMOGRAPHICS).is_not_null()),
-    )
+    text = f"age, {', '.join(DEMOGRAPHICS)} known at the index admission"
+    known = pl.all_horizontal(pl.col("age_years", *DEMOGRAPHICS).is_not_null())
+    stays = attrition.keep(stays, "complete_demographics", text, known)
     for condition in target.conditions:
         stays = attrition.keep(stays, condition.name, condition.description, condition.holds)
     stays = stays.with_columns(target=target.label.cast(pl.Int64))
@@ -181,14 +172,6 @@ def describe_stays(hospital: Hospital, params: CohortParams) -> pl.DataFrame:
     return add_outcomes(stays, hospital, params.icd9, params.icd10)
 
 
-def add_prediction_time(stays: pl.DataFrame, prediction_time: PredictionTime) -> pl.DataFrame:
-    """Add the moment the prediction is made: nothing after it may be a feature."""
-    moment = pl.col("dischtime")
-    if prediction_time == "admission_plus_24h":
-        moment = pl.col("admittime") + pl.duration(hours=HOURS_AFTER_ADMISSION)
-    return stays.with_columns(prediction_time=moment)
-
-
 def _select_stays(
     stays: pl.DataFrame, params: CohortParams, target: Target, attrition: Attrition
 ) -> pl.DataFrame:
@@ -226,12 +209,8 @@ def _select_index(
     number = pl.int_range(pl.len()).over("subject_id")
     if from_diagnosis and index_admission != "first":
         stays = stays.filter(begun)
-    holds = {
-        "first_with_diagnosis": number == 0,
-        "first": number == 0,
-        "last": number == pl.len().over("subject_id") - 1,
-        "all": pl.lit(True),
-    }[index_admission]
+    last = pl.len().over("subject_id") - 1
+    holds = {"last": number == last, "all": pl.lit(True)}.get(index_admission, number == 0)
     return attrition.keep(stays, "index", _INDEX_DESCRIPTIONS[index_admission], holds)
 
 
@@ -241,9 +220,8 @@ def _check_classes(
     classes = stays["target"].unique().to_list()
     if len(classes) == 2:
         return
-    if not classes:
-        problem, expected = "the cohort is empty", "at least one admission"
-    else:
+    problem, expected = "the cohort is empty", "at least one admission"
+    if classes:
         problem = f"all {stays.height} admissions have {target.name} = {classes[0]}"
         expected = "admissions with target 0 and with target 1"
     remedy = f"Widen the section cohort of {PARAMS_FILE}. Patients/admissions left: {attrition}."
@@ -251,6 +229,6 @@ def _check_classes(
 
 
 def _to_table(stays: pl.DataFrame) -> pd.DataFrame:
-    table = stays.select(list(ADMISSIONS.columns)).sort("subject_id", "hadm_id").to_pandas()
+    table = stays.select(ADMISSIONS.columns.keys()).sort("subject_id", "hadm_id").to_pandas()
     texts = [name for name, kind in ADMISSIONS.columns.items() if kind == "str"]
     return table.astype(dict.fromkeys(texts, "str"))

@@ -126,16 +126,11 @@ def _read_measurements(properties: Mapping[str, Any]) -> dict[str, float]:
 
 def _locate(geometry: Mapping[str, Any]) -> list[tuple[float, float, float]]:
     """Locate x, y and width of each point of a geometry, or of its area's centroid."""
-    held = geometry["coordinates"]
-    match geometry["type"]:
-        case "Point":
-            return [(*_to_points([held])[0], 0.0)]
-        case "MultiPoint":
-            return [(*point, 0.0) for point in _to_points(held)]
-        case "Polygon":
-            return [_find_centroid([held])]
-        case _:
-            return [_find_centroid(held)]
+    kind, held = geometry["type"], geometry["coordinates"]
+    several = held if kind.startswith("Multi") else [held]
+    if kind.endswith("Point"):
+        return [(*point, 0.0) for point in _to_points(several)]
+    return [_find_centroid(several)]
 
 
 def _to_points(held: Sequence[Any]) -> NDArray[np.float64]:
@@ -213,14 +208,9 @@ def make_region(
     ring: NDArray[np.float64], name: str, measurements: Mapping[str, float], *, of: str
 ) -> dict[str, Any]:
     """Make an annotation of a region, a closed ring of (n, 2) points."""
-    properties = {
-        "objectType": "annotation",
-        "name": name,
-        "color": [230, 159, 0],
-        "isLocked": True,
-        "measurements": dict(measurements),
-    }
+    shown = {"objectType": "annotation", "name": name, "color": [230, 159, 0], "isLocked": True}
     geometry = {"type": "Polygon", "coordinates": [np.round(ring, _PLACES).tolist()]}
+    properties = shown | {"measurements": dict(measurements)}
     return make_feature(geometry, properties, f"{of}/{name}")
 
 

@@ -43,8 +43,7 @@ def _name_files(index: pd.DataFrame, splits: pd.DataFrame | None, patches: Path)
     if splits is not None:
         split_of = splits.set_index("patch_id")["split"].reindex(index["patch_id"])
         if missing := int(split_of.isna().sum()):
-            problem = f"{missing} patches have no split"
-            expected = "the splits of these patches"
-            raise InputError([Fault(patches, problem, expected, "Run dvc repro split_patches.")])
+            problem, remedy = f"{missing} patches have no split", "Run dvc repro split_patches."
+            raise InputError([Fault(patches, problem, "the splits of these patches", remedy)])
         folders = [Path(split) / label for split, label in zip(split_of, folders, strict=True)]
     return [folder / name for folder, name in zip(folders, names, strict=True)]

@@ -31,17 +31,15 @@ def audit_patches(
     """
     table = splits.merge(index[["patch_id", "x_px", "y_px"]], on="patch_id", validate="1:1")
     table = table.merge(frames[["frame_id", "pixels_sha256"]], on="frame_id", validate="m:1")
+    pairs = {f"{a}-{b}": (a, b) for a, b in combinations(SPLITS, 2)}
+    counts = pd.crosstab(table["split"], table["label"]).reindex(list(SPLITS), fill_value=0)
     return {
         "unit": params.unit,
         "validation_unit": params.validation_unit,
         "leaky": "patch" in (params.unit, params.validation_unit),
-        "shared": {
-            f"{a}-{b}": _count_shared(table, a, b, window_px) for a, b in combinations(SPLITS, 2)
-        },
-        "forbidden": {f"{a}-{b}": _forbidden(params, a, b) for a, b in combinations(SPLITS, 2)},
-        "counts": pd.crosstab(table["split"], table["label"])
-        .reindex(list(SPLITS), fill_value=0)
-        .to_dict("index"),
+        "shared": {name: _count_shared(table, *pair, window_px) for name, pair in pairs.items()},
+        "forbidden": {name: _forbidden(params, *pair) for name, pair in pairs.items()},
+        "counts": counts.to_dict("index"),
     }
 
 
@@ -81,30 +79,18 @@ def require_clean(audit: dict[str, Any]) -> None:
 
 def _forbidden(params: ImageSplitParams, a: str, b: str) -> list[str]:
     unit = params.unit if "test" in (a, b) else params.validation_unit
-    by_unit = {
-        "case": ["cases", "frames", "identical_frames", "overlapping_patches"],
-        "frame": ["frames", "identical_frames", "overlapping_patches"],
-        "patch": [],
-    }
-    return by_unit[unit]
+    of_frame = ["frames", "identical_frames", "overlapping_patches"]
+    return {"case": ["cases", *of_frame], "frame": of_frame, "patch": []}[unit]
 
 
 def _count_shared(table: pd.DataFrame, a: str, b: str, window_px: int) -> dict[str, int]:
     left, right = table[table["split"] == a], table[table["split"] == b]
-
-    def shared(column: str) -> int:
-        return len(_identify_all(left[column]) & _identify_all(right[column]))
-
-    return {
-        "cases": shared("case_id"),
-        "frames": shared("frame_id"),
-        "identical_frames": shared("pixels_sha256"),
-        "overlapping_patches": _count_overlapping(left, right, window_px),
+    columns = {"cases": "case_id", "frames": "frame_id", "identical_frames": "pixels_sha256"}
+    shared = {
+        what: len(set.intersection(*({*map(identify, t[name].unique())} for t in (left, right))))
+        for what, name in columns.items()
     }
-
-
-def _identify_all(names: pd.Series) -> set[str]:
-    return {identify(name) for name in names.unique()}
+    return {**shared, "overlapping_patches": _count_overlapping(left, right, window_px)}
 
 
 def _count_overlapping(left: pd.DataFrame, right: pd.DataFrame, window_px: int) -> int:

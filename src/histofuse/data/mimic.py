@@ -43,21 +43,20 @@ def load_hospital(root: Path) -> Hospital:
     with collect_faults() as faults:
         tried = {name: survey_table(root, name, faults) for name in CORE_TABLES + LARGE_TABLES}
         surveys = {name: survey for name, survey in tried.items() if survey is not None}
-        core = {
-            name: read_used(root, name) if name in surveys else pl.DataFrame()
-            for name in CORE_TABLES
-        }
+        core = {name: read_used(root, name) for name in CORE_TABLES if name in surveys}
         for name, survey in surveys.items():
             if name in ("patients", "admissions") and not survey.rows:
                 faults.add(find_table(root, name), "no rows", "at least one")
-        if core["diagnoses_icd"].width:
+        if "diagnoses_icd" in core:
             _check_codes(core["diagnoses_icd"], find_table(root, "diagnoses_icd"), faults)
         _check_keys(core, root, faults)
-    core = {name: table.drop("line") for name, table in core.items()}
-    diagnoses = core["diagnoses_icd"].with_columns(normalise_icd(pl.col("icd_code")))
+    patients, admissions, diagnoses = (core[name].drop("line") for name in CORE_TABLES)
+    # MIMIC's form of codes: upper case, without dots and blanks.
+    code = pl.col("icd_code").str.to_uppercase().str.replace_all(r"[.\s]", "")
+    diagnoses = diagnoses.with_columns(code)
     notes = [*_describe_words(surveys), *_describe_lost_zeros(diagnoses)]
     rows = {name: survey.rows for name, survey in surveys.items()}
-    return Hospital(core["patients"], core["admissions"], diagnoses, rows, notes)
+    return Hospital(patients, admissions, diagnoses, rows, notes)
 
 
 def identify_source(root: Path) -> Source:
@@ -72,11 +71,6 @@ def identify_source(root: Path) -> Source:
     subjects = read_rows(root, "patients", ["subject_id"])["subject_id"].sort()
     digest = digest_text("\n".join(map(str, subjects)))
     return "mimic-iv-demo" if digest == DEMO_SUBJECTS_SHA256 else "restricted"
-
-
-def normalise_icd(code: pl.Expr) -> pl.Expr:
-    """Bring codes to MIMIC's form: upper case, without dots and blanks."""
-    return code.str.to_uppercase().str.replace_all(r"[.\s]", "")
 
 
 def _check_codes(diagnoses: pl.DataFrame, path: Path, faults: FaultList) -> None:
@@ -120,23 +114,23 @@ def _describe_lost_zeros(diagnoses: pl.DataFrame) -> list[str]:
 
 def _check_keys(core: Mapping[str, pl.DataFrame], root: Path, faults: FaultList) -> None:
     """Check keys between tables; a table that could not be read is passed over."""
+
+    def note(table: str, key: str, values: pl.Series, problem: str, expected: str) -> None:
+        if values.len():
+            where = f"{find_table(root, table)}, {key}"
+            faults.add(where, f"{_sample(values.unique().sort())} {problem}", expected)
+
     for table, key in (("patients", "subject_id"), ("admissions", "hadm_id")):
-        if core[table].width:
-            keys = core[table][key]
-            repeated = keys.filter(keys.is_duplicated() & keys.is_not_null()).unique().sort()
-            if repeated.len():
-                where = f"{find_table(root, table)}, {key}"
-                faults.add(where, f"{_sample(repeated)} more than once", "each value once")
+        if table in core:
+            keys = core[table][key].drop_nulls()
+            note(table, key, keys.filter(keys.is_duplicated()), "more than once", "each value once")
     foreign = [("admissions", "subject_id", "patients"), ("diagnoses_icd", "hadm_id", "admissions")]
     for table, key, owner in foreign:
-        if core[table].width and core[owner].width:
-            unknown = core[table][key].drop_nulls().unique().sort()
-            unknown = unknown.filter(~unknown.is_in(core[owner][key].implode()))
-            if unknown.len():
-                problem = f"{_sample(unknown)} not in {owner}"
-                where = f"{find_table(root, table)}, {key}"
-                faults.add(where, problem, f"a row in {owner} for each")
-    if core["diagnoses_icd"].width and core["admissions"].width:
+        if {table, owner} <= core.keys():
+            keys = core[table][key].drop_nulls()
+            unknown = keys.filter(~keys.is_in(core[owner][key].implode()))
+            note(table, key, unknown, f"not in {owner}", f"a row in {owner} for each")
+    if {"diagnoses_icd", "admissions"} <= core.keys():
         _check_pairs(core, find_table(root, "diagnoses_icd"), faults)
 
 

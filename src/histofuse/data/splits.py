@@ -1,11 +1,12 @@
 """Train, validation and test splits that keep cases, frames and patients whole."""
 
 import warnings
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.ids import SPLITS, identify, unify_names
 from histofuse.core.seeding import derive_seed, make_rng
 from histofuse.core.tables import Contract, parse_columns
@@ -34,10 +35,8 @@ def split_patches(index: pd.DataFrame, params: ImageSplitParams, seed: int) -> p
     test = _select_fold(table, params.unit, params.folds, params.test_fold, seed)
     split[test] = "test"
 
-    rest = table[~test]
-    validation = _select_fold(
-        rest, params.validation_unit, params.folds, params.validation_fold, seed
-    )
+    rest, unit = table[~test], params.validation_unit
+    validation = _select_fold(rest, unit, params.folds, params.validation_fold, seed)
     split[rest.index[validation]] = "validation"
 
     result = table.assign(split=pd.array(split, dtype="str"))
@@ -55,13 +54,10 @@ def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: i
     # Fewer groups than folds: one group per fold, as long as there are two.
     folds = min(folds, count)
     if folds < 2 or fold >= folds:
-        fault = Fault(
-            "params.yaml, splits.images",
-            f"fold {fold} of {folds} requested, but there are {count} {unit}s",
-            f"at least {max(2, fold + 1)} {unit}s",
-            "Split by a finer unit (frame), or bring more data.",
-        )
-        raise InputError([fault])
+        problem = f"fold {fold} of {folds} requested, but there are {count} {unit}s"
+        expected = f"at least {max(2, fold + 1)} {unit}s"
+        remedy = "Split by a finer unit (frame), or bring more data."
+        raise InputError([Fault("params.yaml, splits.images", problem, expected, remedy)])
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=derive_seed(seed, "patches"))
     with warnings.catch_warnings():
         # A class rarer than the folds is reported by _require_classes, with the split's name.
@@ -73,21 +69,17 @@ def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: i
 
 
 def _require_classes(table: pd.DataFrame, params: ImageSplitParams) -> None:
-    counts = pd.crosstab(table["split"], table["label"])
-    faults = [
-        Fault(
-            f"split {split!r} by {params.unit}",
-            f"holds no {label}",
-            f"at least one (the whole set has {int((table['label'] == label).sum())})",
-            "Choose another fold or a finer unit in splits.images, or take the class out of "
-            "classes_required: its metrics are then undefined in that split.",
-        )
-        for split in SPLITS
-        for label in params.classes_required
-        if split not in counts.index or label not in counts.columns or not counts.loc[split, label]
-    ]
-    if faults:
-        raise InputError(faults)
+    remedy = (
+        "Choose another fold or a finer unit in splits.images, or take the class out of "
+        "classes_required: its metrics are then undefined in that split."
+    )
+    with collect_faults() as faults:
+        for split, label in product(SPLITS, params.classes_required):
+            splits = table["split"][table["label"] == label]
+            if split not in set(splits):
+                where, expected = f"split {split!r} by {params.unit}", "at least one"
+                expected += f" (the whole set has {len(splits)})"
+                faults.add(where, f"holds no {label}", expected, remedy)
 
 
 def count_folds(index: pd.DataFrame, folds: int) -> int:
@@ -96,10 +88,7 @@ def count_folds(index: pd.DataFrame, folds: int) -> int:
 
 
 def split_patients(
-    cohort: pd.DataFrame,
-    params: PatientSplitParams,
-    seed: int,
-    linked: pd.Series | None = None,
+    cohort: pd.DataFrame, params: PatientSplitParams, seed: int, linked: pd.Series | None = None
 ) -> pd.DataFrame:
     """Split patients, stratified on whether any of their admissions has the outcome.
 
@@ -127,11 +116,7 @@ def split_patients(
 
 
 def fold_patients(
-    cohort: pd.DataFrame,
-    folds: int,
-    test_fold: int,
-    seed: int,
-    linked: pd.Series | None = None,
+    cohort: pd.DataFrame, folds: int, test_fold: int, seed: int, linked: pd.Series | None = None
 ) -> pd.DataFrame:
     """Split patients for one fold of a cross-validation, stratified as `split_patients` does.
 
@@ -148,9 +133,8 @@ def fold_patients(
         dealt += len(patients)
         # One random stream each: the draw for validation must not change the test folds.
         shuffled = make_rng(seed, "patient folds", value).permutation(patients)
-        rest = make_rng(seed, "patient folds", value, "rest").permutation(
-            shuffled[fold != test_fold]
-        )
+        outside = shuffled[fold != test_fold]
+        rest = make_rng(seed, "patient folds", value, "rest").permutation(outside)
         if linked is None and len(rest) < 2:
             problem = f"{len(rest)} patients with target {value} are left outside the test split"
             expected = "at least 2, for training and validation"
