@@ -112,13 +112,12 @@ def list_layout(
 
     Raises InputError with what is missing, named badly or there twice.
     """
+    if not folder.is_dir():
+        raise InputError([Fault(folder, "no such folder", "the BreCaHAD data set", _REMEDY)])
     with collect_faults() as faults:
-        if not folder.is_dir():
-            faults.add(folder, "no such folder", "the BreCaHAD data set", _REMEDY)
-        else:
-            for part in (IMAGES, GROUND_TRUTH):
-                if not (folder / part).is_dir():
-                    faults.add(folder, f"no folder {part}/ in it", "BreCaHAD's layout", _REMEDY)
+        for part in (IMAGES, GROUND_TRUTH):
+            if not (folder / part).is_dir():
+                faults.add(folder, f"no folder {part}/ in it", "BreCaHAD's layout", _REMEDY)
     with collect_faults() as faults:
         images = _by_frame(folder / IMAGES, _TIFF_SUFFIXES, faults)
         truths = _by_frame(folder / GROUND_TRUTH, suffixes, faults)
@@ -185,14 +184,14 @@ def _check_point(entry: Any, where: str, faults: FaultList) -> bool:
     if not isinstance(entry, dict) or not {"x", "y"} <= entry.keys():
         faults.add(where, f"is {_describe(entry)}", 'a point {"x": ..., "y": ...}')
         return False
-    good = True
-    for axis in ("x", "y"):
-        value = entry[axis]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= value <= 1:
-            faults.add(f"{where}.{axis}", f"is {repr(value)[:60]}", "a fraction in [0, 1]")
-            good = False
-    return good
+    bad = [axis for axis in ("x", "y") if not _is_fraction(entry[axis])]
+    for axis in bad:
+        faults.add(f"{where}.{axis}", f"is {repr(entry[axis])[:60]}", "a fraction in [0, 1]")
+    return not bad
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def read_frames(
@@ -202,9 +201,8 @@ def read_frames(
     rows, changes = [], Counter()
     case_of = unify_names(case_of_frame(frame) for frame in images)
     results = map_jobs(partial(_describe_frame, reading=reading), images.values(), engine="threads")
-    for (frame, path), result in track(
-        zip(images.items(), results, strict=True), "reading frames", total=len(images)
-    ):
+    results = track(results, "reading frames", total=len(images))
+    for (frame, path), result in zip(images.items(), results, strict=True):
         if isinstance(result, InputError):
             faults.faults += result.faults
             continue

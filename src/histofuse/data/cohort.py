@@ -77,10 +77,14 @@ class Cohort:
             "description": self.target.description,
             "prediction_time": self.prediction_time,
             "index_admission": self.index_admission,
-            "patients": int(self.table["subject_id"].nunique()),
-            "admissions": len(self.table),
-            "positives": int(self.table["target"].sum()),
+            **count_rows(self.table),
         }
+
+
+def count_rows(table: pd.DataFrame) -> dict[str, int]:
+    """Count the patients, admissions and positives of a `COHORT`."""
+    patients, positives = int(table["subject_id"].nunique()), int(table["target"].sum())
+    return {"patients": patients, "admissions": len(table), "positives": positives}
 
 
 def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -> Cohort:

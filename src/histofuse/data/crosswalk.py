@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.text_tables import (
     UNREADABLE,
@@ -162,16 +162,10 @@ def find_linked_splits(links: pd.DataFrame, patches: pd.DataFrame) -> pd.Series:
     Raises InputError with each patient that would be in several splits.
     """
     splits = links.merge(patches[["case_id", "split"]].drop_duplicates(), on="case_id")
-    faults = [
-        Fault(
-            f"subject_id {subject}",
-            f"linked to tissue in {', '.join(sorted(group['split'].unique()))}",
-            "tissue in one split",
-            "Set splits.images.unit and validation_unit to case: a patient's cases share a split.",
-        )
-        for subject, group in splits.groupby("subject_id")
-        if group["split"].nunique() > 1
-    ]
-    if faults:
-        raise InputError(faults)
+    remedy = "Set splits.images.unit and validation_unit to case: a patient's cases share a split."
+    with collect_faults() as faults:
+        for subject, group in splits.groupby("subject_id")["split"].unique().items():
+            if len(group) > 1:
+                problem = f"linked to tissue in {', '.join(sorted(group))}"
+                faults.add(f"subject_id {subject}", problem, "tissue in one split", remedy)
     return splits.drop_duplicates("subject_id").set_index("subject_id")["split"]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histofuse.core.artifacts import replacing_folder, to_json
+from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.disk import require_space
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.progress import track
@@ -125,7 +125,7 @@ def write_patches(
         if faults:
             raise InputError(faults)
         write_parts(index_shards(annotations, shard_patches), folder / INDEX, PATCH_INDEX)
-        (folder / META).write_text(to_json(vars(meta)), encoding="utf-8")
+        write_json(vars(meta), folder / META)
 
 
 @dataclass(frozen=True)
@@ -189,16 +189,17 @@ class _Job:
 
     def take(self, points: NDArray[np.intp] | slice) -> _Job:
         """Take some of the points, in the order given."""
-        return _Job(
-            self.path, self.factor, self.places[points], self.x_px[points], self.y_px[points]
-        )
+        places, x_px, y_px = (part[points] for part in (self.places, self.x_px, self.y_px))
+        return _Job(self.path, self.factor, places, x_px, y_px)
+
+    def order(self, size_px: int, tile_px: tuple[int, int]) -> tuple[NDArray, NDArray]:
+        """Order the windows, as `order_by_tile` does."""
+        tops, lefts = window_origin(self.y_px, size_px), window_origin(self.x_px, size_px)
+        return order_by_tile(tops, lefts, tile_px)
 
 
 def _plan_jobs(
-    annotations: pd.DataFrame,
-    path_of: Mapping[str, Path],
-    size_px: int,
-    factors: Mapping[str, float],
+    annotations: pd.DataFrame, path_of: Mapping[str, Path], size_px: int, factors: Mapping
 ) -> Iterator[_Job]:
     """Make a job a frame, and of a large slide a job a band."""
     x_px, y_px = annotations["x_px"].to_numpy(), annotations["y_px"].to_numpy()
@@ -215,23 +216,12 @@ def _plan_jobs(
             yield job
         else:
             scaled = round(tile_px[0] * factor), round(tile_px[1] * factor)
-            bands = _order(job, size_px, scaled)[1]
+            bands = job.order(size_px, scaled)[1]
             yield from (job.take(np.flatnonzero(bands == band)) for band in np.unique(bands))
 
 
-def _order(
-    job: _Job, size_px: int, tile_px: tuple[int, int]
-) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    tops, lefts = window_origin(job.y_px, size_px), window_origin(job.x_px, size_px)
-    return order_by_tile(tops, lefts, tile_px)
-
-
 def _cut_job(
-    job: _Job,
-    *,
-    shards: Shards,
-    reading: FrameParams,
-    normalise: Callable[[Image], Image] | None,
+    job: _Job, *, shards: Shards, reading: FrameParams, normalise: Callable[[Image], Image] | None
 ) -> list[Fault]:
     """Cut the patches of a job and write them to their places; return what was wrong."""
     try:
@@ -242,7 +232,7 @@ def _cut_job(
                 source = normalise(frame)
             slide = resample(source, job.factor)
             if isinstance(source, Slide):
-                job = job.take(_order(job, shards.side, slide.tile_px)[0])
+                job = job.take(job.order(shards.side, slide.tile_px)[0])
             _cut_points(job, slide, shards, look=isinstance(picture, Slide))
     except InputError as error:
         return error.faults

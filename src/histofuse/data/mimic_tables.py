@@ -150,13 +150,10 @@ def read_rows(
     rows = _keep_wanted(_scan_text(path, header, number=True), table, keep)
     text = collect_rows(rows.select("line", *columns), path)
     with collect_faults() as faults:
-        for name in columns:
-            if name in keep:
-                continue
-            verdict = _judge(text[name], table)
-            if bad := int((verdict == UNREADABLE).sum()):
-                first = text.select("line", name).filter(verdict == UNREADABLE).row(0)
-                faults.faults.append(_describe_cell(path, table, name, first, count=bad))
+        for name in (column for column in columns if column not in keep):
+            bad = text.select("line", name).filter(_judge(text[name], table) == UNREADABLE)
+            if bad.height:
+                faults.faults.append(_describe_cell(path, table, name, bad.row(0), bad.height))
     return text.select(pl.col(c) if c in keep else _read(c, table) for c in columns)
 
 
@@ -165,9 +162,8 @@ def read_used(root: Path, table: str) -> pl.DataFrame:
     columns = TABLES[table].used
     path, header = _open_table(root, table, columns)
     text = collect_rows(_scan_text(path, header, number=True).select("line", *columns), path)
-    readers = [READERS[TABLES[table].columns[name]][0] for name in columns]
-    read = (reader(text[name]) for name, reader in zip(columns, readers, strict=True))
-    return text.select("line").with_columns(*read)
+    kinds = TABLES[table].columns
+    return text.select("line").with_columns(READERS[kinds[n]][0](text[n]) for n in columns)
 
 
 def survey_table(root: Path, table: str, faults: FaultList) -> Survey | None:
@@ -182,10 +178,9 @@ def survey_table(root: Path, table: str, faults: FaultList) -> Survey | None:
     except InputError as error:
         faults.faults += error.faults
         return None
+    judged = partial(_judge, table=table)
     verdicts = {
-        name: pl.col(name).map_batches(
-            partial(_judge, table=table), return_dtype=pl.UInt8, is_elementwise=True
-        )
+        name: pl.col(name).map_batches(judged, return_dtype=pl.UInt8, is_elementwise=True)
         for name in columns
     }
     counts = [
@@ -195,9 +190,9 @@ def survey_table(root: Path, table: str, faults: FaultList) -> Survey | None:
     ]
     # Polars finds rows that are too long only if it reads all cells.
     others = [] if table in _NARROWLY_READ else [name for name in header if name not in columns]
-    judged = _scan_text(path, header).select(*verdicts.values(), *others)
+    cells = _scan_text(path, header).select(*verdicts.values(), *others)
     lengths = [pl.len().alias("rows"), *(pl.col(name).count() for name in others)]
-    counted = _collect(judged.select(*lengths, *counts), path, faults)
+    counted = _collect(cells.select(*lengths, *counts), path, faults)
     if counted is None:
         return None
     numbers = counted.row(0, named=True)
@@ -222,7 +217,7 @@ def _judge(cells: pl.Series, table: str) -> pl.Series:
 
 
 def _describe_cell(
-    path: Path, table: str, name: str, first: tuple[int, str | None], *, count: int
+    path: Path, table: str, name: str, first: tuple[int, str | None], count: int
 ) -> Fault:
     """Describe a column's bad cells: the line and content of the first, and how many there are."""
     line, cell = first
@@ -249,17 +244,14 @@ def _read_header(
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             line = file.readline(_LONGEST_HEADER)
+        if line.strip():
+            return parse_header(line, columns, path, expected, faults)
+        faults.add(path, "empty", "a CSV table with a header", DAMAGE_REMEDY)
     except (EOFError, OSError, zlib.error) as error:
         faults.faults.append(_damage(path, error))
-        return []
-    if not line.strip():
-        faults.add(path, "empty", "a CSV table with a header", DAMAGE_REMEDY)
-        return []
-    try:
-        return parse_header(line, columns, path, expected, faults)
     except ValueError as error:
         faults.add(path, str(error), "a CSV table in UTF-8, lines ended by line feeds")
-        return []
+    return []
 
 
 def _is_cut_short(path: Path, width: int) -> bool:

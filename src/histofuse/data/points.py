@@ -151,10 +151,8 @@ def _read_geojson(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
         report(f"{path.name}: {count} objects of {kind} are no nuclei, left out")
     table = objects.table
     if wide := int((table["width_px"] > LARGEST_NUCLEUS_PX).sum()):
-        report(
-            f"{path.name}: {wide} polygons are wider than {LARGEST_NUCLEUS_PX} px; their centres "
-            "are taken for nuclei"
-        )
+        note = f"{wide} polygons are wider than {LARGEST_NUCLEUS_PX} px"
+        report(f"{path.name}: {note}; their centres are taken for nuclei")
     where = [f"{path}, feature {feature}" for feature in table["feature"]]
     texts = {f"{axis}_text": table[axis].map("{:.2f}".format) for axis in _COLUMNS[1:]}
     chosen = table[[*_COLUMNS[1:], "class_name"]]
@@ -172,10 +170,9 @@ def _name_frame(path: Path, names: Mapping[str, str]) -> str:
 
 def name_cases(table: pd.DataFrame) -> pd.DataFrame:
     """Add ``case_id``, in one spelling for all frames of a case."""
-    case_of = unify_names(case_of_frame(FrameId(frame)) for frame in set(table["frame_id"]))
-    return table.assign(
-        case_id=[case_of[case_of_frame(FrameId(frame))] for frame in table["frame_id"]]
-    )
+    cases = [case_of_frame(FrameId(frame)) for frame in table["frame_id"]]
+    case_of = unify_names(set(cases))
+    return table.assign(case_id=[case_of[case] for case in cases])
 
 
 def check_points(
@@ -193,12 +190,10 @@ def check_points(
         limit = table["frame_id"].map({frame: size[side] for frame, size in sizes.items()})
         bad = table[axis].isna() | (table[axis] < 0) | (table[axis] > limit)
         for row in table.index[bad][:_SHOWN]:
-            expected = (
-                "a number of pixels" if math.isnan(limit[row]) else f"from 0 to {limit[row]:.0f}"
-            )
-            faults.add(
-                f"{table['where'][row]}, {axis}", f"is {table[f'{axis}_text'][row]}", expected
-            )
+            known = not math.isnan(limit[row])
+            expected = f"from 0 to {limit[row]:.0f}" if known else "a number of pixels"
+            problem = f"is {table[f'{axis}_text'][row]}"
+            faults.add(f"{table['where'][row]}, {axis}", problem, expected)
 
 
 def _read_sizes(

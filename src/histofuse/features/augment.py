@@ -29,11 +29,7 @@ PixelScale = Literal["unit", "imagenet"] | list[list[float]]
 
 # ITU-R 601 luma, and RGB -> YIQ: a turn of the IQ plane turns the hue and keeps greys grey.
 _LUMA = (0.299, 0.587, 0.114)
-_YIQ = (
-    _LUMA,
-    (0.595716, -0.274453, -0.321263),
-    (0.211456, -0.522591, 0.311135),
-)
+_YIQ = (_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 Stored = UInt8[Tensor, "batch stored stored 3"]
 # Random numbers a patch takes.
@@ -133,11 +129,8 @@ def choose_changes(unit: Drawn, params: AugmentationParams) -> tuple[Warp, Stain
         saturation=1 + signed[:, 8] * params.saturation,
         hue=signed[:, 9] * params.hue,
     )
-    staining = Staining(
-        scale=1 + signed[:, 10:13] * params.stain_scale,
-        shift=signed[:, 13:16] * params.stain_shift,
-    )
-    return warp, staining, jitter
+    scale, shift = 1 + signed[:, 10:13] * params.stain_scale, signed[:, 13:16] * params.stain_shift
+    return warp, Staining(scale, shift), jitter
 
 
 def crop_centre(stored: Stored, geometry: PatchGeometry) -> Cut:
@@ -168,9 +161,7 @@ def apply_warp(windows: Images, geometry: PatchGeometry, warp: Warp) -> Warped:
     theta = send(compute_reading(geometry, warp), windows.device)
     size = [len(windows), 3, geometry.patch_px, geometry.patch_px]
     grid = affine_grid(theta, size, align_corners=False)
-    return grid_sample(
-        windows, grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
+    return grid_sample(windows, grid, "bilinear", padding_mode="reflection", align_corners=False)
 
 
 def compute_reading(geometry: PatchGeometry, warp: Warp) -> Float[Tensor, "batch 2 3"]:
@@ -179,11 +170,9 @@ def compute_reading(geometry: PatchGeometry, warp: Warp) -> Float[Tensor, "batch
     cos, sin = warp.angle.cos() * warp.scale, warp.angle.sin() * warp.scale
     sign = 1 - 2 * warp.mirror.float()
     # Output pixel -> (mirror) -> (turn and scale) -> (shift).
-    rows = (
-        torch.stack((cos * sign[:, 0], -sin * sign[:, 1], 2 * warp.shift[:, 0]), dim=1),
-        torch.stack((sin * sign[:, 0], cos * sign[:, 1], 2 * warp.shift[:, 1]), dim=1),
-    )
-    return torch.stack(rows, dim=1) * extent
+    across = (cos * sign[:, 0], -sin * sign[:, 1], 2 * warp.shift[:, 0])
+    down = (sin * sign[:, 0], cos * sign[:, 1], 2 * warp.shift[:, 1])
+    return torch.stack((*across, *down), dim=1).view(-1, 2, 3) * extent
 
 
 def resize(stored: Stored, side_px: int) -> Cut:
@@ -191,11 +180,10 @@ def resize(stored: Stored, side_px: int) -> Cut:
     if stored.shape[1] == side_px:
         return stored
     images = stored.permute(0, 3, 1, 2)
+    images = images.float() if stored.is_cuda else images
+    resized = interpolate(images, (side_px, side_px), mode="bicubic", antialias=True)
     if stored.is_cuda:
-        resized = interpolate(images.float(), (side_px, side_px), mode="bicubic", antialias=True)
         resized = resized.round_().clamp_(0, 255).to(torch.uint8)
-    else:
-        resized = interpolate(images, (side_px, side_px), mode="bicubic", antialias=True)
     return resized.permute(0, 2, 3, 1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
-from histofuse.core.artifacts import load_json, replacing_folder, to_json
+from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.tables import Contract, read_table, write_table
 
@@ -57,20 +57,18 @@ def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Emb
     bad = sum(np.count_nonzero(~np.isfinite(part)) for part in parts)
     if len(keys) != len(values) or bad:
         problem = f"{len(values)} embeddings, {bad} values not finite"
-        fault = Fault(", ".join(keys.columns), problem, f"{len(keys)} finite embeddings")
-        raise InputError([fault])
+        raise InputError([Fault(", ".join(keys), problem, f"{len(keys)} finite embeddings")])
     rows = keys.reset_index(drop=True).assign(row=np.arange(len(keys)))
     return Embedded(rows, np.ascontiguousarray(values, dtype=np.float32))
 
 
 def write_embeddings(embeddings: Embeddings, folder: Path) -> None:
     """Write arrays, key tables and ``meta.json`` in the place of `folder`."""
+    dims = {"image": embeddings.image.dim, "patient": embeddings.patient.dim}
     with replacing_folder(folder) as temporary:
         _write(embeddings.image, temporary, "image", IMAGE_ROWS)
         _write(embeddings.patient, temporary, "patient", PATIENT_ROWS)
-        dims = {"image": embeddings.image.dim, "patient": embeddings.patient.dim}
-        text = to_json(embeddings.meta | {"dims": dims})
-        (temporary / META).write_text(text, encoding="utf-8")
+        write_json(embeddings.meta | {"dims": dims}, temporary / META)
 
 
 def _write(part: Embedded, folder: Path, name: str, contract: Contract) -> None:
@@ -82,7 +80,7 @@ def write_image_embeddings(image: Embedded, origin: Mapping[str, str], folder: P
     """Write what one encoder made of patches in the place of `folder`, with the digests of both."""
     with replacing_folder(folder) as temporary:
         _write(image, temporary, "image", IMAGE_ROWS)
-        (temporary / META).write_text(to_json(dict(origin)), encoding="utf-8")
+        write_json(dict(origin), temporary / META)
 
 
 def find_image_embeddings(origin: Mapping[str, str], folder: Path) -> Embedded | None:
@@ -110,8 +108,8 @@ def _load(folder: Path, name: str, contract: Contract) -> Embedded:
         fault = Fault(path, f"not readable ({error})", "an array", "Run dvc repro embed.")
         raise InputError([fault]) from None
     if values.ndim != 2 or values.dtype != np.float32 or rows["row"].max() >= len(values):
-        fault = Fault(path, f"holds {values.dtype} {values.shape}", f"float32, {len(rows)} rows")
-        raise InputError([fault])
+        problem = f"holds {values.dtype} {values.shape}"
+        raise InputError([Fault(path, problem, f"float32, {len(rows)} rows")])
     return Embedded(rows, values)
 
 

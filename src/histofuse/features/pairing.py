@@ -86,10 +86,8 @@ def require_disjoint(pairs: pd.DataFrame, patches: pd.DataFrame, patients: pd.Da
     crossing = pairs.groupby("subject_id")["split"].nunique()
     crossing = crossing[crossing > 1]
     breaches = [
-        *_name_breaches(checked, checked["split"] != checked["split_patch"], "patch", "patch_id"),
-        *_name_breaches(
-            checked, checked["split"] != checked["split_patient"], "patient", "subject_id"
-        ),
+        *_name_breaches(checked, "patch", "patch_id"),
+        *_name_breaches(checked, "patient", "subject_id"),
     ]
     if len(crossing):
         example = f"such as subject_id {crossing.index[0]}"
@@ -100,11 +98,11 @@ def require_disjoint(pairs: pd.DataFrame, patches: pd.DataFrame, patients: pd.Da
         raise LeakageError(f"the pairing leaks: {'; '.join(breaches)}.")
 
 
-def _name_breaches(table: pd.DataFrame, breach: pd.Series, of: str, key: str) -> Iterator[str]:
-    if breach.any():
-        first = table[breach].iloc[0]
+def _name_breaches(table: pd.DataFrame, of: str, key: str) -> Iterator[str]:
+    breaches = table[table["split"] != table[f"split_{of}"]]
+    for first in breaches.head(1).to_dict("records"):
         example = f"such as {key} {first[key]} in {first['split']}, of {first[f'split_{of}']}"
-        yield f"{int(breach.sum())} pairs are not in the split of their {of}, {example}"
+        yield f"{len(breaches)} pairs are not in the split of their {of}, {example}"
 
 
 def _pair_cases(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -150,18 +148,16 @@ def _choose_positive(group: pd.DataFrame, shares: dict[str, float], seed: int) -
 
 
 def _require_shares(labels: set[str], shares: dict[str, float]) -> None:
+    unknown = sorted(shares.keys() - labels)
     with collect_faults() as faults:
         for label in sorted(labels - shares.keys()):
-            unknown = sorted(shares.keys() - labels)
             problem = f"no share for class {label!r}" + (f", but for {unknown}" if unknown else "")
             faults.add("params.yaml, pairing, positive_share", problem, "one for each class")
 
 
 def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for split in SPLITS:
-        group = table[table["split"] == split]
-        if len(group):
-            yield split, group
+    groups = ((split, table[table["split"] == split]) for split in SPLITS)
+    return ((split, group) for split, group in groups if len(group))
 
 
 def _deal_by_split(
@@ -211,14 +207,13 @@ def _link(patches: pd.DataFrame, patients: pd.DataFrame, path: Path) -> pd.DataF
     actual = split_of.loc[pd.MultiIndex.from_frame(joined[PATIENT])].to_numpy()
     joined = joined.assign(patient_split=actual)
     wrong = joined[joined["split"] != joined["patient_split"]]
-    if len(wrong):
-        lines = [
-            f"{row.case_id} is in {row.split}, its patient {row.subject_id} in {row.patient_split}"
-            for row in wrong.drop_duplicates(["case_id", "split"]).itertuples()
-        ]
-        raise LeakageError(
-            f"{path} links cases and patients of different splits: {'; '.join(lines)}. Set "
-            "data.crosswalk to this file before the patients are split: they then follow their "
-            "cases."
-        )
-    return joined
+    if wrong.empty:
+        return joined
+    lines = [
+        f"{row.case_id} is in {row.split}, its patient {row.subject_id} in {row.patient_split}"
+        for row in wrong.drop_duplicates(["case_id", "split"]).itertuples()
+    ]
+    raise LeakageError(
+        f"{path} links cases and patients of different splits: {'; '.join(lines)}. Set "
+        "data.crosswalk to this file before the patients are split: they then follow their cases."
+    )

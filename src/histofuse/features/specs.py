@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import collect_faults
 from histofuse.core.tables import Contract
 from histofuse.features.ranges import Range, load_ranges
 
@@ -60,11 +60,9 @@ def load_specs(path: Path) -> list[FeatureSpec]:
     """Load ``features.json``; InputError if it is missing or an entry lacks or adds a key."""
     expected = {field.name for field in fields(FeatureSpec)}
     entries = load_json(path)
-    faults = [
-        Fault(f"{path}, entry {i}", f"keys {sorted(entry)}", f"keys {sorted(expected)}")
-        for i, entry in enumerate(entries)
-        if set(entry) != expected
-    ]
-    if faults:
-        raise InputError(faults)
+    with collect_faults() as faults:
+        for i, keys in enumerate(map(set, entries)):
+            if keys != expected:
+                problem = f"keys {sorted(keys)}"
+                faults.add(f"{path}, entry {i}", problem, f"keys {sorted(expected)}")
     return [FeatureSpec(**entry) for entry in entries]

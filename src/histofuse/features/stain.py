@@ -47,8 +47,7 @@ def fit_stain_matrix(rgb: NDArray[np.uint8]) -> StainFit | None:
     tissue = density[np.linalg.norm(density, axis=1) > _LEAST_DENSITY]
     if len(tissue) < _LEAST_TISSUE:
         return None
-    stains = _find_extremes(tissue)
-    if stains is None:
+    if (stains := _find_extremes(tissue)) is None:
         return None
     amounts = np.percentile(tissue @ np.linalg.pinv(stains), 99, axis=0)
     return StainFit(stains, amounts) if (amounts > 0).all() else None

@@ -12,7 +12,7 @@ import pandas as pd
 import polars as pl
 
 from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
-from histofuse.data.cohort import Attrition
+from histofuse.data.cohort import Attrition, count_rows
 from histofuse.data.declared.table import DECLARATION, KEY, DeclaredTable
 from histofuse.params.records import NONE, Declaration, EventTarget
 
@@ -37,9 +37,7 @@ class DeclaredCohort:
             "description": declaration.target.description,
             "prediction_time": declaration.prediction_time.description,
             "index_admission": "all",
-            "patients": int(self.table["subject_id"].nunique()),
-            "admissions": len(self.table),
-            "positives": int(self.table["target"].sum()),
+            **count_rows(self.table),
             "censored_before_horizon": self.censored,
             "weighted": "weight" in self.table,
             "left_out": dict(self.source.left_out),

@@ -42,8 +42,8 @@ def draft_declaration(path: Path) -> str:
         if kind == "id" or _ID.search(column):
             ids.append(column)
         elif kind in features:
-            described = {"column": column, "description": titles.get(column, column)}
-            features[kind][_name(column)] = described | more
+            title = titles.get(column, column)
+            features[kind][_name(column)] = {"column": column, "description": title} | more
         else:
             left_out[column] = kind
     repeated = bool(ids) and cells[ids[0]].is_duplicated().any()

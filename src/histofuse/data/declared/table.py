@@ -5,7 +5,7 @@ lines above the header that begin with ``#``, and the patients' file joined to t
 """
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,7 @@ class DeclaredTable:
     def read(self, column: str, kind: str, expected: str, faults: FaultList) -> pl.Series:
         """Read a column as a kind of `READERS`; note cells that are neither missing nor such."""
         cells = self.cells[column.lower()]
-        self._note(column, judge(cells, kind) == UNREADABLE, expected, faults)
+        self._note(column, judge(cells, kind) == UNREADABLE, expected, faults, ())
         return READERS[kind][0](cells)
 
     def map(self, column: str, words: Mapping[str, float], faults: FaultList) -> pl.Series:
@@ -68,21 +68,11 @@ class DeclaredTable:
         return spelt.replace_strict(numbers, default=None, return_dtype=pl.Float64)
 
     def _note(
-        self,
-        column: str,
-        bad: pl.Series,
-        expected: str,
-        faults: FaultList,
-        words: Collection[str] = (),
+        self, column: str, bad: pl.Series, expected: str, faults: FaultList, words: Iterable[str]
     ) -> None:
         """Note each distinct cell that is bad, at its first line."""
-        found = self.cells.filter(bad).select("line", cell=column.lower())
-        for line, cell, rows in (
-            found.group_by("cell", maintain_order=True)
-            .agg(pl.col("line").first(), rows=pl.len())
-            .select("line", "cell", "rows")
-            .iter_rows()
-        ):
+        cells = self.cells.filter(bad).group_by(column.lower(), maintain_order=True)
+        for cell, line, rows in cells.agg(pl.col("line").first(), rows=pl.len()).iter_rows():
             more = f" ({rows} such rows)" if rows > 1 else ""
             remedy = suggest(cell, words)
             faults.add(self.locate(line, column), f"is {cell!r}{more}", expected, remedy)
@@ -121,11 +111,9 @@ def read_declared(folder: Path) -> DeclaredTable:
 
 def read_text(path: Path) -> pl.DataFrame:
     """Read a table as text, names of columns in lower case, with ``line``."""
-    if path.suffix == ".parquet":
-        cells = _read_parquet(path)
-    else:
-        separator = "\t" if path.suffix in (".tsv", ".txt") else ","
-        cells = read_csv_text(path, (), _EXPECTED, separator)
+    separator = "\t" if path.suffix in (".tsv", ".txt") else ","
+    parquet = path.suffix == ".parquet"
+    cells = _read_parquet(path) if parquet else read_csv_text(path, (), _EXPECTED, separator)
     if cells.is_empty():
         raise InputError([Fault(path, "no rows", "at least one")])
     return cells

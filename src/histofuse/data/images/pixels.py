@@ -54,7 +54,8 @@ def settle_orientation(
     raise InputError([Fault(str(where), f"has orientation {named}", expected, remedy)])
 
 
-# Source: TIFF 6.0, tag Orientation: which side of the picture the first row and column are.
+# Source: TIFF 6.0, tag Orientation: which side of the picture the first row and column are. Beyond
+# 4, width and height change places.
 _TURNS: Final = {
     1: lambda rgb: rgb,
     2: lambda rgb: rgb[:, ::-1],
@@ -70,11 +71,6 @@ _TURNS: Final = {
 def turn(rgb: Image, orientation: int) -> Image:
     """Bring stored pixels upright."""
     return np.ascontiguousarray(_TURNS[orientation](rgb))
-
-
-def swaps_sides(orientation: int) -> bool:
-    """Tell whether width and height change places."""
-    return orientation > 4
 
 
 def settle_bits(
@@ -127,17 +123,15 @@ def find_blank(rgb: NDArray[np.uint8], where: object) -> list[Fault]:
     sample = sample[:: max(1, len(sample) // _SAMPLE_PX)]
     counts = np.bincount(sample.ravel(), minlength=256).cumsum()
     dark, bright, brightest = np.searchsorted(counts, np.array(_QUANTILES) * counts[-1])
-    if brightest - dark <= _SAME:
-        problem = "is constant"
-    elif bright < _BLACK:
-        problem = "is nearly black"
-    elif dark > _WHITE:
-        problem = "is nearly white"
-    else:
+    flaws = {"constant": brightest - dark <= _SAME, "nearly black": bright < _BLACK}
+    flaws["nearly white"] = dark > _WHITE
+    flaw = next((flaw for flaw, found in flaws.items() if found), None)
+    if flaw is None:
         return []
+    problem = f"is {flaw} (mean {sample.mean():.0f} of 255)"
     expected = "stained tissue on a bright background"
     remedy = "Check how it was exported: pictures look so if the range of a camera is mistaken."
-    return [Fault(str(where), f"{problem} (mean {sample.mean():.0f} of 255)", expected, remedy)]
+    return [Fault(str(where), problem, expected, remedy)]
 
 
 def require_light(rgb: NDArray[np.uint8], where: object) -> bool:

@@ -39,8 +39,7 @@ def read_mpp(path: Path) -> float | None:
     if x is None or y is None:
         return None
     if abs(x - y) > _SQUARE * x:
-        problem = f"has pixels of {x:.3f} by {y:.3f} µm"
-        raise InputError([Fault(path, problem, "square ones")])
+        raise InputError([Fault(path, f"has pixels of {x:.3f} by {y:.3f} µm", "square ones")])
     return (x + y) / 2
 
 
@@ -112,10 +111,8 @@ class ResampledSlide:
         self._level = max(fit, default=0)
         level_height, level_width = slide.shapes[self._level]
         self._scale = level_height / (height * factor), level_width / (width * factor)
-        self.tile_px = (
-            max(1, round(slide.tile_px[0] * factor)),
-            max(1, round(slide.tile_px[1] * factor)),
-        )
+        tile_height, tile_width = (max(1, round(side * factor)) for side in slide.tile_px)
+        self.tile_px = tile_height, tile_width
 
     def read_region(self, top: int, left: int, height: int, width: int, level: int = 0) -> Image:
         """Read a rectangle, as `Slide` says; the colours beyond the border are its own."""
@@ -123,11 +120,8 @@ class ResampledSlide:
 
         if level:
             raise ValueError("a resampled slide has one level")
-        spans = [
-            self._span(start, length, axis)
-            for axis, (start, length) in enumerate(((top, height), (left, width)))
-        ]
-        (y0, y1, first, last), (x0, x1, begin, end) = spans
+        y0, y1, first, last = self._span(top, height, 0)
+        x0, x1, begin, end = self._span(left, width, 1)
         source = self._slide.read_region(first, begin, last - first, end - begin, self._level)
         box = (x0 - begin, y0 - first, x1 - begin, y1 - first)
         picture = Pictures.fromarray(source)
@@ -177,12 +171,10 @@ def _read_ome(text: str) -> tuple[float, float] | None:
         return None
     if pixels is None:
         return None
-    sizes = [
-        float(pixels.get(f"PhysicalSize{axis}", "0"))
-        * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0)
-        for axis in "XY"
-    ]
-    return (sizes[0], sizes[1]) if all(sizes) else None
+    names = ("PhysicalSizeX", "PhysicalSizeY")
+    units = [_UM.get(pixels.get(f"{name}Unit", "µm"), 0) for name in names]
+    x, y = (float(pixels.get(n, "0")) * unit for n, unit in zip(names, units, strict=True))
+    return (x, y) if x and y else None
 
 
 def _read_openslide(path: Path) -> tuple[float | None, float | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -70,13 +71,14 @@ class TiffSlide:
         for page, level in zip(self._pages, levels, strict=True):
             require_accepted(page, path, pages=len(level.pages))
             if page.planarconfig == 2:
-                fault = Fault(path, "stores each channel separately", "tiles of RGB pixels")
-                raise InputError([fault])
+                problem = "stores each channel separately"
+                raise InputError([Fault(path, problem, "tiles of RGB pixels")])
             _require_upright(page, path, frames)
         self.shapes = tuple((page.imagelength, page.imagewidth) for page in self._pages)
         self.tile_px = _tile_of(self._pages[0])
-        tile_bytes = self.tile_px[0] * self.tile_px[1] * 3
-        self._decode_tile = lru_cache(max(1, _CACHE_BYTES // tile_bytes))(self._decode)
+        self._decode_tile = lru_cache(_CACHE_BYTES // (3 * math.prod(self.tile_px)) or 1)(
+            self._decode
+        )
         first = self._pages[0]
         self._bits = find_bits(first, lambda: self._find_largest(first), frames, path)
 
@@ -94,7 +96,7 @@ class TiffSlide:
                 region[y : y + part.shape[0], x : x + part.shape[1]] = part
         return region
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """Let go of the decoded tiles, which a cycle of references would keep for a while."""
         self._decode_tile.cache_clear()
 
@@ -200,18 +202,14 @@ def open_picture(path: Path, frames: FrameParams, *, look: bool = True) -> Itera
 
     with ExitStack() as stack:
         if needs_openslide(path):
-            picture = OpenSlideSlide(path, frames)
-            stack.callback(picture.close)
-            yield picture
+            yield stack.enter_context(closing(OpenSlideSlide(path, frames)))
             return
         with naming_file(path):
             tiff = stack.enter_context(tifffile.TiffFile(path))
             if tiff.pages.first.compression == APERIO_YCC:
-                picture = OpenSlideSlide(path, frames)
-                stack.callback(picture.close)
+                picture = stack.enter_context(closing(OpenSlideSlide(path, frames)))
             elif _is_slide(tiff):
-                picture = TiffSlide(tiff, path, frames)
-                stack.callback(picture.forget)
+                picture = stack.enter_context(closing(TiffSlide(tiff, path, frames)))
             else:
                 picture = decode_whole(tiff, path, frames).rgb
                 if look:
@@ -268,9 +266,8 @@ def _require_plain(path: Path, frames: FrameParams) -> None:
 
 def _require_upright(page: TiffPage, path: Path, frames: FrameParams) -> None:
     if find_turn(page, frames, path) != 1:
-        remedy = "Store it upright, or cut frames out of it."
-        fault = Fault(path, "is displayed turned", "a slide that is displayed as stored", remedy)
-        raise InputError([fault])
+        expected, remedy = "a slide that is displayed as stored", "Store it upright, or cut frames"
+        raise InputError([Fault(path, "is displayed turned", expected, f"{remedy} out of it.")])
 
 
 def _tile_of(page: TiffPage) -> tuple[int, int]:

@@ -22,7 +22,6 @@ from histofuse.data.images.pixels import (
     require_content,
     settle_bits,
     settle_orientation,
-    swaps_sides,
     to_8_bits,
     turn,
 )
@@ -80,7 +79,7 @@ def read_size(path: Path, frames: FrameParams) -> tuple[int, int]:
         page = tiff.pages.first
         require_accepted(page, path, pages=len(tiff.pages))
         width, height = page.imagewidth, page.imagelength
-        return (height, width) if swaps_sides(find_turn(page, frames, path)) else (width, height)
+        return (height, width) if find_turn(page, frames, path) > 4 else (width, height)
 
 
 def decode_whole(
@@ -105,7 +104,12 @@ def decode_whole(
         pixels = np.moveaxis(pixels, 0, -1)
     bits = find_bits(page, lambda: int(pixels.max()), frames, where)
     rgb = turn(to_8_bits(pixels, bits, where), orientation)
-    return Decoded(rgb, tuple(_list_changes(page, bits, orientation)))
+    changes = {
+        "alpha dropped": page.samplesperpixel == 4,
+        f"{bits} bits scaled to 8": bits > 8,
+        f"turned upright from orientation {orientation}": orientation != 1,
+    }
+    return Decoded(rgb, tuple(change for change, made in changes.items() if made))
 
 
 def _decode(page: TiffPage) -> NDArray[np.unsignedinteger]:
@@ -131,15 +135,6 @@ def decode_lzw(data: bytes, page: TiffPage) -> NDArray[np.unsignedinteger]:
     return imagecodecs.tiff_decode(file.getvalue())
 
 
-def _list_changes(page: TiffPage, bits: int, orientation: int) -> Iterator[str]:
-    if page.samplesperpixel == 4:
-        yield "alpha dropped"
-    if bits > 8:
-        yield f"{bits} bits scaled to 8"
-    if orientation != 1:
-        yield f"turned upright from orientation {orientation}"
-
-
 @contextmanager
 def naming_file(path: Path | str) -> Iterator[None]:
     """Turn what tifffile and its decoders raise into an InputError that names the file."""
@@ -162,8 +157,11 @@ def require_accepted(page: TiffPage, where: Path | str, *, pages: int) -> None:
     if refusal := _find_refusal(page, pages):
         raise InputError([Fault(where, refusal, ACCEPTED)])
     require_tile(page, where)
-    if cut := _find_cut(page):
-        raise InputError([Fault(where, cut, "a whole TIFF", _MENDING)])
+    parts = zip(page.dataoffsets, page.databytecounts, strict=True)
+    end, size = max((sum(part) for part in parts), default=0), page.parent.filehandle.size
+    if end > size:  # JPEG decoders would fill it with grey in silence
+        problem = f"cut short: {size:,} of {end:,} bytes"
+        raise InputError([Fault(where, problem, "a whole TIFF", _MENDING)])
 
 
 def require_tile(page: TiffPage, where: Path | str) -> None:
@@ -178,45 +176,32 @@ def _find_refusal(page: TiffPage, pages: int) -> str:
     if not all(isinstance(number, int) for number in numbers):
         return "holds sizes that are no whole numbers"
     photometric = getattr(page.photometric, "name", str(page.photometric))
-    found = []
-    if pages > 1:
-        found.append(f"{pages} pages")
-    if photometric not in ("RGB", "YCBCR"):
-        found.append(f"{photometric.lower()} pixels")
-    elif page.samplesperpixel not in (3, 4):
-        found.append(f"{page.samplesperpixel} channels")
-    elif photometric == "YCBCR" and (page.compression != _JPEG or page.planarconfig == 2):
+    coloured, typed = photometric in ("RGB", "YCBCR"), page.dtype in (np.uint8, np.uint16)
+    rgb, bits = page.samplesperpixel in (3, 4), page.bitspersample
+    plain_ycc = photometric == "YCBCR" and (page.compression != _JPEG or page.planarconfig == 2)
+    refused = {
+        f"{pages} pages": pages > 1,
+        f"{photometric.lower()} pixels": not coloured,
+        f"{page.samplesperpixel} channels": coloured and not rgb,
         # What tifffile leaves as it is.
-        found.append("YCbCr pixels that are not compressed as JPEG")
-    if page.dtype not in (np.uint8, np.uint16):
-        found.append(f"pixels of type {page.dtype}")
-    elif not isinstance(page.bitspersample, int) or not 8 <= page.bitspersample <= 16:
-        found.append(f"{page.bitspersample} bits a channel")
-    if page.planarconfig not in (1, 2):
-        found.append(f"planar configuration {page.planarconfig}")
-    if 0 in page.shape:
-        found.append("no pixels")
-    if page.imagedepth > 1:
-        found.append(f"a volume of {page.imagedepth} planes")
-    if page.compression not in _COMPRESSIONS:
-        found.append(f"compression {getattr(page.compression, 'name', page.compression)}")
+        "YCbCr pixels that are not compressed as JPEG": coloured and rgb and plain_ycc,
+        f"pixels of type {page.dtype}": not typed,
+        f"{bits} bits a channel": typed and not (isinstance(bits, int) and 8 <= bits <= 16),
+        f"planar configuration {page.planarconfig}": page.planarconfig not in (1, 2),
+        "no pixels": 0 in page.shape,
+        f"a volume of {page.imagedepth} planes": page.imagedepth > 1,
+        f"compression {getattr(page.compression, 'name', page.compression)}": (
+            page.compression not in _COMPRESSIONS
+        ),
+    }
+    found = [holds for holds, refusal in refused.items() if refusal]
     return f"holds {' and '.join(found)}" if found else ""
-
-
-def _find_cut(page: TiffPage) -> str:
-    """Say what is missing at the end; JPEG decoders fill it with grey in silence."""
-    end = max(
-        (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0
-    )
-    size = page.parent.filehandle.size
-    return f"cut short: {size:,} of {end:,} bytes" if end > size else ""
 
 
 def find_turn(page: TiffPage, frames: FrameParams, where: Path | str) -> int:
     """Find how to `turn` a page, as `settle_orientation` decides."""
-    return settle_orientation(
-        page.tags.valueof(_ORIENTATION), page.tags.valueof(_XMP), frames, where
-    )
+    tag, xmp = page.tags.valueof(_ORIENTATION), page.tags.valueof(_XMP)
+    return settle_orientation(tag, xmp, frames, where)
 
 
 def find_bits(

@@ -50,12 +50,18 @@ def draw_blob(blob: Blob, dyes: NDArray[np.float32], textures: Textures, rng: Ge
     if box is None:
         return
     u, v = _local_axes(blob, box)
-    fine, coarse = _cut_textures(textures, corner, u.shape)
+    top, left = (corner * (np.array(textures.fine.shape) - u.shape)).astype(int)
+    cut = slice(top, top + u.shape[0]), slice(left, left + u.shape[1])
+    fine, coarse = textures.fine[cut], textures.coarse[cut]
     inside_px = _distance_inside(blob, u, v, harmonics)
     inside_px += np.float32(blob.roughness_px) * (coarse + np.float32(0.5) * fine)
 
     filling = _fill(blob, inside_px, fine, coarse)
-    _add_nucleoli(filling, blob, nucleoli, u, v)
+    for x, y in nucleoli:
+        squared = np.square(u - np.float32(x * blob.a)) + np.square(v - np.float32(y * blob.b))
+        spot = np.exp(-np.square(squared) / np.float32(90))
+        filling[0] += np.float32(0.30) * spot
+        filling[1] += np.float32(0.16) * spot
     alpha = np.clip(inside_px / np.float32(blob.edge_px) + np.float32(0.5), 0, 1)
     alpha *= np.float32(blob.opacity)
     view = dyes[:, box[0], box[1]]
@@ -75,14 +81,6 @@ def _local_axes(blob: Blob, box: tuple[slice, slice]) -> tuple[Field, Field]:
     dx = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - np.float32(blob.x)
     cos, sin = np.float32(np.cos(blob.angle)), np.float32(np.sin(blob.angle))
     return dx * cos + dy * sin, dy * cos - dx * sin
-
-
-def _cut_textures(
-    textures: Textures, corner: NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[Field, Field]:
-    top, left = (corner * (np.array(textures.fine.shape) - shape)).astype(int)
-    cut = slice(top, top + shape[0]), slice(left, left + shape[1])
-    return textures.fine[cut], textures.coarse[cut]
 
 
 def _distance_inside(
@@ -108,13 +106,3 @@ def _fill(blob: Blob, inside_px: Field, fine: Field, coarse: Field) -> NDArray[n
     if blob.rim:
         filling[0] += np.float32(blob.rim) * np.exp(-np.square((inside_px - 1.5) / 1.8))
     return filling
-
-
-def _add_nucleoli(
-    filling: NDArray[np.float32], blob: Blob, centres: NDArray[np.float64], u: Field, v: Field
-) -> None:
-    for x, y in centres:
-        squared = np.square(u - np.float32(x * blob.a)) + np.square(v - np.float32(y * blob.b))
-        spot = np.exp(-np.square(squared) / np.float32(90))
-        filling[0] += np.float32(0.30) * spot
-        filling[1] += np.float32(0.16) * spot

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from histofuse.core.artifacts import replacing_folder, to_json, write_json
+from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.progress import track
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import Contract, parse_columns, write_parts, write_table
@@ -80,7 +80,7 @@ def simulate_linked(
         nuclei = pd.concat(_write_patches(jobs, cutting, seed, temporary.absolute()))
         parts = list(index_shards(nuclei, cutting.shard_patches))
         write_parts(parts, temporary / INDEX, PATCH_INDEX)
-        (temporary / META).write_text(to_json(vars(cutting.meta)), encoding="utf-8")
+        write_json(vars(cutting.meta), temporary / META)
         of_patients = pd.concat(parts)[["case_id", "patch_id"]]
         of_patients = of_patients.rename(columns={"case_id": "patient_id"})
         write_table(of_patients, temporary / NUCLEI, LINKED_NUCLEI)
