@@ -229,7 +229,6 @@ def _describe_frame(
 def _tabulate(
     points: dict[FrameId, list[_Point]], frames: pd.DataFrame, classes: ClassesParams
 ) -> tuple[pd.DataFrame, int]:
-    """Bring points to pixels and keys to classes; also count the repeated points."""
     class_of_key = classes.class_of_key
     described = frames[["frame_id", "case_id", "width_px", "height_px"]].itertuples(index=False)
     rows = [

@@ -123,7 +123,6 @@ def count_partners(path: Path, frames: pd.DataFrame, patients: pd.DataFrame) -> 
 def _list_admissions(
     patients: pd.DataFrame, ids: list[str]
 ) -> dict[Hashable, dict[Hashable, tuple[int, int]]]:
-    """List each patient's index admissions: their names in a crosswalk to their keys."""
     ordered = patients.sort_values(PATIENT)
     keys = list(zip(*(ordered[name].tolist() for name in PATIENT), strict=True))
     names = keys

@@ -189,7 +189,7 @@ class _Job:
 
     def take(self, points: NDArray[np.intp] | slice) -> _Job:
         """Take some of the points, in the order given."""
-        places, x_px, y_px = (part[points] for part in (self.places, self.x_px, self.y_px))
+        places, x_px, y_px = self.places[points], self.x_px[points], self.y_px[points]
         return _Job(self.path, self.factor, places, x_px, y_px)
 
     def order(self, size_px: int, tile_px: tuple[int, int]) -> tuple[NDArray, NDArray]:
@@ -201,7 +201,6 @@ class _Job:
 def _plan_jobs(
     annotations: pd.DataFrame, path_of: Mapping[str, Path], size_px: int, factors: Mapping
 ) -> Iterator[_Job]:
-    """Make a job a frame, and of a large slide a job a band."""
     x_px, y_px = annotations["x_px"].to_numpy(), annotations["y_px"].to_numpy()
     # What a groupby would give, which took 5 MiB more for 274,000 nuclei.
     codes, frames = pd.factorize(annotations["frame_id"])

@@ -96,7 +96,6 @@ def _read_feature(feature: Any, where: str, faults: FaultList) -> tuple[str, lis
 
 
 def _read_class(properties: Mapping[str, Any]) -> tuple[str | None, Colour | None]:
-    """Read name and colour of the classification, in any dialect."""
     held = properties.get("classification")
     if not isinstance(held, dict):
         held = {"name": held} if held else {}

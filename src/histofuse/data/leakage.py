@@ -94,7 +94,6 @@ def _count_shared(table: pd.DataFrame, a: str, b: str, window_px: int) -> dict[s
 
 
 def _count_overlapping(left: pd.DataFrame, right: pd.DataFrame, window_px: int) -> int:
-    """Count the patches on the right with a window that overlaps one on the left."""
     total = 0
     for picture, these in right.groupby("pixels_sha256"):
         those = left.loc[left["pixels_sha256"] == picture, ["x_px", "y_px"]]

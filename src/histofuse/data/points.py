@@ -199,7 +199,6 @@ def check_points(
 def _read_sizes(
     table: pd.DataFrame, files: dict[str, Path], reading: FrameParams, faults: FaultList
 ) -> dict[str, tuple[int, int]]:
-    """Read width and height of each frame that has points from its header."""
     sizes = {}
     for frame in sorted(set(table["frame_id"]) & set(files)):
         try:

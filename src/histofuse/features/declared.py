@@ -112,7 +112,6 @@ def _count_days(source: DeclaredTable, feature: Feature, faults: FaultList) -> p
 
 
 def _check_units(source: DeclaredTable) -> None:
-    """Refuse another unit for a feature that histofuse knows by its name."""
     with collect_faults() as faults:
         for name, feature in source.declaration.numeric.items():
             known = load_ranges().get(name)

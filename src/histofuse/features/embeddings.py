@@ -57,7 +57,8 @@ def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Emb
     bad = sum(np.count_nonzero(~np.isfinite(part)) for part in parts)
     if len(keys) != len(values) or bad:
         problem = f"{len(values)} embeddings, {bad} values not finite"
-        raise InputError([Fault(", ".join(keys), problem, f"{len(keys)} finite embeddings")])
+        where, expected = ", ".join(keys.columns), f"{len(keys)} finite embeddings"
+        raise InputError([Fault(where, problem, expected)])
     rows = keys.reset_index(drop=True).assign(row=np.arange(len(keys)))
     return Embedded(rows, np.ascontiguousarray(values, dtype=np.float32))
 

@@ -113,7 +113,6 @@ def _pair_cases(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.
 
 
 def _permute(patches: pd.DataFrame, assigned: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Shuffle the patients over the patches of each split."""
     shuffled = assigned[PATIENT].to_numpy()
     for _, group in _groups(patches):
         rows = group.index.to_numpy()
@@ -194,7 +193,6 @@ def _shuffle_patients(pool: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _hash(ids: Iterable[str], seed: int, stream: str) -> np.ndarray:
-    """Hash identifiers to uint64, differently for each seed and stream."""
     salt = f"{seed}/pairing/{stream}/"
     digests = (hashlib.blake2b(f"{salt}{i}".encode(), digest_size=8).digest() for i in ids)
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)

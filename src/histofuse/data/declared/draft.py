@@ -99,7 +99,6 @@ def _name(column: str) -> str:
 
 
 def _read_titles(path: Path, columns: list[str]) -> dict[str, str]:
-    """Read the display names that cBioPortal writes above the header."""
     if path.suffix == ".parquet" or not (lines := read_comments(path.read_bytes())):
         return {}
     titles = lines[0].decode(errors="replace").lstrip("#").strip("\r\n").split("\t")

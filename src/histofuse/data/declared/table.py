@@ -152,7 +152,6 @@ def _join_patients(
 
 
 def _drop_missing_words(cells: pl.DataFrame, declaration: Declaration) -> pl.DataFrame:
-    """Make words for "missing" null, but not where the declaration gives them a meaning."""
     missing = MISSING_WORDS | {_spell(word) for word in declaration.missing}
     meant = declaration.words
 

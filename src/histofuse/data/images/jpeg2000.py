@@ -40,7 +40,6 @@ def measure_codestream(data: bytes) -> Demand:
 
 
 def _list_segments(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """List the segments of the main header and of the headers of all tile parts."""
     end = 0  # of the tile part
     while at + 4 <= len(data):
         marker, length = struct.unpack_from(">HH", data, at)

@@ -76,7 +76,6 @@ def _box_around(blob: Blob, shape: tuple[int, ...]) -> tuple[slice, slice] | Non
 
 
 def _local_axes(blob: Blob, box: tuple[slice, slice]) -> tuple[Field, Field]:
-    """Coordinates along the blob's own axes, in pixels."""
     dy = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(blob.y)
     dx = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - np.float32(blob.x)
     cos, sin = np.float32(np.cos(blob.angle)), np.float32(np.sin(blob.angle))
@@ -97,7 +96,6 @@ def _distance_inside(
 
 
 def _fill(blob: Blob, inside_px: Field, fine: Field, coarse: Field) -> NDArray[np.float32]:
-    """Amounts of both dyes inside: chromatin and membrane."""
     clumps = np.float32(blob.clumps) * np.clip(coarse, -1.5, 2)
     chromatin = np.maximum(1 + clumps + np.float32(blob.grain) * fine, np.float32(0.1))
     filling = np.empty((2, *inside_px.shape), np.float32)

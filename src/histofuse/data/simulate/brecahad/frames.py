@@ -96,7 +96,6 @@ def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]
 
 
 def _count_mitoses(params: HistologySimulationParams) -> NDArray[np.int64]:
-    """Mitoses of each case, ascending."""
     middles = (np.arange(params.cases) + 0.5) / params.cases
     shares = gammaincinv(_MITOTIC_SHAPE, middles)
     nuclei = params.cases * params.frames_per_case * params.nuclei_per_frame
@@ -172,7 +171,6 @@ def _place_cells(
 
 
 def _place_red_cells(layout: Layout, rng: Generator) -> Points:
-    """Clusters of erythrocytes in the stroma."""
     stroma, none = (layout.depth_px < -15) & (layout.hole_px < 0), np.zeros((0, 2))
     clusters = int(rng.poisson(1.2))
     centres = place_points(rng, layout, stroma, clusters, spacing_px=100.0, taken=none)

@@ -103,14 +103,12 @@ def _judge_both(cohort: LinkedCohort, params: LinkedSimulationParams) -> Float[n
 def _expect_severity(
     record: Record, params: LinkedSimulationParams
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Compute mean and variance of the severity, given the record."""
     rho, recorded = params.severity_in_record, (~np.isnan(record.markers)).sum(axis=1)
     variance = 1 / (1 + recorded * rho**2 / (1 - rho**2))
     return variance * rho / (1 - rho**2) * np.nansum(record.markers, axis=1), variance
 
 
 def _grade_likelihood(tissue: Tissue, params: LinkedSimulationParams) -> Float[np.ndarray, "n g"]:
-    """Compute the logarithm of how likely each grade makes a patient's nuclei."""
     share = compute_mitotic_share(_GRID, params)
     mitoses, others = tissue.counts[:, :1], tissue.counts[:, 1:2]
     rho = params.pleomorphism_correlation

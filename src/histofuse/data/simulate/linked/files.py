@@ -118,7 +118,6 @@ class _Job:
 def _write_patches(
     jobs: Sequence[_Job], cutting: Cutting, seed: int, folder: Path
 ) -> Iterator[pd.DataFrame]:
-    """Render a frame a patient, cut its nuclei into shards, and yield their annotations."""
     nuclei = sum(sum(job.counts) for job in jobs)
     shards = Shards(folder, nuclei, cutting.shard_patches, cutting.meta.stored_px)
     shards.create()
@@ -145,7 +144,6 @@ def _draw_look(
 
 
 def _render_nuclei(job: _Job, cutting: Cutting, rng: Generator) -> tuple[pd.DataFrame, Patches]:
-    """Render a patient's frame; return its nuclei in random order and their patches."""
     counts = {**dict(zip(_KEYS.values(), job.counts, strict=True)), "apoptosis": 0}
     plan = FramePlan(job.patient_id, job.number, counts)
     frame, centres = render_frame(plan, job.look, (_FRAME_PX, _FRAME_PX), rng)

@@ -152,7 +152,6 @@ def _draw_conditions(rng: Generator, age: NDArray, frailty: NDArray, *, acute: b
 
 
 def _draw_spread(rng: Generator, breast: Flags, other: Flags, frailty: NDArray) -> Whole:
-    """Metastatic at the index admission, at a later one, or never."""
     logit = np.where(breast, -0.9, -1.2) + 0.25 * frailty
     at_index = rng.random(len(breast)) < expit(logit)
     later = np.where(rng.random(len(breast)) < 0.2, rng.integers(1, 4, len(breast)), NEVER)
@@ -244,7 +243,6 @@ def _draw_late_deaths(rng: Generator, stays: Stays, death: Whole, left: Whole) -
 
 
 def _cut(stays: Stays, death: Whole) -> Stays:
-    """Drop admissions after death, and end in death the one it falls into."""
     before = stays.admitted < death[stays.patient]
     kept = Stays(**{f.name: getattr(stays, f.name)[before] for f in fields(stays)})
     died = kept.discharged >= death[kept.patient]
