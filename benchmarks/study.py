@@ -26,8 +26,7 @@ from histofuse.params.tabular import TabularParams, XgboostParams
 from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.objectives.folds import XgboostObjective, choose_rounds
 from histofuse.training.boosting import make_settings, split_folds
-from histofuse.training.rows import LabelledRows, select_rows
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import LabelledRows, score_logits, select_rows
 
 SEED, FEATURES, BAR = 7, 90, 2.0
 CORES = len(os.sched_getaffinity(0))

@@ -33,7 +33,7 @@ from histofuse.patients.rows import (
 from histofuse.training.calibrate import check_method
 from histofuse.training.decision import Decision, fit_decision, write_decision
 from histofuse.training.recorder import Recorder
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import score_logits
 from histofuse.training.tabular import to_columns
 
 KIND: Final = "patient"

@@ -20,8 +20,7 @@ from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import XGBOOST_THREADS, find_prior, make_matrix
 from histofuse.params.tabular import BoosterSection, GradientBoostingParams
 from histofuse.training.recorder import Recorder
-from histofuse.training.rows import LabelledRows
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import LabelledRows, score_logits
 
 if TYPE_CHECKING:
     import xgboost

@@ -52,8 +52,8 @@ def fit_mlp(
     monitor = choose_monitor(validation, params)
     recipe = make_recipe(network, train, params, seed, monitor)
     recipe = replace(recipe, show_progress=show_progress)
-    rows = (_to_rows(train), _to_rows(validation))
     with one_thread():
+        rows = _to_rows(train), _to_rows(validation)
         result = fit(network, *rows, recipe, checkpoints, recorder)
     return network, result, monitor
 
@@ -64,21 +64,15 @@ def make_recipe(
     """Translate the params into a recipe for the loop; weighted rows are drawn by their weight."""
     shared = read_recipe(params, torch.from_numpy(train.target), 2)
     if train.weight is not None:
-        drawn = shared["row_weights"]
-        weight = torch.from_numpy(train.weight)
+        drawn, weight = shared["row_weights"], torch.from_numpy(train.weight)
         shared["row_weights"] = weight if drawn is None else weight * drawn
+    steps = {k: getattr(params, k) for k in ("step_epochs", "step_factor", "warmup_epochs")}
     return Recipe(
         **shared,
         monitor=monitor,
         seed=derive_seed(seed, "mlp"),
         groups=(ParameterGroup("all", tuple(network.parameters()), params.learning_rate),),
-        schedule=make_schedule(
-            "step",
-            params.epochs,
-            step_epochs=params.step_epochs,
-            step_factor=params.step_factor,
-            warmup_epochs=params.warmup_epochs,
-        ),
+        schedule=make_schedule("step", params.epochs, **steps),
     )
 
 

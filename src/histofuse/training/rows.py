@@ -1,4 +1,4 @@
-"""Encoded health records as training takes them: arrays of one split."""
+"""Encoded health records as training takes them, and the few scores that training watches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64, Shaped
 
+from histofuse.core.auroc import compute_auroc
 from histofuse.core.errors import collect_faults
 from histofuse.core.ids import SPLITS, Split
 from histofuse.models.tabular import Kind, name_table, select_features
@@ -94,3 +95,32 @@ def check_trainable(table: pd.DataFrame, features: Sequence[str], kind: Kind) ->
             rows = f"target {train.iloc[0]} in all {len(train)}" if len(train) else "no"
             remedy = "Widen cohort.icd9 and cohort.icd10, or choose another cohort.target."
             faults.add(where, f"{rows} training rows", "both classes in training", remedy)
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+def score_logits(
+    logits: Float[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]
+) -> dict[str, float]:
+    """Score binary logits against a target of 0 and 1.
+
+    Returns:
+        ``loss`` (mean negative log-likelihood), ``accuracy`` and ``macro_f1`` at probability 0.5,
+        and ``auroc``; NaN where not defined: all on no rows, auroc where a class is absent.
+    """
+    logits, target = logits.astype(np.float64), target.astype(bool)
+    if not len(target):
+        return dict.fromkeys(("loss", "accuracy", "macro_f1", "auroc"), np.nan)
+    called = logits >= 0
+    return {
+        "loss": float((np.logaddexp(0, logits) - target * logits).mean()),
+        "accuracy": float((called == target).mean()),
+        "macro_f1": (_compute_f1(called, target) + _compute_f1(~called, ~target)) / 2,
+        "auroc": compute_auroc(logits, target),
+    }
+
+
+def _compute_f1(called: np.ndarray, true: np.ndarray) -> float:
+    total = int(called.sum()) + int(true.sum())
+    return 2 * int((called & true).sum()) / total if total else 0.0

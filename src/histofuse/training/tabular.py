@@ -50,9 +50,9 @@ from histofuse.training.rows import (
     LabelledRows,
     check_trainable,
     repeat_by_weight,
+    score_logits,
     select_rows,
 )
-from histofuse.training.scores import score_logits
 
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.parquet"

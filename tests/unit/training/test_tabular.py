@@ -25,7 +25,7 @@ from histofuse.params.tabular import (
 )
 from histofuse.training.decision import load_decision
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import score_logits
 from histofuse.training.tabular import (
     TABULAR_PREDICTIONS,
     describe_training,

@@ -26,8 +26,7 @@ from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.boosting import make_rows, make_settings, split_folds
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.rows import LabelledRows, check_trainable, select_rows
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import LabelledRows, check_trainable, score_logits, select_rows
 from histofuse.training.tabular import EncodedTable
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from histofuse.studies.objectives.folds import mean_defined, to_result
 from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import score_logits
 
 FOLDS: Final = 5
 

@@ -19,8 +19,7 @@ from histofuse.studies.objectives.folds import (
 from histofuse.studies.trials import StopTrial
 from histofuse.training.boosting import cross_validate, fit_booster, split_folds
 from histofuse.training.recorder import NullRecorder
-from histofuse.training.rows import select_rows
-from histofuse.training.scores import score_logits
+from histofuse.training.rows import score_logits, select_rows
 from histofuse.training.tabular import EncodedTable
 
 DECISION = {"calibration": "platt", "threshold": "youden_j", "study": "none"}
