@@ -86,11 +86,7 @@ def _is_plain(part: str) -> bool:
 
 
 def read_text(url: str) -> str:
-    """Read a small text file.
-
-    Raises:
-        DownloadError: If the server cannot be reached or refuses the request.
-    """
+    """Read a small text file."""
     try:
         with _open(url, {}) as response:
             text = response.read(LISTING_BYTES + 1)

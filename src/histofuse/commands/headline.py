@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from histofuse.commands.registry import align
 from histofuse.commands.ui import describe_page
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import Fault, InputError
@@ -19,23 +20,15 @@ _COLUMNS: Final = ("ranking", "calibration", "gain over the image model")
 
 
 def describe_results(metrics: Path = METRICS, headline: Path = HEADLINE) -> list[str]:
-    """Table the headline scores and name the other results.
-
-    Raises:
-        InputError: If no model was evaluated yet.
-    """
+    """Table the headline scores and name the other results."""
     missing = [path for path in (metrics, headline) if not path.is_file()]
     if missing:
         raise InputError([Fault(missing[0], "no such file", "the results", "Run make repro.")])
     models, declared = load_json(headline), load_json(metrics).get("declared", {})
-    ordered = {name: models[name] for name in _order(models)}
-    return ["", *_tabulate(ordered, declared), "", *_list_places(metrics.parent)]
-
-
-def _order(names: Iterable[str]) -> list[str]:
-    """Put models in the order of params.yaml; JSON has them by name."""
+    # In the order of params.yaml; JSON has them by name.
     known = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, load_keys("pairing"))]
-    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
+    ordered = {name: models[name] for name in known if name in models} | models
+    return ["", *_tabulate(ordered, declared), "", *_list_places(metrics.parent)]
 
 
 def _tabulate(
@@ -47,11 +40,10 @@ def _tabulate(
         [f"on the {', '.join(splits)} split", *_COLUMNS],
         *([name, *_show(of)] for name, of in models.items()),
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        leaky = declared.get(row[0], {}).get("leaky", "no")
-        yield f"  {cells}{'' if leaky == 'no' else f'  leaky: {leaky}'}".rstrip()
+    reasons = [declared.get(row[0], {}).get("leaky", "no") for row in rows]
+    told = ["" if leaky == "no" else f"leaky: {leaky}" for leaky in reasons]
+    lines = align([[*row, leaky] for row, leaky in zip(rows, told, strict=True)])
+    yield from (f"  {line}" for line in lines)
     if all(facts.get("data") == "simulated" for facts in declared.values()) and declared:
         yield "  Simulated data: the scores test the code and say nothing about patients."
 

@@ -21,11 +21,7 @@ _OWN_BACKBONES: Final = ("simple_cnn",)
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
-    """Check every section, the names that sections take from each other, and those of the code.
-
-    Raises:
-        InputError: With all that is wrong.
-    """
+    """Check every section, the names that sections take from each other, and those of the code."""
     project = load_project(path)
     with collect_faults() as faults:
         for where, check in _list_checks(project):

@@ -87,12 +87,7 @@ def promote(
 
 
 def rollback(model: str, reason: str = "") -> list[str]:
-    """Put the version back that was in production before.
-
-    Raises:
-        InputError: If no such model is registered.
-        RegistryError: If none was in production before, or the registry cannot be reached.
-    """
+    """Put the version back that was in production before."""
     store = open_store()
     name = find_name(model, store, _load_primary_rule())
     record = Production(store).rollback(name, reason.strip())

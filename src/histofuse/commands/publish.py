@@ -15,11 +15,6 @@ def publish() -> list[str]:
 
     Returns:
         A line for each model and study written, the totals, and where to look at the runs.
-
-    Raises:
-        BundleError: If a bundle does not match its manifest.
-        InputError: If the log of promotions cannot be read.
-        RegistryError: If the store cannot be reached or refuses.
     """
     models = publish_all(documents=find_documents())
     store = open_store()

@@ -16,18 +16,14 @@ _HEADER = ("", "model", "version", "digest", "aliases", "stage", "promoted (UTC)
 
 
 def describe_registry(*, as_json: bool = False) -> list[str]:
-    """List all versions as a table or as JSON; a star marks the bundles that ``models/`` contains.
-
-    Raises:
-        RegistryError: If the registry cannot be reached.
-    """
+    """List all versions as a table or as JSON; a star marks the bundles of ``models/``."""
     listed = list_models()
     if as_json:
         return [to_json([asdict(one) for one in listed]).rstrip("\n")]
     if not listed:
         where = redact(name_store())
         return [f"no models at {where}; run dvc repro or histofuse publish"]
-    lines = _align([_HEADER, *(_to_row(one) for one in listed)])
+    lines = align([_HEADER, *(_to_row(one) for one in listed)])
     interrupted = [
         f"! a promotion of {one.model} to version {one.version} was interrupted; "
         "run histofuse publish to complete it"
@@ -43,12 +39,7 @@ def describe_registry(*, as_json: bool = False) -> list[str]:
 
 
 def verify_model(model: str) -> list[str]:
-    """Compare all files of a version with what was registered.
-
-    Raises:
-        BundleError: If they differ.
-        RegistryError: If the registry does not hold the model, or cannot be reached.
-    """
+    """Compare all files of a version with what was registered."""
     store = open_store()
     return verify(find_at(name_address(model), store), store)
 
@@ -65,7 +56,8 @@ def _to_row(one: Listed) -> tuple[str, ...]:
     )
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Pad the cells of each column to one width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -114,10 +114,6 @@ def describe_runs(
 
     ``{focus}`` in a column, or in what to sort by, stands for a run's class in focus. By default
     runs are sorted by the first column. `width` is that of the table, unless its numbers need more.
-
-    Raises:
-        InputError: If no run has a column asked for.
-        RegistryError: If the store cannot be reached.
     """
     rows = [r for r in list_runs() if kind in (None, r.kind) and (r.current or not current)]
     if not rows and form == "table":
@@ -134,7 +130,8 @@ def describe_runs(
     tables, needed = [], 0
     for folds in (0, 1, 2):
         tables = [_make_table(group, sort, columns, folds) for group in groups if group]
-        needed = max(_find_width(table, console) for table in tables)
+        options = console.options.update(width=_WIDEST)
+        needed = max(Measurement.get(console, options, table).maximum for table in tables)
         if needed <= console.width:
             break
     # A table that is still too wide runs over the edge: a number that is cut is another number.
@@ -164,10 +161,6 @@ def _suggest(column: str, known: Sequence[str]) -> str:
     holding = [name for name in known if any(word in re.split(r"[/._]", name) for word in words)]
     near = difflib.get_close_matches(column, known, n=6, cutoff=0.5)
     return ", ".join(list(dict.fromkeys([*near, *holding, *known]))[:6])
-
-
-def _find_width(table: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
 
 
 def _make_table(

@@ -17,18 +17,7 @@ from histofuse.tracking.store import open_store
 
 
 def serve(model: str, host: str, port: int, workers: int) -> None:
-    """Serve a model until a signal comes; ends the process.
-
-    Args:
-        model: A registered model (its production version), or any ``models:/…`` address.
-        host: Address to listen on.
-        port: Port to listen on.
-        workers: Processes that answer, each with the model in memory.
-
-    Raises:
-        BundleError: If the model is not what was registered.
-        RegistryError: If the port is taken, or the registry does not hold the model.
-    """
+    """Serve a model, by name that in production, until a signal comes; ends the process."""
     store = open_store()
     require_free(port, host)
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
@@ -37,14 +26,10 @@ def serve(model: str, host: str, port: int, workers: int) -> None:
             f"serving {name_address(model)} on http://{host}:{port}/invocations (Ctrl-C ends it)"
         )
         report(f"a request holds at most {LIMITS.most_bytes // MIB} MiB")
-        status = _run(folder, host, port, workers)
+        from histofuse.serving.http.server import MODEL_VARIABLE, run
+
+        forget_environment()
+        os.environ[MODEL_VARIABLE] = str(folder)
+        status = run(host, port, workers)
     sys.stdout.flush()
     os._exit(status)  # a thread may still compute for a client that is gone
-
-
-def _run(folder: Path, host: str, port: int, workers: int) -> int:
-    from histofuse.serving.http.server import MODEL_VARIABLE, run
-
-    forget_environment()
-    os.environ[MODEL_VARIABLE] = str(folder)
-    return run(host, port, workers)

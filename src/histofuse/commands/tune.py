@@ -23,15 +23,7 @@ FUSION = "fusion"
 def tune(name: str, workers: int, storage: str | None, trials: int | None) -> None:
     """Run a study with workers on this machine; several machines may do so on one storage.
 
-    Args:
-        name: A key of the section ``tune``.
-        workers: Processes on this machine.
-        storage: Replaces ``study_storage``.
-        trials: Replaces ``tune.<name>.trials``.
-
-    Raises:
-        InputError: If there is no such study, or no model of its name.
-        HistofuseError: If the study failed; its stage has printed the reason.
+    `storage` and `trials` replace those of params.yaml.
     """
     script, section = find_stage(name)
     command = [sys.executable, str(script), name, "--workers", str(workers)]
@@ -60,11 +52,7 @@ def _wait(stage: subprocess.Popen[bytes]) -> int:
 
 
 def find_stage(name: str) -> tuple[Path, str]:
-    """Find the stage's file and the model's section of a study.
-
-    Raises:
-        InputError: If there is no such study, or no model of its name.
-    """
+    """Find the stage's file and the model's section of a study."""
     if name not in (known := load_keys("tune")):
         where = f"{PARAMS_FILE}, tune"
         raise InputError([Fault(where, f"no study {name!r}", f"one of: {', '.join(known)}")])

@@ -32,11 +32,7 @@ def describe_page(store: Store) -> list[str]:
 
 
 def serve(port: int) -> None:
-    """Replace this process by MLflow's server.
-
-    Raises:
-        RegistryError: If the port is taken, or the store is itself an MLflow server.
-    """
+    """Replace this process by MLflow's server."""
     store = open_store()
     if store.database is None:
         page = redact(store.uri).rstrip("/") + name_view(store.experiment_id)
@@ -54,11 +50,7 @@ def serve(port: int) -> None:
 
 
 def require_free(port: int, host: str) -> None:
-    """Make sure that a server can listen on a port.
-
-    Raises:
-        RegistryError: If it cannot.
-    """
+    """Make sure that a server can listen on a port; `RegistryError` if it cannot."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:

@@ -50,11 +50,7 @@ class CaseRecords:
 
 
 def read_patients(path: Path) -> pd.DataFrame:
-    """Read a table of raw features, CSV or Parquet.
-
-    Raises:
-        InputError: If it cannot be read, or names no patients.
-    """
+    """Read a table of raw features, CSV or Parquet; `InputError` if it names no patients."""
     expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
     try:
         table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)

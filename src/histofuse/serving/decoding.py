@@ -36,12 +36,7 @@ _WHOLE: Final = "whole numbers from 0 to 255"
 
 @dataclass(frozen=True)
 class PatchSize:
-    """Sides of the patches that a network takes.
-
-    Attributes:
-        patch_px: Side of a patch.
-        margin_px: Margin stored around it; if it is missing, the patch is reflected at its border.
-    """
+    """Sides of the patches that a network takes, with or without a stored margin."""
 
     patch_px: int
     margin_px: int
@@ -69,7 +64,7 @@ class PatchSize:
 def read_patches(
     inputs: Any, patch_px: int, margin_px: int
 ) -> UInt8[np.ndarray, "n stored stored 3"]:
-    """Check patches and bring them to the side they are stored with.
+    """Check patches and bring them to the side they are stored with, uint8.
 
     Args:
         inputs: An array (n, side, side, 3), or a sequence with a patch each: an encoded image
@@ -77,9 +72,6 @@ def read_patches(
             whole and from 0 to 255.
         patch_px: Side of a patch.
         margin_px: Margin stored around it; if it is missing, the patch is reflected.
-
-    Returns:
-        uint8 (n, patch_px + 2 margin_px, patch_px + 2 margin_px, 3).
 
     Raises:
         InputError: With every row that is no such patch.
@@ -120,7 +112,12 @@ def _read_cell(cell: Any, where: str, size: PatchSize) -> np.ndarray:
         case bytes() | bytearray():
             return _decode_image(bytes(cell), where, size)
         case list() | tuple():
-            return _check_pixels(_make_array(cell, where), where, "", size)
+            try:
+                array = np.array(cell)
+            except ValueError:
+                problem = "holds rows of unequal lengths"
+                raise _refuse(where, problem, "(side, side, 3)") from None
+            return _check_pixels(array, where, "", size)
         case np.ndarray():
             return _check_pixels(cell, where, "", size)
         case None | float():
@@ -200,13 +197,6 @@ def _load(image: Any, data: bytes, where: str) -> np.ndarray:
     pixels = imagecodecs.png_decode(data)  # Pillow would cut 16 bits down to the upper 8
     bits = settle_bits(8 * pixels.itemsize, None, lambda: int(pixels.max()), UNKNOWN, where)
     return to_8_bits(pixels, bits, where)
-
-
-def _make_array(cell: list | tuple, where: str) -> np.ndarray:
-    try:
-        return np.array(cell)
-    except ValueError:
-        raise _refuse(where, "holds rows of unequal lengths", "(side, side, 3)") from None
 
 
 def _check_pixels(array: np.ndarray, where: str, first: str, size: PatchSize) -> np.ndarray:

@@ -22,16 +22,9 @@ def draw_maps(
     decided: Int64[np.ndarray, " n"],
     *patient_embeddings: Float32[np.ndarray, "n width"],
 ) -> list[str]:
-    """Draw where a network finds evidence for the decided classes.
+    """Draw where a network finds evidence for the decided classes, as base64 of greyscale PNGs.
 
-    Args:
-        mapper: The image network, alone or with the fusion head.
-        stored: Patches with their margin.
-        decided: Indices of the classes.
-        patient_embeddings: With a fusion head, one array of them.
-
-    Returns:
-        Each map as the base64 of a greyscale PNG.
+    A mapper through a fusion head also takes the embeddings of the patients.
     """
     model = mapper.image
     device = next(model.parameters()).device

@@ -23,10 +23,8 @@ def open_predictor(
 ) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
     """Open a bundle for prediction; without `load`, the first prediction loads the weights.
 
-    Args:
-        path: The bundle.
-        encoders: The frozen encoders, bundles ``image`` and, of fusion, ``patient``; None to pull
-            them from the registry by digest.
+    The folder of its frozen encoders holds the bundles ``image`` and, of fusion, ``patient``; if
+    there is none, they are pulled from the registry by digest.
 
     Raises:
         BundleError: If a bundle is altered, not the one trained with, or of an unknown kind.

@@ -29,7 +29,7 @@ def read_records(inputs: Any, encoder: Encoder) -> pd.DataFrame:
         encoder: Has the required columns, their kinds and ranges; a value outside is refused.
 
     Returns:
-        These columns in this order; numbers as float64, unknown values as NaN or None.
+        The encoder's columns in their order; numbers as float64, unknown values as NaN or None.
 
     Raises:
         InputError: With every column that is missing, and the first row of every column that holds
@@ -86,18 +86,14 @@ def _note_rows(
     faults.add(where, f"is {_show(column.iloc[row])}{more}", expected, remedy)
 
 
-class _Refused:
-    """Represents a value of a wrong type."""
-
-
-_REFUSED: Final = _Refused()
+_REFUSED: Final = object()  # a value of a wrong type
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def _read_text(value: Any) -> str | _Refused | None:
+def _read_text(value: Any) -> Any:
     if _is_missing(value):
         return None
     # Some clients turn nulls into text.
@@ -105,7 +101,7 @@ def _read_text(value: Any) -> str | _Refused | None:
     return _REFUSED if word is None or (word and word in MISSING_WORDS) else value
 
 
-def _read_number(value: Any) -> float | _Refused:
+def _read_number(value: Any) -> Any:
     if _is_missing(value):
         return math.nan
     # A truth value is an int in Python, and no measurement.
@@ -118,11 +114,9 @@ def _read_number(value: Any) -> float | _Refused:
     return number if math.isfinite(number) else _REFUSED
 
 
-def _read_flag(value: Any) -> float | _Refused:
+def _read_flag(value: Any) -> Any:
     flag = float(value) if isinstance(value, bool | np.bool_) else _read_number(value)
-    return (
-        flag if isinstance(flag, float) and (flag in {0.0, 1.0} or math.isnan(flag)) else _REFUSED
-    )
+    return flag if flag is not _REFUSED and (flag in (0.0, 1.0) or math.isnan(flag)) else _REFUSED
 
 
 _READERS: Final[Mapping[Kind, Callable[[Any], Any]]] = {
@@ -140,10 +134,7 @@ def _show(value: Any) -> str:
 def write_warnings(records: pd.DataFrame, cells: pd.DataFrame, problem: str) -> pd.Series:
     """Write what is wrong with cells that do not stop an answer: one text a row, mostly empty.
 
-    Args:
-        records: Raw features.
-        cells: Which of them, one column of booleans for each of some features.
-        problem: What is wrong with them.
+    `cells` has a column of booleans for each of some features, `problem` is said of those true.
     """
     texts = [list[str]() for _ in range(len(records))]
     for name in cells:

@@ -82,14 +82,9 @@ def write_frame_pages(
         shown = choose_shown(rows, config["focus_class"])
         by_frame = shown.groupby("frame_id", sort=False)
         parts = [cut_patches(model, part, frames) for _, part in by_frame]
-        case = Case(
-            name=str(name),
-            table=rows,
-            shown=shown,
-            stored=np.concatenate(parts),
-            pictures=_draw_frames(rows, frames, config["classes"], config["focus_class"]),
-            results=_describe_count(rows, model, frames, config["focus_class"]),
-        )
+        pictures = _draw_frames(rows, frames, config["classes"], config["focus_class"])
+        results = _describe_count(rows, model, frames, config["focus_class"])
+        case = Case(str(name), rows, shown, np.concatenate(parts), pictures, results)
         page = folder / f"{name}.html"
         write_case_page(case, model.predictor, records, page, private=private)
 

@@ -95,12 +95,7 @@ class Request:
 
 
 def predict(request: Request) -> str:
-    """Predict, write the answer and return a summary of it; on failure no file is left.
-
-    Raises:
-        InputError: With all that is wrong with the inputs.
-        RegistryError: If there is no such model.
-    """
+    """Predict, write the answer and return a summary of it; on failure no file is left."""
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -84,14 +84,6 @@ class SlideJob:
     errors: MitosisErrors | None  # on mitoses of test frames; None if not measured
     confidence: float
     seed: int
-
-
-class Scan(NamedTuple):
-    """A slide that was looked over."""
-
-    name: str
-    mpp: float  # of its finest level
-    overview: Overview
 
 
 def predict_slides(request: Request) -> str:
@@ -206,19 +198,22 @@ def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         factor = factor if slide.shapes[0] != overview.full_shape else 1.0
         regions = list_regions(slide.shapes[0], overview, model.region_px)
         prepare = choose_normaliser(frames.stain_normalisation, slide, regions)
+        names = map(name_probability, predictor.bundle.config["classes"])
+        kept = [*_PLACES, "score", PREDICTION, *names]
         found = []
         with open_writer(folder / "nuclei.parquet") as write:
             for part in predict_slide(model, slide, regions, prepare, name):
                 rows = part.assign(**{CASE: name, "frame_id": name})
                 rows[_PLACES] /= factor
                 write(records.add_to(rows))
-                found.append(rows[[*_PLACES, "score", PREDICTION, *_name_columns(frames)]])
+                found.append(rows[kept])
             if not found:
                 found.append(frames.make_empty())
                 write(found[0])
         table = pd.concat(found, ignore_index=True)
-        scan = Scan(name, mpp, overview)
-        summary, drawing = _write_results(table, scan, frames, job, folder)
+        summary, drawing = _write_results(
+            table, frames, job, folder, name=name, mpp=mpp, overview=overview
+        )
         if request.report is not None:
             table = table.assign(frame_id=name)
             shown = choose_shown(table, summary["focus_class"])
@@ -234,10 +229,16 @@ def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
 
 
 def _write_results(
-    table: pd.DataFrame, scan: Scan, frames: FrameModel, job: SlideJob, folder: Path
+    table: pd.DataFrame,
+    frames: FrameModel,
+    job: SlideJob,
+    folder: Path,
+    *,
+    name: str,
+    mpp: float,
+    overview: Overview,
 ) -> tuple[dict[str, Any], UInt8[np.ndarray, "height width 3"]]:
     """Write GeoJSON, thumbnail and summary; return the summary and the drawing."""
-    name, mpp, overview = scan
     config = frames.predictor.bundle.config
     classes, focus = config["classes"], config["focus_class"]
     mitoses = table.loc[table[PREDICTION] == focus, _PLACES].to_numpy(dtype=float)
@@ -282,10 +283,6 @@ def _load_models(bundle: Path, encoders: Path | None, detector: Path) -> tuple[A
     return open_predictor(bundle, encoders), NucleusFinder.load(detector)
 
 
-def _name_columns(frames: FrameModel) -> list[str]:
-    return [name_probability(name) for name in frames.predictor.bundle.config["classes"]]
-
-
 def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Bring a summary to one row."""
     row = {k: v for k, v in summary.items() if not isinstance(v, dict) and v is not None}
@@ -299,25 +296,24 @@ def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_slide(summary: Mapping[str, Any]) -> str:
     """Describe the results of a slide in a line."""
-    counts = ", ".join(f"{n:,} {show_name(name)}" for name, n in summary["counts"].items())
     spot = summary["hot_spot"]
-    line = f"{summary['slide']}: {summary['nuclei']:,} nuclei ({counts})"
     if spot is None:
         return f"{summary['slide']}: no tissue found, so no nuclei"
-    line += (
-        f" in {summary['tissue_mm2']:.2f} mm² of tissue; hot spot: {spot['mitoses']} "
+    counts = ", ".join(f"{n:,} {show_name(name)}" for name, n in summary["counts"].items())
+    line = (
+        f"{summary['slide']}: {summary['nuclei']:,} nuclei ({counts}) in "
+        f"{summary['tissue_mm2']:.2f} mm² of tissue; hot spot: {spot['mitoses']} "
         f"{show_name(summary['focus_class'])} in {spot['tissue_mm2']:.2f} mm², "
         f"{spot['mitoses_per_mm2']:.1f} per mm²"
     )
+    if (interval := spot["interval"]) is None:
+        line += ", no interval (the detector's errors were not measured)"
+    else:
+        low, high = interval["mitoses_per_mm2"]
+        line += f" ({interval['confidence']:.0%} interval {low:.1f} to {high:.1f})"
     field = f"ten fields of {spot['field_diameter_mm']:g} mm"
     if spot["mitotic_score"] is None:
-        score = f"no mitotic score: less than half the tissue of {field}"
-    else:
-        score = f"mitotic score {spot['mitotic_score']} ({field})"
-    if (interval := spot["interval"]) is None:
-        return f"{line}, no interval (the detector's errors were not measured); {score}"
-    low, high = interval["mitoses_per_mm2"]
-    line += f" ({interval['confidence']:.0%} interval {low:.1f} to {high:.1f})"
-    if spot["mitotic_score"] is None:
-        return f"{line}; {score}"
-    return f"{line}; {score}, {' to '.join(map(str, sorted(set(interval['mitotic_score']))))}"
+        return f"{line}; no mitotic score: less than half the tissue of {field}"
+    line += f"; mitotic score {spot['mitotic_score']} ({field})"
+    scores = sorted(set(interval["mitotic_score"])) if interval else []
+    return ", ".join([line, *([" to ".join(map(str, scores))] if scores else [])])

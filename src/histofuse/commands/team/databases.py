@@ -94,11 +94,7 @@ To start without these runs and users, move {folder} away."""
 
 
 def refuse_old_cluster(folder: Path) -> None:
-    """Refuse to start next to the PostgreSQL cluster that an older version managed.
-
-    Raises:
-        HistofuseError: With the commands that copy its databases.
-    """
+    """Refuse to start next to the PostgreSQL cluster that an older version managed."""
     cluster = (folder / "postgres").resolve()
     data = cluster / "data"
     if not (data / "PG_VERSION").is_file():

@@ -88,12 +88,7 @@ class Secrets(NamedTuple):
 
 
 def serve(settings: Settings, folder: Path = FOLDER) -> None:
-    """Replace this process by MLflow's server.
-
-    Raises:
-        HistofuseError: If the settings cannot work, the port is taken, the database does not
-            answer, or the folder holds the PostgreSQL cluster of an older version.
-    """
+    """Replace this process by MLflow's server."""
     require_usable(settings)
     require_free(settings.port, settings.host)
     if settings.database is None:
@@ -113,11 +108,7 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
 
 
 def open_team(folder: Path = FOLDER) -> Team:
-    """Connect to the server that was started from `folder`, as its administrator.
-
-    Raises:
-        HistofuseError: If none was.
-    """
+    """Connect to the server that was started from `folder`, as its administrator."""
     if not (folder / STATE).is_file():
         raise HistofuseError(f"{folder}: no server runs here. Start histofuse server first.")
     address = load_json(folder / STATE)["address"]

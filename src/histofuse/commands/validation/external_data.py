@@ -134,11 +134,7 @@ class External:
         write_table(screened.table, path, FEATURES)
 
     def find_named(self, path: Path) -> set[Any]:
-        """Read ids of patients or cases, one a line.
-
-        Raises:
-            InputError: If the file is missing, names nobody, or somebody who is not there.
-        """
+        """Read ids of patients or cases, one a line."""
         known = {identify(name): key for key, name in self.names.items()}
         if not path.is_file():
             raise InputError([Fault(path, "no such file", "ids of patients or cases, one a line")])

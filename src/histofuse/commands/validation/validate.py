@@ -74,12 +74,7 @@ class Request:
 
 
 def validate(request: Request) -> list[str]:
-    """Measure a model elsewhere; write the report, and attach it to the registered version.
-
-    Raises:
-        InputError: With all that is wrong with the inputs.
-        BundleError: If the model is not in models/.
-    """
+    """Measure a model elsewhere; write the report, and attach it to the registered version."""
     bundle = find_bundle(request.model)
     kind = bundle.config["kind"]
     with collect_faults() as faults:
@@ -147,7 +142,9 @@ def _measure(bundle: Bundle, external: External, request: Request) -> list[str]:
         write_external_page(out, facts, scores, distances)
     lines = [f"{bundle.name} on {request.name}: {here.describe_size()}"]
     lines += [f"note: {note}" for note in external.notes]
-    lines += [line for side, of in distances.items() for line in _name_alarms(side, of)]
+    for side, of in distances.items():
+        alarms = [f"{side} differ from training: {shift}" for shift in of.alarms]
+        lines += alarms or [f"{side}: no difference from training was found"]
     return [*lines, _attach(bundle, folder, facts, scores), f"wrote {folder}/index.html"]
 
 
@@ -197,11 +194,7 @@ def _of(rows: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def recalibrate(
     here: Predictions, named: set[Any], bundle: Bundle
 ) -> tuple[Predictions, Predictions, str]:
-    """Fit a calibrator to a part of the data; return the rest, recalibrated too, and the part.
-
-    Raises:
-        InputError: If nobody is left to measure it on.
-    """
+    """Fit a calibrator to a part of the data; return the rest, recalibrated too, and the part."""
     inside = np.isin(here.groups, list(named))
     if inside.all() or not inside.any():
         problem = "names everybody" if inside.any() else "names nobody who was predicted"
@@ -268,12 +261,6 @@ def _describe_patients(data: TestData, split: str, bundle: Bundle) -> tuple[pd.D
     outcome = f"outcome: {TestData(TRAINED_ON).read_target()}"
     inputs = rows.drop(columns=[*KEY, "split", "target"])
     return inputs.assign(**{outcome: rows["target"]}), outcome
-
-
-def _name_alarms(side: str, distance: Distance) -> list[str]:
-    if not distance.alarms:
-        return [f"{side}: no difference from training was found"]
-    return [f"{side} differ from training: {shift}" for shift in distance.alarms]
 
 
 # --- MLflow -------------------------------------------------------------------------------------

@@ -74,20 +74,14 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
     """Make the application that serves an endpoint."""
     app = FastAPI(title="histofuse", docs_url=None, redoc_url=None, openapi_url=None)
 
-    split = endpoint.interface.example.to_dict("split", index=False)
-    example = json.dumps({SPLIT: split}, default=to_plain)
-
     async def check_health(_: Request) -> Response:
         return Response("\n", 503 if endpoint.failed else 200, media_type=_JSON)
 
-    async def name_version(_: Request) -> Response:
-        return Response(VERSION, media_type=_JSON)
+    def give(text: str, media_type: str = _JSON) -> Answer:
+        async def respond(_: Request) -> Response:
+            return Response(text, media_type=media_type)
 
-    async def show_docs(_: Request) -> Response:
-        return Response(write_docs(endpoint), media_type="text/html")
-
-    async def give_example(_: Request) -> Response:
-        return Response(example, media_type=_JSON)
+        return respond
 
     def read(body: bytes) -> tuple[pd.DataFrame, Future[pd.DataFrame]]:
         inputs, params = read_request(body)
@@ -107,11 +101,16 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
                 raise MlflowException(message, TEMPORARILY_UNAVAILABLE) from None
             return Response(await asyncio.to_thread(write, table, inputs), media_type=_JSON)
 
-    app.add_route("/ping", check_health, methods=["GET"])
-    app.add_route("/health", check_health, methods=["GET"])
-    app.add_route("/version", name_version, methods=["GET"])
-    app.add_route("/docs", show_docs, methods=["GET"])
-    app.add_route("/example", give_example, methods=["GET"])
+    split = endpoint.interface.example.to_dict("split", index=False)
+    pages = {
+        "/ping": check_health,
+        "/health": check_health,
+        "/version": give(VERSION),
+        "/docs": give(write_docs(endpoint), "text/html"),
+        "/example": give(json.dumps({SPLIT: split}, default=to_plain)),
+    }
+    for path, page in pages.items():
+        app.add_route(path, page, methods=["GET"])
     app.add_route("/invocations", _reporting(answer), methods=["POST"])
     return RequestLimits(app, limits, expect_json)
 

@@ -44,20 +44,15 @@ class Endpoint:
 
     def __init__(self, artifacts: Mapping[str, str]) -> None:
         encoders = artifacts.get("encoders")
-        self.predictor: Any = open_predictor(
-            Path(artifacts["bundle"]), Path(encoders) if encoders else None
-        )
+        bundle = Path(artifacts["bundle"])
+        self.predictor: Any = open_predictor(bundle, Path(encoders) if encoders else None)
         self.predictor.load()
         p = self.predictor
         sides = {side: getattr(p, side).bundle for side in (IMAGE, PATIENT) if hasattr(p, side)}
         self.interface = describe_interface(p.bundle, sides)
-        self._queue = RequestQueue(self.predictor)
-        self._options = list(inspect.signature(self.predictor.answer).parameters)[1:]
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Which version of which model answers, and the data that it was trained on."""
-        return self.predictor.identity
+        self.identity: dict[str, str] = p.identity
+        self._queue = RequestQueue(p)
+        self._options = list(inspect.signature(p.answer).parameters)[1:]
 
     @property
     def failed(self) -> bool:
@@ -65,11 +60,7 @@ class Endpoint:
         return self._queue.failed
 
     def answer(self, inputs: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Answer a request.
-
-        Raises:
-            MlflowException: With status 400 if the request is at fault, 500 if the model is.
-        """
+        """Answer a request, with errors as those of `explaining`."""
         with explaining():
             table = self.submit(inputs, params or {}).result()
             return self.name_unread(table, inputs)
@@ -83,11 +74,7 @@ class Endpoint:
         return table.assign(**{WARNINGS: join_warnings(table[WARNINGS], said)})
 
     def submit(self, inputs: Any, params: Mapping[str, Any]) -> Future[pd.DataFrame]:
-        """Read a request and hand it to the thread that computes.
-
-        Raises:
-            InputError: If the request is at fault.
-        """
+        """Read a request and hand it to the thread that computes; `InputError` lists its faults."""
         if not isinstance(inputs, pd.DataFrame):
             raise InputError([Fault("input", f"is a {type(inputs).__name__}", "a data frame")])
         check_rows(len(inputs))
@@ -96,12 +83,11 @@ class Endpoint:
 
     def _read_options(self, params: Mapping[str, Any]) -> dict[str, bool]:
         """Read which explanations are asked for."""
-        known = self._options
         with collect_faults() as faults:
-            if unknown := [name for name in params if name not in known]:
+            if unknown := [name for name in params if name not in self._options]:
                 problem = f"unknown key {unknown[0]!r}, {len(unknown):,} such keys"
-                faults.add("params", problem, f"one of {', '.join(known)}")
-            for name in known:
+                faults.add("params", problem, f"one of {', '.join(self._options)}")
+            for name in self._options:
                 if not isinstance(params.get(name, False), bool):
                     faults.add(f"params, {name}", "another type", "true or false")
         return {name: True for name, wanted in params.items() if wanted}
@@ -109,11 +95,7 @@ class Endpoint:
 
 @contextmanager
 def explaining() -> Iterator[None]:
-    """Turn errors into those that MLflow's server reports.
-
-    Raises:
-        MlflowException: With status 400 if the request is at fault, 500 if the model is.
-    """
+    """Turn errors into MLflow's, of status 400 if the request is at fault, 500 if the model is."""
     try:
         yield
     except InputError as error:

@@ -22,25 +22,17 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 class Limits:
     """Limits of the requests that a process answers at the same time.
 
-    Attributes:
-        head_bytes: Size of an address with its headers.
-        most_bytes: Size of a body.
-        small_bytes: Size up to which a body is read at once. Larger ones are read a few at a time,
-            and the others wait with what has arrived of them.
-        large_bodies: How many larger bodies are held at the same time.
-        body_seconds: Until a body is complete.
-        answer_seconds: Until a complete request is answered.
-        discarded: How much of a refused body is received, in multiples of `most_bytes`, so that
-            the client can read the answer.
+    Bodies above `small_bytes` are read a few at a time; the others wait with what has arrived of
+    them. Of a refused body more is received than is read, so that the client can read the answer.
     """
 
-    head_bytes: int = 16_384
-    most_bytes: int = 32 * MIB
+    head_bytes: int = 16_384  # of an address with its headers
+    most_bytes: int = 32 * MIB  # of a body
     small_bytes: int = MIB // 4
-    large_bodies: int = 2
-    body_seconds: float = 30.0
-    answer_seconds: float = 60.0
-    discarded: int = 8
+    large_bodies: int = 2  # held at the same time
+    body_seconds: float = 30.0  # until a body is complete
+    answer_seconds: float = 60.0  # until a complete request is answered
+    discarded: int = 8  # times `most_bytes`, of a refused body
 
 
 LIMITS: Final = Limits()
@@ -57,8 +49,8 @@ class RefusedError(Exception):
 class RequestLimits:
     """An ASGI application that reads bodies within limits and passes them to another one.
 
-    `holds` tells whether the body of a request is held in memory until it is complete, and may
-    refuse the request; other bodies are passed on as they arrive.
+    `holds` tells whether a body is held in memory until it is complete, and may refuse the request;
+    other bodies are passed on as they arrive.
     """
 
     def __init__(self, app: App, limits: Limits, holds: Callable[[Message], bool]) -> None:
@@ -85,7 +77,9 @@ class RequestLimits:
         self, scope: Message, receive: Receive, held: AsyncExitStack
     ) -> Receive | None:
         """Wait for a body that is held in memory; None if the client has gone."""
-        if _measure_head(scope) > self.limits.head_bytes:
+        head = sum(len(name) + len(value) for name, value in scope["headers"])
+        head += len(scope["raw_path"]) + len(scope["query_string"])
+        if head > self.limits.head_bytes:
             raise RefusedError(431, "the address or the headers are too large")
         if not self.holds(scope):
             return receive
@@ -95,11 +89,7 @@ class RequestLimits:
 
 
 def expect_json(scope: Message) -> bool:
-    """Hold the bodies of POST requests, which have to be JSON.
-
-    Raises:
-        RefusedError: If one is not.
-    """
+    """Hold the bodies of POST requests, which have to be JSON; `RefusedError` if one is not."""
     posts = scope["method"] == "POST"
     if posts:
         _check_headers(scope["headers"])
@@ -138,21 +128,13 @@ class _Body:
             fits = fits and size + len(chunk) <= most
             body.extend(chunk) if fits else body.clear()
             if fits and size <= small < size + len(chunk):
-                await self._take_place()
+                self.waits = True
+                await self.held.enter_async_context(self.large)
+                self.waits = False
             size += len(chunk)
         if not fits:
             raise RefusedError(413, f"the body is too large; expected at most {most // MIB} MiB")
         return bytes(body)
-
-    async def _take_place(self) -> None:
-        self.waits = True
-        await self.held.enter_async_context(self.large)
-        self.waits = False
-
-
-def _measure_head(scope: Message) -> int:
-    headers = sum(len(name) + len(value) for name, value in scope["headers"])
-    return len(scope["raw_path"]) + len(scope["query_string"]) + headers
 
 
 def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:

@@ -29,13 +29,7 @@ _OBJECTS: Final = MOST_ROWS + 2  # a row each, the rows' layout and the document
 
 
 def read_request(body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a request.
-
-    Args:
-        body: JSON in UTF-8, with the rows in one of MLflow's layouts and, optionally, params.
-
-    Returns:
-        The rows, each cell as it was given or None, and the params.
+    """Read the rows of a JSON request, each cell as it was given or None, and its params.
 
     Raises:
         InputError: If it is no such document, or holds too much.
@@ -48,25 +42,22 @@ def read_request(body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
     params = document.get(PARAMS) or {}
     if not isinstance(params, dict):
         raise _refuse(PARAMS, _name_type(params), "an object")
-    return _read_rows(given[0], document[given[0]]), params
+    layout, rows = given[0], document[given[0]]
+    if layout == SPLIT:
+        return _read_split(rows), params
+    if layout == COLUMNS and isinstance(rows, dict):
+        return _read_columns(rows), params
+    return _read_records(layout, rows), params
 
 
 def write_answer(table: pd.DataFrame) -> bytes:
-    """Write an answer.
-
-    Raises:
-        ValueError: If it holds a number that is not finite.
-    """
+    """Write an answer; `ValueError` if it holds a number that is not finite."""
     records = {"predictions": table.to_dict("records")}
     return json.dumps(records, allow_nan=False, default=to_plain).encode()
 
 
 def check_rows(n: int) -> None:
-    """Check the number of rows of a request.
-
-    Raises:
-        InputError: If there are none or too many.
-    """
+    """Check the number of rows of a request; `InputError` if there are none or too many."""
     if n == 0:
         raise _refuse("input", "no rows", "at least one")
     if n > MOST_ROWS:
@@ -95,14 +86,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _read_rows(layout: str, rows: Any) -> pd.DataFrame:
-    if layout == SPLIT:
-        return _read_split(rows)
-    if layout == COLUMNS and isinstance(rows, dict):
-        return _read_columns(rows)
-    return _read_records(layout, rows)
-
-
 def _read_records(layout: str, rows: Any) -> pd.DataFrame:
     if not isinstance(rows, list):
         raise _refuse(layout, _name_type(rows), "a list of rows")
@@ -118,7 +101,7 @@ def _read_records(layout: str, rows: Any) -> pd.DataFrame:
 
 
 def _read_split(split: Any) -> pd.DataFrame:
-    names, rows = (_get(split, SPLIT, key) for key in ("columns", "data"))
+    names, rows = (_get_list(split, key) for key in ("columns", "data"))
     _check_columns(names)
     check_rows(len(rows))
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
@@ -131,10 +114,10 @@ def _read_split(split: Any) -> pd.DataFrame:
     return _make_table(dict(zip(names, columns, strict=True)), len(rows))
 
 
-def _get(split: Any, where: str, key: str) -> list[Any]:
+def _get_list(split: Any, key: str) -> list[Any]:
     value = split.get(key) if isinstance(split, dict) else None
     if not isinstance(value, list):
-        raise _refuse(f"{where}, {key}", _name_type(value), "a list")
+        raise _refuse(f"{SPLIT}, {key}", _name_type(value), "a list")
     return value
 
 

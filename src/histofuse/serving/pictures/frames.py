@@ -111,11 +111,7 @@ class EmbeddingModel(FrameModel):
 def embed_records(
     predictor: FusionPredictor, records: pd.DataFrame
 ) -> dict[str, Float32[np.ndarray, " width"]]:
-    """Embed the raw features of each case, the case in the index; empty records are left out.
-
-    Raises:
-        InputError: With all that is wrong with the records.
-    """
+    """Embed the raw features of each case, the case in the index; empty records are left out."""
     if not len(records):
         return {}
     read = predictor.patient.read(records)

@@ -155,10 +155,8 @@ def choose_normaliser(name: str, slide: Slide, regions: Sequence[Region]) -> Pre
     parts = []
     for region in (regions[n] for n in chosen):
         height, width = min(region.height, _SAMPLED_PX), min(region.width, _SAMPLED_PX)
-        top, left = (
-            region.top + (region.height - height) // 2,
-            region.left + (region.width - width) // 2,
-        )
+        top = region.top + (region.height - height) // 2
+        left = region.left + (region.width - width) // 2
         parts.append(slide.read_region(top, left, height, width).reshape(1, -1, 3))
     fit = fit_stain_matrix(np.concatenate(parts, axis=1))
     return (lambda pixels: pixels) if fit is None else partial(normalise, fit=fit)
