@@ -76,9 +76,6 @@ def examine() -> Iterator[Check]:
             yield Check(check.__name__.removeprefix("check_"), "fail", str(error))
 
 
-# --- environment --------------------------------------------------------------------------------
-
-
 def check_python() -> Iterator[Check]:
     """Compare the interpreter with the version the project needs."""
     version = ".".join(map(str, sys.version_info[:3]))
@@ -152,9 +149,6 @@ def check_disk() -> Iterator[Check]:
     status = "fail" if free < DISK_FAIL_GB else "warn" if free < DISK_WARN_GB else "ok"
     remedy = "Free some space: dvc gc --workspace removes outputs that the workspace does not use."
     yield Check("disk", status, f"{free:.1f} GB free", "" if status == "ok" else remedy)
-
-
-# --- data ---------------------------------------------------------------------------------------
 
 
 def check_params() -> Iterator[Check]:
@@ -236,9 +230,6 @@ def _check_simulated(name: str, folder: Path) -> Check | None:
     if folder.exists() or SIMULATED not in folder.parents:
         return None
     return Check(name, "ok", f"{folder}: not simulated yet, dvc repro does it")
-
-
-# --- MLflow, git, DVC ---------------------------------------------------------------------------
 
 
 def check_mlflow() -> Iterator[Check]:

@@ -102,8 +102,6 @@ def _find_layout(folder: Path, data_set: DataSet) -> Path:
     raise DownloadError(f"{folder}: the download contains no folder with {expected}")
 
 
-# --- listings -----------------------------------------------------------------------------------
-
 FIGSHARE_ARTICLE: Final = 7379186
 
 

@@ -86,7 +86,12 @@ class FusionPredictor(Predictor):
         """Check and decode an input."""
         cells, given = _split(inputs)
         results, faults = [], []
-        for read in (lambda: self.image.read(cells), lambda: self._read_records(given)):
+        known = given is not None and not set(given).isdisjoint(self.patient.encoder.inputs)
+        reads = (
+            lambda: self.image.read(cells),
+            lambda: self.patient.read(given) if known else None,
+        )
+        for read in reads:
             try:
                 results.append(read())
             except InputError as error:
@@ -103,11 +108,6 @@ class FusionPredictor(Predictor):
             raise InputError([Fault("input", problem, "one record for each patch, or none at all")])
         recorded = find_recorded(records)
         return Pairs(patches, recorded, records[recorded])
-
-    def _read_records(self, given: pd.DataFrame | None) -> pd.DataFrame | None:
-        if given is None or set(given.columns).isdisjoint(self.patient.encoder.inputs):
-            return None
-        return self.patient.read(given)
 
     def merge(self, parts: list[Pairs]) -> Pairs:
         """Merge what `read` returned for several inputs."""

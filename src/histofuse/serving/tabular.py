@@ -39,14 +39,10 @@ class RecordPredictor(Predictor):
 
         return Encoder.from_dict(load_json(self.bundle.path / ENCODER))
 
-    def find_unknown(self, records: pd.DataFrame) -> pd.DataFrame:
-        """Tell which values of what `read` returned are categories the model does not know."""
-        return find_unknown(self.encoder, records)
-
     def warn(self, records: pd.DataFrame) -> pd.Series:
         """Say for each row of what `read` returned which of it the model does not know."""
-        unknown = write_warnings(records, self.find_unknown(records), "is unknown to the model")
-        beyond = find_beyond(self.encoder, records)
+        unknown, beyond = (find(self.encoder, records) for find in (find_unknown, find_beyond))
+        unknown = write_warnings(records, unknown, "is unknown to the model")
         beyond = write_warnings(records, beyond, "is beyond what the model was trained on")
         warnings = join_warnings(unknown, beyond)
         return warnings.where(find_recorded(records), "nothing of the record is known")

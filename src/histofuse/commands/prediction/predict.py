@@ -23,6 +23,7 @@ from histofuse.data.geojson import make_nuclei, write_features
 from histofuse.data.images.resolution import find_factors
 from histofuse.data.points import has_points, list_tiffs, read_points, refuse_frames
 from histofuse.evaluation.drawing import colour_classes
+from histofuse.features.encoding import find_unknown
 from histofuse.features.specs import KEY
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, DataParams, FrameParams
@@ -204,7 +205,7 @@ def _predict_records(predictor: TabularPredictor, request: Request) -> str:
             chosen = slice(start, start + ROWS_AT_ONCE)
             with naming_table(request.patients):
                 records = predictor.read(screened.table.iloc[chosen])
-            unknown.update(_count_unknown(predictor, records))
+            unknown.update(find_unknown(predictor.encoder, records).sum().to_dict())
             answer = predictor.answer(records)
             warnings = join_warnings(screened.warnings.iloc[chosen], answer[WARNINGS])
             answer[WARNINGS] = warnings
@@ -222,12 +223,6 @@ def naming_table(path: Path | None) -> Iterator[None]:
     except InputError as error:
         named = [replace(f, where=str(f.where).replace(WHERE, str(path), 1)) for f in error.faults]
         raise InputError(named) from None
-
-
-def _count_unknown(
-    predictor: TabularPredictor | PatientPredictor, records: pd.DataFrame
-) -> dict[str, int]:
-    return {str(k): int(n) for k, n in predictor.find_unknown(records).sum().items()}
 
 
 def _predict_frames(
@@ -405,7 +400,8 @@ def _screen_cases(
     ranges = patient.encoder.ranges
     screened = screen_records(records, ranges)
     read = read_raw(screened.table, patient.encoder)
-    notes = count_ignored(screened.outside, _count_unknown(patient, read), ranges)
+    unknown = find_unknown(patient.encoder, read).sum().to_dict()
+    notes = count_ignored(screened.outside, unknown, ranges)
     notes += name_unknown(read, patient.encoder.inputs)
     return screened.table, join_warnings(screened.warnings, patient.warn(read)), notes
 

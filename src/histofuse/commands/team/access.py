@@ -72,7 +72,8 @@ def authorize() -> Authorization | Response:
         only = "the administrator" if member else "a user who may write, or the administrator"
         message = f"{request.method} {request.path}: only {only} may do this on this server"
         return _refuse(403, "PERMISSION_DENIED", message)
-    if _find_call(request.path) == _NEW_EXPERIMENT and _names_location():
+    call = _API.fullmatch(request.path)
+    if call and call.group(2, 3) == _NEW_EXPERIMENT and _names_location():
         message = "artifact_location: only the server chooses where files are stored; leave it out"
         return _refuse(400, "INVALID_PARAMETER_VALUE", message)
     g.histofuse_login = login
@@ -92,11 +93,6 @@ def may_do(method: str, path: str, *, member: bool) -> bool:
         return part in _READ
     writes = member and part in _WRITTEN and (part, call) != _PROMPTS
     return writes or (part, call) in _SEARCHES or (part, call) == _OWN_PASSWORD
-
-
-def _find_call(path: str) -> tuple[str, str] | None:
-    match = _API.fullmatch(path)
-    return match and (match[2], match[3])
 
 
 def _names_location() -> bool:

@@ -115,9 +115,6 @@ def open_team(folder: Path = FOLDER) -> Team:
     return Team(address, _read_secrets(folder).admin_password, str(folder / SECRETS))
 
 
-# --- settings -----------------------------------------------------------------------------------
-
-
 def require_usable(settings: Settings) -> None:
     """Refuse settings that cannot work or would leave the server open to anyone."""
     faults = [*_check_hosts(settings), *_check_artifacts(settings.artifacts)]
@@ -195,9 +192,6 @@ def _name_address(settings: Settings) -> str:
     return f"http://{_bracket(host)}:{settings.port}"
 
 
-# --- files that only their owner may read -------------------------------------------------------
-
-
 def _open_secrets(folder: Path) -> Secrets:
     """Read the passwords; the first start creates them."""
     if not (folder / SECRETS).is_file():
@@ -240,9 +234,6 @@ def _write_auth_config(folder: Path, database: str) -> None:
         seconds=CREDENTIALS_SECONDS,
     )
     write_private(config, folder / AUTH_CONFIG)
-
-
-# --- MLflow -------------------------------------------------------------------------------------
 
 
 def _open_artifacts(artifacts: str | None, folder: Path) -> str:

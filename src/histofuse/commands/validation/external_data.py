@@ -44,19 +44,12 @@ TRAINED_ON: Final = Path("data")
 
 @dataclass
 class External:
-    """Another data set below a folder, all of it in the split that is scored.
-
-    Attributes:
-        data: Where it is.
-        sources: Of its images and its records; empty where there are none.
-        notes: What was left out.
-        names: Patient or case to how the data set spells it.
-    """
+    """Another data set below a folder, all of it in the split that is scored."""
 
     data: TestData
-    sources: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    names: dict[Any, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # of images and records, if there are any
+    notes: list[str] = field(default_factory=list)  # what was left out
+    names: dict[Any, str] = field(default_factory=dict)  # patient or case to its spelling
 
     def add_records(self, folder: Path) -> None:
         """Read and label records: a folder with ``records.yaml``, or with ``hosp/``."""
@@ -117,11 +110,10 @@ class External:
     def pair(self, model: str, crosswalk: Path) -> None:
         """Give each case the record of its own patient."""
         root = self.data.root
-        patches, cohort = (
-            pd.read_parquet(root / name)
-            for name in ("splits/patches.parquet", "cohort/cohort.parquet")
+        patches, splits, cohort = (
+            pd.read_parquet(root / f"{name}.parquet")
+            for name in ("splits/patches", "splits/patients", "cohort/cohort")
         )
-        splits = pd.read_parquet(root / "splits" / "patients.parquet")
         linked = PairingParams.model_validate({"rule": "linked"})
         pairs = make_pairs(patches, join_targets(splits, cohort), linked, 0, crosswalk)
         write_table(pairs, root / "pairs" / f"{name_pairing(model)}.parquet", PAIRS)

@@ -222,9 +222,6 @@ def _score(rows: Predictions, bootstrap: Bootstrap) -> dict[str, Any]:
     return {**bootstrap.estimate_metrics(rows, names), **share, **line}
 
 
-# --- how far the inputs lie from training -------------------------------------------------------
-
-
 def _measure_distances(bundle: Bundle, here: TestData, bootstrap: Bootstrap) -> dict[str, Distance]:
     sides = {"frames": ("images", _describe_cases), "records": ("records", _describe_patients)}
     distances = {}
@@ -261,9 +258,6 @@ def _describe_patients(data: TestData, split: str, bundle: Bundle) -> tuple[pd.D
     outcome = f"outcome: {TestData(TRAINED_ON).read_target()}"
     inputs = rows.drop(columns=[*KEY, "split", "target"])
     return inputs.assign(**{outcome: rows["target"]}), outcome
-
-
-# --- MLflow -------------------------------------------------------------------------------------
 
 
 def _attach(bundle: Bundle, folder: Path, facts: dict[str, Any], scores: dict[str, Any]) -> str:

@@ -36,13 +36,10 @@ class RequestQueue:
     """Answers requests in a single thread, which uses all cores.
 
     The predictor's `answer` takes what was read from a request, or from several after `merge`.
-
-    Attributes:
-        failed: Whether the thread has ended, so that nothing is answered any more.
     """
 
     def __init__(self, predictor: Any) -> None:
-        self.failed = False
+        self.failed = False  # whether the thread has ended, so that nothing is answered any more
         self._predictor = predictor
         self._waiting: SimpleQueue[_Request] = SimpleQueue()
         self._taken: list[_Request] = []

@@ -67,13 +67,9 @@ def _cancel(timer: TimerHandle | None) -> None:
 
 
 class Supervisor(Multiprocess):
-    """Keeps processes running, but stops if one cannot start: others could not either.
+    """Keeps processes running, but stops if one cannot start: others could not either."""
 
-    Attributes:
-        failed: Whether one could not.
-    """
-
-    failed = False
+    failed = False  # whether one could not
 
     def __init__(self, config: Config, sockets: list[Any]) -> None:
         super().__init__(config, sockets)
@@ -125,11 +121,7 @@ def configure(host: str, port: int, workers: int, app: Any = APP) -> Config:
 
 
 def run(host: str, port: int, workers: int) -> int:
-    """Serve until a signal comes.
-
-    Returns:
-        The exit status: `STARTUP_FAILURE` if the model could not be served.
-    """
+    """Serve until a signal comes; return the exit status, if it failed `STARTUP_FAILURE`."""
     config = configure(host, port, workers)
     if workers > 1:
         supervisor = Supervisor(config, [config.bind_socket()])

@@ -125,13 +125,7 @@ def embed_records(
 def predict_frames(
     model: FrameModel, points: pd.DataFrame, frames: FrameSource, batch: int
 ) -> Iterator[pd.DataFrame]:
-    """Predict every point of every frame, in the order of the points.
-
-    Args:
-        model: The model.
-        points: ``case_id, frame_id, x_px, y_px``, sorted by frame.
-        frames: Their pixels.
-        batch: Patches in each table.
+    """Predict points ``case_id, frame_id, x_px, y_px``, sorted by frame, in their order.
 
     Yields:
         The points with the model's answer, `batch` rows at a time.

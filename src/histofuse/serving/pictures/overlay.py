@@ -36,14 +36,9 @@ def draw_overlays(
     footer: str,
     folder: Path,
 ) -> None:
-    """Write ``<frame>.png`` for each frame.
+    """Write ``<frame>.png`` for each frame of a table ``frame_id, x_px, y_px, prediction``.
 
-    Args:
-        answered: ``frame_id, x_px, y_px, prediction``; a row is a nucleus.
-        frames: Their pixels.
-        classes: Those that the model knows; their order decides the colours.
-        footer: Names the model.
-        folder: Is created; drawings of the same frames are replaced.
+    The order of the model's classes decides their colours.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = list(answered.groupby("frame_id", sort=False))

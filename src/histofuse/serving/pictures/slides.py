@@ -60,14 +60,9 @@ Prepare = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 def predict_slide(
     model: SlideModel, slide: Slide, regions: Sequence[Region], prepare: Prepare, case: str
 ) -> Iterator[pd.DataFrame]:
-    """Find and classify the nuclei of a slide.
+    """Find and classify the nuclei of a slide, which has the model's resolution.
 
-    Args:
-        model: The chain.
-        slide: At the model's resolution.
-        regions: Those with tissue.
-        prepare: Normalises their stains.
-        case: Whose health record the model takes, if it takes any.
+    `prepare` normalises the stains of a region; `case` is whose health record the model takes.
 
     Yields:
         For each region with nuclei, ``x_px, y_px`` in pixels of the slide, ``score`` and the
