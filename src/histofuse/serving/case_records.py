@@ -118,7 +118,7 @@ def screen_records(table: pd.DataFrame, ranges: Mapping[str, Range]) -> Screened
 
 
 def count_ignored(
-    outside: Mapping[str, int], unknown: Mapping[str, int], ranges: Mapping[str, Range]
+    outside: Mapping[str, int], unknown: Mapping[Any, int], ranges: Mapping[str, Range]
 ) -> list[str]:
     """Write how many values of which features were not used, and why."""
     notes = [f"{n:,} {name} outside {ranges[name]}" for name, n in outside.items() if n]

@@ -198,7 +198,7 @@ def _predict_records(predictor: TabularPredictor, request: Request) -> str:
     table = read_patients(request.patients)
     named = [name for name in (CASE, *KEY) if name in table]
     ranges = predictor.encoder.ranges
-    screened, unknown = screen_records(table, ranges), Counter[str]()
+    screened, unknown = screen_records(table, ranges), Counter[Any]()
     with open_writer(request.out) as write:
         starts = range(0, len(table), ROWS_AT_ONCE)
         for start in track(starts, "predicting", total=len(starts)):
