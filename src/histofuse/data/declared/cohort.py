@@ -52,8 +52,7 @@ def build_declared_cohort(source: DeclaredTable) -> DeclaredCohort:
     """
     target, cells = source.declaration.target, source.cells
     attrition = Attrition()
-    patients = cells["subject_id"].n_unique()
-    attrition.note("everyone", "all rows of the table", patients, cells.height)
+    attrition.keep(cells, "everyone", "all rows of the table", pl.lit(True))
     with collect_faults() as faults:
         column, yes, no = target.words
         words = dict.fromkeys(yes, 1.0) | dict.fromkeys(no, 0.0)

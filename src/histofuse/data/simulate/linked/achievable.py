@@ -36,11 +36,10 @@ def compute_best(
     cohort: LinkedCohort, params: LinkedSimulationParams
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Compute the probability of the outcome given the image, the record, and both."""
+    unseen = np.full(len(cohort.outcome), params.image_own**2)
     return {
         "image": _judge_image(cohort.tissue, params),
-        "record": mean_risk(
-            score_record(cohort.record, params), np.full(len(cohort.outcome), params.image_own**2)
-        ),
+        "record": mean_risk(score_record(cohort.record, params), unseen),
         "both": _judge_both(cohort, params),
     }
 

@@ -9,14 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from histofuse.data.mimic_tables import TABLES
-from histofuse.data.simulate.mimiciv.catalogue import (
-    BREAST_FEMALE,
-    BREAST_MALE,
-    CONDITIONS,
-    METASTASES,
-    OTHER_CANCERS,
-    Code,
-)
+from histofuse.data.simulate.mimiciv import catalogue
 from histofuse.data.simulate.mimiciv.patients import (
     CONDITION_NAMES,
     DAY,
@@ -25,12 +18,12 @@ from histofuse.data.simulate.mimiciv.patients import (
     Stays,
 )
 
-ALL_CODES: Final[list[Code]] = [
-    *(code for condition in CONDITIONS for code in condition.codes),
-    *BREAST_FEMALE,
-    *BREAST_MALE,
-    *METASTASES,
-    *OTHER_CANCERS,
+ALL_CODES: Final[list[catalogue.Code]] = [
+    *(code for condition in catalogue.CONDITIONS for code in condition.codes),
+    *catalogue.BREAST_FEMALE,
+    *catalogue.BREAST_MALE,
+    *catalogue.METASTASES,
+    *catalogue.OTHER_CANCERS,
 ]
 
 
@@ -42,26 +35,26 @@ def record_diagnoses(
     rows: list[tuple[NDArray, NDArray]] = []  # stay, position in the list of codes
     position = {code: i for i, code in enumerate(ALL_CODES)}
 
-    def note(present: NDArray, codes: Sequence[Code], variant: NDArray) -> None:
+    def note(present: NDArray, codes: Sequence[catalogue.Code], variant: NDArray) -> None:
         stay = np.flatnonzero(present)
         numbers = np.array([position[code] for code in codes])
         rows.append((stay, numbers[variant[stay] % len(codes)]))
 
-    own = rng.integers(0, 1 << 30, (len(patients), len(CONDITIONS)))
-    for column, condition in enumerate(CONDITIONS):
+    own = rng.integers(0, 1 << 30, (len(patients), len(catalogue.CONDITIONS)))
+    for column, condition in enumerate(catalogue.CONDITIONS):
         coded = rng.random(m) < 0.93
         variant = rng.integers(0, 1 << 30, m) if condition.acute else own[who, column]
         note(stays.conditions[:, column] & coded, condition.codes, variant)
     breast = patients.breast_cancer[who] & (stays.order >= 0)
     breast &= (stays.order == 0) | (rng.random(m) < 0.85)
     site = rng.integers(0, 1 << 30, len(patients))[who]
-    note(breast & ~patients.male[who], BREAST_FEMALE, site)
-    note(breast & patients.male[who], BREAST_MALE, site)
-    note(patients.other_cancer[who] & (rng.random(m) < 0.9), OTHER_CANCERS, site)
+    note(breast & ~patients.male[who], catalogue.BREAST_FEMALE, site)
+    note(breast & patients.male[who], catalogue.BREAST_MALE, site)
+    note(patients.other_cancer[who] & (rng.random(m) < 0.9), catalogue.OTHER_CANCERS, site)
     spread = stays.metastatic & (rng.random(m) < 0.99)
-    note(spread, METASTASES, patients.metastasis_site[who])
+    note(spread, catalogue.METASTASES, patients.metastasis_site[who])
     second = spread & (rng.random(m) < 0.3)
-    note(second, METASTASES, patients.metastasis_site[who] + 1)
+    note(second, catalogue.METASTASES, patients.metastasis_site[who] + 1)
     return _number_diagnoses(rng, patients, stays, hadm_id, rows)
 
 
@@ -76,7 +69,7 @@ def _number_diagnoses(
     # An admission without any of the conditions still has a reason: a fall.
     stay, code = (np.concatenate(part) for part in zip(*rows, strict=True))
     bare = np.setdiff1d(np.arange(len(stays)), stay)
-    fall = ALL_CODES.index(CONDITIONS[CONDITION_NAMES.index("fall")].codes[0])
+    fall = ALL_CODES.index(catalogue.CONDITIONS[CONDITION_NAMES.index("fall")].codes[0])
     stay, code = np.append(stay, bare), np.append(code, np.full(len(bare), fall))
     version10 = stays.discharged[stay] >= ICD10_DAY * DAY
     icd9, icd10 = np.array([(c.icd9, c.icd10) for c in ALL_CODES]).T

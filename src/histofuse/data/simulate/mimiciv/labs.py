@@ -169,24 +169,15 @@ def _measure(rng: Generator, lab: Lab, which: NDArray, levels: NDArray) -> pl.Da
 
 def _print_results(table: pl.DataFrame, lab: Lab) -> pl.DataFrame:
     """Print values as the release does: some hidden by ``___``, some lost to a comment."""
-    printed = (
-        pl.when(pl.col("decimals") == 0)
-        .then(pl.col("valuenum").cast(pl.Int64).cast(pl.String))
-        .otherwise(pl.col("valuenum").cast(pl.String))
-    )
+    whole = pl.col("valuenum").cast(pl.Int64).cast(pl.String)
+    printed = pl.when(pl.col("decimals") == 0).then(whole)
+    printed = printed.otherwise(pl.col("valuenum").cast(pl.String))
     below = pl.lit(lab.itemid == 50885) & (pl.col("valuenum") < 0.2)
     absent = pl.col("lost") | below
-    outside = (pl.col("valuenum") < pl.col("ref_range_lower")) | (
-        pl.col("valuenum") > pl.col("ref_range_upper")
-    )
-    comment = (
-        pl.when(below)
-        .then(pl.lit("<0.2."))
-        .when("lost")
-        .then(pl.lit("UNABLE TO REPORT."))
-        .when("hidden")
-        .then(pl.lit("New reference range as of ___."))
-    )
+    value, low, high = map(pl.col, ("valuenum", "ref_range_lower", "ref_range_upper"))
+    outside = (value < low) | (value > high)
+    comment = pl.when(below).then(pl.lit("<0.2.")).when("lost").then(pl.lit("UNABLE TO REPORT."))
+    comment = comment.when("hidden").then(pl.lit("New reference range as of ___."))
     return table.select(
         "draw",
         value=pl.when(absent).then(None).when("hidden").then(pl.lit("___")).otherwise(printed),

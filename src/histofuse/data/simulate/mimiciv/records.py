@@ -7,13 +7,7 @@ from numpy.typing import NDArray
 
 from histofuse.core.seeding import make_rng
 from histofuse.data.mimic_tables import TABLES
-from histofuse.data.simulate.mimiciv.catalogue import (
-    ADMISSION_TYPES,
-    DESTINATIONS,
-    LOCATIONS,
-    MARITAL,
-    RACES,
-)
+from histofuse.data.simulate.mimiciv import catalogue
 from histofuse.data.simulate.mimiciv.cells import (
     Clock,
     choose,
@@ -80,7 +74,7 @@ def _record_admissions(
     rng: Generator, patients: Patients, stays: Stays, hadm_id: NDArray, clock: Clock
 ) -> pl.DataFrame:
     m, who = len(stays), stays.patient
-    kind = choose(rng, ADMISSION_TYPES, m)
+    kind = choose(rng, catalogue.ADMISSION_TYPES, m)
     emergency = np.isin(kind, ["EW EMER.", "EU OBSERVATION", "OBSERVATION ADMIT"])
     arrival = stays.admitted - rng.integers(60, 480, m)
     departure = stays.admitted + rng.integers(20, 180, m)
@@ -93,12 +87,14 @@ def _record_admissions(
             "dischtime": clock.shift(stays.discharged, who),
             "admission_type": kind,
             "admit_provider_id": draw_providers(rng, m),
-            "admission_location": np.where(emergency, "EMERGENCY ROOM", choose(rng, LOCATIONS, m)),
+            "admission_location": np.where(
+                emergency, "EMERGENCY ROOM", choose(rng, catalogue.LOCATIONS, m)
+            ),
             "discharge_location": _draw_destinations(rng, patients, stays),
             "insurance": _draw_insurance(rng, patients)[who],
             "language": np.where(rng.random(len(patients)) < 0.9, "ENGLISH", "?")[who],
             "marital_status": _draw_marital(rng, patients)[who],
-            "race": choose(rng, RACES, len(patients))[who],
+            "race": choose(rng, catalogue.RACES, len(patients))[who],
             "edregtime": clock.shift(arrival, who),
             "edouttime": clock.shift(departure, who),
             "hospital_expire_flag": stays.died.astype(np.int64),
@@ -118,14 +114,14 @@ def _draw_destinations(rng: Generator, patients: Patients, stays: Stays) -> NDAr
     """Sicker patients leave for nursing and hospice; nothing depends on how they fare."""
     frailty = patients.frailty[stays.patient]
     old = (patients.age_years[stays.patient] - 62) / 10
-    logits = np.zeros((len(stays), len(DESTINATIONS)))
+    logits = np.zeros((len(stays), len(catalogue.DESTINATIONS)))
     logits[:, 1] = 0.2 * frailty
     logits[:, 2] = -1.0 + 0.4 * frailty + 0.4 * old
     logits[:, 3] = -2.0 + 0.2 * frailty
     logits[:, 4] = -4.2 + 0.5 * frailty + 1.2 * stays.metastatic
     logits[:, 5] = -0.8
     chosen = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
-    return np.where(stays.died, "DIED", np.array(DESTINATIONS)[chosen])
+    return np.where(stays.died, "DIED", np.array(catalogue.DESTINATIONS)[chosen])
 
 
 def _draw_insurance(rng: Generator, patients: Patients) -> NDArray:
@@ -138,5 +134,5 @@ def _draw_insurance(rng: Generator, patients: Patients) -> NDArray:
 def _draw_marital(rng: Generator, patients: Patients) -> NDArray:
     old = (patients.age_years - 60) / 10
     logits = np.stack([np.full_like(old, 0.9), -0.4 * old, -1.0 + 0.8 * old, -0.8 + 0 * old], 1)
-    chosen = np.array(MARITAL)[np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)]
+    chosen = np.array(catalogue.MARITAL)[np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)]
     return np.where(rng.random(len(patients)) < 0.025, "", chosen)
