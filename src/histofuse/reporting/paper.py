@@ -142,7 +142,7 @@ def _decide(claim: Claim, estimate: Estimate | None, rules: Rules) -> tuple[Verd
         answer = answer_gain(estimate, rules)
         return _GAINS[answer], explain_gain(answer, estimate, rules)
     # Whatever rounds to the printed figure reaches it.
-    reached = float(claim.printed) - _find_rounding(claim.printed)
+    reached = float(claim.printed) - 0.5 * 10 ** -len(claim.printed.partition(".")[2])
     side = find_side(estimate, rules.fewest_groups, reached)
     reason = f"The interval lies on both sides of {claim.printed}."
     if side != "inconclusive":
@@ -150,13 +150,3 @@ def _decide(claim: Claim, estimate: Estimate | None, rules: Rules) -> tuple[Verd
             f"The whole interval {'reaches' if side == 'above' else 'is below'} {claim.printed}."
         )
     return _LEVELS[side], explain_lack(estimate, rules) or reason
-
-
-def _find_rounding(printed: str) -> float:
-    return 0.5 * 10 ** -len(printed.partition(".")[2])
-
-
-def agrees(printed: str, low: float, high: float) -> bool:
-    """Tell whether a printed figure can be the rounding of some value from low to high."""
-    half = _find_rounding(printed)
-    return low <= float(printed) + half and high >= float(printed) - half

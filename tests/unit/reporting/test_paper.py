@@ -7,7 +7,6 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from histofuse.evaluation.metrics.sides import Rules
 from histofuse.reporting.paper import (
     Estimate,
-    agrees,
     judge_claims,
     list_claims,
     list_contradictions,
@@ -19,6 +18,12 @@ RULES = Rules(gain_margin=0.05, chance_margin=0.1, fewest_groups=10)
 TEXTS = {c.name: c for c in list_contradictions()}
 # Counts over BreCaHAD's 162 JSON files; Aksac et al. 2019.
 BRECAHAD = {"mitosis": 112, "tumour": 20_117, "non_tumour": 1_917}
+
+
+def agrees(printed, low, high):
+    """Tell whether a printed figure can be the rounding of some value from low to high."""
+    half = 0.5 * 10 ** -len(printed.partition(".")[2])
+    return low <= float(printed) + half and high >= float(printed) - half
 
 
 def judge(key, honest=None, protocol=None, simulated=()):

@@ -28,17 +28,12 @@ def draw_crossval(crossval: CrossValidation, folder: Path) -> None:
     for name, on_patches in (("patches", True), ("health_records", False)):
         results = [r for r in crossval.results if r.model.on_patches == on_patches]
         if results:
-            draw_folds(crossval, results, folder / f"{name}.png")
-
-
-def draw_folds(crossval: CrossValidation, results: Sequence[Result], path: Path) -> None:
-    """Draw a panel a metric: a dot a fold, and the pooled value with its interval."""
-    rows = results[0].model
-    footer = describe_footer(results[0], crossval.context.split, rows)
-    save_drawing(_draw, (crossval, results), footer, path)
+            footer = describe_footer(results[0], crossval.context.split, results[0].model)
+            save_drawing(_draw, (crossval, results), footer, folder / f"{name}.png")
 
 
 def _draw(crossval: CrossValidation, results: Sequence[Result]) -> Figure:
+    """Draw a panel a metric: a dot a fold, and the pooled value with its interval."""
     columns = choose_metrics(results)
     count = len(crossval.folds.splits)
     share = f"{crossval.intervals.params.confidence:.0%}"

@@ -19,6 +19,7 @@ from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.predictions import Predictions
 
 NOT_APPLICABLE = "NA"
+_ENDS = ("", "_low", "_high")
 Cell = Interval | float | int | str | None
 
 
@@ -255,23 +256,16 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 def render_csv(table: Table) -> str:
     """Render to four decimals, empty where not defined; intervals add ``_low`` and ``_high``."""
-    with_ends = {
-        column
+    width = {
+        column: 3 if any(isinstance(row[column], Interval) for row in table.rows) else 1
         for column in table.headings
-        if any(isinstance(row[column], Interval) for row in table.rows)
     }
-    ends = ("", "_low", "_high")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        column + end for column in table.headings for end in ends[: 3 if column in with_ends else 1]
-    )
+    writer.writerow(column + end for column, n in width.items() for end in _ENDS[:n])
     for row in table.rows:
-        writer.writerow(
-            escape_formula(_render(value, decimals=4, undefined=""))
-            for column in table.headings
-            for value in _spread(row[column])[: 3 if column in with_ends else 1]
-        )
+        cells = (cell for column, n in width.items() for cell in _spread(row[column])[:n])
+        writer.writerow(escape_formula(_render(c, decimals=4, undefined="")) for c in cells)
     return text.getvalue()
 
 

@@ -62,14 +62,9 @@ def _describe(found: Mapping[str, Any]) -> Iterator[Block]:
 
 def _list_rows(arm: str, metrics: Mapping[str, Any]) -> Iterator[list[Cell]]:
     for answer in dict.fromkeys(name.partition("/")[2] for name in metrics):
-        cells = [_show(metrics[f"{metric}/{answer}"]) for metric in _METRICS]
+        found = [metrics[f"{metric}/{answer}"] for metric in _METRICS]
+        cells = [show_interval(i["value"], i["low"], i["high"]) for i in found]
         yield [_ARMS[arm], "nuclei" if answer == "nuclei" else show_name(answer), *cells]
-
-
-def _show(interval: Mapping[str, Any]) -> str:
-    if interval["value"] is None:
-        return "–"
-    return show_interval(interval["value"], interval["low"], interval["high"])
 
 
 def _count(run: Run, found: Mapping[str, Any]) -> Iterator[Block]:

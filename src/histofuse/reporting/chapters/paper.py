@@ -31,12 +31,6 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def judge_run(run: Run) -> list[Judgement]:
-    """Judge the paper's claims by a run."""
-    protocol = collect_protocol(run) or {}
-    return judge_claims(collect_honest(run), protocol, run.rules, find_simulated(run))
-
-
 def summarise_claims(judgements: Sequence[Judgement]) -> str:
     """Count the claims by verdict, in words."""
     counts = Counter(j.verdict for j in judgements).most_common()
@@ -45,7 +39,9 @@ def summarise_claims(judgements: Sequence[Judgement]) -> str:
 
 def write_paper_chapter(run: Run) -> Chapter:
     """Write the chapter on the paper's claims."""
-    judgements = judge_run(run)
+    protocol = collect_protocol(run) or {}
+    simulated = find_simulated(run)
+    judgements = judge_claims(collect_honest(run), protocol, run.rules, simulated)
     blocks: list[Block] = []
     if run.simulated:
         text = (
