@@ -153,7 +153,6 @@ def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
 
 
 def _decode_tiff(data: bytes, where: str, size: PatchSize) -> np.ndarray:
-    """Decode a TIFF as those of frames are decoded."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -186,7 +185,6 @@ def _find_problem(image: Any) -> str:
 
 
 def _load(image: Any, data: bytes, where: str) -> np.ndarray:
-    """Load the pixels of a PNG or JPEG."""
     import imagecodecs
 
     image.load()  # first: EXIF and XMP may follow the pixels

@@ -92,7 +92,6 @@ def write_frame_pages(
 def _draw_frames(
     rows: pd.DataFrame, frames: FrameSource, classes: Sequence[str], focus: str
 ) -> list[Figure]:
-    """Draw the first frames of a case with their nuclei."""
     figures = []
     for frame, part in list(rows.groupby("frame_id", sort=False))[:_MOST_FRAMES]:
         drawn = render(draw_overlay(frames.read(frame), part, classes, ringed=focus))
@@ -180,7 +179,6 @@ def _explain(
 
 
 def _count(table: pd.DataFrame, classes: Sequence[str]) -> Grid:
-    """Count nuclei by frame and class."""
     counts = pd.crosstab(table["frame_id"], table[PREDICTION]).reindex(columns=list(classes))
     counts = counts.fillna(0).astype(int)
     rows = [[str(frame), *map("{:,}".format, row)] for frame, row in counts.iterrows()]
@@ -192,7 +190,6 @@ def _count(table: pd.DataFrame, classes: Sequence[str]) -> Grid:
 def _show_nucleus(
     row: pd.Series, patch: np.ndarray, explained: pd.DataFrame, number: int, focus: str
 ) -> Figure:
-    """Show a nucleus, and its map next to it."""
     views = [patch]
     if GRADCAM in explained:
         with Image.open(io.BytesIO(base64.b64decode(explained[GRADCAM].iloc[number]))) as opened:

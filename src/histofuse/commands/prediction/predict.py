@@ -322,7 +322,6 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
 def _embed_cases(
     predictor: PatientPredictor, request: Request, scratch: Path
 ) -> dict[str, np.ndarray]:
-    """Embed the nuclei of each case."""
     points, frames = _take_points(predictor.image, request, scratch)
     model = EmbeddingModel(predictor.image, {})
     tables = list(_track_frames(model, points, frames, request.batch, "embedding nuclei"))

@@ -174,7 +174,6 @@ def _try_slide(named: tuple[str, Path], *, job: SlideJob) -> dict[str, Any] | li
 
 
 def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
-    """Predict a slide and write its folder."""
     predictor, finder = _load_models(job.model, job.encoders, job.detector)
     request, records = job.request, job.records
     frames = FrameModel(predictor, records.embeddings)
@@ -284,7 +283,6 @@ def _load_models(bundle: Path, encoders: Path | None, detector: Path) -> tuple[A
 
 
 def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a summary to one row."""
     row = {k: v for k, v in summary.items() if not isinstance(v, dict) and v is not None}
     row |= {f"count_{name}": count for name, count in summary["counts"].items()}
     spot = summary["hot_spot"] or {}

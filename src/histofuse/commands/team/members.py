@@ -67,7 +67,6 @@ class Team:
         return next((role["id"] for role in roles if role["name"] == MEMBERS), None)
 
     def _create_role(self) -> int:
-        """Create the role that may write."""
         created = self._ask("POST", f"{_ROLES}/create", {"workspace": WORKSPACE, "name": MEMBERS})
         role = created["role"]["id"]
         for kind in WRITABLE:

@@ -130,7 +130,6 @@ def _write_rows(columns: Mapping[str, str]) -> str:
 
 
 def _reporting(answer: Answer) -> Answer:
-    """Report errors as MLflow does."""
 
     async def respond(request: Request) -> Response:
         try:

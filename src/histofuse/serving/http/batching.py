@@ -111,7 +111,6 @@ class RequestQueue:
 
 
 def _take_available(queue: SimpleQueue[_Request]) -> Iterator[_Request]:
-    """Take what is in a queue, without waiting for more."""
     with suppress(Empty):
         while True:
             yield queue.get_nowait()

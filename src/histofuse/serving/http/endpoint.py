@@ -82,7 +82,6 @@ class Endpoint:
         return self._queue.submit(self.predictor.read(inputs), len(inputs), options)
 
     def _read_options(self, params: Mapping[str, Any]) -> dict[str, bool]:
-        """Read which explanations are asked for."""
         with collect_faults() as faults:
             if unknown := [name for name in params if name not in self._options]:
                 problem = f"unknown key {unknown[0]!r}, {len(unknown):,} such keys"
