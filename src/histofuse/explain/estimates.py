@@ -26,11 +26,9 @@ Scores = Mapping[str, Float[np.ndarray, " n"]]
 class Measure:
     """The definition of a faithfulness score.
 
-    Attributes:
-        better: Direction of better scores; empty where the score is for comparison only.
-        limit: A score not better than this is a concern; None for comparison only.
-        concern: What a concern means for the model or its explanations.
-        exact: Whether the value itself decides, such as a largest error, which has no interval.
+    A score not better than the `limit`, in the direction of `better`, is a `concern`; for
+    comparison only, all three are empty. `exact`: the value itself decides, such as a largest
+    error.
     """
 
     meaning: str

@@ -80,11 +80,9 @@ class ImageSpec:
 class ImageModel(nn.Module):
     """Patches -> embedding -> logits.
 
-    Attributes:
-        head: Dropout, or a standardiser of pooled levels, and the last linear layer.
-        gradcam_layer: The layer that maps explain, chosen when the network is created for training;
-            None in bundles from before layers were saved.
-        map_method: How its maps are computed. Where methods were not compared: Grad-CAM.
+    The head is dropout, or a standardiser, and the last linear layer. `gradcam_layer`, which maps
+    explain, is chosen when the network is created for training; None in bundles from before layers
+    were saved. `map_method` is Grad-CAM where methods were not compared.
     """
 
     def __init__(self, spec: ImageSpec, backbone: nn.Module, embedding_dim: int) -> None:

@@ -25,10 +25,9 @@ _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 class Backbone:
     """A network that ends in its embedding.
 
-    Attributes:
-        dropped: Prefixes of keys of the full network's weights that belong to its classifier.
-        fetch_imagenet: Downloads ImageNet weights; None where nobody publishes any.
-        convert: Brings weights with other keys or of other sides to this network's.
+    `dropped` are prefixes of the full network's keys of weights that belong to its classifier;
+    `fetch_imagenet` is None where nobody publishes any; `convert` brings weights with other keys or
+    of other sides to this network's.
     """
 
     network: nn.Module
@@ -143,11 +142,7 @@ def _build_torchvision(name: str, model_kwargs: Mapping[str, Any]) -> Backbone:
 
 
 def _cut_head(network: nn.Module) -> str:
-    """Replace the last layer by nothing and return its path.
-
-    Of a head of several layers those before the last stay. SqueezeNet classifies by a convolution
-    and then pools: its embedding is the mean over the positions of its last features.
-    """
+    """Replace the last layer by nothing and return its path."""
     head = next(name for name in _HEADS if hasattr(network, name))
     modules = list(getattr(network, head).named_modules())
     name, last = [(n, m) for n, m in modules if any(True for _ in m.parameters(recurse=False))][-1]

@@ -56,12 +56,9 @@ class MapLayer:
 
 @dataclass(frozen=True)
 class MapMethod:
-    """How maps are computed at a layer; see `explain.maps.methods`.
+    """How maps are computed at a layer (`explain.maps.methods`); the rest is of Score-CAM alone.
 
-    Attributes:
-        name: ``gradcam``, ``hirescam``, ``layercam`` or ``scorecam``.
-        blur_px: SD of the blur that hides a place from Score-CAM, in pixels of the network's input.
-        masks: Of Score-CAM, at most.
+    `blur_px` is the SD of the blur that hides a place, in pixels of the network's input.
     """
 
     name: str

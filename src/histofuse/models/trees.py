@@ -22,16 +22,11 @@ CHUNK_ROWS = 4096
 
 @dataclass(frozen=True)
 class BoostedTrees:
-    """Regression trees whose leaf values add up to the logit.
+    """Regression trees whose leaf values, learning rate included, add up to the logit.
 
     All trees lie one after the other in the same arrays, each from one of `roots`. A leaf is its
-    own child on both sides, so that every row may take as many steps as the deepest tree has.
-
-    Attributes:
-        left: Child where the feature's value is at or below the threshold.
-        feature: Column a node looks at; 0 at leaves.
-        value: What a leaf adds, learning rate included; 0 at other nodes.
-        intercept: The logit before any tree.
+    own child on both sides, so that every row may take as many steps as the deepest tree has; its
+    feature is 0, as is the value of other nodes. Rows go left at or below the threshold.
     """
 
     roots: Int64[np.ndarray, " trees"]

@@ -36,11 +36,9 @@ Scores = dict[str, dict[str, float | None]]
 class CrossValidation:
     """Results of a cross-validation.
 
-    Attributes:
-        rounds: Those with the highest mean AUROC over the held-out folds.
-        history: ``round``, and mean and ``_sd`` over the folds of loss and AUROC in both parts.
-        scores: ``auroc`` and ``macro_f1`` (at 0.5) at the chosen rounds; null where not defined.
-        note: What the rows were too few for; empty if nothing.
+    `rounds` have the highest mean AUROC over the held-out folds, at which `scores` are given
+    (macro_f1 at 0.5; null where not defined). `history` has the mean and ``_sd`` of loss and AUROC
+    of both parts by ``round``; `note` says what the rows were too few for.
     """
 
     rounds: int

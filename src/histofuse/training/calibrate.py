@@ -90,9 +90,8 @@ def _read_curve(values: dict[str, Any]) -> Curve:
 class Choice:
     """Which method ``auto`` took, and why.
 
-    Attributes:
-        log_loss: Of each method, cross-fitted; empty where none were compared.
-        standard_error: Of the difference, over cases or patients (`groups`); None likewise.
+    `log_loss` of each method is cross-fitted, `standard_error` is of the difference over `groups`
+    (cases or patients); empty and None where none were compared.
     """
 
     method: CalibrationMethod

@@ -34,10 +34,8 @@ Sets = Bool[np.ndarray, "n k"]
 class ConformalRule:
     """The rule that makes the prediction set of a row.
 
-    Attributes:
-        quantiles: Of the conformity scores, one a class; None where validation rows are too few to
-            rule the class out at this coverage: it is in every set.
-        rows: Validation rows behind each.
+    There is a quantile of the conformity scores for each class, None where validation `rows` are
+    too few to rule the class out at this coverage: it is in every set.
     """
 
     score: Score

@@ -33,10 +33,8 @@ TINY: Final = 1e-12
 class Training:
     """What is kept of the embeddings of the training patches.
 
-    Attributes:
-        axes: Principal components, each divided by its standard deviation (`spread`).
-        rest: Standard deviation in every other direction.
-        unit: Distance that `TYPICAL` of the validation patches stay below.
+    Principal `axes` are divided by their standard deviations (`spread`), `rest` is the one in every
+    other direction; `unit` is the distance that `TYPICAL` of the validation patches stay below.
     """
 
     mean: Float32[np.ndarray, " width"]

@@ -70,10 +70,8 @@ TABULAR_PREDICTIONS = Contract(
 class EncodedTable:
     """An encoded table and where it came from.
 
-    Attributes:
-        rows: Key, split, target and features; and ``weight`` where the cohort weighs admissions.
-        encoder: The encoder's JSON file, copied into the bundle.
-        target: Name of the target, such as ``mortality_1y``.
+    `rows` hold key, split, target, features and, where the cohort weighs admissions, ``weight``;
+    `encoder` is the JSON file that the bundle gets a copy of.
     """
 
     rows: pd.DataFrame
@@ -98,13 +96,7 @@ def load_table(encoded: Path, cohort_meta: Path, kind: Kind) -> EncodedTable:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model.
-
-    Attributes:
-        history: One row per round or epoch.
-        architecture: What rebuilds it, besides kind and number of features.
-        extra: Further entries of ``config.json``, such as cross-validation scores.
-    """
+    """A fitted model: its history by round or epoch, what rebuilds it, and more for its config."""
 
     model: AnyTabularModel
     history: pd.DataFrame

@@ -25,13 +25,8 @@ _TILE: Final = 1.5
 class Card:
     """What a card shows; contributions are in log-odds.
 
-    Attributes:
-        coverage: Promised coverage of the prediction set.
-        rival: The most likely other class.
-        base: Margin of the mean patch with the typical patient.
-        image: What the patch adds; `image_share` is its part of |patch| + |record|.
-        record: What each variable adds.
-        texts: Values of the variables, with units.
+    `rival` is the most likely other class, `base` the margin of the mean patch with the typical
+    patient; `image_share` is the patch's part of |patch| + |record|; `texts` have units.
     """
 
     example: Explained

@@ -30,13 +30,9 @@ from histofuse.models.mlp import one_thread
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Decomposed margins.
+    """Decomposed margins: of the mean patch with the typical patient, and what each side adds.
 
-    Attributes:
-        base: Margin of the mean patch with the typical patient.
-        record: What each encoded column adds, in the patient encoder's order.
-        margin: The model's own.
-        rivals: The most likely other class of each decision.
+    `record` has the columns of the patient encoder, `rivals` the most likely other classes.
     """
 
     base: Float[np.ndarray, " n"]

@@ -44,13 +44,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Mapper:
-    """A network and the layer that its maps are computed at.
+    """A network, in eval mode, and the layer that its maps are computed at.
 
-    Attributes:
-        image: The image network, or the one in front of the fusion head.
-        network: Called with images and the other inputs; in eval mode.
-        parts: From the head to the first layers: the name of a part, and prefixes of the names of
-            its parameters.
+    `image` is the network or the one in front of the fusion head; `parts` are names of parts, from
+    the head to the first layers, each with prefixes of the names of its parameters.
     """
 
     name: str

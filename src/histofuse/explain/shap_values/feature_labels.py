@@ -26,11 +26,8 @@ SILENT = ("ratio", "admissions", "groups")
 class FeatureLabel:
     """A name for an encoded column.
 
-    Attributes:
-        unit: Of a continuous feature; empty for others.
-        group: Where the feature comes from.
-        mean: What standardisation subtracted; 0 for others.
-        std: What it divided by; None for features that are 0 or 1.
+    `unit`, `mean` and `std` (which standardisation subtracted and divided by) are of continuous
+    features; others have none.
     """
 
     column: str

@@ -43,13 +43,10 @@ TableName = Literal["imputed", "with_missing"]
 
 @dataclass(frozen=True)
 class ExplainedRows:
-    """Rows with their SHAP values and descriptions.
+    """Rows with their SHAP values and descriptions, one column for each label.
 
-    Attributes:
-        attributions: SHAP values, one column for each label.
-        encoded: Rows as the model reads them, in the order of their logits.
-        natural: Rows in natural units, one column for each label; NaN where nothing was measured.
-        background: Encoded training rows over which an unknown feature was averaged.
+    `encoded` is in the order of the logits; `natural` in natural units, NaN where nothing was
+    measured; `background` are the training rows over which an unknown feature was averaged.
     """
 
     model: AnyTabularModel

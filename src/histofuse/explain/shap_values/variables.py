@@ -20,13 +20,9 @@ from histofuse.features.specs import FeatureSpec
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable and the encoded columns that stand for it.
+    """A variable and the encoded columns that stand for it; the value of the first is shown.
 
-    Attributes:
-        name: As in ``features.json``, as `meaning`; `text` says it in few words.
-        unit: Of a continuous variable; empty for others.
-        columns: Its columns; the value of the first one is shown.
-        categories: Column to category; empty where it has none.
+    Units are of continuous variables, `categories` (by column) of the others.
     """
 
     name: str

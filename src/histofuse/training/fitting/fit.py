@@ -46,13 +46,9 @@ def fit(  # noqa: PLR0917
 ) -> FitResult:
     """Train a network in place; it ends with the weights of its best epoch, in eval mode, on CPU.
 
-    Args:
-        network: ``network(*inputs) -> (batch, k)`` logits, or ``(batch,)`` for one logit per row.
-        train: Rows to learn from.
-        validation: Rows to monitor.
-        recipe: How.
-        checkpoints: Folder from `resumable`; None neither saves nor resumes.
-        recorder: Receives the metrics of each epoch, including epochs before a resume.
+    `network` maps the inputs to (batch, k) logits, or to (batch,) for one logit per row; validation
+    rows are monitored. `checkpoints` is a folder from `resumable`; None neither saves nor resumes.
+    The recorder is told of the epochs before a resume too.
 
     Raises:
         InputError: If train or validation has no rows, or the precision is not available.

@@ -19,12 +19,10 @@ from histofuse.training.fitting.recipe import Monitor, Recipe
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit returns.
+    """The history of a fit, one mapping per epoch, and the epoch (from 1) whose weights were kept.
 
-    Attributes:
-        history: One mapping per epoch: epoch (from 1), loss, accuracy and macro-F1 of both splits,
-            validation_auroc, learning_rate_<group>.
-        best_epoch: The epoch (from 1) whose weights were kept.
+    Keys are epoch (from 1), loss, accuracy and macro_f1 of both splits (``train_loss``),
+    validation_auroc and learning_rate_<group>.
     """
 
     history: list[dict[str, float]]

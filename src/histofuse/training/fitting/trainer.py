@@ -60,9 +60,7 @@ def count_ahead(device: torch.device, batch_size: int) -> int:
 class Trainer:
     """A network in training, and all that a checkpoint keeps of it.
 
-    Attributes:
-        history: One mapping per epoch, as in `FitResult`.
-        best_state: Weights of the best epoch so far, on the CPU; averaged, if the recipe says so.
+    `best_state` is of the best epoch so far, on the CPU, averaged if the recipe says so.
     """
 
     def __init__(  # noqa: PLR0917
