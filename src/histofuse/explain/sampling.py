@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int
+from jaxtyping import Int
 
 
 def spread(available: int, count: int) -> Int[np.ndarray, " n"]:
@@ -42,9 +42,8 @@ def choose_examples(
 def rank_by_confidence(rows: pd.DataFrame) -> pd.DataFrame:
     """Sort rows by the probability of the decided class, most confident first."""
     decided = [row[f"probability_{row['prediction']}"] for _, row in rows.iterrows()]
-    confidence: Float32[np.ndarray, " n"] = np.array(decided, dtype=np.float32)
-    order = np.lexsort((rows["patch_id"].to_numpy(dtype=str), -confidence))
-    return rows.iloc[order]
+    confidence = np.array(decided, dtype=np.float32)
+    return rows.iloc[np.lexsort((rows["patch_id"].to_numpy(dtype=str), -confidence))]
 
 
 def choose_cards(predictions: pd.DataFrame, classes: Sequence[str], count: int) -> pd.DataFrame:

@@ -193,8 +193,8 @@ def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
         expected = "a size the backbone takes, often 224"
         raise InputError([Fault(where, problem, expected)]) from None
     if not isinstance(embedding, Tensor) or embedding.ndim != 2:
-        fault = Fault(where, "gives no embedding", "a classification network, (batch, width)")
-        raise InputError([fault])
+        expected = "a classification network, (batch, width)"
+        raise InputError([Fault(where, "gives no embedding", expected)])
     return embedding.shape[1]
 
 
@@ -221,8 +221,7 @@ def load_image_model(bundle: Bundle) -> ImageModel:
         BundleError: If the bundle holds another kind of model.
     """
     config = bundle.config
-    if config.get("kind") != "image":
-        kind = config.get("kind")
+    if (kind := config.get("kind")) != "image":
         raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected image")
     architecture = dict(config["architecture"])
     architecture.pop("embedding_dim")

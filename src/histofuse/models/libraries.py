@@ -82,9 +82,8 @@ def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
 
     weights = models.get_model_weights(name).__members__.get("DEFAULT")
     if weights is None:
-        problem = "has no published weights to take it from"
-        fault = Fault(f"params.yaml, backbone {backbone}", problem, "a number; unit or imagenet")
-        raise InputError([fault])
+        where, problem = f"params.yaml, backbone {backbone}", "has no weights to take it from"
+        raise InputError([Fault(where, problem, "a number; unit or imagenet")])
     given = weights.transforms()
     return InputConfig(given.crop_size[0], given.mean, given.std)
 

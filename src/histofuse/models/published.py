@@ -41,8 +41,8 @@ def check_name(backbone: str) -> None:
     if backbone.startswith(HUB):
         _split(backbone)
     elif not Path(backbone.removeprefix(FOLDER)).is_dir():
-        fault = Fault(f"params.yaml, backbone {backbone}", "no such folder", "a folder of a model")
-        raise InputError([fault])
+        where = f"params.yaml, backbone {backbone}"
+        raise InputError([Fault(where, "no such folder", "a folder of a model")])
 
 
 def read_published(backbone: str) -> PublishedEncoder:

@@ -78,13 +78,13 @@ def draw_example(example: Explained, nucleus_radius_px: float) -> Figure:
     scale = ScalarMappable(Normalize(0, 1), _COLOURS)
     bar = figure.colorbar(scale, cax=figure.add_axes((0.94, 0.1, 0.013, 0.65)), ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=8)
-    figure.suptitle(
+    verdict = f"{'hit' if example.is_hit else 'miss'}{', empty map' if example.is_empty else ''}"
+    title = (
         f"{example.patch_id}: true {show_name(example.label)}, predicted"
-        f" {show_name(example.prediction)} ({example.probability:.2f}),"
-        f" {'hit' if example.is_hit else 'miss'}{', empty map' if example.is_empty else ''}"
-        f"{' · SIMULATED' if example.source == 'simulated' else ''}",
-        fontsize=9,
+        f" {show_name(example.prediction)} ({example.probability:.2f}), {verdict}"
+        f"{' · SIMULATED' if example.source == 'simulated' else ''}"
     )
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
