@@ -125,8 +125,7 @@ def build_cohort(hospital: Hospital, params: CohortParams, source: str | Path) -
 def choose_prediction_time(target: Target, params: CohortParams) -> PredictionTime:
     """Resolve ``target_default``, and refuse a time at which the target is already known.
 
-    Raises:
-        InputError: If the target cannot be predicted then.
+    Raises InputError if the target cannot be predicted then.
     """
     if params.prediction_time == "target_default":
         return target.prediction_times[0]
@@ -141,11 +140,9 @@ def choose_prediction_time(target: Target, params: CohortParams) -> PredictionTi
 def choose_index_admission(target: Target, params: CohortParams) -> IndexAdmission:
     """Resolve the index admission.
 
-    Where the diagnosis is the target, an index that depends on it would give it away (controls
-    have none), so ``first_with_diagnosis`` means the first admission, for cases and controls alike.
-
-    Raises:
-        InputError: If the target needs ICD lists to tell cases from controls, and both are empty.
+    Where the diagnosis is the target, an index that depends on it would give it away (controls have
+    none), so ``first_with_diagnosis`` means the first admission, for cases and controls alike.
+    Raises InputError if the target needs ICD lists to tell cases from controls, and both are empty.
     """
     if target.uses_diagnosis and not (params.icd9 or params.icd10):
         where = f"{PARAMS_FILE}, cohort.icd9 and cohort.icd10"

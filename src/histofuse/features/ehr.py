@@ -103,8 +103,8 @@ def replace_diagnoses(
     if features.masked["diagnoses_from"] == "prior":
         return None
     earlier = params.model_copy(update={"diagnoses_from": "prior"})
-    args = (cohort, root, earlier, target, features.masked["prediction_time"])
-    prior = build_features(*args, groups=(COMORBIDITY,)).table
+    moment = features.masked["prediction_time"]
+    prior = build_features(cohort, root, earlier, target, moment, groups=(COMORBIDITY,)).table
     others = features.table.drop(columns=[name for name in prior if name not in KEY])
     return others.merge(prior, on=list(KEY), validate="1:1")[list(features.table)]
 

@@ -197,13 +197,9 @@ def _add_keys(
     _note_repeats(cells, keys, path, remedy if visit == NONE else "")
     subject, notes = _number(cells[patient])
     hadm, of_visits = (subject, []) if visit == NONE else _number(cells[visit])
-    spelt = cells.with_columns(
-        subject.alias("subject_id"),
-        hadm.alias("hadm_id"),
-        patient_id=pl.col(patient),
-        visit_id=pl.col(keys[-1]),
-    )
-    return spelt.sort(KEY), [*notes, *of_visits]
+    numbers = {"subject_id": subject, "hadm_id": hadm}
+    spelt = {"patient_id": pl.col(patient), "visit_id": pl.col(keys[-1])}
+    return cells.with_columns(**numbers, **spelt).sort(KEY), [*notes, *of_visits]
 
 
 def _note_repeats(cells: pl.DataFrame, keys: list[str], path: Path, remedy: str) -> None:

@@ -85,12 +85,9 @@ def plan_frames(params: HistologySimulationParams, seed: int) -> list[FramePlan]
             mitosis = min(planned, int(nuclei * _MOST_MITOTIC))
             non_tumour = rng.poisson(nuclei * params.non_tumour_fraction)
             tumour = max(0, rng.poisson(nuclei) - mitosis - non_tumour)
-            counts = {
-                "mitosis": int(mitosis),
-                "apoptosis": int(rng.poisson(nuclei * _APOPTOSIS_FRACTION)),
-                "tumor": int(tumour),
-                "non_tumor": int(non_tumour),
-            }
+            apoptosis = rng.poisson(nuclei * _APOPTOSIS_FRACTION)
+            drawn = {"mitosis": mitosis, "apoptosis": apoptosis, "tumor": tumour}
+            counts = {key: int(n) for key, n in {**drawn, "non_tumor": non_tumour}.items()}
             plans.append(FramePlan(f"Case_{case}-{frame:02d}", case, counts))
     return plans
 
@@ -185,7 +182,7 @@ def _annotate(
     annotation: dict[str, list[dict[str, float]]] = {key: [] for key in _KEYS}
     for key, points in centres.items():
         fractions = np.clip(place_dots(points, rng) / (shape[1], shape[0]), 0, 1).round(6)
-        annotation[key] = [{"x": float(x), "y": float(y)} for x, y in fractions]
+        annotation[key] = [{"x": x, "y": y} for x, y in fractions.tolist()]
     return annotation
 
 
