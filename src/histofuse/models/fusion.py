@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from histofuse.core.bundle import Bundle
 from histofuse.core.errors import BundleError
-from histofuse.models.standardiser import Components, Standardiser
+from histofuse.models.standardiser import Standardiser
 
 WEIGHTS = "weights.safetensors"
 ROWS_AT_ONCE = 8192
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 8192
 class FusionHead(nn.Module):
     """Concatenated embeddings -> class logits.
 
-    Image embeddings are standardised and, if asked, reduced to components. Patient embeddings come
+    Image embeddings are standardised. Patient embeddings come
     out of a batch norm, and a case-level pairing trains on too few patients to learn their spread
     from.
 
@@ -30,19 +30,16 @@ class FusionHead(nn.Module):
     dropout).
     """
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         image_dim: int,
         patient_dim: int,
         hidden: list[int],
         classes: int,
         dropout: float,
-        components: int | None = None,
     ) -> None:
         super().__init__()
         self.image_scaler = Standardiser(image_dim)
-        self.image_components = Components(image_dim, components) if components else nn.Identity()
-        image_dim = components or image_dim
         blocks = (
             nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))
             for i, o in itertools.pairwise([image_dim + patient_dim, *hidden])
@@ -53,7 +50,7 @@ class FusionHead(nn.Module):
         self, image: Float[Tensor, "batch image"], patient: Float[Tensor, "batch patient"]
     ) -> Float[Tensor, "batch classes"]:
         """Compute class logits."""
-        joint = torch.cat((self.image_components(self.image_scaler(image)), patient), dim=1)
+        joint = torch.cat((self.image_scaler(image), patient), dim=1)
         return self.layers(joint)
 
 
@@ -83,7 +80,7 @@ def load_fusion_model(bundle: Bundle) -> FusionModel:
     if kind != "fusion":
         raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected fusion")
     architecture = dict(config["architecture"])
-    components = architecture.pop("image_components", None)
-    network = FusionHead(**architecture, classes=len(config["classes"]), components=components)
+    architecture.pop("image_components", None)  # of bundles that named it; always None
+    network = FusionHead(**architecture, classes=len(config["classes"]))
     network.load_state_dict(load_file(bundle.path / WEIGHTS))
     return FusionModel(config["classes"], network.eval().requires_grad_(False))

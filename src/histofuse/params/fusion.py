@@ -19,7 +19,6 @@ class FusionParams(ClassifierSection):
     # Widths of the layers between the joined embeddings and the logits.
     hidden: Annotated[list[Count], Field(min_length=1)]
     standardise: bool
-    image_components: Count | Literal["none"]
     dropout: BelowOne
     learning_rate: Positive
     weight_decay: NonNegative
@@ -27,11 +26,6 @@ class FusionParams(ClassifierSection):
     epochs: Count
     patience: Count
     imbalance: Literal["none", "class_weights"]
-
-    @property
-    def components(self) -> int | None:
-        """How many, if any."""
-        return None if self.image_components == "none" else self.image_components
 
 
 class EncodersParams(Section):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from histofuse.core.artifacts import digest_file, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.code import digest_code
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import collect_faults
 from histofuse.core.privacy import merge_sources
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
@@ -23,7 +23,6 @@ from histofuse.features.embeddings import Embeddings, load_embeddings, select_pa
 from histofuse.features.pairing import PAIRS
 from histofuse.models.fusion import ROWS_AT_ONCE, WEIGHTS, FusionHead
 from histofuse.models.mlp import one_thread
-from histofuse.models.standardiser import Components
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
 from histofuse.training.calibrate import check_method
@@ -150,16 +149,11 @@ def make_head(
 ) -> FusionHead:
     """Build the head; what it makes of image embeddings is fitted on the training patches alone."""
     dims = embeddings.image.dim, embeddings.patient.dim
-    if params.components and params.components > dims[0]:
-        where, problem = "params.yaml, fusion.image_components", f"is {params.components}"
-        raise InputError([Fault(where, problem, f"none, or at most {dims[0]}: the embedding's")])
-    network = FusionHead(*dims, params.hidden, classes, params.dropout, params.components)
+    network = FusionHead(*dims, params.hidden, classes, params.dropout)
     image = train.inputs[0]
     assert isinstance(image, torch.Tensor)
     if params.standardise and len(train):
         network.image_scaler.fit(image)
-    if isinstance(network.image_components, Components) and len(train):
-        network.image_components.fit(network.image_scaler(image))
     return network
 
 
@@ -196,7 +190,6 @@ def _describe(name: str, data: PairedEmbeddings, params: FusionParams, seed: int
             "patient_dim": data.embeddings.patient.dim,
             "hidden": params.hidden,
             "dropout": params.dropout,
-            "image_components": params.components,
         },
         **_describe_pairing(data.pairing),
     }

@@ -38,7 +38,6 @@ def make_params(**changes):
     values = {
         "hidden": [16, 8],
         "standardise": True,
-        "image_components": "none",
         "dropout": 0.3,
         "learning_rate": 0.01,
         "weight_decay": 0.0,
@@ -162,24 +161,6 @@ def test_standardisation_is_fitted_on_training_patches(tmp_path):
 
     plain = load_fusion_model(train(tmp_path, name="plain", standardise=False)).network
     assert plain.image_scaler.mean.tolist() == [0.0] * 6
-
-
-def test_components_are_fitted_on_training_patches_and_kept_with_the_weights(tmp_path):
-    data = make_data()
-    network = load_fusion_model(train(tmp_path, data, image_components=2)).network
-    assert network.layers[0][0].in_features == 2 + 4
-    pairs = data.pairs[data.pairs["split"] == "train"]
-    image = torch.from_numpy(np.array(select_pairs(data.embeddings, pairs)[0]))
-    reduced = network.image_components(network.image_scaler(image)).numpy()
-    np.testing.assert_allclose(np.cov(reduced.T, bias=True), np.eye(2), atol=1e-4)
-    standardised = (image.numpy() - image.numpy().mean(0)) / image.numpy().std(0)
-    largest = np.linalg.eigvalsh(np.cov(standardised.T, bias=True))[-2:]
-    spread = standardised @ network.image_components.directions.numpy()
-    np.testing.assert_allclose(spread.std(0), [1, 1], atol=1e-3)
-    norms = np.linalg.norm(network.image_components.directions.numpy(), axis=0)
-    np.testing.assert_allclose(norms, 1 / np.sqrt(largest[::-1]), rtol=1e-3)
-    with pytest.raises(InputError, match="at most 6"):
-        train(tmp_path, data, name="wide", image_components=7)
 
 
 def test_history_and_decision_are_in_the_bundle(tmp_path):
