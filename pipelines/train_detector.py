@@ -10,7 +10,7 @@ from histofuse.params.base import load_section, load_seed
 from histofuse.params.data import DataParams
 from histofuse.params.detector import DetectorParams
 from histofuse.params.patches import PatchParams
-from histofuse.training.recorder import NullRecorder
+from histofuse.tracking.recorder import open_recorder
 
 TABLES = Path("data/annotations")
 SPLITS = Path("data/splits/patches.parquet")
@@ -24,8 +24,8 @@ def main() -> None:
     counts = data.table["split"].value_counts()
     report(f"read {len(data.table)} frames, {counts['train']} of them to train on")
 
-    # Publishing knows no detectors yet: a run of one could not be restored from DVC's outputs.
-    finder = train_detector(data, params, load_seed(), NullRecorder(), OUT)
+    with open_recorder(run_name=OUT.name) as recorder:
+        finder = train_detector(data, params, load_seed(), recorder, OUT)
     report(f"wrote {OUT}: nuclei score {finder.threshold:.2f} or more")
 
 

@@ -81,7 +81,7 @@ def _bundle(text: str, default: str) -> Any:
 
 OpenData = Literal["brecahad", "mimic-demo"]  # downloaded without an account
 Orientation = Literal["refuse", "stored", "displayed"]
-Kind = Literal["image", "tabular", "fusion", "patient"]
+Kind = Literal["image", "tabular", "fusion", "patient", "detector"]
 Form = Literal["table", "json", "csv"]
 Model = Annotated[str, Argument(help="Registered model, such as fusion.")]
 UserName = Annotated[str, Argument(help="Name of the user.")]

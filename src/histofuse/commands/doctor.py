@@ -242,8 +242,7 @@ def check_mlflow() -> Iterator[Check]:
         return
     held = {v.digest for v in store.list_versions()}
     bundles = {path.name: path / MANIFEST for path in list_bundles(MODELS)}
-    # The detector is in no registry yet.
-    wanted = {name: digest_file(path) for name, path in bundles.items() if name != "detector"}
+    wanted = {name: digest_file(path) for name, path in bundles.items()}
     if REGISTRY_LOCK.is_file():
         wanted |= load_json(REGISTRY_LOCK)
     missing = [name for name, digest in wanted.items() if digest not in held]

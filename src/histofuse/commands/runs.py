@@ -43,6 +43,7 @@ _ADMISSIONS: Final = (
     "test/auroc/{focus}", "test/auprc/{focus}", "test/recall/{focus}", "test/f1/{focus}",
     "test/ece/{focus}", "test/brier", "test/accuracy",
 )  # fmt: skip
+_FRAMES: Final = ("test/f1/nuclei", "test/precision/nuclei", "test/recall/nuclei", "test/ap/nuclei")
 _LOW_IS_GOOD: Final = ("brier", "ece", "loss")
 _WIDTH: Final = 100
 _WIDEST: Final = 10_000
@@ -53,7 +54,7 @@ class RunRow:
     """One published run, with the keys that programs read."""
 
     run: str
-    kind: str  # image, tabular, fusion or patient
+    kind: str  # image, tabular, fusion, patient or detector
     model: str  # its registered name
     version: int
     digest: str  # of its bundle
@@ -67,8 +68,9 @@ class RunRow:
 
     @property
     def unit(self) -> str:
-        """What it answers about: patches, admissions or patients."""
-        return {"tabular": "admissions", "patient": "patients"}.get(self.kind, "patches")
+        """What it answers about: patches, admissions, patients or frames."""
+        units = {"tabular": "admissions", "patient": "patients", "detector": "frames"}
+        return units.get(self.kind, "patches")
 
 
 def list_runs(models: Path = MODELS) -> list[RunRow]:
@@ -124,7 +126,7 @@ def describe_runs(
     if form != "table":
         dicts = [_to_dict(row) for row in rows]
         return to_json(dicts).rstrip("\n") if form == "json" else _to_csv(dicts)
-    units = ("patches", "admissions", "patients")
+    units = ("patches", "admissions", "patients", "frames")
     groups = [[r for r in rows if r.unit == unit] for unit in units]
     console = Console(width=width, no_color=True, highlight=False)
     tables, needed = [], 0
@@ -168,7 +170,8 @@ def _make_table(
 ) -> Table:
     """Make the table of some runs; intervals are folded to as many further lines."""
     unit = rows[0].unit
-    names = list(columns) or list(_PATCHES if unit == "patches" else _ADMISSIONS)
+    usual = {"patches": _PATCHES, "frames": _FRAMES}.get(unit, _ADMISSIONS)
+    names = list(columns) or list(usual)
     ordered = _order(rows, sort or names[0])
     table = Table(title=f"models on {unit}, test split" if not columns else f"models on {unit}",
                   title_justify="left", title_style="", box=None, pad_edge=False)  # fmt: skip

@@ -28,6 +28,7 @@ from histofuse.detection.scoring import (
     compute_froc,
     count_classes,
     measure_detections,
+    measure_gain,
     split_hot_spots,
 )
 from histofuse.detection.train import CANDIDATES, PREDICTIONS
@@ -39,7 +40,7 @@ from histofuse.training.decision import choose_focus_class, load_decision
 
 METRICS: Final = "metrics.json"
 MATCHED: Final = "matched.parquet"
-PICTURE: Final = "found_nuclei.png"
+PICTURE: Final = "figures/detector/found_nuclei.png"
 _PAIRS: Final = ("frame_id", "x_px", "y_px", "score", "label")
 BASELINE: Final = "haematoxylin"
 _BATCH: Final = 256
@@ -98,6 +99,7 @@ def evaluate_detector(
         "radius_px": own.radius_px,
         "mpp": data.mpp,
         "threshold": own.threshold,
+        "gain": measure_gain(chain, spots, bootstrap).to_dict(),
         "arms": {arm: _to_dict(intervals) for arm, intervals in measured.items()},
         "froc": {
             "false_per_frame": FROC_RATES,
@@ -174,5 +176,6 @@ def write_evaluation(
     write_json(metrics, folder / METRICS)
     kept = [c for c in (*_PAIRS, "prediction") if c in matched]
     matched[kept].to_parquet(folder / MATCHED)
+    (folder / PICTURE).parent.mkdir(parents=True)
     frame = choose_frame(matched, metrics["focus_class"])
     draw_matched(data.read(frame), matched[matched["frame_id"] == frame], folder / PICTURE)

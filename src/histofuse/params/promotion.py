@@ -86,6 +86,7 @@ class PromotionParams(Section):
     encoder_margins: Annotated[dict[ComparedName, BelowOne], Field(min_length=1)]
     side_margins: Annotated[dict[ComparedName, BelowOne], Field(min_length=1)]
     minimums: Limits
+    detector: dict[Literal["f1", "gain"], BelowOne]  # of nuclei, over the baseline
 
     @property
     def intervals(self) -> IntervalParams:

@@ -41,6 +41,7 @@ from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS, check_c
 
 ALARMS: Final = Path("reports/alarms.json")
 EXPLANATIONS: Final = Path("reports/explain")
+DETECTION: Final = Path("reports/detection/metrics.json")
 SCORING_SECONDS: Final = 3600.0  # for loading and scoring one version, many times what it takes
 
 ValueT = TypeVar("ValueT")
@@ -117,6 +118,7 @@ def gather_evidence(
         alone_fault=alone_fault,
         validated_on=list_validations(store, candidate.digest),
         faithfulness=_attempt(lambda: read_faithfulness(name, candidate.digest))[0],
+        detection=_attempt(lambda: read_detection(candidate.digest))[0],
     )
 
 
@@ -131,6 +133,8 @@ def _find_alarms(
     copy: _Registered, scored: Scored, data: TestData, rules: AlarmRules
 ) -> tuple[AlarmCheck, ...]:
     """Read the alarm checks of this version and the current data; make them if there are none."""
+    if scored.config.get("kind") == "detector":
+        return ()
     recorded = read_alarms(ALARMS, copy.version.digest, data.root)
     if recorded is not None:
         return recorded
@@ -150,6 +154,14 @@ def read_faithfulness(name: str, digest: str, root: Path = EXPLANATIONS) -> dict
         if load_json(path).get("digest") == digest:
             scores |= read_scores(path)
     return scores or None
+
+
+def read_detection(digest: str, path: Path = DETECTION) -> dict[str, Any] | None:
+    """Read a detector's F1 of nuclei and its gain over the baseline; None if of another bundle."""
+    measured = load_json(path)
+    if measured["detector"] != digest:
+        return None
+    return {"f1": measured["arms"]["chain"]["f1/nuclei"], "gain": measured["gain"]}
 
 
 def measure_candidate(
@@ -261,6 +273,8 @@ def _load_and_score(
     """
     _, load_fault = _attempt(lambda: open_predictor(path, encoders).load())
     bundle = open_bundle(path, row_level=False)
+    if bundle.config["kind"] == "detector":
+        return load_fault, None, "a detector is measured by evaluate_detector"
     predictions, scoring_fault = _attempt(lambda: score_test_split(bundle, encoders, data))
     return load_fault, predictions, scoring_fault
 

@@ -29,6 +29,7 @@ _RECORD: Final = ("encoder.json", "feature_order.json")
 FILES: Final[Mapping[str, tuple[str, ...]]] = {
     "image": tuple(f"bundle/{name}" for name in _DECISION),
     "tabular": tuple(f"bundle/{name}" for name in (*_DECISION, *_RECORD)),
+    "detector": ("bundle/config.json", "bundle/threshold.json"),
     "fusion": (
         *(f"bundle/{name}" for name in _DECISION),
         *(f"encoders/image/{name}" for name in _DECISION),
@@ -81,6 +82,8 @@ class Evidence:
     # Of its explanations: metric -> value, low, high and n; None if not measured for this version.
     faithfulness: Mapping[str, Mapping[str, Any]] | None = None
     validated_on: tuple[str, ...] = ()  # names of other data sets
+    # Of a detector: F1 of nuclei, and its gain over the baseline; None if not of this version.
+    detection: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def kind(self) -> str:
@@ -132,9 +135,12 @@ def decide(evidence: Evidence, params: PromotionParams) -> Verdict:
 
     A version that cannot be scored fails each check that needs its scores.
     """
+    registered = [_check_bundle(evidence), _check_files(evidence)]
+    if evidence.kind == "detector":
+        external = _check_external(evidence, params)
+        return Verdict((*registered, *_check_detection(evidence, params), *external))
     checks = [
-        _check_bundle(evidence),
-        _check_files(evidence),
+        *registered,
         _check_evaluated(evidence, params),
         *_check_alarms(evidence),
         *_check_minimums(evidence, params),
@@ -237,6 +243,21 @@ def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Che
         detail = f"{value}, {measured.explanation}; must be {side} {limit:g}"
         passed = measured.clears(limit, strictly=True)
         yield Check(f"minimum[{metric}]", passed, detail, measured.to_dict() | {"limit": limit})
+
+
+def _check_detection(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
+    """Compare the lower ends of a detector's test metrics with their limits."""
+    if evidence.detection is None:
+        detail = "not measured for this version: dvc repro evaluate_detector"
+        yield Check("minimum", False, detail)
+        return
+    for metric, limit in params.detector.items():
+        measured = evidence.detection[metric]
+        value, low = measured["value"], measured["low"]
+        ends = show_ends(low, measured["high"]) or "no interval, too few test cases"
+        detail = f"{_show(value)}, {ends}; must be above {limit:g}"
+        passed = low is not None and low > limit
+        yield Check(f"minimum[{metric}]", passed, detail, {**measured, "limit": limit})
 
 
 @dataclass(frozen=True)

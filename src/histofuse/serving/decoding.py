@@ -28,7 +28,7 @@ _TIFF: Final = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 # Upper limit of the size of an encoded patch.
 _BYTES_A_PIXEL: Final = 8
 _BYTES_OVERHEAD: Final = 65_536
-_MOST_TIFF_BYTES: Final = 2**22  # decoded: its tiles may be larger than the patch
+_LONGEST_PX: Final = 4096  # side of a frame; larger pictures are slides
 _ORIENTATION: Final = 274  # in EXIF
 _NAMES: Final = "PNG, JPEG or TIFF"
 _WHOLE: Final = "whole numbers from 0 to 255"
@@ -51,6 +51,11 @@ class PatchSize:
         """Size above which an encoded image is not read."""
         return _BYTES_A_PIXEL * self.stored_px**2 + _BYTES_OVERHEAD
 
+    @property
+    def most_tiff_bytes(self) -> int:
+        """Size above which a TIFF is not decoded: its tiles may be larger than the patch."""
+        return 2**22
+
     def accepts(self, height: int, width: int) -> bool:
         """Tell whether an image is a patch, with or without margin."""
         return height == width and width in (self.patch_px, self.stored_px)
@@ -59,6 +64,42 @@ class PatchSize:
         side, stored = self.patch_px, self.stored_px
         alone = f"{side} x {side} px"
         return f"{alone}, or {stored} x {stored} px with the margin" if self.margin_px else alone
+
+
+@dataclass(frozen=True)
+class FrameSize(PatchSize):
+    """Sides of whole frames: any, up to `patch_px`."""
+
+    patch_px: int = _LONGEST_PX
+    margin_px: int = 0
+
+    @property
+    def most_tiff_bytes(self) -> int:
+        """Size above which a TIFF is not decoded."""
+        return 4 * self.patch_px**2
+
+    def accepts(self, height: int, width: int) -> bool:
+        """Tell whether an image is small enough."""
+        return 0 < height <= self.patch_px and 0 < width <= self.patch_px
+
+    def __str__(self) -> str:
+        return f"at most {self.patch_px} px a side"
+
+
+def read_frames(cells: Any) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """Read whole frames, each given as a patch is to `read_patches`.
+
+    Raises:
+        InputError: With every row that is no such image.
+    """
+    frames = []
+    with collect_faults() as faults:
+        for row, cell in _number_rows(cells):
+            try:
+                frames.append(_read_cell(cell, f"row {row}, {IMAGE}", FrameSize()))
+            except InputError as error:
+                faults.faults += error.faults
+    return frames
 
 
 def read_patches(
@@ -158,7 +199,7 @@ def _decode_tiff(data: bytes, where: str, size: PatchSize) -> np.ndarray:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         page = tiff.pages.first
         _require_patch(page.imagewidth, page.imagelength, where, size)
-        return decode_whole(tiff, where, UNKNOWN, _MOST_TIFF_BYTES).rgb
+        return decode_whole(tiff, where, UNKNOWN, size.most_tiff_bytes).rgb
 
 
 def _decode_png_or_jpeg(data: bytes, where: str, size: PatchSize) -> np.ndarray:

@@ -79,7 +79,7 @@ class ImagePredictor(Predictor):
 
     def read(self, inputs: Any) -> Patches:
         """Check and decode an input."""
-        cells = _pick_cells(inputs)
+        cells = pick_cells(inputs)
         spec = self.model.spec
         stored = read_patches(cells, spec.patch_px, spec.margin_px)
         index = cells.index if isinstance(cells, pd.Series) else pd.RangeIndex(len(stored))
@@ -121,7 +121,8 @@ class ImagePredictor(Predictor):
         return embed_images(self.model, patches.stored)
 
 
-def _pick_cells(inputs: Any) -> Any:
+def pick_cells(inputs: Any) -> Any:
+    """Pick the column of images of an input; anything but a table is that column itself."""
     if not isinstance(inputs, Mapping | pd.DataFrame):
         return inputs
     if IMAGE not in inputs:

@@ -12,6 +12,7 @@ from histofuse.core.bundle import Bundle, open_bundle
 from histofuse.core.errors import BundleError
 
 if TYPE_CHECKING:
+    from histofuse.serving.detector import DetectorPredictor
     from histofuse.serving.fusion import FusionPredictor
     from histofuse.serving.image import ImagePredictor
     from histofuse.serving.patient import PatientPredictor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def open_predictor(
     path: Path, encoders: Path | None = None
-) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
+) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor | DetectorPredictor:
     """Open a bundle for prediction; without `load`, the first prediction loads the weights.
 
     The folder of its frozen encoders holds the bundles ``image`` and, of fusion, ``patient``; if
@@ -55,8 +56,12 @@ def open_predictor(
             return PatientPredictor(
                 bundle, ImagePredictor(_open_encoder(bundle, "image", encoders))
             )
+        case "detector":
+            from histofuse.serving.detector import DetectorPredictor
+
+            return DetectorPredictor(bundle)
         case other:
-            expected = "image, tabular, fusion or patient"
+            expected = "image, tabular, fusion, patient or detector"
             raise BundleError(f"{path}: holds a model of kind {other!r}, expected {expected}")
 
 

@@ -31,6 +31,7 @@ WARNINGS: Final = "warnings"
 GRADCAM: Final = "gradcam"
 SHAP: Final = "shap"
 SHAP_BASE: Final = "shap_base"
+NUCLEI: Final = ("x_px", "y_px", "score")  # lists, by nucleus
 ATTENTION: Final = "attention"
 
 # Example values of columns that only define the patient's stratum.
@@ -64,6 +65,8 @@ def describe_interface(bundle: Bundle, encoders: Mapping[str, Bundle]) -> Interf
     patient = encoders.get(PATIENT, bundle)
     if bundle.config.get("kind") == "patient":
         return _describe_patients(bundle, image)
+    if bundle.config.get("kind") == "detector":
+        return _describe_detector()
     columns: dict[str, tuple[str, Any]] = {}
     asked: tuple[str, ...] = ()
     if image.config.get("kind") == "image":
@@ -92,6 +95,14 @@ def _describe_patients(bundle: Bundle, image: Bundle) -> Interface:
         asked=(ATTENTION,),
         example=pd.DataFrame(example | {name: [value] for name, (_, value) in columns.items()}),
     )
+
+
+def _describe_detector() -> Interface:
+    """Describe a detector: a row a frame."""
+    said = "the base64 of a PNG, JPEG or TIFF, or whole numbers of RGB, a whole frame"
+    outputs = dict.fromkeys(NUCLEI, "list") | dict.fromkeys((MODEL, TRAINED_ON, WARNINGS), "string")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    return Interface({IMAGE: said}, outputs, (), pd.DataFrame({IMAGE: [encode_png(noise)]}))
 
 
 def make_signature(interface: Interface) -> Any:

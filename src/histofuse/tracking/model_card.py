@@ -14,6 +14,7 @@ _KINDS: Final = {
     "image": "a patch of H&E-stained breast tissue -> a probability for each class of nucleus",
     "tabular": "an admission's health record -> the probability of the target",
     "fusion": "a patch and a patient's health record -> a probability for each class of nucleus",
+    "detector": "a whole frame of H&E-stained breast tissue -> the places of its nuclei",
     "patient": "a patient's nuclei and record, or one of them -> the probability of the outcome",
 }
 _USES: Final = {
@@ -21,12 +22,16 @@ _USES: Final = {
     "tabular": "Risk at the admission it was defined for; the record as in its signature.",
     "fusion": "Both a patch and the record of the same patient; without a record the image encoder "
     "answers alone.",
+    "detector": "Frames and slides without points, at the resolution that it was trained on.",
     "patient": "One answer a patient; without nuclei or without a record the same model answers "
     "from what is given, calibrated for that case.",
 }
 # Metrics of the class that counts most come before these, accuracy after them.
 _FOCUSED: Final = ("auprc", "recall", "f1", "auroc", "ece")
-_SHOWN: Final = ("auprc/macro", "auroc/macro", "f1/macro", "ece/macro", "brier", "accuracy")
+_SHOWN: Final = (
+    "auprc/macro", "auroc/macro", "f1/macro", "ece/macro", "brier", "accuracy",
+    "f1/nuclei", "precision/nuclei", "recall/nuclei", "ap/nuclei",
+)  # fmt: skip
 _TESTS: Final = (
     "empty_share", "cam_mass_inside", "deletion_gain_over_random", "insertion_gain_over_random",
     "additivity_error", "rank_stability",
@@ -60,7 +65,7 @@ def summarise_version(bundle: Bundle, metrics: Mapping[str, float | None]) -> st
     """
     config = bundle.config
     focus, rule = config.get("focus_class", ""), config.get("pairing", {})
-    names = [f"auprc/{focus}", f"auroc/{focus}", "brier"]
+    names = [f"auprc/{focus}", f"auroc/{focus}", "brier", "f1/nuclei"]
     scores = [
         f"{name} {_show_interval(f'test/{name}', metrics)}"
         for name in names
@@ -122,6 +127,8 @@ def _list_warnings(config: Mapping[str, Any]) -> str:
 def _describe_calibration(bundle: Bundle) -> str:
     """Describe the rows that fitted calibration and thresholds: with few both are coarse."""
     intro = "Calibrated and given its thresholds on validation rows"
+    if bundle.config.get("kind") == "detector":
+        return "Its threshold gives the highest F1 on validation frames"
     path = bundle.path / "calibrator.json"
     if not path.is_file():
         return f"{intro} (number not stated)"

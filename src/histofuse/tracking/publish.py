@@ -139,7 +139,7 @@ def list_models(models: Path) -> list[Path]:
     """List the trained models that params.yaml names; others are left from earlier params."""
     fused = map(name_fusion, load_keys("pairing"))
     patients = map(name_patient_model, load_keys("patients"))
-    wanted = [*load_keys("image"), *load_keys("tabular"), *fused, *patients]
+    wanted = [*load_keys("image"), *load_keys("tabular"), *fused, *patients, "detector"]
     held = {path.name: path for path in list_bundles(models)}
     return [held[name] for name in wanted if name in held]
 

@@ -61,9 +61,10 @@ def read_reports(root: Path, bundle: Bundle, *, primary: bool, row_level: bool) 
 
 def _list_parts(root: Path, bundle: Bundle, *, primary: bool) -> Iterator[_Part]:
     name = bundle.name
-    of_patients = bundle.config.get("kind") == "patient"
-    path = root / "patients" / "metrics.json" if of_patients else root / "metrics.json"
-    folder = root / "figures"
+    own = {"patient": "patients", "detector": "detection"}.get(bundle.config.get("kind", ""), "")
+    path, folder = root / own / "metrics.json", root / "figures"
+    if own == "detection":
+        folder = root / own / "figures"
     known = load_json(path) if path.is_file() else {}
     declared = known.get("declared", {})
     if name in known.get("models", {}) or (folder / name).is_dir():

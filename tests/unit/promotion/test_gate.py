@@ -49,6 +49,7 @@ PARAMS = PromotionParams(
         patches={"auroc/macro": 0.5, "recall/minority": 0.0},
         admissions={"auroc/minority": 0.5, "brier": 0.25},
     ),
+    detector={"f1": 0.5, "gain": 0.0},
 )
 CANDIDATE, OTHER = "1" * 64, "2" * 64  # digests of bundles
 PAIRS = ("train-test", "train-validation", "validation-test")
@@ -867,3 +868,30 @@ def test_validation_of_another_bundle_or_a_failed_one_does_not_count(store):
 
 def test_nothing_is_asked_where_the_validation_is_optional(store):
     assert decide_on(store, "optional") == {}
+
+
+# --- detectors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ({"f1": (0.7, 0.6, 0.8), "gain": (0.1, 0.05, 0.2)}, {}),
+        ({"f1": (0.7, 0.4, 0.8), "gain": (0.1, 0.05, 0.2)}, {"minimum[f1]": "0.4"}),
+        ({"f1": (0.7, 0.6, 0.8), "gain": (0.1, -0.01, 0.2)}, {"minimum[gain]": "-0.01"}),
+        ({"f1": (0.7, None, None), "gain": (0.1, 0.05, 0.2)}, {"minimum[f1]": "no interval"}),
+        (None, {"minimum": "evaluate_detector"}),
+    ],
+)
+def test_a_detector_must_find_enough_and_more_than_the_baseline(measured, expected):
+    detector = Scored(1, "ab" * 32, {"kind": "detector"}, "", None, "")
+    intervals = measured and {
+        name: dict(zip(("value", "low", "high"), ends, strict=True))
+        for name, ends in measured.items()
+    }
+    evidence = Evidence(
+        detector, None, frozenset(FILES["detector"]), True, True, 0, detection=intervals
+    )
+    refusals = {c.name: c.detail for c in decide(evidence, PARAMS).refusals}
+    assert refusals.keys() == expected.keys()
+    assert all(part in refusals[name] for name, part in expected.items())

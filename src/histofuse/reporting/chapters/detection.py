@@ -32,7 +32,7 @@ def write_detection_chapter(run: Run) -> Chapter:
     if found is None:
         missing = [not_run(_TITLE, run.command("detection"))]
         return Chapter("detection", _TITLE, missing, "not run")
-    picture = run.locate("detection").with_name("found_nuclei.png")
+    picture = run.locate("detection").parent / "figures" / "detector" / "found_nuclei.png"
     return Chapter(
         "detection",
         _TITLE,
