@@ -37,20 +37,8 @@ class DetectorPredictor(Predictor):
         """Load all that an answer needs and warm up."""
         self.finder.find(np.full((64, 64, 3), 128, np.uint8))
 
-    def predict(self, inputs: Any) -> pd.DataFrame:
-        """Find the nuclei of each frame.
-
-        Raises:
-            InputError: With all that is wrong with the input.
-        """
-        return self.answer(self.read(inputs))
-
     def read(self, inputs: Any) -> Frames:
-        """Check and decode an input.
-
-        Raises:
-            InputError: With all that is wrong with it.
-        """
+        """Check and decode an input."""
         return read_frames(pick_cells(inputs))
 
     def merge(self, parts: list[Frames]) -> Frames:

@@ -1,10 +1,13 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from histofuse.core.errors import InputError
 from histofuse.detection import finder as module
 from histofuse.detection.finder import NucleusFinder, reduce_pixels
 from histofuse.detection.matching import match
+from histofuse.serving.predict import open_predictor
+from histofuse.tracking.interface import describe_interface, encode_png
 
 
 def places(table):
@@ -78,3 +81,15 @@ def test_reduction_averages_and_fills_up():
     assert reduced.shape == (3, 2, 3)
     assert (reduced[0, 0] == np.round(pixels[:2, :2].reshape(4, 3).mean(0) + 1e-9)).all()
     assert (reduced[2, 1] == pixels[4, 2]).all()
+
+
+def test_a_registered_detector_answers_with_the_nuclei_of_each_frame(finder, bundle, tissue):
+    predictor = open_predictor(bundle)
+    blank = np.full((50, 40, 3), 255, np.uint8)
+    answer = predictor.predict(pd.DataFrame({"image": [encode_png(tissue), encode_png(blank)]}))
+    for name, expected in finder.find(tissue).items():
+        assert answer[name][0] == expected.tolist()
+    assert answer["x_px"][1] == []
+    assert set(answer) == set(describe_interface(predictor.bundle, {}).outputs)
+    with pytest.raises(InputError, match=r"(?s)row 0, image.*4097.*row 1, image"):
+        predictor.read(pd.Series([np.zeros((1, 4097, 3), np.uint8), "?"]))

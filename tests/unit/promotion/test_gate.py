@@ -238,7 +238,8 @@ def test_faulty_bundle_is_refused_and_needs_no_scores():
 
 
 @pytest.mark.parametrize(
-    ("kind", "missing"), [(kind, name) for kind, names in FILES.items() for name in names]
+    ("kind", "missing"),
+    [(kind, name) for kind, names in FILES.items() for name in names if kind != "detector"],
 )
 def test_each_missing_file_is_named(kind, missing):
     refused = refuse(collect(kind, files=frozenset(FILES[kind]) - {missing}))
