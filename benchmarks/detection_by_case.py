@@ -45,6 +45,7 @@ from histofuse.models.backbones import ImageModel
 from histofuse.params.base import load_section
 from histofuse.params.data import ClassesParams, FrameParams
 from histofuse.params.detector import DetectorParams
+from histofuse.params.image import ImageParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import Decision, fit_decision
 from histofuse.training.image import create_model
@@ -55,6 +56,7 @@ from probe_by_case import make_params as make_probe_params
 TESTED = ("Case_10", "Case_12")
 BAR = {"Case_10": 0.67, "Case_12": 0.75}
 SEED, RADIUS_PX, PATCH_PX = 0, 15.0, 64
+NUCLEI, RUNS = 200, 4  # to time
 INTERVALS = IntervalParams(resamples=1000, confidence=0.95, method="percentile", fewest_groups=5)
 CHANGES = {
     "backbone": "squeezenet1_0",
@@ -209,11 +211,21 @@ def measure_speed(data: FrameData) -> None:
     network = build_detector(make_spec(params, data.classes, None), "none").eval()
     finder = NucleusFinder(network, 0.0)
     pixels = data.read(data.table["frame_id"].iloc[0])
-    finder.find(pixels)
-    begun = time.perf_counter(), time.process_time()
-    finder.find(pixels)
-    wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
-    print(f"finding, views {params.views}: {wall:.2f} s, {cpu:.2f} CPU-s, {pixels.shape}")
+    image = load_section(ImageParams, "image.resnet18").root
+    meta = PatchMeta(PATCH_PX, 0, PATCH_PX, data.classes, "brecahad", "none")
+    model = create_model("resnet18", meta, image, SEED).eval()
+    places = np.random.default_rng(SEED).uniform(0, pixels.shape[1::-1], (NUCLEI, 2))
+    windows = np.empty((NUCLEI, PATCH_PX, PATCH_PX, 3), np.uint8)
+    for _ in range(RUNS):
+        begun = time.perf_counter(), time.process_time()
+        finder.find(pixels)
+        found = time.perf_counter()
+        cut_windows(pixels, *places.T, windows)
+        with torch.inference_mode():
+            model(model.prepare(torch.from_numpy(windows)))
+        ended, cpu = time.perf_counter(), time.process_time() - begun[1]
+        shown = f"{found - begun[0]:.2f} s to find, {ended - found:.2f} s to classify {NUCLEI}"
+        print(f"{pixels.shape}, views {params.views}: {shown}; {cpu:.2f} CPU-s in all")
 
 
 def main(arguments: list[str]) -> None:

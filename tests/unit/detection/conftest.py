@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from small_registry import empty_database, project
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
@@ -11,6 +12,7 @@ from histofuse.detection.finder import THRESHOLD, NucleusFinder
 from histofuse.detection.network import DetectorSpec, build_detector, describe_detector
 from histofuse.models.backbones import WEIGHTS
 
+__all__ = ["empty_database", "project"]
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 
 
@@ -32,7 +34,13 @@ def bundle(finder: NucleusFinder, tmp_path: Path) -> Path:
     with writing_bundle(path, "detector") as folder:
         state = {k: t.contiguous() for k, t in finder.network.state_dict().items()}
         (folder / WEIGHTS).write_bytes(save(state))
-        config = {"kind": "detector", "architecture": describe_detector(finder.network)}
+        config = {
+            "kind": "detector",
+            "name": "detector",
+            "classes": CLASSES,
+            "source": "simulated",
+            "architecture": describe_detector(finder.network),
+        }
         write_json(config, folder / CONFIG)
         write_json({"score": finder.threshold}, folder / THRESHOLD)
     return path
