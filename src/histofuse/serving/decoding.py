@@ -86,7 +86,7 @@ class FrameSize(PatchSize):
         return f"at most {self.patch_px} px a side"
 
 
-def read_frames(cells: Any) -> list[UInt8[np.ndarray, "height width 3"]]:
+def read_frames(cells: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """Read whole frames, each given as a patch is to `read_patches`.
 
     Raises:

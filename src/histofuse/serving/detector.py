@@ -19,7 +19,7 @@ from histofuse.tracking.interface import NUCLEI, WARNINGS
 if TYPE_CHECKING:
     from histofuse.detection.finder import NucleusFinder
 
-Frames = list[UInt8[np.ndarray, "height width 3"]]
+Frames = list[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ def _describe_patients(bundle: Bundle, image: Bundle) -> Interface:
 def _describe_detector() -> Interface:
     """Describe a detector: a row a frame."""
     said = "the base64 of a PNG, JPEG or TIFF, or whole numbers of RGB, a whole frame"
-    outputs = dict.fromkeys(NUCLEI, "list") | dict.fromkeys((MODEL, TRAINED_ON, WARNINGS), "string")
+    outputs: dict[str, str] = dict.fromkeys(NUCLEI, "list")
+    outputs |= dict.fromkeys((MODEL, TRAINED_ON, WARNINGS), "string")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     return Interface({IMAGE: said}, outputs, (), pd.DataFrame({IMAGE: [encode_png(noise)]}))
 
