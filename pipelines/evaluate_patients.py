@@ -7,6 +7,7 @@ from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.bundle import list_bundles, open_bundle
 from histofuse.core.progress import report
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.patient_nuclei import draw_nuclei
 from histofuse.evaluation.patients import (
     VIEWS,
     compare_methods,
@@ -19,7 +20,10 @@ from histofuse.evaluation.predictions import read_view
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
+from histofuse.patients.bags import load_bags
 
+LINKED = Path("data/linked")
+EMBEDDINGS = Path("data/linked_embeddings")
 MODELS = Path("models/patients")
 OUT = Path("reports/patients")
 
@@ -28,12 +32,16 @@ def main() -> None:
     split = load_section(EvaluationParams, "evaluation").split
     bundles = sorted(map(open_bundle, list_bundles(MODELS)), key=rank_by_size)
     models = {b.name: {view: read_view(b, view) for view in VIEWS} for b in bundles}
+    bags = load_bags(LINKED, EMBEDDINGS)
     report(f"read predictions of {len(bundles)} models")
 
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     comparison = compare_methods(models, split, bootstrap)
     with replacing_folder(OUT) as folder:
         write_tables([make_methods_table(comparison, bootstrap, split)], folder)
+        for bundle in bundles:
+            if bundle.name == comparison.default:
+                draw_nuclei(bundle, bags, LINKED, folder / "nuclei.png")
         write_json(
             summarise_patients(bundles, comparison, split, bootstrap), folder / "metrics.json"
         )

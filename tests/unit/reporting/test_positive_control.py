@@ -19,6 +19,8 @@ def with_control(project):
     write_json({"verdict": verdict}, project / ARTIFACTS["positive_control"].path)
     put(project, f"{FOLDER}/tables/positive_control.md", TABLE)
     put_picture(project, f"{FOLDER}/positive_control.png")
+    put(project, "reports/patients/methods.md", TABLE)
+    put_picture(project, "reports/patients/nuclei.png")
     return project
 
 
@@ -26,8 +28,8 @@ def test_chapter_holds_verdict_figure_table_and_says_what_the_controls_are(with_
     chapter = write_positive_control_chapter(find_run(with_control))
     note = next(b for b in chapter.blocks if isinstance(b, Note))
     assert (note.tone, note.title, note.lines) == ("good", "Yes", [SENTENCE])
-    assert any(isinstance(b, Grid) for b in chapter.blocks)
-    assert len([f for b in chapter.blocks for f in getattr(b, "figures", ())]) == 1
+    assert len([b for b in chapter.blocks if isinstance(b, Grid)]) == 2  # arms, methods
+    assert len([f for b in chapter.blocks for f in getattr(b, "figures", ())]) == 2
     assert "negative controls" in " ".join(b.text for b in chapter.blocks if isinstance(b, Prose))
 
 

@@ -22,6 +22,7 @@ def write_positive_control_chapter(run: Run) -> Chapter:
         missing = [not_run("The positive control", run.command("positive_control"))]
         return Chapter(_ANCHOR, TITLE, missing, "not run")
     verdict, folder = content["verdict"], run.locate("positive_control").parent
+    patients = folder.parent / "patients"
     blocks: list[Block] = [
         Note(_TONES[verdict["answer"]], verdict["answer"].capitalize(), [verdict["sentence"]]),
         Prose(
@@ -32,6 +33,8 @@ def write_positive_control_chapter(run: Run) -> Chapter:
         ),
         show_figures(run, [folder / "positive_control.png"], ""),
         *read_grids(folder / "tables").values(),
+        *read_grids(patients).values(),
+        show_figures(run, [patients / "nuclei.png"], ""),
         Prose(
             "Two negative controls stand next to it. Records of other patients of the same split "
             "must bring nothing to the image. Under the null the outcome is drawn from the "

@@ -1,0 +1,100 @@
+"""Which nuclei carried the answer for a patient: how the log-odds change without each of them.
+
+Unlike attention this can be asked of every method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from histofuse.core.artifacts import load_json
+from histofuse.core.bundle import Bundle
+from histofuse.core.naming import name_model, show_name
+from histofuse.data.patches import Patches, ShardReader, crop_margin, load_index
+from histofuse.evaluation.drawing import make_row, save_drawing
+from histofuse.evaluation.predictions import read_predictions
+from histofuse.features.encoding import Encoder
+from histofuse.models.tabular import ENCODER
+from histofuse.patients.bags import PatientBags
+from histofuse.patients.fusion.interface import PatientModel
+from histofuse.patients.rows import PatientRows, make_rows
+from histofuse.patients.train import load_patient_model
+
+_NUCLEI: Final = 8
+_PATIENTS: Final = 4
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The nuclei of a patient that move the answer most, the most moving first."""
+
+    probability: float
+    outcome: str
+    changes: Sequence[float]  # of the log-odds, by each nucleus
+    patches: Patches
+
+
+def measure_nuclei(model: PatientModel, patient: PatientRows) -> Float[np.ndarray, " n"]:
+    """Measure what each nucleus of one patient adds to the log-odds: with it, less without it."""
+    n = len(patient.embeddings)
+    others = np.concatenate([np.delete(np.arange(n), nucleus) for nucleus in range(n)])
+    without = replace(
+        patient.take(np.zeros(n, dtype=np.int64)),
+        embeddings=patient.embeddings[others],
+        logits=patient.logits[others],
+        sizes=np.full(n, n - 1),
+    )
+    return model.logits(patient) - model.logits(without)
+
+
+def draw_nuclei(bundle: Bundle, bags: PatientBags, cohort: Path, out: Path) -> None:
+    """Draw the test patients with the highest and the lowest probabilities.
+
+    `cohort` is the folder with the patches of the bags' nuclei, in their order.
+    """
+    test, model = read_predictions(bundle).of("test"), load_patient_model(bundle)
+    rows = make_rows(bags, Encoder.from_dict(load_json(bundle.path / ENCODER)))
+    reader, index, ids = ShardReader(cohort), load_index(cohort), pd.Index(bags.patient_ids)
+    ranked = np.argsort(-test.probabilities[:, 1], kind="stable")
+    strips = []
+    for patient in (*ranked[: _PATIENTS // 2], *ranked[-(_PATIENTS // 2) :]):
+        place = ids.get_loc(test.keys[patient])
+        changes = measure_nuclei(model, rows.take(np.array([place])))
+        top = np.argsort(-np.abs(changes), kind="stable")[:_NUCLEI]
+        stored = index.iloc[np.flatnonzero(bags.bag_of == place)[top]]
+        patches = reader.read(stored["shard"], stored["row"])
+        strips.append(
+            Strip(
+                float(test.probabilities[patient, 1]),
+                show_name(test.classes[test.labels[patient]]),
+                changes[top].tolist(),
+                crop_margin(patches, reader.meta.margin_px),
+            )
+        )
+    footer = f"SIMULATED DATA  ·  test patients  ·  {name_model(bundle.name)}  ·  log-odds"
+    save_drawing(_draw, (strips,), footer, out)
+
+
+def _draw(strips: Sequence[Strip]) -> Figure:
+    title = "What single nuclei add to the log-odds of the outcome"
+    figure, (area,) = make_row(title, (8.2, 0.75 + 1.05 * len(strips)), 1, left=1.6, bottom=0.35)
+    area.axis("off")
+    height = 1 / len(strips)
+    for line, strip in enumerate(strips, 1):
+        for column, (change, patch) in enumerate(zip(strip.changes, strip.patches, strict=True)):
+            place = column / _NUCLEI, 1 - (line - 0.1) * height
+            axes = area.inset_axes((*place, 0.95 / _NUCLEI, 0.72 * height))
+            axes.imshow(patch)
+            axes.set_title(f"{change:+.2f}", fontsize=8, pad=2)
+            axes.set_axis_off()
+        text = f"probability {strip.probability:.2f}\n{strip.outcome}"
+        area.text(-0.02, 1 - (line - 0.5) * height, text, ha="right", va="center", fontsize=8)
+    return figure
