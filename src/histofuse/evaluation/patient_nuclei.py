@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
@@ -62,11 +61,11 @@ def draw_nuclei(bundle: Bundle, bags: PatientBags, cohort: Path, out: Path) -> N
     """
     test, model = read_predictions(bundle).of("test"), load_patient_model(bundle)
     rows = make_rows(bags, Encoder.from_dict(load_json(bundle.path / ENCODER)))
-    reader, index, ids = ShardReader(cohort), load_index(cohort), pd.Index(bags.patient_ids)
+    reader, index = ShardReader(cohort), load_index(cohort)
     ranked = np.argsort(-test.probabilities[:, 1], kind="stable")
     strips = []
     for patient in (*ranked[: _PATIENTS // 2], *ranked[-(_PATIENTS // 2) :]):
-        place = ids.get_loc(test.keys[patient])
+        place = int(np.flatnonzero(bags.patient_ids == test.keys[patient])[0])
         changes = measure_nuclei(model, rows.take(np.array([place])))
         top = np.argsort(-np.abs(changes), kind="stable")[:_NUCLEI]
         stored = index.iloc[np.flatnonzero(bags.bag_of == place)[top]]
