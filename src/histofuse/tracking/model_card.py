@@ -9,6 +9,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import show_interval, show_value
 from histofuse.tracking.names import SHOWN_DIGITS, name_end
+from histofuse.training.decision import name_decision_rows
 
 _KINDS: Final = {
     "image": "a patch of H&E-stained breast tissue -> a probability for each class of nucleus",
@@ -126,7 +127,8 @@ def _list_warnings(config: Mapping[str, Any]) -> str:
 
 def _describe_calibration(bundle: Bundle) -> str:
     """Describe the rows that fitted calibration and thresholds: with few both are coarse."""
-    intro = "Calibrated and given its thresholds on validation rows"
+    rows = name_decision_rows(bundle.config.get("params", {}).get("strategy"))
+    intro = f"Calibrated and given its thresholds on {rows} rows"
     if bundle.config.get("kind") == "detector":
         return "Its threshold gives the highest F1 on validation frames"
     path = bundle.path / "calibrator.json"

@@ -63,7 +63,7 @@ def fit_decision(
         ("threshold", thresholds.fitted_on),
     ):
         for note in fitted_on.notes:
-            report(f"warning: {name}, {sum(fitted_on.per_class)} validation rows: {note}")
+            report(f"warning: {name}, {sum(fitted_on.per_class)} rows: {note}")
     return Decision(calibrator, thresholds)
 
 
@@ -90,6 +90,11 @@ def list_decision_splits(strategy: str | None) -> tuple[str, ...]:
     The head of a ``probe`` learns from both; their logits are of folds held out.
     """
     return ("train", "validation") if strategy == "probe" else ("validation",)
+
+
+def name_decision_rows(strategy: str | None) -> str:
+    """Name those rows: "validation", or "training and validation"."""
+    return " and ".join(list_decision_splits(strategy)).replace("train", "training")
 
 
 MITOSIS: Final = "mitosis"

@@ -25,7 +25,7 @@ def test_tiny_or_one_sided_validation_still_decides_and_says_so(method, positive
     assert thresholds.fitted_on.to_dict()["positives"] == positives
     assert thresholds.fitted_on.to_dict()["n"] == 28
     assert thresholds.fitted_on.to_dict()["note"]
-    assert "warning: threshold, 28 validation rows" in capsys.readouterr().err
+    assert "warning: threshold, 28 rows" in capsys.readouterr().err
 
 
 def test_an_absent_class_gets_the_prior_and_the_argmax_threshold():

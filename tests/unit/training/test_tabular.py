@@ -164,7 +164,7 @@ def test_next_to_no_positives_in_validation_are_said_and_survived(
         fitted_on = json.loads((bundle.path / name).read_text())["fitted_on"]
         assert (fitted_on["n"], fitted_on["positives"]) == (20, positives)
         assert fitted_on["note"]
-    assert "warning: calibrator, 20 validation rows" in capsys.readouterr().err
+    assert "warning: calibrator, 20 rows" in capsys.readouterr().err
     if kind == "mlp":
         assert bundle.config["training"]["monitor"] == "loss"
 

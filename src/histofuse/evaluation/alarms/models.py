@@ -23,7 +23,11 @@ from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_pred
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import AlarmParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator
-from histofuse.training.decision import list_decision_splits, load_decision
+from histofuse.training.decision import (
+    list_decision_splits,
+    load_decision,
+    name_decision_rows,
+)
 from histofuse.training.thresholds import Thresholds, fit_thresholds
 
 WEIGHTS: Final = "weights.safetensors"
@@ -267,9 +271,10 @@ def _check_fit(
         rows = np.isin(split, splits)
         return measure_gap(rows, labels[rows])
 
-    splits = list_decision_splits(model.config.get("params", {}).get("strategy"))
+    strategy = model.config.get("params", {}).get("strategy")
+    splits = list_decision_splits(strategy)
     counts = np.bincount(labels[np.isin(split, splits)], minlength=len(model.rows.classes)).tolist()
-    gap, fitted = refit(splits), " and ".join(splits).replace("train", "training")
+    gap, fitted = refit(splits), name_decision_rows(strategy)
     same_counts = list(stated) in (counts, [sum(counts)])  # of restricted data the sum alone
     numbers: dict[str, Any] = {"gap": gap, "rows_stated": sum(stated)}
     numbers |= {"validation_rows": sum(counts), "same_classes": same_counts}
