@@ -17,6 +17,7 @@ from typing import Any
 
 from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import Fault, InputError
+from histofuse.core.processes import is_running
 
 
 @contextmanager
@@ -53,20 +54,10 @@ def _name_temporary(path: Path) -> Path:
     """Name a temporary path next to `path`; remove those that killed processes left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not _is_alive(leftover.suffixes[-2]):
+        pid = leftover.suffixes[-2].removeprefix(".")
+        if not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid)):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _is_alive(suffix: str) -> bool:
-    """Tell whether another process, named by the suffix ``.<pid>``, still runs."""
-    try:
-        os.kill(pid := int(suffix[1:]), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
 
 
 def to_json(value: Any) -> str:

@@ -83,9 +83,10 @@ class _TreeReader:
         match value:
             case list():
                 return f"[{','.join(map(self.describe, _drop_what_never_runs(value)))}]"
-            case ast.Constant():
-                self._note_text(value.value)
-                return ascii(value.value)  # repr depends on the version's Unicode tables
+            case ast.Constant(value=content):
+                if isinstance(content, str) and _FILE_NAME.fullmatch(content):
+                    self.texts.add(content)
+                return ascii(content)  # repr depends on the version's Unicode tables
             case ast.JoinedStr():
                 return f"JoinedStr({self.describe(_join_texts(value.values))})"
             case ast.AST():
@@ -99,10 +100,6 @@ class _TreeReader:
                 return f"{type(value).__name__}({','.join(parts)})"
             case _:
                 return ascii(value)
-
-    def _note_text(self, value: Any) -> None:
-        if isinstance(value, str) and _FILE_NAME.fullmatch(value):
-            self.texts.add(value)
 
     def _note_import(self, node: ast.AST) -> None:
         match node:

@@ -52,15 +52,18 @@ def name_user() -> str:
 def is_dead(process: str) -> bool:
     """Say whether a process of `describe_process` is known to have ended; elsewhere none is."""
     host, _, pid = process.rpartition(":")
-    if host != _name_host() or not pid.isdigit():
-        return False
+    return host == _name_host() and pid.isdigit() and not is_running(int(pid))
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process of this machine runs, of whatever user."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _name_host() -> str:

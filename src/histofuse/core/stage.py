@@ -38,18 +38,14 @@ def run_stage(main: Callable[..., None], *, shared: bool = False, listed: bool =
             code.check_sources()
             code.check_imports()
         with naming_full_disk(Path.cwd()):
-            main(*(sys.argv[1:] or _read_key(stage or "")))
+            key = (stage or "").rpartition(":")[2].partition("@")[2]
+            main(*(sys.argv[1:] or ([key] if key else [])))
         if code:
             code.check_imports()  # with those on first use
     except HistofuseError as error:
         sys.exit(f"{script}: {error}")
     if stage:
         _write_seconds(stage, began)
-
-
-def _read_key(stage: str) -> list[str]:
-    _, at, key = stage.rpartition(":")[2].partition("@")
-    return [key] if at else []
 
 
 def require_one_process(remedy: str) -> None:

@@ -57,10 +57,8 @@ def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> N
         if len(table) and not _CHECKS[kind](column):
             faults.add(where, f"column {name!r} is {column.dtype}", kind)
         elif name not in contract.nullable and nulls.any():
-            problem = (
-                f"column {name!r} is null in {nulls.sum()} rows, the first row {nulls.argmax()}"
-            )
-            faults.add(where, problem, "no nulls")
+            rows = f"{nulls.sum()} rows, the first row {nulls.argmax()}"
+            faults.add(where, f"column {name!r} is null in {rows}", "no nulls")
 
     unknown = [c for c in table.columns if c not in contract.columns]
     if unknown and not contract.open_ended:

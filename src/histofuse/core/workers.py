@@ -100,10 +100,8 @@ def _connect(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError:
-        fault = Fault(
-            where, "Dask is not installed", "Dask", "Run pip install 'histofuse[cluster]'."
-        )
-        raise InputError([fault]) from None
+        remedy = "Run pip install 'histofuse[cluster]'."
+        raise InputError([Fault(where, "Dask is not installed", "Dask", remedy)]) from None
     try:
         client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates

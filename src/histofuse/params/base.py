@@ -137,13 +137,13 @@ def check_names(path: Path = PARAMS_FILE) -> None:
 
 def _list_keys(values: Any, place: str) -> Iterator[tuple[str, Any]]:
     """List each key with the section that it is in."""
-    children = values if isinstance(values, list) else ()
     if isinstance(values, dict):
-        yield from ((place, key) for key in values)
-        children = values.values()
-    names = values if isinstance(values, dict) else [""] * len(children)
-    for name, child in zip(names, children, strict=True):
-        yield from _list_keys(child, f"{place}.{name}".strip("."))
+        for key, child in values.items():
+            yield place, key
+            yield from _list_keys(child, f"{place}.{key}".strip("."))
+    elif isinstance(values, list):
+        for child in values:
+            yield from _list_keys(child, place)
 
 
 def find_values(values: Any, place: Sequence[str]) -> list[Any]:
@@ -210,24 +210,17 @@ def _drop_tags(loc: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]
 
 
 def _to_fault(error: Any, keys: tuple[int | str, ...], path: Path) -> Fault:
-    key = ".".join(map(str, keys))
-    match error["type"]:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind.startswith("union_tag"):
+        keys = (*keys, context["discriminator"].strip("'"))
+    where = f"{path}, {'.'.join(map(str, keys))}"
+    match kind:
         case "union_tag_invalid":
-            tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
-            kind = error["ctx"]["discriminator"].strip("'")
-            return Fault(f"{path}, {key}.{kind}", f"is {tag!r}", f"one of {known}")
-        case "union_tag_not_found":
-            kind = error["ctx"]["discriminator"].strip("'")
-            return Fault(f"{path}, {key}.{kind}", "missing", "a value")
+            return Fault(where, f"is {context['tag']!r}", f"one of {context['expected_tags']}")
         case "extra_forbidden":
-            return Fault(f"{path}, {key}", "unknown key", "only the documented keys")
-        case "missing":
-            return Fault(f"{path}, {key}", "missing", "a value")
+            return Fault(where, "unknown key", "only the documented keys")
+        case "missing" | "union_tag_not_found":
+            return Fault(where, "missing", "a value")
         case _:
-            found = repr(error["input"])
-            return Fault(f"{path}, {key}", f"is {found}", _lower_first(error["msg"]))
-
-
-def _lower_first(text: str) -> str:
-    text = text.removeprefix("Input should be ").removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
+            text = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            return Fault(where, f"is {error['input']!r}", text[:1].lower() + text[1:])

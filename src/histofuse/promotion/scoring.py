@@ -16,7 +16,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import Fault, InputError
 from histofuse.core.naming import name_pairing
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
@@ -166,12 +166,11 @@ def _require_records(rows: pd.DataFrame, features: pd.DataFrame) -> None:
 
 
 def _require_classes(bundle: Bundle, labels: set[str]) -> None:
-    with collect_faults() as faults:
-        known = bundle.config["classes"]
-        if unknown := sorted(labels - set(known)):
-            problem = f"predicts {known}, and the test patches contain {unknown}"
-            remedy = "Train it again on the classes of params.yaml."
-            faults.add(bundle.name, problem, "a model of the same classes", remedy)
+    known = bundle.config["classes"]
+    if unknown := sorted(labels - set(known)):
+        problem = f"predicts {known}, and the test patches contain {unknown}"
+        remedy = "Train it again on the classes of params.yaml."
+        raise InputError([Fault(bundle.name, problem, "a model of the same classes", remedy)])
 
 
 def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predictions:

@@ -231,19 +231,18 @@ class _Coordinator:
 
     def _replace(self, status: int) -> None:
         self.study.require_success()
+        name, cause = f"study {self.job.name}", f"signal {-status}"
         if status > 0:
             raise HistofuseError(
-                f"study {self.job.name}: a worker ended with exit status {status}. Its output "
-                "gives the reason; finished trials are kept."
+                f"{name}: a worker ended with exit status {status}. Its output gives the reason; "
+                "finished trials are kept."
             )
-        cause = f"signal {-status}"
         if self._deaths > (MOST_RETRIES + 1) * self.options.workers:
             raise HistofuseError(
-                f"study {self.job.name}: {self._deaths} workers were killed before they finished a "
-                f"trial, the last by {cause}; use fewer if memory is short. "
-                "Finished trials are kept."
+                f"{name}: {self._deaths} workers were killed before they finished a trial, the "
+                f"last by {cause}; use fewer if memory is short. Finished trials are kept."
             )
-        report(f"study {self.job.name}: a worker was killed by {cause}; another replaces it")
+        report(f"{name}: a worker was killed by {cause}; another replaces it")
         self.workers.append(self._start_worker())
 
     def _look(self) -> None:
@@ -252,17 +251,14 @@ class _Coordinator:
         finished = min(self.study.count_finished(), self.study.params.trials)
         if finished > self._bar.n:
             self._deaths = 0
-            self._bar.set_postfix_str(self._describe_state(), refresh=False)
+            trials = self.study.read_trials()
+            best = find_best(self.study.spec, trials)
+            value = "" if best is None else f"best {self.study.spec.metric} {best.value:.4f}, "
+            self._bar.set_postfix_str(value + count_unfinished(trials), refresh=False)
         self._bar.n = finished
         self._bar.refresh()
         if time.monotonic() >= self._observe_at:
             self._report()
-
-    def _describe_state(self) -> str:
-        trials = self.study.read_trials()
-        best = find_best(self.study.spec, trials)
-        value = "" if best is None else f"best {self.study.spec.metric} {best.value:.4f}, "
-        return value + count_unfinished(trials)
 
     def _report(self) -> None:
         if self.observer is not None:

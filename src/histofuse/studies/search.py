@@ -33,7 +33,7 @@ from histofuse.core.seeding import derive_seed
 from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.space import from_stored, to_distribution, to_stored
 from histofuse.studies.storage import open_storage, opening
-from histofuse.studies.trials import Objective, StopTrial, StudySpec, TrialRecord, TrialResult
+from histofuse.studies.trials import Objective, StopTrial, StudySpec, TrialRecord
 
 if TYPE_CHECKING:
     import optuna
@@ -207,17 +207,14 @@ class Study:
             self._requeue(self._storage.get_trial(trial._trial_id), retries=0)
             raise
         else:
-            self._tell(trial, result)
+            trial.set_user_attr(SCORES, {k: float(v) for k, v in result.scores.items()})
+            trial.set_user_attr(STEPS, {k: [*map(float, v)] for k, v in result.steps.items()})
+            self._study.tell(trial, result.value, skip_if_finished=True)
 
     def _explain(self, error: Exception) -> str:
         """Describe an error; of restricted data only its type, since a message may quote a row."""
         kind = type(error).__name__
         return kind if self.spec.source == RESTRICTED else f"{kind}: {error}"[:500]
-
-    def _tell(self, trial: Trial, result: TrialResult) -> None:
-        trial.set_user_attr(SCORES, {k: float(v) for k, v in result.scores.items()})
-        trial.set_user_attr(STEPS, {k: [*map(float, v)] for k, v in result.steps.items()})
-        self._study.tell(trial, result.value, skip_if_finished=True)
 
     def require_success(self) -> None:
         """Raise HistofuseError if the last `MOST_FAILURES` trials, as of this opening, failed."""

@@ -68,9 +68,8 @@ def _is_held(store: Store, lock: str, token: str) -> bool:
 
 def _acquire(store: Store, lock: str, token: str) -> None:
     tags = {TOKEN_TAG: token, PROCESS_TAG: describe_process(), USER_TAG: name_user()}
-    seen, since = ("", ""), time.monotonic()
-    began, look_at = since, since
-    expired = False
+    began = look_at = since = time.monotonic()
+    seen, expired = ("", ""), False
     while not store.create_lock(lock, tags):
         held = store.read_lock(lock)
         if held is None:

@@ -93,11 +93,11 @@ def describe_kind(config: Mapping[str, Any]) -> str:
 
 
 def _describe_model(bundle: Bundle) -> str:
-    config = bundle.config
+    config, kind = bundle.config, str(bundle.config.get("kind"))
     lines = [
-        f"- Does: {_KINDS.get(str(config.get('kind')), 'not stated')}",
+        f"- Does: {_KINDS.get(kind, 'not stated')}",
         f"- Classes: {', '.join(map(str, config.get('classes', []))) or 'not stated'}",
-        f"- For: {_USES.get(str(config.get('kind')), 'not stated')}",
+        f"- For: {_USES.get(kind, 'not stated')}",
         f"- Trained on: {config.get('source', 'not stated')} data",
         f"- {_describe_calibration(bundle)}; seed {config.get('seed', 'not stated')}",
         f"- Bundle: `{bundle.digest}`",

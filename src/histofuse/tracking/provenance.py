@@ -14,6 +14,7 @@ from histofuse.core.progress import report
 LOCK: Final = Path("dvc.lock")
 PROMOTIONS: Final = Path("promotions.jsonl")
 
+_report_once = cache(report)
 Stages = dict[str, dict[str, Any]]  # name of a stage -> its entry in dvc.lock
 
 
@@ -76,7 +77,7 @@ def find_stage(stages: Stages, out: Path) -> tuple[str, dict[str, Any]] | None:
 def describe_revision(revision: Revision) -> dict[str, str]:
     """Describe the state of the sources, as tags of a run; warn once if they are not known."""
     if revision.problem:
-        _warn(f"warning: runs do not record the state of their sources: {revision.problem}")
+        _report_once(f"warning: runs do not record the state of their sources: {revision.problem}")
     warning = {"histofuse.git_warning": revision.problem} if revision.problem else {}
     if revision.commit is None:
         return warning
@@ -85,11 +86,6 @@ def describe_revision(revision: Revision) -> dict[str, str]:
         "histofuse.git_commit": revision.commit,
         "histofuse.git_dirty": str(revision.dirty).lower(),
     }
-
-
-@cache
-def _warn(message: str) -> None:
-    report(message)
 
 
 def describe_stage(name: str, stage: dict[str, Any]) -> dict[str, str]:

@@ -187,10 +187,7 @@ def list_models(models: Path = MODELS) -> list[Listed]:
         versions = store.list_versions()
         statuses = {status.name: status for status in store.read_statuses()}
     held = {digest_file(path / MANIFEST) for path in list_bundles(models)}
-    return [
-        _list(v, statuses[v.name], v.digest in held, _find_alteration(v, statuses[v.name], store))
-        for v in versions
-    ]
+    return [_list(v, statuses[v.name], store, in_models=v.digest in held) for v in versions]
 
 
 def _find_alteration(version: Version, status: ModelStatus, store: Store) -> str:
@@ -207,7 +204,7 @@ def _find_alteration(version: Version, status: ModelStatus, store: Store) -> str
     return ""
 
 
-def _list(version: Version, status: ModelStatus, held: bool, altered: str) -> Listed:
+def _list(version: Version, status: ModelStatus, store: Store, *, in_models: bool) -> Listed:
     number = version.number
     tags = status.version_tags.get(number, {})
     stage = status.stages.get(number, "None")
@@ -218,7 +215,7 @@ def _list(version: Version, status: ModelStatus, held: bool, altered: str) -> Li
         aliases=tuple(sorted(alias for alias, n in status.aliases.items() if n == number)),
         stage=None if stage == "None" else stage,
         promoted=tags.get(names.WHEN_TAG),
-        in_models=held,
+        in_models=in_models,
         cut_short=names.INTENT_TAG in tags,
-        altered=altered,
+        altered=_find_alteration(version, status, store),
     )

@@ -120,8 +120,8 @@ def _read_faithfulness(path: Path) -> Metrics:
     """Read the faithfulness of a model's explanations, with intervals."""
     metrics: Metrics = {}
     for metric, interval in read_scores(path).items():
-        metrics |= {f"faithfulness/{metric}": interval["value"]}
-        metrics |= _name_ends(f"faithfulness/{metric}", interval)
+        named = f"faithfulness/{metric}"
+        metrics |= {named: interval["value"]} | _name_ends(named, interval)
     return metrics
 
 

@@ -353,8 +353,12 @@ class Store(Connection):
 
     def read_lock(self, name: str) -> Mapping[str, str] | None:
         """Read the tags of a lock; None where there is none."""
+        lock = self._find_lock(name)
+        return None if lock is None else lock.tags
+
+    def _find_lock(self, name: str) -> RegisteredModel | None:
         try:
-            return self.client.get_registered_model(name).tags
+            return self.client.get_registered_model(name)
         except MlflowError as error:
             if error.code != MISSING:
                 raise
@@ -367,12 +371,8 @@ class Store(Connection):
         """
         now = self.client.create_registered_model(probe).creation_timestamp or 0
         self.client.delete_registered_model(probe)
-        try:
-            return (now - (self.client.get_registered_model(name).creation_timestamp or 0)) / 1000
-        except MlflowError as error:
-            if error.code != MISSING:
-                raise
-            return None
+        lock = self._find_lock(name)
+        return None if lock is None else (now - (lock.creation_timestamp or 0)) / 1000
 
     def move_lock(self, name: str, other: str) -> bool:
         """Rename a lock; False where it is gone, or the other name is taken."""
@@ -400,15 +400,13 @@ def _succeeds(call: Callable[[], object], *expected: str) -> bool:
 
 def _upload(folder: Path, repository: ArtifactRepository) -> None:
     """Upload a folder's content, several files at a time: a small one is mostly waiting."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    places = [file.parent.relative_to(folder).as_posix() for file in files]
+
+    def upload(file: Path) -> None:
+        place = file.parent.relative_to(folder).as_posix()
+        repository.log_artifact(str(file), None if place == "." else place)
+
     with ThreadPoolExecutor(UPLOADS) as pool:
-        uploads = [
-            pool.submit(repository.log_artifact, str(file), None if place == "." else place)
-            for file, place in zip(files, places, strict=True)
-        ]
-        for upload in uploads:
-            upload.result()
+        list(pool.map(upload, (f for f in sorted(folder.rglob("*")) if f.is_file())))
 
 
 def _list_pages(search: Callable[..., Any], *query: Any, **options: Any) -> Iterator[Any]:

@@ -216,8 +216,9 @@ class MlpObjective:
         """Cross-validate."""
         scores: dict[str, list[float]] = {key: [] for key in _NAMES}
         for number, fold in enumerate(self._folds):
-            for key, score in self._fit(fold, params).items():
-                scores[key].append(score)
+            measured = self._fit(fold, params)
+            for key, known in scores.items():
+                known.append(measured[key])
             report(number, mean_defined(scores[self.metric]))
         return to_result(scores, self.metric, {})
 
@@ -228,5 +229,4 @@ class MlpObjective:
         parts, recorder = (fold.rest, fold.held_out), NullRecorder()
         network, *_ = fit_mlp(*parts, params, self.seed, recorder=recorder, show_progress=False)
         logits = compute_logits(network, fold.held_out.x)
-        scores = score_logits(logits, fold.held_out.target)
-        return {key: scores[key] for key in _NAMES}
+        return score_logits(logits, fold.held_out.target)

@@ -15,7 +15,7 @@ from histofuse.params.tune import StudyParams
 from histofuse.patients.bags import PatientBags
 from histofuse.patients.fusion.methods import fit_method
 from histofuse.patients.learners import split_patients
-from histofuse.patients.rows import PatientRows, fit_record_encoder, make_rows, select_split
+from histofuse.patients.rows import fit_record_encoder, make_rows, select_split
 from histofuse.patients.train import PatientCohort
 from histofuse.studies.objectives.folds import mean_defined, to_result
 from histofuse.studies.run import StudyJob
@@ -49,17 +49,12 @@ class PatientObjective:
         """Cross-validate."""
         scores: dict[str, list[float]] = {"auroc": [], "macro_f1": []}
         for number, (rest, held_out) in enumerate(self._folds):
-            for key, score in self._score(rest, held_out, params).items():
-                scores[key].append(score)
+            model = fit_method(rest, held_out, params, self.seed, NullRecorder()).model
+            measured = score_logits(model.logits(held_out), held_out.outcome)
+            for key, known in scores.items():
+                known.append(measured[key])
             report(number, mean_defined(scores[self.metric]))
         return to_result(scores, self.metric, {})
-
-    def _score(
-        self, rest: PatientRows, held_out: PatientRows, params: AnyPatientParams
-    ) -> dict[str, float]:
-        model = fit_method(rest, held_out, params, self.seed, NullRecorder()).model
-        scores = score_logits(model.logits(held_out), held_out.outcome)
-        return {key: scores[key] for key in ("auroc", "macro_f1")}
 
 
 def make_job(  # noqa: PLR0917
