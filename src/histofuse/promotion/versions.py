@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import MANIFEST, list_bundles
+from histofuse.core.artifacts import digest_file
+from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError
 from histofuse.tracking.names import (
     DIGEST_TAG,
@@ -17,7 +17,7 @@ from histofuse.tracking.names import (
     name_registered,
     redact,
 )
-from histofuse.tracking.publish import MODELS
+from histofuse.tracking.publish import MODELS, find_in_models
 from histofuse.tracking.store import Store
 
 
@@ -39,9 +39,10 @@ def choose_version(
     candidates = store.list_versions(name)
     if version is not None or digest is not None:
         return _find_chosen(candidates, version, digest)
-    current = _digest_held(name, models, primary_rule)
-    if current is None:
+    path = find_in_models(models, name, primary_rule)
+    if path is None:
         return candidates[-1]
+    current = digest_file(path / MANIFEST)
     held = [v for v in candidates if v.digest == current]
     if not held:
         problem = f"holds {name} {current[:SHOWN_DIGITS]}, which is not in the registry"
@@ -82,14 +83,6 @@ def _find_chosen(candidates: Sequence[Version], version: int | None, digest: str
 
 def _list(versions: Sequence[Version]) -> str:
     return ", ".join(v.short for v in versions)
-
-
-def _digest_held(name: str, models: Path, primary_rule: str) -> str | None:
-    """Digest the bundle in `models` that is registered under a name."""
-    for path in list_bundles(models):
-        if name_registered(load_json(path / MANIFEST)["name"], primary_rule) == name:
-            return digest_file(path / MANIFEST)
-    return None
 
 
 def find_production(store: Store, status: ModelStatus) -> Version | None:

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from pydantic import TypeAdapter
 
-from histofuse.core.artifacts import replacing_file
-from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION
+from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION, write_figure
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
 from histofuse.studies.trials import (
@@ -44,9 +43,7 @@ def draw_study(spec: StudySpec, trials: Sequence[TrialRecord], folder: Path) -> 
     ):
         with rc_context(STYLE):
             figure = draw(spec, trials)
-        with replacing_file(folder / f"{name}.png") as path:
-            # Without matplotlib's version: the same trials give the same bytes.
-            figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+        write_figure(figure, folder / f"{name}.png", DPI)
 
 
 def draw_history(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:

@@ -20,7 +20,6 @@ from histofuse.tracking.names import (
     DIGEST_TAG,
     EXPERIMENT,
     FILES_TAG,
-    PROCESS_TAG,
     ModelStatus,
     Version,
 )
@@ -86,16 +85,10 @@ def read_versions(database: Path) -> list[Version]:
     ]
 
 
-def read_running(database: Path) -> dict[str, str]:
-    """Map each run marked as running to the tag of the process that writes it."""
+def read_runs(database: Path, status: str, tag: str) -> dict[str, str]:
+    """Map each run of a status that has a tag to its value."""
     with _reading(database) as connection:
-        return dict(_select(connection, _RUNS, {"tag": PROCESS_TAG, "status": "RUNNING"}))
-
-
-def read_finished(database: Path) -> dict[str, str]:
-    """Map each finished run to the digest of the content it was written from."""
-    with _reading(database) as connection:
-        return dict(_select(connection, _RUNS, {"tag": CONTENT_TAG, "status": "FINISHED"}))
+        return dict(_select(connection, _RUNS, {"tag": tag, "status": status}))
 
 
 def read_experiment(database: Path, name: str) -> str | None:

@@ -76,24 +76,20 @@ def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) 
 def _add_encoder(bundle: Bundle, side: str, store: Store, target: Path) -> Bundle:
     facts = bundle.config["encoders"][side]
     neighbour = bundle.path.parent / facts["name"]
-    if (neighbour / MANIFEST).is_file() and digest_file(neighbour / MANIFEST) == facts["digest"]:
+    registered, digest = facts["registered"], facts["digest"]
+    if (neighbour / MANIFEST).is_file() and digest_file(neighbour / MANIFEST) == digest:
         _copy(neighbour, target, ROW_LEVEL)
+    elif version := store.find_version(registered, digest):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.fetch(version, BUNDLE_FOLDER, target)
+        for name in ROW_LEVEL:
+            (target / name).unlink(missing_ok=True)
     else:
-        _fetch(bundle.name, facts["registered"], facts["digest"], store, target)
-    return open_bundle(target, digest=facts["digest"], row_level=False)
-
-
-def _fetch(model: str, registered: str, digest: str, store: Store, target: Path) -> None:
-    version = store.find_version(registered, digest)
-    if version is None:
         raise RegistryError(
-            f"{model}: its encoder {registered} with digest {digest} is neither next to it nor in "
-            f"the registry at {redact(store.uri)}. Run dvc repro, which trains both again."
+            f"{bundle.name}: its encoder {registered} with digest {digest} is neither next to it "
+            f"nor in the registry at {redact(store.uri)}. Run dvc repro, which trains both again."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    store.fetch(version, BUNDLE_FOLDER, target)
-    for name in ROW_LEVEL:
-        (target / name).unlink(missing_ok=True)
+    return open_bundle(target, digest=digest, row_level=False)
 
 
 def _copy(source: Path, target: Path, left_out: frozenset[str]) -> None:

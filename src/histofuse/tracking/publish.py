@@ -22,11 +22,12 @@ import pandas as pd
 from histofuse.core.artifacts import (
     digest_file,
     digest_text,
+    load_json,
     to_json,
     write_json,
     write_text,
 )
-from histofuse.core.bundle import Bundle, list_bundles, open_bundle
+from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
 from histofuse.core.naming import name_column, name_fusion, name_patient_model
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report, track
@@ -371,6 +372,14 @@ def describe_run(p: Publication, number: int) -> dict[str, str]:
         "mlflow.log-model.history": "[]",
     }
     return {name: str(value) for name, value in tags.items() if value != ""}
+
+
+def find_in_models(models: Path, registered: str, primary_rule: str | None = None) -> Path | None:
+    """Find the bundle below a folder that is registered under a name."""
+    for path in list_bundles(models):
+        if name_registered(load_json(path / MANIFEST)["name"], primary_rule) == registered:
+            return path
+    return None
 
 
 def ensure_registered(bundle: Bundle, store: Store) -> Version:

@@ -15,7 +15,7 @@ from histofuse.core.errors import BundleError, Fault, InputError, RegistryError
 from histofuse.core.progress import report
 from histofuse.tracking import names
 from histofuse.tracking.names import ModelStatus, Version, name_registered, redact
-from histofuse.tracking.publish import MODELS, ensure_registered, find_version
+from histofuse.tracking.publish import MODELS, ensure_registered, find_in_models, find_version
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.verification import check_copy, check_version, explaining
 
@@ -105,13 +105,12 @@ def _open_kept(path: Path, digest: str) -> Bundle | None:
 
 def _restore(registered: str, digest: str, models: Path, store: Store) -> Version:
     held = ""
-    for path in list_bundles(models):
-        if name_registered(load_json(path / MANIFEST)["name"]) == registered:
-            bundle = open_bundle(path)
-            if bundle.digest == digest:
-                report(f"{registered} was not in the registry: published again from {bundle.path}")
-                return ensure_registered(bundle, store)
-            held = f"; {bundle.path} holds {bundle.digest[:12]}…"
+    if path := find_in_models(models, registered):
+        bundle = open_bundle(path)
+        if bundle.digest == digest:
+            report(f"{registered} was not in the registry: published again from {path}")
+            return ensure_registered(bundle, store)
+        held = f"; {path} holds {bundle.digest[:12]}…"
     raise RegistryError(
         f"{registered} with digest {digest} is neither in the registry at {redact(store.uri)} nor "
         f"in {models}/{held}. Run dvc pull or dvc repro publish_encoders, then dvc repro."

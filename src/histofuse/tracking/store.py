@@ -20,8 +20,7 @@ from histofuse.tracking.interface import Interface, make_signature
 from histofuse.tracking.local import (
     locate_artifacts,
     read_experiment,
-    read_finished,
-    read_running,
+    read_runs,
     read_statuses,
     read_versions,
 )
@@ -91,7 +90,7 @@ class Store(Connection):
     def has_finished(self, content: str) -> bool:
         """Tell whether a finished run was written from this content."""
         if self.database is not None:  # without MLflow, which takes seconds to import
-            return content in read_finished(self.database).values()
+            return content in read_runs(self.database, "FINISHED", names.CONTENT_TAG).values()
         return any(
             run.info.status == "FINISHED" for run in self.find_runs(names.CONTENT_TAG, content)
         )
@@ -103,7 +102,7 @@ class Store(Connection):
     def list_abandoned(self) -> list[str]:
         """List the runs whose process died without ending them."""
         if self.database is not None:
-            running = read_running(self.database)
+            running = read_runs(self.database, "RUNNING", names.PROCESS_TAG)
         else:
             runs = self._search_runs("attributes.status = 'RUNNING'")
             running = {r.info.run_id: r.data.tags.get(names.PROCESS_TAG, "") for r in runs}
