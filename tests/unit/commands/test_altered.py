@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from histofuse.cli import app
 from histofuse.commands import serve
-from histofuse.commands.prediction.predict import open_model
+from histofuse.commands.prediction.predict import locate_model
 from histofuse.core.artifacts import digest_file, load_json, write_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import HistofuseError, RegistryError
@@ -17,6 +17,7 @@ from histofuse.core.tables import read_table
 from histofuse.features.specs import FEATURES
 from histofuse.serving.http.app import find_artifacts
 from histofuse.serving.http.endpoint import Endpoint
+from histofuse.serving.predict import open_predictor
 from histofuse.tracking.names import FILES_TAG
 from histofuse.tracking.publish import publish_all
 from histofuse.tracking.registry import fetch_model
@@ -58,7 +59,7 @@ def in_production(name):
 def predict(name):
     with TemporaryDirectory() as scratch:
         rows = read_table(Path("data/ehr/features.parquet"), FEATURES)
-        return open_model(name, Path(scratch)).predict(rows)
+        return open_predictor(*locate_model(name, Path(scratch))).predict(rows)
 
 
 DOORS = {

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histofuse.commands.prediction.predict import Request, predict
 from histofuse.core.errors import InputError
 from histofuse.detection import finder as module
 from histofuse.detection.finder import NucleusFinder, reduce_pixels
@@ -93,3 +94,9 @@ def test_a_registered_detector_answers_with_the_nuclei_of_each_frame(finder, bun
     assert set(answer) == set(describe_interface(predictor.bundle, {}).outputs)
     with pytest.raises(InputError, match=r"(?s)row 0, image.*4097.*row 1, image"):
         predictor.read(pd.Series([np.zeros((1, 4097, 3), np.uint8), "?"]))
+
+
+def test_a_detector_is_no_model_of_nuclei_already_found(bundle, tmp_path):
+    request = Request(tmp_path, None, None, None, str(bundle), tmp_path / "out.csv", 8)
+    with pytest.raises(InputError, match="is a detector, which finds nuclei"):
+        predict(request)

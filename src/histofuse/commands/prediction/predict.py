@@ -107,8 +107,12 @@ def predict(request: Request) -> str:
             if folder is not None and request.frames is None:
                 faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
-        predictor: Any = open_model(request.model, Path(scratch))
+        predictor: Any = open_predictor(*locate_model(request.model, Path(scratch)))
         match predictor.bundle.config["kind"]:
+            case "detector":
+                problem = "is a detector, which finds nuclei and does not classify them"
+                expected = "a model that answers about nuclei or patients; --detector names it"
+                raise InputError([Fault("--model", problem, expected)])
             case "tabular":
                 answer = _predict_records(predictor, request)
             case "patient":
@@ -146,15 +150,11 @@ def _is_simulated(path: Path) -> bool:
     return cohort.is_file() and load_json(cohort).get("source") == "simulated"
 
 
-def open_model(
-    model: str, scratch: Path
-) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor:
-    """Open the bundle of a folder, or a registered model, which is copied to `scratch` first."""
-    return open_predictor(*locate_model(model, scratch))
-
-
 def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
-    """Locate a bundle and its encoders, None if there are none or the registry holds them."""
+    """Locate a bundle and its encoders, None if there are none or the registry holds them.
+
+    A registered model is copied to `scratch`.
+    """
     if (Path(model) / MANIFEST).is_file():
         return Path(model), None
     folder = fetch_model(model, open_store(), scratch) / ARTIFACTS
