@@ -35,7 +35,6 @@ from histofuse.detection.train import CANDIDATES, PREDICTIONS
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
 from histofuse.features.stain import find_normaliser
 from histofuse.models.backbones import ImageModel, load_image_model
-from histofuse.params.detector import DetectorParams
 from histofuse.training.decision import choose_focus_class, load_decision
 
 METRICS: Final = "metrics.json"
@@ -48,7 +47,7 @@ _HOT_SPOT: Final = 10.0  # reach, in radii of matching
 
 
 def evaluate_detector(
-    data: FrameData, bundle: Path, image: Path, params: DetectorParams, bootstrap: Bootstrap
+    data: FrameData, bundle: Path, image: Path, radius: float, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Evaluate on the test frames.
 
@@ -56,7 +55,7 @@ def evaluate_detector(
         data: The frames.
         bundle: The detector.
         image: The model of patches that classifies what is found.
-        params: Say the radius.
+        radius: Of matching, in pixels.
         bootstrap: Of intervals, over cases.
 
     Returns:
@@ -77,7 +76,7 @@ def evaluate_detector(
         candidates,
         data.dots[data.dots["frame_id"].isin(frames["frame_id"])],
         load_json(bundle / THRESHOLD)["score"],
-        params.find_radius(data.mpp),
+        radius,
     )
     chain = replace(own, candidates=classify_candidates(data, candidates, image))
     spots = replace(own, candidates=find_spots(data, frames["frame_id"].tolist()), threshold=0.0)

@@ -31,7 +31,7 @@ from histofuse.detection.network import (
 from histofuse.detection.scoring import choose_threshold, match_frames
 from histofuse.features.augment import PatchGeometry
 from histofuse.models.backbones import WEIGHTS
-from histofuse.params.detector import DetectorParams
+from histofuse.params.detector import DetectorParams, find_radius
 from histofuse.params.image import SAFETENSORS
 from histofuse.training.fitting.adam import Adam
 from histofuse.training.fitting.averaging import AveragedNetwork
@@ -73,7 +73,7 @@ def train_detector(
     finder = NucleusFinder(network, 0.0)
     candidates = find_candidates(finder, data, data.list_frames("validation", "test"))
     validation = data.list_frames("validation")
-    radius = params.find_radius(data.mpp)
+    radius = find_radius(params.radius_px, params.radius_um, data.mpp)
     matched = match_frames(candidates, data.dots, validation, radius)
     finder.threshold, f1 = choose_threshold(matched)
     report(f"threshold {finder.threshold:.2f}: F1 {f1:.3f} on {len(validation)} validation frames")

@@ -37,6 +37,7 @@ class DetectorParams(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     augmentation: AugmentationParams  # of crops, as of patches
 
-    def find_radius(self, mpp: float | None) -> float:
-        """Find the radius of matching in pixels of frames, whose mpp is None if unknown."""
-        return self.radius_px if mpp is None else self.radius_um / mpp
+
+def find_radius(radius_px: float, radius_um: float, mpp: float | None) -> float:
+    """Find the radius of matching in pixels of frames, whose mpp is None if unknown."""
+    return radius_px if mpp is None else radius_um / mpp
