@@ -11,14 +11,14 @@ from histofuse.data.declared.cohort import build_declared_cohort
 from histofuse.data.declared.table import read_declared
 from histofuse.data.mimic import identify_source, load_hospital
 from histofuse.params.base import load_section
-from histofuse.params.data import DataParams
+from histofuse.params.data import RecordsParams
 from histofuse.params.ehr import CohortParams
 
 OUTPUT = Path("data/cohort")
 
 
 def main() -> None:
-    records = load_section(DataParams, "data").records
+    records = load_section(RecordsParams, "data.records")
     root = Path(records.path)
     if records.kind == "table":
         declared = read_declared(root)

@@ -17,7 +17,7 @@ from histofuse.evaluation.crossval.report import describe_fold, describe_run, ma
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import write_tables
-from histofuse.params.base import load_section, load_seed
+from histofuse.params.base import load_section, load_seed, load_value
 from histofuse.params.crossval import CrossvalParams
 from histofuse.params.data import DataParams
 from histofuse.params.ehr import EncodingParams
@@ -81,7 +81,7 @@ def load_chain() -> Chain:
 
 def find_sources() -> Sources:
     """Name what a fold reads."""
-    crosswalk = Path(load_section(DataParams, "data").crosswalk)
+    crosswalk = Path(load_value(DataParams, "data.crosswalk"))
     return Sources(PATCHES, FRAMES_TABLE, COHORT, FEATURES, crosswalk)
 
 

@@ -16,7 +16,7 @@ from histofuse.features.declared import build_declared_features
 from histofuse.features.ehr import EhrFeatures, build_features, replace_diagnoses
 from histofuse.features.specs import FEATURES, to_json_list
 from histofuse.params.base import load_section
-from histofuse.params.data import DataParams
+from histofuse.params.data import RecordsParams
 from histofuse.params.ehr import EhrFeaturesParams, PredictionTime
 
 COHORT_FOLDER = Path("data/cohort")
@@ -25,7 +25,7 @@ OUTPUT = Path("data/ehr")
 
 def main() -> None:
     facts = load_json(COHORT_FOLDER / "meta.json")
-    if load_section(DataParams, "data").records.kind == "table":
+    if load_section(RecordsParams, "data.records").kind == "table":
         features, prior = build_from_table(), None
     else:
         features, prior = build_from_mimiciv(facts["target"], facts["prediction_time"])
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def build_from_table() -> EhrFeatures:
-    declared = read_declared(Path(load_section(DataParams, "data").records.path))
+    declared = read_declared(Path(load_section(RecordsParams, "data.records").path))
     cohort = read_table(COHORT_FOLDER / "cohort.parquet", COHORT)
     report(f"read {len(cohort):,} rows of {declared.path}")
     return build_declared_features(declared, cohort)
@@ -68,7 +68,7 @@ def build_from_mimiciv(
     name: str, prediction_time: PredictionTime
 ) -> tuple[EhrFeatures, pd.DataFrame | None]:
     params = load_section(EhrFeaturesParams, "ehr_features")
-    root = Path(load_section(DataParams, "data").records.path)
+    root = Path(load_section(RecordsParams, "data.records").path)
     cohort = read_table(COHORT_FOLDER / "cohort.parquet", ADMISSIONS)
     target = TARGETS[name]
     report(f"read {len(cohort):,} index admissions")

@@ -8,7 +8,7 @@ from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.features.pairing import PAIRS, join_targets, make_pairs
-from histofuse.params.base import load_section, load_seed
+from histofuse.params.base import load_section, load_seed, load_value
 from histofuse.params.data import DataParams
 from histofuse.params.pairing import PairingParams
 
@@ -20,7 +20,7 @@ OUT = Path("data/pairs")
 
 def main(name: str) -> None:
     params = load_section(PairingParams, f"pairing.{name}")
-    crosswalk = Path(load_section(DataParams, "data").crosswalk)
+    crosswalk = Path(load_value(DataParams, "data.crosswalk"))
     patches = read_table(PATCHES, PATCH_SPLITS)
     patients = join_targets(read_table(PATIENTS, PATIENT_SPLITS), read_table(COHORT_TABLE, COHORT))
     report(f"read {len(patches):,} patches and {len(patients):,} admissions")

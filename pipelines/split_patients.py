@@ -15,7 +15,7 @@ from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
 from histofuse.data.leakage import audit_patients, require_clean
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS, split_patients
-from histofuse.params.base import load_section, load_seed
+from histofuse.params.base import load_section, load_seed, load_value
 from histofuse.params.data import DataParams
 from histofuse.params.splits import PatientSplitParams
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
     """Find the split of each linked patient, if any are linked."""
-    crosswalk = Path(load_section(DataParams, "data").crosswalk)
+    crosswalk = Path(load_value(DataParams, "data.crosswalk"))
     if is_empty(crosswalk):
         return None
     patches = read_table(PATCHES, PATCH_SPLITS)
