@@ -54,24 +54,16 @@ class TestData:
     def read_patches(self) -> pd.DataFrame:
         """Read the test patches: `PATCH_SPLITS` with shard and row, by key."""
         splits = read_table(self.root / "splits" / "patches.parquet", PATCH_SPLITS)
-        return self._locate(splits)
+        return self._locate_test(splits)
 
     def read_pairs(self, pairing: str) -> pd.DataFrame:
         """Read the test pairs of a rule: `PAIRS` with shard and row, by key."""
         path = self.root / "pairs" / f"{pairing}.parquet"
-        return self._locate(read_table(path, PAIRS))
+        return self._locate_test(read_table(path, PAIRS))
 
-    def _locate(self, table: pd.DataFrame) -> pd.DataFrame:
-        index = load_index(self.patches)[[*PATCH_KEY, "shard", "row"]]
-        rows = table[table["split"] == SPLIT].merge(
-            index, on=PATCH_KEY, how="left", validate="1:1", indicator="match"
-        )
-        lost = rows["match"] != "both"
-        if lost.any():
-            problem = f"{int(lost.sum())} test patches are not in the index"
-            fault = Fault(self.patches, problem, "all of them", "Run dvc repro.")
-            raise InputError([fault])
-        return rows.drop(columns="match").sort_values(PATCH_KEY, ignore_index=True)
+    def _locate_test(self, table: pd.DataFrame) -> pd.DataFrame:
+        rows = _locate(table[table["split"] == SPLIT], self.patches)
+        return rows.sort_values(PATCH_KEY, ignore_index=True)
 
     def read_features(self) -> pd.DataFrame:
         """Read raw features of all admissions."""
@@ -93,13 +85,23 @@ class TestData:
         """Read the test patients with their records, by id, and where all nuclei are stored."""
         patients = read_table(self.linked / "patients.parquet", PATIENTS)
         nuclei = read_table(self.linked / "nuclei.parquet", NUCLEI)
-        index = load_index(self.linked)[[*PATCH_KEY, "shard", "row"]]
         test = patients[patients["split"] == SPLIT].sort_values("patient_id", ignore_index=True)
-        return test, nuclei.merge(index, on=PATCH_KEY, validate="1:1")
+        return test, _locate(nuclei[nuclei["patient_id"].isin(test["patient_id"])], self.linked)
 
     def read_target(self) -> str:
         """Read the target of the cohort."""
         return load_json(self.root / "cohort" / "meta.json")["target"]
+
+
+def _locate(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Add shard and row of the patches of a folder; their rows stay in order."""
+    index = load_index(folder)[[*PATCH_KEY, "shard", "row"]]
+    rows = rows.merge(index, on=PATCH_KEY, how="left", validate="1:1", indicator="match")
+    lost = rows["match"] != "both"
+    if lost.any():
+        problem = f"{int(lost.sum())} test patches are not in the index"
+        raise InputError([Fault(folder, problem, "all of them", "Run dvc repro.")])
+    return rows.drop(columns="match")
 
 
 def score_test_split(

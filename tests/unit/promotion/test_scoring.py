@@ -10,7 +10,7 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
-from histofuse.data.patches import PatchMeta, load_index
+from histofuse.data.patches import INDEX, PATCH_INDEX, PatchMeta, load_index
 from histofuse.data.simulate.linked.cohort import CLASSES
 from histofuse.data.simulate.linked.files import Cutting, simulate_linked
 from histofuse.data.splits import PATCH_SPLITS
@@ -178,6 +178,15 @@ def test_patients_are_scored_as_they_were_in_training(linked, tmp_path, view, mo
     np.testing.assert_allclose(scored.probabilities, stored.probabilities, rtol=0, atol=1e-6)
     for what in ("labels", "predictions", "groups", "subjects"):
         np.testing.assert_array_equal(getattr(scored, what), getattr(stored, what))
+
+
+def test_nuclei_of_patients_that_are_not_in_the_index_are_refused(linked):
+    _, nuclei = TestData().read_patients()
+    index = load_index(Path("data/linked"))
+    kept = index[index["patch_id"] != nuclei["patch_id"].iloc[0]]
+    write_table(kept, Path("data/linked") / INDEX, PATCH_INDEX)
+    with pytest.raises(InputError, match="1 test patches are not in the index"):
+        TestData().read_patients()
 
 
 def test_alarms_of_a_patient_model_know_its_patients(linked):
