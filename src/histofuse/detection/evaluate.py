@@ -86,7 +86,6 @@ def evaluate_detector(
         "own_classes": measure_detections(own, data.classes, bootstrap),
         BASELINE: measure_detections(spots, data.classes, bootstrap),
     }
-    matched = chain.match()
     named = {"detector": opened.digest, "image_model": image.name, "focus_class": focus}
     return {
         **_tell_models(bundle.name, opened.digest, measured["chain"]),
@@ -105,9 +104,9 @@ def evaluate_detector(
             "chain": compute_froc(chain, focus),
             "own_classes": compute_froc(own, focus),
         },
-        "counts": count_classes(matched, frames, focus),
-        "regions": split_hot_spots(matched, focus, _HOT_SPOT * own.radius_px),
-    }, matched
+        "counts": count_classes(chain.matched, frames, focus),
+        "regions": split_hot_spots(chain.matched, focus, _HOT_SPOT * own.radius_px),
+    }, chain.matched
 
 
 def _tell_models(name: str, digest: str, intervals: Mapping[str, Interval]) -> dict[str, Any]:

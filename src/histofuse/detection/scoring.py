@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -115,8 +116,9 @@ class Detections:
     threshold: float
     radius_px: float
 
-    def match(self) -> pd.DataFrame:
-        """Pair the nuclei found with the dots."""
+    @cached_property
+    def matched(self) -> pd.DataFrame:
+        """The nuclei found, paired with the dots."""
         found = self.candidates[self.candidates["score"] >= self.threshold]
         return match_frames(found, self.dots, self.frames["frame_id"].tolist(), self.radius_px)
 
@@ -143,7 +145,7 @@ def _resample(detections: Detections, classes: Sequence[str], bootstrap: Bootstr
     cases = sorted(detections.frames["case_id"].unique())
     number = {name: n for n, name in enumerate(cases)}
     of_frame = detections.frames.set_index("frame_id")["case_id"].map(number)
-    matched = detections.match()
+    matched = detections.matched
     answers = [NUCLEI, *(classes if "prediction" in detections.candidates else ())]
     curves = {name: _make_curve(detections, name, of_frame, len(cases)) for name in answers}
     counts = {name: _count(matched, name, of_frame, len(cases)) for name in answers}

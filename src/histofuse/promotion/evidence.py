@@ -28,6 +28,7 @@ from histofuse.explain.estimates import FAITHFULNESS, read_scores
 from histofuse.params.promotion import PromotionParams
 from histofuse.promotion.gate import Evidence, Scored, is_of_one_side
 from histofuse.promotion.scoring import TestData, score_test_split
+from histofuse.serving.pictures.finding import DETECTION_METRICS
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.names import (
     MODEL_FOLDER,
@@ -41,7 +42,6 @@ from histofuse.tracking.verification import ARTIFACTS, BUNDLE, ENCODERS, check_c
 
 ALARMS: Final = Path("reports/alarms.json")
 EXPLANATIONS: Final = Path("reports/explain")
-DETECTION: Final = Path("reports/detection/metrics.json")
 SCORING_SECONDS: Final = 3600.0  # for loading and scoring one version, many times what it takes
 
 ValueT = TypeVar("ValueT")
@@ -156,7 +156,7 @@ def read_faithfulness(name: str, digest: str, root: Path = EXPLANATIONS) -> dict
     return scores or None
 
 
-def read_detection(digest: str, path: Path = DETECTION) -> dict[str, Any] | None:
+def read_detection(digest: str, path: Path = DETECTION_METRICS) -> dict[str, Any] | None:
     """Read a detector's F1 of nuclei and its gain over the baseline; None if of another bundle."""
     measured = load_json(path)
     if measured["detector"] != digest:

@@ -48,7 +48,7 @@ def detections() -> Detections:
 
 
 def test_answers_and_dots_are_paired_one_to_one(detections):
-    matched = detections.match()
+    matched = detections.matched
     assert matched["score"].notna().sum() == 4
     assert matched.loc[matched["score"].notna(), "label"].notna().sum() == 3
     missed = matched[matched["score"].isna()]
@@ -87,7 +87,7 @@ def test_the_threshold_gives_the_highest_f1(detections):
 
 def test_nothing_found_is_no_error(detections):
     none = Detections(detections.frames, detections.candidates.iloc[:0], detections.dots, 0.5, 5.0)
-    matched = none.match()
+    matched = none.matched
     assert len(matched) == 4
     assert choose_threshold(matched) == (0.5, 0.0)
 
@@ -96,7 +96,7 @@ def test_counts_by_case_and_frame_hold_those_without_any(detections):
     frames = pd.concat(
         [detections.frames, table([("c-1", "c")], ["frame_id", "case_id"])], ignore_index=True
     )
-    counts = count_classes(detections.match(), frames, "mitosis")
+    counts = count_classes(detections.matched, frames, "mitosis")
     assert counts["case"] == {"a": [1, 2], "b": [1, 1], "c": [0, 0]}
 
 

@@ -83,8 +83,7 @@ class AlarmData:
     @cached_property
     def linked(self) -> pd.DataFrame | None:
         """Linked patients: record, split and outcome."""
-        path = self.root / "linked" / "patients.parquet"
-        return read_table(path, PATIENTS) if path.is_file() else None
+        return self.read("linked/patients.parquet", PATIENTS)
 
     @cached_property
     def specs(self) -> list[FeatureSpec] | None:
