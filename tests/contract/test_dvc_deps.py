@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from fnmatch import fnmatch
 
 import pytest
 from ruamel.yaml import YAML
@@ -94,9 +93,10 @@ def test_no_param_is_part_of_a_command(path):
 @pytest.mark.parametrize("path", DVC_FILES, ids=lambda path: path.parent.name)
 def test_params_in_paths_and_names_are_those_that_are_checked(path):
     used = set(re.findall(r"\$\{([\w.]+)\}", path.read_text()))
+    known = [re.escape(place).replace(r"\*", r"\w+") for place in NAMING]
     keyed = {"image", "pairing", "patients", "tabular"}
     for name in used - keyed - {"key", "item", "item.study"}:
-        assert name.startswith("data.") or any(fnmatch(name, known) for known in NAMING), name
+        assert name.startswith("data.") or any(re.fullmatch(k, name) for k in known), name
     assert keyed <= set(NAMED)
 
 

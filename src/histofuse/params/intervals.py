@@ -13,7 +13,7 @@ Resamples = Annotated[int, Field(ge=100)]
 
 
 class IntervalParams(Section):
-    """InnerShare intervals of the metrics on the reported split."""
+    """Confidence intervals of the metrics on the reported split."""
 
     resamples: Resamples
     confidence: InnerShare  # of the two-sided intervals

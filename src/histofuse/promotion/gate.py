@@ -87,7 +87,7 @@ class Evidence:
 
     @property
     def kind(self) -> str:
-        """``image``, ``tabular``, ``fusion`` or ``patient``; empty if the config cannot be read."""
+        """Such as ``image`` or ``fusion``; empty if the config cannot be read."""
         return str(self.candidate.config.get("kind", ""))
 
 
