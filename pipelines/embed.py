@@ -5,7 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import digest_folder
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.patches import load_index
@@ -72,8 +72,7 @@ def embed_all_patients(bundle: Bundle) -> Embedded:
     model = load_tabular_model(bundle)
     if not isinstance(model, MlpModel):
         problem = f"{bundle.name} has no embedding"
-        fault = Fault("params.yaml, encoders.patient", problem, "a model of kind mlp")
-        raise InputError([fault])
+        raise InputError.of("params.yaml, encoders.patient", problem, "a model of kind mlp")
     rows = read_table(ENCODED_TABLE, ENCODED)
     return number_rows(rows[["subject_id", "hadm_id"]], model.embed(rows))
 

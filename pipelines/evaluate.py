@@ -5,7 +5,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report, track
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
@@ -94,7 +94,7 @@ def measure_prior(
     if not chosen:
         known = ", ".join(r.name for r in results if r.model.kind == "tabular")
         where = f"{PARAMS_FILE}, evaluation.diagnoses_model"
-        raise InputError([Fault(where, f"no model {name!r}", f"one of {known}")])
+        raise InputError.of(where, f"no model {name!r}", f"one of {known}")
     kind = chosen[0].model.config["architecture"]["kind"]
     table = load_table(PRIOR_DIAGNOSES, COHORT_METADATA, kind)
     prior = refit_model(chosen[0].model, table)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from histofuse.commands.registry import align
 from histofuse.commands.ui import describe_page
 from histofuse.core.artifacts import load_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.naming import name_fusion, show_interval, show_value, spell_metrics
 from histofuse.params.base import load_keys
 from histofuse.tracking.store import open_store
@@ -23,7 +23,7 @@ def describe_results(metrics: Path = METRICS, headline: Path = HEADLINE) -> list
     """Table the headline scores and name the other results."""
     missing = [path for path in (metrics, headline) if not path.is_file()]
     if missing:
-        raise InputError([Fault(missing[0], "no such file", "the results", "Run make repro.")])
+        raise InputError.of(missing[0], "no such file", "the results", "Run make repro.")
     models, declared = load_json(headline), load_json(metrics).get("declared", {})
     # In the order of params.yaml; JSON has them by name.
     known = [*load_keys("image"), *load_keys("tabular"), *map(name_fusion, load_keys("pairing"))]

@@ -48,7 +48,7 @@ def _list_checks(project: ProjectParams) -> Iterator[tuple[str, Callable[[], Any
 
 def _check_weights(weights: str) -> None:
     if weights.endswith(SAFETENSORS) and not Path(weights).is_file():
-        raise InputError([Fault("", f"no file {weights}", "a path from the project's root")])
+        raise InputError.of("", f"no file {weights}", "a path from the project's root")
 
 
 def _check_backbone(backbone: str) -> None:

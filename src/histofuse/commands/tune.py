@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.errors import HistofuseError, InputError
 from histofuse.core.progress import report
 from histofuse.params.base import PARAMS_FILE, load_keys, load_section
 from histofuse.params.project import EXPECTED_MODEL, name_section
@@ -55,12 +55,11 @@ def find_stage(name: str) -> tuple[Path, str]:
     """Find the stage's file and the model's section of a study."""
     if name not in (known := load_keys("tune")):
         where = f"{PARAMS_FILE}, tune"
-        raise InputError([Fault(where, f"no study {name!r}", f"one of: {', '.join(known)}")])
+        raise InputError.of(where, f"no study {name!r}", f"one of: {', '.join(known)}")
     if name == FUSION:
         return Path("pipelines/tune_fusion.py"), FUSION
     for kind in ("tabular", "image", "patients"):
         section = name_section(kind, name)
         if section in [f"{kind}.{key}" for key in load_keys(kind)]:
             return Path(f"pipelines/tune_{kind}.py"), section
-    where = f"{PARAMS_FILE}, tune.{name}"
-    raise InputError([Fault(where, "no model of this name", EXPECTED_MODEL)])
+    raise InputError.of(f"{PARAMS_FILE}, tune.{name}", "no model of this name", EXPECTED_MODEL)

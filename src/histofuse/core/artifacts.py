@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from histofuse.core.disk import naming_full_disk
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.processes import is_running
 
 
@@ -85,12 +85,12 @@ def load_json(path: Path) -> Any:
     try:
         return parse_json(path.read_bytes())
     except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", "a JSON file")]) from None
+        raise InputError.of(path, "no such file", "a JSON file") from None
     except json.JSONDecodeError as error:
-        raise InputError([Fault(path, f"not JSON ({error})", "a JSON document")]) from None
+        raise InputError.of(path, f"not JSON ({error})", "a JSON document") from None
     except ValueError as error:
         expected = "JSON in UTF-8, each key once in its object, finite numbers"
-        raise InputError([Fault(path, str(error), expected)]) from None
+        raise InputError.of(path, str(error), expected) from None
 
 
 def parse_json(text: str | bytes, *, parse_number: Callable[[str], float] | None = None) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import write_text
-from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.errors import HistofuseError, InputError
 
 SRC: Final = Path(__file__).resolve().parents[2]
 LISTS: Final = "code_digests"
@@ -54,7 +54,7 @@ def read_source(path: Path) -> Source:
         return _parse(content)
     except SyntaxError as error:
         where = f"{path}, line {error.lineno}"
-        raise InputError([Fault(where, f"syntax error ({error.msg})", "Python code")]) from None
+        raise InputError.of(where, f"syntax error ({error.msg})", "Python code") from None
 
 
 @cache

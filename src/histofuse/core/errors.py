@@ -45,6 +45,11 @@ class InputError(HistofuseError):
         self.faults = list(faults)
         super().__init__(list_faults(self.faults))
 
+    @staticmethod
+    def of(where: str | Path, problem: str, expected: str, remedy: str = "") -> InputError:
+        """Make the error of one fault."""
+        return InputError([Fault(where, problem, expected, remedy)])
+
 
 def list_faults(faults: Sequence[Fault], most: int = MOST_FAULTS) -> str:
     """List faults, one per line; those beyond the first are counted."""

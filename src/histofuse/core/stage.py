@@ -13,7 +13,7 @@ from typing import Final
 from histofuse.core.artifacts import load_json, to_json, write_text
 from histofuse.core.code import CodeList
 from histofuse.core.disk import naming_full_disk
-from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.errors import HistofuseError, InputError
 
 SECONDS: Final = Path(".histofuse/seconds")
 # A stage imports this first, before anything that takes long to import.
@@ -52,8 +52,7 @@ def require_one_process(remedy: str) -> None:
     """Refuse to do one piece of work in each of the processes that torchrun has started."""
     launched, processes = "TORCHELASTIC_RUN_ID" in os.environ, os.environ.get("WORLD_SIZE", "1")
     if launched and int(processes) > 1:
-        problem = f"{processes} processes for this stage"
-        raise InputError([Fault("torchrun", problem, "one", remedy)])
+        raise InputError.of("torchrun", f"{processes} processes for this stage", "one", remedy)
 
 
 @dataclass(frozen=True)

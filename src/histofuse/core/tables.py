@@ -113,7 +113,7 @@ def read_table(path: Path, contract: Contract, *, categories: bool = False) -> p
         fault = Fault(path, "no such file", f"the table of {contract.name}", "Run dvc repro.")
         raise InputError([fault]) from None
     except (OSError, ValueError) as error:
-        raise InputError([Fault(path, f"not readable ({error})", "a Parquet table")]) from None
+        raise InputError.of(path, f"not readable ({error})", "a Parquet table") from None
     check_table(table, contract, path)
     return table
 

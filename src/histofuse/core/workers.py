@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _take(future: Future, address: str) -> Any:
     except FutureCancelledError:
         problem, expected = "the Dask scheduler was lost", "a scheduler that keeps running"
         remedy = "Start it again, and run this again."
-    raise InputError([Fault(f"engine {address}", problem, expected, remedy)])
+    raise InputError.of(f"engine {address}", problem, expected, remedy)
 
 
 @contextmanager
@@ -101,12 +101,12 @@ def _connect(address: str) -> Iterator[Client]:
         from distributed import Client
     except ImportError:
         remedy = "Run pip install 'histofuse[cluster]'."
-        raise InputError([Fault(where, "Dask is not installed", "Dask", remedy)]) from None
+        raise InputError.of(where, "Dask is not installed", "Dask", remedy) from None
     try:
         client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without certificates
         problem = f"no Dask scheduler answers ({str(error) or type(error).__name__})"
         remedy = "Start dask scheduler there, or set engine: threads."
-        raise InputError([Fault(where, problem, "a running scheduler", remedy)]) from None
+        raise InputError.of(where, problem, "a running scheduler", remedy) from None
     with client:
         yield client

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.data.brecahad import (
     ANNOTATIONS,
     GROUND_TRUTH,
@@ -51,7 +51,7 @@ def read_annotations(params: DataParams, classes: ClassesParams) -> DataSet:
     if table.empty:
         expected = f"objects of the classes {', '.join(classes.names)}"
         remedy = f"Map their classes in data.class_names ({'; '.join(more)})."
-        raise InputError([Fault(folder / GROUND_TRUTH, "none of a known class", expected, remedy)])
+        raise InputError.of(folder / GROUND_TRUTH, "none of a known class", expected, remedy)
     table = table.merge(frames[["frame_id", "case_id"]], on="frame_id", validate="many_to_one")
     unique = table[list(ANNOTATIONS.columns)].drop_duplicates(
         ["frame_id", "x_px", "y_px", "label"], ignore_index=True

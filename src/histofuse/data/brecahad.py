@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import CaseId, FrameId, case_of_frame, identify, list_spellings, unify_names
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
@@ -92,7 +92,7 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
     notes += describe_contradictions(annotations)
     if annotations.empty:
         expected = f"points under {', '.join(classes.class_of_key)}"
-        raise InputError([Fault(folder / GROUND_TRUTH, "no annotation of any class", expected)])
+        raise InputError.of(folder / GROUND_TRUTH, "no annotation of any class", expected)
     return DataSet(frames, annotations, notes)
 
 
@@ -113,7 +113,7 @@ def list_layout(
     Raises InputError with what is missing, named badly or there twice.
     """
     if not folder.is_dir():
-        raise InputError([Fault(folder, "no such folder", "the BreCaHAD data set", _REMEDY)])
+        raise InputError.of(folder, "no such folder", "the BreCaHAD data set", _REMEDY)
     with collect_faults() as faults:
         for part in (IMAGES, GROUND_TRUTH):
             if not (folder / part).is_dir():

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 import polars as pl
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.data.mimic import Hospital
 from histofuse.data.targets import HOURS_AFTER_ADMISSION, Target, add_outcomes, find_target
@@ -132,8 +132,7 @@ def choose_prediction_time(target: Target, params: CohortParams) -> PredictionTi
     if params.prediction_time not in target.prediction_times:
         problem = f"{params.prediction_time!r} does not suit the target {target.name}"
         allowed = ", ".join(("target_default", *target.prediction_times))
-        where = f"{PARAMS_FILE}, cohort.prediction_time"
-        raise InputError([Fault(where, problem, f"one of {allowed}")])
+        raise InputError.of(f"{PARAMS_FILE}, cohort.prediction_time", problem, f"one of {allowed}")
     return params.prediction_time
 
 
@@ -147,7 +146,7 @@ def choose_index_admission(target: Target, params: CohortParams) -> IndexAdmissi
     if target.uses_diagnosis and not (params.icd9 or params.icd10):
         where = f"{PARAMS_FILE}, cohort.icd9 and cohort.icd10"
         problem = f"both are empty, but the target {target.name} takes its cases from them"
-        raise InputError([Fault(where, problem, 'prefixes such as "174" and C50')])
+        raise InputError.of(where, problem, 'prefixes such as "174" and C50')
     if target.uses_diagnosis and params.index_admission == "first_with_diagnosis":
         return "first"
     return params.index_admission
@@ -226,7 +225,7 @@ def _check_classes(
         problem = f"all {stays.height} admissions have {target.name} = {classes[0]}"
         expected = "admissions with target 0 and with target 1"
     remedy = f"Widen the section cohort of {PARAMS_FILE}. Patients/admissions left: {attrition}."
-    raise InputError([Fault(source, problem, expected, remedy)])
+    raise InputError.of(source, problem, expected, remedy)
 
 
 def _to_table(stays: pl.DataFrame) -> pd.DataFrame:

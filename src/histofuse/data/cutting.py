@@ -243,8 +243,7 @@ def _read_whole(slide: Slide, path: Path) -> Image:
     if height * width * 3 > LARGEST_PICTURE_BYTES:
         problem = f"{width} x {height} pixels cannot be normalised at once"
         expected = f"at most {LARGEST_PICTURE_BYTES >> 20} MiB of pixels"
-        remedy = "Set patches.stain_normalisation to none."
-        raise InputError([Fault(path, problem, expected, remedy)])
+        raise InputError.of(path, problem, expected, "Set patches.stain_normalisation to none.")
     return slide.read_region(0, 0, height, width)
 
 

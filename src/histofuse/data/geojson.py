@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histofuse.core.artifacts import load_json, replacing_file
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 
 SUFFIXES: Final = (".geojson", ".json")
 LARGEST_NUCLEUS_PX: Final = 256  # wider polygons are outlines of regions, as a rule
@@ -68,7 +68,7 @@ def _list_features(content: Any, path: Path) -> list[Any]:
         return [content]
     features = content.get("features") if isinstance(content, dict) else content
     if not isinstance(features, list):
-        raise InputError([Fault(path, "is JSON, but no GeoJSON", _EXPECTED)])
+        raise InputError.of(path, "is JSON, but no GeoJSON", _EXPECTED)
     return features
 
 

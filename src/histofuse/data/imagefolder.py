@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from histofuse.core.artifacts import replacing_folder
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import track
 from histofuse.data.patches import ShardReader, crop_margin, load_index
 
@@ -22,7 +22,7 @@ def export_imagefolder(patches: Path, splits: pd.DataFrame | None, out: Path) ->
     import imagecodecs
 
     if out.is_dir() and any(out.iterdir()):
-        raise InputError([Fault(out, "is not empty", "a new folder", "Name another, or empty it.")])
+        raise InputError.of(out, "is not empty", "a new folder", "Name another, or empty it.")
     index = load_index(patches)
     paths = _name_files(index, splits, patches)
     reader = ShardReader(patches)
@@ -44,6 +44,6 @@ def _name_files(index: pd.DataFrame, splits: pd.DataFrame | None, patches: Path)
         split_of = splits.set_index("patch_id")["split"].reindex(index["patch_id"])
         if missing := int(split_of.isna().sum()):
             problem, remedy = f"{missing} patches have no split", "Run dvc repro split_patches."
-            raise InputError([Fault(patches, problem, "the splits of these patches", remedy)])
+            raise InputError.of(patches, problem, "the splits of these patches", remedy)
         folders = [Path(split) / label for split, label in zip(split_of, folders, strict=True)]
     return [folder / name for folder, name in zip(folders, names, strict=True)]

@@ -108,7 +108,7 @@ def find_table(root: Path, table: str) -> Path:
     for path in (published, published.with_suffix("")):
         if path.is_file():
             return path
-    raise InputError([Fault(published, "no such file", f"the table {table}", LAYOUT_REMEDY)])
+    raise InputError.of(published, "no such file", f"the table {table}", LAYOUT_REMEDY)
 
 
 def scan_rows(

@@ -84,8 +84,7 @@ class ShardReader:
             except (OSError, ValueError) as error:
                 raise InputError([_shard_fault(path, f"not readable ({error})")]) from None
             if array.dtype != np.uint8 or array.shape[1:] != (side, side, 3):
-                problem = f"holds {array.dtype} {array.shape}"
-                raise InputError([_shard_fault(path, problem)])
+                raise InputError([_shard_fault(path, f"holds {array.dtype} {array.shape}")])
             self._shards[shard] = array
         return self._shards[shard]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import FrameId, case_of_frame, identify, unify_names
 from histofuse.core.progress import report
 from histofuse.core.text_tables import read_csv_text, read_numbers
@@ -77,14 +77,14 @@ def refuse_frames(folder: Path) -> InputError:
     """Say of frames without points, and without a detector, how points are given."""
     problem = f"{len(list_tiffs(folder))} frames, and no points of nuclei"
     expected = f"--points FILE; or {IMAGES}/ and {GROUND_TRUTH}/, as in BreCaHAD"
-    return InputError([Fault(folder, problem, expected, _POINTS)])
+    return InputError.of(folder, problem, expected, _POINTS)
 
 
 def list_tiffs(folder: Path) -> dict[str, Path]:
     """Map each frame of a folder, or of ``images/`` in it, to its one file."""
     where = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if not where.is_dir():
-        raise InputError([Fault(folder, "no such folder", "a folder of TIFF frames")])
+        raise InputError.of(folder, "no such folder", "a folder of TIFF frames")
     files: dict[str, Path] = {}
     seen: dict[str, Path] = {}
     with collect_faults() as faults:
@@ -106,7 +106,7 @@ def list_point_files(points: Path) -> list[Path]:
         return [points]
     files = sorted(p for p in points.iterdir() if p.suffix.lower() in (".csv", *SUFFIXES))
     if not files:
-        raise InputError([Fault(points, "no files of points", "<frame>.geojson files")])
+        raise InputError.of(points, "no files of points", "<frame>.geojson files")
     return files
 
 
@@ -128,7 +128,7 @@ def read_point_table(paths: Iterable[Path], files: Iterable[str]) -> pd.DataFram
                 faults.faults += error.faults
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
-        raise InputError([Fault(paths[0], "no points", "at least one")])
+        raise InputError.of(paths[0], "no points", "at least one")
     table["frame_id"] = [names.get(identify(frame), frame) for frame in table["frame_id"]]
     return table
 

@@ -57,7 +57,7 @@ def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: i
         problem = f"fold {fold} of {folds} requested, but there are {count} {unit}s"
         expected = f"at least {max(2, fold + 1)} {unit}s"
         remedy = "Split by a finer unit (frame), or bring more data."
-        raise InputError([Fault("params.yaml, splits.images", problem, expected, remedy)])
+        raise InputError.of("params.yaml, splits.images", problem, expected, remedy)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=derive_seed(seed, "patches"))
     with warnings.catch_warnings():
         # A class rarer than the folds is reported by _require_classes, with the split's name.
@@ -157,7 +157,7 @@ def _start_in_train(cohort: pd.DataFrame, linked: pd.Series | None) -> tuple[pd.
         if len(crossing):
             problem = f"linked to tissue of several splits: split_group {crossing[0]!r}"
             remedy = "Declare a finer split_group, or none."
-            raise InputError([Fault("the cohort", problem, "a group in one split", remedy)])
+            raise InputError.of("the cohort", problem, "a group in one split", remedy)
         split_of.update(of_units["min"])
         outcome = outcome.drop(of_units.index)
     return outcome, split_of
@@ -171,7 +171,7 @@ def _name_units(cohort: pd.DataFrame) -> pd.Series:
     alone = int((groups > 1).sum())
     if alone or cohort["split_group"].isna().any():
         problem = f"{alone} patients in several, {cohort['split_group'].isna().sum()} rows in none"
-        raise InputError([Fault("the cohort, split_group", problem, "one group a patient")])
+        raise InputError.of("the cohort, split_group", problem, "one group a patient")
     return cohort["split_group"]
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import polars as pl
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.data.mimic import Hospital
 from histofuse.params.base import PARAMS_FILE
 from histofuse.params.ehr import PredictionTime
@@ -159,7 +159,7 @@ def find_target(name: str) -> Target:
     """Look up a target by its name in params. Raises InputError if there is none of that name."""
     if name not in TARGETS:
         where = f"{PARAMS_FILE}, cohort.target"
-        raise InputError([Fault(where, f"no target {name!r}", f"one of {', '.join(TARGETS)}")])
+        raise InputError.of(where, f"no target {name!r}", f"one of {', '.join(TARGETS)}")
     return TARGETS[name]
 
 

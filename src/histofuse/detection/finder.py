@@ -15,7 +15,7 @@ from scipy.special import expit, softmax
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.detection.network import DetectorSpec, HeatNetwork, load_detector
 from histofuse.detection.peaks import find_peaks
 from histofuse.features.augment import normalise, to_float
@@ -85,7 +85,7 @@ class NucleusFinder:
             return
         expected = f"about {self.mpp:g}, of the images that the detector was trained on"
         remedy = "Resample the image, or train a detector on such images."
-        raise InputError([Fault(str(where), f"has {mpp:g} µm per pixel", expected, remedy)])
+        raise InputError.of(str(where), f"has {mpp:g} µm per pixel", expected, remedy)
 
     def find(self, pixels: UInt8[np.ndarray, "height width 3"]) -> pd.DataFrame:
         """Find the nuclei of an image; one without tissue has none.

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
@@ -94,8 +94,7 @@ def load_frames(tables: Path, splits: Path, data: DataParams, mpp: float | None)
     patches = read_table(splits, PATCH_SPLITS)
     table = frames[["frame_id", "case_id"]].assign(split=_find_splits(frames, patches))
     if missing := sorted({"train", "validation", "test"} - set(table["split"])):
-        problem = f"no frame is in {', '.join(missing)}"
-        raise InputError([Fault(splits, problem, "frames in each split")])
+        raise InputError.of(splits, f"no frame is in {', '.join(missing)}", "frames in each split")
     declared = None if data.mpp == "none" else data.mpp
     files = {
         str(frame): Path(data.brecahad) / file

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import BundleError, Fault, InputError
+from histofuse.core.errors import BundleError, InputError
 from histofuse.features.augment import PixelScale
 from histofuse.models.backbones import WEIGHTS, build_network
 from histofuse.models.levels import cut_network
@@ -150,7 +150,7 @@ def _choose_levels(backbone: nn.Module, name: str) -> dict[int, str]:
     if len(levels) < 2 or any(coarse != 2 * fine for fine, coarse in pairwise(levels)):
         problem = "has no stages with feature maps that halve step by step"
         expected = "a convolutional network such as resnet18 or squeezenet1_0"
-        raise InputError([Fault(f"params.yaml, backbone {name}", problem, expected)])
+        raise InputError.of(f"params.yaml, backbone {name}", problem, expected)
     return levels
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import polars as pl
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.data.mimic_tables import find_table, read_rows
 from histofuse.features.groups import FeatureGroup, Giveaway, Request, require_content
 from histofuse.features.specs import KEY, FeatureSpec, describe
@@ -113,7 +113,7 @@ def _match_all(codes: pl.DataFrame, grouping: Grouping, hidden: tuple[str, ...])
     unknown = set(codes["icd_version"].unique()) - set(_VERSIONS)
     if unknown:
         problem = f"icd_version {sorted(map(str, unknown))}"
-        raise InputError([Fault(_TABLE, problem, "9 or 10 in each row")])
+        raise InputError.of(_TABLE, problem, "9 or 10 in each row")
     return [
         0 if c is None or _clean(c).startswith(hidden) else match_code(grouping, c, v)
         for c, v in codes.iter_rows()
@@ -204,7 +204,7 @@ def _build(request: Request) -> tuple[pl.DataFrame, None]:
     if rows.height and not ranked:
         problem, expected = f"no {RANK} is {_PRINCIPAL}", "the reason for the stay marked so"
         remedy = "Number the codes of each admission, or set ehr_features.index_diagnoses: all."
-        raise InputError([Fault(f"{path}, {RANK}", problem, expected, remedy)])
+        raise InputError.of(f"{path}, {RANK}", problem, expected, remedy)
     grouping = load_grouping(request.params.comorbidities)
     table = build_comorbidities(
         request.index.select(*KEY, "admittime", "dischtime", "prediction_time"),

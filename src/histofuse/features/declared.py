@@ -104,10 +104,9 @@ def _count_days(source: DeclaredTable, feature: Feature, faults: FaultList) -> p
     late = source.cells.filter(days < 0)["line"]
     if late.len():
         more = f", as are {late.len() - 1} others" if late.len() > 1 else ""
-        problem = f"lies after {moment}{more}"
         remedy = "What is dated later may give the target away: list it under gives_away."
         where = source.locate(late[0], feature.column)
-        faults.add(where, problem, "a date up to the prediction", remedy)
+        faults.add(where, f"lies after {moment}{more}", "a date up to the prediction", remedy)
     return days
 
 

@@ -58,7 +58,7 @@ def number_rows(keys: pd.DataFrame, values: Float32[np.ndarray, "n dim"]) -> Emb
     if len(keys) != len(values) or bad:
         problem = f"{len(values)} embeddings, {bad} values not finite"
         where, expected = ", ".join(keys.columns), f"{len(keys)} finite embeddings"
-        raise InputError([Fault(where, problem, expected)])
+        raise InputError.of(where, problem, expected)
     rows = keys.reset_index(drop=True).assign(row=np.arange(len(keys)))
     return Embedded(rows, np.ascontiguousarray(values, dtype=np.float32))
 
@@ -110,7 +110,7 @@ def _load(folder: Path, name: str, contract: Contract) -> Embedded:
         raise InputError([fault]) from None
     if values.ndim != 2 or values.dtype != np.float32 or rows["row"].max() >= len(values):
         problem = f"holds {values.dtype} {values.shape}"
-        raise InputError([Fault(path, problem, f"float32, {len(rows)} rows")])
+        raise InputError.of(path, problem, f"float32, {len(rows)} rows")
     return Embedded(rows, values)
 
 

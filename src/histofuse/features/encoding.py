@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histofuse.core.artifacts import write_json
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.tables import Contract, write_table
 from histofuse.features.categories import normalise_column
 from histofuse.features.ranges import Range
@@ -223,7 +223,7 @@ class Encoder:
         if values.get("format") != FORMAT or values["age_bands_years"] != list(AGE_BANDS_YEARS):
             problem = f"format {values.get('format')!r}, age bands {values.get('age_bands_years')}"
             expected = f"format {FORMAT} and age bands {list(AGE_BANDS_YEARS)}"
-            raise InputError([Fault("encoder.json", problem, expected, "Train the model again.")])
+            raise InputError.of("encoder.json", problem, expected, "Train the model again.")
         encoder = cls(
             strata=tuple(values["strata"]),
             features=tuple(_FEATURE_TYPES[f["kind"]](**_tupled(f)) for f in values["features"]),
@@ -233,7 +233,7 @@ class Encoder:
         )
         if encoder.feature_order != values["feature_order"]:
             problem = "feature_order does not follow from features and indicators"
-            raise InputError([Fault("encoder.json", problem, "the file as it was written")])
+            raise InputError.of("encoder.json", problem, "the file as it was written")
         return encoder
 
 
@@ -266,7 +266,7 @@ def fit_encoder(
     kinds: dict[str, Kind] = {spec.name: spec.kind for spec in specs}
     check_features(train, kinds, "the train rows")
     if train.empty:
-        raise InputError([Fault("the train rows", "none", "at least one row to learn from")])
+        raise InputError.of("the train rows", "none", "at least one row to learn from")
     train = _normalise(train.reset_index(drop=True), kinds)
     strata = tuple(name for name in params.strata if STRATUM_COLUMNS[name] in kinds)
     labels = label_strata(train, strata)

@@ -79,7 +79,7 @@ def require_content(table: pl.DataFrame, where: Path, problem: str, remedy: str)
     features = table.drop("subject_id", "hadm_id")
     if features.width and not any(features.select((pl.all().fill_null(0) != 0).any()).row(0)):
         expected = f"some in the records of the cohort's {table.height:,} admissions"
-        raise InputError([Fault(where, problem, expected, remedy)])
+        raise InputError.of(where, problem, expected, remedy)
 
 
 T = TypeVar("T")

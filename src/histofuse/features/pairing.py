@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from histofuse.core.errors import Fault, InputError, LeakageError, collect_faults
+from histofuse.core.errors import InputError, LeakageError, collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.data.crosswalk import PATIENT, SPELT, read_crosswalk
@@ -176,7 +176,7 @@ def _deal(units: pd.DataFrame, key: str, pool: pd.DataFrame, where: str, seed: i
     if pool.empty:
         problem = f"no patients for {len(units)} cases or patches"
         remedy = "Widen the cohort, or change splits.patients."
-        raise InputError([Fault(where, problem, "at least one", remedy)])
+        raise InputError.of(where, problem, "at least one", remedy)
     pool = _shuffle_patients(pool, seed)
     order = np.argsort(_hash(units[key], seed, key), kind="stable")
     turn = np.empty(len(units), dtype=np.int64)

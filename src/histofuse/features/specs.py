@@ -63,6 +63,5 @@ def load_specs(path: Path) -> list[FeatureSpec]:
     with collect_faults() as faults:
         for i, keys in enumerate(map(set, entries)):
             if keys != expected:
-                problem = f"keys {sorted(keys)}"
-                faults.add(f"{path}, entry {i}", problem, f"keys {sorted(expected)}")
+                faults.add(f"{path}, entry {i}", f"keys {sorted(keys)}", f"keys {sorted(expected)}")
     return [FeatureSpec(**entry) for entry in entries]

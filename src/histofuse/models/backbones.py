@@ -141,8 +141,7 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
 def _pool(network: nn.Module, spec: ImageSpec) -> nn.Module:
     if spec.levels and spec.pooling != "encoder":
         problem = f"is {spec.pooling}, but levels are pooled by mean and maximum"
-        fault = Fault("params.yaml, pooling", problem, "encoder, or levels: []")
-        raise InputError([fault])
+        raise InputError.of("params.yaml, pooling", problem, "encoder, or levels: []")
     if spec.levels:
         return PooledLevels(network, spec.levels, spec.input_px)
     if spec.pooling == "encoder":
@@ -164,7 +163,7 @@ def _build_backbone(name: str, input_px: int, model_kwargs: dict[str, Any]) -> B
         return build_library_backbone(name, input_px, model_kwargs, tuple(OWN))
     if model_kwargs:
         where, expected = f"params.yaml, backbone {name}", "{}: it takes no arguments"
-        raise InputError([Fault(where, f"model_kwargs are {model_kwargs}", expected)])
+        raise InputError.of(where, f"model_kwargs are {model_kwargs}", expected)
     return Backbone(OWN[name](input_px), ("head.",), None)
 
 
@@ -190,11 +189,9 @@ def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
             embedding = backbone(torch.zeros(1, 3, spec.input_px, spec.input_px))
     except (RuntimeError, AssertionError, ValueError) as error:
         problem = f"does not take such images ({str(error).splitlines()[0]})"
-        expected = "a size the backbone takes, often 224"
-        raise InputError([Fault(where, problem, expected)]) from None
+        raise InputError.of(where, problem, "a size the backbone takes, often 224") from None
     if not isinstance(embedding, Tensor) or embedding.ndim != 2:
-        expected = "a classification network, (batch, width)"
-        raise InputError([Fault(where, "gives no embedding", expected)])
+        raise InputError.of(where, "gives no embedding", "a classification network, (batch, width)")
     return embedding.shape[1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.features.augment import PixelScale
 from histofuse.models.backbones import OWN
 from histofuse.models.libraries import InputConfig, describe_input, read_input_config
@@ -37,7 +37,7 @@ def resolve_encoder(params: EncoderParams) -> Encoder:
         expected = f"none, a file, or {PINNED}<digest> of one of its own files (the hub shows it)"
         if not named:
             expected = "none, imagenet or a file; or the backbone hf-hub:timm/<name>@<commit>"
-        raise InputError([Fault(where, problem, expected)])
+        raise InputError.of(where, problem, expected)
     published = read_published(params.backbone) if named else None
     config = _read_config(params, published)
     input_px = config.side_px if params.input_px == "encoder" else params.input_px
@@ -58,7 +58,7 @@ def _read_config(params: EncoderParams, published: PublishedEncoder | None) -> I
     if params.backbone in OWN:
         problem = "has no configuration that input_px and normalisation could be read from"
         where, expected = f"params.yaml, backbone {params.backbone}", "a number; unit or imagenet"
-        raise InputError([Fault(where, problem, expected)])
+        raise InputError.of(where, problem, expected)
     return read_input_config(params.backbone, tuple(OWN))
 
 

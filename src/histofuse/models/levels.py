@@ -54,7 +54,7 @@ class PooledLevels(nn.Module):
 def _check_names(levels: list[str], known: list[str], problem: str) -> None:
     if unknown := [level for level in levels if level not in known]:
         text = f"{', '.join(unknown)}: {problem}"
-        raise InputError([Fault(_WHERE, text, f"some of: {', '.join(known)}")])
+        raise InputError.of(_WHERE, text, f"some of: {', '.join(known)}")
 
 
 class PooledTokens(nn.Module):
@@ -127,7 +127,7 @@ def cut_network(network: nn.Module, levels: list[str], stages: list[str]) -> fx.
         graph = _StageTracer(set(stages)).trace(network)
     except (TraceError, TypeError, ValueError, RuntimeError) as error:
         problem = f"the backbone cannot be followed through its stages ({error})"
-        raise InputError([Fault(_WHERE, problem, "another backbone")]) from None
+        raise InputError.of(_WHERE, problem, "another backbone") from None
     outputs = {node.target: node for node in graph.nodes if node.op == "call_module"}
     (end,) = graph.find_nodes(op="output")
     end.args = (tuple(outputs[level] for level in levels),)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.models.weights import State
 
 # Where torchvision's models keep their classifier.
@@ -59,10 +59,9 @@ def build_library_backbone(
             return _build_torchvision(name, model_kwargs)
         return _build_timm(name, input_px, _read_layers(model_kwargs))
     except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
-        where = f"params.yaml, backbone {backbone}"
         problem = f"cannot be built ({str(error).splitlines()[0]})"
         expected = f"arguments {library} takes, not model_kwargs {dict(model_kwargs)}"
-        raise InputError([Fault(where, problem, expected)]) from None
+        raise InputError.of(f"params.yaml, backbone {backbone}", problem, expected) from None
 
 
 def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
@@ -83,7 +82,7 @@ def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
     weights = models.get_model_weights(name).__members__.get("DEFAULT")
     if weights is None:
         where, problem = f"params.yaml, backbone {backbone}", "has no weights to take it from"
-        raise InputError([Fault(where, problem, "a number; unit or imagenet")])
+        raise InputError.of(where, problem, "a number; unit or imagenet")
     given = weights.transforms()
     return InputConfig(given.crop_size[0], given.mean, given.std)
 
@@ -122,7 +121,7 @@ def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:
     near = near or ["resnet18", "resnet34", "resnet50"]
     expected = f"{', '.join(own)}, or a name of torchvision or timm such as {', '.join(near)}"
     remedy = "Others are named hf-hub:<org>/<model>@<commit> or local-dir:<folder>."
-    raise InputError([Fault("params.yaml, backbone", f"is {backbone!r}", expected, remedy)])
+    raise InputError.of("params.yaml, backbone", f"is {backbone!r}", expected, remedy)
 
 
 def _build_torchvision(name: str, model_kwargs: Mapping[str, Any]) -> Backbone:

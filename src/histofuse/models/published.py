@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.params.image import FOLDER, PINNED
 
 HUB: Final = "hf-hub:"
@@ -42,7 +42,7 @@ def check_name(backbone: str) -> None:
         _split(backbone)
     elif not Path(backbone.removeprefix(FOLDER)).is_dir():
         where = f"params.yaml, backbone {backbone}"
-        raise InputError([Fault(where, "no such folder", "a folder of a model")])
+        raise InputError.of(where, "no such folder", "a folder of a model")
 
 
 def read_published(backbone: str) -> PublishedEncoder:
@@ -56,15 +56,15 @@ def read_published(backbone: str) -> PublishedEncoder:
     path = _locate(backbone, _CONFIG)
     expected = "config.json of a model of timm, with its architecture"
     if path is None:
-        raise InputError([Fault(backbone, f"has no {_CONFIG}", expected)])
+        raise InputError.of(backbone, f"has no {_CONFIG}", expected)
     content = load_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
         remedy = "Models for the library transformers need a port to timm (docs/encoders.md)."
-        raise InputError([Fault(path, "names no architecture", expected, remedy)])
+        raise InputError.of(path, "names no architecture", expected, remedy)
     architecture = content["architecture"]
     if not timm.is_model(architecture):
         problem = f"architecture {architecture!r} is not in timm {timm.__version__}"
-        raise InputError([Fault(backbone, problem, "a model of timm")])
+        raise InputError.of(backbone, problem, "a model of timm")
     # Older files hold both in one.
     config = content.get("pretrained_cfg", content)
     return PublishedEncoder(architecture, content.get("model_args") or {}, config)
@@ -84,7 +84,7 @@ def find_weights(backbone: str, weights: str) -> Path:
             return path
         found.append(f"{name} has {digest}")
     problem = f"no file of weights has the SHA-256 {wanted}; {', '.join(found) or 'there is none'}"
-    raise InputError([Fault(backbone, problem, f"one of {', '.join(_WEIGHTS)} with this digest")])
+    raise InputError.of(backbone, problem, f"one of {', '.join(_WEIGHTS)} with this digest")
 
 
 def _locate(backbone: str, file: str) -> Path | None:
@@ -119,7 +119,7 @@ def _download(backbone: str, file: str) -> Path | None:
         problem = f"{file} could not be downloaded ({type(error).__name__}: {cause})"
         remedy = f"Connect to {_PAGE}. To log in:"
     remedy += f" hf auth login. Or bring the files of {page}/tree/{commit}, and name their folder."
-    raise InputError([Fault(backbone, problem, f"files to read, or {FOLDER}<folder>", remedy)])
+    raise InputError.of(backbone, problem, f"files to read, or {FOLDER}<folder>", remedy)
 
 
 def _split(backbone: str) -> tuple[str, str]:
@@ -129,4 +129,4 @@ def _split(backbone: str) -> tuple[str, str]:
     where, problem = f"params.yaml, backbone {backbone}", "names no commit of a repository"
     remedy = f"Commits are listed at {_PAGE}/{name.partition('@')[0]}/commits/main."
     expected = f"{HUB}<org>/<model>@<commit of 40 hexadecimal digits>"
-    raise InputError([Fault(where, problem, expected, remedy)])
+    raise InputError.of(where, problem, expected, remedy)

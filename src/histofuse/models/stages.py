@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 
 if TYPE_CHECKING:
     from histofuse.models.backbones import ImageModel
@@ -196,12 +196,12 @@ def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
     where = f"params.yaml, backbone {spec.backbone} at input_px {spec.input_px}"
     if not (finest := max((layer.map_px for layer in layers), default=0)):
         problem = "has no stage with feature maps of a known layout, so that it cannot be explained"
-        raise InputError([Fault(where, problem, "another backbone, such as resnet18")])
+        raise InputError.of(where, problem, "another backbone, such as resnet18")
     problem = f"its finest feature maps are {finest} x {finest}, too coarse to be explained"
     expected = f"{minimum_map_px} x {minimum_map_px} or finer (minimum_map_px)"
     enough = math.ceil(spec.input_px * minimum_map_px / finest)
     remedy = f"Lower minimum_map_px to {finest}, or raise input_px to {enough}."
-    raise InputError([Fault(where, problem, expected, remedy)])
+    raise InputError.of(where, problem, expected, remedy)
 
 
 def measure_maps(model: ImageModel) -> list[MapLayer]:

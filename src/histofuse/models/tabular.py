@@ -47,8 +47,7 @@ def select_features(rows: Rows, features: list[str]) -> Float32[np.ndarray, "n f
             raise InputError([fault])
         return rows[features].to_numpy(dtype=np.float32, copy=True)
     if rows.ndim != 2 or rows.shape[1] != len(features):
-        fault = Fault("encoded rows", f"shape {rows.shape}", f"(n, {len(features)})")
-        raise InputError([fault])
+        raise InputError.of("encoded rows", f"shape {rows.shape}", f"(n, {len(features)})")
     return rows.astype(np.float32)
 
 

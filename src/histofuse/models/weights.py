@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from histofuse.core.errors import Fault, FaultList, InputError
+from histofuse.core.errors import FaultList, InputError
 from histofuse.params.image import SAFETENSORS
 
 State = Mapping[str, Tensor]
@@ -34,9 +34,9 @@ def load_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", expected)]) from None
+        raise InputError.of(path, "no such file", expected) from None
     except (SafetensorError, OSError, UnpicklingError, RuntimeError, AttributeError) as error:
-        raise InputError([Fault(path, f"not readable ({error})", expected)]) from None
+        raise InputError.of(path, f"not readable ({error})", expected) from None
 
 
 def download_state(fetch: Callable[[], State], backbone: str) -> State:
@@ -51,7 +51,7 @@ def download_state(fetch: Callable[[], State], backbone: str) -> State:
         )
         remedy += " key names; or train from random weights: weights: none."
         problem = f"could not be downloaded ({problem}: {error})"
-        raise InputError([Fault(where, problem, expected, remedy)]) from None
+        raise InputError.of(where, problem, expected, remedy) from None
 
 
 def load_weights(

@@ -109,7 +109,7 @@ def load_seed(path: Path = PARAMS_FILE) -> int:
     """Load the seed that every random stream is derived from."""
     seed = _descend(_load_yaml(path), "seed", path)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError([Fault(f"{path}, seed", f"is {seed!r}", "a whole number, 0 or above")])
+        raise InputError.of(f"{path}, seed", f"is {seed!r}", "a whole number, 0 or above")
     return seed
 
 
@@ -117,7 +117,7 @@ def load_keys(name: str, path: Path = PARAMS_FILE) -> list[str]:
     """List the keys of a section, such as the models of ``image``, without checking values."""
     values = _descend(_load_yaml(path), name, path)
     if not isinstance(values, dict):
-        raise InputError([Fault(f"{path}, {name}", f"is {values!r}", "a mapping")])
+        raise InputError.of(f"{path}, {name}", f"is {values!r}", "a mapping")
     return list(map(str, values))
 
 
@@ -172,9 +172,9 @@ def load_file(path: Path) -> Any:
         return _parse_yaml(path.read_bytes())
     except FileNotFoundError:
         remedy = "Run from the project's root."
-        raise InputError([Fault(path, "no such file", "the parameters", remedy)]) from None
+        raise InputError.of(path, "no such file", "the parameters", remedy) from None
     except YAMLError as error:
-        raise InputError([Fault(path, f"not YAML ({error})", "a YAML 1.2 mapping")]) from None
+        raise InputError.of(path, f"not YAML ({error})", "a YAML 1.2 mapping") from None
 
 
 @lru_cache(maxsize=4)
@@ -189,8 +189,7 @@ def _descend(values: Any, name: str, path: Path) -> Any:
         walked.append(key)
         if not isinstance(values, dict) or key not in values:
             known = ", ".join(map(str, values)) if isinstance(values, dict) else "nothing"
-            problem = f"no section {'.'.join(walked)!r}"
-            raise InputError([Fault(path, problem, f"one of: {known}")])
+            raise InputError.of(path, f"no section {'.'.join(walked)!r}", f"one of: {known}")
         values = values[key]
     return values
 

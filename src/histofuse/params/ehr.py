@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.privacy import FEWEST_PATIENTS, may_show_patients
 from histofuse.params.base import Count, Distinct, NonNegative, Rate, Section, Share
 
@@ -65,4 +65,4 @@ class EncodingParams(Section):
         if not may_show_patients([source]) and self.fewest_patients < FEWEST_PATIENTS:
             problem = f"is {self.fewest_patients}, and the records are of a restricted source"
             expected = f"at least {FEWEST_PATIENTS}: the encoder is part of every model"
-            raise InputError([Fault("params.yaml, encoding.fewest_patients", problem, expected)])
+            raise InputError.of("params.yaml, encoding.fewest_patients", problem, expected)

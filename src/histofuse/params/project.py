@@ -164,9 +164,8 @@ def _check_references(values: Any, path: Path, faults: FaultList) -> None:
         extra = [_NO_STUDY] if section == "tune" else []
         for name in find_values(values, place.split(".")):
             if name not in (*known, *extra):
-                where = f"{path}, {place.removesuffix('.keys')}"
                 expected = f"a key of {section}: {', '.join((*known, *extra))}"
-                faults.add(where, f"is {name!r}", expected)
+                faults.add(f"{path}, {place.removesuffix('.keys')}", f"is {name!r}", expected)
 
 
 def _check_spaces(project: ProjectParams, faults: FaultList) -> None:
@@ -179,8 +178,7 @@ def _check_spaces(project: ProjectParams, faults: FaultList) -> None:
         sections = [_FUSION] if fused else [name_section(kind, name) for kind in kinds]
         section = next((known for known in sections if known in models), "")
         if not section:
-            expected = EXPECTED_MODEL
-            faults.add(f"{PARAMS_FILE}, tune.{name}", "no model of this name", expected)
+            faults.add(f"{PARAMS_FILE}, tune.{name}", "no model of this name", EXPECTED_MODEL)
             continue
         try:
             check_space(study, models[section], f"tune.{name}", section)

@@ -205,7 +205,7 @@ def load_declaration(path: Path) -> Declaration:
     """
     if not path.is_file():
         remedy = "histofuse describe-table FILE drafts one."
-        raise InputError([Fault(path, "no such file", "the declaration of the table", remedy)])
+        raise InputError.of(path, "no such file", "the declaration of the table", remedy)
     values = load_file(path)
     if places := list(_find_unfinished(values, "")):
         remedy = "Only who knows the table can say."

@@ -134,7 +134,7 @@ def apply_values(section: SectionT, values: Mapping[str, Any]) -> SectionT:
             _get(changed, key)
         except KeyError:
             known = ", ".join(_list_keys(section.model_dump()))
-            raise InputError([Fault(key, "no key of the section", f"one of: {known}")]) from None
+            raise InputError.of(key, "no key of the section", f"one of: {known}") from None
         *path, last = key.split(".")
         inner = changed
         for part in path:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Int64, Shaped
 
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract, read_table
 
@@ -173,8 +173,7 @@ def _load_array(path: Path) -> Float32[np.ndarray, "n d"]:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        fault = Fault(path, f"not readable ({error})", "an array", "Run dvc repro.")
-        raise InputError([fault]) from None
+        raise InputError.of(path, f"not readable ({error})", "an array", "Run dvc repro.") from None
     if values.ndim != 2:
-        raise InputError([Fault(path, f"shape {values.shape}", "one row a nucleus")])
+        raise InputError.of(path, f"shape {values.shape}", "one row a nucleus")
     return values.astype(np.float32, copy=False)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
 from histofuse.core.bundle import CONFIG, Bundle, writing_bundle
-from histofuse.core.errors import BundleError, Fault, InputError
+from histofuse.core.errors import BundleError, InputError
 from histofuse.core.privacy import merge_sources
 from histofuse.core.tables import Contract, to_csv, write_table
 from histofuse.features.encoding import Encoder
@@ -127,7 +127,7 @@ def train_method(
     encoder = fit_record_encoder(bags, encoding)
     if not encoder.feature_order:
         problem = "no value of the record can be used: constant, or missing in most patients"
-        raise InputError([Fault("the train patients", problem, "at least one that varies")])
+        raise InputError.of("the train patients", problem, "at least one that varies")
     rows = make_rows(bags, encoder)
     train, validation = (select_split(rows, bags.split, s) for s in ("train", "validation"))
     fitted = fit_method(train, validation, params, seed, recorder)

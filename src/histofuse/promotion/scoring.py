@@ -16,7 +16,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.naming import name_pairing
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
@@ -100,7 +100,7 @@ def _locate(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     lost = rows["match"] != "both"
     if lost.any():
         problem = f"{int(lost.sum())} test patches are not in the index"
-        raise InputError([Fault(folder, problem, "all of them", "Run dvc repro.")])
+        raise InputError.of(folder, problem, "all of them", "Run dvc repro.")
     return rows.drop(columns="match")
 
 
@@ -164,7 +164,7 @@ def _require_records(rows: pd.DataFrame, features: pd.DataFrame) -> None:
     missing = len(wanted.difference(pd.MultiIndex.from_frame(features[list(KEY)])))
     if missing:
         problem = f"{missing} of {len(wanted)} paired admissions have no features"
-        raise InputError([Fault("data/ehr/features.parquet", problem, "all", "Run dvc repro.")])
+        raise InputError.of("data/ehr/features.parquet", problem, "all", "Run dvc repro.")
 
 
 def _require_classes(bundle: Bundle, labels: set[str]) -> None:
@@ -172,15 +172,14 @@ def _require_classes(bundle: Bundle, labels: set[str]) -> None:
     if unknown := sorted(labels - set(known)):
         problem = f"predicts {known}, and the test patches contain {unknown}"
         remedy = "Train it again on the classes of params.yaml."
-        raise InputError([Fault(bundle.name, problem, "a model of the same classes", remedy)])
+        raise InputError.of(bundle.name, problem, "a model of the same classes", remedy)
 
 
 def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predictions:
     target, classes = data.read_target(), bundle.config["classes"]
     if classes != [f"no_{target}", target]:
         problem = f"predicts {classes[-1]}, and the cohort's target is {target}"
-        fault = Fault(bundle.name, problem, "a model of the same target", "Train it again.")
-        raise InputError([fault])
+        raise InputError.of(bundle.name, problem, "a model of the same target", "Train it again.")
     rows = data.read_admissions()
     table = predictor.predict(rows.drop(columns=[*KEY, "split", "target"]))
     keys = name_admissions(*(rows[column].to_numpy() for column in KEY))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from histofuse.core.artifacts import digest_file
 from histofuse.core.bundle import MANIFEST
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.tracking.names import (
     DIGEST_TAG,
     FILES_TAG,
@@ -47,7 +47,7 @@ def choose_version(
     if not held:
         problem = f"holds {name} {current[:SHOWN_DIGITS]}, which is not in the registry"
         remedy = "Run histofuse publish, or name a version: --version N."
-        raise InputError([Fault(models, problem, _list(candidates), remedy)])
+        raise InputError.of(models, problem, _list(candidates), remedy)
     return held[0]
 
 
@@ -65,7 +65,7 @@ def find_name(model: str, store: Store, primary_rule: str) -> str:
     expected = f"one of: {names}" if names else "a registered model"
     remedy = "" if names else "Run dvc repro or histofuse publish."
     where = f"the registry at {redact(store.uri)}"
-    raise InputError([Fault(where, f"no model {model!r}", expected, remedy)])
+    raise InputError.of(where, f"no model {model!r}", expected, remedy)
 
 
 def _find_chosen(candidates: Sequence[Version], version: int | None, digest: str | None) -> Version:
@@ -77,8 +77,7 @@ def _find_chosen(candidates: Sequence[Version], version: int | None, digest: str
     given = " and ".join(f"{key} {value}" for key, value in parts.items() if value is not None)
     problem = f"{given} matches {_list(matches)}" if matches else f"no {given}"
     remedy = "Give more digits, or the version." if matches else ""
-    fault = Fault(candidates[0].name, problem, f"one of {_list(candidates)}", remedy)
-    raise InputError([fault])
+    raise InputError.of(candidates[0].name, problem, f"one of {_list(candidates)}", remedy)
 
 
 def _list(versions: Sequence[Version]) -> str:

@@ -55,17 +55,17 @@ def read_patients(path: Path) -> pd.DataFrame:
     try:
         table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", expected)]) from None
+        raise InputError.of(path, "no such file", expected) from None
     except pl.exceptions.ComputeError as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
         raise InputError([find_bad_row(path) or Fault(path, problem, expected)]) from None
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
-        raise InputError([Fault(path, problem, expected)]) from None
+        raise InputError.of(path, problem, expected) from None
     if KEY[0] not in table and CASE not in table:
-        raise InputError([Fault(path, f"no column {KEY[0]!r}", expected)])
+        raise InputError.of(path, f"no column {KEY[0]!r}", expected)
     if table.empty:
-        raise InputError([Fault(path, "no rows", "at least one")])
+        raise InputError.of(path, "no rows", "at least one")
     return table.assign(**{name: _read_ids(table[name]) for name in KEY if name in table})
 
 
@@ -149,7 +149,7 @@ def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataF
         table = _link(table, patients, crosswalk)
     if CASE not in table:
         expected = f"the case of each patient, or --crosswalk, a CSV of {CASE},{KEY[0]}[,{KEY[1]}]"
-        raise InputError([Fault(patients, f"no column {CASE!r}", expected)])
+        raise InputError.of(patients, f"no column {CASE!r}", expected)
     meaning = table[CASE].astype(str).map(identify)
     with collect_faults() as faults:
         for case in sorted(map(str, table[CASE][meaning.duplicated()].unique())):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.data.images.pixels import (
     UNKNOWN,
     find_blank,
@@ -156,8 +156,7 @@ def _read_cell(cell: Any, where: str, size: PatchSize) -> np.ndarray:
             try:
                 array = np.array(cell)
             except ValueError:
-                problem = "holds rows of unequal lengths"
-                raise _refuse(where, problem, "(side, side, 3)") from None
+                raise _refuse(where, "holds rows of unequal lengths", "(side, side, 3)") from None
             return _check_pixels(array, where, "", size)
         case np.ndarray():
             return _check_pixels(cell, where, "", size)
@@ -260,4 +259,4 @@ def _add_margin(patches: np.ndarray, size: PatchSize) -> np.ndarray:
 
 
 def _refuse(where: str, problem: str, expected: str) -> InputError:
-    return InputError([Fault(where, problem, expected)])
+    return InputError.of(where, problem, expected)

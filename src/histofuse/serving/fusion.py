@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.predictor import Predictor
@@ -105,7 +105,7 @@ class FusionPredictor(Predictor):
             return Pairs(patches, np.zeros(n, dtype=bool), unknown[:0])
         if len(records) != n:
             problem = f"{n} patches and {len(records)} records"
-            raise InputError([Fault("input", problem, "one record for each patch, or none at all")])
+            raise InputError.of("input", problem, "one record for each patch, or none at all")
         recorded = find_recorded(records)
         return Pairs(patches, recorded, records[recorded])
 
@@ -212,7 +212,6 @@ def _split(inputs: Any) -> tuple[Any, pd.DataFrame | None]:
         return inputs[IMAGE], inputs.get(PATIENT)
     if isinstance(inputs, Mapping | pd.DataFrame):
         remedy = "A record alone is not answered: there is no nucleus to classify."
-        fault = Fault("input", f"no column {IMAGE!r}", "one with a patch in each row", remedy)
-        raise InputError([fault])
+        raise InputError.of("input", f"no column {IMAGE!r}", "one with a patch in each row", remedy)
     expected = f"a data frame with column {IMAGE}, or a mapping with keys {IMAGE} and {PATIENT}"
-    raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
+    raise InputError.of("input", f"is a {type(inputs).__name__}", expected)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.serving.decoding import read_patches
 from histofuse.serving.networks import compute_image_logits, compute_in_blocks, embed_images
 from histofuse.serving.predictor import Predictor
@@ -126,5 +126,5 @@ def pick_cells(inputs: Any) -> Any:
     if not isinstance(inputs, Mapping | pd.DataFrame):
         return inputs
     if IMAGE not in inputs:
-        raise InputError([Fault("input", f"no column {IMAGE!r}", "one with a patch in each row")])
+        raise InputError.of("input", f"no column {IMAGE!r}", "one with a patch in each row")
     return inputs[IMAGE]

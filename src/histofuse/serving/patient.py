@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Int64
 
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.features.encoding import encode_checked
 from histofuse.patients.fusion.interface import PatientModel
 from histofuse.patients.rows import VIEWS, PatientRows
@@ -77,7 +77,7 @@ class PatientPredictor(RecordPredictor):
             expected = (
                 f"a data frame with a row a patient: {IMAGE}, a list of patches, and the record"
             )
-            raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
+            raise InputError.of("input", f"is a {type(inputs).__name__}", expected)
         cells = inputs[IMAGE] if IMAGE in inputs else pd.Series(None, inputs.index, dtype=object)
         bags = {row: _list_patches(row, cell) for row, cell in cells.items()}
         sizes = np.array([len(bag) for bag in bags.values()], dtype=np.int64)
@@ -171,5 +171,5 @@ def _list_patches(row: Any, cell: Any) -> list[Any]:
         return []
     if not isinstance(cell, list | tuple | np.ndarray):
         expected = "a list of patches, or null where there are none"
-        raise InputError([Fault(f"row {row}, {IMAGE}", f"is a {type(cell).__name__}", expected)])
+        raise InputError.of(f"row {row}, {IMAGE}", f"is a {type(cell).__name__}", expected)
     return list(cell)

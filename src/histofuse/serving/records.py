@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.text_tables import MISSING_WORDS
 from histofuse.features.encoding import Encoder
 from histofuse.features.ranges import Range
@@ -37,7 +37,7 @@ def read_records(inputs: Any, encoder: Encoder) -> pd.DataFrame:
     """
     if not isinstance(inputs, pd.DataFrame):
         expected = "a data frame of raw features"
-        raise InputError([Fault("input", f"is a {type(inputs).__name__}", expected)])
+        raise InputError.of("input", f"is a {type(inputs).__name__}", expected)
     kinds, ranges, expected = encoder.inputs, encoder.ranges, encoder.descriptions
     _require_columns(inputs, expected)
     with collect_faults() as faults:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
-from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.errors import HistofuseError, InputError
 from histofuse.core.tables import escape_formula
 from histofuse.studies.trials import StudySpec, TrialRecord, find_best
 
@@ -65,14 +65,14 @@ def read_study(folder: Path) -> tuple[StudySpec, list[TrialRecord]]:
     except (AttributeError, TypeError, KeyError, ValueError, OSError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
         remedy = "Run the study again: histofuse tune, or dvc repro."
-        raise InputError([Fault(folder, problem, "a study's folder", remedy)]) from None
+        raise InputError.of(folder, problem, "a study's folder", remedy) from None
 
 
 def read_best_params(path: Path) -> dict[str, Any]:
     """Read ``best_params.json``; InputError if it is missing or holds no mapping."""
     values = load_json(path)
     if not isinstance(values, dict):
-        raise InputError([Fault(path, f"holds {values!r}", "dotted keys and their values")])
+        raise InputError.of(path, f"holds {values!r}", "dotted keys and their values")
     return values
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from histofuse.core.errors import Fault, HistofuseError, InputError
+from histofuse.core.errors import HistofuseError, InputError
 
 if TYPE_CHECKING:
     import optuna
@@ -119,7 +119,7 @@ def opening() -> Iterator[None]:
         problem = f"cannot be reached ({_first_line(error.__cause__ or error)})"
     else:
         return
-    raise InputError([Fault("study_storage", problem, expected, "Or give --storage.")])
+    raise InputError.of("study_storage", problem, expected, "Or give --storage.")
 
 
 def _first_line(error: BaseException) -> str:

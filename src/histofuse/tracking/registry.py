@@ -11,7 +11,7 @@ from typing import Final
 
 from histofuse.core.artifacts import digest_file, load_json, replacing_folder, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
-from histofuse.core.errors import BundleError, Fault, InputError, RegistryError
+from histofuse.core.errors import BundleError, InputError, RegistryError
 from histofuse.core.progress import report
 from histofuse.tracking import names
 from histofuse.tracking.names import ModelStatus, Version, name_registered, redact
@@ -68,8 +68,7 @@ def pull_encoder(name: str, lock: Path = REGISTRY_LOCK) -> Bundle:
     """
     digests, registered = load_json(lock), name_registered(name)
     if registered not in digests:
-        fault = Fault(lock, f"no {registered}", f"the encoder {name}", "Run dvc repro.")
-        raise InputError([fault])
+        raise InputError.of(lock, f"no {registered}", f"the encoder {name}", "Run dvc repro.")
     return pull_bundle(registered, digests[registered])
 
 

@@ -38,8 +38,7 @@ def check_copy(version: Version, folder: Path) -> Bundle:
             path = folder / ARTIFACTS / ENCODERS / side
             open_bundle(path, digest=encoder["digest"], row_level=False)
         if version.files not in {None, digest_files(folder)}:
-            fault = "files next to its bundle, such as MLmodel or model.py, were changed"
-            raise BundleError(fault)
+            raise BundleError("files next to its bundle, such as MLmodel or model.py, were changed")
     return bundle
 
 

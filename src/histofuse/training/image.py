@@ -18,7 +18,7 @@ from torch import nn
 from histofuse.core.artifacts import digest_file, digest_folder, write_json
 from histofuse.core.bundle import CONFIG, MANIFEST, writing_bundle
 from histofuse.core.code import digest_code
-from histofuse.core.errors import Fault, FaultList, InputError
+from histofuse.core.errors import FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.stage import require_one_process
@@ -488,4 +488,4 @@ def _check_sides(spec: ImageSpec, meta: PatchMeta, folder: Path) -> None:
         problem = "patches of {} px with a margin of {} px and a side of {} µm".format(*actual)
         trained_on = "{} px, {} px and {} µm, on which the model was trained".format(*expected)
         remedy = "Cut the patches again, or train again."
-        raise InputError([Fault(folder / META, problem, trained_on, remedy)])
+        raise InputError.of(folder / META, problem, trained_on, remedy)

@@ -112,7 +112,7 @@ def predict(request: Request) -> str:
             case "detector":
                 problem = "is a detector, which finds nuclei and does not classify them"
                 expected = "a model that answers about nuclei or patients; --detector names it"
-                raise InputError([Fault("--model", problem, expected)])
+                raise InputError.of("--model", problem, expected)
             case "tabular":
                 answer = _predict_records(predictor, request)
             case "patient":
@@ -194,7 +194,7 @@ def _read_by_case(request: Request, cases: Iterable[str]) -> tuple[pd.DataFrame,
 def _predict_records(predictor: TabularPredictor, request: Request) -> str:
     if request.patients is None:
         expected = "a table of raw features, for this model reads health records"
-        raise InputError([Fault("--patients", "nothing", expected)])
+        raise InputError.of("--patients", "nothing", expected)
     table = read_patients(request.patients)
     named = [name for name in (CASE, *KEY) if name in table]
     ranges = predictor.encoder.ranges
@@ -229,7 +229,7 @@ def _predict_frames(
     predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
 ) -> str:
     if request.frames is None:
-        raise InputError([Fault("FRAMES", "nothing", "a folder of frames, which this model reads")])
+        raise InputError.of("FRAMES", "nothing", "a folder of frames, which this model reads")
     points, frames = _take_points(predictor.image, request, scratch)
     records = read_records(predictor, request, points[CASE].unique())
     model = FrameModel(predictor, records.embeddings)
@@ -291,7 +291,7 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
     """Answer each case from its nuclei, its record, or one of both; a row a case."""
     if request.frames is None and request.patients is None:
         expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
-        raise InputError([Fault("input", "nothing", expected)])
+        raise InputError.of("input", "nothing", expected)
     with collect_faults() as faults:
         for option in ("overlay", "geojson", "report"):
             if getattr(request, option) is not None:

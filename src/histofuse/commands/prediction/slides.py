@@ -109,12 +109,12 @@ def predict_slides(request: Request) -> str:
         predictor: Any = open_predictor(bundle, encoders)
         if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
             expected = "a model of single nuclei: image or fusion"
-            raise InputError([Fault("--model", f"is of kind {kind}", expected)])
+            raise InputError.of("--model", f"is of kind {kind}", expected)
         detector = locate_detector(request.detector, Path(scratch))
         if detector is None:
             problem = f"{request.detector} is no bundle, and not registered"
             remedy = "Run dvc repro, or name another."
-            raise InputError([Fault("--detector", problem, "a detector of nuclei", remedy)])
+            raise InputError.of("--detector", problem, "a detector of nuclei", remedy)
         records = read_records(predictor, request, paths)
         job = SlideJob(
             request=request,
@@ -150,7 +150,7 @@ def predict_slides(request: Request) -> str:
 def list_slides(path: Path) -> dict[str, Path]:
     """Map the name of each slide to its file."""
     if not path.exists():
-        raise InputError([Fault(path, "no such file or folder", "a slide, or a folder of slides")])
+        raise InputError.of(path, "no such file or folder", "a slide, or a folder of slides")
     files = [path]
     if path.is_dir():  # names that start with a dot are the leavings of file managers
         held = (f for f in sorted(path.iterdir()) if not f.name.startswith("."))
@@ -182,7 +182,7 @@ def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
     if model_mpp is None:
         problem = "does not say the resolution of its patches"
         remedy = "Set patches.patch_um and train it again."
-        raise InputError([Fault(job.model, problem, "µm per pixel", remedy)])
+        raise InputError.of(job.model, problem, "µm per pixel", remedy)
     finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
     with (
         open_picture(path, job.reading, look=False) as picture,

@@ -129,7 +129,7 @@ class External:
         """Read ids of patients or cases, one a line."""
         known = {identify(name): key for key, name in self.names.items()}
         if not path.is_file():
-            raise InputError([Fault(path, "no such file", "ids of patients or cases, one a line")])
+            raise InputError.of(path, "no such file", "ids of patients or cases, one a line")
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
         named = {n: line for n, line in enumerate(lines, start=1) if line}
         faults = [

@@ -14,7 +14,7 @@ import pandas as pd
 from histofuse.commands.validation.external_data import TRAINED_ON, External
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
-from histofuse.core.errors import BundleError, Fault, InputError, collect_faults
+from histofuse.core.errors import BundleError, InputError, collect_faults
 from histofuse.core.naming import name_pairing
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.tables import read_table
@@ -198,7 +198,7 @@ def recalibrate(
     inside = np.isin(here.groups, list(named))
     if inside.all() or not inside.any():
         problem = "names everybody" if inside.any() else "names nobody who was predicted"
-        raise InputError([Fault("--recalibrate-on", problem, "a part of the data")])
+        raise InputError.of("--recalibrate-on", problem, "a part of the data")
     part, rest = here.take(np.flatnonzero(inside)), here.take(np.flatnonzero(~inside))
     method = "platt" if len(here.classes) == 2 else "temperature_bias"
     calibrator: Calibrator = fit_calibrator(*_of(part), method)

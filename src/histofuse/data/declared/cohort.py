@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.data.cohort import Attrition, count_rows
 from histofuse.data.declared.table import DECLARATION, KEY, DeclaredTable
 from histofuse.params.records import NONE, Declaration, EventTarget
@@ -117,7 +117,7 @@ def _check_classes(rows: pl.DataFrame, source: DeclaredTable, attrition: Attriti
     problem = f"all {rows.height} rows have target {values[0]:g}" if values else "no row is left"
     remedy = f"Declare another target or horizon. Patients/rows left: {attrition}."
     where = f"{source.path.with_name(DECLARATION)}, target"
-    raise InputError([Fault(where, problem, "rows with target 0 and with target 1", remedy)])
+    raise InputError.of(where, problem, "rows with target 0 and with target 1", remedy)
 
 
 def _to_table(rows: pl.DataFrame, declaration: Declaration) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Final
 
 import polars as pl
 
-from histofuse.core.errors import Fault, FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.text_tables import (
     MISSING_WORDS,
@@ -115,7 +115,7 @@ def read_text(path: Path) -> pl.DataFrame:
     parquet = path.suffix == ".parquet"
     cells = _read_parquet(path) if parquet else read_csv_text(path, (), _EXPECTED, separator)
     if cells.is_empty():
-        raise InputError([Fault(path, "no rows", "at least one")])
+        raise InputError.of(path, "no rows", "at least one")
     return cells
 
 
@@ -125,10 +125,10 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         text = table.select(pl.all().cast(pl.String).name.to_lowercase())
         return text.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
     except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", _EXPECTED)]) from None
+        raise InputError.of(path, "no such file", _EXPECTED) from None
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
-        raise InputError([Fault(path, problem, "columns of numbers, dates and texts")]) from None
+        raise InputError.of(path, problem, "columns of numbers, dates and texts") from None
 
 
 def _join_patients(

@@ -51,7 +51,7 @@ def settle_orientation(
     if frames.orientation == "displayed":
         expected = "one orientation from 1 to 8"
     remedy = "Store it upright, or set data.frames.orientation (predict: --orientation)."
-    raise InputError([Fault(str(where), f"has orientation {named}", expected, remedy)])
+    raise InputError.of(str(where), f"has orientation {named}", expected, remedy)
 
 
 # Source: TIFF 6.0, tag Orientation: which side of the picture the first row and column are. Beyond
@@ -94,7 +94,7 @@ def settle_bits(
     problem = f"holds 16 bits, of which {found.bit_length()} are used (largest value {found:,})"
     expected = "values that use all 16 bits, or a tag MaxSampleValue of 1023, 4095 or 16383"
     remedy = "Set data.frames.bits (predict: --bits) to the bits of the camera."
-    raise InputError([Fault(str(where), problem, expected, remedy)])
+    raise InputError.of(str(where), problem, expected, remedy)
 
 
 def to_8_bits(pixels: NDArray[np.unsignedinteger], bits: int, where: object) -> Image:
@@ -106,13 +106,13 @@ def to_8_bits(pixels: NDArray[np.unsignedinteger], bits: int, where: object) -> 
     if pixels.dtype != np.uint8 or bits < 8:
         if (found := int(pixels.max())) > top:
             expected = f"at most {top:,}, for {bits} bits"
-            raise InputError([Fault(str(where), f"holds the value {found:,}", expected)])
+            raise InputError.of(str(where), f"holds the value {found:,}", expected)
         levels = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)
         # Row by row: an index takes eight bytes a sample.
         pixels = np.stack([levels[row] for row in pixels])
     if pixels.shape[-1] == 4:
         if pixels[..., 3].min() < 255:
-            raise InputError([Fault(str(where), "holds transparent pixels", "opaque ones")])
+            raise InputError.of(str(where), "holds transparent pixels", "opaque ones")
         pixels = pixels[..., :3]
     return np.ascontiguousarray(pixels, dtype=np.uint8)
 

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import ParseError
 
 import numpy as np
 
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.data.images.pixels import Image
 from histofuse.data.images.slides import FrameSlide, Slide, needs_openslide
 
@@ -39,7 +39,7 @@ def read_mpp(path: Path) -> float | None:
     if x is None or y is None:
         return None
     if abs(x - y) > _SQUARE * x:
-        raise InputError([Fault(path, f"has pixels of {x:.3f} by {y:.3f} µm", "square ones")])
+        raise InputError.of(path, f"has pixels of {x:.3f} by {y:.3f} µm", "square ones")
     return (x + y) / 2
 
 
@@ -49,17 +49,17 @@ def settle_mpp(path: Path, given: float | None) -> float:
     Raises InputError if neither is known, or shows no nuclei.
     """
     if given is not None and not LEAST_MPP <= given <= LARGEST_MPP:
-        raise InputError([Fault("--mpp", f"is {given:g}", describe_range())])
+        raise InputError.of("--mpp", f"is {given:g}", describe_range())
     told = read_mpp(path)
     if told is not None and LEAST_MPP <= told <= LARGEST_MPP:
         return told
     if given is not None:
         return given
     if told is None:
-        raise InputError([Fault(path, "does not say its mpp", "µm per pixel", _REMEDY)])
+        raise InputError.of(path, "does not say its mpp", "µm per pixel", _REMEDY)
     problem = f"has {told:.4g} µm per pixel{', as a thumbnail has' if told > LARGEST_MPP else ''}"
     remedy = "Use the scan itself; if the file is wrong, name its mpp with --mpp."
-    raise InputError([Fault(path, problem, describe_range(), remedy)])
+    raise InputError.of(path, problem, describe_range(), remedy)
 
 
 def find_factors(
@@ -142,7 +142,7 @@ def _read_tiff(path: Path) -> tuple[float | None, float | None]:
         with tifffile.TiffFile(path) as tiff:
             return _find_mpp(tiff)
     except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", "a slide")]) from None
+        raise InputError.of(path, "no such file", "a slide") from None
     except Exception:  # tifffile raises many types of errors; whoever reads pixels names them
         return None, None
 

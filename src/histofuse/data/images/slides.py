@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.data.images.pixels import Image, require_content, to_8_bits
 from histofuse.data.images.tiff import (
     APERIO_YCC,
@@ -65,14 +65,13 @@ class TiffSlide:
     def __init__(self, tiff: TiffFile, path: Path, frames: FrameParams) -> None:
         levels = tiff.series[0].levels
         if any(series.size >= tiff.series[0].size for series in tiff.series[1:]):
-            raise InputError([Fault(path, "holds several scans", "one scan and its levels")])
+            raise InputError.of(path, "holds several scans", "one scan and its levels")
         self._path = path
         self._pages: list[TiffPage] = [level.keyframe for level in levels]
         for page, level in zip(self._pages, levels, strict=True):
             require_accepted(page, path, pages=len(level.pages))
             if page.planarconfig == 2:
-                problem = "stores each channel separately"
-                raise InputError([Fault(path, problem, "tiles of RGB pixels")])
+                raise InputError.of(path, "stores each channel separately", "tiles of RGB pixels")
             _require_upright(page, path, frames)
         self.shapes = tuple((page.imagelength, page.imagewidth) for page in self._pages)
         self.tile_px = _tile_of(self._pages[0])
@@ -131,7 +130,7 @@ class OpenSlideSlide:
     def __init__(self, path: Path, frames: FrameParams) -> None:
         openslide = import_openslide(path)
         if not path.is_file():
-            raise InputError([Fault(path, "no such file", "a slide")])
+            raise InputError.of(path, "no such file", "a slide")
         _require_plain(path, frames)
         self._path = path
         self._error = openslide.OpenSlideError
@@ -159,7 +158,7 @@ class OpenSlideSlide:
 
     def _fault(self, error: Exception) -> InputError:
         problem = f"cannot be read ({error})"
-        return InputError([Fault(self._path, problem, "a slide that OpenSlide reads")])
+        return InputError.of(self._path, problem, "a slide that OpenSlide reads")
 
 
 class FrameSlide:
@@ -182,7 +181,7 @@ def import_openslide(path: Path) -> Any:
         import openslide
     except ImportError:
         remedy = "Run pip install 'histofuse[slides]'."
-        raise InputError([Fault(path, "OpenSlide is not installed", "it", remedy)]) from None
+        raise InputError.of(path, "OpenSlide is not installed", "it", remedy) from None
     return openslide
 
 
@@ -267,7 +266,7 @@ def _require_plain(path: Path, frames: FrameParams) -> None:
 def _require_upright(page: TiffPage, path: Path, frames: FrameParams) -> None:
     if find_turn(page, frames, path) != 1:
         expected, remedy = "a slide that is displayed as stored", "Store it upright, or cut frames"
-        raise InputError([Fault(path, "is displayed turned", expected, f"{remedy} out of it.")])
+        raise InputError.of(path, "is displayed turned", expected, f"{remedy} out of it.")
 
 
 def _tile_of(page: TiffPage) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.data.images.jpeg2000 import measure_codestream
 from histofuse.data.images.pixels import (
     LARGEST_PICTURE_BYTES,
@@ -141,27 +141,26 @@ def naming_file(path: Path | str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError([Fault(path, "no such file", ACCEPTED)]) from None
+        raise InputError.of(path, "no such file", ACCEPTED) from None
     except InputError:
         raise
     # tifffile and imagecodecs raise many types of errors on damaged files.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        problem = f"cannot be decoded ({reason})"
         remedy = "Save it as TIFF." if reason.startswith("not a TIFF") else _MENDING
-        raise InputError([Fault(path, problem, ACCEPTED, remedy)]) from None
+        raise InputError.of(path, f"cannot be decoded ({reason})", ACCEPTED, remedy) from None
 
 
 def require_accepted(page: TiffPage, where: Path | str, *, pages: int) -> None:
     """Refuse a page that is not `ACCEPTED`, not the only one, incomplete, or has huge tiles."""
     if refusal := _find_refusal(page, pages):
-        raise InputError([Fault(where, refusal, ACCEPTED)])
+        raise InputError.of(where, refusal, ACCEPTED)
     require_tile(page, where)
     parts = zip(page.dataoffsets, page.databytecounts, strict=True)
     end, size = max((sum(part) for part in parts), default=0), page.parent.filehandle.size
     if end > size:  # JPEG decoders would fill it with grey in silence
         problem = f"cut short: {size:,} of {end:,} bytes"
-        raise InputError([Fault(where, problem, "a whole TIFF", _MENDING)])
+        raise InputError.of(where, problem, "a whole TIFF", _MENDING)
 
 
 def require_tile(page: TiffPage, where: Path | str) -> None:
@@ -219,7 +218,7 @@ def _require_parts(page: TiffPage, where: Path | str) -> None:
     missing = expected - sum(count > 0 for count in page.databytecounts[:expected])
     if missing:
         problem = f"lacks {missing} of {expected} strips or tiles"
-        raise InputError([Fault(where, problem, "a whole TIFF", _MENDING)])
+        raise InputError.of(where, problem, "a whole TIFF", _MENDING)
     if page.compression in {_JPEG, *_JPEG_2000}:
         file = page.parent.filehandle
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
@@ -246,7 +245,7 @@ def require_size(data: bytes | None, page: TiffPage, where: Path | str) -> None:
     if samples > held and samples * _item_bytes(page) > LARGEST_TILE_BYTES:
         problem = f"holds a part of {samples:,} values in place of {held:,}"
     if problem:
-        raise InputError([Fault(where, problem, ACCEPTED, _MENDING)])
+        raise InputError.of(where, problem, ACCEPTED, _MENDING)
 
 
 def _find_jpeg_area(data: bytes) -> int:
@@ -280,4 +279,4 @@ def _item_bytes(page: TiffPage) -> int:
 def _refuse_size(page: TiffPage, where: Path | str, most_bytes: int) -> InputError:
     tiles = f" in tiles of {page.tilewidth} x {page.tilelength}" if page.is_tiled else ""
     problem = f"is of {page.imagewidth} x {page.imagelength} px{tiles}"
-    return InputError([Fault(where, problem, f"at most {most_bytes >> 20} MiB once decoded")])
+    return InputError.of(where, problem, f"at most {most_bytes >> 20} MiB once decoded")

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.special import softmax
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.naming import name_pairing
 from histofuse.core.privacy import RESTRICTED
 from histofuse.evaluation.assessment.calibration import (
@@ -121,11 +121,11 @@ def require_logits(model: Predictions, calibrator: Calibrator) -> Float[np.ndarr
     """Return a model's logits; InputError if its calibrator does not give its answers."""
     if model.logits is None:
         problem, expected = "its predictions hold no logits", "the logits before calibration"
-        raise InputError([Fault(model.name, problem, expected, _RETRAIN)])
+        raise InputError.of(model.name, problem, expected, _RETRAIN)
     gap = np.abs(calibrator.probabilities(model.logits) - model.probabilities).max(initial=0.0)
     if gap > _TOLERANCE:
         problem = f"probabilities differ by up to {gap:.4f} from the calibrated logits"
-        raise InputError([Fault(model.name, problem, f"at most {_TOLERANCE}", _RETRAIN)])
+        raise InputError.of(model.name, problem, f"at most {_TOLERANCE}", _RETRAIN)
     return model.logits
 
 

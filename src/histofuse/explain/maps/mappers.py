@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.naming import name_map_method
 from histofuse.core.seeding import derive_seed
 from histofuse.explain.maps.methods import compute_maps
@@ -165,7 +165,7 @@ def _get_layer(name: str, model: ImageModel) -> MapLayer:
         return model.gradcam_layer
     expected = "one chosen in training: the bundle is from before layers were saved"
     where = f"maps of {name}, a {model.spec.backbone}"
-    raise InputError([Fault(where, "no gradcam_layer in its bundle", expected, "Train it again.")])
+    raise InputError.of(where, "no gradcam_layer in its bundle", expected, "Train it again.")
 
 
 def _list_parts(model: ImageModel, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.features.encoding import Binary, Categorical, Continuous, Encoder
 from histofuse.features.specs import FeatureSpec
 
@@ -64,7 +64,7 @@ def label_features(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, 
     known = {spec.name: spec for spec in specs}
     if missing := [f.name for f in encoder.features if f.name not in known]:
         problem = f"nothing on {missing}"
-        raise InputError([Fault("features.json", problem, "an entry each", "Run dvc repro.")])
+        raise InputError.of("features.json", problem, "an entry each", "Run dvc repro.")
     labels = [label for f in encoder.features for label in _label(f, known[f.name])]
     for indicator in encoder.indicators:
         group = known[indicator.sources[0]].group

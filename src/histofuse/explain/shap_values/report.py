@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json, write_text
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.core.tables import to_csv
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -172,7 +172,7 @@ def choose_rows(model: AnyTabularModel, table: pd.DataFrame, count: int) -> pd.D
     """Choose test rows evenly along their logits, including lowest and highest, in order."""
     rows = table[table["split"] == SPLIT].sort_values(_KEY)
     if rows.empty:
-        raise InputError([Fault("data/encoded", f"no {SPLIT} rows", "rows to explain")])
+        raise InputError.of("data/encoded", f"no {SPLIT} rows", "rows to explain")
     order = np.argsort(model.logits(rows), kind="stable")
     return rows.iloc[order[spread(len(rows), count)]]
 
@@ -190,7 +190,7 @@ def read_natural(
     rows = chosen[_KEY].merge(with_missing, on=_KEY, how="left", validate="m:1", indicator=True)
     if (rows["_merge"] != "both").any():
         problem = f"{(rows['_merge'] != 'both').sum()} admissions are in one table only"
-        raise InputError([Fault("data/encoded", problem, "the same rows in both tables")])
+        raise InputError.of("data/encoded", problem, "the same rows in both tables")
     columns = {label.column: label.to_natural(rows[label.column].to_numpy()) for label in labels}
     return pd.DataFrame(columns)
 

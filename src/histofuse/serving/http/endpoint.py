@@ -18,7 +18,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
 from histofuse.core.errors import (
-    Fault,
     HistofuseError,
     InputError,
     collect_faults,
@@ -76,7 +75,7 @@ class Endpoint:
     def submit(self, inputs: Any, params: Mapping[str, Any]) -> Future[pd.DataFrame]:
         """Read a request and hand it to the thread that computes; `InputError` lists its faults."""
         if not isinstance(inputs, pd.DataFrame):
-            raise InputError([Fault("input", f"is a {type(inputs).__name__}", "a data frame")])
+            raise InputError.of("input", f"is a {type(inputs).__name__}", "a data frame")
         check_rows(len(inputs))
         options = self._read_options(params)
         return self._queue.submit(self.predictor.read(inputs), len(inputs), options)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import parse_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 
 MOST_ROWS: Final = 1024
 MOST_COLUMNS: Final = 1000  # known and unknown ones
@@ -61,7 +61,7 @@ def check_rows(n: int) -> None:
     if n == 0:
         raise _refuse("input", "no rows", "at least one")
     if n > MOST_ROWS:
-        raise InputError([Fault("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", _MANY)])
+        raise InputError.of("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", _MANY)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -70,10 +70,9 @@ def _parse(body: bytes) -> dict[str, Any]:
     if body.count(b"[") > MOST_LISTS:
         raise _refuse(_BODY, "too many lists", f"at most {MOST_LISTS:,}")
     if body.count(b"{") > _OBJECTS:
-        fault = Fault(
+        raise InputError.of(
             _BODY, f"more than {_OBJECTS:,} objects", f"at most {MOST_ROWS:,} rows", _MANY
         )
-        raise InputError([fault])
     try:
         document = parse_json(body, parse_number=float)  # infinity is refused with its column
     except json.JSONDecodeError as error:
@@ -157,4 +156,4 @@ def to_plain(value: Any) -> Any:
 
 
 def _refuse(where: str, problem: str, expected: str) -> InputError:
-    return InputError([Fault(where, problem, expected)])
+    return InputError.of(where, problem, expected)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import XGBOOST_THREADS
 from histofuse.params.tabular import AnyTabularParams, MlpParams, XgboostParams
@@ -56,7 +56,7 @@ def _make_folds(
     if len(splits) < 2:
         problem = f"{rows.positives} of {len(rows)} training rows have the target"
         expected = "at least two patients of each class, for folds"
-        raise InputError([Fault("data/encoded", problem, expected, "Tune on a larger cohort.")])
+        raise InputError.of("data/encoded", problem, expected, "Tune on a larger cohort.")
     return rows, [_Fold(rows.take(rest), rows.take(held_out)) for rest, held_out in splits]
 
 
@@ -70,7 +70,7 @@ def make_objective(
         case MlpParams():
             return MlpObjective(table.rows, table.features, seed, metric)
         case _:
-            raise InputError([Fault("tune", f"is of kind {base.kind}", "xgboost or mlp")])
+            raise InputError.of("tune", f"is of kind {base.kind}", "xgboost or mlp")
 
 
 def make_job(

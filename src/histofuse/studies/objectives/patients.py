@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.patients import AnyPatientParams
 from histofuse.params.project import name_section
@@ -43,7 +43,7 @@ class PatientObjective:
         ]
         if not self._folds:
             expected = "at least two train patients of each outcome, for folds"
-            raise InputError([Fault("the patients", "too few to tune on", expected)])
+            raise InputError.of("the patients", "too few to tune on", expected)
 
     def __call__(self, params: AnyPatientParams, report: Report) -> TrialResult:
         """Cross-validate."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.training.fitting.losses import Loss, compute_cross_entropy
 from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.stored import Source
@@ -120,8 +120,7 @@ def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
     """
     cuda = torch.cuda.is_available()
     if precision == "fp16" and not cuda:
-        fault = Fault("precision", "is fp16, but there is no GPU", "auto, bf16 or fp32 here")
-        raise InputError([fault])
+        raise InputError.of("precision", "is fp16, but there is no GPU", "auto, bf16 or fp32 here")
     if precision != "auto":
         return precision
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_has_bf16()

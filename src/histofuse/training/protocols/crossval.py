@@ -19,7 +19,7 @@ import torch
 from histofuse.core.artifacts import digest_file, digest_folder, digest_text, load_json, to_json
 from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.code import digest_code
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.naming import name_fusion
 from histofuse.core.tables import read_table, write_table
 from histofuse.data import splits
@@ -237,7 +237,7 @@ def _embed(chain: Chain, sources: Sources) -> None:
     model = load_tabular_model(patient)
     if not isinstance(model, MlpModel):
         where, problem = "params.yaml, encoders.patient", "has no embedding"
-        raise InputError([Fault(where, problem, "a model of kind mlp")])
+        raise InputError.of(where, problem, "a model of kind mlp")
     sides = {"image": image, "patient": patient}
     meta = {
         "classes": image.config["classes"],
