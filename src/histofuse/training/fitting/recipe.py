@@ -128,6 +128,9 @@ def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
 
 
 def _cpu_has_bf16() -> bool:
+    # PyTorch may be told to use less than the processor has: ATEN_CPU_CAPABILITY.
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
     # Private to torch, so its absence is tolerated: fp32 is then correct, only slower.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)

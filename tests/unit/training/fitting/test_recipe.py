@@ -21,3 +21,12 @@ def test_fp16_without_a_gpu_is_refused(monkeypatch):
     with pytest.raises(InputError, match="fp16, but there is no GPU"):
         resolve_precision("fp16")
     assert resolve_precision("auto") in ("fp32", "bf16")
+
+
+def test_auto_keeps_to_the_instructions_that_pytorch_may_use(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert resolve_precision("auto") == "bf16"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert resolve_precision("auto") == "fp32"
