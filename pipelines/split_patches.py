@@ -1,4 +1,7 @@
-"""Stage ``split_patches``: patch index -> splits by case, frame or patch, and their audit."""
+"""Stage ``split_patches``: patch index -> splits by case, frame or patch, and their audit.
+
+Cases of one patient, whom the crosswalk names, stay together in a split by case.
+"""
 
 from pathlib import Path
 
@@ -7,10 +10,12 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import FRAMES
+from histofuse.data.crosswalk import unite_cases
 from histofuse.data.leakage import audit_patches, require_clean
 from histofuse.data.patches import PATCH_INDEX, load_meta
 from histofuse.data.splits import PATCH_SPLITS, split_patches
-from histofuse.params.base import load_section, load_seed
+from histofuse.params.base import load_section, load_seed, load_value
+from histofuse.params.data import DataParams
 from histofuse.params.splits import ImageSplitParams
 
 FRAMES_TABLE = Path("data/annotations/frames.parquet")
@@ -26,7 +31,9 @@ def main() -> None:
     window_px = load_meta(PATCHES).window_px
     report(f"read {len(index):,} patches of {index['case_id'].nunique()} cases")
 
-    splits = split_patches(index, params, load_seed())
+    crosswalk = Path(load_value(DataParams, "data.crosswalk"))
+    same_patient = unite_cases(crosswalk, index["case_id"])
+    splits = split_patches(index, params, load_seed(), same_patient)
     audit = audit_patches(splits, index, frames, window_px, params)
 
     write_json(audit, AUDIT)

@@ -12,7 +12,12 @@ from histofuse.core.artifacts import write_json
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
-from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
+from histofuse.data.crosswalk import (
+    count_partners,
+    find_linked_splits,
+    is_empty,
+    read_crosswalk,
+)
 from histofuse.data.leakage import audit_patients, require_clean
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS, split_patients
 from histofuse.params.base import load_section, load_seed, load_value
@@ -45,7 +50,9 @@ def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
     if is_empty(crosswalk):
         return None
     patches = read_table(PATCHES, PATCH_SPLITS)
-    return find_linked_splits(read_crosswalk(crosswalk, patches, cohort), patches)
+    links = read_crosswalk(crosswalk, patches, cohort)
+    report(f"{crosswalk}: {count_partners(links, patches, cohort)}")
+    return find_linked_splits(links, patches)
 
 
 if __name__ == "__main__":

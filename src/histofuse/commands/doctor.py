@@ -23,7 +23,7 @@ from histofuse.core.errors import HistofuseError
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.cohort import COHORT
-from histofuse.data.crosswalk import count_partners, is_empty
+from histofuse.data.crosswalk import count_partners, is_empty, read_crosswalk
 from histofuse.data.declared.table import read_declared
 from histofuse.params.base import PARAMS_FILE, load_section
 from histofuse.params.data import DataParams
@@ -213,10 +213,11 @@ def check_crosswalk(path: Path) -> Iterator[Check]:
         remedy = "dvc repro annotations cohort"
         yield Check("crosswalk", "warn", f"{path}: cases and patients not read yet", remedy)
         return
-    found = count_partners(path, read_table(FRAMES_TABLE, FRAMES), read_table(COHORT_TABLE, COHORT))
+    frames, cohort = read_table(FRAMES_TABLE, FRAMES), read_table(COHORT_TABLE, COHORT)
+    found = count_partners(read_crosswalk(path, frames, cohort), frames, cohort)
     lacking = found.cases - found.paired_cases
     if lacking:
-        remedy = f"Name a patient of the cohort for {lacking} cases, or leave their frames out."
+        remedy = f"{lacking} cases are used for their nuclei alone; name their patients, if known."
         yield Check("crosswalk", "warn", f"{path}: {found}", remedy)
     else:
         yield Check("crosswalk", "ok", f"{path}: {found}")

@@ -5,7 +5,7 @@ Of a declared table these are the ids of patient and visit as the table spells t
 comes with the project has no rows: its two data sets share no patient.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +63,25 @@ def _read_names(cells: pl.Series) -> pl.Series:
     return clean_text(cells).map_elements(identify, return_dtype=pl.String)
 
 
-def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
-    """Read a crosswalk: case_id, subject_id, hadm_id, a row for each case of `patches`.
+def unite_cases(path: Path, cases: Iterable[str]) -> dict[str, str]:
+    """Map each case to the first case of its patient; to itself where it has no row.
 
-    Raises InputError with every fault: columns, numbers, unknown cases and patients, cases twice or
-    not at all, and patients with several index admissions where none is named.
+    Raises InputError with every fault of the rows.
+    """
+    with collect_faults() as faults:
+        rows = read_links(path, faults, numbers=False)
+    patients = {identify(case): patient for _, case, patient, _ in rows.iter_rows()}
+    first: dict[str, str] = {}
+    owners = {case: patients.get(identify(case), f"case {case}") for case in sorted(set(cases))}
+    return {case: first.setdefault(owner, case) for case, owner in owners.items()}
+
+
+def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
+    """Read a crosswalk: case_id, subject_id, hadm_id, a row for each case of `patches` it links.
+
+    Cases without a row, and rows of cases and patients that are not among these, are left out:
+    `count_partners` counts them. Raises InputError with every fault: columns, numbers, cases
+    twice, patients with several index admissions where none is named; or if nothing is linked.
     """
     ids = SPELT if SPELT[0] in patients else PATIENT
     with collect_faults() as faults:
@@ -75,16 +89,17 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
         admissions = _list_admissions(patients, ids)
         cases = {identify(case): case for case in sorted(set(patches["case_id"]))}
         links: dict[str, tuple[int, int]] = {}
-        for line, case, subject, hadm in rows.drop_nulls("case_id").iter_rows():
-            where, known = f"{path}, line {line}", cases.get(identify(case))
-            if known is None:
-                faults.add(where, f"unknown case_id {case!r}", f"one of {list(cases.values())}")
-            admission = None
-            if subject is not None:
-                admission = _find_admission(subject, hadm, admissions, where, faults)
-            links.setdefault(known or case, admission or (0, 0))
-        for case in sorted(set(cases.values()) - links.keys()):
-            faults.add(path, f"no row for case {case!r}", "a patient for each case")
+        for line, case, subject, hadm in rows.drop_nulls(["case_id", "subject_id"]).iter_rows():
+            known = cases.get(identify(case))
+            if known is None or subject not in admissions:
+                continue
+            where = f"{path}, line {line}"
+            links[known] = _find_admission(subject, hadm, admissions[subject], where, faults)
+        if not links and not faults.faults:
+            problem = f"none of {len(rows)} rows links a case of the patches to a patient"
+            expected = f"cases such as {next(iter(cases.values()))!r}"
+            remedy = f"Patients of the cohort are named such as {next(iter(admissions))}."
+            faults.add(path, problem, expected, remedy)
     table = [(case, *links[case]) for case in sorted(links)]
     return pd.DataFrame(table, columns=["case_id", *PATIENT])
 
@@ -105,19 +120,14 @@ class Partners:
         )
 
 
-def count_partners(path: Path, frames: pd.DataFrame, patients: pd.DataFrame) -> Partners:
-    """Count the cases of `frames` and the patients that a crosswalk brings together."""
-    ids = SPELT if SPELT[0] in patients else PATIENT
-    with collect_faults() as faults:
-        rows = read_links(path, faults, numbers=ids is PATIENT)
-    known = _list_admissions(patients, ids)
-    cases = {identify(case) for case in frames["case_id"].unique()}
-    pairs = {
-        (identify(case), subject)
-        for case, subject in rows.select("case_id", "subject_id").iter_rows()
-        if identify(case) in cases and subject in known
-    }
-    return Partners(len(cases), len({c for c, _ in pairs}), len(known), len({p for _, p in pairs}))
+def count_partners(links: pd.DataFrame, cases: pd.DataFrame, patients: pd.DataFrame) -> Partners:
+    """Count the cases and patients that `read_crosswalk` links, out of all of them."""
+    return Partners(
+        cases=len({identify(case) for case in cases["case_id"].unique()}),
+        paired_cases=len(links),
+        patients=patients["subject_id"].nunique(),
+        paired_patients=links["subject_id"].nunique(),
+    )
 
 
 def _list_admissions(
@@ -137,22 +147,17 @@ def _list_admissions(
 def _find_admission(
     subject: Hashable,
     hadm: Hashable | None,
-    admissions: Mapping[Hashable, Mapping[Hashable, tuple[int, int]]],
+    known: Mapping[Hashable, tuple[int, int]],
     where: str,
     faults: FaultList,
-) -> tuple[int, int] | None:
-    """Find the index admission a row means; None, and a fault noted, where there is not one."""
-    known = admissions.get(subject, {})
-    if not known:
-        faults.add(where, f"unknown subject_id {subject}", "a patient of the cohort")
-    elif hadm is not None and hadm not in known:
+) -> tuple[int, int]:
+    """Find the index admission a row means; one of them, and a fault noted, if none is named."""
+    if hadm is not None and hadm not in known:
         expected = f"an index admission: {list(known)}"
         faults.add(where, f"unknown hadm_id {hadm} of {subject}", expected)
     elif hadm is None and len(known) > 1:
         faults.add(where, f"no hadm_id for {subject}", f"one of the index admissions {list(known)}")
-    else:
-        return next(iter(known.values())) if hadm is None else known[hadm]
-    return None
+    return known.get(hadm) or next(iter(known.values()))
 
 
 def find_linked_splits(links: pd.DataFrame, patches: pd.DataFrame) -> pd.Series:

@@ -1,6 +1,7 @@
 """Train, validation and test splits that keep cases, frames and patients whole."""
 
 import warnings
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -24,24 +25,38 @@ PATIENT_SPLITS = Contract(
 )
 
 
-def split_patches(index: pd.DataFrame, params: ImageSplitParams, seed: int) -> pd.DataFrame:
+def split_patches(
+    index: pd.DataFrame,
+    params: ImageSplitParams,
+    seed: int,
+    same_patient: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Split a `PATCH_INDEX` table by case, frame or patch, stratified on the class.
+
+    `same_patient` maps each case to the one that stands for all cases of its patient, which a
+    split by case then keeps together (`crosswalk.unite_cases`).
 
     Raises InputError if there are fewer groups than folds, or naming every split that lacks a
     required class.
     """
     table = index[["patch_id", "frame_id", "case_id", "label"]].reset_index(drop=True)
+    grouped = table if same_patient is None else unite(table, same_patient)
     split = np.full(len(table), "train", dtype=object)
-    test = _select_fold(table, params.unit, params.folds, params.test_fold, seed)
+    test = _select_fold(grouped, params.unit, params.folds, params.test_fold, seed)
     split[test] = "test"
 
-    rest, unit = table[~test], params.validation_unit
+    rest, unit = grouped[~test], params.validation_unit
     validation = _select_fold(rest, unit, params.folds, params.validation_fold, seed)
     split[rest.index[validation]] = "validation"
 
     result = table.assign(split=pd.array(split, dtype="str"))
     _require_classes(result, params)
     return result
+
+
+def unite(table: pd.DataFrame, same_patient: Mapping[str, str]) -> pd.DataFrame:
+    """Give all cases of a patient one name."""
+    return table.assign(case_id=table["case_id"].map(same_patient))
 
 
 def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: int) -> np.ndarray:

@@ -52,7 +52,8 @@ def make_pairs(
 ) -> pd.DataFrame:
     """Give each patch (`data.splits.PATCH_SPLITS`) a patient of its split: `PAIRS`, by patch.
 
-    `patients` are as from `join_targets`; `crosswalk` is read under the rule ``linked`` alone.
+    `patients` are as from `join_targets`; `crosswalk` is read under the rule ``linked`` alone,
+    which leaves out the patches of cases without a patient.
     Raises InputError if a split lacks the patients a rule needs, or with every fault of a
     crosswalk; LeakageError if a patient or a case would cross splits.
     """
@@ -69,6 +70,7 @@ def make_pairs(
         case LinkedParams():
             assert crosswalk, "the rule linked reads a crosswalk"
             assigned = _link(patches, patients, crosswalk)
+            patches = patches[patches["case_id"].isin(assigned["case_id"])]
     pairs = patches.assign(**{c: assigned[c].to_numpy() for c in PATIENT})[list(PAIRS.columns)]
     require_disjoint(pairs, patches, patients)
     return pairs
@@ -200,7 +202,7 @@ def _hash(ids: Iterable[str], seed: int, stream: str) -> np.ndarray:
 
 def _link(patches: pd.DataFrame, patients: pd.DataFrame, path: Path) -> pd.DataFrame:
     links = read_crosswalk(path, patches, patients)
-    joined = patches[["case_id", "split"]].merge(links, on="case_id", how="left", validate="m:1")
+    joined = patches[["case_id", "split"]].merge(links, on="case_id", how="inner", validate="m:1")
     split_of = patients.set_index(PATIENT)["split"]
     actual = split_of.loc[pd.MultiIndex.from_frame(joined[PATIENT])].to_numpy()
     joined = joined.assign(patient_split=actual)

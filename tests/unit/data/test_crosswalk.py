@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -7,9 +9,13 @@ from histofuse.data.crosswalk import (
     find_linked_splits,
     is_empty,
     read_crosswalk,
+    unite_cases,
 )
-from histofuse.data.splits import split_patients
-from histofuse.params.splits import PatientSplitParams
+from histofuse.data.splits import split_patches, split_patients
+from histofuse.params.base import load_section
+from histofuse.params.splits import ImageSplitParams, PatientSplitParams
+
+PROJECT_PARAMS = Path(__file__).parents[3] / "params.yaml"
 
 PATCHES = pd.DataFrame(
     {
@@ -46,10 +52,35 @@ def test_linked_patients_follow_their_tissue_and_the_others_are_split():
         assert splits.drop([7, 8, 9]).value_counts().loc[["validation", "test"]].tolist() == [9, 9]
 
 
-def test_every_case_needs_a_patient(tmp_path):
-    path = write(tmp_path, "case_id,subject_id\nCase_1,7\n")
-    with pytest.raises(InputError, match="no row for case 'Case_2'"):
+def test_cases_and_patients_without_partner_are_left_out(tmp_path):
+    text = "case_id,subject_id\nCase_1,7\nCase_2,777\nCase_9,8\n"
+    read = read_crosswalk(write(tmp_path, text), PATCHES, COHORT)
+    assert read.values.tolist() == [["Case_1", 7, 7]]
+
+
+@pytest.mark.parametrize("rows", ["", "Case_9,7\n", "Case_1,777\n"])
+def test_a_crosswalk_that_links_nobody_of_these_is_refused(tmp_path, rows):
+    path = write(tmp_path, f"case_id,subject_id\n{rows}")
+    with pytest.raises(InputError, match="rows links a case of the patches to a patient") as error:
         read_crosswalk(path, PATCHES, COHORT)
+    assert "such as 'Case_1'" in str(error.value)
+    assert "named such as 0" in str(error.value)
+
+
+def test_cases_of_one_patient_are_united_and_stay_together(tmp_path):
+    cases = [f"Case_{n}" for n in range(12)]
+    rows = "".join(f"{case},{n // 2}\n" for n, case in enumerate(cases[:10]))
+    united = unite_cases(write(tmp_path, f"case_id,subject_id\n{rows}"), cases)
+    pairs = {case: cases[n // 2 * 2] for n, case in enumerate(cases[:10])}
+    assert united == pairs | {"Case_10": "Case_10", "Case_11": "Case_11"}
+
+    index = pd.DataFrame({"case_id": cases * 4}).assign(label=["mitosis"] * 24 + ["tumour"] * 24)
+    index["frame_id"], index["patch_id"] = index["case_id"], index.index.astype(str)
+    params = load_section(ImageSplitParams, "splits.images", PROJECT_PARAMS)
+    for seed in range(5):
+        split = split_patches(index, params, seed, united).groupby("case_id")["split"].unique()
+        assert (split.map(len) == 1).all()
+        assert all((split[case] == split[first]).all() for case, first in pairs.items())
 
 
 @pytest.mark.parametrize(
@@ -103,8 +134,9 @@ def test_a_declared_table_is_linked_by_the_ids_that_it_has(tmp_path):
 
 
 def test_partners_are_counted_and_strangers_are_no_fault(tmp_path):
-    text = "case_id,subject_id\nCase_1,TCGA-A1\nCase_2,TCGA-X9\nCase_7,TCGA-B2\n"
-    partners = count_partners(write(tmp_path, text), PATCHES, SPELT)
+    text = "case_id,subject_id,hadm_id\nCase_1,TCGA-A1,a\nCase_2,TCGA-X9,\nCase_7,TCGA-B2,\n"
+    links = read_crosswalk(write(tmp_path, text), PATCHES, SPELT)
+    partners = count_partners(links, PATCHES, SPELT)
     assert str(partners) == (
         "1 of 3 cases have a patient of the cohort, 1 of 3 patients have tissue"
     )

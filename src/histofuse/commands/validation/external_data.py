@@ -116,6 +116,8 @@ class External:
         )
         linked = PairingParams.model_validate({"rule": "linked"})
         pairs = make_pairs(patches, join_targets(splits, cohort), linked, 0, crosswalk)
+        if alone := patches["case_id"].nunique() - pairs["case_id"].nunique():
+            self.notes.append(f"{alone} cases of tissue have no patient and are left out")
         write_table(pairs, root / "pairs" / f"{name_pairing(model)}.parquet", PAIRS)
 
     def screen(self, ranges: Mapping[str, Range]) -> None:

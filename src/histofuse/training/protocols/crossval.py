@@ -24,7 +24,7 @@ from histofuse.core.naming import name_fusion
 from histofuse.core.tables import read_table, write_table
 from histofuse.data import splits
 from histofuse.data.cohort import COHORT
-from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk
+from histofuse.data.crosswalk import find_linked_splits, is_empty, read_crosswalk, unite_cases
 from histofuse.data.patches import load_index
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
 from histofuse.features.embeddings import Embeddings, number_rows, write_embeddings
@@ -140,7 +140,9 @@ def name_run(chain: Chain, sources: Sources) -> str:
 
 def list_folds(chain: Chain, sources: Sources) -> range:
     """List the folds there are."""
-    return range(splits.count_folds(load_index(sources.patches), chain.crossval.folds))
+    index = load_index(sources.patches)
+    united = splits.unite(index, unite_cases(sources.crosswalk, index["case_id"]))
+    return range(splits.count_folds(united, chain.crossval.folds))
 
 
 # --- one fold -----------------------------------------------------------------------------------
@@ -181,9 +183,10 @@ def _run_chain(chain: Chain, sources: Sources, fold: int, folder: Path) -> None:
 
 
 def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
-    """Split patches by case, and patients, for one fold; linked patients follow their case."""
+    """Split patches by case, and patients, for one fold; linked patients follow their cases."""
     index, params = load_index(sources.patches), chain.crossval
-    count = splits.count_folds(index, params.folds)
+    same_patient = unite_cases(sources.crosswalk, index["case_id"])
+    count = splits.count_folds(splits.unite(index, same_patient), params.folds)
     split_params = ImageSplitParams(
         unit="case",
         validation_unit=params.validation_unit,
@@ -192,7 +195,7 @@ def split_fold(chain: Chain, sources: Sources, fold: int) -> None:
         validation_fold=0,
         classes_required=params.classes_required,
     )
-    patches = splits.split_patches(index, split_params, chain.seed)
+    patches = splits.split_patches(index, split_params, chain.seed, same_patient)
     cohort, linked = read_table(sources.cohort / "cohort.parquet", COHORT), None
     if not is_empty(sources.crosswalk):
         links = read_crosswalk(sources.crosswalk, patches, cohort)
