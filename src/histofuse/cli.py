@@ -1,7 +1,5 @@
 """The command line. Each command imports what it needs when it runs, so help is fast."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """``histofuse doctor``: checks the installation and suggests fixes. It changes nothing."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

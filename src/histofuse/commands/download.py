@@ -1,7 +1,5 @@
 """Downloads that resume after an interruption and are verified by checksum."""
 
-from __future__ import annotations
-
 import hashlib
 import lzma
 import shutil

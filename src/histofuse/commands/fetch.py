@@ -1,7 +1,5 @@
 """``histofuse fetch``: downloads, verifies and unpacks open data sets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``histofuse next``: the main results, and what to open next."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final

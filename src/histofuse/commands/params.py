@@ -1,7 +1,5 @@
 """Checks all of params.yaml, before the first stage and in ``histofuse doctor``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``histofuse promote`` and ``rollback``: put a version into production, or the previous one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from shlex import quote
 from typing import Final

@@ -1,7 +1,5 @@
 """``histofuse publish``, and the stage of that name: what DVC holds and MLflow does not."""
 
-from __future__ import annotations
-
 from histofuse.commands.ui import describe_page
 from histofuse.promotion.decision import Production
 from histofuse.reporting.report import find_documents

@@ -1,7 +1,5 @@
 """``histofuse registry`` and ``verify``: the registered versions, and whether they are intact."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 

@@ -1,7 +1,5 @@
 """``histofuse runs``: compare the published runs in the terminal."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

@@ -1,7 +1,5 @@
 """``histofuse serve``: a registered model behind a scoring server with limits."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

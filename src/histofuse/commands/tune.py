@@ -1,7 +1,5 @@
 """``histofuse tune``: run the stage of a study, with one or more workers."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

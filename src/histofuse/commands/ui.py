@@ -1,7 +1,5 @@
 """``histofuse ui``: MLflow's server on the project's store, for this machine only."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

@@ -1,7 +1,5 @@
 """Reading and writing files: atomic writes (a temporary name, then a rename), JSON, digests."""
 
-from __future__ import annotations
-
 import codecs
 import glob
 import hashlib

@@ -1,7 +1,5 @@
 """The area under the ROC curve: scikit-learn's, which takes half a second to import."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float, Shaped
 

@@ -3,8 +3,6 @@
 ``manifest.json`` lists the SHA-256 of each file. No file of a bundle is a pickle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

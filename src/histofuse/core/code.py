@@ -8,8 +8,6 @@ The stage ``code`` writes one list a stage, ``code_digests/<script>.txt``, on wh
 depends. A stage that DVC runs compares its list with the sources, see `CodeList`.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Moving tensors to a GPU without waiting for the copy."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Full disks: said in one line, before writing where the size is known."""
 
-from __future__ import annotations
-
 import errno
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Errors that name the file, the row or key, what was expected and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +44,7 @@ class InputError(HistofuseError):
         super().__init__(list_faults(self.faults))
 
     @staticmethod
-    def of(where: str | Path, problem: str, expected: str, remedy: str = "") -> InputError:
+    def of(where: str | Path, problem: str, expected: str, remedy: str = "") -> "InputError":
         """Make the error of one fault."""
         return InputError([Fault(where, problem, expected, remedy)])
 

@@ -1,7 +1,5 @@
 """Identifiers, by the field's own names, and what makes two spellings of one the same."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Names of models, classes, metrics and checks as people read them, and values with intervals."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Which files show single patients or few of them, and whether MLflow and the report may."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Final

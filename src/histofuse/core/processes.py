@@ -1,7 +1,5 @@
 """Descriptions of processes, from which another process can tell whether one has ended."""
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import multiprocessing

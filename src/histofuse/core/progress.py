@@ -1,7 +1,5 @@
 """What a stage shows while it runs: a progress bar, and a line for what it read and wrote."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Iterable

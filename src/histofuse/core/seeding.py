@@ -1,7 +1,5 @@
 """One seed in params.yaml, and independent streams derived from it by name."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Running a stage: its arguments, its errors, the check of its code, and how long it took."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

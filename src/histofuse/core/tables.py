@@ -1,7 +1,5 @@
 """Parquet tables with a checked column contract, which stages exchange, and CSV for people."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack

@@ -4,8 +4,6 @@ Each reader of cells takes text and returns null for a cell that is missing or c
 `judge` tells the two apart. Tables as published take the short way, a single cast.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

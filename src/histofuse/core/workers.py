@@ -1,7 +1,5 @@
 """One function over many jobs: in threads, in processes, or on a Dask cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -78,7 +76,7 @@ def _map_on_cluster(
             yield _take(futures.pop(), address)
 
 
-def _take(future: Future, address: str) -> Any:
+def _take(future: "Future", address: str) -> Any:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
@@ -95,7 +93,7 @@ def _take(future: Future, address: str) -> Any:
 
 
 @contextmanager
-def _connect(address: str) -> Iterator[Client]:
+def _connect(address: str) -> "Iterator[Client]":
     where = f"engine {address}"
     try:
         from distributed import Client

@@ -1,7 +1,5 @@
 """Cut windows around nuclei out of frames and slides, and stream them into shards."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -187,7 +185,7 @@ class _Job:
     x_px: Coordinates
     y_px: Coordinates
 
-    def take(self, points: NDArray[np.intp] | slice) -> _Job:
+    def take(self, points: NDArray[np.intp] | slice) -> "_Job":
         """Take some of the points, in the order given."""
         places, x_px, y_px = self.places[points], self.x_px[points], self.y_px[points]
         return _Job(self.path, self.factor, places, x_px, y_px)

@@ -1,7 +1,5 @@
 """Nuclei without training: dark spots of haematoxylin."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np

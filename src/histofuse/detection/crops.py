@@ -1,7 +1,5 @@
 """Crops of training frames, changed at random, and what the network shall answer for them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -45,7 +43,7 @@ class DottedFrame:
     dots: Float32[np.ndarray, "n 2"]
     labels: Int64[np.ndarray, " n"]
 
-    def mirror_borders(self, margin_px: int) -> DottedFrame:
+    def mirror_borders(self, margin_px: int) -> "DottedFrame":
         """Widen by a mirror image of what lies within the borders, dots included."""
         height, width, _ = self.pixels.shape
         pad = [(margin_px, margin_px)] * 2 + [(0, 0)]
@@ -59,7 +57,7 @@ class DottedFrame:
         near = ((dots > -margin_px) & (dots < np.array([width, height]) + margin_px)).all(1)
         return DottedFrame(pixels, (dots[near] + margin_px).astype(np.float32), labels[near])
 
-    def fill_up(self, side_px: int) -> DottedFrame:
+    def fill_up(self, side_px: int) -> "DottedFrame":
         """Add blank pixels at the right and below, up to a side."""
         height, width, _ = self.pixels.shape
         pad = [(0, max(0, side_px - height)), (0, max(0, side_px - width)), (0, 0)]

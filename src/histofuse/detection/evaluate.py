@@ -1,7 +1,5 @@
 """The whole chain on test frames: nuclei found, then classified, against the baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

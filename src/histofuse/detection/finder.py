@@ -1,7 +1,5 @@
 """Nuclei of an image of any size, by a trained detector."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -56,7 +54,7 @@ class NucleusFinder:
         self.mpp = network.spec.mpp
 
     @classmethod
-    def load(cls, bundle: Path) -> NucleusFinder:
+    def load(cls, bundle: Path) -> "NucleusFinder":
         """Load the detector of a bundle.
 
         Raises:

@@ -1,7 +1,5 @@
 """Frames with dots and splits, at the resolution of patches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

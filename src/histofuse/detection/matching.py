@@ -1,7 +1,5 @@
 """Found nuclei against dots, one to one."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment

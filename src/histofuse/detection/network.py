@@ -5,8 +5,6 @@ Source: Lin et al., CVPR 2017 (feature pyramid); Zhou et al. 2019 (a heat map of
 al., CVPR 2016 (the map is twice as fine as the finest stage, by rearranging channels).
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """A heat map -> places of nuclei."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

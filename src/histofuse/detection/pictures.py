@@ -1,7 +1,5 @@
 """A frame with what was found on it, against its dots."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

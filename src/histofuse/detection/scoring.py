@@ -4,8 +4,6 @@ Found nuclei are paired with dots one to one within a radius. A nucleus found wh
 as false, also where the dots are not exhaustive: precision is then a lower bound.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Training a detector: random crops, a heat map of the dots, averaged weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final

@@ -1,7 +1,5 @@
 """Palette, style, margins and footer of figures, and how figures are saved."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mitoses of a slide: hot spot, interval from measured errors, and Nottingham's score."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal

@@ -3,8 +3,6 @@
 Unlike attention this can be asked of every method.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

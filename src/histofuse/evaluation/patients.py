@@ -1,7 +1,5 @@
 """Methods of fusion at patient level, measured on the same resamples of the same patients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final

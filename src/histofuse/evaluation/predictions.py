@@ -1,7 +1,5 @@
 """The predictions of a bundle, in one form for every kind of model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -91,11 +89,11 @@ class Predictions:
         present = set(self.split)
         return [s for s in SPLITS if s in present]
 
-    def of(self, split: str) -> Predictions:
+    def of(self, split: str) -> "Predictions":
         """Take the rows of one split."""
         return self.take(np.flatnonzero(self.split == split))
 
-    def take(self, rows: Int[np.ndarray, " m"]) -> Predictions:
+    def take(self, rows: Int[np.ndarray, " m"]) -> "Predictions":
         """Take rows by position, in the order given."""
         columns = {name: getattr(self, name) for name in _list_columns()}
         return replace(self, **{n: None if c is None else c[rows] for n, c in columns.items()})

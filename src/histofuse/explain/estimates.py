@@ -1,7 +1,5 @@
 """Faithfulness scores: value, interval, direction and concern."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +35,7 @@ class Measure:
     concern: str = ""
     exact: bool = False
 
-    def find_outcome(self, estimate: Estimate, fewest_groups: int) -> Outcome:
+    def find_outcome(self, estimate: "Estimate", fewest_groups: int) -> Outcome:
         """Tell on which side of its limit a score lies by its interval; empty without a limit."""
         if estimate.value is None or self.limit is None:
             return ""
@@ -48,7 +46,7 @@ class Measure:
             return "inconclusive"
         return "good" if (side == "above") == (self.better == "higher") else "concern"
 
-    def find_concern(self, estimate: Estimate, fewest_groups: int) -> str:
+    def find_concern(self, estimate: "Estimate", fewest_groups: int) -> str:
         """Describe the concern about a score; empty where its value is on the good side."""
         if estimate.value is None or self.limit is None:
             return ""

@@ -1,7 +1,5 @@
 """Which rows are explained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -9,8 +9,6 @@ A null or NaN always means "missing"; infinity is refused. Categories are normal
 (`features.categories`); one never seen in train is encoded as all zeros.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -218,7 +216,7 @@ class Encoder:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Encoder:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Encoder":
         """Read what `to_dict` wrote; InputError if of another format or at odds with itself."""
         if values.get("format") != FORMAT or values["age_bands_years"] != list(AGE_BANDS_YEARS):
             problem = f"format {values.get('format')!r}, age bands {values.get('age_bands_years')}"

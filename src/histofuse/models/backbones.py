@@ -5,8 +5,6 @@ bare name is looked up in that order. To add one, enter a module that maps (batc
 (batch, width) in `OWN`: training, freezing, maps and serving then take it by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a section of params names as an encoder, resolved to what a bundle can rebuild offline."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

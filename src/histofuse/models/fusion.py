@@ -1,7 +1,5 @@
 """Intermediate fusion: embeddings of two frozen encoders, joined, then two layers."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

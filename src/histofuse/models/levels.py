@@ -1,7 +1,5 @@
 """Backbones whose embedding is pooled from maps of several stages, or from tokens."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 

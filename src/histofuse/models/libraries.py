@@ -3,8 +3,6 @@
 Either takes seconds to import, so neither is unless a model needs it.
 """
 
-from __future__ import annotations
-
 import difflib
 import sys
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Multilayer perceptron on encoded health records, whose last hidden layer is the embedding."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Iterator
@@ -37,7 +35,7 @@ class Mlp(nn.Module):
         """Compute the raw outputs: one logit, or one per class."""
         return self.output(self.embed(x))
 
-    def copy_trainable(self) -> Mlp:
+    def copy_trainable(self) -> "Mlp":
         """Copy the network at inference, with gradients: for explainers that hook into layers."""
         return copy.deepcopy(self).eval().requires_grad_(True)
 

@@ -4,8 +4,6 @@ Either holds timm's ``config.json`` and a file of weights. A hub's files are nam
 and weights by their SHA-256, so that nothing changes beneath a run.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Source: paper 3.1 (32-64-128 channels, 3 x 3 convolutions with padding 1, ReLU, 
 8192 -> 256, ReLU, dropout 0.5, 256 -> 3; about 2.2 million parameters at 64 x 64).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import OrderedDict
 

@@ -1,7 +1,5 @@
 """Stages of a backbone, from shallow to deep: what is unfrozen together, and what is explained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -138,7 +136,7 @@ def _has_weights(modules: list[nn.Module]) -> bool:
 # --- freezing -----------------------------------------------------------------------------------
 
 
-def freeze_backbone(model: ImageModel, unfrozen: int) -> None:
+def freeze_backbone(model: "ImageModel", unfrozen: int) -> None:
     """Train the head and the deepest `unfrozen` stages of the backbone; freeze the others.
 
     A frozen stage has no gradients, and its batch norms keep their running statistics.
@@ -180,7 +178,7 @@ def recording_outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str
         yield outputs
 
 
-def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
+def choose_gradcam_layer(model: "ImageModel", minimum_map_px: int) -> MapLayer:
     """Choose the deepest stage whose maps are fine enough to locate something; sets eval mode.
 
     At small inputs the last stage is too coarse: ResNet-18 at 64 px ends in 2 x 2. The last block
@@ -204,7 +202,7 @@ def choose_gradcam_layer(model: ImageModel, minimum_map_px: int) -> MapLayer:
     raise InputError.of(where, problem, expected, remedy)
 
 
-def measure_maps(model: ImageModel) -> list[MapLayer]:
+def measure_maps(model: "ImageModel") -> list[MapLayer]:
     """Measure the maps of the stages, from shallow to deep, that the embedding depends on."""
     backbone, side = model.eval().backbone, model.spec.input_px
     layers, image = find_map_layers(backbone, side), _make_image(backbone, side)

@@ -1,7 +1,5 @@
 """Standardises embeddings, or reduces them to principal components, learnt from training rows."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

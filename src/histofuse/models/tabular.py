@@ -1,7 +1,5 @@
 """Tabular models as bundles hold them: encoded rows -> logits, whatever is behind."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -70,7 +68,7 @@ class TreesModel:
     """Gradient boosting."""
 
     features: list[str]
-    trees: BoostedTrees
+    trees: "BoostedTrees"
 
     def logits(self, rows: Rows) -> Float64[np.ndarray, " n"]:
         """Compute the log-odds of the positive class, not calibrated."""
@@ -82,7 +80,7 @@ class XgboostModel:
     """XGBoost; rows may hold NaN."""
 
     features: list[str]
-    booster: xgboost.Booster
+    booster: "xgboost.Booster"
 
     def logits(self, rows: Rows) -> Float32[np.ndarray, " n"]:
         """Compute the log-odds of the positive class, not calibrated."""
@@ -97,7 +95,7 @@ class MlpModel:
     """Multilayer perceptron at inference."""
 
     features: list[str]
-    network: Mlp
+    network: "Mlp"
 
     def logits(self, rows: Rows) -> Float32[np.ndarray, " n"]:
         """Compute the log-odds of the positive class, not calibrated."""

@@ -1,7 +1,5 @@
 """Weights a backbone starts from: a safetensors file whose keys must fit, or a download."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading params.yaml: frozen, strict sections without defaults in code."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache

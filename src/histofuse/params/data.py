@@ -1,7 +1,5 @@
 """Sections ``data`` and ``classes``: the folders of the data sets, and the classes of nuclei."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -51,7 +49,7 @@ class DataParams(Section):
             )
         return class_names
 
-    def map_names(self, classes: ClassesParams) -> dict[str, str]:
+    def map_names(self, classes: "ClassesParams") -> dict[str, str]:
         """Map each name of a class, as `fold_name` has it, to the class."""
         own = {fold_name(name): name for name in classes.names}
         return own | {fold_name(n): c for c, names in self.class_names.items() for n in names}
@@ -93,7 +91,7 @@ class ClassesParams(SectionOf[dict[ClassName, list[str]]]):
         return {KEY_ALIASES.get(key, key): name for name, keys in self.root.items() for key in keys}
 
     @model_validator(mode="after")
-    def _check_keys(self) -> ClassesParams:
+    def _check_keys(self) -> "ClassesParams":
         if len(self.root) < 2:
             raise ValueError("at least two classes")
         if empty := [name for name, keys in self.root.items() if not keys]:

@@ -1,7 +1,5 @@
 """Choices every classifier shares: how logits become probabilities, and probabilities classes."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import AfterValidator, Field

@@ -1,7 +1,5 @@
 """Section ``detector``: the network that finds nuclei in whole frames."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

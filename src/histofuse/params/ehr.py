@@ -1,7 +1,5 @@
 """Sections ``cohort``, ``ehr_features`` and ``encoding``: the health record side."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

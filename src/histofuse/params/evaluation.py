@@ -1,7 +1,5 @@
 """Sections ``evaluation`` and ``assessment``: what tables and figures show."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -38,7 +36,7 @@ class ThresholdRange(Section):
     step: InnerShare
 
     @model_validator(mode="after")
-    def _check_order(self) -> ThresholdRange:
+    def _check_order(self) -> "ThresholdRange":
         if self.high < self.low + self.step:
             raise ValueError("high at least one step above low")
         return self
@@ -58,7 +56,7 @@ class AssessmentParams(Section):
     fewest_in_subgroup: Several
 
     @model_validator(mode="after")
-    def _check_bands(self) -> AssessmentParams:
+    def _check_bands(self) -> "AssessmentParams":
         if sorted(set(self.age_bands_years)) != self.age_bands_years:
             raise ValueError("age_bands_years rising from one to the next")
         return self

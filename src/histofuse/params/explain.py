@@ -1,7 +1,5 @@
 """Section ``explain``: sizes of the explanations and of their tests, and how maps are chosen."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

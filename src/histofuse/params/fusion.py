@@ -3,8 +3,6 @@
 Source: paper 3.3 and Appendix B.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -3,8 +3,6 @@
 Source: paper 3.1 and Appendix B.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -71,7 +69,7 @@ class AugmentationParams(Section):
     stain_shift: BelowOne
 
     @model_validator(mode="after")
-    def _check(self) -> AugmentationParams:
+    def _check(self) -> "AugmentationParams":
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale from the least to the largest, found {self.scale}")
         return self

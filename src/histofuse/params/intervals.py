@@ -1,7 +1,5 @@
 """Section ``intervals``: confidence intervals of reported metrics."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

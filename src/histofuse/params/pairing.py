@@ -4,8 +4,6 @@ Source: paper 3.3 ("batching was aligned by patient identifiers wherever possibl
 paired at the patient level ... simulating rather than directly implementing").
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Section ``patches``: the window cut out around each nucleus."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

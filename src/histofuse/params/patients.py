@@ -1,7 +1,5 @@
 """Section ``patients.<name>``: one method of fusion at patient level; ``kind`` says which."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

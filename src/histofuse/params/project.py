@@ -1,7 +1,5 @@
 """All of params.yaml at once: every section, and the names that one section takes from another."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Sections ``promotion``, ``controls`` and ``alarms``: what a model must show before it is used."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Final, Literal
 

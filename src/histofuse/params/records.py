@@ -4,8 +4,6 @@ What it does not name is refused, or left out by name. Names of columns are comp
 to case.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +57,7 @@ class Numeric(Feature):
     high: float
 
     @model_validator(mode="after")
-    def _check(self) -> Numeric:
+    def _check(self) -> "Numeric":
         if self.low >= self.high:
             raise ValueError("low must lie below high")
         return self
@@ -174,7 +172,7 @@ class Declaration(Section):
         return {column.lower(): words for column, words in known.items()}
 
     @model_validator(mode="after")
-    def _check(self) -> Declaration:
+    def _check(self) -> "Declaration":
         kinds = (self.numeric, self.ordinal, self.categorical, self.dates)
         names = Counter(name for kind in kinds for name in kind)
         if not names:

@@ -1,7 +1,5 @@
 """Section ``simulation``: the size and content of the simulated data sets."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -22,7 +20,7 @@ class HistologySimulationParams(Section):
     non_tumour_fraction: Share  # share of non-tumour nuclei among them
 
     @model_validator(mode="after")
-    def _leave_room_for_tumour(self) -> HistologySimulationParams:
+    def _leave_room_for_tumour(self) -> "HistologySimulationParams":
         if self.mitosis_fraction + self.non_tumour_fraction > 1:
             raise ValueError("mitosis_fraction + non_tumour_fraction of at most 1")
         return self
@@ -55,7 +53,7 @@ class LinkedSimulationParams(Section):
     record_own: Annotated[float, Field(ge=0, le=10)]
 
     @model_validator(mode="after")
-    def _leave_room_for_test(self) -> LinkedSimulationParams:
+    def _leave_room_for_test(self) -> "LinkedSimulationParams":
         if self.train + self.validation >= 1:
             raise ValueError("train + validation below 1, which leaves a test split")
         return self

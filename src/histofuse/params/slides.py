@@ -1,7 +1,5 @@
 """Section ``slides``: whole slides in ``histofuse predict``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

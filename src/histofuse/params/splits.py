@@ -1,7 +1,5 @@
 """Sections ``splits.images`` and ``splits.patients``."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import model_validator
@@ -22,7 +20,7 @@ class ImageSplitParams(Section):
     classes_required: list[str]
 
     @model_validator(mode="after")
-    def _check(self) -> ImageSplitParams:
+    def _check(self) -> "ImageSplitParams":
         if max(self.test_fold, self.validation_fold) >= self.folds:
             raise ValueError(f"test_fold and validation_fold count from 0 to {self.folds - 1}")
         order = ("case", "frame", "patch")
@@ -39,7 +37,7 @@ class PatientSplitParams(Section):
     test: InnerShare
 
     @model_validator(mode="after")
-    def _check(self) -> PatientSplitParams:
+    def _check(self) -> "PatientSplitParams":
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train, validation and test add up to {total:g}, not to 1")

@@ -3,8 +3,6 @@
 Source: paper 3.2 and Appendix B.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -66,7 +64,7 @@ class MlpParams(ClassifierSection):
     imbalance: Literal["none", "class_weights", "balanced_sampling"]
 
     @model_validator(mode="after")
-    def _warm_up_ends(self) -> MlpParams:
+    def _warm_up_ends(self) -> "MlpParams":
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs below epochs ({self.epochs})")
         return self

@@ -1,7 +1,5 @@
 """Section ``tune.<study>``: a study's search space, and how tuned values reach a model."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,7 +26,7 @@ class ClassifierSection(Section):
 
 class _Range(Section):
     @model_validator(mode="after")
-    def _check(self) -> _Range:
+    def _check(self) -> "_Range":
         low, high, log = (getattr(self, name) for name in ("low", "high", "log"))
         if low >= high:
             raise ValueError(f"low below high, found {low} and {high}")
@@ -62,7 +60,7 @@ class Choice(Section):
     of: Annotated[list[Any], Field(min_length=2)]
 
     @model_validator(mode="after")
-    def _check(self) -> Choice:
+    def _check(self) -> "Choice":
         if any(value in self.of[:n] for n, value in enumerate(self.of)):
             raise ValueError(f"values that differ, found {self.of}")
         return self
@@ -86,7 +84,7 @@ class StudyStorage(SectionOf[Text]):
     """Section ``study_storage``: a journal file, or any URL that Optuna takes."""
 
     @model_validator(mode="after")
-    def _check(self) -> StudyStorage:
+    def _check(self) -> "StudyStorage":
         if re.search(r"//[^/@]*:[^/@]*@", self.root):
             raise ValueError("a URL without a password: put that in ~/.pgpass or PGPASSWORD")
         return self

@@ -9,8 +9,6 @@ promotion, rollback or ``publish`` completes it. Until then alias and stage may 
 An alias moved by hand in MLflow counts: the version it points to is in production.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -89,7 +87,7 @@ class Record:
         return to_json(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
+    def from_json(cls, text: str) -> "Record":
         """Read what `to_json` rendered."""
         values = parse_json(text)
         entry, grounds = Entry(**values.pop("entry")), Grounds(**values.pop("grounds"))

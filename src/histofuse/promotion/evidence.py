@@ -3,8 +3,6 @@
 Everything is read from the registry, as it would be served. The copy in ``models/`` is not used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

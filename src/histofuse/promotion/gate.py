@@ -4,8 +4,6 @@ Leaks and implausible scores are the business of the alarm checks (`evaluation.a
 refuses a version that raises an alarm, or whose alarm checks were not made.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """A metric and its conservative value, which is compared with a limit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

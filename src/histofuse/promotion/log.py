@@ -4,8 +4,6 @@ A registry can be rebuilt from the data in DVC, but decisions cannot: ``publish`
 aliases of a new registry from this file. Lines are only added, and git merges them line by line.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

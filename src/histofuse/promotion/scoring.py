@@ -4,8 +4,6 @@ Two versions are only comparable on the same rows, and the predictions in their 
 different ones. So each predicts again, a few hundred rows at a time, in the order of their keys.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

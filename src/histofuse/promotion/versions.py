@@ -1,7 +1,5 @@
 """Choosing the registered version to promote, and finding the one in production."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The blocks that chapters consist of; the template renders each kind and escapes its text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,7 +170,7 @@ class Fold(_Element):
     """Detail shown on demand, and always in print."""
 
     title: str
-    blocks: Sequence[Block]
+    blocks: "Sequence[Block]"
 
 
 Block = Prose | Bullets | Note | Grid | Figure | Gallery | Forest | Terms | Heading | Fold

@@ -3,8 +3,6 @@
 Source: Gebru et al., Datasheets for Datasets, CACM 2021;64(12), for the questions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal

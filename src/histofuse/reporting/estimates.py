@@ -1,7 +1,5 @@
 """Measurements for the paper's claims."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """The page of a validation on another data set."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """The figures of a run, each with alternative text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final

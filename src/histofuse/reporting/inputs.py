@@ -1,7 +1,5 @@
 """The artifacts of a run that the report reads."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass

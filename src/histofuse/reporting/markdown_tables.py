@@ -1,7 +1,5 @@
 """Markdown tables written by the stages, parsed for the page."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Provenance of the page: git, ``dvc.lock``, packages. None of it may enter a DVC output."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """Chapters -> one self-contained HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final

@@ -3,8 +3,6 @@
 Source: paper.txt, Tables 1 to 3, Figures 3 and 6, sections 3.1, 4 and 5.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pictures embedded in the page, re-encoded if they are large."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io
@@ -79,7 +77,7 @@ def _shrink(data: bytes, *, photographic: bool) -> bytes:
     return _encode(picture, photographic=photographic)
 
 
-def _encode(picture: Image.Image, *, photographic: bool) -> bytes:
+def _encode(picture: "Image.Image", *, photographic: bool) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()

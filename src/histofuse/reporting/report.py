@@ -1,7 +1,5 @@
 """All chapters -> ``reports/index.html``, and the documents attached to a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

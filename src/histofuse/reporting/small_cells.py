@@ -1,7 +1,5 @@
 """Counts of few patients, hidden if the data are under a data use agreement."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -4,8 +4,6 @@ Source: Collins et al., BMJ 2024;385:e078378: 27 items, 52 with their parts, par
 `tripod.json`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables of patients, and the record of each case of tissue."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

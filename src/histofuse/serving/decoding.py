@@ -1,7 +1,5 @@
 """Patches as clients send them -> uint8 arrays as the pipeline stores them."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterator

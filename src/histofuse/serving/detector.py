@@ -1,7 +1,5 @@
 """Nuclei of whole frames, as a registered model answers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -27,7 +25,7 @@ class DetectorPredictor(Predictor):
     """Frames -> places and scores of their nuclei, a list each."""
 
     @cached_property
-    def finder(self) -> NucleusFinder:
+    def finder(self) -> "NucleusFinder":
         """The detector, on the GPU where there is one."""
         from histofuse.detection.finder import NucleusFinder
 

@@ -1,7 +1,5 @@
 """Explanations as columns of an answer: maps as PNG, SHAP values by raw feature."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

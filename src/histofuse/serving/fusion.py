@@ -1,7 +1,5 @@
 """Predictions from patches and their patients' records."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,14 +58,14 @@ class FusionPredictor(Predictor):
         return self.image.sources | self.patient.sources
 
     @cached_property
-    def model(self) -> FusionModel:
+    def model(self) -> "FusionModel":
         """The fusion head."""
         from histofuse.models.fusion import load_fusion_model
 
         return load_fusion_model(self.bundle)
 
     @cached_property
-    def mapper(self) -> Mapper:
+    def mapper(self) -> "Mapper":
         """What computes maps through the fusion head."""
         from histofuse.explain.maps.mappers import map_through_fusion
 

@@ -3,8 +3,6 @@
 docs/serving.md describes inputs and answers.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 def open_predictor(
     path: Path, encoders: Path | None = None
-) -> ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor | DetectorPredictor:
+) -> "ImagePredictor | TabularPredictor | FusionPredictor | PatientPredictor | DetectorPredictor":
     """Open a bundle for prediction; without `load`, the first prediction loads the weights.
 
     The folder of its frozen encoders holds the bundles ``image`` and, of fusion, ``patient``; if

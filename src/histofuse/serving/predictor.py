@@ -1,7 +1,5 @@
 """What all predictors share: logits become calibrated probabilities and decided classes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress

@@ -1,7 +1,5 @@
 """Raw features as clients send them, checked against the encoder's columns."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Predictions from health records."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,7 +51,7 @@ class TabularPredictor(RecordPredictor):
     """Health records -> the target."""
 
     @cached_property
-    def model(self) -> AnyTabularModel:
+    def model(self) -> "AnyTabularModel":
         """The fitted model."""
         from histofuse.models.tabular import load_tabular_model
 

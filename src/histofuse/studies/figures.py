@@ -1,7 +1,5 @@
 """Figures of a study: its history, importance of the params, and good values of each."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ separated by spaces).
 It holds no times or workers: the same trials give the same bytes.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Running a study to its end, in this process or with worker processes."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

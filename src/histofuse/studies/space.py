@@ -1,7 +1,5 @@
 """The search space as Optuna takes it: lists and mappings, which it cannot store, as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-def to_distribution(span: Range) -> BaseDistribution:
+def to_distribution(span: Range) -> "BaseDistribution":
     """Turn a range of params.yaml into a distribution."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

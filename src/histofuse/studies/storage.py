@@ -1,7 +1,5 @@
 """Where studies are stored: a journal file, or a database that Optuna knows."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import time
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 OPENING_ATTEMPTS: Final = 4
 
 
-def open_storage(storage: str) -> optuna.storages.BaseStorage:
+def open_storage(storage: str) -> "optuna.storages.BaseStorage":
     """Open a journal file, created if it does not exist, or the database of a URL."""
     import optuna
 
@@ -31,7 +29,7 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(JournalFileBackend(storage, lock_obj=_make_lock(storage)))
 
 
-def _open_database(url: str) -> optuna.storages.BaseStorage:
+def _open_database(url: str) -> "optuna.storages.BaseStorage":
     """Open a database and create its tables; other processes may do so at the same time."""
     import optuna
     from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -46,7 +44,7 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
     raise AssertionError
 
 
-def _make_lock(journal: str) -> JournalFileOpenLock:
+def _make_lock(journal: str) -> "JournalFileOpenLock":
     """Create the lock of a journal whose writers may be killed, even while they write.
 
     A lock that a killed process left is broken after the grace period; Optuna's default lock on a

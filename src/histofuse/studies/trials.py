@@ -1,7 +1,5 @@
 """The parts of a study that those who run, show or record it share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

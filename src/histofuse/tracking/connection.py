@@ -3,8 +3,6 @@
 MLflow takes seconds to import, so it is imported with the first call that needs its client.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -134,7 +132,7 @@ class Connection:
             lock.release()
 
     @cached_property
-    def client(self) -> MlflowClient:
+    def client(self) -> "MlflowClient":
         """MLflow's client, which raises `MlflowError`; a local database is created first."""
         with self.explaining():
             mlflow = import_mlflow()
@@ -187,7 +185,7 @@ class _Explained:
     """MLflow's client, each call of which is made within `Connection.explaining`."""
 
     def __init__(
-        self, client: MlflowClient, explaining: Callable[[], AbstractContextManager[None]]
+        self, client: "MlflowClient", explaining: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self._client, self._explaining = client, explaining
 

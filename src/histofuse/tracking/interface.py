@@ -4,8 +4,6 @@ docs/serving.md describes them. The example shows no real patient: medians and m
 and noise for a patch.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping

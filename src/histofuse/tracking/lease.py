@@ -7,8 +7,6 @@ when it has not been renewed for `STALE_SECONDS`, or by the server's clock after
 A holder that pauses for longer than that checks the lock again before it decides.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping

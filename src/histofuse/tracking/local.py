@@ -4,8 +4,6 @@ MLflow takes seconds to import, and ``publish`` runs with every ``dvc repro``. A
 artifacts, which MLflow stores as absolute paths, are corrected after a checkout was moved.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator

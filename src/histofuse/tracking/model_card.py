@@ -1,7 +1,5 @@
 """The model card: what a registered model is, how it did, and what it must not be used for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

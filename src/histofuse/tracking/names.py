@@ -1,7 +1,5 @@
 """Names in MLflow: experiments, tags, registered models, params and curves."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A fusion model contains its frozen encoders, so that serving it needs neither th
 project's folder; their digests are in the model's config.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from importlib import metadata

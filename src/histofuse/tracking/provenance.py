@@ -1,7 +1,5 @@
 """The origin of a model, read from git and ``dvc.lock``."""
 
-from __future__ import annotations
-
 import subprocess
 from dataclasses import dataclass
 from functools import cache

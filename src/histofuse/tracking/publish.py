@@ -5,8 +5,6 @@ run carries a digest of all that was logged to it, set last. Publishing that was
 completed the next time, and where nothing is new, nothing is written.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import shutil
@@ -233,7 +231,9 @@ def _write(
     store.log_batch(run_id, tags=tags)
 
 
-def _describe_difference(p: Publication, run: Run, params: Mapping[str, str], store: Store) -> str:
+def _describe_difference(
+    p: Publication, run: "Run", params: Mapping[str, str], store: Store
+) -> str:
     """Describe in what a run differs from the one of this model before it; empty of the first.
 
     That of a registered run stays: "epochs 12".
@@ -264,7 +264,7 @@ def _describe_provenance(
     return of_stage | {k: v for k, v in of_sources.items() if k not in known}
 
 
-def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
+def _adopt_run(p: Publication, store: Store, registered: Version | None) -> "Run":
     """Find the run of the registered version, or the one that training began, or create one."""
     runs = store.find_runs(names.DIGEST_TAG, p.bundle.digest)
     behind = [run for run in runs if registered and run.info.run_id == registered.run_id]
@@ -274,7 +274,9 @@ def _adopt_run(p: Publication, store: Store, registered: Version | None) -> Run:
     return store.create_run(p.bundle.name, tags)
 
 
-def _find_new_curves(p: Publication, store: Store, run: Run) -> list[tuple[int, dict[str, float]]]:
+def _find_new_curves(
+    p: Publication, store: Store, run: "Run"
+) -> list[tuple[int, dict[str, float]]]:
     """Read the curves from history.csv, without what training logged live."""
     rows = read_curves(p.bundle)
     known, run_id = run.data.metrics, run.info.run_id

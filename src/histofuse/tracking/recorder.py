@@ -1,7 +1,5 @@
 """The recorder of a training: live curves in MLflow; its errors do not stop the training."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +24,7 @@ FLUSH_SECONDS: Final = 2.0
 @contextmanager
 def open_recorder(
     run_name: str, live_after_seconds: float = LIVE_AFTER_SECONDS
-) -> Iterator[MlflowRecorder]:
+) -> "Iterator[MlflowRecorder]":
     """Record a training as one run of MLflow.
 
     The run appears once the training has lasted `live_after_seconds`. If the store fails later, the

@@ -1,7 +1,5 @@
 """Registered models by name, address and digest, for training and serving."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import dataclass

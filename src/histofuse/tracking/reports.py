@@ -4,8 +4,6 @@ A report names the digest of each bundle it is of. After a bundle was trained ag
 disk may still be of the one before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple

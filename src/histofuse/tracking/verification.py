@@ -4,8 +4,6 @@ Tags of the version record the digest of its bundle and that of all its files. W
 holds is compared with them before anything of it is read, and no code of it is run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What MLflow's pages show of an experiment: a description, and the table of runs to open first."""
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +35,7 @@ def name_view(experiment_id: str) -> str:
     return f"/#/experiments/{experiment_id}/runs?{query}"
 
 
-def describe_experiment(client: MlflowClient, experiment: Experiment) -> None:
+def describe_experiment(client: "MlflowClient", experiment: "Experiment") -> None:
     """Give an experiment its description and view, unless it has them.
 
     The view is one that MLflow's page itself would save under "share". Read by MLflow 3.17.

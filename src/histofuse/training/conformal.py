@@ -12,8 +12,6 @@ Levels; Romano, Sesia & Candès 2020, Classification with Valid and Adaptive Cov
 Conditional Validity of Inductive Conformal Predictors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal

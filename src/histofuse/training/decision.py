@@ -1,7 +1,5 @@
 """A decision: logits -> calibrated probabilities -> classes, both steps fitted on validation."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -8,8 +8,6 @@ Sources: Lee et al. 2018, A Simple Unified Framework for Detecting Out-of-Distri
 Tipping & Bishop 1999, Probabilistic Principal Component Analysis, for the covariance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training and using image networks. Source: paper 3.1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -247,7 +245,7 @@ class _Trained(NamedTuple):
     """A network's history, its outputs for all patches, and what ``config.json`` says of it."""
 
     result: FitResult
-    outputs: Outputs
+    outputs: "Outputs"
     learnt: dict[str, Any]
 
 

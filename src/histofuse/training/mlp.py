@@ -1,7 +1,5 @@
 """The multilayer perceptron's recipe for the shared training loop."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

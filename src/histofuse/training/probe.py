@@ -1,7 +1,5 @@
 """A linear head on frozen features of an image network, solved to its optimum."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What a training run reports: params first, metrics as they come, the bundle last."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable

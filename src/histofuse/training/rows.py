@@ -1,7 +1,5 @@
 """Encoded health records as training takes them, and the few scores that training watches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -36,7 +34,7 @@ class LabelledRows:
     def __len__(self) -> int:
         return len(self.target)
 
-    def take(self, index: np.ndarray) -> LabelledRows:
+    def take(self, index: np.ndarray) -> "LabelledRows":
         """Take some of the rows."""
         weight = None if self.weight is None else self.weight[index]
         return LabelledRows(self.x[index], self.target[index], self.subjects[index], weight)

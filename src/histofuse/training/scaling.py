@@ -8,8 +8,6 @@ Sources: Guo et al. 2017, On Calibration of Modern Neural Networks (temperature)
 (temperature with biases).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast

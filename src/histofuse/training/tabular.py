@@ -3,8 +3,6 @@
 Fitted on the training rows, calibrated on the validation rows; the test rows are only predicted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ where both have their optimum if probabilities are true.
 Source: paper 3.2 (Youden's J or a precision target; balanced for XGBoost).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -63,7 +61,7 @@ class Thresholds:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Thresholds:
+    def from_dict(cls, values: dict[str, Any]) -> "Thresholds":
         """Read what `to_dict` rendered."""
         fitted_on = FittedOn.from_dict(values["fitted_on"])
         sets = tuple(values.get("sets", {}).get("limits", ()))

@@ -6,8 +6,6 @@ an assistant that runs commands. Here users may do only what is listed below, an
 server's alone. MLflow then checks its own permissions.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import TYPE_CHECKING, Final
@@ -56,7 +54,7 @@ _PROMPTS: Final = ("runs", "create-promptlab-run")
 _NEW_EXPERIMENT: Final = ("experiments", "create")
 
 
-def authorize() -> Authorization | Response:
+def authorize() -> "Authorization | Response":
     """Authenticate a request, and refuse what its user may not do; MLflow calls this."""
     from flask import Response, g, request
     from mlflow.server import auth
@@ -103,7 +101,7 @@ def _names_location() -> bool:
     return bool(_get_request_message(CreateExperiment()).artifact_location)
 
 
-def _refuse(status: int, code: str, message: str) -> Response:
+def _refuse(status: int, code: str, message: str) -> "Response":
     from flask import Response
 
     body = json.dumps({"error_code": code, "message": message})

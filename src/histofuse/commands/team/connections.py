@@ -1,7 +1,5 @@
 """How the team server listens: MLflow itself sets no limits, and waits before small answers."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import socket

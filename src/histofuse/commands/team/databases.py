@@ -1,7 +1,5 @@
 """The team server's database: whether it answers, and what an older version left behind."""
 
-from __future__ import annotations
-
 import getpass
 import json
 from contextlib import suppress

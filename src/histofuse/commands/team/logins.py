@@ -1,7 +1,5 @@
 """Logins to the team server: as slow for unknown users, and paused after repeated failures."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import secrets
@@ -61,7 +59,7 @@ def _digest(name: str) -> bytes:
 _attempts = Attempts()
 
 
-def authenticate() -> Authorization | Response:
+def authenticate() -> "Authorization | Response":
     """Authenticate a request by its name and password, as MLflow does."""
     from flask import Response, request
     from mlflow.server import auth

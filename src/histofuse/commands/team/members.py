@@ -1,7 +1,5 @@
 """Users of a team's MLflow server, managed through its REST interface."""
 
-from __future__ import annotations
-
 import re
 import secrets
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ One folder holds what a restart needs: the passwords, and the SQLite database an
 unless they are stored elsewhere. MLflow's own server takes the place of this process.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

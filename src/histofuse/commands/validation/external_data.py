@@ -1,7 +1,5 @@
 """Another data set, made ready for a model as the stages make their own: nothing is fitted."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``histofuse validate``: a model on another data set, nothing refitted."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path

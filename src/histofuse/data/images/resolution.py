@@ -1,7 +1,5 @@
 """Micrometres per pixel: what files say, what is taken, and pictures brought to a model's own."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -147,7 +145,7 @@ def _read_tiff(path: Path) -> tuple[float | None, float | None]:
         return None, None
 
 
-def _find_mpp(tiff: TiffFile) -> tuple[float | None, float | None]:
+def _find_mpp(tiff: "TiffFile") -> tuple[float | None, float | None]:
     page = tiff.pages.first
     if tiff.is_svs:
         match = _APERIO.search(page.description)

@@ -1,7 +1,5 @@
 """Alarm checks: what must hold of the data and a model before its scores are trusted."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -52,7 +50,7 @@ class AlarmCheck:
         return asdict(self) | {"concerns": list(self.concerns), "numbers": _round(self.numbers)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AlarmCheck:
+    def from_dict(cls, values: Mapping[str, Any]) -> "AlarmCheck":
         """Read what `to_dict` rendered."""
         return cls(**{**values, "concerns": tuple(values["concerns"])})
 

@@ -1,7 +1,5 @@
 """Alarm checks of the data: shared rows, features that predict the target alone, encoder fits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Alarm checks of one model: shared rows, implausible scores, and what was fitted on which rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

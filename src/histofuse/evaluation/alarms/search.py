@@ -1,7 +1,5 @@
 """All alarm checks of data and models, from their files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

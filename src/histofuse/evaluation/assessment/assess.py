@@ -1,7 +1,5 @@
 """The assessment of one model: calibration, decisions, prediction sets, subgroups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final

@@ -13,8 +13,6 @@ Sources: Murphy 1973, A New Vector Partition of the Probability Score; Stephenso
 Intervals for Proportions with Small Expected Number of Positive Counts Estimated from Survey Data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final

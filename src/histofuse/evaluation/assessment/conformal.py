@@ -1,7 +1,5 @@
 """Coverage of conformal prediction sets (`training.conformal`), measured on the split reported."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final

@@ -5,8 +5,6 @@ At probability t a false alarm weighs t / (1 - t) as much as a hit.
 Source: Vickers & Elkin 2006, Decision Curve Analysis.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of the assessment: reliability, decision curve, prediction sets, subgroups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final

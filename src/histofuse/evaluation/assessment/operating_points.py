@@ -3,8 +3,6 @@
 Source: as asked of diagnostic tests, STARD 2015, items 12 and 24.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal

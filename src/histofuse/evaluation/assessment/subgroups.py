@@ -4,8 +4,6 @@ With restricted data no number rests on fewer than `FEWEST_PATIENTS` patients wi
 target; where that hides one subgroup alone, the next smallest is hidden against subtraction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

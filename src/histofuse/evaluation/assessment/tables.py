@@ -1,7 +1,5 @@
 """Tables of the assessment: calibration, operating points, prediction sets, subgroups."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final

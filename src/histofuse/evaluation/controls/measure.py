@@ -1,7 +1,5 @@
 """Controls as numbers: pairing arms compared, and metrics after shuffling."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final

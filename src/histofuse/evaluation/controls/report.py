@@ -1,7 +1,5 @@
 """Controls as tables and as a figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final

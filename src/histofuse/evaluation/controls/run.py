@@ -1,7 +1,5 @@
 """Run the controls: compare pairing arms, and train on shuffled labels, targets and images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

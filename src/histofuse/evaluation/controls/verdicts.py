@@ -5,8 +5,6 @@ more often than the confidence says. So the first metric of ``controls.metrics``
 AUROC decides about chance, as its chance level is 0.5 for any classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final

@@ -3,8 +3,6 @@
 Source: Cox, Biometrika 1958;45; Van Calster et al., J Clin Epidemiol 2016;74.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np

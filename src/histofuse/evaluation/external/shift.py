@@ -5,8 +5,6 @@ The unit is the patient or the case. P-values are Holm's, over all features and 
 Source: Lopez-Paz & Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ hides a rare class.
 Source: Nixon et al. 2019, Measuring Calibration in Deep Learning (calibration error by class).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Intervals of anything that can be computed from sums over cases, or patients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ Below ``intervals.fewest_groups`` an interval decides nothing; "no difference" n
 Source: Schuirmann, J Pharmacokinet Biopharm 15 (1987), two one-sided tests of equivalence.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 

@@ -4,8 +4,6 @@ Counts, squared errors and calibration bins are sums over groups, so a matrix pr
 all weightings. For ranks, rows are sorted once a class, and whole weights run along them: exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -5,8 +5,6 @@ record, from another head on the same embedding, or from leakage. The pairing ru
 these are possible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

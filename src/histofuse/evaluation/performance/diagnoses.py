@@ -1,7 +1,5 @@
 """What a model of the health record owes to diagnoses that are billed after the discharge."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final

@@ -1,7 +1,5 @@
 """Figures: confusion matrix, ROC, precision-recall, reliability, training curves, comparison."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Intervals of the metrics on the reported split, for models and differences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

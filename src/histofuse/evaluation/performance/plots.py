@@ -1,7 +1,5 @@
 """Data of the figures, of the class in focus, for `dvc plots` to compare experiments."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final

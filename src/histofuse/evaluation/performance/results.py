@@ -1,7 +1,5 @@
 """One model's results on every split, and what must be said with them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ class Context:
         params: EvaluationParams,
         rules: Mapping[str, str],
         alarm_at: float = math.inf,
-    ) -> Context:
+    ) -> "Context":
         """Load the sources from the ``meta.json`` of patches and cohort, and the patches' audit."""
         image, patient = (load_json(path)["source"] for path in metadata)
         primary = params.primary_rule

@@ -1,7 +1,5 @@
 """The paper's Tables 1 to 3 and more, as CSV and Markdown, each number with its interval."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The table of what training kept: which epoch or round, chosen by what, at which loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

@@ -3,8 +3,6 @@
 Negative controls are records of other patients, and an outcome to which tissue adds nothing (null).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

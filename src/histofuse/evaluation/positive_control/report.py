@@ -1,7 +1,5 @@
 """The positive control as JSON, tables and a figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final

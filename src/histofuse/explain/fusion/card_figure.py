@@ -1,7 +1,5 @@
 """The case card: one prediction, image and clinic together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """Case cards of a fusion model: single predictions, chosen, explained and written."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final

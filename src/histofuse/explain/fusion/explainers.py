@@ -8,8 +8,6 @@ and is additive: base and values add up to the logit.
 Source: Shrikumar et al., ICML 2017 (rescale rule); Lundberg and Lee, NeurIPS 2017 (DeepSHAP).
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from dataclasses import dataclass
@@ -64,7 +62,7 @@ def explain_record(
 
 
 def explain_fused_record(
-    networks: FusionNetworks,
+    networks: "FusionNetworks",
     rows: pd.DataFrame,
     typical: pd.DataFrame,
     image_embeddings: Float32[np.ndarray, "n image"],

@@ -9,8 +9,6 @@ situations, so that base, patch and columns add up to the margin.
 Source: Shapley 1953; Shrikumar et al., ICML 2017 (rescale rule), as in `explainers`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A fusion model with its test rows, and how much of its decisions each side accounts for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How the maps of a network are computed: chosen on validation patches, by the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path

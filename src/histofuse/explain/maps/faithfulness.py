@@ -16,8 +16,6 @@ Sources: Petsiuk et al., RISE, BMVC 2018 (deletion, insertion); Adebayo et al., 
 Saliency Maps, NeurIPS 2018 (cascading randomisation).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -105,7 +103,7 @@ def measure_mass_inside(
 # --- deletion and insertion ---------------------------------------------------------------------
 
 
-def measure_baselines(curves: Curves, maps: Maps, seed: int) -> Areas:
+def measure_baselines(curves: "Curves", maps: Maps, seed: int) -> Areas:
     """Measure deletion and insertion in random order, and from the centre outwards."""
     orders = {"random": order_randomly(maps, seed), "centre": order_from_centre(maps)}
     return {
@@ -115,7 +113,7 @@ def measure_baselines(curves: Curves, maps: Maps, seed: int) -> Areas:
     }
 
 
-def measure_gains(curves: Curves, maps: Maps, baselines: Areas, seed: int) -> Areas:
+def measure_gains(curves: "Curves", maps: Maps, baselines: Areas, seed: int) -> Areas:
     """Measure deletion and insertion in the order of maps, and their gains over the baselines."""
     order = order_by_map(maps, order_randomly(maps, seed))
     deletion, insertion = (curves.measure_area(order, inserting=way) for way in (False, True))
@@ -129,7 +127,7 @@ def measure_gains(curves: Curves, maps: Maps, baselines: Areas, seed: int) -> Ar
 
 def make_curves(
     mapper: Mapper, inputs: Inputs, to_probabilities: ToProbabilities, params: MapParams
-) -> Curves:
+) -> "Curves":
     """Blur patches, from which their curves are computed."""
     blurred = blur(inputs.images, scale_blur(mapper.image.spec, params))
     return Curves(mapper, inputs, blurred, to_probabilities, params.steps)

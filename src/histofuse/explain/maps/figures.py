@@ -1,7 +1,5 @@
 """Figures of maps: single overlays, and a contact sheet of each class with hits and misses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Source: paper 3.1 (a fixed number for each class, in folders named by class).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Networks that are explained by maps: an image network alone, or followed by a fusion head."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -16,8 +16,6 @@ arXiv:2011.08891; Jiang et al., LayerCAM, IEEE TIP 2021; Wang et al., Score-CAM,
 2020; Petsiuk et al., RISE, BMVC 2018.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np

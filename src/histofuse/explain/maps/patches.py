@@ -1,7 +1,5 @@
 """Patches of a network, read from their shards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ uncalibrated model.
 Source: paper 3.2 and 4.4 (TreeSHAP for XGBoost, SHAP summaries for the MLP, Figure 5).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

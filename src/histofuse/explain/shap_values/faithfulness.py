@@ -1,7 +1,5 @@
 """Tests of SHAP values: do they add up, is their ranking stable, do two explainers agree?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final

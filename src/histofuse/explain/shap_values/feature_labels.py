@@ -1,7 +1,5 @@
 """Names of encoded columns for people, and their values in natural units."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

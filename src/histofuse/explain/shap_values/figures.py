@@ -1,7 +1,5 @@
 """Figures of SHAP values: beeswarm, importance, waterfall."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The SHAP report of a tabular model: figures, tables and tests, by variable."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

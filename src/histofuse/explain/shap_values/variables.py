@@ -4,8 +4,6 @@ The categories of an insurance are one variable; so are the mean, the lowest and
 laboratory value and the indicator that it is missing. Contributions are additive.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Chapters on the data: cohort, tissue, missing values, and the split."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -69,7 +67,7 @@ def write_split_chapter(run: Run) -> Chapter:
     return Chapter("split", "The split", [verdict, grid])
 
 
-def _read_columns(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_columns(path: Path, columns: list[str] | None = None) -> "pa.Table":
     """Read columns of a table without pandas: importing it takes as long as the whole page."""
     from pyarrow.parquet import ParquetFile
 

@@ -1,7 +1,5 @@
 """The chapter on nuclei found in frames without points."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Chapters on the evidence: alarms and controls, calibration and use, explanations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final

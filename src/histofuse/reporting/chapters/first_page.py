@@ -1,7 +1,5 @@
 """The first page: question, verdict, forest plot, examples, and what must not be concluded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 

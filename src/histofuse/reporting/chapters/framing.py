@@ -1,7 +1,5 @@
 """Chapters that frame the evidence: question, limitations, provenance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from histofuse.core.naming import name_fusion, name_model, show_name

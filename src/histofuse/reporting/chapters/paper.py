@@ -1,7 +1,5 @@
 """Chapter on the paper: each claim, its figure, ours, and whether it holds."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final

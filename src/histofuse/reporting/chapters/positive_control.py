@@ -1,7 +1,5 @@
 """The chapter on the positive control: whether fusion gains where there is something to gain."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Chapters on results: rare class first, accuracy last, each number with its interval."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from histofuse.core.naming import name_model

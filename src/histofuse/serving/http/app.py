@@ -4,8 +4,6 @@ MLflow's own application repeats what it refuses, with all values of the patient
 bodies that are no JSON with a server error.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

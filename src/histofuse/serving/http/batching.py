@@ -4,8 +4,6 @@ Eight rows at once cost a network little more than one, and a row's answer does 
 other rows (`histofuse.serving.networks`), so simultaneous clients share one batch.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """The adapter to MLflow: row limits, faults as MLflow reports them, one thread that computes."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import logging

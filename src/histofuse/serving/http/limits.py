@@ -1,7 +1,5 @@
 """Limits of size, time and memory for the bodies of requests."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping

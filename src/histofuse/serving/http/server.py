@@ -1,7 +1,5 @@
 """uvicorn with limits of time, and processes that end when they cannot serve."""
 
-from __future__ import annotations
-
 from asyncio import TimerHandle
 from contextlib import suppress
 from time import monotonic

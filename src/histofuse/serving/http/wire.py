@@ -3,8 +3,6 @@
 A request that is refused is refused before it takes much more memory than its text.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Nuclei of frames by a detector, where no points are given, and its measured errors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

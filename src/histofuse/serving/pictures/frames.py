@@ -9,8 +9,6 @@ decision (see column ``answered_by``). Records without a frame are not answered:
 nucleus.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What was predicted, drawn on the frames: a dot for each nucleus, coloured by class."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ with as much around them as the detector and the patches reach. Nuclei within a 
 belong to the region that found them first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Tables written part by part, as Parquet or CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path

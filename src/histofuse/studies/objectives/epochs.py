@@ -5,8 +5,6 @@ embeddings of them are better than those of any new case. So validation chooses,
 calibration and thresholds; its scores flatter, and the test split stays out of it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

@@ -3,8 +3,6 @@
 The validation patients stay out of it: they are kept for calibration and thresholds.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +60,7 @@ def _make_folds(
 
 def make_objective(
     table: EncodedTable, base: AnyTabularParams, seed: int, metric: str
-) -> XgboostObjective | MlpObjective:
+) -> "XgboostObjective | MlpObjective":
     """Make the objective of a tabular model; InputError if its kind has none, or no folds."""
     match base:
         case XgboostParams():
@@ -138,7 +136,7 @@ class XgboostObjective:
         )
         return booster, np.array(curves["held_out"]["auc"])
 
-    def _score(self, boosters: list[xgboost.Booster], rounds: int) -> dict[str, list[float]]:
+    def _score(self, boosters: "list[xgboost.Booster]", rounds: int) -> dict[str, list[float]]:
         scored = [
             score_logits(
                 booster.predict(held_out, output_margin=True, iteration_range=(0, rounds)),
@@ -166,7 +164,7 @@ def _growing(
             pool.shutdown(cancel_futures=True)
 
 
-def _make_stop(ended: threading.Event) -> TrainingCallback:
+def _make_stop(ended: threading.Event) -> "TrainingCallback":
     """Make a callback that stops growing after the round in which the event is set."""
     from xgboost.callback import TrainingCallback
 

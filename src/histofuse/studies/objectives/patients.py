@@ -3,8 +3,6 @@
 The validation patients stay out of it: they are kept for calibration and thresholds.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from histofuse.core.errors import InputError

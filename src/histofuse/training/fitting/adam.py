@@ -4,8 +4,6 @@
 behind `torch.compile`, a second of CPU time in each training process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

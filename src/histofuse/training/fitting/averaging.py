@@ -1,7 +1,5 @@
 """A moving average of a network's weights, which changes less from epoch to epoch than they do."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

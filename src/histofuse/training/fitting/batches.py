@@ -1,7 +1,5 @@
 """Batches of rows, and the logits of a network on them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Where an interrupted training is kept, and the key by which the same training finds it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Shares are of a step's CPU time, on AVX-512 with bf16 and on AVX2 with fp32, for
 benchmarks/results.md.
 """
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 import sys

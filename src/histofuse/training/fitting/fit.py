@@ -12,8 +12,6 @@ augmentation are those of the whole batch, so the metrics are those of one devic
 rounding and dropout masks. Rank 0 records and saves, and the other ranks end with the fit.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

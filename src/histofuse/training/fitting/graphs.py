@@ -4,8 +4,6 @@ A step of a small network is bound by the launching of its kernels. A graph repl
 on the same memory, so the numbers stay the same.
 """
 
-from __future__ import annotations
-
 import gc
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The history of a fit: metrics per epoch, the best epoch, and when to stop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

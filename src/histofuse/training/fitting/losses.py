@@ -1,7 +1,5 @@
 """Losses of rows, from logits with one column a class."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """One training in several processes: which rows each takes, and batch norm across them."""
 
-from __future__ import annotations
-
 import atexit
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a training is made of: rows, and a recipe of how to learn from them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Rows that stay on disk: read batch by batch through the page cache, ahead of the computation."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

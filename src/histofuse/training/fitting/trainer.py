@@ -1,7 +1,5 @@
 """Trains a network epoch by epoch."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 Nothing is shuffled across splits. Labels are shuffled in training and validation, images in all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple

@@ -5,8 +5,6 @@ are in training too; and epoch, calibration and thresholds are chosen on the row
 on.
 """
 
-from __future__ import annotations
-
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, Final

@@ -3,8 +3,6 @@
 A process ends with the one that started it, however that ended, so that no fold is ever run by two.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import threading
