@@ -61,7 +61,12 @@ def main() -> None:
     rules = Rules(margins.gain_margin, margins.chance_margin, fewest)
     with replacing_folder(OUT) as folder:
         verdict = write_positive_control(
-            measured, show_name(params.both), bootstrap.params, rules, folder
+            measured,
+            show_name(params.both),
+            bootstrap.params,
+            rules,
+            folder,
+            source=bundles["both"].config["source"],
         )
     report(f"wrote {OUT}. Does fusion gain where there is something to gain? {verdict}")
 

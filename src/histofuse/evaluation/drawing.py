@@ -68,10 +68,14 @@ def write_figure(figure: Figure, path: Path, dpi: int) -> None:
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
 
 
+def mark_source(source: str) -> str:
+    """Say under a figure where its data come from; simulated data are marked in capitals."""
+    return "SIMULATED DATA" if "simulated" in source else f"data: {source}"
+
+
 def describe_footer(result: Result, split: str, rows: Predictions | None = None) -> str:
     """Say under a figure what it is drawn from: data, split, size, leaks."""
-    source = "SIMULATED DATA" if result.simulated else f"data: {result.data}"
-    parts = [source, f"{split} split"]
+    parts = [mark_source(result.data), f"{split} split"]
     if rows is not None:
         parts.append(rows.describe_size())
     text = "  ·  ".join(parts)

@@ -16,7 +16,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import name_model, show_name
 from histofuse.data.patches import Patches, ShardReader, crop_margin, load_index
-from histofuse.evaluation.drawing import make_row, save_drawing
+from histofuse.evaluation.drawing import make_row, mark_source, save_drawing
 from histofuse.evaluation.predictions import read_predictions
 from histofuse.features.encoding import Encoder
 from histofuse.models.tabular import ENCODER
@@ -76,7 +76,8 @@ def draw_nuclei(bundle: Bundle, bags: PatientBags, cohort: Path, out: Path) -> N
                 crop_margin(patches, reader.meta.margin_px),
             )
         )
-    footer = f"SIMULATED DATA  ·  test patients  ·  {name_model(bundle.name)}  ·  log-odds"
+    mark = mark_source(bundle.config["source"])
+    footer = f"{mark}  ·  test patients  ·  {name_model(bundle.name)}  ·  log-odds"
     save_drawing(_draw, (strips,), footer, out)
 
 

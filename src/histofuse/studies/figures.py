@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from pydantic import TypeAdapter
 
-from histofuse.evaluation.drawing import BLUE, DPI, FAINT, GREY, STYLE, VERMILION, write_figure
+from histofuse.evaluation.drawing import (
+    BLUE,
+    DPI,
+    FAINT,
+    GREY,
+    STYLE,
+    VERMILION,
+    mark_source,
+    write_figure,
+)
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
 from histofuse.studies.trials import (
@@ -241,9 +250,8 @@ def _make_figure(
 
 
 def _write_footer(figure: Figure, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
-    simulated = "SIMULATED DATA  ·  " if spec.source == "simulated" else ""
     counts = f"{len(trials)} trials, {count_unfinished(trials)}"
-    text = f"{simulated}{spec.metric} on {spec.measured_on}  ·  {counts}"
+    text = f"{mark_source(spec.source)}  ·  {spec.metric} on {spec.measured_on}  ·  {counts}"
     figure.text(0.02, 0.1 / figure.get_figheight(), text, fontsize=7.5, color=GREY)
 
 

@@ -74,9 +74,10 @@ def test_pruned_and_failed_trials_are_marked():
     assert (np.diff(best) >= 0).all()
 
 
-def test_simulated_data_are_marked():
-    texts = [text.get_text() for text in draw_history(SPEC, make_trials(4)).texts]
-    assert any("SIMULATED DATA" in text for text in texts)
+@pytest.mark.parametrize(("source", "mark"), [("simulated", "SIMULATED DATA"), ("x", "data: x")])
+def test_the_source_of_the_data_is_named(source, mark):
+    figure = draw_history(replace(SPEC, source=source), make_trials(4))
+    assert any(mark in text.get_text() for text in figure.texts)
 
 
 WIDE = {

@@ -18,6 +18,7 @@ from histofuse.evaluation.drawing import (
     VERMILION,
     draw_interval,
     make_row,
+    mark_source,
     save_drawing,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
@@ -48,7 +49,13 @@ Measured = Mapping[str, Mapping[str, Interval]]  # of each of `COHORTS`, as of `
 
 
 def write_positive_control(
-    measured: Measured, fusion: str, intervals: IntervalParams, rules: Rules, folder: Path
+    measured: Measured,
+    fusion: str,
+    intervals: IntervalParams,
+    rules: Rules,
+    folder: Path,
+    *,
+    source: str,
 ) -> str:
     """Write ``positive_control.json``, the tables and the figure; return the verdict."""
     gain, share = measured["linked"]["gain"], measured["linked"]["share"]
@@ -60,8 +67,8 @@ def write_positive_control(
     content = {cohort: render_intervals(of) for cohort, of in measured.items()}
     verdict = {"answer": answer, "sentence": sentence, "fusion": fusion}
     write_json({**content, "verdict": verdict}, folder / "positive_control.json")
-    write_tables([_tabulate(measured, fusion, intervals)], folder / "tables")
-    footer = f"SIMULATED DATA  ·  {gain.groups} test patients  ·  fusion: {fusion}"
+    write_tables([_tabulate(measured, fusion, source, intervals)], folder / "tables")
+    footer = f"{mark_source(source)}  ·  {gain.groups} test patients  ·  fusion: {fusion}"
     save_drawing(draw_positive_control, (measured,), footer, folder / "positive_control.png")
     return f"{answer.upper()}. {sentence}"
 
@@ -70,7 +77,7 @@ def _show(interval: Interval, sign: str = "") -> str:
     return show_interval(interval.value, interval.low, interval.high, sign)
 
 
-def _tabulate(measured: Measured, fusion: str, intervals: IntervalParams) -> Table:
+def _tabulate(measured: Measured, fusion: str, source: str, intervals: IntervalParams) -> Table:
     """Tabulate what models reach and what is achievable, a row an arm."""
     rows: list[dict[str, Cell]] = []
     for cohort, of in measured.items():
@@ -81,9 +88,10 @@ def _tabulate(measured: Measured, fusion: str, intervals: IntervalParams) -> Tab
             for name, (value, best) in (arms | gains).items()
             if of[value].value is not None
         ]
+    mark = " Simulated: no patients." if "simulated" in source else ""
     return Table(
         "positive_control",
-        f"Linked patients, test split: what fusion gains ({fusion}). Simulated: no patients.",
+        f"Linked patients, test split: what fusion gains ({fusion}).{mark}",
         {"cohort": "Cohort", "model": "Model", "auroc": "AUROC", "best": "Achievable"},
         rows,
         [

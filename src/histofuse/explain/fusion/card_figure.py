@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from histofuse.core.naming import show_name
-from histofuse.evaluation.drawing import FAINT, GREY
+from histofuse.evaluation.drawing import FAINT, GREY, mark_source
 from histofuse.explain.maps.figures import HIT, MISS, Explained, show_views
 from histofuse.explain.shap_values.figures import INK, Patient, draw_steps
 
@@ -70,10 +70,10 @@ def _write_head(figure: Figure, card: Card) -> None:
     figure.text(left, 1 - 0.16 / up, title, fontsize=14, weight="bold", color=colour, va="top")
     below = f"{card.model}  ·  patch {example.patch_id}  ·  paired by rule {card.pairing}"
     figure.text(left, 1 - 0.48 / up, below, fontsize=9, color=GREY, va="top")
-    mark = "SIMULATED DATA  ·  " if card.source == "simulated" else f"{card.source}  ·  "
     own = "" if card.pairing == "linked" else "The record is not that of the patch's patient.  "
     foot = (
-        f"{mark}test split  ·  {own}Shares and waterfall: Shapley values of patch and record, in"
+        f"{mark_source(card.source)}  ·  test split  ·  {own}"
+        "Shares and waterfall: Shapley values of patch and record, in"
         " log-odds before calibration, against the mean training patch\nand the typical patient"
         f" (medians and modes of training). Map: {example.method} through the fusion head;"
         " the dashed circle stands for the annotated nucleus."

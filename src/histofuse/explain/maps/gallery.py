@@ -14,7 +14,7 @@ import pandas as pd
 from histofuse.core.artifacts import write_json
 from histofuse.core.naming import name_model, show_name
 from histofuse.data.patches import load_meta
-from histofuse.evaluation.drawing import write_figure
+from histofuse.evaluation.drawing import mark_source, write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.explain import estimates
@@ -121,10 +121,10 @@ def _describe(
 ) -> str:
     if not examples:
         return ""
-    mark = "SIMULATED DATA  ·  " if examples[0].source == "simulated" else ""
     side = len(examples[0].heat)
     return (
-        f"{mark}test split  ·  patch, {mapper.title} of the predicted class ({mapper.layer_name},"
+        f"{mark_source(examples[0].source)}  ·  test split  ·  patch, "
+        f"{mapper.title} of the predicted class ({mapper.layer_name},"
         f" {side} × {side}), overlay  ·  empty maps: {empty_share:.1%} of {counted:,}\n"
         "The dashed circle is the disc that stands for the annotated nucleus. Above each row:"
         " predicted class and its calibrated probability."

@@ -13,6 +13,7 @@ from histofuse.data.simulate.linked.achievable import SIDES, compute_best
 from histofuse.data.simulate.linked.cohort import draw_cohort
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import Rules
+from histofuse.evaluation.positive_control import report
 from histofuse.evaluation.positive_control.measure import (
     ControlMethods,
     measure_gain,
@@ -20,7 +21,7 @@ from histofuse.evaluation.positive_control.measure import (
     score_by_chance,
     score_cohort,
 )
-from histofuse.evaluation.positive_control.report import write_positive_control
+from histofuse.evaluation.positive_control.report import COHORTS, write_positive_control
 from histofuse.params.base import load_section
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.simulation import LinkedSimulationParams
@@ -136,10 +137,23 @@ def test_null_has_the_same_tissue_and_records_with_another_outcome(cohort):
     assert (other.outcome != cohort.outcome).any()
 
 
+@pytest.mark.parametrize(("source", "marked"), [("simulated", True), ("registry", False)])
+def test_only_simulated_patients_are_marked(tmp_path, monkeypatch, linked, source, marked):
+    footers = []
+    monkeypatch.setattr(report, "save_drawing", lambda *a: footers.append(a[2]))
+    measured = dict.fromkeys(COHORTS, measure_gain(linked, BOOTSTRAP))
+    rules = Rules(0.05, 0.1, 10)
+    write_positive_control(measured, "logistic", BOOTSTRAP.params, rules, tmp_path, source=source)
+    table = (tmp_path / "tables" / "positive_control.md").read_text()
+    assert ["SIMULATED" in footers[0], "Simulated" in table] == [marked, marked]
+
+
 def test_report_states_gain_share_and_controls(tmp_path, linked, null):
     measured = {"linked": measure_gain(linked, BOOTSTRAP), "null": measure_gain(null, BOOTSTRAP)}
     rules = Rules(0.05, 0.1, 10)
-    verdict = write_positive_control(measured, "logistic", BOOTSTRAP.params, rules, tmp_path)
+    verdict = write_positive_control(
+        measured, "logistic", BOOTSTRAP.params, rules, tmp_path, source="simulated"
+    )
     assert verdict.startswith("YES. AUROC +0.")
     table = (tmp_path / "tables" / "positive_control.md").read_text()
     for arm in ("Image alone", "Record alone", "Both", "Both, records of other patients"):
