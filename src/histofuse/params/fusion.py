@@ -16,6 +16,10 @@ class FusionParams(ClassifierSection):
 
     # Widths of the layers between the joined embeddings and the logits.
     hidden: Annotated[list[Count], Field(min_length=1)]
+    # in_sample: rows that the encoders were fitted to; their embeddings are better than those of a
+    # new case. held_out: the validation split, in folds that choose the number of epochs and give
+    # the logits for calibration and thresholds.
+    head_rows: Literal["held_out", "in_sample"]
     standardise: bool
     dropout: BelowOne
     learning_rate: Positive

@@ -19,6 +19,7 @@ from histofuse.core.progress import report, track
 from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import XGBOOST_THREADS, find_prior, make_matrix
 from histofuse.params.tabular import BoosterSection, GradientBoostingParams
+from histofuse.training.folds import split_folds
 from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows, score_logits
 
@@ -106,7 +107,7 @@ def cross_validate(
     All folds grow together, one tree per round each, until the mean AUROC of the held-out folds has
     not risen for ``early_stopping_rounds``. NaN means missing.
     """
-    splits = split_folds(rows, params.folds, derive_seed(seed, "folds"))
+    splits = split_folds(rows.target, rows.subjects, 2, params.folds, derive_seed(seed, "folds"))
     if len(splits) < 2:
         return _skip(params, "no cross-validation: fewer than two patients of one class")
     folds = [_make_fold(rows, *split, params=params, seed=seed) for split in splits]
@@ -119,24 +120,6 @@ def cross_validate(
     if note:
         report(f"warning: cross-validation: {note}")
     return CrossValidation(rounds, history, scores, len(folds), note)
-
-
-def split_folds(rows: LabelledRows, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split rows into stratified folds that keep a patient's rows together.
-
-    Returns row numbers (rest, held out); fewer folds if a class has fewer patients than that.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    patients = [len(np.unique(rows.subjects[rows.target == c])) for c in (0, 1)]
-    folds = min(folds, *patients)
-    if folds < 2:
-        return []
-    # The grouped splitter loops over groups in Python; with one row per group both are the same.
-    alone = len(np.unique(rows.subjects)) == len(rows)
-    splitter = StratifiedKFold if alone else StratifiedGroupKFold
-    splits = splitter(folds, shuffle=True, random_state=seed)
-    return list(splits.split(rows.x, rows.target, None if alone else rows.subjects))
 
 
 def _make_fold(

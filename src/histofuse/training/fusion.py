@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float32
 from safetensors.torch import save_file
 
 from histofuse.core.artifacts import digest_file, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.code import digest_code
-from histofuse.core.errors import collect_faults
+from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.privacy import merge_sources
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
@@ -29,13 +30,15 @@ from histofuse.training.calibrate import check_method
 from histofuse.training.decision import fit_decision, write_decision
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fitting.checkpoints import make_checkpoint_key, resumable
-from histofuse.training.fitting.fit import fit
-from histofuse.training.fitting.history import FitResult, write_history
+from histofuse.training.fitting.fit import fit, record_epoch
+from histofuse.training.fitting.history import FitResult, find_best, write_history
 from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, read_recipe
-from histofuse.training.recorder import Recorder
+from histofuse.training.folds import Folds, split_folds
+from histofuse.training.recorder import NullRecorder, Recorder
 
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.parquet"
+MOST_FOLDS: Final = 5
 
 FUSION_PREDICTIONS = Contract(
     name="fusion predictions",
@@ -83,8 +86,11 @@ class PairTensors:
 
     def rows(self, split: str) -> Rows:
         """Take the rows of one split."""
-        mask = torch.from_numpy(self.split == split)
-        return Rows((self.image[mask], self.patient[mask]), self.labels[mask])
+        return self.take(np.flatnonzero(self.split == split))
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Take rows by number."""
+        return Rows((self.image[rows], self.patient[rows]), self.labels[rows])
 
 
 def train_fusion(
@@ -97,21 +103,21 @@ def train_fusion(
     """
     check_method(params.calibration)
     recorder.log_params({**params.model_dump(), "seed": seed, **_describe_pairing(data.pairing)})
-    tensors, classes = gather(data), len(data.classes)
-    train, validation = tensors.rows("train"), tensors.rows("validation")
-    torch.manual_seed(derive_seed(seed, "fusion", "init"))
-    network = make_head(data.embeddings, train, classes, params)
-    recipe = make_recipe(network, train, classes, params, seed)
+    tensors = gather(data)
     key = make_checkpoint_key(params.model_dump(), seed, data.digests, digest_code(__name__))
     with resumable(path.name, key) as checkpoints, one_thread():
-        result = fit(network, train, validation, recipe, checkpoints, recorder)
+        head = fit_head(data, tensors, params, seed, checkpoints=checkpoints, recorder=recorder)
+        network, result = head.network, head.result
         logits = compute_logits(network, (tensors.image, tensors.patient), batch_size=ROWS_AT_ONCE)
         rows, labels = tensors.split == "validation", tensors.labels.numpy()
+        logits[rows] = head.validation_logits
         cases = data.pairs["case_id"].to_numpy(dtype=object)
         decision = fit_decision(
             logits[rows], labels[rows], cases[rows], params.calibration, params.threshold
         )
-        kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
+        kept = {"best_epoch": result.best_epoch, "monitor": "macro_f1"}
+        if params.head_rows == "held_out":
+            kept["note"] = "macro-F1 of folds of validation"
         config = _describe(path.name, data, params, seed) | {"training": kept}
         with writing_bundle(path, path.name) as folder:
             save_file(network.state_dict(), folder / WEIGHTS)
@@ -123,6 +129,117 @@ def train_fusion(
             write_json(config, folder / CONFIG)
     recorder.finish(path)
     return result
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A fitted head, its history, and logits of validation by heads not trained on those rows."""
+
+    network: FusionHead
+    result: FitResult
+    validation_logits: Float32[np.ndarray, "n classes"]
+
+
+def fit_head(
+    data: PairedEmbeddings,
+    tensors: PairTensors,
+    params: FusionParams,
+    seed: int,
+    *,
+    checkpoints: Path | None = None,
+    recorder: Recorder | None = None,
+    show_progress: bool = True,
+) -> FittedHead:
+    """Fit a head on the rows that ``head_rows`` names; `tensors` are of the pairs, in their order.
+
+    Raises:
+        InputError: If a split has no rows, or validation too few cases for folds.
+    """
+    if params.head_rows == "held_out":
+        return _fit_held_out(data, tensors, params, seed, recorder or NullRecorder())
+    train, validation = tensors.rows("train"), tensors.rows("validation")
+    network, recipe = _start_head(data, train, params, seed)
+    recipe = replace(recipe, show_progress=show_progress)
+    result = fit(network, train, validation, recipe, checkpoints, recorder)
+    logits = compute_logits(network, validation.inputs, batch_size=ROWS_AT_ONCE)
+    return FittedHead(network, result, logits)
+
+
+def _start_head(
+    data: PairedEmbeddings, train: Rows, params: FusionParams, seed: int
+) -> tuple[FusionHead, Recipe]:
+    torch.manual_seed(derive_seed(seed, "fusion", "init"))
+    network = make_head(data.embeddings, train, len(data.classes), params)
+    return network, make_recipe(network, train, len(data.classes), params, seed)
+
+
+def _fit_held_out(
+    data: PairedEmbeddings,
+    tensors: PairTensors,
+    params: FusionParams,
+    seed: int,
+    recorder: Recorder,
+) -> FittedHead:
+    """Fit on validation; the mean macro-F1 over folds of it chooses the number of epochs.
+
+    The history is the mean over folds: with them all rows are used, and nothing is left to watch.
+    """
+    validation = np.flatnonzero(tensors.split == "validation")
+
+    def run(train: np.ndarray, watched: np.ndarray, epochs: int) -> tuple[FusionHead, FitResult]:
+        rows = tensors.take(train)
+        network, recipe = _start_head(data, rows, params, seed)
+        recipe = replace(recipe, epochs=epochs, monitor="last", show_progress=False)
+        return network, fit(network, rows, tensors.take(watched), recipe)
+
+    folds = split_validation(data, tensors, seed)
+    curves = [pd.DataFrame(run(*fold, params.epochs)[1].history) for fold in folds]
+    history = _average_curves(curves, params.patience)
+    for row in history:
+        record_epoch(row, recorder)
+    epochs = find_best(history, "macro_f1") + 1
+    logits = np.empty((len(tensors.split), len(data.classes)), dtype=np.float32)
+    for rest, held_out in folds:
+        network, _ = run(rest, held_out, epochs)
+        inputs = tensors.take(held_out).inputs
+        logits[held_out] = compute_logits(network, inputs, batch_size=ROWS_AT_ONCE)
+    network, _ = run(validation, validation, epochs)
+    return FittedHead(network, FitResult(history, epochs), logits[validation])
+
+
+def _average_curves(curves: Sequence[pd.DataFrame], patience: int) -> list[dict[str, float]]:
+    """Average histories by epoch, up to where the mean macro-F1 is out of patience."""
+    mean = pd.concat(curves).groupby("epoch", as_index=False).mean()
+    history = [{str(k): float(v) for k, v in row.items()} for row in mean.to_dict("records")]
+    for length in range(1, len(history)):
+        if length - 1 - find_best(history[:length], "macro_f1") >= patience:
+            return history[:length]
+    return history
+
+
+def split_validation(data: PairedEmbeddings, tensors: PairTensors, seed: int) -> Folds:
+    """Split validation rows into folds by case; by patient where a crosswalk links the cases.
+
+    Returns:
+        Numbers of the rows, among all pairs, of the rest and of those held out.
+
+    Raises:
+        InputError: If a class is in too few cases.
+    """
+    unit = "patient" if data.pairing.root.rule == "linked" else "case"
+    column = data.pairs["subject_id" if unit == "patient" else "case_id"]
+    rows = np.flatnonzero(tensors.split == "validation")
+    groups, labels = pd.factorize(column.iloc[rows], sort=True)[0], tensors.labels.numpy()[rows]
+    own = derive_seed(seed, "fusion", "folds")
+    if folds := split_folds(labels, groups, len(data.classes), MOST_FOLDS, own):
+        return [(rows[rest], rows[held_out]) for rest, held_out in folds]
+    counts = (
+        f"{name} {len(np.unique(groups[labels == c]))}" for c, name in enumerate(data.classes)
+    )
+    problem = f"{unit}s with each class: {', '.join(counts)}"
+    expected = "at least two each, for fusion.head_rows: held_out"
+    remedy = "Give validation more cases (splits.images), or set fusion.head_rows: in_sample."
+    raise InputError([Fault("split 'validation'", problem, expected, remedy)])
 
 
 def gather(data: PairedEmbeddings) -> PairTensors:
@@ -147,7 +264,7 @@ def gather(data: PairedEmbeddings) -> PairTensors:
 def make_head(
     embeddings: Embeddings, train: Rows, classes: int, params: FusionParams
 ) -> FusionHead:
-    """Build the head; what it makes of image embeddings is fitted on the training patches alone."""
+    """Build the head; what it makes of image embeddings is fitted on its own rows alone."""
     dims = embeddings.image.dim, embeddings.patient.dim
     network = FusionHead(*dims, params.hidden, classes, params.dropout)
     image = train.inputs[0]

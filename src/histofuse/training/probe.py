@@ -16,11 +16,11 @@ from histofuse.core.seeding import derive_seed
 from histofuse.models.backbones import ImageModel
 from histofuse.models.standardiser import Standardiser
 from histofuse.params.image import SolvedHeadParams
+from histofuse.training.folds import Folds, split_folds
 
 Features = Float32[np.ndarray, "n width"]
 Logits = Float[np.ndarray, "n classes"]
 Labels = Int64[np.ndarray, " n"]
-Folds = list[tuple[np.ndarray, np.ndarray]]
 
 # Units that folds keep whole, the first that leaves every class in every training part.
 _UNITS = ("case_id", "frame_id", "patch_id")
@@ -83,7 +83,7 @@ def fit_probe(
     Raises:
         InputError: If a class has fewer than two rows.
     """
-    folds, unit = split_folds(labels, keys, params.folds, seed)
+    folds, unit = split_by_unit(labels, keys, params.folds, seed)
     candidates, classes = sorted(params.c), int(labels.max()) + 1
     held_out = {c: np.empty((len(labels), classes)) for c in candidates}
     for rest, held in folds:
@@ -96,7 +96,7 @@ def fit_probe(
     return Probe(head, best, scores, len(folds), unit, held_out[best])
 
 
-def split_folds(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> tuple[Folds, str]:
+def split_by_unit(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> tuple[Folds, str]:
     """Split rows into stratified folds by case; by frame, then by patch, where cases are too few.
 
     Cases are too few where a class would be missing from the rest of a fold.
@@ -107,19 +107,11 @@ def split_folds(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> tu
     Raises:
         InputError: If a class has fewer than two rows.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     classes = int(labels.max()) + 1
     for unit in (u for u in _UNITS if u in keys):
         groups = pd.factorize(keys[unit])[0]
-        fewest = min(len(np.unique(groups[labels == c])) for c in range(classes))
-        if (number := min(folds, fewest)) < 2:
-            continue
-        splitter = StratifiedGroupKFold(
-            number, shuffle=True, random_state=derive_seed(seed, "probe", unit)
-        )
-        splits = [(r, h) for r, h in splitter.split(labels, labels, groups) if len(h)]
-        if all(len(np.unique(labels[rest])) == classes for rest, _ in splits):
+        own = derive_seed(seed, "probe", unit)
+        if splits := split_folds(labels, groups, classes, folds, own):
             return splits, unit.removesuffix("_id")
     fault = Fault("split 'train'", "a class has fewer than two rows", "two or more of each class")
     raise InputError([fault])

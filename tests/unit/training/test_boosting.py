@@ -7,7 +7,8 @@ import xgboost
 from histofuse.core.seeding import derive_seed
 from histofuse.models.trees import make_matrix
 from histofuse.params.tabular import XgboostParams
-from histofuse.training.boosting import cross_validate, fit_booster, make_settings, split_folds
+from histofuse.training.boosting import cross_validate, fit_booster, make_settings
+from histofuse.training.folds import split_folds
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.rows import LabelledRows
 
@@ -47,7 +48,7 @@ def test_mean_and_sd_a_round_are_those_of_xgboost_cv():
         settings,
         make_matrix(rows.x, rows.target),
         num_boost_round=25,
-        folds=split_folds(rows, 4, derive_seed(3, "folds")),
+        folds=split_folds(rows.target, rows.subjects, 2, 4, derive_seed(3, "folds")),
         metrics=("auc", "logloss"),
     )
     ours = found.history
@@ -90,14 +91,15 @@ def test_shuffled_labels_are_worth_half_an_auroc():
 
 def test_a_patient_s_rows_stay_in_one_fold():
     rows = make_rows(n=300, repeats=3)
-    for rest, held_out in split_folds(rows, 5, seed=1):
+    for rest, held_out in split_folds(rows.target, rows.subjects, 2, 5, seed=1):
         assert not set(rows.subjects[rest]) & set(rows.subjects[held_out])
         assert 0.1 < rows.target[held_out].mean() / rows.target.mean() < 2
 
 
 def test_folds_hold_the_same_share_of_positives():
     rows = make_rows(n=500)
-    shares = [rows.target[held].mean() for _, held in split_folds(rows, 5, seed=1)]
+    folds = split_folds(rows.target, rows.subjects, 2, 5, seed=1)
+    shares = [rows.target[held].mean() for _, held in folds]
     assert max(shares) - min(shares) <= 0.011
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,18 @@ from histofuse.features.pairing import make_pairs
 from histofuse.models.fusion import load_fusion_model
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import PairingParams
+from histofuse.training.calibrate import fit_calibrator
+from histofuse.training.decision import load_decision
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.recipe import Rows
 from histofuse.training.fusion import (
     PairedEmbeddings,
+    fit_head,
+    gather,
     make_head,
     make_recipe,
+    split_validation,
     train_fusion,
 )
 from histofuse.training.recorder import NullRecorder
@@ -37,6 +43,7 @@ META = {
 def make_params(**changes):
     values = {
         "hidden": [16, 8],
+        "head_rows": "in_sample",
         "standardise": True,
         "dropout": 0.3,
         "learning_rate": 0.01,
@@ -169,6 +176,87 @@ def test_history_and_decision_are_in_the_bundle(tmp_path):
     fitted = json.loads((bundle.path / "calibrator.json").read_text())["fitted_on"]
     assert fitted["n"] == 30
     assert len(pd.read_csv(bundle.path / "history.csv")) == 3
+
+
+def make_cases(rule=None, **changes):
+    """Ten cases; two of each patient."""
+    case = np.arange(120) % 10
+    names = {"case_id": [f"Case_{c}" for c in case], "subject_id": case // 2}
+    return make_data(rule=rule, **names, hadm_id=100 + case // 2, **changes)
+
+
+def relabel(data, rows):
+    labels = data.pairs["label"].copy()
+    labels[rows] = labels[rows].to_numpy()[::-1]
+    return replace(data, pairs=data.pairs.assign(label=labels))
+
+
+@pytest.mark.parametrize(("rule", "unit"), [("permuted", "case_id"), ("linked", "subject_id")])
+def test_folds_of_a_held_out_head_keep_cases_or_linked_patients_whole(rule, unit):
+    data = make_cases({"rule": rule}, split="validation")
+    units = data.pairs[unit].to_numpy()
+    folds = split_validation(data, gather(data), 1)
+    assert len(folds) == 5
+    for rest, held_out in folds:
+        assert not set(units[rest]) & set(units[held_out])
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(120))
+
+
+def test_a_held_out_head_learns_from_validation_alone(tmp_path):
+    data = make_cases()
+    split = data.pairs["split"]
+    first = train(tmp_path, data, head_rows="held_out")
+    same = train(tmp_path, relabel(data, split == "train"), head_rows="held_out", name="same")
+    other = train(tmp_path, relabel(data, split == "validation"), head_rows="held_out", name="new")
+    weights = [(b.path / "weights.safetensors").read_bytes() for b in (first, same, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+    image, _ = select_pairs(data.embeddings, data.pairs[split == "validation"])
+    scaler = load_fusion_model(first).network.image_scaler
+    np.testing.assert_allclose(scaler.mean, image.mean(axis=0), rtol=1e-5)
+    assert first.config["params"]["head_rows"] == "held_out"
+    assert first.config["training"]["note"] == "macro-F1 of folds of validation"
+    history = pd.read_csv(first.path / "history.csv")
+    assert first.config["training"]["best_epoch"] in history["epoch"].tolist()
+
+
+def test_a_held_out_head_is_calibrated_on_logits_of_folds_and_served_as_it_is(tmp_path):
+    data = make_cases()
+    bundle = train(tmp_path, data, head_rows="held_out", epochs=20)
+    table = pd.read_parquet(bundle.path / "predictions.parquet")
+    stored = table[[f"logit_{c}" for c in CLASSES]].to_numpy()
+    served = load_fusion_model(bundle).logits(*select_pairs(data.embeddings, table))
+    validation = (table["split"] == "validation").to_numpy()
+    np.testing.assert_allclose(stored[~validation], served[~validation], atol=1e-5)
+    assert np.abs(stored[validation] - served[validation]).max(axis=1).min() > 1e-3
+    labels = np.array([CLASSES.index(name) for name in table["label"]])[validation]
+    cases = table["case_id"].to_numpy(dtype=object)[validation]
+    again = fit_calibrator(stored[validation], labels, cases, "temperature")
+    assert load_decision(bundle.path).calibrator.scaling == again.scaling
+
+
+def test_held_out_logits_are_those_of_heads_that_did_not_train_on_the_case():
+    data = make_cases()
+    tensors, params = gather(data), make_params(head_rows="held_out", epochs=1)
+    rows = np.flatnonzero((data.pairs["case_id"] == "Case_2") & (tensors.split == "validation"))
+    labels = tensors.labels.clone()
+    labels[rows] = labels[rows].roll(1)  # as many of each class, so that folds stay
+    assert (labels != tensors.labels).any()
+    heads = [fit_head(data, t, params, 1) for t in (tensors, replace(tensors, labels=labels))]
+    moved = np.abs(heads[0].validation_logits - heads[1].validation_logits).max(axis=1)
+    own = next(h for _, h in split_validation(data, tensors, 1) if np.isin(rows, h).all())
+    inside = np.isin(np.flatnonzero(tensors.split == "validation"), own)
+    assert moved[inside].max() == 0 < moved[~inside].min()
+
+
+def test_a_held_out_head_is_refused_where_validation_has_too_few_cases(tmp_path):
+    data = make_cases()
+    labels = data.pairs["label"].where(data.pairs["case_id"] == "Case_2", "tumour")
+    few = replace(data, pairs=data.pairs.assign(label=labels))
+    expected = "cases with each class: mitosis 1, tumour 5, non_tumour 1; expected at least two"
+    with pytest.raises(InputError, match=expected):
+        train(tmp_path, few, head_rows="held_out")
+    assert not (tmp_path / "models").exists()
 
 
 def pair_noise(rule):

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from histofuse.core.errors import InputError
 from histofuse.params.image import ProbeParams
-from histofuse.training.probe import fit_probe, split_folds
+from histofuse.training.probe import fit_probe, split_by_unit
 
 VALUES = {
     "strategy": "probe",
@@ -60,7 +60,7 @@ def test_held_out_logits_are_those_of_heads_that_did_not_see_the_case():
     probe = fit_probe(features, labels, keys, make_params(c=[0.1]), 5)
     changed = labels.copy()
     case = (keys["case_id"] == "2").to_numpy()
-    folds, _ = split_folds(labels, keys, 4, 5)
+    folds, _ = split_by_unit(labels, keys, 4, 5)
     own = next(held for _, held in folds if case[held].any())
     changed[own] = (labels[own] + 1) % 3
     other = fit_probe(features, changed, keys, make_params(c=[0.1]), 5)
@@ -70,7 +70,7 @@ def test_held_out_logits_are_those_of_heads_that_did_not_see_the_case():
 
 def test_folds_keep_the_largest_unit_whole_that_leaves_all_classes():
     _, labels, keys = make_rows()
-    folds, unit = split_folds(labels, keys, 5, 1)
+    folds, unit = split_by_unit(labels, keys, 5, 1)
     assert unit == "case" and len(folds) == 5
     for rest, held in folds:
         assert not set(keys["case_id"].iloc[rest]) & set(keys["case_id"].iloc[held])
@@ -78,12 +78,12 @@ def test_folds_keep_the_largest_unit_whole_that_leaves_all_classes():
 
     one_has_it = labels.copy()
     one_has_it[(labels == 0) & (keys["case_id"] != "1")] = 1
-    folds, unit = split_folds(one_has_it, keys, 5, 1)
+    folds, unit = split_by_unit(one_has_it, keys, 5, 1)
     assert unit == "frame"
     assert all(set(one_has_it[rest]) == {0, 1, 2} for rest, _ in folds)
 
     one_frame, frames = labels.copy(), sorted(set(keys["frame_id"][labels == 0]))
     one_frame[(labels == 0) & (keys["frame_id"] != frames[0])] = 1
-    assert split_folds(one_frame, keys, 5, 1)[1] == "patch"
+    assert split_by_unit(one_frame, keys, 5, 1)[1] == "patch"
     with pytest.raises(InputError, match="fewer than two rows"):
-        split_folds(np.array([0, 1, 1, 1]), keys[:4], 5, 1)
+        split_by_unit(np.array([0, 1, 1, 1]), keys[:4], 5, 1)

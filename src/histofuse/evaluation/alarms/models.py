@@ -34,6 +34,7 @@ _FITS: Final[Mapping[str, tuple[str, ...]]] = {
     "all rows": ("train", "validation", "test"),
     "validation and test rows": ("validation", "test"),
     "test rows": ("test",),
+    "validation rows": ("validation",),
     "training rows": ("train",),
     "training and validation rows": ("train", "validation"),
 }
@@ -305,7 +306,7 @@ def check_scaler(
     standardised: bool,
     tolerance: float,
 ) -> AlarmCheck:
-    """Recompute means and spreads of image embeddings on training pairs, relative to the spread."""
+    """Recompute means and spreads of image embeddings on the head's pairs, in units of spread."""
     assert model.scaler is not None
     name, kinds, scaler = "scaler", (model.kind,), model.scaler
     if not standardised:
@@ -316,13 +317,15 @@ def check_scaler(
     def refit(splits: Sequence[str]) -> float:
         return _compare_scaler(scaler, np.concatenate([embedded[s] for s in splits]))
 
-    gap, count = refit(("train",)), len(embedded["train"])
-    numbers: dict[str, Any] = {"gap": gap, "train_rows": count}
+    held_out = model.config["params"].get("head_rows") == "held_out"
+    learnt, pairs = ("validation", "validation") if held_out else ("train", "training")
+    gap, count = refit((learnt,)), len(embedded[learnt])
+    numbers: dict[str, Any] = {"gap": gap, f"{learnt}_rows": count}
     if gap <= tolerance:
-        detail = f"means and spreads are those of the {count:,} training pairs"
+        detail = f"means and spreads are those of the {count:,} {pairs} pairs"
         return make_check(name, model.name, kinds, False, detail, numbers)
     numbers["matches"] = _find_match(refit, tolerance)
-    detail = f"differs from the training pairs by {gap:.2g} of a spread; "
+    detail = f"differs from the {pairs} pairs by {gap:.2g} of a spread; "
     detail += _show_match(numbers["matches"])
     return make_check(name, model.name, kinds, True, detail, numbers)
 

@@ -10,20 +10,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-import torch
-
-from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.image import FinetuneParams, LpFtParams
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult
-from histofuse.training.fitting.recipe import Recipe, Rows
-from histofuse.training.fusion import PairedEmbeddings, gather, make_head
-from histofuse.training.fusion import make_recipe as make_fusion_recipe
-from histofuse.training.image import PatchData, create_model
-from histofuse.training.image import make_recipe as make_image_recipe
+from histofuse.training.fusion import PairedEmbeddings, fit_head, gather
+from histofuse.training.image import PatchData, create_model, make_recipe
 from histofuse.training.recorder import NullRecorder
 
 MEASURED_ON: Final = "the validation split, at the best epoch"
@@ -45,50 +39,37 @@ class EpochReporter(NullRecorder):
             self._report(step - 1, self._best)
 
 
-class _Objective:
-    """Trains a network without a progress bar, and reads its best epoch."""
-
-    def __init__(self, train: Rows, validation: Rows, seed: int, metric: str) -> None:
-        self.metric, self.seed = metric, seed
-        self._train, self._validation = train, validation
-
-    def _fit(self, network: torch.nn.Module, recipe: Recipe, report: Report) -> TrialResult:
-        recipe = replace(recipe, show_progress=False)
-        recorder = EpochReporter(self.metric, report)
-        result = fit(network, self._train, self._validation, recipe, None, recorder)
-        return to_result(result, self.metric)
-
-
-class FusionObjective(_Objective):
+class FusionObjective:
     """Best validation score of the fusion head on given pairs."""
 
     def __init__(self, data: PairedEmbeddings, seed: int, metric: str) -> None:
-        tensors = gather(data)
-        super().__init__(tensors.rows("train"), tensors.rows("validation"), seed, metric)
-        self._data = data
+        self.metric, self.seed = metric, seed
+        self._data, self._tensors = data, gather(data)
 
     def __call__(self, params: FusionParams, report: Report) -> TrialResult:
         """Train one head."""
-        classes = len(self._data.classes)
-        torch.manual_seed(derive_seed(self.seed, "fusion", "init"))
-        network = make_head(self._data.embeddings, self._train, classes, params)
-        recipe = make_fusion_recipe(network, self._train, classes, params, self.seed)
+        recorder = EpochReporter(self.metric, report)
+        inputs = self._data, self._tensors, params, self.seed
         with one_thread():
-            return self._fit(network, recipe, report)
+            head = fit_head(*inputs, recorder=recorder, show_progress=False)
+        return to_result(head.result, self.metric)
 
 
-class ImageObjective(_Objective):
+class ImageObjective:
     """Best validation score of an image network."""
 
     def __init__(self, name: str, data: PatchData, seed: int, metric: str) -> None:
-        super().__init__(data.load_rows("train"), data.load_rows("validation"), seed, metric)
-        self.name, self._data = name, data
+        self.name, self.metric, self.seed, self._data = name, metric, seed, data
+        self._train, self._validation = data.load_rows("train"), data.load_rows("validation")
 
     def __call__(self, params: FinetuneParams | LpFtParams, report: Report) -> TrialResult:
         """Train one network."""
         model = create_model(self.name, self._data.meta, params, self.seed)
-        recipe = make_image_recipe(self.name, model, self._train, params, self.seed)
-        return self._fit(model, recipe, report)
+        recipe = make_recipe(self.name, model, self._train, params, self.seed)
+        recipe = replace(recipe, show_progress=False)
+        recorder = EpochReporter(self.metric, report)
+        result = fit(model, self._train, self._validation, recipe, None, recorder)
+        return to_result(result, self.metric)
 
 
 def to_result(result: FitResult, metric: str) -> TrialResult:

@@ -22,7 +22,8 @@ from histofuse.params.tabular import AnyTabularParams, MlpParams, XgboostParams
 from histofuse.params.tune import StudyParams
 from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
-from histofuse.training.boosting import make_rows, make_settings, split_folds
+from histofuse.training.boosting import make_rows, make_settings
+from histofuse.training.folds import split_folds
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.rows import LabelledRows, check_trainable, score_logits, select_rows
 from histofuse.training.tabular import EncodedTable
@@ -50,7 +51,7 @@ def _make_folds(
 ) -> tuple[LabelledRows, list[_Fold]]:
     check_trainable(table, features, "xgboost" if kind == "xgboost" else "mlp")
     rows = select_rows(table, features, "train")
-    splits = split_folds(rows, folds, derive_seed(seed, "folds"))
+    splits = split_folds(rows.target, rows.subjects, 2, folds, derive_seed(seed, "folds"))
     if len(splits) < 2:
         problem = f"{rows.positives} of {len(rows)} training rows have the target"
         expected = "at least two patients of each class, for folds"

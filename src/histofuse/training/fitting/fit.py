@@ -61,11 +61,11 @@ def fit(  # noqa: PLR0917
     if checkpoints and (state := load_checkpoint(checkpoints)):
         trainer.load_state_dict(state)
     for row in trainer.history:
-        _record(row, recorder)
+        record_epoch(row, recorder)
     with configuring_torch(network, device, share.of):
         while not is_finished(trainer.history, recipe):
             trainer.run_epoch()
-            _record(trainer.history[-1], recorder)
+            record_epoch(trainer.history[-1], recorder)
             if checkpoints and not share.first:
                 save_checkpoint(trainer.state_dict(), checkpoints)
     if share.first:
@@ -76,7 +76,8 @@ def fit(  # noqa: PLR0917
     return FitResult(trainer.history, find_best(trainer.history, recipe.monitor) + 1)
 
 
-def _record(row: Mapping[str, float], recorder: Recorder) -> None:
+def record_epoch(row: Mapping[str, float], recorder: Recorder) -> None:
+    """Log a row of a history, less what is not defined."""
     metrics = {name_column(name): value for name, value in row.items() if name != "epoch"}
     known = {name: value for name, value in metrics.items() if not np.isnan(value)}
     recorder.log_metrics(known, step=int(row["epoch"]))

@@ -70,6 +70,8 @@ def _macro_auroc(log_p: np.ndarray, labels: np.ndarray) -> float:
 
 def score_epoch(row: Mapping[str, float], monitor: Monitor) -> float:
     """Read the monitored validation metric of an epoch; more is better, NaN below all."""
+    if monitor == "last":
+        return row["epoch"]
     value = row[f"validation_{monitor}"]
     if math.isnan(value):
         return -math.inf

@@ -15,7 +15,7 @@ from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.stored import Source
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Monitor = Literal["macro_f1", "auroc", "loss"]
+Monitor = Literal["macro_f1", "auroc", "loss", "last"]
 Inputs = tuple[Tensor, ...]
 Sources = tuple[Source, ...]
 
@@ -58,7 +58,8 @@ class Recipe:
         batch_size: Rows per step, over all devices. The rows of an epoch are split evenly, so
             batches may be a little smaller and none is left with a single row.
         patience: Epochs without a better `monitor` after which training stops.
-        monitor: Validation metric that selects the best epoch; ties go to the lower loss.
+        monitor: Validation metric that selects the best epoch; ties go to the lower loss. ``last``
+            trains for all epochs and keeps the last.
         weight_decay: L2 penalty.
         schedule: Epoch (from 0) -> factor on the learning rates.
         loss: Logits and targets -> loss of each row (binary for one logit per row). Histories show

@@ -19,8 +19,7 @@ from histofuse.params.fusion import FusionParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.decision import fit_decision
 from histofuse.training.fitting.batches import compute_logits
-from histofuse.training.fitting.fit import fit
-from histofuse.training.fusion import PairedEmbeddings, PairTensors, gather, make_head, make_recipe
+from histofuse.training.fusion import PairedEmbeddings, PairTensors, fit_head, gather
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import EncodedTable, fit_model, to_columns
 
@@ -75,18 +74,13 @@ def run_fusion_control(
 def _train_head(
     data: PairedEmbeddings, tensors: PairTensors, params: FusionParams, seed: int
 ) -> Answers:
-    classes = len(data.classes)
-    train, validation, test = (tensors.rows(split) for split in SPLITS)
-    torch.manual_seed(derive_seed(seed, "fusion", "init"))
-    network = make_head(data.embeddings, train, classes, params)
+    labels = tensors.rows("validation").labels.numpy()
     with one_thread():
-        fit(network, train, validation, make_recipe(network, train, classes, params, seed))
-        of_validation, of_test = (
-            compute_logits(network, rows.inputs, batch_size=ROWS_AT_ONCE)
-            for rows in (validation, test)
-        )
+        head = fit_head(data, tensors, params, seed)
+        test = tensors.rows("test").inputs
+        of_test = compute_logits(head.network, test, batch_size=ROWS_AT_ONCE)
     cases = data.pairs.loc[data.pairs["split"] == "validation", "case_id"].to_numpy(dtype=object)
-    return _answer(of_validation, validation.labels.numpy(), cases, of_test, params)
+    return _answer(head.validation_logits, labels, cases, of_test, params)
 
 
 def run_tabular_control(

@@ -346,6 +346,18 @@ def test_scaler_fitted_on_every_pair(small_project):
     assert "matches a fit on all rows" in found["scaler"].detail
 
 
+def test_what_a_held_out_head_fitted_is_looked_for_in_validation(small_project):
+    small_project.train_fusion(head_rows="held_out")
+    facts = read("fusion_label_blind")
+    alarms, checks = look(facts)
+    assert alarms == {}
+    details = {c.name: c.detail for c in checks}
+    assert all("validation" in details[n] for n in ("scaler", "calibrator", "threshold"))
+    claimed = facts.config["params"] | {"head_rows": "in_sample"}
+    lying = replace(facts, config=facts.config | {"params": claimed})
+    assert "matches a fit on validation rows" in require_refused(lying, "scaler")["scaler"].detail
+
+
 def test_model_that_does_not_standardise_has_no_scaler_to_fit(small_project):
     facts = read("fusion_label_blind")
     plain = replace(facts, scaler=(np.zeros(3), np.ones(3)))

@@ -42,7 +42,9 @@ def fusion_params(small_project):
     return load_section(FusionParams, "fusion").model_copy(update={"epochs": 6})
 
 
-def test_the_value_is_that_of_the_model_training_would_keep(pairs, fusion_params):
+@pytest.mark.parametrize("rows", ["in_sample", "held_out"])
+def test_the_value_is_that_of_the_model_training_would_keep(pairs, fusion_params, rows):
+    fusion_params = fusion_params.model_copy(update={"head_rows": rows})
     result = FusionObjective(pairs, 5, "macro_f1")(fusion_params, Told())
     trained = train_fusion(pairs, fusion_params, 5, NullRecorder(), Path("models/tuned"))
     best = trained.history[trained.best_epoch - 1]

@@ -17,7 +17,8 @@ from histofuse.studies.objectives.folds import (
     make_objective,
 )
 from histofuse.studies.trials import StopTrial
-from histofuse.training.boosting import cross_validate, fit_booster, split_folds
+from histofuse.training.boosting import cross_validate, fit_booster
+from histofuse.training.folds import split_folds
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.rows import score_logits, select_rows
 from histofuse.training.tabular import EncodedTable
@@ -191,7 +192,7 @@ def test_folds_side_by_side_are_those_of_two_threads_bit_by_bit(seed):
     result = XgboostObjective(table, FEATURES, params, seed, "auroc")(params, ignore)
     rows = select_rows(table, FEATURES, "train")
     for number, (rest, held_out) in enumerate(
-        split_folds(rows, params.folds, derive_seed(seed, "folds"))
+        split_folds(rows.target, rows.subjects, 2, params.folds, derive_seed(seed, "folds"))
     ):
         booster = fit_booster(rows.take(rest), params, int(result.scores["cv/rounds"]), seed)
         margin = booster.predict(make_matrix(rows.x[held_out]), output_margin=True)

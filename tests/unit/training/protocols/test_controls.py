@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,18 @@ def test_controls_of_a_head_stay_at_chance_but_for_what_the_record_gives_away(tm
     assert rest == pytest.approx([0.75, 0.75], abs=0.08)
     again = run(aligned, "shuffled_images")
     np.testing.assert_array_equal(answers[0].probabilities, again[0].probabilities)
+
+
+def test_controls_of_a_held_out_head_do_not_look_at_the_training_split():
+    params = load_section(FusionParams, "fusion", ROOT / "params.yaml")
+    params = params.model_copy(update={"epochs": 2, "hidden": [4], "head_rows": "held_out"})
+    data = make_data("label_blind")
+    cases = [f"Case_{i % 4}" for i in range(len(data.pairs))]
+    data = replace(data, pairs=data.pairs.assign(case_id=cases))
+    train = data.pairs["split"] == "train"
+    other = replace(data, pairs=data.pairs.assign(label=data.pairs["label"].mask(train, "tumour")))
+    answers = [run_fusion_control(d, params, "shuffled_labels", 1, 1)[0] for d in (data, other)]
+    np.testing.assert_array_equal(answers[0].probabilities, answers[1].probabilities)
 
 
 def test_record_model_on_shuffled_targets_stays_at_chance(small_project):
