@@ -1,4 +1,4 @@
-"""Figures: confusion matrix, ROC, precision-recall, reliability, training curves, comparison."""
+"""Figures: confusion matrix, ROC, precision-recall, training curves, comparison."""
 
 import textwrap
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ from histofuse.evaluation.drawing import (
     save_drawing,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.classification import bin_reliability, count_confusion, count_cuts
+from histofuse.evaluation.metrics.classification import count_confusion, count_cuts
 from histofuse.evaluation.performance.comparison import HEADLINE, Comparison
 from histofuse.evaluation.performance.intervals import Intervals
 from histofuse.evaluation.performance.results import Result
@@ -41,7 +41,6 @@ from histofuse.evaluation.performance.training import find_choice
 from histofuse.evaluation.predictions import Predictions
 
 Known = Mapping[str, Interval]
-UNIT = (-0.02, 1.02)
 
 
 def draw_model_figures(result: Result, split: str, intervals: Intervals, folder: Path) -> None:
@@ -52,7 +51,6 @@ def draw_model_figures(result: Result, split: str, intervals: Intervals, folder:
         ("confusion", draw_confusion, (rows, result.title)),
         ("roc", draw_roc, (rows, result.title, known)),
         ("precision_recall", draw_precision_recall, (rows, result.title, known)),
-        ("reliability", draw_reliability, (rows, result.title)),
     ):
         save_drawing(draw, arguments, footer, folder / f"{name}.png")
     history, choice = result.model.history, find_choice(result.model.config)
@@ -133,25 +131,6 @@ def draw_precision_recall(rows: Predictions, title: str, known: Known) -> Figure
         axes.axhline(float(positive.mean()), linestyle=":", color=colour, linewidth=1)
     axes.set(xlabel="recall", ylabel="precision")
     frame_unit_square(axes)
-    return figure
-
-
-def draw_reliability(rows: Predictions, title: str) -> Figure:
-    """Draw predicted probability against what happened, a panel a class; points sized by rows."""
-    classes = choose_classes(rows)
-    size = (1.2 + 3.1 * len(classes), 4.4)
-    figure, panels = make_row(f"{title}: reliability", size, len(classes), left=0.75, bottom=0.95)
-    figure.subplots_adjust(top=1 - 0.65 / size[1])
-    for axes, (k, name, colour) in zip(panels, classes, strict=True):
-        axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
-        axes.set(title=name, xlabel="calibrated probability", xlim=UNIT, ylim=UNIT)
-        if not len(rows):
-            continue
-        bins = bin_reliability(rows.probabilities[:, k], rows.labels == k)
-        area = 8 + 90 * np.sqrt(bins.count / len(rows))
-        axes.plot(bins.predicted, bins.observed, color=colour, linewidth=1)
-        axes.scatter(bins.predicted, bins.observed, s=area, color=colour, edgecolor="white")
-    panels[0].set_ylabel("share that is of the class (dashed: ideal)")
     return figure
 
 

@@ -1,5 +1,4 @@
 import matplotlib.image
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.performance import figures
 from histofuse.evaluation.performance.results import evaluate_model
 
-FILES = ["confusion.png", "precision_recall.png", "reliability.png", "roc.png", "training.png"]
+FILES = ["confusion.png", "precision_recall.png", "roc.png", "training.png"]
 
 
 def texts(figure: Figure) -> str:
@@ -52,12 +51,6 @@ def test_absent_class_is_said_to_have_no_curve(models):
     assert "mitosis: not defined" in texts(figures.draw_precision_recall(rows, "x", {}))
 
 
-def test_reliability_points_are_the_bins(models):
-    figure = figures.draw_reliability(models[1].of("test"), "MLP")
-    points = np.asarray(figure.axes[0].collections[0].get_offsets())
-    np.testing.assert_allclose(points, [[0.2, 0.0], [0.7, 1.0], [0.9, 0.0]])
-
-
 @pytest.mark.parametrize("columns", [["epoch"], ["round", "validation_auroc"]])
 def test_training_draws_what_there_is(columns):
     history = pd.DataFrame([dict.fromkeys(columns, 1)])
@@ -78,11 +71,6 @@ def test_epoch_that_was_kept_is_marked_and_one_step_is_no_curve(
     object.__setattr__(results[0].model, "history", history[:1])
     figures.draw_model_figures(results[0], "test", intervals, tmp_path)
     assert sorted(f.name for f in tmp_path.glob("*.png")) == FILES[:-1]
-
-
-def test_each_class_has_its_own_panel_of_reliability(models):
-    figure = figures.draw_reliability(models[0].of("test"), "x")
-    assert [axes.get_title() for axes in figure.axes] == ["mitosis", "tumour", "non-tumour"]
 
 
 def test_comparison_leads_with_the_rare_class_and_leaky_models_are_hollow(
