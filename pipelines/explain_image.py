@@ -4,7 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
-from histofuse.core.bundle import open_bundle
+from histofuse.core.bundle import PREDICTIONS, open_bundle
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -17,7 +17,7 @@ from histofuse.params.base import load_section, load_seed
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import load_decision
-from histofuse.training.image import IMAGE_PREDICTIONS, PREDICTIONS
+from histofuse.training.image import IMAGE_PREDICTIONS
 
 MODELS = Path("models")
 PATCHES = Path("data/patches")

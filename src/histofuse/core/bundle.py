@@ -14,9 +14,11 @@ from histofuse.core.errors import BundleError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
+HISTORY = "history.csv"
+PREDICTIONS = "predictions.parquet"
 # Files with one row per patient or patch. Copies leave them out where patient data may not be
 # shared; the digest still names the whole bundle.
-ROW_LEVEL = frozenset({"predictions.parquet"})
+ROW_LEVEL = frozenset({PREDICTIONS})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from histofuse.core.artifacts import load_json, write_json
-from histofuse.core.bundle import open_bundle
+from histofuse.core.bundle import PREDICTIONS, open_bundle
 from histofuse.core.errors import BundleError
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
@@ -29,7 +29,7 @@ from histofuse.detection.scoring import (
     measure_gain,
     split_hot_spots,
 )
-from histofuse.detection.train import CANDIDATES, PREDICTIONS
+from histofuse.detection.train import CANDIDATES
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
 from histofuse.features.stain import find_normaliser
 from histofuse.models.backbones import ImageModel, load_image_model

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from histofuse.core.artifacts import digest_file, digest_text, to_json, write_json, write_text
-from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, PREDICTIONS, writing_bundle
 from histofuse.core.progress import report, track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, parse_columns, to_csv, write_table
@@ -38,8 +38,6 @@ from histofuse.training.fitting.processes import choose_device
 from histofuse.training.fitting.recipe import ParameterGroup, make_schedule, resolve_precision
 from histofuse.training.recorder import Recorder
 
-HISTORY: Final = "history.csv"
-PREDICTIONS: Final = "predictions.parquet"
 CANDIDATES: Final = Contract(
     name="candidates of the detector",
     columns=parse_columns("frame_id case_id split x_px:float y_px:float score:float"),

@@ -9,13 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from histofuse.core.bundle import Bundle, open_bundle
+from histofuse.core.bundle import HISTORY, PREDICTIONS, Bundle, open_bundle
 from histofuse.core.errors import collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract, read_table
-
-PREDICTIONS: Final = "predictions.parquet"
-HISTORY: Final = "history.csv"
 
 _PATCHES: Final = Contract(
     name="predictions on patches",

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 from histofuse.core.artifacts import digest_file, load_json
-from histofuse.core.bundle import CONFIG, open_bundle
+from histofuse.core.bundle import CONFIG, PREDICTIONS, open_bundle
 from histofuse.core.errors import BundleError, HistofuseError, RegistryError
 from histofuse.core.naming import name_pairing
 from histofuse.core.processes import ChildError, call_in_child
@@ -21,7 +21,7 @@ from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.patients import SIDES
-from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
+from histofuse.evaluation.predictions import Predictions, read_predictions
 from histofuse.explain.estimates import FAITHFULNESS, read_scores
 from histofuse.params.promotion import PromotionParams
 from histofuse.promotion.gate import Evidence, Scored, is_of_one_side

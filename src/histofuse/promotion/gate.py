@@ -15,7 +15,7 @@ from histofuse.core.naming import show_ends, show_value
 from histofuse.evaluation.alarms.checks import AlarmCheck
 from histofuse.evaluation.alarms.models import mark_seen, tabulate_rows
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
-from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.classification import measure_rows
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.promotion import PromotionParams, name_focus
@@ -426,10 +426,7 @@ def _meet_recall(new: Predictions, old: Predictions) -> Predictions:
 
 
 def _measure(rows: Predictions) -> dict[str, float | None]:
-    metrics = classification_metrics(
-        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-    )
-    return {name.removeprefix("test/"): value for name, value in metrics.items()}
+    return {n.removeprefix("test/"): v for n, v in measure_rows(rows, "test").items()}
 
 
 def _show_decisions(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import Bundle
+from histofuse.core.bundle import HISTORY, Bundle
 from histofuse.core.errors import InputError
 from histofuse.core.naming import name_pairing
 from histofuse.core.progress import track
@@ -21,7 +21,7 @@ from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.patches import ShardReader, load_index
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
-from histofuse.evaluation.predictions import HISTORY, Predictions, name_admissions
+from histofuse.evaluation.predictions import Predictions, name_admissions
 from histofuse.features.encoding import join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, KEY

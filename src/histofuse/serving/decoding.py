@@ -141,7 +141,7 @@ def _number_rows(cells: Any) -> Iterator[tuple[Any, Any]]:
         return iter(cells.items())
     if isinstance(cells, list | tuple | np.ndarray):
         return iter(enumerate(cells))
-    raise _refuse("patches", f"is a {type(cells).__name__}", "an array, or a list of images")
+    raise InputError.of("patches", f"is a {type(cells).__name__}", "an array, or a list of images")
 
 
 def _read_cell(cell: Any, where: str, size: PatchSize) -> np.ndarray:
@@ -154,31 +154,33 @@ def _read_cell(cell: Any, where: str, size: PatchSize) -> np.ndarray:
             try:
                 array = np.array(cell)
             except ValueError:
-                raise _refuse(where, "holds rows of unequal lengths", "(side, side, 3)") from None
+                raise InputError.of(
+                    where, "holds rows of unequal lengths", "(side, side, 3)"
+                ) from None
             return _check_pixels(array, where, "", size)
         case np.ndarray():
             return _check_pixels(cell, where, "", size)
         case None | float():
-            raise _refuse(where, "is missing", f"a {_NAMES} file, or an array of pixels")
+            raise InputError.of(where, "is missing", f"a {_NAMES} file, or an array of pixels")
         case _:
             expected = "an encoded image, or an array of pixels"
-            raise _refuse(where, f"is a {type(cell).__name__}", expected)
+            raise InputError.of(where, f"is a {type(cell).__name__}", expected)
 
 
 def _decode_text(text: str, where: str, size: PatchSize) -> bytes:
     expected = f"the base64 of a {_NAMES} file"
     if len(text) > 2 * size.most_bytes:
-        raise _refuse(where, f"is a text of {len(text):,} characters", expected)
+        raise InputError.of(where, f"is a text of {len(text):,} characters", expected)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
-        raise _refuse(where, f"is no base64: {text[:20]!r}", expected) from None
+        raise InputError.of(where, f"is no base64: {text[:20]!r}", expected) from None
 
 
 def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
     """Decode an image if its header is that of a patch; others are not decompressed."""
     if len(data) > size.most_bytes:
-        raise _refuse(where, f"is of {len(data):,} bytes", f"at most {size.most_bytes:,}")
+        raise InputError.of(where, f"is of {len(data):,} bytes", f"at most {size.most_bytes:,}")
     try:
         decode = _decode_tiff if data[:4] in _TIFF else _decode_png_or_jpeg
         return decode(data, where, size)
@@ -187,7 +189,7 @@ def _decode_image(data: bytes, where: str, size: PatchSize) -> np.ndarray:
     # Readers raise many types of errors on broken bytes.
     except Exception:
         expected = f"a {_NAMES} file, RGB, {size}"
-        raise _refuse(where, "cannot be read as an image", expected) from None
+        raise InputError.of(where, "cannot be read as an image", expected) from None
 
 
 def _decode_tiff(data: bytes, where: str, size: PatchSize) -> np.ndarray:
@@ -205,13 +207,13 @@ def _decode_png_or_jpeg(data: bytes, where: str, size: PatchSize) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _require_patch(image.width, image.height, where, size)
         if problem := _find_problem(image):
-            raise _refuse(where, problem, "opaque RGB pixels")
+            raise InputError.of(where, problem, "opaque RGB pixels")
         return _load(image, data, where)
 
 
 def _require_patch(width: int, height: int, where: str, size: PatchSize) -> None:
     if not size.accepts(height, width):
-        raise _refuse(where, f"is of {width} x {height} px", str(size))
+        raise InputError.of(where, f"is of {width} x {height} px", str(size))
 
 
 def _find_problem(image: Any) -> str:
@@ -240,11 +242,11 @@ def _check_pixels(array: np.ndarray, where: str, first: str, size: PatchSize) ->
     sides = array.shape[1:3] if first else array.shape[:2]
     if array.ndim != (4 if first else 3) or array.shape[-1] != 3 or not size.accepts(*sides):
         shape = f"({first}, side, side, 3)" if first else "(side, side, 3)"
-        raise _refuse(where, f"of shape {array.shape}", f"{shape}, {size}")
+        raise InputError.of(where, f"of shape {array.shape}", f"{shape}, {size}")
     if not np.issubdtype(array.dtype, np.integer):
-        raise _refuse(where, f"of type {array.dtype}", _WHOLE)
+        raise InputError.of(where, f"of type {array.dtype}", _WHOLE)
     if array.dtype != np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
-        raise _refuse(where, f"from {array.min()} to {array.max()}", _WHOLE)
+        raise InputError.of(where, f"from {array.min()} to {array.max()}", _WHOLE)
     return array.astype(np.uint8, copy=False)
 
 
@@ -254,7 +256,3 @@ def _add_margin(patches: np.ndarray, size: PatchSize) -> np.ndarray:
         return np.ascontiguousarray(patches)
     around = (missing, missing)
     return np.pad(patches, ((0, 0), around, around, (0, 0)), mode="reflect")
-
-
-def _refuse(where: str, problem: str, expected: str) -> InputError:
-    return InputError.of(where, problem, expected)

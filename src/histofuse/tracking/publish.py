@@ -25,7 +25,7 @@ from histofuse.core.artifacts import (
     write_json,
     write_text,
 )
-from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
+from histofuse.core.bundle import HISTORY, MANIFEST, Bundle, list_bundles, open_bundle
 from histofuse.core.naming import name_column, name_fusion, name_patient_model
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report, track
@@ -56,7 +56,6 @@ REPORTS: Final = Path("reports")
 LOGGED_KEYS: Final = (
     "kind", "seed", "source", "classes", "pairing", "leaky", "encoders", "architecture",
 )  # fmt: skip
-HISTORY: Final = "history.csv"
 DOCUMENTS: Final = "documents"
 PROVENANCE: Final = "provenance.json"
 PUBLISHING: Final = "publishing"  # the lock: one process publishes at a time

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 from torch import nn
 
 from histofuse.core.artifacts import digest_file, digest_folder, write_json
-from histofuse.core.bundle import CONFIG, MANIFEST, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, MANIFEST, PREDICTIONS, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import FaultList, InputError
 from histofuse.core.progress import track
@@ -80,11 +80,9 @@ IMAGE_PREDICTIONS = Contract(
     key=("patch_id",),
     open_ended=True,
 )
-PREDICTIONS = "predictions.parquet"
 # A trained network, its validation predictions, and what brings its logits to calibrated
 # probabilities -> how its maps are computed.
 ChooseMaps = Callable[[ImageModel, pd.DataFrame, Callable[..., Any]], dict[str, Any]]
-HISTORY = "history.csv"
 
 # Fixed, so that the same patches in the same order give the same bytes.
 _BATCH = 256

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
-from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, PREDICTIONS, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, parse_columns, read_table, to_csv, write_table
@@ -51,9 +51,6 @@ from histofuse.training.rows import (
     score_logits,
     select_rows,
 )
-
-HISTORY = "history.csv"
-PREDICTIONS = "predictions.parquet"
 
 TABULAR_PREDICTIONS = Contract(
     name="tabular predictions",

@@ -6,11 +6,11 @@ import pytest
 import tifffile
 from ruamel.yaml import YAML
 
-from histofuse.core.bundle import open_bundle
+from histofuse.core.bundle import PREDICTIONS, open_bundle
 from histofuse.core.tables import read_table
 from histofuse.detection.finder import NucleusFinder
 from histofuse.detection.frames import FrameData
-from histofuse.detection.train import CANDIDATES, PREDICTIONS, train_detector
+from histofuse.detection.train import CANDIDATES, train_detector
 from histofuse.params.data import FrameParams
 from histofuse.params.detector import DetectorParams
 from histofuse.training.recorder import NullRecorder

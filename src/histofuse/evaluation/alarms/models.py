@@ -10,14 +10,14 @@ import pandas as pd
 from jaxtyping import Float
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import open_bundle
+from histofuse.core.bundle import PREDICTIONS, open_bundle
 from histofuse.core.naming import show_ends, show_value
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_check, skip_check
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.classification import measure_rows
 from histofuse.evaluation.metrics.sides import find_side
-from histofuse.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
+from histofuse.evaluation.predictions import Predictions, read_predictions
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import AlarmParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator

@@ -36,10 +36,10 @@ def read_request(body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
     given = [name for name in _LAYOUTS if name in document]
     if len(given) != 1 or set(document) - {*given, PARAMS}:
         keys = f"{len(document):,} keys, {len(given)} of them with rows"
-        raise _refuse(_BODY, keys, f"one of {', '.join(_LAYOUTS)}, and optionally {PARAMS}")
+        raise InputError.of(_BODY, keys, f"one of {', '.join(_LAYOUTS)}, and optionally {PARAMS}")
     params = document.get(PARAMS) or {}
     if not isinstance(params, dict):
-        raise _refuse(PARAMS, _name_type(params), "an object")
+        raise InputError.of(PARAMS, _name_type(params), "an object")
     layout, rows = given[0], document[given[0]]
     if layout == SPLIT:
         return _read_split(rows), params
@@ -57,7 +57,7 @@ def write_answer(table: pd.DataFrame) -> bytes:
 def check_rows(n: int) -> None:
     """Check the number of rows of a request; `InputError` if there are none or too many."""
     if n == 0:
-        raise _refuse("input", "no rows", "at least one")
+        raise InputError.of("input", "no rows", "at least one")
     if n > MOST_ROWS:
         raise InputError.of("input", f"{n:,} rows", f"at most {MOST_ROWS:,}", _MANY)
 
@@ -66,7 +66,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     expected = "a JSON object, in UTF-8"
     # Before they take memory; few of these characters stand in a text.
     if body.count(b"[") > MOST_LISTS:
-        raise _refuse(_BODY, "too many lists", f"at most {MOST_LISTS:,}")
+        raise InputError.of(_BODY, "too many lists", f"at most {MOST_LISTS:,}")
     if body.count(b"{") > _OBJECTS:
         raise InputError.of(
             _BODY, f"more than {_OBJECTS:,} objects", f"at most {MOST_ROWS:,} rows", _MANY
@@ -75,22 +75,22 @@ def _parse(body: bytes) -> dict[str, Any]:
         document = parse_json(body, parse_number=float)  # infinity is refused with its column
     except json.JSONDecodeError as error:
         problem = f"not JSON at character {error.pos:,} ({error.msg})"
-        raise _refuse(_BODY, problem, expected) from None
+        raise InputError.of(_BODY, problem, expected) from None
     except ValueError as error:
-        raise _refuse(_BODY, str(error), expected) from None
+        raise InputError.of(_BODY, str(error), expected) from None
     if not isinstance(document, dict):
-        raise _refuse(_BODY, _name_type(document), expected)
+        raise InputError.of(_BODY, _name_type(document), expected)
     return document
 
 
 def _read_records(layout: str, rows: Any) -> pd.DataFrame:
     if not isinstance(rows, list):
-        raise _refuse(layout, _name_type(rows), "a list of rows")
+        raise InputError.of(layout, _name_type(rows), "a list of rows")
     check_rows(len(rows))
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise _refuse(f"{layout}, row {number}", _name_type(row), "an object")
+            raise InputError.of(f"{layout}, row {number}", _name_type(row), "an object")
         _check_columns(row)
         names |= dict.fromkeys(row)
         _check_columns(names)
@@ -102,11 +102,13 @@ def _read_split(split: Any) -> pd.DataFrame:
     _check_columns(names)
     check_rows(len(rows))
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise _refuse(f"{SPLIT}, columns", "a name twice, or not a text", "each name once")
+        raise InputError.of(f"{SPLIT}, columns", "a name twice, or not a text", "each name once")
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(names):
             problem = f"{len(row):,} cells" if isinstance(row, list) else _name_type(row)
-            raise _refuse(f"{SPLIT}, row {number}", problem, f"a list of {len(names):,} cells")
+            raise InputError.of(
+                f"{SPLIT}, row {number}", problem, f"a list of {len(names):,} cells"
+            )
     columns = map(list, zip(*rows, strict=True))
     return _make_table(dict(zip(names, columns, strict=True)), len(rows))
 
@@ -114,7 +116,7 @@ def _read_split(split: Any) -> pd.DataFrame:
 def _get_list(split: Any, key: str) -> list[Any]:
     value = split.get(key) if isinstance(split, dict) else None
     if not isinstance(value, list):
-        raise _refuse(f"{SPLIT}, {key}", _name_type(value), "a list")
+        raise InputError.of(f"{SPLIT}, {key}", _name_type(value), "a list")
     return value
 
 
@@ -122,7 +124,9 @@ def _read_columns(columns: dict[str, Any]) -> pd.DataFrame:
     _check_columns(columns)
     lengths = {len(cells) if isinstance(cells, list) else -1 for cells in columns.values()}
     if len(lengths) != 1 or -1 in lengths:
-        raise _refuse(COLUMNS, "columns of unequal lengths", "a list of cells for each column")
+        raise InputError.of(
+            COLUMNS, "columns of unequal lengths", "a list of cells for each column"
+        )
     n = lengths.pop()
     check_rows(n)
     return _make_table(columns, n)
@@ -130,7 +134,7 @@ def _read_columns(columns: dict[str, Any]) -> pd.DataFrame:
 
 def _check_columns(names: Any) -> None:
     if len(names) > MOST_COLUMNS:
-        raise _refuse("input", f"{len(names):,} columns", f"at most {MOST_COLUMNS:,}")
+        raise InputError.of("input", f"{len(names):,} columns", f"at most {MOST_COLUMNS:,}")
 
 
 def _make_table(columns: Mapping[str, list[Any]], n: int) -> pd.DataFrame:
@@ -151,7 +155,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"not for JSON: {type(value).__name__}")
-
-
-def _refuse(where: str, problem: str, expected: str) -> InputError:
-    return InputError.of(where, problem, expected)
