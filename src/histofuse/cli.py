@@ -119,9 +119,7 @@ def fetch(
 
 
 @app.command("describe-table")
-def describe_table(
-    file: Path = Argument(help="Table: .csv, .tsv, .txt or .parquet."),
-) -> None:
+def describe_table(file: Path = Argument(help="Table: .csv, .tsv, .txt or .parquet.")) -> None:
     """Draft the declaration of a table of health records."""
     from histofuse.data.declared.draft import draft_declaration
 
@@ -148,9 +146,7 @@ def write_page() -> None:
 
 
 @app.command()
-def registry(
-    json: bool = Option(False, "--json", help="Print JSON, with full digests."),
-) -> None:
+def registry(json: bool = Option(False, "--json", help="Print JSON, with full digests.")) -> None:
     """List registered models; * marks those in models/."""
     from histofuse.commands.registry import describe_registry
 
@@ -159,9 +155,7 @@ def registry(
 
 
 @app.command()
-def verify(
-    model: str = Argument("fusion", help="Registered model or models:/… URI."),
-) -> None:
+def verify(model: str = Argument("fusion", help="Registered model or models:/… URI.")) -> None:
     """Compare a model's files with what was registered, before others load it."""
     from histofuse.commands.registry import verify_model
 
@@ -248,9 +242,7 @@ app.add_typer(users, name="users", help="Manage the users of the server that run
 
 @users.command("add")
 def add_user(
-    name: UserName,
-    *,
-    read_only: bool = Option(False, "--read-only", help="Read-only access."),
+    name: UserName, *, read_only: bool = Option(False, "--read-only", help="Read-only access.")
 ) -> None:
     """Add a user and print the login."""
     team = _open_team()

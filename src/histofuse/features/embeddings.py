@@ -14,9 +14,7 @@ from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.tables import Contract, read_table, write_table
 
 IMAGE_ROWS: Final = Contract(
-    name="rows of image embeddings",
-    columns={"patch_id": "str", "row": "int"},
-    key=("patch_id",),
+    name="rows of image embeddings", columns={"patch_id": "str", "row": "int"}, key=("patch_id",)
 )
 PATIENT_ROWS: Final = Contract(
     name="rows of patient embeddings",

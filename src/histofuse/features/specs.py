@@ -14,10 +14,7 @@ Kind = Literal["continuous", "binary", "categorical"]
 KEY: Final = ("subject_id", "hadm_id")
 
 FEATURES: Final = Contract(
-    name="features of index admissions",
-    columns=dict.fromkeys(KEY, "int"),
-    key=KEY,
-    open_ended=True,
+    name="features of index admissions", columns=dict.fromkeys(KEY, "int"), key=KEY, open_ended=True
 )
 
 

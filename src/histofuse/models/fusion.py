@@ -29,12 +29,7 @@ class FusionHead(nn.Module):
     """
 
     def __init__(
-        self,
-        image_dim: int,
-        patient_dim: int,
-        hidden: list[int],
-        classes: int,
-        dropout: float,
+        self, image_dim: int, patient_dim: int, hidden: list[int], classes: int, dropout: float
     ) -> None:
         super().__init__()
         self.image_scaler = Standardiser(image_dim)

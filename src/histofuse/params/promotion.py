@@ -12,8 +12,7 @@ FewGroupsRule = Literal["leave_one_out", "point", "refuse"]
 
 # `minority` stands for the class in focus: mitosis, or the target, or the rarest class in training.
 MetricName = Annotated[
-    str,
-    Field(pattern=r"^(accuracy|brier|(precision|recall|f1|auroc|auprc|ece)/(macro|minority))$"),
+    str, Field(pattern=r"^(accuracy|brier|(precision|recall|f1|auroc|auprc|ece)/(macro|minority))$")
 ]
 ScoreName = Annotated[
     str, Field(pattern=r"^(accuracy|(precision|recall|f1|auroc|auprc)/(macro|minority))$")

@@ -430,10 +430,7 @@ def _measure(rows: Predictions) -> dict[str, float | None]:
 
 
 def _show_decisions(
-    rival: _Rival,
-    before: Mapping[str, float | None],
-    after: Mapping[str, float | None],
-    focus: str,
+    rival: _Rival, before: Mapping[str, float | None], after: Mapping[str, float | None], focus: str
 ) -> Check:
     """Show what both models decide, each at thresholds of its own; nothing is refused by it."""
     names = ("accuracy", f"precision/{focus}", f"recall/{focus}")

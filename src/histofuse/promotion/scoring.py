@@ -103,10 +103,7 @@ def _locate(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def score_test_split(
-    bundle: Bundle,
-    encoders: Path | None = None,
-    data: TestData | None = None,
-    view: View = "both",
+    bundle: Bundle, encoders: Path | None = None, data: TestData | None = None, view: View = "both"
 ) -> Predictions:
     """Predict the current test split, in the order of its keys.
 

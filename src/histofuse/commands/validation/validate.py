@@ -29,11 +29,7 @@ from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_inte
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
-from histofuse.evaluation.predictions import (
-    Predictions,
-    concatenate,
-    read_predictions,
-)
+from histofuse.evaluation.predictions import Predictions, concatenate, read_predictions
 from histofuse.features.encoding import Encoder, join_splits
 from histofuse.features.specs import KEY
 from histofuse.models.tabular import ENCODER

@@ -22,13 +22,7 @@ from histofuse.core.text_tables import (
     read_csv_text,
     read_whole_numbers,
 )
-from histofuse.params.records import (
-    NONE,
-    ROW_NUMBER,
-    Declaration,
-    PatientsTable,
-    load_declaration,
-)
+from histofuse.params.records import NONE, ROW_NUMBER, Declaration, PatientsTable, load_declaration
 
 DECLARATION: Final = "records.yaml"  # in the folder of the table
 KEY: Final = ("subject_id", "hadm_id")

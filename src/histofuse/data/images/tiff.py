@@ -83,10 +83,7 @@ def read_size(path: Path, frames: FrameParams) -> tuple[int, int]:
 
 
 def decode_whole(
-    tiff: TiffFile,
-    where: Path | str,
-    frames: FrameParams,
-    most_bytes: int = LARGEST_PICTURE_BYTES,
+    tiff: TiffFile, where: Path | str, frames: FrameParams, most_bytes: int = LARGEST_PICTURE_BYTES
 ) -> Decoded:
     """Decode an open TIFF file of one image, as `read_rgb` does, if it takes `most_bytes`."""
     page = tiff.pages.first

@@ -15,13 +15,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
-from histofuse.core.errors import (
-    HistofuseError,
-    InputError,
-    collect_faults,
-    list_faults,
-    shorten,
-)
+from histofuse.core.errors import HistofuseError, InputError, collect_faults, list_faults, shorten
 from histofuse.serving.http.batching import RequestQueue
 from histofuse.serving.http.wire import check_rows
 from histofuse.serving.predict import open_predictor

@@ -47,10 +47,7 @@ def draw_overlays(
 
 
 def draw_overview(
-    overview: Overview,
-    mitoses_um: Float[np.ndarray, "n 2"],
-    spot: HotSpot | None,
-    title: str,
+    overview: Overview, mitoses_um: Float[np.ndarray, "n 2"], spot: HotSpot | None, title: str
 ) -> Figure:
     """Draw a slide's thumbnail with the density of mitoses, each of them, and the hot spot."""
     from scipy.ndimage import gaussian_filter
