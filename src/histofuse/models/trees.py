@@ -1,7 +1,5 @@
 """Boosted trees: scikit-learn's as plain arrays with a predictor of their own, and XGBoost's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +60,7 @@ class BoostedTrees:
         return self.value[node]
 
 
-def extract_trees(model: GradientBoostingClassifier) -> BoostedTrees:
+def extract_trees(model: "GradientBoostingClassifier") -> BoostedTrees:
     """Take the trees out of a fitted binary classifier of scikit-learn."""
     trees = [tree.tree_ for tree in model.estimators_[:, 0]]
     roots = np.cumsum([0, *(t.node_count for t in trees)])[:-1]
@@ -79,7 +77,7 @@ def extract_trees(model: GradientBoostingClassifier) -> BoostedTrees:
     )
 
 
-def find_prior(model: GradientBoostingClassifier) -> float:
+def find_prior(model: "GradientBoostingClassifier") -> float:
     """Find the logit before any tree."""
     prior = model.init_.class_prior_[1]  # type: ignore[union-attr]
     return float(np.log(prior / (1 - prior)))
@@ -106,7 +104,7 @@ def load_trees(path: Path) -> BoostedTrees:
 
 def make_matrix(
     x: np.ndarray, target: np.ndarray | None = None, weight: np.ndarray | None = None
-) -> xgboost.DMatrix:
+) -> "xgboost.DMatrix":
     """Hand rows to XGBoost; NaN means missing."""
     import xgboost
 
@@ -114,7 +112,7 @@ def make_matrix(
     return xgboost.DMatrix(x, label=target, weight=weight, missing=np.nan, nthread=XGBOOST_THREADS)
 
 
-def load_booster(path: Path) -> xgboost.Booster:
+def load_booster(path: Path) -> "xgboost.Booster":
     """Load an XGBoost model from its ``.ubj`` file."""
     import xgboost
 

@@ -20,8 +20,6 @@ Sources: paper 3.2 (Platt or isotonic on the validation fold); Platt 1999 for th
 Hastie, Tibshirani & Friedman, The Elements of Statistical Learning, 7.10 (one standard error).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -49,6 +47,36 @@ FEWEST_GROUPS = 2
 FOLDS = 5
 TINY = 1e-6
 SMALLEST_PROBABILITY = 1e-15  # log loss is finite
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """The rows behind a fit: of each class, or their sum alone; and what they were too few for."""
+
+    per_class: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def hide_few(self) -> "FittedOn":
+        """Keep only the sum where a class has fewer rows than may be shown of restricted data."""
+        if min(self.per_class, default=0) >= FEWEST_PATIENTS:
+            return self
+        few = f"a class has fewer than {FEWEST_PATIENTS} rows"
+        return FittedOn((sum(self.per_class),), (few,) if self.notes else ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Render for JSON; `positives` is null unless the model is binary."""
+        return {
+            "n": sum(self.per_class),
+            "per_class": list(self.per_class),
+            "positives": self.per_class[1] if len(self.per_class) == 2 else None,
+            "note": "; ".join(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FittedOn":
+        """Read what `to_dict` rendered."""
+        notes = tuple(note for note in values["note"].split("; ") if note)
+        return cls(tuple(values["per_class"]), notes)
 
 
 @dataclass(frozen=True)
@@ -146,7 +174,7 @@ class Calibrator:
         return values | values.pop("scaling") | {"fitted_on": self.fitted_on.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Calibrator:
+    def from_dict(cls, values: dict[str, Any]) -> "Calibrator":
         """Read what `to_dict` rendered; versions without biases and choice are read as well."""
         curves = tuple(map(_read_curve, values["curves"]))
         scaling = Scaling(values["temperature"], tuple(values.get("biases", ())))
@@ -339,36 +367,6 @@ def check_method(method: CalibrationMethod) -> None:
     if method not in methods:
         fault = Fault("params.yaml, calibration", f"is {method!r}", f"one of {', '.join(methods)}")
         raise InputError([fault])
-
-
-@dataclass(frozen=True)
-class FittedOn:
-    """The rows behind a fit: of each class, or their sum alone; and what they were too few for."""
-
-    per_class: tuple[int, ...]
-    notes: tuple[str, ...] = ()
-
-    def hide_few(self) -> FittedOn:
-        """Keep only the sum where a class has fewer rows than may be shown of restricted data."""
-        if min(self.per_class, default=0) >= FEWEST_PATIENTS:
-            return self
-        few = f"a class has fewer than {FEWEST_PATIENTS} rows"
-        return FittedOn((sum(self.per_class),), (few,) if self.notes else ())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON; `positives` is null unless the model is binary."""
-        return {
-            "n": sum(self.per_class),
-            "per_class": list(self.per_class),
-            "positives": self.per_class[1] if len(self.per_class) == 2 else None,
-            "note": "; ".join(self.notes),
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FittedOn:
-        """Read what `to_dict` rendered."""
-        notes = tuple(note for note in values["note"].split("; ") if note)
-        return cls(tuple(values["per_class"]), notes)
 
 
 def count_classes(

@@ -13,8 +13,6 @@ Welsh, JRSS B 69 (2007), for drawing whole clusters; Hesterberg, The American St
 (2015), for few groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -133,7 +131,7 @@ class Resampled:
             return None
         return 1 - _share_below(draws, limit)
 
-    def minus_paired(self, other: Resampled) -> Resampled:
+    def minus_paired(self, other: "Resampled") -> "Resampled":
         """Subtract another model's metrics on the same rows and resamples: a paired difference.
 
         Its intervals are percentile ones: where two models are equally good, the corrections of BCa
@@ -148,7 +146,7 @@ class Resampled:
             params=self.params.model_copy(update={"method": "percentile"}),
         )
 
-    def minus(self, other: Resampled) -> Resampled:
+    def minus(self, other: "Resampled") -> "Resampled":
         """Subtract the same metrics of other groups, resampled independently; no BCa intervals."""
         return replace(
             self,
