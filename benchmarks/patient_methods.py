@@ -63,12 +63,12 @@ class Cohorts:
 def align(bags: PatientBags, seed: int) -> PatientBags:
     """Give each patient the record of another of the same split and outcome."""
     rng = make_rng(seed, "patient_methods", "align")
-    records = bags.records.copy()
+    order = np.arange(len(bags))
     for split in np.unique(bags.split):
         for outcome in (0, 1):
             rows = np.flatnonzero((bags.split == split) & (bags.outcome == outcome))
-            records[rows] = bags.records[rng.permutation(rows)]
-    return replace(bags, records=records)
+            order[rows] = rng.permutation(rows)
+    return replace(bags, records=bags.records.iloc[order].reset_index(drop=True))
 
 
 def predict(

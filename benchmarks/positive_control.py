@@ -51,7 +51,7 @@ from histofuse.params.fusion import EncodersParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.patients import AllPatientParams
 from histofuse.params.simulation import LinkedSimulationParams
-from histofuse.patients.bags import PatientBags
+from histofuse.patients.bags import PatientBags, describe_record
 from histofuse.training.image import apply_network
 
 HERE = Path(__file__).parent
@@ -94,17 +94,17 @@ class Pool:
         tissue = Tissue(*(getattr(self.tissue, f.name)[chosen] for f in fields(Tissue)))
         cohort = LinkedCohort(tissue, *draw_outcome(tissue, params, seed))
         table = tabulate_patients(cohort, params, seed)
-        columns = tuple(table.columns[3:])
+        records = table[table.columns[3:]]
         nuclei = params.nuclei_per_patient
         bags = PatientBags(
             embeddings=self.embeddings[chosen].reshape(len(chosen) * nuclei, -1),
             logits=self.logits[chosen].reshape(len(chosen) * nuclei, -1),
             bag_of=np.repeat(np.arange(len(chosen)), nuclei),
-            records=table[list(columns)].to_numpy(),
+            records=records,
+            specs=describe_record(records),
             outcome=cohort.outcome,
             split=table["split"].to_numpy(dtype=object),
             patient_ids=table["patient_id"].to_numpy(dtype=object),
-            columns=columns,
         )
         return cohort, bags
 

@@ -14,8 +14,8 @@ from histofuse.params.fusion import EncodersParams
 from histofuse.tracking.registry import pull_encoder
 from histofuse.training.image import apply_network
 
-LINKED = Path("data/linked")
-OUT = Path("data/linked_embeddings")
+LINKED = Path("data/simulated/linked")
+OUT = Path("data/simulated/linked_embeddings")
 
 
 def main() -> None:

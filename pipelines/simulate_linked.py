@@ -12,7 +12,7 @@ from histofuse.params.base import load_section, load_seed
 from histofuse.params.patches import PatchParams
 from histofuse.params.simulation import LinkedSimulationParams
 
-OUT = Path("data/linked")
+OUT = Path("data/simulated/linked")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from _stage import run_stage
 from histofuse.core.artifacts import write_json
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
@@ -22,6 +23,7 @@ from histofuse.data.leakage import audit_patients, require_clean
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS, split_patients
 from histofuse.params.base import load_section, load_seed, load_value
 from histofuse.params.data import DataParams
+from histofuse.params.patients import PatientCohortParams
 from histofuse.params.splits import PatientSplitParams
 
 PATCHES = Path("data/splits/patches.parquet")
@@ -48,6 +50,10 @@ def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
     """Find the split of each linked patient, if any are linked."""
     crosswalk = Path(load_value(DataParams, "data.crosswalk"))
     if is_empty(crosswalk):
+        if load_section(PatientCohortParams, "patient_cohort").root == "crosswalk":
+            problem = f"is crosswalk, but {crosswalk} links no case"
+            remedy = "Name the file in data.crosswalk, or set it to simulated."
+            raise InputError.of("params.yaml, patient_cohort", problem, "patients of cases", remedy)
         return None
     patches = read_table(PATCHES, PATCH_SPLITS)
     links = read_crosswalk(crosswalk, patches, cohort)

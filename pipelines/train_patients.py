@@ -17,7 +17,6 @@ from histofuse.tracking.names import name_registered
 from histofuse.tracking.recorder import open_recorder
 
 LINKED = Path("data/linked")
-EMBEDDINGS = Path("data/linked_embeddings")
 STUDIES = Path("studies")
 OUT = Path("models/patients")
 
@@ -25,7 +24,7 @@ OUT = Path("models/patients")
 def main() -> None:
     methods = load_section(AllPatientParams, "patients").root
     encoding = load_section(EncodingParams, "encoding")
-    cohort = load_cohort(LINKED, EMBEDDINGS)
+    cohort = load_cohort(LINKED)
     registered = name_registered(cohort.encoder["name"])
     cohort = replace(cohort, encoder={**cohort.encoder, "registered": registered})
     report(f"read {len(cohort.bags):,} patients with {len(cohort.bags.bag_of):,} nuclei")

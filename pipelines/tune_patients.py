@@ -13,7 +13,6 @@ from histofuse.patients.train import load_cohort
 from histofuse.studies.objectives.patients import make_job
 
 LINKED = Path("data/linked")
-EMBEDDINGS = Path("data/linked_embeddings")
 
 
 def main(name: str, *words: str) -> None:
@@ -21,7 +20,7 @@ def main(name: str, *words: str) -> None:
     base = methods[name_section("patients", name).partition(".")[2]]
     params = load_section(StudyParams, f"tune.{name}")
     encoding = load_section(EncodingParams, "encoding")
-    job = make_job(name, load_cohort(LINKED, EMBEDDINGS), base, params, encoding, load_seed())
+    job = make_job(name, load_cohort(LINKED), base, params, encoding, load_seed())
     run_job(job, words, load_section(StudyStorage, "study_storage").root)
 
 

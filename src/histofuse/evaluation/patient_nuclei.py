@@ -15,18 +15,19 @@ from matplotlib.figure import Figure
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import name_model, show_name
+from histofuse.core.tables import read_table
 from histofuse.data.patches import Patches, ShardReader, crop_margin, load_index
 from histofuse.evaluation.drawing import make_row, mark_source, save_drawing
 from histofuse.evaluation.predictions import read_predictions
 from histofuse.features.encoding import Encoder
 from histofuse.models.tabular import ENCODER
-from histofuse.patients.bags import PatientBags
+from histofuse.patients.bags import NUCLEI, PatientBags
 from histofuse.patients.fusion.interface import PatientModel
 from histofuse.patients.rows import PatientRows, make_rows
 from histofuse.patients.train import load_patient_model
 
 _NUCLEI: Final = 8
-_PATIENTS: Final = 4
+_ENDS: Final = 2  # patients with the highest probabilities, and with the lowest
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,31 @@ def measure_nuclei(model: PatientModel, patient: PatientRows) -> Float[np.ndarra
     return model.logits(patient) - model.logits(without)
 
 
-def draw_nuclei(bundle: Bundle, bags: PatientBags, cohort: Path, out: Path) -> None:
+def draw_nuclei(bundle: Bundle, bags: PatientBags, linked: Path, patches: Path, out: Path) -> None:
     """Draw the test patients with the highest and the lowest probabilities.
 
-    `cohort` is the folder with the patches of the bags' nuclei, in their order.
+    `linked` is the folder of the bags, `patches` that of their nuclei.
     """
     test, model = read_predictions(bundle).of("test"), load_patient_model(bundle)
     rows = make_rows(bags, Encoder.from_dict(load_json(bundle.path / ENCODER)))
-    reader, index = ShardReader(cohort), load_index(cohort)
+    nuclei = read_table(linked / "nuclei.parquet", NUCLEI)
+    index = nuclei.merge(load_index(patches), on="patch_id", validate="1:1")
+    reader = ShardReader(patches)
     ranked = np.argsort(-test.probabilities[:, 1], kind="stable")
     strips = []
-    for patient in (*ranked[: _PATIENTS // 2], *ranked[-(_PATIENTS // 2) :]):
+    shown = ranked if len(ranked) < 2 * _ENDS else [*ranked[:_ENDS], *ranked[-_ENDS:]]
+    for patient in shown:
         place = int(np.flatnonzero(bags.patient_ids == test.keys[patient])[0])
         changes = measure_nuclei(model, rows.take(np.array([place])))
         top = np.argsort(-np.abs(changes), kind="stable")[:_NUCLEI]
         stored = index.iloc[np.flatnonzero(bags.bag_of == place)[top]]
-        patches = reader.read(stored["shard"], stored["row"])
+        pixels = reader.read(stored["shard"], stored["row"])
         strips.append(
             Strip(
                 float(test.probabilities[patient, 1]),
                 show_name(test.classes[test.labels[patient]]),
                 changes[top].tolist(),
-                crop_margin(patches, reader.meta.margin_px),
+                crop_margin(pixels, reader.meta.margin_px),
             )
         )
     mark = mark_source(bundle.config["source"])

@@ -16,6 +16,7 @@ from histofuse.params.base import (
 from histofuse.params.tabular import BoosterSection
 from histofuse.params.tune import ClassifierSection
 
+PatientCohortKind = Literal["simulated", "crosswalk"]
 Aggregator = Literal["mean", "max", "spread", "distribution"]
 
 
@@ -142,3 +143,7 @@ class PatientParams(SectionOf[_Kinds]):
 
 class AllPatientParams(SectionOf[dict[str, _Kinds]]):
     """Section ``patients``: all methods by name."""
+
+
+class PatientCohortParams(SectionOf[PatientCohortKind]):
+    """Section ``patient_cohort``: whom models at patient level are trained on."""

@@ -25,7 +25,7 @@ from histofuse.params.image import AllImageParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
 from histofuse.params.patches import PatchParams
-from histofuse.params.patients import AllPatientParams
+from histofuse.params.patients import AllPatientParams, PatientCohortParams
 from histofuse.params.promotion import AlarmParams, ControlParams, PromotionParams
 from histofuse.params.simulation import (
     HistologySimulationParams,
@@ -118,6 +118,7 @@ class ProjectParams(Section):
     pairing: PairingsParams
     encoders: EncodersParams
     fusion: FusionParams
+    patient_cohort: PatientCohortParams
     patients: AllPatientParams
     studies: StudiesParams
     study_storage: StudyStorage

@@ -5,6 +5,7 @@ The embeddings come from a frozen encoder, one a nucleus; a patient's nuclei for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import SPLITS
 from histofuse.core.tables import Contract, read_table
+from histofuse.features.encoding import check_features
+from histofuse.features.specs import FeatureSpec, load_specs
 
 PATIENTS: Final = Contract(
     name="patients with record and outcome",
@@ -23,6 +26,7 @@ PATIENTS: Final = Contract(
     key=("patient_id", "split"),
     open_ended=True,
 )
+META: Final = "meta.json"
 NUCLEI: Final = Contract(
     name="nuclei of patients, in the order of the embeddings",
     columns={"patient_id": "str", "patch_id": "str"},
@@ -40,34 +44,38 @@ class PatientBags:
         embeddings: Of nuclei.
         logits: Class logits of nuclei, by the encoder.
         bag_of: Number of the patient that a nucleus is of.
-        records: Of patients; NaN where a value is missing.
+        records: Raw values of patients, a row each in their order; null where one is missing.
+        specs: What the columns of the records are.
         outcome: 0 or 1.
         split: train, validation or test.
         patient_ids: Unique.
-        columns: Names of the record's values; numbers where none are given.
     """
 
     embeddings: Float32[np.ndarray, "_ d"]
     logits: Float[np.ndarray, "_ k"]
     bag_of: Int64[np.ndarray, " _"]
-    records: Float[np.ndarray, "_ r"]
+    records: pd.DataFrame
+    specs: Sequence[FeatureSpec]
     outcome: Int64[np.ndarray, " _"]
     split: Shaped[np.ndarray, " _"]
     patient_ids: Shaped[np.ndarray, " _"]
-    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.patient_ids)
 
-    @property
-    def record_table(self) -> pd.DataFrame:
-        """The records, one row a patient."""
-        names = self.columns or [f"record_{i}" for i in range(self.records.shape[1])]
-        return pd.DataFrame(self.records, columns=list(names))
-
     def count_nuclei(self) -> Int64[np.ndarray, " p"]:
         """Count the nuclei of each patient."""
         return np.bincount(self.bag_of, minlength=len(self))
+
+
+def describe_record(table: pd.DataFrame) -> list[FeatureSpec]:
+    """Specify the columns of a record of numbers: binary if all their values are 0 or 1."""
+    return [_describe(name, table[name].dropna().to_numpy()) for name in map(str, table)]
+
+
+def _describe(name: str, values: np.ndarray) -> FeatureSpec:
+    kind = "binary" if set(values.tolist()) <= {0.0, 1.0} else "continuous"
+    return FeatureSpec(name, name, kind, "", "record", name, indicator=True)
 
 
 def check_bags(bags: PatientBags, where: str | Path = "the patients") -> None:
@@ -75,9 +83,10 @@ def check_bags(bags: PatientBags, where: str | Path = "the patients") -> None:
 
     Raises:
         InputError: With every fault: arrays that do not fit together, nuclei of no known patient, a
-            patient in two splits or without nuclei, an outcome with one value, values that are not
-            finite.
+            patient in two splits or without nuclei, a split with one outcome, values that are not
+            finite or not of their kind.
     """
+    check_features(bags.records, {spec.name: spec.kind for spec in bags.specs}, str(where))
     with collect_faults() as faults:
         if not _check_lengths(bags, where, faults):
             return
@@ -94,8 +103,6 @@ def check_bags(bags: PatientBags, where: str | Path = "the patients") -> None:
         for name, values in (("embeddings", bags.embeddings), ("logits", bags.logits)):
             if not np.isfinite(values).all():
                 faults.add(f"{where}, {name}", "values that are not finite", "finite values")
-        if np.isinf(bags.records).any():
-            faults.add(f"{where}, records", "infinite values", "finite ones, or none where missing")
 
 
 def _check_lengths(bags: PatientBags, where: str | Path, faults: FaultList) -> bool:
@@ -123,50 +130,55 @@ def _check_patients(bags: PatientBags, where: str | Path, faults: FaultList) -> 
         faults.add(f"{where}, split", f"splits {unknown}", f"one of {list(SPLITS)}")
     if values := sorted(set(bags.outcome.tolist()) - {0, 1}):
         faults.add(f"{where}, outcome", f"values {values[:5]}", "0 or 1")
-    for split in ("train", "validation"):
+    for split in SPLITS:
         found = sorted(set(rows.loc[rows["split"] == split, "outcome"].tolist()))
         if len(found) < 2:
             problem = f"{found[0]} in all {split} patients" if found else f"no {split} patients"
-            faults.add(f"{where}, outcome", problem, f"both outcomes among {split} patients")
+            expected, remedy = f"both outcomes among {split} patients", "More patients, or a fold "
+            faults.add(f"{where}, outcome", problem, expected, f"{remedy}of splits that has them.")
 
 
-def load_bags(cohort: Path, embeddings: Path) -> PatientBags:
+def load_bags(folder: Path) -> PatientBags:
     """Load patients, nuclei and their embeddings.
 
     Args:
-        cohort: Folder with ``patients.parquet`` (`PATIENTS`; its other columns are the record) and
-            ``nuclei.parquet`` (`NUCLEI`).
-        embeddings: Folder with ``image.npy`` and ``logits.npy``, a row a nucleus in that order.
+        folder: Holds ``patients.parquet`` (`PATIENTS`; its other columns are the record),
+            ``features.json`` (what these are), ``nuclei.parquet`` (`NUCLEI`), and ``image.npy`` and
+            ``logits.npy``, a row a nucleus in that order.
 
     Raises:
         InputError: If a file is missing or breaks its contract, or all that `check_bags` finds.
     """
-    patients = read_table(cohort / "patients.parquet", PATIENTS).reset_index(drop=True)
-    nuclei = read_table(cohort / "nuclei.parquet", NUCLEI)
-    names = [name for name in patients.columns if name not in PATIENTS.columns]
-    # Of a patient with several rows the first; `check_bags` names the patient.
-    first = patients["patient_id"].drop_duplicates()
-    place = pd.Series(first.index, index=first.to_numpy()).reindex(nuclei["patient_id"])
-    bags = PatientBags(
-        embeddings=_load_array(embeddings / "image.npy"),
-        logits=_load_array(embeddings / "logits.npy"),
-        bag_of=place.fillna(-1).to_numpy(dtype=np.int64),
-        records=_read_records(patients[names], cohort / "patients.parquet"),
-        outcome=patients["outcome"].to_numpy(dtype=np.int64),
-        split=patients["split"].to_numpy(dtype=object),
-        patient_ids=patients["patient_id"].to_numpy(dtype=object),
-        columns=tuple(names),
-    )
-    check_bags(bags, cohort)
+    arrays = (_load_array(folder / f"{name}.npy") for name in ("image", "logits"))
+    patients = read_table(folder / "patients.parquet", PATIENTS)
+    nuclei = read_table(folder / "nuclei.parquet", NUCLEI)
+    bags = make_bags(patients, nuclei, load_specs(folder / "features.json"), *arrays)
+    check_bags(bags, folder)
     return bags
 
 
-def _read_records(table: pd.DataFrame, where: Path) -> Float[np.ndarray, "p r"]:
-    with collect_faults() as faults:
-        for name, values in table.items():
-            if not pd.api.types.is_numeric_dtype(values):
-                faults.add(f"{where}, {name}", f"is {values.dtype}", "numbers, empty where missing")
-    return table.to_numpy(dtype=np.float64, na_value=np.nan)
+def make_bags(
+    patients: pd.DataFrame,
+    nuclei: pd.DataFrame,
+    specs: Sequence[FeatureSpec],
+    embeddings: Float32[np.ndarray, "n d"],
+    logits: Float[np.ndarray, "n k"],
+) -> PatientBags:
+    """Bring tables and arrays together by key; `check_bags` says whether they fit."""
+    # Of a patient with several rows the first; `check_bags` names the patient.
+    patients = patients.reset_index(drop=True)
+    first = patients["patient_id"].drop_duplicates()
+    place = pd.Series(first.index, index=first.to_numpy()).reindex(nuclei["patient_id"])
+    return PatientBags(
+        embeddings=embeddings,
+        logits=logits,
+        bag_of=place.fillna(-1).to_numpy(dtype=np.int64),
+        records=patients.drop(columns=list(PATIENTS.columns)),
+        specs=specs,
+        outcome=patients["outcome"].to_numpy(dtype=np.int64),
+        split=patients["split"].to_numpy(dtype=object),
+        patient_ids=patients["patient_id"].to_numpy(dtype=object),
+    )
 
 
 def _load_array(path: Path) -> Float32[np.ndarray, "n d"]:

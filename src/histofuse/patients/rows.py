@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from histofuse.features.encoding import Encoder, encode, fit_encoder
-from histofuse.features.specs import FeatureSpec
 from histofuse.params.ehr import EncodingParams
 from histofuse.patients.aggregators import aggregate
 from histofuse.patients.bags import PatientBags
@@ -76,30 +74,18 @@ class PatientRows:
 
 def fit_record_encoder(bags: PatientBags, params: EncodingParams) -> Encoder:
     """Learn the encoding of records from the train patients."""
-    table = bags.record_table
-    return fit_encoder(table[bags.split == "train"], describe_record(table), params)
-
-
-def describe_record(table: pd.DataFrame) -> list[FeatureSpec]:
-    """Specify the columns of records: binary if all their values are 0 or 1."""
-    return [_describe(name, table[name].dropna().to_numpy()) for name in map(str, table)]
-
-
-def _describe(name: str, values: np.ndarray) -> FeatureSpec:
-    kind = "binary" if set(values.tolist()) <= {0.0, 1.0} else "continuous"
-    return FeatureSpec(name, name, kind, "", "record", name, indicator=True)
+    return fit_encoder(bags.records[bags.split == "train"], bags.specs, params)
 
 
 def make_rows(bags: PatientBags, encoder: Encoder) -> PatientRows:
     """Bring patients into the form that methods take; both sides are given."""
     order = np.argsort(bags.bag_of, kind="stable")
-    table = bags.record_table
     return PatientRows(
         embeddings=bags.embeddings[order],
         logits=bags.logits[order].astype(np.float32),
         sizes=bags.count_nuclei(),
-        record=encode(encoder, table).to_numpy(),
-        record_with_missing=encode(encoder, table, impute=False).to_numpy(),
+        record=encode(encoder, bags.records).to_numpy(),
+        record_with_missing=encode(encoder, bags.records, impute=False).to_numpy(),
         outcome=bags.outcome,
         given=np.ones((len(bags), 2), dtype=bool),
     )

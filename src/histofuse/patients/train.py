@@ -13,13 +13,12 @@ import pandas as pd
 from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
 from histofuse.core.bundle import CONFIG, Bundle, writing_bundle
 from histofuse.core.errors import BundleError, InputError
-from histofuse.core.privacy import merge_sources
 from histofuse.core.tables import Contract, to_csv, write_table
 from histofuse.features.encoding import Encoder
 from histofuse.models.tabular import ENCODER
 from histofuse.params.ehr import EncodingParams
-from histofuse.params.patients import AnyPatientParams, PatientParams
-from histofuse.patients.bags import PatientBags, load_bags
+from histofuse.params.patients import AnyPatientParams, PatientCohortKind, PatientParams
+from histofuse.patients.bags import META, PatientBags, load_bags
 from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.fusion.methods import fit_method, load_method
 from histofuse.patients.rows import (
@@ -63,6 +62,7 @@ class PatientCohort:
         digests: Input -> SHA-256.
         encoder: The frozen image encoder: ``name``, ``digest`` and ``registered``, its name in the
             registry.
+        kind: ``simulated``, or ``crosswalk``: of the data's own patients.
     """
 
     bags: PatientBags
@@ -70,31 +70,29 @@ class PatientCohort:
     source: str
     digests: Mapping[str, str]
     encoder: Mapping[str, str]
+    kind: PatientCohortKind
 
 
-def load_cohort(cohort: Path, embeddings: Path) -> PatientCohort:
-    """Load linked patients and the digests of what is read; see `bags.load_bags`.
-
-    ``meta.json`` in the folder of embeddings names ``source`` and ``encoder``; the one in the other
-    folder may name the ``target``.
+def load_cohort(folder: Path) -> PatientCohort:
+    """Load linked patients (`bags.load_bags`), what ``meta.json`` says of them, and digests.
 
     Raises:
         InputError: As `bags.load_bags` does.
     """
-    bags = load_bags(cohort, embeddings)
-    meta, about = (load_json(folder / "meta.json") for folder in (embeddings, cohort))
+    meta = load_json(folder / META)
     files = {
-        "patients": cohort / "patients.parquet",
-        "nuclei": cohort / "nuclei.parquet",
-        "image_embeddings": embeddings / "image.npy",
-        "image_logits": embeddings / "logits.npy",
+        "patients": "patients.parquet",
+        "nuclei": "nuclei.parquet",
+        "image_embeddings": "image.npy",
+        "image_logits": "logits.npy",
     }
     return PatientCohort(
-        bags=bags,
-        target=about.get("target", "outcome"),
-        source=merge_sources(meta["source"], about["source"]),
-        digests={name: digest_file(path) for name, path in files.items()},
+        bags=load_bags(folder),
+        target=meta["target"],
+        source=meta["source"],
+        digests={name: digest_file(folder / file) for name, file in files.items()},
         encoder=meta["encoder"],
+        kind=meta["cohort"],
     )
 
 
@@ -126,7 +124,8 @@ def train_method(
     check_method(params.calibration)
     encoder = fit_record_encoder(bags, encoding)
     if not encoder.feature_order:
-        problem = "no value of the record can be used: constant, or missing in most patients"
+        few = f"of fewer than {encoding.fewest_patients} patients (encoding.fewest_patients)"
+        problem = f"no value of the record can be used: constant, missing in most, or {few}"
         raise InputError.of("the train patients", problem, "at least one that varies")
     rows = make_rows(bags, encoder)
     train, validation = (select_split(rows, bags.split, s) for s in ("train", "validation"))
@@ -217,6 +216,8 @@ def _describe(
         "seed": seed,
         "inputs": dict(cohort.digests),
         "source": cohort.source,
+        # A cohort that is not the data's own is said to be simulated by its source.
+        **({"cohort": cohort.kind} if cohort.kind == "crosswalk" else {}),
         "encoders": {"image": dict(cohort.encoder)},
         "architecture": {
             "kind": params.kind,

@@ -25,7 +25,7 @@ from histofuse.evaluation.predictions import Predictions, name_admissions
 from histofuse.features.encoding import join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, KEY
-from histofuse.patients.bags import NUCLEI, PATIENTS
+from histofuse.patients.bags import META, NUCLEI, PATIENTS
 from histofuse.patients.rows import View
 from histofuse.serving.image import Patches
 from histofuse.serving.patient import PatientInputs
@@ -84,7 +84,13 @@ class TestData:
         patients = read_table(self.linked / "patients.parquet", PATIENTS)
         nuclei = read_table(self.linked / "nuclei.parquet", NUCLEI)
         test = patients[patients["split"] == SPLIT].sort_values("patient_id", ignore_index=True)
-        return test, _locate(nuclei[nuclei["patient_id"].isin(test["patient_id"])], self.linked)
+        of_test = nuclei[nuclei["patient_id"].isin(test["patient_id"])]
+        return test, _locate(of_test, self.linked_patches)
+
+    @property
+    def linked_patches(self) -> Path:
+        """Shards and index of their nuclei."""
+        return self.root / load_json(self.linked / META)["patches"]
 
     def read_target(self) -> str:
         """Read the target of the cohort."""
@@ -196,7 +202,7 @@ def _score_patients(bundle: Bundle, predictor: Any, data: TestData, view: View) 
 def _read_bags(
     patients: pd.DataFrame, nuclei: pd.DataFrame, predictor: Any, data: TestData, view: View
 ) -> Iterator[PatientInputs]:
-    reader = ShardReader(data.linked)
+    reader = ShardReader(data.linked_patches)
     for first in range(0, len(patients), BAGS_AT_ONCE):
         part = patients.iloc[first : first + BAGS_AT_ONCE]
         ids = part["patient_id"]

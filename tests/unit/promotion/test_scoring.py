@@ -26,14 +26,15 @@ from histofuse.params.base import load_section
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.promotion import AlarmParams
 from histofuse.params.simulation import LinkedSimulationParams
-from histofuse.patients.bags import load_bags
-from histofuse.patients.train import PatientCohort, train_patients
+from histofuse.patients.link import read_simulated, write_linked
+from histofuse.patients.train import load_cohort, train_patients
 from histofuse.promotion import scoring
 from histofuse.promotion.scoring import TestData, score_test_split
 from histofuse.training.image import apply_network
 from histofuse.training.recorder import NullRecorder
 
 PROJECT_PARAMS = Path(__file__).parents[3] / "params.yaml"
+SIMULATED = Path("data/simulated/linked")
 
 MODELS = [
     "simple_cnn", "logistic_regression", "mlp", "fusion_label_blind", "fusion_label_aligned",
@@ -149,17 +150,16 @@ def linked(small_project):
     )  # fmt: skip
     drawn = load_section(LinkedSimulationParams, "simulation.linked", PROJECT_PARAMS)
     drawn = drawn.model_copy(update={"patients": 50, "nuclei_per_patient": 3, "validation": 0.3})
-    simulate_linked(drawn, Cutting(meta, 64), 1, Path("data/linked"))
-    outputs = apply_network(
-        load_image_model(encoder), Path("data/linked"), load_index(Path("data/linked"))
-    )
-    embeddings = Path("data/linked_embeddings")
+    simulate_linked(drawn, Cutting(meta, 64), 1, SIMULATED)
+    outputs = apply_network(load_image_model(encoder), SIMULATED, load_index(SIMULATED))
+    embeddings = SIMULATED.with_name("linked_embeddings")
     embeddings.mkdir()
     np.save(embeddings / "image.npy", outputs.embeddings)
     np.save(embeddings / "logits.npy", outputs.logits)
     facts = {"name": "simple_cnn", "digest": encoder.digest, "registered": "histofuse-simple-cnn"}
-    bags = load_bags(Path("data/linked"), embeddings)
-    cohort = PatientCohort(bags, "outcome", "simulated", {}, facts)
+    write_json({"source": "simulated", "encoder": facts}, embeddings / "meta.json")
+    write_linked(read_simulated(SIMULATED, embeddings), Path("data/linked"))
+    cohort = load_cohort(Path("data/linked"))
     path = Path("models/patients/patient_gated")
     train_patients(cohort, make_params("gated", epochs=2), ENCODING, 1, NullRecorder(), path)
     return path
@@ -182,9 +182,9 @@ def test_patients_are_scored_as_they_were_in_training(linked, tmp_path, view, mo
 
 def test_nuclei_of_patients_that_are_not_in_the_index_are_refused(linked):
     _, nuclei = TestData().read_patients()
-    index = load_index(Path("data/linked"))
+    index = load_index(SIMULATED)
     kept = index[index["patch_id"] != nuclei["patch_id"].iloc[0]]
-    write_table(kept, Path("data/linked") / INDEX, PATCH_INDEX)
+    write_table(kept, SIMULATED / INDEX, PATCH_INDEX)
     with pytest.raises(InputError, match="1 test patches are not in the index"):
         TestData().read_patients()
 

@@ -19,7 +19,7 @@ def made(tmp_path_factory, image):
     drawn = draw_bags(200, dim=image.model.embedding_dim)
     bundle = image.bundle
     facts = {"name": bundle.name, "registered": "histofuse-simple-cnn", "digest": bundle.digest}
-    cohort = PatientCohort(drawn, "death", "simulated", {}, facts)
+    cohort = PatientCohort(drawn, "death", "simulated", {}, facts, "simulated")
     path = tmp_path_factory.mktemp("models") / "patient_gated"
     trained = train_patients(
         cohort, make_params("gated", epochs=3), ENCODING, 1, NullRecorder(), path
@@ -32,7 +32,7 @@ def made(tmp_path_factory, image):
 def test_answers_are_those_of_training_with_the_decision_of_the_sides_given(made):
     _, trained, predictor = made
     rows = trained.rows.take(np.arange(6))
-    records = draw_bags(200, dim=rows.embeddings.shape[1]).record_table.iloc[:6]
+    records = draw_bags(200, dim=rows.embeddings.shape[1]).records.iloc[:6]
     none = records * np.nan
     ends = {"both": (rows.sizes, records), "image": (rows.sizes, none)}
     ends["record"] = (rows.sizes * 0, records)

@@ -28,7 +28,6 @@ from histofuse.features.encoding import ENCODED, join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, FeatureSpec, load_specs
 from histofuse.patients.bags import PATIENTS
-from histofuse.patients.rows import describe_record
 
 # Read by the checks, relative to the data folder.
 DATA_FILES: Final = (
@@ -86,8 +85,12 @@ class AlarmData:
     @cached_property
     def specs(self) -> list[FeatureSpec] | None:
         """Specifications of the features."""
-        path = self.root / "ehr" / "features.json"
-        return load_specs(path) if path.is_file() else None
+        return _load_specs(self.root / "ehr")
+
+    @cached_property
+    def linked_specs(self) -> list[FeatureSpec] | None:
+        """Specifications of the features of linked patients."""
+        return _load_specs(self.root / "linked")
 
     def embed_pairs(self, pairing: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Look up the image embeddings of a pairing by split, and their ``meta.json``."""
@@ -113,6 +116,11 @@ class AlarmData:
         if rows is None:
             return None
         return rows[rows["split"] == "test"].rename(columns={"patient_id": "subject_id"})
+
+
+def _load_specs(folder: Path) -> list[FeatureSpec] | None:
+    path = folder / "features.json"
+    return load_specs(path) if path.is_file() else None
 
 
 def find_alarms(
@@ -153,8 +161,7 @@ def _check_fits(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> Iterat
             why = "the encoder of the record, or the record, is missing; dvc repro"
             yield skip_check("encoder", model.name, (model.kind,), why)
         else:
-            record = table.drop(columns=list(PATIENTS.columns), errors="ignore")
-            specs = describe_record(record) if of_patients else data.specs
+            specs = data.linked_specs if of_patients else data.specs
             yield check_encoder(model.encoder, table, specs, rules, model.name)
     if model.kind == "fusion":
         yield _check_scaler(model, data, rules)

@@ -1,6 +1,7 @@
 """Image alone, record alone and both on linked patients, next to what is achievable.
 
 Negative controls are records of other patients, and an outcome to which tissue adds nothing (null).
+What is achievable, and the null, are known of simulated patients alone.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ class LinkedScores:
 
     outcome: Int[np.ndarray, " n"]  # 0 or 1
     models: Mapping[str, Scores]  # by the model of each of `SIDES`
-    best: Mapping[str, Scores]  # likewise, by the model that drew the patients
+    # likewise, by the model that drew the patients; empty of patients that are not simulated
+    best: Mapping[str, Scores]
     # by the model of both, fitted on records of other patients, for each shuffle
     by_chance: tuple[Scores, ...] = ()
 
@@ -94,10 +96,11 @@ def score_by_chance(
     scores = []
     for shuffle in range(shuffles):
         rng = make_rng(methods.seed, "positive_control", "shuffle", shuffle)
-        records = bags.records.copy()
+        order = np.arange(len(bags))
         for split in np.unique(bags.split):
             rows = np.flatnonzero(bags.split == split)
-            records[rows] = records[rng.permutation(rows)]
+            order[rows] = rng.permutation(rows)
+        records = bags.records.iloc[order].reset_index(drop=True)
         scores.append(methods.fit(replace(bags, records=records), "both"))
     return tuple(scores)
 
@@ -105,7 +108,7 @@ def score_by_chance(
 def measure_gain(scores: LinkedScores, bootstrap: Bootstrap) -> dict[str, Interval]:
     """Compute AUROCs of models and of what is achievable, and `GAINS`, over patients."""
     names = {f"model/{side}": scores.models[side] for side in SIDES}
-    names |= {f"best/{side}": scores.best[side] for side in SIDES}
+    names |= {f"best/{side}": of for side, of in scores.best.items()}
     names |= {f"chance/{n}": of for n, of in enumerate(scores.by_chance)}
     patients = np.arange(len(scores.outcome))
     rankings = {name: rank_rows(of, scores.outcome, patients) for name, of in names.items()}
@@ -127,7 +130,8 @@ def _add_gains(
     auroc: Mapping[str, Float[np.ndarray, " w"]], shown: list[str]
 ) -> list[Float[np.ndarray, " w"]]:
     better = np.maximum(auroc["model/image"], auroc["model/record"])
-    gain, achievable = auroc["model/both"] - better, auroc["best/both"] - better
+    gain = auroc["model/both"] - better
+    achievable = auroc.get("best/both", np.full_like(gain, np.nan)) - better
     by_chance = [values for name, values in auroc.items() if name.startswith("chance/")]
     chance = np.mean(by_chance, axis=0) if by_chance else np.full_like(gain, np.nan)
     added = {

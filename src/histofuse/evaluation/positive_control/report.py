@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,6 +27,8 @@ from histofuse.evaluation.metrics.sides import Rules, answer_gain, explain_gain
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
 
+TITLE: Final = "Does fusion gain where there is something to gain?"
+OWN_TITLE: Final = "Do tissue and record of one patient tell more than either?"
 COHORTS: Final[Mapping[str, str]] = {
     "linked": "Own tissue and own record",
     "null": "Null: the record says all that the tissue does",
@@ -56,15 +58,21 @@ def write_positive_control(
     folder: Path,
     *,
     source: str,
+    own: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write ``positive_control.json``, the tables and the figure; return the verdict."""
+    """Write ``positive_control.json``, the tables and the figure; return the verdict.
+
+    `own` is what is known of patients that are not simulated, such as their number.
+    """
     gain, share = measured["linked"]["gain"], measured["linked"]["share"]
     answer = answer_gain(gain, rules)
+    reached = "" if own else f", {_show(share)} of what is achievable"
     sentence = (
-        f"AUROC {_show(gain, '+')} over the better side, {_show(share)} of what is achievable. "
+        f"AUROC {_show(gain, '+')} over the better side{reached}. "
         f"{explain_gain(answer, gain, rules)}"
     )
-    content = {cohort: render_intervals(of) for cohort, of in measured.items()}
+    content: dict[str, Any] = {cohort: render_intervals(of) for cohort, of in measured.items()}
+    content |= {"own": own} if own else {}
     verdict = {"answer": answer, "sentence": sentence, "fusion": fusion}
     write_json({**content, "verdict": verdict}, folder / "positive_control.json")
     write_tables([_tabulate(measured, fusion, source, intervals)], folder / "tables")
@@ -89,22 +97,33 @@ def _tabulate(measured: Measured, fusion: str, source: str, intervals: IntervalP
             if of[value].value is not None
         ]
     mark = " Simulated: no patients." if "simulated" in source else ""
+    headings, note = {"cohort": "Cohort", "model": "Model", "auroc": "AUROC"}, ""
+    if _is_drawn(measured):
+        headings["best"] = "Achievable"
+        note = (
+            "Achievable: what the model that drew the patients says of the same patients' nuclei "
+            "and recorded values. "
+        )
     return Table(
         "positive_control",
         f"Linked patients, test split: what fusion gains ({fusion}).{mark}",
-        {"cohort": "Cohort", "model": "Model", "auroc": "AUROC", "best": "Achievable"},
+        headings,
         rows,
         [
             explain_resampling(intervals, "patients"),
-            "Achievable: what the model that drew the patients says of the same patients' nuclei "
-            "and recorded values. The better side is found on each resample.",
+            f"{note}The better side is found on each resample.",
         ],
     )
 
 
+def _is_drawn(measured: Measured) -> bool:
+    """Tell whether a model drew the patients, so that what is achievable is known."""
+    return "best/both" in measured["linked"]
+
+
 def draw_positive_control(measured: Measured) -> Figure:
     """Draw AUROCs with intervals, a panel a cohort; what is achievable is a hollow diamond."""
-    title = "Does fusion gain where there is something to gain?"
+    title = TITLE if _is_drawn(measured) else OWN_TITLE
     figure, panels = make_row(title, (8.2, 3.5), len(measured), left=2.3, bottom=0.95)
     figure.subplots_adjust(wspace=0.06, top=0.76)
     for axes, (cohort, of) in zip(panels, measured.items(), strict=True):
@@ -124,8 +143,9 @@ def draw_positive_control(measured: Measured) -> Figure:
 
 def _draw_cohort(axes: Axes, of: Mapping[str, Interval]) -> None:
     sides = [of[f"model/{side}"].value or 0.0 for side in ("image", "record")]
-    highest = of["best/both"].value or 0.0
-    axes.axvspan(max(sides), max(highest, *sides), color=FAINT, alpha=0.5, linewidth=0)
+    if "best/both" in of:
+        highest = max(of["best/both"].value or 0.0, *sides)
+        axes.axvspan(max(sides), highest, color=FAINT, alpha=0.5, linewidth=0)
     axes.axvline(max(sides), color=GREY, linewidth=1, linestyle="--", label="better side")
     for place, (arm, (_, colour)) in enumerate(_ARMS.items()):
         draw_interval(axes, of[f"model/{arm}"], place, colour, 2.2, marker="o", markersize=6)

@@ -599,7 +599,7 @@ def patient_model(small_project):
     bundle = open_bundle(Path("models/simple_cnn"))
     drawn = draw_bags(200, dim=load_image_model(bundle).embedding_dim)
     facts = {"name": bundle.name, "registered": "histofuse-simple-cnn", "digest": bundle.digest}
-    cohort = PatientCohort(drawn, "death", "simulated", {}, facts)
+    cohort = PatientCohort(drawn, "death", "simulated", {}, facts, "simulated")
     params = make_params("early_logistic")
     train_patients(cohort, params, ENCODING, 1, NullRecorder(), Path("models/patient_early"))
     return "models/patient_early"

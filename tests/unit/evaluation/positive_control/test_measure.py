@@ -25,7 +25,7 @@ from histofuse.evaluation.positive_control.report import COHORTS, write_positive
 from histofuse.params.base import load_section
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.simulation import LinkedSimulationParams
-from histofuse.patients.bags import PatientBags
+from histofuse.patients.bags import PatientBags, describe_record
 from histofuse.patients.train import PATIENT_PREDICTIONS
 
 PARAMS = load_section(LinkedSimulationParams, "simulation.linked")
@@ -45,13 +45,15 @@ def see_perfectly(cohort) -> PatientBags:
     """Make bags whose logits name the class of each nucleus."""
     counts = cohort.tissue.counts
     classes = np.concatenate([np.repeat(np.arange(3), of) for of in counts])
-    records = np.column_stack((cohort.record.markers, cohort.record.own))
+    records = pd.DataFrame(np.column_stack((cohort.record.markers, cohort.record.own)))
+    records.columns = [f"record_{i}" for i in range(records.shape[1])]
     n = len(counts)
     return PatientBags(
         embeddings=np.eye(3, dtype=np.float32)[classes],
         logits=(20 * np.eye(3, dtype=np.float32) - 10)[classes],
         bag_of=np.repeat(np.arange(n), counts.sum(axis=1)),
         records=records,
+        specs=describe_record(records),
         outcome=cohort.outcome,
         split=np.resize(["train", "train", "test", "test", "validation"], n).astype(object),
         patient_ids=np.array([f"P{i}" for i in range(n)], dtype=object),

@@ -55,7 +55,9 @@ def test_one_side_is_answered_as_by_a_model_of_that_side(name, side, trained, ba
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_bundle_answers_as_the_model_that_wrote_it(name, bags, tmp_path):
-    cohort = PatientCohort(bags, "death", "simulated", {"bags": "00"}, {"name": "resnet18"})
+    cohort = PatientCohort(
+        bags, "death", "simulated", {"bags": "00"}, {"name": "resnet18"}, "simulated"
+    )
     path = tmp_path / "models" / f"patient_{name}"
     params = make_params(name, **({"epochs": 2} if "epochs" in METHODS[name] else {}))
     written = train_patients(cohort, params, ENCODING, 1, NullRecorder(), path)
