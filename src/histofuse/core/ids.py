@@ -7,7 +7,6 @@ from typing import Final, Literal, NewType
 
 CaseId = NewType("CaseId", str)  # "Case_10": one patient's slide in BreCaHAD
 FrameId = NewType("FrameId", str)  # "Case_10-03": one image of a case
-PatchId = NewType("PatchId", str)  # "Case_10-03/0042": one window around a nucleus
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")

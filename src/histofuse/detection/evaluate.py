@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, UInt8
+from scipy.ndimage import gaussian_filter
 
 from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.bundle import PREDICTIONS, open_bundle
@@ -16,9 +17,9 @@ from histofuse.core.errors import BundleError
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
 from histofuse.data.cutting import cut_windows
-from histofuse.detection.baseline import find_dark_spots
 from histofuse.detection.finder import THRESHOLD
 from histofuse.detection.frames import FrameData
+from histofuse.detection.peaks import find_peaks
 from histofuse.detection.pictures import choose_frame, draw_matched
 from histofuse.detection.scoring import (
     FROC_RATES,
@@ -31,7 +32,7 @@ from histofuse.detection.scoring import (
 )
 from histofuse.detection.train import CANDIDATES
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
-from histofuse.features.stain import find_normaliser
+from histofuse.features.stain import REFERENCE, find_normaliser, measure_density
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.training.decision import choose_focus_class, load_decision
 
@@ -42,6 +43,10 @@ _PAIRS: Final = ("frame_id", "x_px", "y_px", "score", "label")
 BASELINE: Final = "haematoxylin"
 _BATCH: Final = 256
 _HOT_SPOT: Final = 10.0  # reach, in radii of matching
+# Of the baseline, dark spots of haematoxylin.
+_SMOOTHING_PX: Final = 10.0
+_SPACING_PX: Final = 12.0
+_QUANTILE: Final = 0.8
 
 
 def evaluate_detector(
@@ -175,3 +180,17 @@ def write_evaluation(
     (folder / PICTURE).parent.mkdir(parents=True)
     frame = choose_frame(matched, metrics["focus_class"])
     draw_matched(data.read(frame), matched[matched["frame_id"] == frame], folder / PICTURE)
+
+
+def find_dark_spots(pixels: UInt8[np.ndarray, "height width 3"]) -> pd.DataFrame:
+    """Find local maxima of smoothed haematoxylin above the 0.8 quantile of the image.
+
+    Returns:
+        ``x_px``, ``y_px`` and ``score``, the rank of a spot's darkness.
+    """
+    amounts = np.linalg.pinv(REFERENCE.stains)[:, 0].astype(np.float32)
+    haematoxylin = gaussian_filter(measure_density(pixels) @ amounts, _SMOOTHING_PX)
+    peaks = find_peaks(haematoxylin, _SPACING_PX, float(np.quantile(haematoxylin, _QUANTILE)))
+    darkness = haematoxylin[peaks.rows, peaks.columns]
+    rank = darkness.argsort().argsort() / max(1, len(darkness))
+    return pd.DataFrame({"x_px": peaks.x, "y_px": peaks.y, "score": rank}).astype("float64")

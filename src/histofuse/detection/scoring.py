@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
-from histofuse.detection.matching import match
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
 from histofuse.evaluation.metrics.weighted import Clusters
 
@@ -22,8 +22,31 @@ NUCLEI: Final = "nuclei"
 FROC_RATES: Final = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false answers a frame
 _PLACE: Final = ["x_px", "y_px"]
 _THRESHOLDS: Final = 60
+NONE: Final = -1  # in the place of the dot of a nucleus that has none
 
-Counts = Float[np.ndarray, "w g"]
+
+def match(
+    found: Float[np.ndarray, "n 2"], dots: Float[np.ndarray, "m 2"], radius_px: float
+) -> Int64[np.ndarray, " n"]:
+    """Match found nuclei to dots within a radius: as many as possible, then as close as possible.
+
+    Hungarian method, as in the challenges of the field; pairs beyond the radius are no pairs.
+
+    Returns:
+        (n,) number of the dot of each found nucleus, or `NONE`.
+    """
+    answer = np.full(len(found), NONE, np.int64)
+    if not len(found) or not len(dots):
+        return answer
+    near = KDTree(found).sparse_distance_matrix(KDTree(dots), radius_px, output_type="ndarray")
+    # A pair less costs more than all distances together.
+    beyond = 1.0 + radius_px * min(len(found), len(dots))
+    cost = np.full((len(found), len(dots)), beyond)
+    cost[near["i"], near["j"]] = near["v"]
+    rows, columns = linear_sum_assignment(cost)
+    paired = cost[rows, columns] < beyond
+    answer[rows[paired]] = columns[paired]
+    return answer
 
 
 def match_frames(

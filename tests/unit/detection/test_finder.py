@@ -6,7 +6,7 @@ from histofuse.commands.prediction.predict import Request, predict
 from histofuse.core.errors import InputError
 from histofuse.detection import finder as module
 from histofuse.detection.finder import NucleusFinder, reduce_pixels
-from histofuse.detection.matching import match
+from histofuse.detection.scoring import match
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.interface import describe_interface, encode_png
 

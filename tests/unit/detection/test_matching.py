@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from histofuse.detection.matching import NONE, match
+from histofuse.detection.scoring import NONE, match
 
 
 def test_each_dot_is_found_once():

@@ -4,7 +4,7 @@ The validation patients stay out of it: they are kept for calibration and thresh
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,6 +176,22 @@ def _make_stop(ended: threading.Event) -> "TrainingCallback":
     return Stop()
 
 
+def score_folds(
+    folds: Sequence[Any],
+    fit: Callable[[Any], Mapping[str, float]],
+    metric: str,
+    report: Report,
+) -> TrialResult:
+    """Fit and score fold after fold, and average."""
+    scores: dict[str, list[float]] = {key: [] for key in _NAMES}
+    for number, fold in enumerate(folds):
+        measured = fit(fold)
+        for key, known in scores.items():
+            known.append(measured[key])
+        report(number, mean_defined(scores[metric]))
+    return to_result(scores, metric, {})
+
+
 def to_result(scores: dict[str, list[float]], metric: str, others: dict[str, float]) -> TrialResult:
     """Average the scores of the folds, by name in training; `others` are added as they are."""
     return TrialResult(
@@ -213,13 +229,7 @@ class MlpObjective:
 
     def __call__(self, params: MlpParams, report: Report) -> TrialResult:
         """Cross-validate."""
-        scores: dict[str, list[float]] = {key: [] for key in _NAMES}
-        for number, fold in enumerate(self._folds):
-            measured = self._fit(fold, params)
-            for key, known in scores.items():
-                known.append(measured[key])
-            report(number, mean_defined(scores[self.metric]))
-        return to_result(scores, self.metric, {})
+        return score_folds(self._folds, partial(self._fit, params=params), self.metric, report)
 
     def _fit(self, fold: _Fold, params: MlpParams) -> dict[str, float]:
         from histofuse.models.mlp import compute_logits

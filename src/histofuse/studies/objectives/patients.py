@@ -13,9 +13,9 @@ from histofuse.params.tune import StudyParams
 from histofuse.patients.bags import PatientBags
 from histofuse.patients.fusion.methods import fit_method
 from histofuse.patients.learners import split_patients
-from histofuse.patients.rows import fit_record_encoder, make_rows, select_split
+from histofuse.patients.rows import PatientRows, fit_record_encoder, make_rows, select_split
 from histofuse.patients.train import PatientCohort
-from histofuse.studies.objectives.folds import mean_defined, to_result
+from histofuse.studies.objectives.folds import score_folds
 from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.recorder import NullRecorder
@@ -45,14 +45,12 @@ class PatientObjective:
 
     def __call__(self, params: AnyPatientParams, report: Report) -> TrialResult:
         """Cross-validate."""
-        scores: dict[str, list[float]] = {"auroc": [], "macro_f1": []}
-        for number, (rest, held_out) in enumerate(self._folds):
-            model = fit_method(rest, held_out, params, self.seed, NullRecorder()).model
-            measured = score_logits(model.logits(held_out), held_out.outcome)
-            for key, known in scores.items():
-                known.append(measured[key])
-            report(number, mean_defined(scores[self.metric]))
-        return to_result(scores, self.metric, {})
+
+        def fit(fold: tuple[PatientRows, PatientRows]) -> dict[str, float]:
+            model = fit_method(*fold, params, self.seed, NullRecorder()).model
+            return score_logits(model.logits(fold[1]), fold[1].outcome)
+
+        return score_folds(self._folds, fit, self.metric, report)
 
 
 def make_job(  # noqa: PLR0917
