@@ -305,7 +305,7 @@ def predict(
     ),
     batch: int = Option(256, min=1, help="Batch size, in patches."),
     overlay: Path | None = _path("Folder for a drawing of each frame, dots by class."),
-    report: Path | None = _path("Folder for a page of each case: pictures, counts, maps."),
+    report: Path | None = _path("Folder for a page of each case: what was found, and why."),
     geojson: Path | None = _path("Folder for the nuclei of each frame, to open in QuPath."),
 ) -> None:
     """Predict nuclei of frames, or rows of a patient table.

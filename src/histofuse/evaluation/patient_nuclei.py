@@ -1,15 +1,11 @@
-"""Which nuclei carried the answer for a patient: how the log-odds change without each of them.
-
-Unlike attention this can be asked of every method.
-"""
+"""Which nuclei carried the answer for some test patients, as a picture."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import load_json
@@ -22,8 +18,8 @@ from histofuse.evaluation.predictions import read_predictions
 from histofuse.features.encoding import Encoder
 from histofuse.models.tabular import ENCODER
 from histofuse.patients.bags import NUCLEI, PatientBags
-from histofuse.patients.fusion.interface import PatientModel
-from histofuse.patients.rows import PatientRows, make_rows
+from histofuse.patients.influence import measure_nuclei
+from histofuse.patients.rows import make_rows
 from histofuse.patients.train import load_patient_model
 
 _NUCLEI: Final = 8
@@ -38,19 +34,6 @@ class Strip:
     outcome: str
     changes: Sequence[float]  # of the log-odds, by each nucleus
     patches: Patches
-
-
-def measure_nuclei(model: PatientModel, patient: PatientRows) -> Float[np.ndarray, " n"]:
-    """Measure what each nucleus of one patient adds to the log-odds: with it, less without it."""
-    n = len(patient.embeddings)
-    others = np.concatenate([np.delete(np.arange(n), nucleus) for nucleus in range(n)])
-    without = replace(
-        patient.take(np.zeros(n, dtype=np.int64)),
-        embeddings=patient.embeddings[others],
-        logits=patient.logits[others],
-        sizes=np.full(n, n - 1),
-    )
-    return model.logits(patient) - model.logits(without)
 
 
 def draw_nuclei(bundle: Bundle, bags: PatientBags, linked: Path, patches: Path, out: Path) -> None:

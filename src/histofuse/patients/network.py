@@ -112,6 +112,11 @@ class NetworkModel:
         """Learnt weights."""
         return sum(p.numel() for p in self.network.parameters())
 
+    @property
+    def most_nuclei(self) -> int:
+        """Nuclei of a patient that it attends to at most."""
+        return self.params.most_nuclei
+
     def logits(self, rows: PatientRows) -> Logits:
         """Compute log-odds; an image is given only where there are nuclei."""
         with one_thread():

@@ -31,6 +31,7 @@ class SideModel:
     params: SideParams
     learner: Logistic
     prior: float
+    most_nuclei: int | None = None  # reads all
 
     @property
     def parameters(self) -> int:

@@ -113,6 +113,7 @@ class Gallery(_Element):
     """Figures side by side, if there is room."""
 
     figures: Sequence[Figure]
+    small: bool = False  # whether they are patches rather than pictures
 
 
 @dataclass(frozen=True)

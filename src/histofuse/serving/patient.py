@@ -18,13 +18,22 @@ from jaxtyping import Float32, Int64
 from histofuse.core.errors import InputError, collect_faults
 from histofuse.features.encoding import encode_checked
 from histofuse.patients.fusion.interface import PatientModel
-from histofuse.patients.rows import VIEWS, PatientRows
+from histofuse.patients.influence import measure_nuclei
+from histofuse.patients.rows import VIEWS, PatientRows, View
 from histofuse.serving.http.wire import check_rows
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.networks import compute_image_logits
 from histofuse.serving.records import find_recorded, make_unknown, read_records
 from histofuse.serving.tabular import RecordPredictor
-from histofuse.tracking.interface import ANSWERED_BY, ATTENTION, IMAGE, WARNINGS
+from histofuse.tracking.interface import (
+    ANSWERED_BY,
+    ATTENTION,
+    IMAGE,
+    NUCLEUS_CHANGES,
+    SHAP,
+    SHAP_BASE,
+    WARNINGS,
+)
 from histofuse.training.decision import Decision, load_decision
 from histofuse.training.tabular import to_columns
 
@@ -107,11 +116,23 @@ class PatientPredictor(RecordPredictor):
             pd.concat([part.records for part in parts]),
         )
 
-    def answer(self, patients: PatientInputs, *, attention: bool = False) -> pd.DataFrame:
+    def answer(
+        self,
+        patients: PatientInputs,
+        *,
+        attention: bool = False,
+        nucleus_changes: bool = False,
+        shap: bool = False,
+    ) -> pd.DataFrame:
         """Predict what `read` returned."""
         embeddings = self.image.embed_patches(patients.patches)
         return self.answer_embedded(
-            embeddings, patients.sizes, patients.records, attention=attention
+            embeddings,
+            patients.sizes,
+            patients.records,
+            attention=attention,
+            nucleus_changes=nucleus_changes,
+            shap=shap,
         )
 
     def answer_embedded(
@@ -119,26 +140,50 @@ class PatientPredictor(RecordPredictor):
         embeddings: Float32[np.ndarray, "n width"],
         sizes: Int64[np.ndarray, " p"],
         records: pd.DataFrame,
-        *,
-        attention: bool = False,
+        **explanations: bool,
     ) -> pd.DataFrame:
         """Predict patients from the embeddings of their nuclei, patient after patient."""
         rows = self._make_rows(embeddings, sizes, records)
+        warnings = self.warn(records).where(find_recorded(records), "")
+        table = self._decide(rows, records.index).assign(**{WARNINGS: warnings.to_numpy()})
+        explain = {
+            ATTENTION: self._attend,
+            NUCLEUS_CHANGES: self._measure_nuclei,
+            SHAP: self._explain_records,
+        }
+        for name, asked in explanations.items():
+            if asked:
+                columns = explain[name](rows)
+                for column, values in columns.items():
+                    table[column] = pd.Series(values, table.index, dtype=object)
+        return table
+
+    def compare_sides(
+        self,
+        embeddings: Float32[np.ndarray, "n width"],
+        sizes: Int64[np.ndarray, " p"],
+        records: pd.DataFrame,
+    ) -> dict[View, pd.DataFrame]:
+        """Answer patients of whom the same sides are known from both and from each alone."""
+        rows = self._make_rows(embeddings, sizes, records)
+        known = rows.given.all(axis=0)
+        views: list[View] = [
+            v for v in VIEWS if not (rows.show(v).given.any(axis=0) & ~known).any()
+        ]
+        return {view: self._decide(rows.show(view), records.index) for view in views}
+
+    def _decide(self, rows: PatientRows, index: pd.Index) -> pd.DataFrame:
+        """Turn log-odds into answers, with the decision of the sides that are given."""
         logits = to_columns(self.model.logits(rows))
         chosen = {view: np.flatnonzero(rows.match(view)) for view in VIEWS}
         parts = [
-            self.tabulate(logits[at], records.index[at], self.decisions[view]).assign(
+            self.tabulate(logits[at], index[at], self.decisions[view]).assign(
                 **{ANSWERED_BY: _NAMES[view]}
             )
             for view, at in chosen.items()
         ]
         order = np.argsort(np.concatenate(list(chosen.values())), kind="stable")
-        table = pd.concat(parts).iloc[order]
-        warnings = self.warn(records).where(find_recorded(records), "")
-        table = table.assign(**{WARNINGS: warnings.to_numpy()})
-        if attention:
-            table[ATTENTION] = pd.Series(self._attend(rows), table.index, dtype=object)
-        return table
+        return pd.concat(parts).iloc[order]
 
     def _make_rows(
         self, embeddings: np.ndarray, sizes: np.ndarray, records: pd.DataFrame
@@ -157,13 +202,40 @@ class PatientPredictor(RecordPredictor):
             given=np.column_stack([sizes > 0, find_recorded(records)]),
         )
 
-    def _attend(self, rows: PatientRows) -> list[list[float] | None]:
+    def _attend(self, rows: PatientRows) -> dict[str, list[Any]]:
         """List for each patient the weights of the nuclei; none where the method has none."""
         weights = self.model.attend(rows)
         if weights is None:
-            return [None] * len(rows)
+            return {ATTENTION: [None] * len(rows)}
         bags = np.split(weights, np.cumsum(rows.sizes)[:-1])
-        return [bag.astype(float).round(6).tolist() if len(bag) else None for bag in bags]
+        return {ATTENTION: list(map(_list_numbers, bags))}
+
+    def _measure_nuclei(self, rows: PatientRows) -> dict[str, list[Any]]:
+        """List for each patient what the nuclei add to the log-odds; see `measure_nuclei`."""
+        patients = (rows.take(np.array([i])) for i in range(len(rows)))
+        changes = [measure_nuclei(self.model, patient) for patient in patients]
+        return {NUCLEUS_CHANGES: list(map(_list_numbers, changes))}
+
+    def _explain_records(self, rows: PatientRows) -> dict[str, list[Any]]:
+        """List what the features add to the log-odds; none where there is no record."""
+        from histofuse.explain.fusion.explainers import encode_typical, name_sources
+        from histofuse.explain.fusion.patient_records import explain_patient_record
+
+        of = encode_typical(self.encoder), name_sources(self.encoder)
+        patients = (rows.take(np.array([i])) for i in range(len(rows)))
+        explained = [
+            explain_patient_record(self.model, patient, *of)
+            if patient.given[0, 1]
+            else (None, None)
+            for patient in patients
+        ]
+        return dict(zip((SHAP, SHAP_BASE), map(list, zip(*explained, strict=True)), strict=True))
+
+
+def _list_numbers(values: np.ndarray) -> list[float | None] | None:
+    """List a patient's numbers, none where one is not known; none at all without nuclei."""
+    rounded = values.astype(float).round(6).tolist()
+    return [None if np.isnan(value) else value for value in rounded] or None
 
 
 def _list_patches(row: Any, cell: Any) -> list[Any]:

@@ -31,6 +31,7 @@ SHAP: Final = "shap"
 SHAP_BASE: Final = "shap_base"
 NUCLEI: Final = ("x_px", "y_px", "score")  # lists, by nucleus
 ATTENTION: Final = "attention"
+NUCLEUS_CHANGES: Final = "nucleus_changes"
 
 # Example values of columns that only define the patient's stratum.
 _PLAIN: Final[Mapping[str, Any]] = {"continuous": 0.0, "binary": 0, "categorical": "unknown"}
@@ -87,10 +88,11 @@ def _describe_patients(bundle: Bundle, image: Bundle) -> Interface:
     columns = _read_features(bundle)
     patches = f"a list of patches, null for none; each {_describe_patch(image)}"
     example = {IMAGE: [[_draw_noise(image)] * 2]}
+    asked = (ATTENTION, NUCLEUS_CHANGES, SHAP, SHAP_BASE)
     return Interface(
         inputs={IMAGE: patches} | {name: described for name, (described, _) in columns.items()},
-        outputs=_describe_outputs(bundle, (ATTENTION,)),
-        asked=(ATTENTION,),
+        outputs=_describe_outputs(bundle, asked),
+        asked=asked,
         example=pd.DataFrame(example | {name: [value] for name, (_, value) in columns.items()}),
     )
 
@@ -165,14 +167,15 @@ def _describe_patch(bundle: Bundle) -> str:
 def _describe_outputs(bundle: Bundle, asked: tuple[str, ...]) -> dict[str, str]:
     outputs = dict.fromkeys(map(name_probability, bundle.config["classes"]), "double")
     outputs |= dict.fromkeys((PREDICTION, PREDICTION_SET, MODEL, TRAINED_ON), "string")
-    if bundle.config.get("kind") != "tabular":
+    if bundle.config.get("kind") in {"image", "fusion"}:
         outputs[DISTANCE] = "double"
     if bundle.config.get("kind") == "fusion":
         outputs |= {ANSWERED_BY: "string", EMBEDDING_VERSION: "string"}
     if bundle.config.get("kind") == "patient":
         outputs[ANSWERED_BY] = "string"
     outputs[WARNINGS] = "string"
-    types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double", ATTENTION: "list"}
+    types = {GRADCAM: "string", SHAP: "map", SHAP_BASE: "double"}
+    types |= dict.fromkeys((ATTENTION, NUCLEUS_CHANGES), "list")
     return outputs | {name: types[name] for name in asked}
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from histofuse.core.errors import InputError
 from histofuse.patients.rows import VIEWS
 from histofuse.patients.train import PatientCohort, train_patients
 from histofuse.serving.predict import open_predictor
+from histofuse.tracking.interface import describe_interface
 from histofuse.training.recorder import NullRecorder
 from histofuse.training.tabular import to_columns
 
@@ -101,3 +104,58 @@ def test_a_bad_patch_is_named_by_patient_and_nucleus(made, patches):
 
     with pytest.raises(InputError, match="row 0, nucleus 1"):
         predictor.read(pd.DataFrame({"image": [[patches[0], "not base64"]]}))
+
+
+def test_explanations_add_up_and_are_of_the_sides_that_are_given(made, patches):
+    _, trained, predictor = made
+    inputs = pd.DataFrame(
+        {
+            "image": [list(patches[:3]), None, [patches[3]]],
+            **{name: [value, value, None] for name, value in RECORD.items()},
+        }
+    )
+    read = predictor.read(inputs)
+    embeddings = predictor.image.embed_patches(read.patches)
+    rows = predictor._make_rows(embeddings, read.sizes, read.records)
+    logits = trained.fitted.model.logits(rows)
+
+    answer = predictor.answer(read, nucleus_changes=True, shap=True)
+
+    assert [None if a is None else len(a) for a in answer["nucleus_changes"]] == [3, None, 1]
+    for row in (0, 1):
+        shares, base = answer["shap"].iloc[row], answer["shap_base"].iloc[row]
+        assert set(shares) == set(predictor.encoder.feature_order)
+        assert sum(shares.values()) + base == pytest.approx(logits[row], abs=1e-4)
+    assert answer["shap"].iloc[2] is None
+    assert answer["shap_base"].iloc[2] is None
+    without = replace(rows.take(np.array([2])), given=np.zeros((1, 2), dtype=bool))
+    without = replace(
+        without, embeddings=embeddings[:0], logits=rows.logits[:0], sizes=np.array([0])
+    )
+    change = logits[2] - trained.fitted.model.logits(without)[0]
+    assert answer["nucleus_changes"].iloc[2] == [pytest.approx(change, abs=1e-5)]
+
+
+def test_sides_are_compared_where_they_are_known(made):
+    _, trained, predictor = made
+    rows = trained.rows.take(np.arange(1))
+    records = draw_bags(200, dim=rows.embeddings.shape[1]).records.iloc[:1]
+
+    both = predictor.compare_sides(rows.embeddings, rows.sizes, records)
+    record = predictor.compare_sides(rows.embeddings[:0], rows.sizes * 0, records)
+
+    assert list(both) == ["both", "image", "record"]
+    assert list(record) == ["record"]
+    assert both["record"]["answered_by"].tolist() == ["record"]
+    name = "probability_death"
+    assert both["record"][name].iloc[0] == pytest.approx(record["record"][name].iloc[0])
+    assert both["image"][name].iloc[0] != pytest.approx(both["both"][name].iloc[0])
+
+
+def test_the_interface_names_what_is_answered(made, patches):
+    *_, predictor = made
+    interface = describe_interface(predictor.bundle, {"image": predictor.image.bundle})
+    inputs = pd.DataFrame({"image": [[patches[0]]], **{k: [v] for k, v in RECORD.items()}})
+    asked = {name: True for name in interface.asked if name != "shap_base"}
+
+    assert set(predictor.predict(inputs, **asked)) == set(interface.outputs)

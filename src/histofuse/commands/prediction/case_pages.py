@@ -39,12 +39,13 @@ from histofuse.serving.fusion import FusionPredictor, Pairs
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.pictures.frames import FrameModel, FrameSource, cut_patches
 from histofuse.serving.pictures.overlay import draw_overlay, render
+from histofuse.serving.predictor import Predictor
 from histofuse.serving.records import make_unknown
 from histofuse.tracking.interface import GRADCAM, MODEL, PREDICTION, SHAP, name_probability
 from histofuse.tracking.interface import TRAINED_ON as SOURCE
 
 MOST_SHOWN: Final = 10
-_MOST_FRAMES: Final = 12
+MOST_FRAMES: Final = 12
 _MOST_VARIABLES: Final = 8
 _ENLARGED_PX: Final = 144
 
@@ -93,7 +94,7 @@ def _draw_frames(
     rows: pd.DataFrame, frames: FrameSource, classes: Sequence[str], focus: str
 ) -> list[Figure]:
     figures = []
-    for frame, part in list(rows.groupby("frame_id", sort=False))[:_MOST_FRAMES]:
+    for frame, part in list(rows.groupby("frame_id", sort=False))[:MOST_FRAMES]:
         drawn = render(draw_overlay(frames.read(frame), part, classes, ringed=focus))
         figures.append(embed_array(drawn, f"{frame} with a dot for each nucleus", str(frame)))
     return figures
@@ -143,14 +144,29 @@ def write_case_page(
     elif figures:
         blocks.append(Prose("Right: where the evidence for the decided class lies (bright: most)."))
     if SHAP in explained and figures and (shares := explained[SHAP].iloc[order[0]]) is not None:
-        blocks += _show_record(shares, records.table.loc[case.name])
+        note = "Added to the logit of the decided class of the first nucleus, the patch as it is."
+        blocks += show_record(shares, records.table.loc[case.name], note)
+    title = "histofuse: nuclei found and classified"
+    write_page(blocks, case.name, title, predictor, path, private=private)
+
+
+def write_page(
+    blocks: Sequence[Block],
+    case: str,
+    title: str,
+    predictor: Predictor,
+    path: Path,
+    *,
+    private: bool,
+) -> None:
+    """Write a page about a case; if `private`, the owner alone may read it, from the start."""
     identity = predictor.identity
     footer = f"{identity[MODEL]}, trained on {identity[SOURCE]} data. Not for diagnosis."
     page = render_page(
-        [Chapter("case", case.name, blocks)],
+        [Chapter("case", case, blocks)],
         caution=SIMULATED_MODEL if "simulated" in predictor.sources else None,
         footer=footer,
-        title="histofuse: nuclei found and classified",
+        title=title,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
@@ -194,24 +210,32 @@ def _show_nucleus(
     if GRADCAM in explained:
         with Image.open(io.BytesIO(base64.b64decode(explained[GRADCAM].iloc[number]))) as opened:
             views.append(blend(patch, np.asarray(opened, dtype=np.float32) / 255))
-    times = max(1, _ENLARGED_PX // len(patch))
-    large = [np.repeat(np.repeat(view, times, axis=0), times, axis=1) for view in views]
     caption = (
         f"{show_name(focus)} {row[name_probability(focus)]:.2f}, decided: "
         f"{show_name(row[PREDICTION])} · {row['frame_id']} at {row['x_px']:.0f}, {row['y_px']:.0f}"
     )
-    return embed_strip(large, f"Patch and map: {caption}", caption)
+    return show_patches(views, f"Patch and map: {caption}", caption)
 
 
-def _show_record(shares: Mapping[str, float], known: Any) -> list[Block]:
-    """Show what the record adds to the logit of the most probable nucleus."""
-    chosen = sorted(shares.items(), key=lambda item: -abs(item[1]))[:_MOST_VARIABLES]
+def show_patches(views: Sequence[np.ndarray], alt: str, caption: str) -> Figure:
+    """Show a patch, and perhaps its map next to it, enlarged."""
+    times = max(1, _ENLARGED_PX // len(views[0]))
+    large = [np.repeat(np.repeat(view, times, axis=0), times, axis=1) for view in views]
+    return embed_strip(large, alt, caption)
+
+
+def show_record(shares: Mapping[str, float], known: Any, note: str) -> list[Block]:
+    """Show which variables of the record add most, and to what."""
+    heading = Heading("What the health record adds")
+    moving = [item for item in shares.items() if item[1]]
+    if not moving:
+        return [heading, Prose("Nothing of the record moves this answer.")]
+    chosen = sorted(moving, key=lambda item: -abs(item[1]))[:_MOST_VARIABLES]
     rows = [
         [show_name(name), _show_value(known.get(name)), f"{value:+.3f}"] for name, value in chosen
     ]
-    note = "Added to the logit of the decided class of the first nucleus, the patch as it is."
     return [
-        Heading("What the health record adds"),
+        heading,
         Grid("Largest contributions", ["Variable", "Value", "Contribution"], rows, [note]),
     ]
 

@@ -17,6 +17,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import MANIFEST
 from histofuse.core.errors import Fault, InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
+from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
 from histofuse.data.geojson import make_nuclei, write_features
@@ -38,6 +39,7 @@ from histofuse.serving.case_records import (
 )
 from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.pictures.frames import (
+    EMBEDDING,
     EmbeddingModel,
     FrameModel,
     FrameSource,
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".parquet", ".csv")
 ROWS_AT_ONCE: Final = 4096
 _NAMED: Final = "model: {model}, trained on {trained_on} data"
+_DRAWN: Final = ("overlay", "geojson", "report")  # options with a folder
 _PLACE: Final = ["frame_id", "x_px", "y_px"]
 _MOST_FRAMES: Final = 40  # counted one by one on the screen
 
@@ -100,15 +103,14 @@ def predict(request: Request) -> str:
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
-        for option in ("overlay", "geojson", "report"):
+        for option in _DRAWN:
             folder = getattr(request, option)
             if folder is not None and folder.is_file():
                 faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
-            if folder is not None and request.frames is None:
-                faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor: Any = open_predictor(*locate_model(request.model, Path(scratch)))
-        match predictor.bundle.config["kind"]:
+        _check_drawn(request, kind := predictor.bundle.config["kind"])
+        match kind:
             case "detector":
                 problem = "is a detector, which finds nuclei and does not classify them"
                 expected = "a model that answers about nuclei or patients; --detector names it"
@@ -120,6 +122,20 @@ def predict(request: Request) -> str:
             case _:
                 answer = _predict_frames(predictor, request, Path(scratch))
         return "\n".join([answer, *describe_model(predictor, request)])
+
+
+def _check_drawn(request: Request, kind: str) -> None:
+    """Refuse what a model of this kind, or without frames, does not draw."""
+    by_record, by_patient = kind == "tabular", kind == "patient"
+    with collect_faults() as faults:
+        for option in _DRAWN:
+            if getattr(request, option) is None:
+                continue
+            if by_record or (by_patient and option != "report"):
+                problem = f"the model answers about {'records' if by_record else 'patients'}"
+                faults.add(f"--{option}", problem, "a model that classifies nuclei")
+            elif request.frames is None and not by_patient:
+                faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
 
 
 def describe_model(predictor: Predictor, request: Request) -> list[str]:
@@ -137,17 +153,24 @@ def describe_model(predictor: Predictor, request: Request) -> list[str]:
     return lines
 
 
-def is_private(path: Path) -> bool:
-    """Tell whether pictures of an input may be seen by their owner alone."""
-    return load_section(DataParams, "data").images_restricted and not _is_simulated(path.absolute())
+def is_private(request: Request) -> bool:
+    """Tell whether pages of the input may be seen by their owner alone."""
+    pictures, records = request.frames or request.slide, request.patients
+    if records is not None and not may_show_patients([_read_source(records.absolute())]):
+        return True
+    restricted = load_section(DataParams, "data").images_restricted
+    return pictures is not None and restricted and not _is_simulated(pictures.absolute())
 
 
 def _is_simulated(path: Path) -> bool:
     """Whether frames, or the cohort next to a table of features, are marked as simulated."""
-    if path.is_dir():
-        return (path / MARKER).is_file()
-    cohort = path.parents[1] / "cohort" / "meta.json"
-    return cohort.is_file() and load_json(cohort).get("source") == "simulated"
+    return (path / MARKER).is_file() if path.is_dir() else _read_source(path) == "simulated"
+
+
+def _read_source(table: Path) -> str:
+    """Read the source of a table of features from the cohort next to it; "" if it has none."""
+    cohort = table.parents[1] / "cohort" / "meta.json"
+    return load_json(cohort).get("source", "") if cohort.is_file() else ""
 
 
 def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
@@ -283,7 +306,7 @@ def _draw(
     if request.report is not None:
         from histofuse.commands.prediction.case_pages import write_frame_pages
 
-        private = is_private(request.frames or Path())
+        private = is_private(request)
         write_frame_pages(table, model, records, frames, request.report, private=private)
 
 
@@ -292,43 +315,58 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
     if request.frames is None and request.patients is None:
         expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
         raise InputError.of("input", "nothing", expected)
-    with collect_faults() as faults:
-        for option in ("overlay", "geojson", "report"):
-            if getattr(request, option) is not None:
-                problem = "the model answers about patients"
-                faults.add(f"--{option}", problem, "a model that classifies nuclei")
-    bags = _embed_cases(predictor, request, scratch) if request.frames else {}
+    bags, frames = _embed_cases(predictor, request, scratch) if request.frames else ({}, None)
     records, patients = _read_by_case(request, bags)
-    cases = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)
+    names = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)
     with naming_table(request.patients):
         screened, warnings, notes = _screen_cases(predictor, records)
-        given = predictor.read_records(screened.reindex(cases))
-    none = np.empty((0, predictor.image.model.embedding_dim), np.float32)
-    sizes = np.array([len(bags.get(case, none)) for case in cases], dtype=np.int64)
-    if unknown := list(cases[(sizes == 0) & ~find_recorded(given)]):
+        given = predictor.read_records(screened.reindex(names))
+    sizes = np.array([len(bags.get(name, ())) for name in names], dtype=np.int64)
+    if unknown := list(names[(sizes == 0) & ~find_recorded(given)]):
         fault = Fault(request.patients or "input", f"nothing known of {unknown}", "a record each")
         raise InputError([fault])
-    answer = predictor.answer_embedded(
-        np.concatenate([none, *(bags.get(case, none) for case in cases)]), sizes, given
-    )
-    answer[WARNINGS] = warnings.reindex(cases).fillna("")
-    table = pd.concat([patients.reindex(cases), answer.assign(nuclei=sizes)], axis=1).reset_index()
+    if request.report is not None:
+        _refuse_paths(names, request.patients)
+    warnings = warnings.reindex(names).fillna("")
+    none = np.empty((0, predictor.image.model.embedding_dim), np.float32)
+    embeddings = [np.stack(list(bags[name][EMBEDDING])) if name in bags else none for name in names]
+    answer = predictor.answer_embedded(np.concatenate([none, *embeddings]), sizes, given)
+    answer[WARNINGS] = warnings
+    table = pd.concat([patients.reindex(names), answer.assign(nuclei=sizes)], axis=1).reset_index()
     with open_writer(request.out) as write:
         write(table)
+    if request.report is not None:
+        from histofuse.commands.prediction.patient_pages import PatientCase, write_patient_page
+
+        place = pd.DataFrame(columns=pd.Index(_PLACE))
+        for name, embedded in track(list(zip(names, embeddings, strict=True)), "writing pages"):
+            nuclei, record = bags.get(name, place)[_PLACE], given.loc[[name]]
+            case = PatientCase(name, nuclei, embedded, record, warnings[name])
+            page = request.report / f"{name}.html"
+            write_patient_page(case, predictor, frames, page, private=is_private(request))
     by = ", ".join(f"{n} by {view}" for view, n in Counter(answer[ANSWERED_BY]).items())
-    return "; ".join([f"wrote {request.out}: {len(cases)} patients, {by}", *notes])
+    return "; ".join([f"wrote {request.out}: {len(names)} patients, {by}", *notes])
+
+
+def _refuse_paths(names: Iterable[str], where: Path | None) -> None:
+    """Refuse names of cases that would not be the name of a file."""
+    with collect_faults() as faults:
+        for name in names:
+            if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
+                expected = "a name without / and \\, as the page's file is named after the case"
+                faults.add(where or "input", f"case {name!r}", expected)
 
 
 def _embed_cases(
     predictor: PatientPredictor, request: Request, scratch: Path
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, pd.DataFrame], FrameSource]:
+    """Embed the nuclei of frames: for each case where they are and their embeddings."""
     points, frames = _take_points(predictor.image, request, scratch)
     model = EmbeddingModel(predictor.image, {})
     tables = list(_track_frames(model, points, frames, request.batch, "embedding nuclei"))
     if not tables:
-        return {}
-    bags = pd.concat(tables).groupby(CASE)["embedding"]
-    return {str(case): np.stack(list(embeddings)) for case, embeddings in bags}
+        return {}, frames
+    return {str(case): rows for case, rows in pd.concat(tables).groupby(CASE)}, frames
 
 
 def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:

@@ -122,7 +122,7 @@ def predict_slides(request: Request) -> str:
             encoders=encoders and encoders.absolute(),
             detector=detector.absolute(),
             records=records,
-            private=is_private(request.slide),
+            private=is_private(request),
             reading=choose_reading(request),
             slides=load_section(SlideParams, "slides"),
             class_names=load_section(DataParams, "data").class_names,

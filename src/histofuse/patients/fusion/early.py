@@ -46,6 +46,7 @@ class EarlyModel:
     params: EarlyParams
     learners: Mapping[str, Learner]
     prior: float
+    most_nuclei: int | None = None  # reads all
 
     @property
     def parameters(self) -> int:

@@ -23,6 +23,11 @@ class PatientModel(Protocol):
         """How many numbers were learnt."""
         ...
 
+    @property
+    def most_nuclei(self) -> int | None:
+        """How many nuclei of a patient it reads at most; None for all."""
+        ...
+
     def logits(self, rows: PatientRows) -> Float64[np.ndarray, " p"]:
         """Compute log-odds, not calibrated, from the sides that are given."""
         ...

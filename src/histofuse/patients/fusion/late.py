@@ -42,6 +42,7 @@ class LateModel:
     sides: Mapping[str, Logistic]
     stack: Logistic | None
     prior: float
+    most_nuclei: int | None = None  # reads all
 
     @property
     def parameters(self) -> int:

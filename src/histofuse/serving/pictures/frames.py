@@ -12,6 +12,7 @@ nucleus.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.records import find_recorded
+
+EMBEDDING: Final = "embedding"
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,12 @@ class FrameModel:
 
 
 class EmbeddingModel(FrameModel):
-    """Gives the embedding of each patch in place of an answer, in column ``embedding``."""
+    """Gives the embedding of each patch in place of an answer, in column `EMBEDDING`."""
 
     def answer(self, stored: UInt8[np.ndarray, "n side side 3"], cases: np.ndarray) -> pd.DataFrame:
         """Embed patches."""
         patches = Patches(stored, pd.RangeIndex(len(stored)))
-        return pd.DataFrame({"embedding": list(self.image.embed_patches(patches))})
+        return pd.DataFrame({EMBEDDING: list(self.image.embed_patches(patches))})
 
 
 def embed_records(

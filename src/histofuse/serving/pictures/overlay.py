@@ -8,13 +8,15 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 
 from histofuse.core.naming import show_name
 from histofuse.core.progress import track
 from histofuse.data.images.tissue import Overview
-from histofuse.evaluation.drawing import CLASS_COLOURS, GREY, write_figure
+from histofuse.evaluation.drawing import BLUE, CLASS_COLOURS, GREY, VERMILION, write_figure
 from histofuse.evaluation.mitotic_counts import HotSpot
 from histofuse.serving.pictures.frames import FrameSource
 from histofuse.tracking.interface import PREDICTION
@@ -23,6 +25,9 @@ _LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
 _BELOW_PX: Final = 64  # for legend and footer
 DPI: Final = 100
 _NARROWEST_PX: Final = 700  # of a thumbnail's drawing
+CHANGE: Final = "change"  # of the log-odds, by a nucleus
+RANK: Final = "rank"
+_EDGE: Final = {"edgecolors": "white", "linewidths": 0.8}
 _HEAT_UM: Final = 100.0  # SD of what smooths the density
 
 
@@ -96,24 +101,70 @@ def draw_overlay(
     ringed: str = "",
 ) -> Figure:
     """Draw a frame with a dot for each nucleus, and a ring around those of one class."""
+    figure, axes = _lay_out(frame)
+    for number, name in enumerate(classes):
+        chosen = rows[rows[PREDICTION] == name]
+        colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
+        label = f"{show_name(name)} ({len(chosen):,})"
+        axes.scatter(chosen["x_px"], chosen["y_px"], s=60, label=label, color=colour, **_EDGE)
+        if name == ringed:
+            ring = {"s": 1500, "facecolors": "none", "edgecolors": colour, "linewidths": 4}
+            axes.scatter(chosen["x_px"], chosen["y_px"], **ring)
+    _add_legend(figure)
+    return figure
+
+
+def draw_changes(
+    frame: UInt8[np.ndarray, "height width 3"], rows: pd.DataFrame, largest: float
+) -> Figure:
+    """Draw a frame with a dot for each nucleus, by how it moves an answer.
+
+    Column `CHANGE` holds what it adds, of at most the size `largest`; `RANK` its number, or NaN.
+    """
+    figure, axes = _lay_out(frame)
+    signs = np.sign(rows[CHANGE].fillna(0))
+    for sign, said, colour in (
+        (1, "raises the log-odds", VERMILION),
+        (-1, "lowers the log-odds", BLUE),
+        (0, "no change", GREY),
+    ):
+        chosen = rows[signs == sign]
+        if len(chosen):
+            area = 40 + 360 * chosen[CHANGE].abs().fillna(0) / largest
+            style = {"s": area, "color": colour, "label": f"{said} ({len(chosen):,})"}
+            axes.scatter(chosen["x_px"], chosen["y_px"], **style, **_EDGE)
+    for _, row in rows[rows[RANK].notna()].iterrows():
+        _number(axes, row["x_px"], row["y_px"], f"{row[RANK]:.0f}")
+    _add_legend(figure)
+    return figure
+
+
+def _number(axes: Axes, x_px: float, y_px: float, text: str) -> None:
+    """Write a number next to a nucleus, on the side that is further from the border."""
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    left, above = x_px > width / 2, y_px > height / 2
+    place = {"ha": "right" if left else "left", "va": "bottom" if above else "top"}
+    offset = (-10 if left else 10, 6 if above else -6)
+    style = {"fontsize": 20, "weight": "bold", "textcoords": "offset points"}
+    drawn = axes.annotate(text, (x_px, y_px), offset, **place, **style)
+    drawn.set_path_effects([withStroke(linewidth=4, foreground="white")])
+
+
+def _lay_out(frame: UInt8[np.ndarray, "height width 3"]) -> tuple[Figure, Axes]:
+    """Show a frame, with room for a legend below; axes are its pixels."""
     height, width, _ = frame.shape
     shown = min(1.0, _LONGEST_PX / max(height, width))
     total = height * shown + _BELOW_PX
     figure = Figure(figsize=(width * shown / DPI, total / DPI))
     axes = figure.add_axes((0, _BELOW_PX / total, 1, 1 - _BELOW_PX / total))
     axes.imshow(frame, extent=(0, width, height, 0), aspect="auto")
-    for number, name in enumerate(classes):
-        chosen = rows[rows[PREDICTION] == name]
-        colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
-        label = f"{show_name(name)} ({len(chosen):,})"
-        style = {"s": 60, "color": colour, "edgecolors": "white", "linewidths": 0.8}
-        axes.scatter(chosen["x_px"], chosen["y_px"], label=label, **style)
-        if name == ringed:
-            ring = {"s": 1500, "facecolors": "none", "edgecolors": colour, "linewidths": 4}
-            axes.scatter(chosen["x_px"], chosen["y_px"], **ring)
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    figure.legend(
-        loc="lower left", bbox_to_anchor=(0, 18 / total), ncols=len(classes), frameon=False
-    )
-    return figure
+    return figure, axes
+
+
+def _add_legend(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    place = (0, 18 / (figure.get_figheight() * DPI))
+    style = {"loc": "lower left", "bbox_to_anchor": place, "frameon": False}
+    figure.legend(handles, labels, ncols=len(labels), **style)

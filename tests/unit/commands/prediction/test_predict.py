@@ -1,6 +1,8 @@
 """``histofuse predict`` on a small project: what the pipeline said, and every rule beside it."""
 
+import html
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -381,7 +383,13 @@ def test_an_overlay_shows_a_dot_of_its_class_at_each_nucleus(frames):
     with pytest.raises(InputError, match="--overlay: file is a file; expected a folder"):
         ask(frames, overlay=Path("file"))
     with pytest.raises(InputError, match="--overlay: no frames; expected FRAMES"):
-        ask(model="models/mlp", patients=Path("data/ehr/features.parquet"), overlay=Path("d"))
+        ask(model="models/simple_cnn", overlay=Path("d"))
+
+
+@pytest.mark.parametrize("option", ["overlay", "geojson", "report"])
+def test_a_model_of_records_draws_nothing(frames, patients, option):
+    with pytest.raises(InputError, match=f"--{option}: the model answers about records"):
+        ask(frames, model="models/mlp", patients=patients, **{option: Path("d")})
 
 
 def test_answers_open_in_qupath_and_come_back_as_points(frames):
@@ -592,29 +600,41 @@ def test_a_bundle_that_does_not_say_its_stains_is_refused(frames):
         ask(frames)
 
 
+RECORDS = {"age": [0.1, 0.2], "albumin": [1.0, None], "lactate": [0.0, 1.0], "sodium": [0, 1]}
+
+
 @pytest.fixture
-def patient_model(small_project):
-    """A model at patient level on embeddings of the project's image model."""
+def train_patient_model(small_project, monkeypatch):
+    """Trains a model at patient level on embeddings of the project's image model."""
+    from histofuse.serving import predict as opening
+
     small_project.train_image()
     bundle = open_bundle(Path("models/simple_cnn"))
     drawn = draw_bags(200, dim=load_image_model(bundle).embedding_dim)
     facts = {"name": bundle.name, "registered": "histofuse-simple-cnn", "digest": bundle.digest}
     cohort = PatientCohort(drawn, "death", "simulated", {}, facts, "simulated")
-    params = make_params("early_logistic")
-    train_patients(cohort, params, ENCODING, 1, NullRecorder(), Path("models/patient_early"))
-    return "models/patient_early"
-
-
-def test_patients_are_answered_a_case_each_by_what_is_known_of_them(
-    frames, patient_model, monkeypatch
-):
-    from histofuse.serving import predict as opening
-
     monkeypatch.setattr(opening, "_open_encoder", lambda *_: open_bundle(Path("models/simple_cnn")))
-    records = {"age": [0.1, 0.2], "albumin": [1.0, None], "lactate": [0.0, 1.0], "sodium": [0, 1]}
-    pd.DataFrame({"case_id": ["case 1", "Case_9"], **records}).to_parquet("records.parquet")
 
-    said, table = ask(frames, patient_model, patients=Path("records.parquet"))
+    def train(method, **changes):
+        path, params = Path("models") / f"patient_{method}", make_params(method, **changes)
+        train_patients(cohort, params, ENCODING, 1, NullRecorder(), path)
+        return str(path)
+
+    return train
+
+
+@pytest.fixture
+def patient_model(train_patient_model):
+    return train_patient_model("early_logistic")
+
+
+def write_records(path="records.parquet", cases=("case 1", "Case_9")):
+    pd.DataFrame({"case_id": cases, **RECORDS}).to_parquet(path)
+    return Path(path)
+
+
+def test_patients_are_answered_a_case_each_by_what_is_known_of_them(frames, patient_model):
+    said, table = ask(frames, patient_model, patients=write_records())
 
     assert table["case_id"].tolist() == ["Case_1", "Case_2", "Case_9"]
     assert table["answered_by"].tolist() == ["fusion", "image", "record"]
@@ -626,10 +646,131 @@ def test_patients_are_answered_a_case_each_by_what_is_known_of_them(
     assert by_case["Case_9"] == pytest.approx(table["probability_death"].iloc[2])
 
 
-def test_a_model_of_patients_needs_frames_or_records(patient_model, monkeypatch):
-    from histofuse.serving import predict as opening
-
-    monkeypatch.setattr(opening, "_open_encoder", lambda *_: open_bundle(Path("models/simple_cnn")))
-
+def test_a_model_of_patients_needs_frames_or_records(patient_model):
     with pytest.raises(InputError, match="FRAMES, a folder of frames, --patients"):
         ask(None, patient_model)
+
+
+def read_pages(folder="pages"):
+    return {page.stem: html.unescape(page.read_text("utf-8")) for page in Path(folder).iterdir()}
+
+
+def read_rows(page):
+    """Read the rows of a page's tables, by their first cell."""
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page)
+    return {name: re.findall(r">([^<]*)</td>", cells) for name, cells in rows}
+
+
+def test_the_page_of_a_patient_shows_what_carried_the_answer(frames, patient_model):
+    _, table = ask(frames, patient_model, patients=write_records(), report=Path("pages"))
+
+    pages = read_pages()
+    assert set(pages) == {"Case_1", "Case_2", "Case_9"}
+    both, image, record = (pages[f"Case_{n}"] for n in (1, 2, 9))
+    for page, row in zip((both, image, record), table.itertuples(), strict=True):
+        assert f"<dd>{row.probability_death:.3f}, calibrated</dd>" in page
+        decided = row.prediction.replace("_", " ")
+        side = "below" if decided == "no death" else "at or above"
+        assert f"<dd>{decided}: {side} the threshold of " in page
+        assert "The model was trained on simulated data." in page
+        assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert [p.count('alt="Nucleus ') for p in (both, image, record)] == [10, 5, 0]
+    assert [p.count("with a dot for each nucleus") for p in (both, image, record)] == [2, 1, 0]
+    assert ["What the health record adds" in p for p in (both, image, record)] == [
+        True,
+        False,
+        True,
+    ]
+    rows = read_rows(both)
+    _, by_image = ask(frames, patient_model)
+    assert rows["Image alone"][0] == f"{by_image['probability_death'].iloc[0]:.3f}"
+    _, by_record = ask(None, patient_model, patients=Path("records.parquet"))
+    by_record = by_record.set_index("case_id")["probability_death"]
+    assert rows["Record alone"][0] == f"{by_record['case 1']:.3f}"
+    assert rows["Image and record, the answer"][0] == f"{table['probability_death'].iloc[0]:.3f}"
+    assert read_rows(image)["Record alone"] == ["–", "–", "not known"]
+    assert rows["albumin"][0] == "1"
+
+
+def test_the_nuclei_on_a_page_are_those_whose_loss_moves_the_answer_most(frames, patient_model):
+    predictor = open_predictor(Path(patient_model))
+    ask(frames, patient_model, report=Path("pages"))
+    spec = predictor.image.model.spec
+    _, places = ask(frames)
+    places = places[places["case_id"] == "Case_1"]
+    stored = np.concatenate(
+        [
+            cut(frames, name, rows["x_px"], rows["y_px"], spec.patch_px + 2 * spec.margin_px)
+            for name, rows in places.groupby("frame_id", sort=False)
+        ]
+    )
+    patient = pd.DataFrame({"image": [list(stored)]})
+
+    changes = predictor.predict(patient, nucleus_changes=True)["nucleus_changes"].iloc[0]
+
+    first = places.iloc[int(np.abs(changes).argmax())]
+    largest = max(changes, key=abs)
+    place = f"{first['frame_id']} at {first['x_px']:.0f}, {first['y_px']:.0f}"
+    assert f'alt="Nucleus 1: {largest:+.3f} · {place}"' in read_pages()["Case_1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("image", "Nothing of the record moves this answer."),
+        ("record", "No nucleus moves this answer."),
+        ("gated", "Attention adds up to 100 %; 10.00% each would be even."),
+        ("early_xgboost", "Which nuclei moved the answer"),
+    ],
+)
+def test_every_method_gets_a_page(frames, train_patient_model, method, said):
+    short = {"gated": {"epochs": 2}, "early_xgboost": {"rounds": 20}}
+    model = train_patient_model(method, **short.get(method, {}))
+
+    ask(frames, model, patients=write_records(), report=Path("pages"))
+
+    assert said in read_pages()["Case_1"]
+
+
+def test_a_page_shows_a_sample_of_nuclei_that_the_model_reads(frames, train_patient_model):
+    model = train_patient_model("gated", epochs=2, most_nuclei=4)
+
+    ask(frames, model, report=Path("pages"))
+
+    page = read_pages()["Case_1"]
+    assert "The model reads an even sample of 4 of the 10 nuclei" in page
+    assert page.count('alt="Nucleus ') == 4
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_pages_with_records_are_their_owners_alone_unless_the_source_is_open(
+    frames, patient_model, marked
+):
+    params = Path("params.yaml").read_text().replace("restricted: true", "restricted: false")
+    Path("params.yaml").write_text(params)
+    Path("cohort").mkdir()
+    write_json({"source": "mimic-iv-demo" if marked else "restricted"}, Path("cohort/meta.json"))
+    Path("ehr").mkdir()
+
+    records = write_records("ehr/records.parquet")
+    ask(frames, patient_model, patients=records, report=Path("pages"))
+
+    modes = {page.stat().st_mode & 0o777 for page in Path("pages").iterdir()}
+    assert modes == {0o644 if marked else 0o600}
+
+
+def test_a_case_that_cannot_name_a_file_is_refused_before_anything_is_written(patient_model):
+    records = write_records(cases=("../up", "a\\b"))
+
+    with pytest.raises(InputError) as raised:
+        ask(None, patient_model, patients=records, report=Path("pages"))
+
+    assert len(raised.value.faults) == 2
+    assert not Path("pages").exists()
+    assert not Path("out.parquet").exists()
+
+
+@pytest.mark.parametrize("option", ["overlay", "geojson"])
+def test_a_model_of_patients_draws_no_classes(frames, patient_model, option):
+    with pytest.raises(InputError, match=f"--{option}: the model answers about patients"):
+        ask(frames, patient_model, **{option: Path("d")})
