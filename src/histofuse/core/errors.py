@@ -84,6 +84,14 @@ class FaultList:
         """Record one fault and continue."""
         self.faults.append(Fault(where, problem, expected, remedy))
 
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """Record the faults of an `InputError` that ends the block, and continue after it."""
+        try:
+            yield
+        except InputError as error:
+            self.faults += error.faults
+
     def raise_if_any(self) -> None:
         """Raise `InputError` with all faults recorded so far."""
         if self.faults:

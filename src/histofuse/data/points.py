@@ -121,11 +121,9 @@ def read_point_table(paths: Iterable[Path], files: Iterable[str]) -> pd.DataFram
     parts = []
     with collect_faults() as faults:
         for path in paths:
-            try:
+            with faults.catching():
                 geojson = path.suffix.lower() in SUFFIXES
                 parts.append(_read_geojson(path, names) if geojson else _read_csv(path))
-            except InputError as error:
-                faults.faults += error.faults
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
         raise InputError.of(paths[0], "no points", "at least one")
@@ -201,8 +199,6 @@ def _read_sizes(
 ) -> dict[str, tuple[int, int]]:
     sizes = {}
     for frame in sorted(set(table["frame_id"]) & set(files)):
-        try:
+        with faults.catching():
             sizes[frame] = read_size(files[frame], reading)
-        except InputError as error:
-            faults.faults += error.faults
     return sizes

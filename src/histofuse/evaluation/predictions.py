@@ -222,16 +222,25 @@ def _read_patches(path: Path, about: dict[str, Any], classes: list[str]) -> Pred
         for column in ("label", "prediction"):
             if unknown := sorted(set(table[column]) - set(classes)):
                 faults.add(f"{path}, {column}", f"unknown classes {unknown}", f"one of {classes}")
+    keys, groups = (table[name].to_numpy(dtype=object) for name in ("patch_id", "case_id"))
+    return arrange_classes(table, about, keys=keys, groups=groups)
+
+
+def arrange_classes(
+    table: pd.DataFrame, about: dict[str, Any], *, keys: np.ndarray, groups: np.ndarray
+) -> Predictions:
+    """Arrange a table of one probability a class, whose labels and predictions are names."""
+    classes = about["config"]["classes"]
     numbers = {name: k for k, name in enumerate(classes)}
     subjects = table["subject_id"].to_numpy() if "subject_id" in table else None
     return Predictions(
         **about,
-        keys=table["patch_id"].to_numpy(dtype=object),
+        keys=keys,
         split=table["split"].to_numpy(dtype=object),
         labels=table["label"].map(numbers).to_numpy(dtype=np.int64),
-        probabilities=table[columns].to_numpy(dtype=np.float64),
+        probabilities=table[[f"probability_{c}" for c in classes]].to_numpy(dtype=np.float64),
         predictions=table["prediction"].map(numbers).to_numpy(dtype=np.int64),
-        groups=table["case_id"].to_numpy(dtype=object),
+        groups=groups,
         subjects=subjects,
         admissions=name_admissions(subjects, table["hadm_id"].to_numpy())
         if subjects is not None and "hadm_id" in table

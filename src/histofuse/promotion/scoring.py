@@ -21,7 +21,7 @@ from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.patches import ShardReader, load_index
 from histofuse.data.splits import PATCH_SPLITS, PATIENT_SPLITS
-from histofuse.evaluation.predictions import Predictions, name_admissions
+from histofuse.evaluation.predictions import Predictions, arrange_classes, name_admissions
 from histofuse.features.encoding import join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, KEY
@@ -218,20 +218,9 @@ def _read_bags(
 
 
 def _assemble(bundle: Bundle, rows: pd.DataFrame, table: pd.DataFrame) -> Predictions:
-    classes = bundle.config["classes"]
-    number = pd.Index(classes)
-    return Predictions(
-        name=bundle.name,
-        config=bundle.config,
-        history=pd.read_csv(bundle.path / HISTORY),
-        keys=rows["key"].to_numpy(dtype=object),
-        split=rows["split"].to_numpy(dtype=object),
-        labels=number.get_indexer(rows["label"].to_numpy(dtype=object)).astype(np.int64),
-        probabilities=table[[f"probability_{c}" for c in classes]].to_numpy(dtype=np.float64),
-        predictions=number.get_indexer(table["prediction"].to_numpy(dtype=object)).astype(np.int64),
-        groups=rows["group"].to_numpy(),
-        subjects=rows["subject_id"].to_numpy() if "subject_id" in rows else None,
-        admissions=name_admissions(*(rows[name].to_numpy() for name in KEY))
-        if "hadm_id" in rows
-        else None,
-    )
+    history = pd.read_csv(bundle.path / HISTORY)
+    about = {"name": bundle.name, "config": bundle.config, "history": history}
+    answers = ["prediction", *(f"probability_{c}" for c in bundle.config["classes"])]
+    rows = rows.assign(**{name: table[name].to_numpy() for name in answers})
+    keys, groups = rows["key"].to_numpy(dtype=object), rows["group"].to_numpy()
+    return arrange_classes(rows, about, keys=keys, groups=groups)

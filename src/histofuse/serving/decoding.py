@@ -93,10 +93,8 @@ def read_frames(cells: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     frames = []
     with collect_faults() as faults:
         for row, cell in _number_rows(cells):
-            try:
+            with faults.catching():
                 frames.append(_read_cell(cell, f"row {row}, {IMAGE}", FrameSize()))
-            except InputError as error:
-                faults.faults += error.faults
     return frames
 
 
@@ -126,13 +124,11 @@ def read_patches(
     patches = np.zeros((len(rows), size.stored_px, size.stored_px, 3), np.uint8)
     with collect_faults() as faults:
         for position, (row, cell) in enumerate(rows):
-            try:
+            with faults.catching():
                 where = f"row {row}, {IMAGE}"
                 patch = _read_cell(cell, where, size)
                 faults.faults += find_blank(patch, where)
                 patches[position] = _add_margin(patch[None], size)[0]
-            except InputError as error:
-                faults.faults += error.faults
     return patches
 
 

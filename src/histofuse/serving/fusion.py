@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32
 
-from histofuse.core.errors import InputError
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.networks import compute_in_blocks
 from histofuse.serving.predictor import Predictor
@@ -83,20 +83,14 @@ class FusionPredictor(Predictor):
     def read(self, inputs: Any) -> Pairs:
         """Check and decode an input."""
         cells, given = _split(inputs)
-        results, faults = [], []
+        patches: Any = None
+        records = None
         known = given is not None and not set(given).isdisjoint(self.patient.encoder.inputs)
-        reads = (
-            lambda: self.image.read(cells),
-            lambda: self.patient.read(given) if known else None,
-        )
-        for read in reads:
-            try:
-                results.append(read())
-            except InputError as error:
-                faults += error.faults
-        if faults:
-            raise InputError(faults)
-        patches, records = results
+        with collect_faults() as faults:
+            with faults.catching():
+                patches = self.image.read(cells)
+            with faults.catching():
+                records = self.patient.read(given) if known else None
         n = len(patches.index)
         if records is None:
             unknown = make_unknown(self.patient.encoder.inputs)

@@ -71,12 +71,9 @@ def find_factors(
     factors: dict[str, float] = {}
     with collect_faults() as faults:
         for frame, path in paths.items():
-            try:
+            with faults.catching():
                 factor = 1.0 if mpp is None else settle_mpp(path, given) / mpp
-            except InputError as error:
-                faults.faults += error.faults
-                continue
-            factors[frame] = 1.0 if abs(factor - 1) <= _SAME else factor
+                factors[frame] = 1.0 if abs(factor - 1) <= _SAME else factor
     return factors
 
 

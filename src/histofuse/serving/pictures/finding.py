@@ -7,7 +7,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import open_bundle
-from histofuse.core.errors import InputError, collect_faults
+from histofuse.core.errors import collect_faults
 from histofuse.core.progress import report, track
 from histofuse.data.images.pixels import require_light
 from histofuse.data.images.resolution import resample
@@ -31,20 +31,18 @@ def find_points(frames: FrameSource, finder: Any) -> pd.DataFrame:
     parts = [pd.DataFrame({"frame_id": [], "x_px": [], "y_px": [], "score": []})]
     with collect_faults() as faults:
         for frame, path in track(frames.files.items(), "finding nuclei", total=len(frames.files)):
-            try:
+            with faults.catching():
                 pixels = read_rgb(path, frames.reading, look=False).rgb
                 shown = require_light(pixels, path)
-            except InputError as error:
-                faults.faults += error.faults
-                continue
-            slide = resample(pixels, frames.factors[frame])
-            found = finder.find(slide.read_region(0, 0, *slide.shapes[0])) if shown else parts[0]
-            if found.empty:
-                why = "no nuclei found" if shown else "no tissue, so no nuclei"
-                report(f"{path.name}: {why}")
-            found = found[["x_px", "y_px", "score"]]
-            found[["x_px", "y_px"]] /= frames.factors[frame]
-            parts.append(found.assign(frame_id=frame))
+                slide = resample(pixels, frames.factors[frame])
+                whole = slide.read_region(0, 0, *slide.shapes[0])
+                found = finder.find(whole) if shown else parts[0]
+                if found.empty:
+                    why = "no nuclei found" if shown else "no tissue, so no nuclei"
+                    report(f"{path.name}: {why}")
+                found = found[["x_px", "y_px", "score"]]
+                found[["x_px", "y_px"]] /= frames.factors[frame]
+                parts.append(found.assign(frame_id=frame))
     table = name_cases(pd.concat([part for part in parts if len(part)] or parts))
     return table[["case_id", "frame_id", "x_px", "y_px", "score"]].reset_index(drop=True)
 
