@@ -405,8 +405,7 @@ def export_imagefolder(
 def _enter_project() -> Path:
     """Change to the project's root from any folder inside it.
 
-    Raises:
-        HistofuseError: If no folder here or above is a project.
+    Raises HistofuseError if no folder here or above is a project.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):

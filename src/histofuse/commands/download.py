@@ -50,9 +50,8 @@ class Remote:
 def resolve_inside(folder: Path, names: Iterable[str]) -> list[Path]:
     """Resolve the file names of a listing or an archive, before anything is touched.
 
-    Raises:
-        DownloadError: If any leads out of the folder, is no plain name, or stands in the way of
-            another.
+    Raises DownloadError if any leads out of the folder, is no plain name, or stands in the way of
+    another.
     """
     root, paths = folder.resolve(), {}
     problems = []
@@ -98,10 +97,8 @@ def read_text(url: str) -> str:
 def download(remote: Remote, folder: Path) -> bool:
     """Download a file unless it exists already; return whether anything was downloaded.
 
-    An interrupted download is kept as ``<name>.part``, and the next call resumes it.
-
-    Raises:
-        DownloadError: If the server cannot be reached, or the checksum does not match.
+    An interrupted download is kept as ``<name>.part``, and the next call resumes it. Raises
+    DownloadError if the server cannot be reached, or the checksum does not match.
     """
     (target,) = resolve_inside(folder, [remote.path])
     if target.exists():
@@ -213,11 +210,9 @@ def explain(url: str, error: Exception) -> DownloadError:
 def unpack(archive: Path, folder: Path) -> int:
     """Unpack a zip file into a new folder, completely or not at all; return the number of files.
 
-    A folder that was unpacked from it before is left as it is.
-
-    Raises:
-        DownloadError: If it is no zip file that can be trusted, or the folder holds anything else.
-        DiskFullError: If it does not fit on the disk.
+    A folder that was unpacked from it before is left as it is. Raises DownloadError if it is no zip
+    file that can be trusted, or the folder holds anything else; DiskFullError if it does not fit on
+    the disk.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:

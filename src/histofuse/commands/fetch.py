@@ -38,11 +38,8 @@ class DataSet:
 def fetch(name: str, url: str | None = None, into: Path | None = None) -> Path:
     """Download a data set of `DATA_SETS`, or from a mirror, unless it is complete already.
 
-    Returns:
-        The folder to set in params.yaml.
-
-    Raises:
-        DownloadError: With the host, and how to download it manually.
+    Returns the folder to set in params.yaml. Raises DownloadError with the host, and how to
+    download it manually.
     """
     data_set = DATA_SETS[name]
     folder = into or data_set.into

@@ -41,12 +41,10 @@ def promote(
 ) -> Outcome:
     """Put a version into production if it passes the gate or the gate is overridden.
 
-    `digest` may be the first digits only.
-
-    Raises:
-        BundleError: If the version is in production already, and is not what was registered.
-        InputError: If not exactly one version matches, or the gate is overridden without a reason.
-        RegistryError: If the registry cannot be reached, or changed in the meantime.
+    `digest` may be the first digits only. Raises BundleError if the version is in production
+    already, and is not what was registered; InputError if not exactly one version matches, or the
+    gate is overridden without a reason; RegistryError if the registry cannot be reached, or changed
+    in the meantime.
     """
     if forced and not reason.strip():
         fault = Fault("--reason", "nothing", "why the gate is overridden", "It goes on record.")

@@ -11,8 +11,7 @@ from histofuse.tracking.studies import publish_studies
 def publish() -> list[str]:
     """Write models, promotions and studies that MLflow does not hold yet.
 
-    Returns:
-        A line for each model and study written, the totals, and where to look at the runs.
+    Returns a line for each model and study written, the totals, and where to look at the runs.
     """
     models = publish_all(documents=find_documents())
     store = open_store()

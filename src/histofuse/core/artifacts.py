@@ -22,8 +22,7 @@ from histofuse.core.processes import is_running
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` if the block succeeds.
 
-    Raises:
-        DiskFullError: If the disk is full; `path` is left as it was.
+    Raises DiskFullError if the disk is full; `path` is left as it was.
     """
     temporary = _name_temporary(path)
     try:
@@ -77,8 +76,7 @@ def write_text(text: str, path: Path) -> None:
 def load_json(path: Path) -> Any:
     """Read a JSON file, as `parse_json` does.
 
-    Raises:
-        InputError: If it is missing or is not such JSON; names the line and column, or the key.
+    Raises InputError if it is missing or is not such JSON; names the line and column, or the key.
     """
     try:
         return parse_json(path.read_bytes())

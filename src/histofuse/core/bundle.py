@@ -50,10 +50,8 @@ def open_bundle(path: Path, *, digest: str | None = None, row_level: bool = True
     """Open a bundle after checking each file against the manifest.
 
     `digest` is the one it must have, if known. A copy without row-level files needs `row_level`
-    False.
-
-    Raises:
-        BundleError: Listing each file that is missing, altered or unknown, and a wrong digest.
+    False. Raises BundleError listing each file that is missing, altered or unknown, and a wrong
+    digest.
     """
     if not (path / MANIFEST).is_file():
         message = f"{path}: no {MANIFEST}; expected a bundle. Run dvc repro or dvc pull."

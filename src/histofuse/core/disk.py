@@ -52,8 +52,7 @@ def naming_full_disk(path: Path, temporary: Path | None = None) -> Iterator[None
 def require_space(size: int, folder: Path) -> None:
     """Make sure that files of a total size, in bytes, fit on the disk.
 
-    Raises:
-        DiskFullError: If they do not.
+    Raises DiskFullError if they do not.
     """
     if size > (free := _find_free(folder)):
         raise DiskFullError(f"{folder}: needs {_show(size)}, {_show(free)} are free. {_REMEDY}.")

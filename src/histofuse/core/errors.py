@@ -102,8 +102,7 @@ class FaultList:
 def collect_faults() -> Iterator[FaultList]:
     """Collect faults over a block and raise them together when it ends.
 
-    Raises:
-        InputError: If any fault was recorded.
+    Raises InputError if any fault was recorded.
     """
     faults = FaultList()
     yield faults

@@ -76,11 +76,8 @@ class ChildError(Exception):
 def call_in_child(function: Callable[..., Result], *arguments: Any, seconds: float) -> Result:
     """Call a function in a process of its own, which may crash or hang without this one doing so.
 
-    Function, arguments and result are pickled; the function must not raise.
-
-    Raises:
-        ChildError: If the process dies, with the signal or exit status in words, or does not answer
-            within `seconds`.
+    Function, arguments and result are pickled; the function must not raise. Raises ChildError if
+    the process dies, with the signal or exit status in words, or does not answer within `seconds`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])

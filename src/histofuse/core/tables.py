@@ -42,8 +42,7 @@ def parse_columns(text: str) -> dict[str, str]:
 def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> None:
     """Check a table against its contract.
 
-    Raises:
-        InputError: With every missing, unknown or mistyped column, nulls and duplicate keys.
+    Raises InputError with every missing, unknown or mistyped column, nulls and duplicate keys.
     """
     faults = FaultList()
     for name, kind in contract.columns.items():

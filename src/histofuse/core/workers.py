@@ -45,10 +45,8 @@ def map_jobs(
     The engine is ``threads``, ``processes`` or the address of a Dask scheduler,
     ``tcp://host:8786``; function, jobs and results are pickled but for threads. Jobs are taken as
     workers become free, and all at once for a cluster, which has its own number of workers and
-    repeats the job of a worker that dies.
-
-    Raises:
-        InputError: If Dask is not installed, or the scheduler or all its workers are lost.
+    repeats the job of a worker that dies. Raises InputError if Dask is not installed, or the
+    scheduler or all its workers are lost.
     """
     if engine in _BACKENDS:
         return _map_here(function, jobs, _BACKENDS[engine], count_workers(workers))

@@ -31,17 +31,11 @@ _BLANK = 255
 
 @dataclass(frozen=True)
 class DottedFrame:
-    """A reduced frame and its dots.
+    """A reduced frame and its dots."""
 
-    Attributes:
-        pixels: (height, width, 3) RGB.
-        dots: (n, 2) x and y in its pixels; pixel i spans [i, i + 1).
-        labels: (n,) numbers of classes.
-    """
-
-    pixels: UInt8[np.ndarray, "height width 3"]
-    dots: Float32[np.ndarray, "n 2"]
-    labels: Int64[np.ndarray, " n"]
+    pixels: UInt8[np.ndarray, "height width 3"]  # (height, width, 3) RGB
+    dots: Float32[np.ndarray, "n 2"]  # (n, 2) x and y in its pixels; pixel i spans [i, i + 1)
+    labels: Int64[np.ndarray, " n"]  # (n,) numbers of classes
 
     def mirror_borders(self, margin_px: int) -> "DottedFrame":
         """Widen by a mirror image of what lies within the borders, dots included."""
@@ -65,35 +59,26 @@ class DottedFrame:
 
 
 class Batch(NamedTuple):
-    """Crops as the network takes them, and its targets.
-
-    Attributes:
-        heat: 1 at a dot, falling off around it as a Gaussian.
-        labels: Number of the class near a dot, `UNLABELLED` elsewhere.
-    """
+    """Crops as the network takes them, and its targets."""
 
     images: Float[Tensor, "batch 3 crop crop"]
-    heat: Float[Tensor, "batch rows rows"]
+    heat: Float[Tensor, "batch rows rows"]  # 1 at a dot, falling off around it as a Gaussian
+    # number of the class near a dot, `UNLABELLED` elsewhere
     labels: Int64[Tensor, "batch rows rows"]
 
 
 @dataclass(frozen=True)
 class Cropper:
-    """Draws batches of crops.
+    """Draws batches of crops."""
 
-    Attributes:
-        frames: With mirrored borders, each at least a crop with its margins wide and high.
-        geometry: Of a crop: its side, and the margins that turning and shrinking may reach into.
-        stride: Pixels that a place of the heat map spans.
-        sigma: SD of a dot's Gaussian, in places of the heat map.
-    """
-
+    # with mirrored borders, each at least a crop with its margins wide and high
     frames: Sequence[DottedFrame]
+    # of a crop: its side, and the margins that turning and shrinking may reach into
     geometry: PatchGeometry
     normalisation: PixelScale
     augmentation: AugmentationParams
-    stride: int
-    sigma: float
+    stride: int  # pixels that a place of the heat map spans
+    sigma: float  # SD of a dot's Gaussian, in places of the heat map
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draw a batch; all random numbers come from the generator, on the CPU."""

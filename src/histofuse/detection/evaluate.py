@@ -61,11 +61,8 @@ def evaluate_detector(
         radius: Of matching, in pixels.
         bootstrap: Of intervals, over cases.
 
-    Returns:
-        What `METRICS` holds, and the pairs of the whole chain.
-
-    Raises:
-        BundleError: If a bundle is altered, or the model of patches is of another resolution.
+    Returns what `METRICS` holds, and the pairs of the whole chain. Raises BundleError if a bundle
+    is altered, or the model of patches is of another resolution.
     """
     opened = open_bundle(bundle)
     frames = data.table[data.table["split"] == "test"]
@@ -135,8 +132,7 @@ def find_spots(data: FrameData, frames: Sequence[str]) -> pd.DataFrame:
 def classify_candidates(data: FrameData, candidates: pd.DataFrame, image: Path) -> pd.DataFrame:
     """Classify candidates by a model of patches, which replaces the detector's own classes.
 
-    Raises:
-        BundleError: If the model is of patches of another resolution.
+    Raises BundleError if the model is of patches of another resolution.
     """
     bundle = open_bundle(image, row_level=False)
     model, decision = load_image_model(bundle), load_decision(image)
@@ -185,8 +181,7 @@ def write_evaluation(
 def find_dark_spots(pixels: UInt8[np.ndarray, "height width 3"]) -> pd.DataFrame:
     """Find local maxima of smoothed haematoxylin above the 0.8 quantile of the image.
 
-    Returns:
-        ``x_px``, ``y_px`` and ``score``, the rank of a spot's darkness.
+    Returns ``x_px``, ``y_px`` and ``score``, the rank of a spot's darkness.
     """
     amounts = np.linalg.pinv(REFERENCE.stains)[:, 0].astype(np.float32)
     haematoxylin = gaussian_filter(measure_density(pixels) @ amounts, _SMOOTHING_PX)

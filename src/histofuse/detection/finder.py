@@ -28,15 +28,10 @@ _MPP_TOLERANCE: Final = 0.2  # relative
 
 
 class Maps(NamedTuple):
-    """What a network says of each place.
+    """What a network says of each place."""
 
-    Attributes:
-        heat: Log-odds of a nucleus.
-        classes: Logits.
-    """
-
-    heat: Float32[np.ndarray, "rows columns"]
-    classes: Float32[np.ndarray, "classes rows columns"]
+    heat: Float32[np.ndarray, "rows columns"]  # log-odds of a nucleus
+    classes: Float32[np.ndarray, "classes rows columns"]  # logits
 
 
 class NucleusFinder:
@@ -57,8 +52,7 @@ class NucleusFinder:
     def load(cls, bundle: Path) -> "NucleusFinder":
         """Load the detector of a bundle.
 
-        Raises:
-            BundleError: If the bundle is altered or holds another kind of model.
+        Raises BundleError if the bundle is altered or holds another kind of model.
         """
         opened = open_bundle(bundle, row_level=False)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,8 +70,7 @@ class NucleusFinder:
     def require_mpp(self, mpp: float | None, where: object) -> None:
         """Refuse images of another resolution than those that the detector was trained on.
 
-        Raises:
-            InputError: If both are known and differ by more than a fifth.
+        Raises InputError if both are known and differ by more than a fifth.
         """
         if mpp is None or self.mpp is None or abs(mpp / self.mpp - 1) <= _MPP_TOLERANCE:
             return
@@ -88,8 +81,7 @@ class NucleusFinder:
     def find(self, pixels: UInt8[np.ndarray, "height width 3"]) -> pd.DataFrame:
         """Find the nuclei of an image; one without tissue has none.
 
-        Returns:
-            ``x_px``, ``y_px`` (pixel i spans [i, i + 1)) and ``score``, between 0 and 1.
+        Returns ``x_px``, ``y_px`` (pixel i spans [i, i + 1)) and ``score``, between 0 and 1.
         """
         candidates = self.find_candidates(pixels)
         found = candidates[candidates["score"] >= self.threshold]
@@ -98,8 +90,7 @@ class NucleusFinder:
     def find_candidates(self, pixels: UInt8[np.ndarray, "height width 3"]) -> pd.DataFrame:
         """Find all places that may be nuclei, with the detector's own probability of each class.
 
-        Returns:
-            As of `find`, and ``p_<class>`` for each class.
+        Returns as of `find`, and ``p_<class>`` for each class.
         """
         spec = self.network.spec
         if measure_tissue(pixels) < _LEAST_TISSUE:
@@ -148,17 +139,11 @@ def reduce_pixels(
 
 
 class _Span(NamedTuple):
-    """A tile along one axis.
+    """A tile along one axis."""
 
-    Attributes:
-        read: Of the padded image.
-        inner: The part of what was read that is kept.
-        kept: The same part, of the image.
-    """
-
-    read: slice
-    inner: slice
-    kept: slice
+    read: slice  # of the padded image
+    inner: slice  # the part of what was read that is kept
+    kept: slice  # the same part, of the image
 
 
 def _list_spans(side: int, multiple: int) -> Iterator[_Span]:

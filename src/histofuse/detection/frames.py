@@ -23,25 +23,16 @@ from histofuse.params.data import DataParams, FrameParams
 
 @dataclass(frozen=True)
 class FrameData:
-    """Annotated frames.
+    """Annotated frames."""
 
-    Attributes:
-        table: ``frame_id``, ``case_id``, ``split``, by frame.
-        files: Frame to its TIFF file.
-        factors: Frame to how many times as many pixels a side it gets.
-        dots: ``frame_id``, ``case_id``, ``x_px``, ``y_px``, ``label``; in pixels of these.
-        classes: In order.
-        source: ``simulated`` or the data set.
-        mpp: Micrometres per pixel, the factors applied; None if unknown.
-    """
-
-    table: pd.DataFrame
-    files: Mapping[str, Path]
-    factors: Mapping[str, float]
+    table: pd.DataFrame  # ``frame_id``, ``case_id``, ``split``, by frame
+    files: Mapping[str, Path]  # frame to its TIFF file
+    factors: Mapping[str, float]  # frame to how many times as many pixels a side it gets
+    # ``frame_id``, ``case_id``, ``x_px``, ``y_px``, ``label``; in pixels of these
     dots: pd.DataFrame
-    classes: list[str]
-    source: str
-    mpp: float | None
+    classes: list[str]  # in order
+    source: str  # ``simulated`` or the data set
+    mpp: float | None  # micrometres per pixel, the factors applied; None if unknown
     reading: FrameParams
 
     def list_frames(self, *splits: str) -> list[str]:
@@ -51,8 +42,7 @@ class FrameData:
     def read(self, frame: str) -> UInt8[np.ndarray, "height width 3"]:
         """Read a frame; one without tissue is read like others.
 
-        Raises:
-            InputError: If it cannot be decoded.
+        Raises InputError if it cannot be decoded.
         """
         pixels = read_rgb(self.files[frame], self.reading, look=False).rgb
         slide = resample(pixels, self.factors[frame])
@@ -82,9 +72,8 @@ def load_frames(tables: Path, splits: Path, data: DataParams, mpp: float | None)
         data: Section ``data``.
         mpp: Resolution of patches; None if pixels are taken as they are.
 
-    Raises:
-        InputError: If a file is missing or breaks its contract, a split has no frames, or the
-            resolution of a frame is not known but needed.
+    Raises InputError if a file is missing or breaks its contract, a split has no frames, or the
+    resolution of a frame is not known but needed.
     """
     frames = read_table(tables / "frames.parquet", FRAMES)
     dots = read_table(tables / "annotations.parquet", ANNOTATIONS)

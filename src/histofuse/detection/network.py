@@ -31,27 +31,17 @@ _LEAST_CHANCE: Final = -4.0  # log-odds of a nucleus at the start: most places s
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """All that rebuilds a detector, except its weights.
-
-    Attributes:
-        classes: In the order of the class maps.
-        width: Channels of the pyramid.
-        reduction: Pixels of a frame, along a side, that become one of the network's.
-        smoothing_px: SD of the Gaussian that smooths the map of nuclei, in pixels of a frame.
-        spacing_px: Least distance of two nuclei, likewise.
-        views: Mirrored and turned images whose maps are averaged: 1, 4 or 8.
-        mpp: Micrometres per pixel of the frames it was trained on; None if unknown.
-    """
+    """All that rebuilds a detector, except its weights."""
 
     backbone: str
-    classes: list[str]
+    classes: list[str]  # in the order of the class maps
     normalisation: PixelScale
-    width: int
-    reduction: int
-    smoothing_px: float
-    spacing_px: float
-    views: int
-    mpp: float | None
+    width: int  # channels of the pyramid
+    reduction: int  # pixels of a frame, along a side, that become one of the network's
+    smoothing_px: float  # SD of the Gaussian that smooths the map of nuclei, in pixels of a frame
+    spacing_px: float  # least distance of two nuclei, likewise
+    views: int  # mirrored and turned images whose maps are averaged: 1, 4 or 8
+    mpp: float | None  # micrometres per pixel of the frames it was trained on; None if unknown
 
 
 class HeatNetwork(nn.Module):
@@ -139,8 +129,7 @@ def _pair(value: Any) -> tuple[int, int]:
 def _choose_levels(backbone: nn.Module, name: str) -> dict[int, str]:
     """Choose the deepest stage of each stride up to the coarsest, by stride.
 
-    Raises:
-        InputError: If the backbone has no two such stages, or a stride is left out.
+    Raises InputError if the backbone has no two such stages, or a stride is left out.
     """
     layers = find_map_layers(backbone.eval(), _PROBE_PX)
     maps = {_PROBE_PX // x.map_px: x.name for x in layers if x.layout == "channels_first"}
@@ -160,10 +149,8 @@ def _measure_channels(encoder: nn.Module) -> list[int]:
 def build_detector(spec: DetectorSpec, weights: str) -> HeatNetwork:
     """Build a network from random numbers of torch's global generator and the weights named.
 
-    `weights` are as of `models.backbones.build_model`.
-
-    Raises:
-        InputError: If there is no such backbone, it has no maps, or the weights do not fit.
+    `weights` are as of `models.backbones.build_model`. Raises InputError if there is no such
+    backbone, it has no maps, or the weights do not fit.
     """
     network = HeatNetwork(spec, build_network(spec.backbone, _PROBE_PX, {}, weights))
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -177,8 +164,7 @@ def describe_detector(network: HeatNetwork) -> dict[str, Any]:
 def load_detector(bundle: Bundle) -> HeatNetwork:
     """Rebuild the network of a bundle, in eval mode on the CPU.
 
-    Raises:
-        BundleError: If the bundle holds another kind of model.
+    Raises BundleError if the bundle holds another kind of model.
     """
     config = bundle.config
     if (kind := config.get("kind")) != KIND:

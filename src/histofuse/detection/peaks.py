@@ -8,19 +8,12 @@ from scipy.ndimage import maximum_filter
 
 
 class Peaks(NamedTuple):
-    """Local maxima of a map.
+    """Local maxima of a map."""
 
-    Attributes:
-        rows: (n,) of the map.
-        columns: (n,) of the map.
-        x: (n,) fractions of columns, pixel i spans [i, i + 1).
-        y: (n,) of rows likewise.
-    """
-
-    rows: Int64[np.ndarray, " n"]
-    columns: Int64[np.ndarray, " n"]
-    x: Float32[np.ndarray, " n"]
-    y: Float32[np.ndarray, " n"]
+    rows: Int64[np.ndarray, " n"]  # (n,) of the map
+    columns: Int64[np.ndarray, " n"]  # (n,) of the map
+    x: Float32[np.ndarray, " n"]  # (n,) fractions of columns, pixel i spans [i, i + 1)
+    y: Float32[np.ndarray, " n"]  # (n,) of rows likewise
 
 
 def find_peaks(heat: Float32[np.ndarray, "rows columns"], spacing: float, least: float) -> Peaks:

@@ -31,9 +31,7 @@ def match(
     """Match found nuclei to dots within a radius: as many as possible, then as close as possible.
 
     Hungarian method, as in the challenges of the field; pairs beyond the radius are no pairs.
-
-    Returns:
-        (n,) number of the dot of each found nucleus, or `NONE`.
+    Returns (n,) number of the dot of each found nucleus, or `NONE`.
     """
     answer = np.full(len(found), NONE, np.int64)
     if not len(found) or not len(dots):
@@ -60,9 +58,8 @@ def match_frames(
         frames: Those that count, also where nothing was found.
         radius_px: Greatest distance of a pair.
 
-    Returns:
-        The found nuclei with ``label``, the class of their dot, None where there is none; and the
-        dots that were missed, whose score is NaN.
+    Returns the found nuclei with ``label``, the class of their dot, None where there is none; and
+    the dots that were missed, whose score is NaN.
     """
     parts = []
     for frame in frames:
@@ -84,8 +81,7 @@ def choose_threshold(matched: pd.DataFrame) -> tuple[float, float]:
         matched: Candidates and missed dots, of `match_frames`. Pairing anew at each threshold would
             change few pairs.
 
-    Returns:
-        The score and that F1; 0.5 and 0 where nothing was found.
+    Returns the score and that F1; 0.5 and 0 where nothing was found.
     """
     found = matched["score"].notna()
     scores = matched.loc[found, "score"].to_numpy()
@@ -121,21 +117,13 @@ def pair_by_score(
 
 @dataclass(frozen=True)
 class Detections:
-    """The answer for some frames, and the truth.
+    """The answer for some frames, and the truth."""
 
-    Attributes:
-        frames: ``frame_id``, ``case_id``; all that were looked at.
-        candidates: ``frame_id``, places, ``score``, ``prediction`` and ``p_<class>``.
-        dots: ``frame_id``, places, ``label``.
-        threshold: Least score of a nucleus.
-        radius_px: Of pairs.
-    """
-
-    frames: pd.DataFrame
-    candidates: pd.DataFrame
-    dots: pd.DataFrame
-    threshold: float
-    radius_px: float
+    frames: pd.DataFrame  # ``frame_id``, ``case_id``; all that were looked at
+    candidates: pd.DataFrame  # ``frame_id``, places, ``score``, ``prediction`` and ``p_<class>``
+    dots: pd.DataFrame  # ``frame_id``, places, ``label``
+    threshold: float  # least score of a nucleus
+    radius_px: float  # of pairs
 
     @cached_property
     def matched(self) -> pd.DataFrame:
@@ -149,9 +137,8 @@ def measure_detections(
 ) -> dict[str, Interval]:
     """Measure how nuclei, and those of each class, were found; intervals are over cases.
 
-    Returns:
-        ``f1``, ``precision``, ``recall`` and ``ap`` of ``nuclei`` and of each class (without
-        classes in the candidates, of nuclei alone), and the mean sensitivity of ``froc``.
+    Returns ``f1``, ``precision``, ``recall`` and ``ap`` of ``nuclei`` and of each class (without
+    classes in the candidates, of nuclei alone), and the mean sensitivity of ``froc``.
     """
     return _resample(detections, classes, bootstrap).intervals()
 
@@ -206,19 +193,12 @@ def _rate(sums: Float[np.ndarray, "w 3"]) -> list[Float[np.ndarray, " w"]]:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Candidates of one class, the most certain first.
+    """Candidates of one class, the most certain first."""
 
-    Attributes:
-        case: Number of the case of each.
-        hit: Whether it is paired.
-        dots: Of each case.
-        frames: Of each case.
-    """
-
-    case: Int[np.ndarray, " n"]
-    hit: Bool[np.ndarray, " n"]
-    dots: Int[np.ndarray, " g"]
-    frames: Int[np.ndarray, " g"]
+    case: Int[np.ndarray, " n"]  # number of the case of each
+    hit: Bool[np.ndarray, " n"]  # whether it is paired
+    dots: Int[np.ndarray, " g"]  # of each case
+    frames: Int[np.ndarray, " g"]  # of each case
 
     def measure(self, weights: Int[np.ndarray, "w g"]) -> list[Float[np.ndarray, " w"]]:
         """Compute average precision, and the mean sensitivity at `FROC_RATES`."""

@@ -57,9 +57,8 @@ def train_detector(
 ) -> NucleusFinder:
     """Train on the training frames, choose the threshold on validation, and write a bundle.
 
-    Raises:
-        InputError: If the backbone, weights or precision are not available, or a frame cannot be
-            read.
+    Raises InputError if the backbone, weights or precision are not available, or a frame cannot be
+    read.
     """
     recorder.log_params({**params.model_dump(), "seed": seed})
     frames = data.reduce(data.list_frames("train"), params.reduction)
@@ -123,8 +122,7 @@ def fit_detector(
 ) -> tuple[HeatNetwork, list[Losses]]:
     """Train a network on reduced frames; it comes back in eval mode on the CPU.
 
-    Returns:
-        The network, and its mean losses, ten steps a row.
+    Returns the network, and its mean losses, ten steps a row.
     """
     torch.manual_seed(derive_seed(seed, "detector", "init"))
     network = build_detector(spec, params.weights)

@@ -117,11 +117,10 @@ def render_estimates(
 ) -> dict[str, dict[str, Any]]:
     """Render for `write_scores`.
 
-    Returns:
-        Name to the fields of `Estimate`, ``better``, ``limit``, ``meaning``, ``outcome`` (``good``,
-        ``concern`` or ``inconclusive``; empty without a limit) and ``concern`` (a sentence where
-        the value is on the wrong side of its limit, else empty). A name ``a/b`` is part b of a, and
-        no concern by itself.
+    Returns name to the fields of `Estimate`, ``better``, ``limit``, ``meaning``, ``outcome``
+    (``good``, ``concern`` or ``inconclusive``; empty without a limit) and ``concern`` (a sentence
+    where the value is on the wrong side of its limit, else empty). A name ``a/b`` is part b of a,
+    and no concern by itself.
     """
     rendered = {}
     for name, estimate in estimates.items():

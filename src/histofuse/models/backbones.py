@@ -37,31 +37,24 @@ OWN: dict[str, Callable[[int], nn.Module]] = {"simple_cnn": SimpleCnnBackbone}
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """All that rebuilds an image network, except its weights.
-
-    Attributes:
-        classes: In the order of the logits.
-        input_px: Side of the input, to which the patch of `patch_px` is resized.
-        margin_px: Context around it in a stored patch.
-        levels: Stages whose maps are pooled to the embedding; none: the backbone's own embedding.
-        rotations: Quarter turns of a patch that its embedding is the mean of.
-        patch_um: Side of the patch in micrometres; None if the resolution is not known.
-        pooling: How a transformer's tokens become its embedding, where no levels are pooled.
-        standardised: Whether the head standardises the embedding; that of levels always is.
-    """
+    """All that rebuilds an image network, except its weights."""
 
     backbone: str
-    classes: list[str]
-    input_px: int
+    classes: list[str]  # in the order of the logits
+    input_px: int  # side of the input, to which the patch of `patch_px` is resized
     patch_px: int
-    margin_px: int
+    margin_px: int  # context around it in a stored patch
     normalisation: PixelScale
     dropout: float
+    # stages whose maps are pooled to the embedding; none: the backbone's own embedding
     levels: list[str] = field(default_factory=list)
-    rotations: int = 1
+    rotations: int = 1  # quarter turns of a patch that its embedding is the mean of
+    # side of the patch in micrometres; None if the resolution is not known
     patch_um: float | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
+    # how a transformer's tokens become its embedding, where no levels are pooled
     pooling: Pooling = "encoder"
+    # whether the head standardises the embedding; that of levels always is
     standardised: bool = False
 
     @property
@@ -126,9 +119,8 @@ def list_turns(rotations: int) -> range:
 def build_model(spec: ImageSpec, weights: str) -> ImageModel:
     """Build a network from random numbers and the weights named: ``none``, ``imagenet``, or a file.
 
-    Raises:
-        InputError: If there is no such backbone, it does not take such images, or the weights are
-            not available or do not fit.
+    Raises InputError if there is no such backbone, it does not take such images, or the weights are
+    not available or do not fit.
     """
     network = build_network(spec.backbone, spec.input_px, spec.model_kwargs, weights)
     network = _pool(network, spec)
@@ -212,8 +204,7 @@ def describe_model(model: ImageModel) -> dict[str, Any]:
 def load_image_model(bundle: Bundle) -> ImageModel:
     """Rebuild the network of a bundle, in eval mode on the CPU.
 
-    Raises:
-        BundleError: If the bundle holds another kind of model.
+    Raises BundleError if the bundle holds another kind of model.
     """
     config = bundle.config
     if (kind := config.get("kind")) != "image":

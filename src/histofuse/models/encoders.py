@@ -25,9 +25,8 @@ class Encoder:
 def resolve_encoder(params: EncoderParams) -> Encoder:
     """Read the configuration of an encoder, and find its file of weights.
 
-    Raises:
-        InputError: If there is no such encoder, it is not reachable, or weights or settings do not
-            go with it.
+    Raises InputError if there is no such encoder, it is not reachable, or weights or settings do
+    not go with it.
     """
     pinned, named = params.weights.startswith(PINNED), is_published(params.backbone)
     if pinned != named and (pinned or params.weights == "imagenet"):

@@ -63,8 +63,7 @@ class PooledTokens(nn.Module):
         stage_names: Its stages.
         map_layers: Those of them that have maps.
 
-    Raises:
-        InputError: If the network has no tokens, or no class token where one is asked for.
+    Raises InputError if the network has no tokens, or no class token where one is asked for.
     """
 
     def __init__(self, network: nn.Module, pooling: Pooling, input_px: int) -> None:
@@ -118,8 +117,7 @@ class _StageTracer(fx.Tracer):
 def cut_network(network: nn.Module, levels: list[str], stages: list[str]) -> fx.GraphModule:
     """Make a network that returns the outputs of some of its stages.
 
-    Raises:
-        InputError: If the stages cannot be followed one by one.
+    Raises InputError if the stages cannot be followed one by one.
     """
     try:
         graph = _StageTracer(set(stages)).trace(network)

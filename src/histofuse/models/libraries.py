@@ -65,8 +65,7 @@ def build_library_backbone(
 def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
     """Read what the weights of a library's backbone were trained on.
 
-    Raises:
-        InputError: If no library has it, or it has no weights.
+    Raises InputError if no library has it, or it has no weights.
     """
     library, name = find_library(backbone, own)
     if library == "timm":
@@ -98,8 +97,7 @@ def describe_input(config: Mapping[str, Any]) -> InputConfig:
 def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:
     """Find the library of a backbone, ``torchvision`` or ``timm``, and its name there.
 
-    Raises:
-        InputError: If no library has it; names similar ones.
+    Raises InputError if no library has it; names similar ones.
     """
     library, _, name = backbone.rpartition("/")
     from torchvision import models

@@ -46,8 +46,7 @@ def check_name(backbone: str) -> None:
 def read_published(backbone: str) -> PublishedEncoder:
     """Read the configuration of a repository or folder.
 
-    Raises:
-        InputError: If it is not reachable, or is not timm's.
+    Raises InputError if it is not reachable, or is not timm's.
     """
     import timm
 
@@ -71,8 +70,7 @@ def read_published(backbone: str) -> PublishedEncoder:
 def find_weights(backbone: str, weights: str) -> Path:
     """Find the file of weights with the digest that is asked for.
 
-    Raises:
-        InputError: If it is not reachable, or no file has this digest.
+    Raises InputError if it is not reachable, or no file has this digest.
     """
     wanted, found = weights.removeprefix(PINNED), []
     for name in _WEIGHTS:

@@ -29,19 +29,14 @@ _SEED: Final = 1
 
 @dataclass(frozen=True)
 class MapLayer:
-    """A layer with square feature maps.
+    """A layer with square feature maps."""
 
-    Attributes:
-        name: Dotted name of a module.
-        layout: Of its output: ``channels_first`` is (n, channels, rows, columns), ``channels_last``
-            (n, rows, columns, channels), ``tokens`` (n, tokens, channels) with the grid row by row.
-        prefix_tokens: Tokens before the grid, such as a class token.
-    """
-
-    name: str
+    name: str  # dotted name of a module
     map_px: int
+    # of its output: ``channels_first`` is (n, channels, rows, columns), ``channels_last`` (n, rows,
+    # columns, channels), ``tokens`` (n, tokens, channels) with the grid row by row
     layout: Layout = "channels_first"
-    prefix_tokens: int = 0
+    prefix_tokens: int = 0  # tokens before the grid, such as a class token
 
     def arrange(self, output: Tensor) -> Float[Tensor, "n channels rows columns"]:
         """Arrange the layer's output, or its gradient, as maps."""
@@ -183,9 +178,7 @@ def choose_gradcam_layer(model: "ImageModel", minimum_map_px: int) -> MapLayer:
 
     At small inputs the last stage is too coarse: ResNet-18 at 64 px ends in 2 x 2. The last block
     of a transformer that reads its class token alone is passed over: its other tokens are not used.
-
-    Raises:
-        InputError: If no stage gives maps that fine.
+    Raises InputError if no stage gives maps that fine.
     """
     layers = measure_maps(model)
     if fine := [layer for layer in layers if layer.map_px >= minimum_map_px]:

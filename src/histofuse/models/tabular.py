@@ -36,8 +36,7 @@ def name_table(kind: Kind) -> Literal["imputed", "with_missing"]:
 def select_features(rows: Rows, features: list[str]) -> Float32[np.ndarray, "n features"]:
     """Pick a model's features, in its order, from a data frame or an array of just as many columns.
 
-    Raises:
-        InputError: With every feature that is missing, or a wrong number of columns.
+    Raises InputError with every feature that is missing, or a wrong number of columns.
     """
     if isinstance(rows, pd.DataFrame):
         if missing := [f for f in features if f not in rows.columns]:

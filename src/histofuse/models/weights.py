@@ -22,8 +22,7 @@ _NAMED = 8
 def load_state(path: Path) -> dict[str, Tensor]:
     """Load a file of weights, without what could run code.
 
-    Raises:
-        InputError: If it is missing or holds no weights.
+    Raises InputError if it is missing or holds no weights.
     """
     expected = "a safetensors file of weights"
     try:
@@ -63,9 +62,7 @@ def load_weights(
 
     `dropped` are prefixes of keys that the backbone has no use for, such as the classifier's;
     `where` names the source in messages; `convert` is tried on weights that do not fit as they are.
-
-    Raises:
-        InputError: Listing missing, unexpected and mismatched keys.
+    Raises InputError listing missing, unexpected and mismatched keys.
     """
     faults = _list_misfits(backbone, state, dropped, where)
     if faults.faults and convert:

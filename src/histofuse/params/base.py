@@ -74,10 +74,8 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 def load_section(model: type[SectionT], name: str, path: Path = PARAMS_FILE) -> SectionT:
     """Load and check one section of params.yaml.
 
-    `name` is dotted, such as ``image.resnet18``; `path` is a YAML 1.2 file, as DVC reads it.
-
-    Raises:
-        InputError: If the file or section is missing, or with each unknown, missing or wrong key.
+    `name` is dotted, such as ``image.resnet18``; `path` is a YAML 1.2 file, as DVC reads it. Raises
+    InputError if the file or section is missing, or with each unknown, missing or wrong key.
     """
     return validate_section(model, _descend(_load_yaml(path), name, path), (name,), path)
 
@@ -96,8 +94,7 @@ def validate_section(
 def load_value(model: type[BaseModel], name: str, path: Path = PARAMS_FILE) -> Any:
     """Load one value, such as ``promotion.alarm_at``, of a section that is checked as a whole.
 
-    Raises:
-        InputError: As `load_section`.
+    Raises InputError as `load_section`.
     """
     section, _, key = name.rpartition(".")
     return getattr(load_section(model, section, path), key)

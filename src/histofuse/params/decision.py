@@ -15,8 +15,7 @@ THRESHOLD_RULES = ("argmax", "youden_j", "max_f1", "balanced")
 def read_precision_target(rule: str) -> float | None:
     """Read the precision asked for: "precision_target:0.8" -> 0.8, any other rule -> None.
 
-    Raises:
-        ValueError: If what follows the colon is no number above 0 and up to 1.
+    Raises ValueError if what follows the colon is no number above 0 and up to 1.
     """
     if not rule.startswith(PRECISION_TARGET):
         return None

@@ -57,8 +57,7 @@ class EncodingParams(Section):
     def check_source(self, source: str) -> None:
         """Check that what is learnt of a source may leave it.
 
-        Raises:
-            InputError: If the source is restricted and `fewest_patients` too small for it.
+        Raises InputError if the source is restricted and `fewest_patients` too small for it.
         """
         if not may_show_patients([source]) and self.fewest_patients < FEWEST_PATIENTS:
             problem = f"is {self.fewest_patients}, and the records are of a restricted source"

@@ -138,9 +138,8 @@ class ProjectParams(Section):
 def load_project(path: Path = PARAMS_FILE) -> ProjectParams:
     """Load and check the whole of params.yaml.
 
-    Raises:
-        InputError: With each unknown, missing or wrong key, each name that its section lacks, each
-            study that no stage makes, and each end of a search space that its model refuses.
+    Raises InputError with each unknown, missing or wrong key, each name that its section lacks,
+    each study that no stage makes, and each end of a search space that its model refuses.
     """
     check_names(path)
     values = load_file(path)

@@ -197,9 +197,8 @@ class Declaration(Section):
 def load_declaration(path: Path) -> Declaration:
     """Load a declaration.
 
-    Raises:
-        InputError: If it is missing or no YAML, with each unknown, missing or wrong key, and with
-            each that is still to be filled in.
+    Raises InputError if it is missing or no YAML, with each unknown, missing or wrong key, and with
+    each that is still to be filled in.
     """
     if not path.is_file():
         remedy = "histofuse describe-table FILE drafts one."

@@ -97,11 +97,8 @@ def check_space(params: StudyParams, section: BaseModel, name: str, model: str) 
     """Check that a study's space fits the model's section.
 
     For messages, `name` is the study's section, such as ``tune.xgboost``, and `model` the model's,
-    such as ``tabular.xgboost``.
-
-    Raises:
-        InputError: With each key that is not in the section, each end of a range or choice that it
-            refuses, and each value of params.yaml outside its range.
+    such as ``tabular.xgboost``. Raises InputError with each key that is not in the section, each
+    end of a range or choice that it refuses, and each value of params.yaml outside its range.
     """
     faults = FaultList()
     for key, tried in params.space.items():
@@ -123,8 +120,7 @@ def check_space(params: StudyParams, section: BaseModel, name: str, model: str) 
 def apply_values(section: SectionT, values: Mapping[str, Any]) -> SectionT:
     """Put values by dotted key into a section, which checks them as if they stood in params.yaml.
 
-    Raises:
-        InputError: If the section has no such key or refuses a value.
+    Raises InputError if the section has no such key or refuses a value.
     """
     changed = section.model_dump()
     for key, value in values.items():

@@ -121,11 +121,9 @@ class Production:
     def promote(self, target: Version, seen: int | None, grounds: Grounds) -> Record | None:
         """Put a version into production; None if it is there already.
 
-        `seen` is the version that was in production when the decision was made.
-
-        Raises:
-            RegistryError: If another version was put into production since the decision was made,
-                or the store fails; the next call then completes the promotion.
+        `seen` is the version that was in production when the decision was made. Raises
+        RegistryError if another version was put into production since the decision was made, or the
+        store fails; the next call then completes the promotion.
         """
         with holding(self.store, target.name) as confirm:
             before = self._mend(target.name)
@@ -143,8 +141,7 @@ class Production:
     def rollback(self, name: str, reason: str = "") -> Record:
         """Return to the version that was in production before.
 
-        Raises:
-            RegistryError: If there was none before, or its files are missing or altered.
+        Raises RegistryError if there was none before, or its files are missing or altered.
         """
         with holding(self.store, name) as confirm:
             before, entries = self._mend(name), read_log(self.log)

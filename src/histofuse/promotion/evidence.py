@@ -90,8 +90,7 @@ def gather_evidence(
 ) -> Evidence:
     """Gather the evidence; faults of the version itself are part of it and raise nothing.
 
-    Raises:
-        RegistryError: If the registry itself cannot be read.
+    Raises RegistryError if the registry itself cannot be read.
     """
     data = data or TestData()
     with _copied(store, candidate) as copy:

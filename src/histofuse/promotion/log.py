@@ -46,8 +46,7 @@ class Entry:
 def read_log(path: Path = LOG) -> list[Entry]:
     """Read the decisions, oldest first; empty if there is no file.
 
-    Raises:
-        InputError: With every invalid line.
+    Raises InputError with every invalid line.
     """
     if not path.is_file():
         return []

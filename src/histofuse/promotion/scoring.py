@@ -115,10 +115,8 @@ def score_test_split(
 
     `encoders` is the folder of a fusion model's frozen encoders, ``image`` and ``patient``; None
     pulls them from the registry. `view` is of a model at patient level: the sides it is given.
-
-    Raises:
-        InputError: If the model does not fit the data: other classes, another target, another
-            patch size, missing features.
+    Raises InputError if the model does not fit the data: other classes, another target, another
+    patch size, missing features.
     """
     predictor, data = open_predictor(bundle.path, encoders), data or TestData()
     match bundle.config["kind"]:

@@ -30,8 +30,7 @@ def choose_version(
 ) -> Version:
     """Choose the version with a number or first digits, else the one in `models`, else the latest.
 
-    Raises:
-        InputError: If there is none, or several match the digest.
+    Raises InputError if there is none, or several match the digest.
     """
     name = find_name(model, store, primary_rule)
     candidates = store.list_versions(name)
@@ -52,8 +51,7 @@ def choose_version(
 def find_name(model: str, store: Store, primary_rule: str) -> str:
     """Find the registered model by its name, with or without its prefix.
 
-    Raises:
-        InputError: If there is none.
+    Raises InputError if there is none.
     """
     registered = {v.name for v in store.list_versions()}
     for name in (model, name_registered(model, primary_rule)):

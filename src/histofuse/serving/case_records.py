@@ -137,8 +137,7 @@ def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataF
         patients: Table of raw features; None for no records.
         crosswalk: CSV of ``case_id,subject_id[,hadm_id]``; None if `patients` has ``case_id``.
 
-    Raises:
-        InputError: With all that is wrong with one of the files.
+    Raises InputError with all that is wrong with one of the files.
     """
     if patients is None:
         return pd.DataFrame()

@@ -87,8 +87,7 @@ class FrameSize(PatchSize):
 def read_frames(cells: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """Read whole frames, each given as a patch is to `read_patches`.
 
-    Raises:
-        InputError: With every row that is no such image.
+    Raises InputError with every row that is no such image.
     """
     frames = []
     with collect_faults() as faults:
@@ -110,8 +109,7 @@ def read_patches(
         patch_px: Side of a patch.
         margin_px: Margin stored around it; if it is missing, the patch is reflected.
 
-    Raises:
-        InputError: With every row that is no such patch.
+    Raises InputError with every row that is no such patch.
     """
     size = PatchSize(patch_px, margin_px)
     if isinstance(inputs, np.ndarray) and inputs.dtype != object:

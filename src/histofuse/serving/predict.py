@@ -23,10 +23,8 @@ def open_predictor(
     """Open a bundle for prediction; without `load`, the first prediction loads the weights.
 
     The folder of its frozen encoders holds the bundles ``image`` and, of fusion, ``patient``; if
-    there is none, they are pulled from the registry by digest.
-
-    Raises:
-        BundleError: If a bundle is altered, not the one trained with, or of an unknown kind.
+    there is none, they are pulled from the registry by digest. Raises BundleError if a bundle is
+    altered, not the one trained with, or of an unknown kind.
     """
     bundle = open_bundle(path, row_level=False)
     match bundle.config["kind"]:

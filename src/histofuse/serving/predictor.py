@@ -55,8 +55,7 @@ class Predictor:
     ) -> pd.DataFrame:
         """Turn logits into probabilities and decisions, by the model's own unless one is given.
 
-        Raises:
-            HistofuseError: If a logit or a probability is not finite.
+        Raises HistofuseError if a logit or a probability is not finite.
         """
         classes = self.bundle.config["classes"]
         decision = decision or self.decision

@@ -26,12 +26,9 @@ def read_records(inputs: Any, encoder: Encoder) -> pd.DataFrame:
         inputs: A data frame; null and NaN mean that a value is not known.
         encoder: Has the required columns, their kinds and ranges; a value outside is refused.
 
-    Returns:
-        The encoder's columns in their order; numbers as float64, unknown values as NaN or None.
-
-    Raises:
-        InputError: With every column that is missing, and the first row of every column that holds
-            what its kind or its range does not allow.
+    Returns the encoder's columns in their order; numbers as float64, unknown values as NaN or None.
+    Raises InputError with every column that is missing, and the first row of every column that
+    holds what its kind or its range does not allow.
     """
     if not isinstance(inputs, pd.DataFrame):
         expected = "a data frame of raw features"

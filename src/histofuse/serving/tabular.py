@@ -93,8 +93,7 @@ class TabularPredictor(RecordPredictor):
     def embed_encoded(self, encoded: pd.DataFrame) -> Float32[np.ndarray, "n width"]:
         """Compute embeddings of what `encode` returned.
 
-        Raises:
-            BundleError: If the model is not a multilayer perceptron: others have none.
+        Raises BundleError if the model is not a multilayer perceptron: others have none.
         """
         from histofuse.models.tabular import MlpModel
 

@@ -37,8 +37,7 @@ def write_study(
 ) -> None:
     """Write a study to `folder`, replacing its content; `draw` is given the folder of figures.
 
-    Raises:
-        HistofuseError: If no trial is complete, so that there are no best params.
+    Raises HistofuseError if no trial is complete, so that there are no best params.
     """
     best = find_best(spec, trials)
     if best is None:

@@ -111,11 +111,8 @@ def run_study(
     """Run a study until it has its trials, and write its folder, unless this is a worker.
 
     The observer gets the finished trials every `OBSERVE_SECONDS` and at the end; `draw` draws
-    figures into a folder.
-
-    Raises:
-        InputError: If the space does not fit the model, or the storage cannot be opened.
-        HistofuseError: If trial after trial fails, or none completes.
+    figures into a folder. Raises InputError if the space does not fit the model, or the storage
+    cannot be opened; HistofuseError if trial after trial fails, or none completes.
     """
     check_space(job.params, job.base, f"tune.{job.name}", job.model)
     params = job.params.model_copy(update={"trials": options.trials or job.params.trials})

@@ -62,8 +62,7 @@ def name_study(spec: StudySpec) -> str:
 class Study:
     """A study in its storage, as one process sees it.
 
-    Raises:
-        InputError: If the storage cannot be opened.
+    Raises InputError if the storage cannot be opened.
     """
 
     def __init__(self, spec: StudySpec, params: StudyParams, storage: str) -> None:
@@ -134,10 +133,8 @@ class Study:
         """Try the next params; False if all trials are finished or running elsewhere.
 
         An error of the objective makes a failed trial. A trial that was silent for so long that
-        another worker has queued its params is dropped.
-
-        Raises:
-            HistofuseError: If trial after trial fails.
+        another worker has queued its params is dropped. Raises HistofuseError if trial after trial
+        fails.
         """
         from optuna.exceptions import UpdateFinishedTrialError
 

@@ -104,8 +104,7 @@ class Connection:
     def locked(self) -> Iterator[None]:
         """Lock a local store for this process; a server needs no lock.
 
-        Raises:
-            RegistryError: If another process holds the lock for longer than any publishing takes.
+        Raises RegistryError if another process holds the lock for longer than any publishing takes.
         """
         if self.database is None:
             yield
@@ -146,8 +145,7 @@ class Connection:
     def explaining(self) -> Iterator[None]:
         """Turn MLflow's errors into one message.
 
-        Raises:
-            MlflowError: For any error of MLflow, its database or the connection to it.
+        Raises MlflowError for any error of MLflow, its database or the connection to it.
         """
         with warnings.catch_warnings():
             # MLflow uses what it deprecates, such as stages, and warnings may be errors.

@@ -70,8 +70,7 @@ def locate_artifacts(database: Path) -> Path:
 def read_versions(database: Path) -> list[Version]:
     """List the versions whose files exist; none if the database or its tables do not.
 
-    Raises:
-        RegistryError: If the file is not a database.
+    Raises RegistryError if the file is not a database.
     """
     with _reading(database) as connection:
         tags = {"digest": DIGEST_TAG, "content": CONTENT_TAG, "files": FILES_TAG}

@@ -49,11 +49,8 @@ def stage_model(bundle: Bundle, store: Store, folder: Path, *, row_level: bool) 
     """Write a bundle to a new folder as MLflow holds it.
 
     `store` supplies encoders that are not next to the bundle; `row_level` tells whether files with
-    one row per patient are included.
-
-    Raises:
-        RegistryError: If an encoder is neither next to the bundle nor in the store.
-        BundleError: If an encoder was altered.
+    one row per patient are included. Raises RegistryError if an encoder is neither next to the
+    bundle nor in the store; BundleError if an encoder was altered.
     """
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         root = Path(scratch)  # MLflow keeps the folders' own names

@@ -34,11 +34,9 @@ def pull_bundle(
 ) -> Bundle:
     """Pull a bundle from the registry unless `pulled`, which keeps them by digest, has it intact.
 
-    A registry that has lost the model gets it back from the bundle in `models`.
-
-    Raises:
-        RegistryError: If neither the registry nor `models` holds it.
-        BundleError: If what the registry holds does not match the digest.
+    A registry that has lost the model gets it back from the bundle in `models`. Raises
+    RegistryError if neither the registry nor `models` holds it; BundleError if what the registry
+    holds does not match the digest.
     """
     store = open_store()
     with store.locked(), TemporaryDirectory(prefix=names.SCRATCH) as scratch:
@@ -61,8 +59,7 @@ def pull_bundle(
 def pull_encoder(name: str, lock: Path = REGISTRY_LOCK) -> Bundle:
     """Pull the encoder of a name in params.yaml, of the digest that ``publish_encoders`` wrote.
 
-    Raises:
-        InputError: If the lock is missing or does not name the encoder; others as `pull_bundle`.
+    Raises InputError if the lock is missing or does not name the encoder; others as `pull_bundle`.
     """
     digests, registered = load_json(lock), name_registered(name)
     if registered not in digests:
@@ -74,10 +71,8 @@ def fetch_model(model: str, store: Store, scratch: Path) -> Path:
     """Copy a registered model to `scratch`, in MLflow's layout, and verify it.
 
     `model` is a name, which stands for the version in production, or a ``models:/…`` address.
-
-    Raises:
-        BundleError: If it is not what was registered.
-        RegistryError: If there is none, or the registry cannot be read.
+    Raises BundleError if it is not what was registered; RegistryError if there is none, or the
+    registry cannot be read.
     """
     version, folder = find_at(name_address(model), store), scratch / names.MODEL_FOLDER
     store.fetch(version, names.MODEL_FOLDER, folder)

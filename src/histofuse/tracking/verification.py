@@ -25,10 +25,8 @@ def check_copy(version: Version, folder: Path) -> Bundle:
     """Compare a copy of a version's files with the digests of its tags; return its bundle.
 
     The digests of encoders are in the bundle's config. A version from before the digest of all its
-    files was recorded is compared by the digests of its bundles only.
-
-    Raises:
-        BundleError: If the version is not what was registered.
+    files was recorded is compared by the digests of its bundles only. Raises BundleError if the
+    version is not what was registered.
     """
     with explaining(version):
         bundle = open_bundle(folder / ARTIFACTS / BUNDLE, digest=version.digest, row_level=False)
@@ -67,8 +65,7 @@ def check_version(version: Version, store: Store) -> None:
 def verify(version: Version, store: Store) -> list[str]:
     """Compare all files of a version with what was registered, and say what was compared.
 
-    Raises:
-        BundleError: If the version is not what was registered, or that was not recorded.
+    Raises BundleError if the version is not what was registered, or that was not recorded.
     """
     if version.files is None:
         raise BundleError(

@@ -131,20 +131,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Calibrator:
-    """Logits -> probabilities.
+    """Logits -> probabilities."""
 
-    Attributes:
-        method: As requested; `fitted_on` notes where another was used instead.
-        curves: One per class, one-vs-rest, from its log-odds; of a binary model the positive
-            class's alone. Empty where the softmax of the scaled logits decides.
-        choice: What ``auto`` took; None for the other methods.
-    """
-
-    method: CalibrationMethod
+    method: CalibrationMethod  # as requested; `fitted_on` notes where another was used instead
     scaling: Scaling
+    # one per class, one-vs-rest, from its log-odds; of a binary model the positive class's alone.
+    # Empty where the softmax of the scaled logits decides.
     curves: tuple[Curve, ...]
     fitted_on: FittedOn
-    choice: Choice | None
+    choice: Choice | None  # what ``auto`` took; None for the other methods
 
     @property
     def taken(self) -> CalibrationMethod:
@@ -198,11 +193,9 @@ def fit_calibrator(
 ) -> Calibrator:
     """Fit a calibrator on validation rows; binary models pass ``[0, logit]``.
 
-    `groups` is the case or patient of each row, by whom ``auto`` makes its folds.
-
-    Raises:
-        InputError: If there is no such method.
-        ValueError: If logits are not finite, or labels and logits do not match.
+    `groups` is the case or patient of each row, by whom ``auto`` makes its folds. Raises InputError
+    if there is no such method; ValueError if logits are not finite, or labels and logits do not
+    match.
     """
     check_method(method)
     logits = np.asarray(logits, dtype=np.float64)
@@ -374,8 +367,7 @@ def count_classes(
 ) -> tuple[int, ...]:
     """Count the rows of each class.
 
-    Raises:
-        ValueError: If values are not finite, or labels and columns do not match.
+    Raises ValueError if values are not finite, or labels and columns do not match.
     """
     k = columns.shape[1]
     if k < 2 or len(columns) != len(labels):

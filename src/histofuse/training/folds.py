@@ -16,10 +16,7 @@ def split_folds(
     """Split rows into folds stratified by class that keep groups (cases, patients) whole.
 
     Fewer folds where a class has fewer groups than that; none where a class has fewer than two, or
-    would be missing from the rest of a fold.
-
-    Returns:
-        Row numbers (rest, held out) of each fold.
+    would be missing from the rest of a fold. Returns row numbers (rest, held out) of each fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 

@@ -126,8 +126,7 @@ def store_patches(reader: ShardReader, index: pd.DataFrame) -> StoredRows:
 def load_patch_data(folder: Path, splits: Path) -> PatchData:
     """Join the patches of a folder with their splits, a `PATCH_SPLITS` table, by key.
 
-    Raises:
-        InputError: If a file is missing, the patches of the two differ, or a label is no class.
+    Raises InputError if a file is missing, the patches of the two differ, or a label is no class.
     """
     meta = load_meta(folder)
     # Words recur, but for the ids, and take a few bytes a patch.
@@ -180,10 +179,8 @@ def train_image(
 
     A killed run resumes after its last complete epoch and ends in the same bytes. The last part of
     `path` is the model's name. Embeddings of all patches are written to the folder `embeddings`, if
-    it is given; what `choose_maps` returns is `MAPS` of ``config.json``.
-
-    Raises:
-        InputError: If the backbone, weights or precision are not available, or a split is empty.
+    it is given; what `choose_maps` returns is `MAPS` of ``config.json``. Raises InputError if the
+    backbone, weights or precision are not available, or a split is empty.
     """
     check_method(params.calibration)
     if isinstance(params, ProbeParams):
@@ -440,8 +437,7 @@ class Outputs(NamedTuple):
 def apply_network(model: ImageModel, folder: Path, index: pd.DataFrame) -> Outputs:
     """Compute the embeddings and raw logits of stored patches, in the order of `index`.
 
-    Raises:
-        InputError: If the patches of `folder` are of another size than the model's.
+    Raises InputError if the patches of `folder` are of another size than the model's.
     """
     reader = ShardReader(folder)
     _check_sides(model.spec, reader.meta, folder)

@@ -39,10 +39,8 @@ def fit_mlp(
     """Train with Adam, warm-up, step decay and early stopping.
 
     If the validation set is too small to rank on, its loss is monitored instead, with a warning.
-
-    Returns:
-        The network with the weights of its best epoch, in eval mode on the CPU; the history; and
-        the validation metric that chose the epoch.
+    Returns the network with the weights of its best epoch, in eval mode on the CPU; the history;
+    and the validation metric that chose the epoch.
     """
     torch.manual_seed(derive_seed(seed, "mlp", "init"))
     outputs = 1 if params.loss == "bce" else 2

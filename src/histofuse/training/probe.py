@@ -41,23 +41,15 @@ class LinearHead(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted head, and how its penalty was chosen.
+    """A fitted head, and how its penalty was chosen."""
 
-    Attributes:
-        head: Fitted on all training rows.
-        c: Inverse strength of its penalty.
-        scores: Of each candidate, the mean average precision of the classes on rows held out.
-        folds: How many.
-        unit: What a fold kept whole.
-        held_out: Logits of each training row, by a head fitted on the folds that it is not in.
-    """
-
-    head: LinearHead
-    c: float
+    head: LinearHead  # fitted on all training rows
+    c: float  # inverse strength of its penalty
+    # of each candidate, the mean average precision of the classes on rows held out
     scores: dict[float, float]
-    folds: int
-    unit: str
-    held_out: Logits
+    folds: int  # how many
+    unit: str  # what a fold kept whole
+    held_out: Logits  # logits of each training row, by a head fitted on the folds that it is not in
 
     def describe(self) -> dict[str, Any]:
         """Describe the choice as ``probe`` of ``config.json``."""
@@ -80,8 +72,7 @@ def fit_probe(
         params: Candidates and number of folds.
         seed: Of the folds.
 
-    Raises:
-        InputError: If a class has fewer than two rows.
+    Raises InputError if a class has fewer than two rows.
     """
     folds, unit = split_by_unit(labels, keys, params.folds, seed)
     candidates, classes = sorted(params.c), int(labels.max()) + 1
@@ -99,13 +90,9 @@ def fit_probe(
 def split_by_unit(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> tuple[Folds, str]:
     """Split rows into stratified folds by case; by frame, then by patch, where cases are too few.
 
-    Cases are too few where a class would be missing from the rest of a fold.
-
-    Returns:
-        Row numbers (rest, held out) of each fold, and the unit.
-
-    Raises:
-        InputError: If a class has fewer than two rows.
+    Cases are too few where a class would be missing from the rest of a fold. Returns row numbers
+    (rest, held out) of each fold, and the unit. Raises InputError if a class has fewer than two
+    rows.
     """
     classes = int(labels.max()) + 1
     for unit in (u for u in _UNITS if u in keys):

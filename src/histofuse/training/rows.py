@@ -18,17 +18,12 @@ WEIGHT: Final = "weight"
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows of one split; NaN features are missing.
-
-    Attributes:
-        target: 0 or 1.
-        subjects: Patients, by whom folds keep rows together.
-        weight: In the loss, where the cohort weighs its rows; None: each counts as one.
-    """
+    """Rows of one split; NaN features are missing."""
 
     x: Float32[np.ndarray, "n features"]
-    target: Int64[np.ndarray, " n"]
-    subjects: Int64[np.ndarray, " n"]
+    target: Int64[np.ndarray, " n"]  # 0 or 1
+    subjects: Int64[np.ndarray, " n"]  # patients, by whom folds keep rows together
+    # in the loss, where the cohort weighs its rows; None: each counts as one
     weight: Float32[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
@@ -69,9 +64,8 @@ def repeat_by_weight(
 def check_trainable(table: pd.DataFrame, features: Sequence[str], kind: Kind) -> None:
     """Check that a model can be trained on an encoded table.
 
-    Raises:
-        InputError: With every fault: unknown splits, targets other than 0 and 1, a class without
-            training rows, no features, values that are infinite, or missing in the imputed table.
+    Raises InputError with every fault: unknown splits, targets other than 0 and 1, a class without
+    training rows, no features, values that are infinite, or missing in the imputed table.
     """
     where = f"data/encoded/{name_table(kind)}.parquet"
     values = table[list(features)].to_numpy(dtype=np.float32)
@@ -103,9 +97,8 @@ def score_logits(
 ) -> dict[str, float]:
     """Score binary logits against a target of 0 and 1.
 
-    Returns:
-        ``loss`` (mean negative log-likelihood), ``accuracy`` and ``macro_f1`` at probability 0.5,
-        and ``auroc``; NaN where not defined: all on no rows, auroc where a class is absent.
+    Returns ``loss`` (mean negative log-likelihood), ``accuracy`` and ``macro_f1`` at probability
+    0.5, and ``auroc``; NaN where not defined: all on no rows, auroc where a class is absent.
     """
     logits, target = logits.astype(np.float64), target.astype(bool)
     if not len(target):

@@ -28,16 +28,13 @@ _SETS: Final = "lac_by_class"  # the score of the prediction sets
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities -> classes: argmax over k of p_k / t_k.
-
-    Attributes:
-        values: t_k, one per class. A binary model has t_0 = 1 - t_1, so that it decides p_1 >= t_1.
-        sets: One limit a class of the prediction sets; empty in bundles of before they were kept.
-    """
+    """Probabilities -> classes: argmax over k of p_k / t_k."""
 
     rule: ThresholdRule
+    # t_k, one per class. A binary model has t_0 = 1 - t_1, so that it decides p_1 >= t_1.
     values: tuple[float, ...]
     fitted_on: FittedOn
+    # one limit a class of the prediction sets; empty in bundles of before they were kept
     sets: tuple[float | None, ...] = ()
 
     def decide(self, probabilities: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
@@ -88,9 +85,7 @@ def fit_thresholds(
     one-vs-rest ``youden_j`` (sensitivity + specificity highest), ``max_f1``, ``balanced``
     (sensitivity and specificity nearest each other) or ``precision_target:<p>`` (the highest recall
     with at least that precision; if no threshold reaches it, the highest precision, with a note).
-
-    Raises:
-        ValueError: If the rule is unknown, or labels and probabilities do not match.
+    Raises ValueError if the rule is unknown, or labels and probabilities do not match.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     counts = count_classes(probabilities, labels)

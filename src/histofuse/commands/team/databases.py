@@ -30,10 +30,8 @@ _UNREACHABLE: Final = "Start PostgreSQL there, or correct host and port."
 def check_database(address: str) -> str:
     """Make sure that a PostgreSQL database answers and lets us create tables.
 
-    Returns its URL, with the driver that is installed.
-
-    Raises:
-        HistofuseError: If it is not PostgreSQL, does not answer, or tables cannot be created.
+    Returns its URL, with the driver that is installed. Raises HistofuseError if it is not
+    PostgreSQL, does not answer, or tables cannot be created.
     """
     url = _parse(address)
     shown = redact(address)

@@ -30,9 +30,7 @@ def write_cards(
     """Write ``case_card_<true class>_<hit or miss>_<number>.png``, of single patients.
 
     Returns the names of the files. `assessment` is ``assessment.json``, for the prediction sets.
-
-    Raises:
-        InputError: If the assessment contains no prediction sets of this model.
+    Raises InputError if the assessment contains no prediction sets of this model.
     """
     rows = choose_cards(cases.predictions, cases.classes, params.case_cards)
     conformal = load_conformal(assessment, cases.bundle.name, cases.bundle.digest)

@@ -36,11 +36,10 @@ def choose_method(
 ) -> dict[str, Any]:
     """Compare methods on validation patches, and choose one; see `MapParams`.
 
-    Returns:
-        ``method`` (of `MapMethod`), ``patches`` (number compared on), ``most_empty`` and
-        ``most_alike`` (of the params), and ``compared``: method to ``empty_share``,
-        ``head_randomisation_rank_correlation`` and the mean ``<deletion or
-        insertion>_gain_over_<random or centre>``.
+    Returns ``method`` (of `MapMethod`), ``patches`` (number compared on), ``most_empty`` and
+    ``most_alike`` (of the params), and ``compared``: method to ``empty_share``,
+    ``head_randomisation_rank_correlation`` and the mean ``<deletion or insertion>_gain_over_<random
+    or centre>``.
     """
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     mapper = map_image_network(name, model)

@@ -64,9 +64,8 @@ def score_maps(
 ) -> Areas:
     """Test the maps of some patches.
 
-    Returns:
-        Name, as in `define_measures`, to the score of each patch. Those after each randomised part
-        are called ``randomisation_rank_correlation/<part>``.
+    Returns name, as in `define_measures`, to the score of each patch. Those after each randomised
+    part are called ``randomisation_rank_correlation/<part>``.
     """
     maps = mapper.compute_maps(inputs)
     curves = make_curves(mapper, inputs, to_probabilities, params.maps)

@@ -93,8 +93,7 @@ class Mapper:
     ) -> Iterator[tuple[str, Float32[np.ndarray, "n height width"]]]:
         """Randomise the weights layer by layer, from the head, and map the same classes each time.
 
-        Yields:
-            The part that was randomised last, and the maps.
+        Yields the part that was randomised last, and the maps.
 
         Source: Adebayo et al., NeurIPS 2018 (cascading randomisation).
         """

@@ -46,11 +46,9 @@ def compute_maps(
 ) -> Float32[np.ndarray, "n height width"]:
     """Compute a map for each image: where evidence lies for its class over the others.
 
-    `network` is in eval mode; `others` are further inputs of it, one row for each image.
-
-    Returns:
-        Maps at the layer's own size, each scaled to a maximum of 1; all zero where nothing supports
-        the class.
+    `network` is in eval mode; `others` are further inputs of it, one row for each image. Returns
+    maps at the layer's own size, each scaled to a maximum of 1; all zero where nothing supports the
+    class.
     """
     explain = _explain_by_masks if method.name == "scorecam" else _explain_by_gradients
     device, parts = next(network.parameters(), images).device, []

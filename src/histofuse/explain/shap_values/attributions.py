@@ -42,10 +42,8 @@ def compute_attributions(
     """Compute SHAP values of rows.
 
     An unknown feature is averaged over `background`, encoded training rows. XGBoost does not need
-    them: its trees store how many training rows took each branch.
-
-    Raises:
-        InputError: If the model is not of one of `EXPLAINED_KINDS`.
+    them: its trees store how many training rows took each branch. Raises InputError if the model is
+    not of one of `EXPLAINED_KINDS`.
     """
     x, reference = (select_features(part, model.features) for part in (rows, background))
     logits = model.logits(rows).astype(np.float64)

@@ -89,10 +89,8 @@ def write_shap_report(
     Columns are summed to variables before they are ranked. Writes ``mean_abs_shap.csv`` and
     ``.png``, ``shap.json``, whose content is returned, ``faithfulness.json`` and, only if
     `row_level`, ``beeswarm.png``, which has a dot for each patient, and ``waterfall_high_risk.png``
-    and ``waterfall_low_risk.png`` of the test rows with the highest and the lowest logit.
-
-    Raises:
-        InputError: If there are no test rows, or the tables do not hold the same admissions.
+    and ``waterfall_low_risk.png`` of the test rows with the highest and the lowest logit. Raises
+    InputError if there are no test rows, or the tables do not hold the same admissions.
     """
     rows = explain_rows(bundle, encoded, specs, params)
     summary = {

@@ -29,8 +29,7 @@ _OBJECTS: Final = MOST_ROWS + 2  # a row each, the rows' layout and the document
 def read_request(body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read the rows of a JSON request, each cell as it was given or None, and its params.
 
-    Raises:
-        InputError: If it is no such document, or holds too much.
+    Raises InputError if it is no such document, or holds too much.
     """
     document = _parse(body)
     given = [name for name in _LAYOUTS if name in document]

@@ -22,11 +22,8 @@ DETECTION_METRICS: Final = Path("reports/detection/metrics.json")
 def find_points(frames: FrameSource, finder: Any) -> pd.DataFrame:
     """Find the nuclei of frames with a `NucleusFinder`; frames without any are reported.
 
-    Returns:
-        ``case_id, frame_id, x_px, y_px, score``, in pixels of the frame.
-
-    Raises:
-        InputError: With the frames that cannot be read or are black.
+    Returns ``case_id, frame_id, x_px, y_px, score``, in pixels of the frame. Raises InputError with
+    the frames that cannot be read or are black.
     """
     parts = [pd.DataFrame({"frame_id": [], "x_px": [], "y_px": [], "score": []})]
     with collect_faults() as faults:

@@ -66,8 +66,7 @@ class FrameModel:
     def stain_normalisation(self) -> str:
         """How stains were normalised in training.
 
-        Raises:
-            BundleError: If the bundle, of an earlier version, does not say.
+        Raises BundleError if the bundle, of an earlier version, does not say.
         """
         bundle = self.image.bundle
         if "stain_normalisation" not in bundle.config:
@@ -128,11 +127,8 @@ def predict_frames(
 ) -> Iterator[pd.DataFrame]:
     """Predict points ``case_id, frame_id, x_px, y_px``, sorted by frame, in their order.
 
-    Yields:
-        The points with the model's answer, `batch` rows at a time.
-
-    Raises:
-        InputError: If a frame cannot be decoded.
+    Yields the points with the model's answer, `batch` rows at a time. Raises InputError if a frame
+    cannot be decoded.
     """
     parts = (
         (rows, cut_patches(model, rows, frames))

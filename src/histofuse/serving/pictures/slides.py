@@ -61,13 +61,8 @@ def predict_slide(
     """Find and classify the nuclei of a slide, which has the model's resolution.
 
     `prepare` normalises the stains of a region; `case` is whose health record the model takes.
-
-    Yields:
-        For each region with nuclei, ``x_px, y_px`` in pixels of the slide, ``score`` and the
-        model's answer.
-
-    Raises:
-        InputError: If the slide is damaged.
+    Yields for each region with nuclei, ``x_px, y_px`` in pixels of the slide, ``score`` and the
+    model's answer. Raises InputError if the slide is damaged.
     """
     seams = _Seams()
     for region in regions:

@@ -46,10 +46,8 @@ def fit(  # noqa: PLR0917
 
     `network` maps the inputs to (batch, k) logits, or to (batch,) for one logit per row; validation
     rows are monitored. `checkpoints` is a folder from `resumable`; None neither saves nor resumes.
-    The recorder is told of the epochs before a resume too.
-
-    Raises:
-        InputError: If train or validation has no rows, or the precision is not available.
+    The recorder is told of the epochs before a resume too. Raises InputError if train or validation
+    has no rows, or the precision is not available.
     """
     with collect_faults() as faults:
         for name, rows in (("train", train), ("validation", validation)):

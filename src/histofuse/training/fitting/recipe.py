@@ -52,45 +52,38 @@ def train_everything(network: nn.Module, _: int) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        batch_size: Rows per step, over all devices. The rows of an epoch are split evenly, so
-            batches may be a little smaller and none is left with a single row.
-        patience: Epochs without a better `monitor` after which training stops.
-        monitor: Validation metric that selects the best epoch; ties go to the lower loss. ``last``
-            trains for all epochs and keeps the last.
-        weight_decay: L2 penalty.
-        schedule: Epoch (from 0) -> factor on the learning rates.
-        loss: Logits and targets -> loss of each row (binary for one logit per row). Histories show
-            the cross-entropy, whatever the loss.
-        class_weights: (k,) weights of the classes in the loss, in training and validation.
-        measured_weights: Those in the cross-entropy that histories show; None: `class_weights`.
-        row_weights: (n_train,) probabilities of being drawn, with replacement; None visits each
-            row once.
-        weight_averaging: Decay of the moving average of the weights, per step; 0 averages nothing.
-        prepare: Called on a batch on its device before the network: with random numbers in training
-            (augmentation), with None in evaluation.
-        begin_epoch: Called with the network and the epoch (from 0); sets modes and freezes.
-        precision: ``auto`` is bf16 where the hardware computes in it, else fp32.
-    """
+    """How a network is trained."""
 
     epochs: int
+    # rows per step, over all devices. The rows of an epoch are split evenly, so batches may be a
+    # little smaller and none is left with a single row.
     batch_size: int
-    patience: int
+    patience: int  # epochs without a better `monitor` after which training stops
+    # validation metric that selects the best epoch; ties go to the lower loss. ``last`` trains for
+    # all epochs and keeps the last.
     monitor: Monitor
     seed: int
     groups: tuple[ParameterGroup, ...]
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # l2 penalty
+    # epoch (from 0) -> factor on the learning rates
     schedule: Callable[[int], float] = field(default=lambda _: 1.0)
+    # logits and targets -> loss of each row (binary for one logit per row). Histories show the
+    # cross-entropy, whatever the loss.
     loss: Loss = compute_cross_entropy
+    # (k,) weights of the classes in the loss, in training and validation
     class_weights: Float[Tensor, " k"] | None = None
+    # those in the cross-entropy that histories show; None: `class_weights`
     measured_weights: Float[Tensor, " k"] | None = None
+    # (n_train,) probabilities of being drawn, with replacement; None visits each row once
     row_weights: Float[Tensor, " n"] | None = None
+    # decay of the moving average of the weights, per step; 0 averages nothing
     weight_averaging: float = 0.0
+    # called on a batch on its device before the network: with random numbers in training
+    # (augmentation), with None in evaluation
     prepare: Callable[[Inputs, Draws | None], Inputs] = keep_inputs
+    # called with the network and the epoch (from 0); sets modes and freezes
     begin_epoch: Callable[[nn.Module, int], None] = train_everything
-    precision: Precision = "fp32"
+    precision: Precision = "fp32"  # ``auto`` is bf16 where the hardware computes in it, else fp32
     show_progress: bool = True
 
 
@@ -114,8 +107,7 @@ def read_recipe(params: Any, labels: Int[Tensor, " n"], classes: int) -> dict[st
 def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
     """Resolve ``auto``: bf16 on GPUs and processors that compute in it, else fp32.
 
-    Raises:
-        InputError: If fp16 is requested without a GPU.
+    Raises InputError if fp16 is requested without a GPU.
     """
     cuda = torch.cuda.is_available()
     if precision == "fp16" and not cuda:

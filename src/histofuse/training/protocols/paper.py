@@ -48,10 +48,8 @@ def split_as_paper(index: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
 def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path) -> Path:
     """Retrain the network whose ``config.json`` is given under the paper's protocol.
 
-    A run that was killed resumes; a complete one is not repeated.
-
-    Returns:
-        The bundle's folder, next to the table of splits, below `work`.
+    A run that was killed resumes; a complete one is not repeated. Returns the bundle's folder, next
+    to the table of splits, below `work`.
     """
     params, seed = ImageParams.model_validate(honest["params"]).root, honest["seed"]
     parts = {"params": honest["params"], "seed": seed, "folds": folds, "inputs": honest["inputs"]}

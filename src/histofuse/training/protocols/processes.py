@@ -37,10 +37,8 @@ def run_processes(
     """Run commands by name, `workers` at a time; the first that fails ends all.
 
     Each command calls `end_with_parent`, computes on so many threads and prints to ``<name>.log``
-    in `logs`; `done` is told the name and the seconds of each that ends well.
-
-    Raises:
-        HistofuseError: With the end of what the failing command printed.
+    in `logs`; `done` is told the name and the seconds of each that ends well. Raises HistofuseError
+    with the end of what the failing command printed.
     """
     logs.mkdir(parents=True, exist_ok=True)
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
