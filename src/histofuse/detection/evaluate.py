@@ -54,15 +54,9 @@ def evaluate_detector(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Evaluate on the test frames.
 
-    Args:
-        data: The frames.
-        bundle: The detector.
-        image: The model of patches that classifies what is found.
-        radius: Of matching, in pixels.
-        bootstrap: Of intervals, over cases.
-
-    Returns what `METRICS` holds, and the pairs of the whole chain. Raises BundleError if a bundle
-    is altered, or the model of patches is of another resolution.
+    `image` is the model of patches that classifies what is found, `radius` that of matching, in
+    pixels. Returns what `METRICS` holds, and the pairs of the whole chain. Raises BundleError if a
+    bundle is altered, or the model of patches is of another resolution.
     """
     opened = open_bundle(bundle)
     frames = data.table[data.table["split"] == "test"]

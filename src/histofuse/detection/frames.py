@@ -66,14 +66,10 @@ def load_frames(tables: Path, splits: Path, data: DataParams, mpp: float | None)
     A frame is of the split of its patches; where these are of several, of that of most of them. One
     without patches is of the split of its case, and of none where its case has none.
 
-    Args:
-        tables: The folder of annotations.
-        splits: A `data.splits.PATCH_SPLITS` table.
-        data: Section ``data``.
-        mpp: Resolution of patches; None if pixels are taken as they are.
-
-    Raises InputError if a file is missing or breaks its contract, a split has no frames, or the
-    resolution of a frame is not known but needed.
+    `tables` is the folder of annotations, `splits` a `data.splits.PATCH_SPLITS` table, `mpp` the
+    resolution of patches, None if pixels are taken as they are. Raises InputError if a file is
+    missing or breaks its contract, a split has no frames, or the resolution of a frame is not known
+    but needed.
     """
     frames = read_table(tables / "frames.parquet", FRAMES)
     dots = read_table(tables / "annotations.parquet", ANNOTATIONS)

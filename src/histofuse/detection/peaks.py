@@ -20,12 +20,7 @@ def find_peaks(heat: Float32[np.ndarray, "rows columns"], spacing: float, least:
     """Find the places that exceed all others within a distance.
 
     What is a peak depends on that neighbourhood alone, so that overlapping parts of a map have the
-    same ones.
-
-    Args:
-        heat: The map.
-        spacing: The distance, in places of the map.
-        least: Value that a peak reaches.
+    same ones. `spacing` is in places of the map; `least` is the value that a peak reaches.
     """
     reach = int(spacing)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]

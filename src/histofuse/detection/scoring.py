@@ -52,14 +52,10 @@ def match_frames(
 ) -> pd.DataFrame:
     """Pair the found nuclei of frames with their dots.
 
-    Args:
-        found: ``frame_id``, ``x_px``, ``y_px``, ``score``, and anything else.
-        dots: ``frame_id``, ``x_px``, ``y_px``, ``label``.
-        frames: Those that count, also where nothing was found.
-        radius_px: Greatest distance of a pair.
-
-    Returns the found nuclei with ``label``, the class of their dot, None where there is none; and
-    the dots that were missed, whose score is NaN.
+    `found` has ``frame_id``, ``x_px``, ``y_px``, ``score``, and anything else; `dots` ``frame_id``,
+    ``x_px``, ``y_px``, ``label``. `frames` count also where nothing was found. Returns the found
+    nuclei with ``label``, the class of their dot, None where there is none; and the dots that were
+    missed, whose score is NaN.
     """
     parts = []
     for frame in frames:
@@ -77,11 +73,9 @@ def match_frames(
 def choose_threshold(matched: pd.DataFrame) -> tuple[float, float]:
     """Choose the score that gives the highest F1 of nuclei.
 
-    Args:
-        matched: Candidates and missed dots, of `match_frames`. Pairing anew at each threshold would
-            change few pairs.
-
-    Returns the score and that F1; 0.5 and 0 where nothing was found.
+    `matched` are candidates and missed dots, of `match_frames`: pairing them again at each
+    threshold would change few pairs. Returns the score and that F1; 0.5 and 0 where nothing was
+    found.
     """
     found = matched["score"].notna()
     scores = matched.loc[found, "score"].to_numpy()

@@ -48,8 +48,8 @@ def build_library_backbone(
 ) -> Backbone:
     """Build ``torchvision/<name>``, ``timm/<name>``, or a bare name, torchvision's first.
 
-    Raises:
-        InputError: If no library has it; names similar ones. If the builder refuses the arguments.
+    Raises InputError if no library has it, naming similar ones, or the builder refuses the
+    arguments.
     """
     library, name = find_library(backbone, own)
     try:

@@ -133,11 +133,9 @@ def name_unknown(table: pd.DataFrame, features: Iterable[str]) -> list[str]:
 def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataFrame:
     """Read the record of each case: raw features, the case in the index.
 
-    Args:
-        patients: Table of raw features; None for no records.
-        crosswalk: CSV of ``case_id,subject_id[,hadm_id]``; None if `patients` has ``case_id``.
-
-    Raises InputError with all that is wrong with one of the files.
+    `patients` is a table of raw features, None for no records; `crosswalk` a CSV of
+    ``case_id,subject_id[,hadm_id]``, None if `patients` has ``case_id``. Raises InputError with all
+    that is wrong with one of the files.
     """
     if patients is None:
         return pd.DataFrame()

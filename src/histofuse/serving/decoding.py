@@ -102,14 +102,10 @@ def read_patches(
 ) -> UInt8[np.ndarray, "n stored stored 3"]:
     """Check patches and bring them to the side they are stored with, uint8.
 
-    Args:
-        inputs: An array (n, side, side, 3), or a sequence with a patch each: an encoded image
-            (bytes, or base64 as text), or (side, side, 3) as array or nested lists. Numbers are
-            whole and from 0 to 255.
-        patch_px: Side of a patch.
-        margin_px: Margin stored around it; if it is missing, the patch is reflected.
-
-    Raises InputError with every row that is no such patch.
+    `inputs` are an array (n, side, side, 3), or a sequence with a patch each: an encoded image
+    (bytes, or base64 as text), or (side, side, 3) as array or nested lists. Numbers are whole and
+    from 0 to 255. A patch without the margin stored around it is reflected. Raises InputError with
+    every row that is no such patch.
     """
     size = PatchSize(patch_px, margin_px)
     if isinstance(inputs, np.ndarray) and inputs.dtype != object:

@@ -22,13 +22,10 @@ _SHOWN: Final = 40  # characters of a refused value
 def read_records(inputs: Any, encoder: Encoder) -> pd.DataFrame:
     """Check raw features and bring each column to its kind.
 
-    Args:
-        inputs: A data frame; null and NaN mean that a value is not known.
-        encoder: Has the required columns, their kinds and ranges; a value outside is refused.
-
-    Returns the encoder's columns in their order; numbers as float64, unknown values as NaN or None.
-    Raises InputError with every column that is missing, and the first row of every column that
-    holds what its kind or its range does not allow.
+    `inputs` is a data frame, in which null and NaN mean that a value is not known. Returns the
+    encoder's columns in their order; numbers as float64, unknown values as NaN or None. Raises
+    InputError with every column that is missing, and the first row of every column that holds what
+    its kind or its range does not allow.
     """
     if not isinstance(inputs, pd.DataFrame):
         expected = "a data frame of raw features"

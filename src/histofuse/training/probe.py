@@ -64,15 +64,8 @@ def fit_probe(
 
     The penalty is the one with the highest mean average precision of the classes; of equal ones
     the strongest. The loss would prefer shrunken logits, which calibration brings about anyway.
-
-    Args:
-        features: Of the training rows.
-        labels: Their class numbers, from 0 to the highest; each occurs.
-        keys: Their ``case_id``, ``frame_id`` and ``patch_id``.
-        params: Candidates and number of folds.
-        seed: Of the folds.
-
-    Raises InputError if a class has fewer than two rows.
+    `labels` are class numbers from 0 to the highest, each of which occurs; `keys` are ``case_id``,
+    ``frame_id`` and ``patch_id``. Raises InputError if a class has fewer than two rows.
     """
     folds, unit = split_by_unit(labels, keys, params.folds, seed)
     candidates, classes = sorted(params.c), int(labels.max()) + 1
