@@ -162,9 +162,6 @@ def _measure(ring: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     return abs(cross.sum()) / 2, moment * np.sign(cross.sum())
 
 
-# --- out ----------------------------------------------------------------------------------------
-
-
 def write_features(features: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write a FeatureCollection that QuPath opens, one feature in memory at a time."""
     with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -185,9 +185,6 @@ def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
     return embedding.shape[1]
 
 
-# --- bundles ------------------------------------------------------------------------------------
-
-
 def save_weights(model: ImageModel, path: Path) -> None:
     """Write all weights as safetensors."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -128,9 +128,6 @@ def _has_weights(modules: list[nn.Module]) -> bool:
     return any(p.ndim > 1 for m in modules for p in m.parameters())
 
 
-# --- freezing -----------------------------------------------------------------------------------
-
-
 def freeze_backbone(model: "ImageModel", unfrozen: int) -> None:
     """Train the head and the deepest `unfrozen` stages of the backbone; freeze the others.
 
@@ -154,9 +151,6 @@ def count_unfrozen(epoch: int, frozen_epochs: int, every_epochs: int) -> int:
     if epoch < frozen_epochs:
         return 0
     return 1 + (epoch - frozen_epochs) // every_epochs
-
-
-# --- maps ---------------------------------------------------------------------------------------
 
 
 @contextmanager

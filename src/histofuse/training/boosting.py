@@ -188,9 +188,6 @@ def _take_few(params: BoosterSection | GradientBoostingParams, why: str) -> tupl
     return rounds, note
 
 
-# --- gradient boosting --------------------------------------------------------------------------
-
-
 class BestRound:
     """Finds the round with the lowest validation loss while scikit-learn's trees grow.
 

@@ -227,8 +227,6 @@ def _fit(
     return UNCHANGED, tuple(curves), notes
 
 
-# --- the choice of a method ---------------------------------------------------------------------
-
 CANDIDATES: Final = ("temperature", "temperature_bias")  # the simpler one first
 
 
@@ -270,9 +268,6 @@ def _cross_fit(
         p = scaling.probabilities(logits[held_out])[np.arange(len(held_out)), labels[held_out]]
         loss[held_out] = -np.log(np.maximum(p, SMALLEST_PROBABILITY))
     return loss
-
-
-# --- curves of single classes -------------------------------------------------------------------
 
 
 def _fit_platt(

@@ -162,9 +162,6 @@ def _compare_patches(
             faults.add(path, problem, "the same patches in both", "Run dvc repro split_patches.")
 
 
-# --- training -----------------------------------------------------------------------------------
-
-
 def train_image(
     data: PatchData,
     params: AnyImageParams,
@@ -421,9 +418,6 @@ def _digest_weights(params: EncoderParams) -> dict[str, str]:
         return {"weights": params.weights.removeprefix(PINNED)}
     path = Path(params.weights)
     return {"weights": digest_file(path)} if path.suffix == SAFETENSORS else {}
-
-
-# --- using a trained network --------------------------------------------------------------------
 
 
 class Outputs(NamedTuple):

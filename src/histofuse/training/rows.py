@@ -89,9 +89,6 @@ def check_trainable(table: pd.DataFrame, features: Sequence[str], kind: Kind) ->
             faults.add(where, f"{rows} training rows", "both classes in training", remedy)
 
 
-# --- scores -------------------------------------------------------------------------------------
-
-
 def score_logits(
     logits: Float[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]
 ) -> dict[str, float]:

@@ -185,9 +185,6 @@ def _describe(
     }
 
 
-# --- the kinds ----------------------------------------------------------------------------------
-
-
 def fit_model(
     table: EncodedTable,
     params: AnyTabularParams,

@@ -175,9 +175,6 @@ def _check_columns(columns: list[str], declaration: Declaration, where: Path) ->
     return dict(declaration.left_out) | dict.fromkeys(others, "not declared")
 
 
-# --- keys ---------------------------------------------------------------------------------------
-
-
 def _add_keys(
     cells: pl.DataFrame, declaration: Declaration, path: Path
 ) -> tuple[pl.DataFrame, list[str]]:

@@ -80,9 +80,6 @@ def score_maps(
     }
 
 
-# --- mass inside --------------------------------------------------------------------------------
-
-
 def draw_disc(side_px: int, radius_px: float) -> Bool[np.ndarray, "side side"]:
     """Mark the pixels whose centres lie within a radius of the middle of a square."""
     offset = np.arange(side_px) - (side_px - 1) / 2
@@ -97,9 +94,6 @@ def measure_mass_inside(
     mass, within = pixels.sum(axis=(1, 2)), pixels[:, nucleus].sum(axis=1)
     share = np.divide(within, mass, out=np.zeros(len(maps)), where=mass > 0)
     return np.where(mass > 0, share - nucleus.mean(), 0.0)
-
-
-# --- deletion and insertion ---------------------------------------------------------------------
 
 
 def measure_baselines(curves: "Curves", maps: Maps, seed: int) -> Areas:
@@ -192,9 +186,6 @@ class Curves:
         logits = self.mapper.compute_logits(images, self.inputs.others)
         rows = np.arange(len(logits))
         return self.to_probabilities(logits)[rows, self.inputs.targets.numpy()]
-
-
-# --- randomisation ------------------------------------------------------------------------------
 
 
 def _compare_with_randomised(mapper: Mapper, inputs: Inputs, maps: Maps, seed: int) -> Areas:

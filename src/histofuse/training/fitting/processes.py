@@ -70,9 +70,6 @@ class Draws:
         return torch.cat([self.share.take(batch) for batch in drawn])
 
 
-# --- batch norm ---------------------------------------------------------------------------------
-
-
 def sharing_batch_norm(network: nn.Module) -> AbstractContextManager[None]:
     """Let batch norms in training take mean and variance over all processes."""
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]

@@ -145,8 +145,6 @@ class Trainer:
         if self._graphed:
             self._graphed.refresh()
 
-    # --- training -------------------------------------------------------------------------------
-
     def _train_epoch(self) -> Collected:
         collected: Collected = []
         rows = order_rows(len(self._train), self._recipe.row_weights, self._make_generator("order"))
@@ -207,8 +205,6 @@ class Trainer:
         if self._class_weights is None:
             return torch.ones(len(labels))
         return self._class_weights[labels]
-
-    # --- validation -----------------------------------------------------------------------------
 
     @torch.inference_mode()
     def _validate(self) -> Collected:

@@ -120,9 +120,6 @@ def tabulate_record(record: Record) -> pd.DataFrame:
     return pd.DataFrame({name: np.round(mean + sd * z, 1) for (name, (mean, sd)), z in columns})
 
 
-# --- outcome ------------------------------------------------------------------------------------
-
-
 def score_record(record: Record, params: LinkedSimulationParams) -> Float[np.ndarray, " n"]:
     """Compute the record's part of the log-odds; a missing value counts as the mean."""
     shared = np.nansum(record.markers, axis=1) / spread_of_markers(params)

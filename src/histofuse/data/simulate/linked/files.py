@@ -104,9 +104,6 @@ def tabulate_patients(
     return pd.concat((table, tabulate_record(cohort.record)), axis=1)
 
 
-# --- tissue -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Job:
     number: int
