@@ -27,8 +27,8 @@ from histofuse.params.pairing import PairingParams
 from histofuse.params.patients import PatientCohortParams
 from histofuse.patients.link import (
     LinkedPatients,
-    check_counts,
     check_encoder,
+    check_own,
     find_rows,
     join_patients,
     read_simulated,
@@ -64,7 +64,7 @@ def link_own() -> LinkedPatients:
     patients, nuclei = join_patients(pairs, cohort, features, specs)
     embeddings = load_embeddings(EMBEDDINGS)
     source = merge_sources(embeddings.meta["sources"]["image"], facts["source"])
-    check_counts(patients, source)
+    check_own(patients, source)
     image = find_rows(nuclei, embeddings.image)
     return LinkedPatients(
         patients,

@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from _stage import run_stage
-from histofuse.core.artifacts import write_json
+from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import (
+    PATIENT,
     count_partners,
     find_linked_splits,
     is_empty,
@@ -25,9 +26,11 @@ from histofuse.params.base import load_section, load_seed, load_value
 from histofuse.params.data import DataParams
 from histofuse.params.patients import PatientCohortParams
 from histofuse.params.splits import PatientSplitParams
+from histofuse.patients.link import check_own
 
 PATCHES = Path("data/splits/patches.parquet")
 COHORT_TABLE = Path("data/cohort/cohort.parquet")
+COHORT_META = Path("data/cohort/meta.json")
 SPLITS = Path("data/splits/patients.parquet")
 AUDIT = Path("data/splits/patients_audit.json")
 
@@ -49,8 +52,9 @@ def main() -> None:
 def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
     """Find the split of each linked patient, if any are linked."""
     crosswalk = Path(load_value(DataParams, "data.crosswalk"))
+    models_them = load_section(PatientCohortParams, "patient_cohort").root == "crosswalk"
     if is_empty(crosswalk):
-        if load_section(PatientCohortParams, "patient_cohort").root == "crosswalk":
+        if models_them:
             problem = f"is crosswalk, but {crosswalk} links no case"
             remedy = "Name the file in data.crosswalk, or set it to simulated."
             raise InputError.of("params.yaml, patient_cohort", problem, "patients of cases", remedy)
@@ -58,7 +62,12 @@ def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
     patches = read_table(PATCHES, PATCH_SPLITS)
     links = read_crosswalk(crosswalk, patches, cohort)
     report(f"{crosswalk}: {count_partners(links, patches, cohort)}")
-    return find_linked_splits(links, patches)
+    linked = find_linked_splits(links, patches)
+    if models_them:  # known before anything is trained
+        own = links.merge(cohort, on=PATIENT).drop_duplicates("subject_id")
+        own = own.assign(split=own["subject_id"].map(linked), outcome=own["target"])
+        check_own(own, load_json(COHORT_META)["source"])
+    return linked
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from histofuse.data.crosswalk import count_partners, is_empty, read_crosswalk
 from histofuse.data.declared.table import read_declared
 from histofuse.params.base import PARAMS_FILE, load_section
 from histofuse.params.data import DataParams
+from histofuse.params.patients import PatientCohortParams
 from histofuse.tracking.local import find_foreign_root
 from histofuse.tracking.names import redact
 from histofuse.tracking.provenance import read_revision, read_stages
@@ -163,7 +164,8 @@ def check_data() -> Iterator[Check]:
         yield check_declared(Path(params.records.path))
     else:
         yield check_mimiciv(Path(params.records.path))
-    yield from check_crosswalk(Path(params.crosswalk))
+    cohort = load_section(PatientCohortParams, "patient_cohort").root
+    yield from check_crosswalk(Path(params.crosswalk), cohort)
 
 
 def check_brecahad(folder: Path, annotations: str = "brecahad") -> Check:
@@ -203,9 +205,12 @@ def check_declared(folder: Path) -> Check:
     return Check("records", "ok", message)
 
 
-def check_crosswalk(path: Path) -> Iterator[Check]:
+def check_crosswalk(path: Path, patient_cohort: str) -> Iterator[Check]:
     """Count the cases and the patients of the cohort that find a partner."""
     if is_empty(path):
+        if patient_cohort == "crosswalk":
+            remedy = "Name its file in data.crosswalk, or set patient_cohort: simulated."
+            yield Check("crosswalk", "fail", f"{path}: links no case", remedy)
         return
     if not (FRAMES_TABLE.is_file() and COHORT_TABLE.is_file()):
         remedy = "dvc repro annotations cohort"

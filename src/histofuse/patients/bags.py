@@ -130,8 +130,13 @@ def _check_patients(bags: PatientBags, where: str | Path, faults: FaultList) -> 
         faults.add(f"{where}, split", f"splits {unknown}", f"one of {list(SPLITS)}")
     if values := sorted(set(bags.outcome.tolist()) - {0, 1}):
         faults.add(f"{where}, outcome", f"values {values[:5]}", "0 or 1")
+    check_outcomes(rows, where, faults)
+
+
+def check_outcomes(patients: pd.DataFrame, where: str | Path, faults: FaultList) -> None:
+    """Note the splits in which not both values of ``outcome`` occur."""
     for split in SPLITS:
-        found = sorted(set(rows.loc[rows["split"] == split, "outcome"].tolist()))
+        found = sorted(set(patients.loc[patients["split"] == split, "outcome"].tolist()))
         if len(found) < 2:
             problem = f"{found[0]} in all {split} patients" if found else f"no {split} patients"
             expected, remedy = f"both outcomes among {split} patients", "More patients, or a fold "

@@ -16,13 +16,21 @@ import pandas as pd
 from jaxtyping import Float, Float32
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
-from histofuse.core.errors import FaultList, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.privacy import FEWEST_PATIENTS, may_show_patients, merge_sources
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.crosswalk import SPELT
 from histofuse.features.embeddings import IMAGE_ROWS, Embedded
 from histofuse.features.specs import KEY, FeatureSpec, to_json_list
-from histofuse.patients.bags import META, NUCLEI, PATIENTS, check_bags, describe_record, make_bags
+from histofuse.patients.bags import (
+    META,
+    NUCLEI,
+    PATIENTS,
+    check_bags,
+    check_outcomes,
+    describe_record,
+    make_bags,
+)
 
 _WHERE: Final = "the patients of the crosswalk"
 
@@ -155,17 +163,18 @@ def check_encoder(config: Mapping[str, Any], splits: str, embedded: str, digest:
             faults.add(where, "is not that of data/embeddings", "the same bundle", remedy)
 
 
-def check_counts(patients: pd.DataFrame, source: str) -> None:
-    """Check that no split of a restricted source is of few patients: its scores would show them.
+def check_own(patients: pd.DataFrame, source: str) -> None:
+    """Check that models can be trained and measured on patients with ``split`` and ``outcome``.
+
+    No split of a restricted source may be of few patients, for its scores would tell of these.
 
     Raises:
-        InputError: With every such split.
+        InputError: With every split of few restricted patients, or of one outcome.
     """
-    if may_show_patients([source]):
-        return
-    faults = FaultList()
-    for split, count in patients["split"].value_counts().items():
-        if count < FEWEST_PATIENTS:
-            problem = f"fewer than {FEWEST_PATIENTS} {split} patients of a restricted source"
-            faults.add(_WHERE, problem, f"at least {FEWEST_PATIENTS}", "Link more patients.")
-    faults.raise_if_any()
+    with collect_faults() as faults:
+        check_outcomes(patients, _WHERE, faults)
+        few = patients["split"].value_counts().loc[lambda counts: counts < FEWEST_PATIENTS]
+        if not may_show_patients([source]):
+            for split in few.index:
+                problem = f"fewer than {FEWEST_PATIENTS} {split} patients of a restricted source"
+                faults.add(_WHERE, problem, f"at least {FEWEST_PATIENTS}", "Link more patients.")

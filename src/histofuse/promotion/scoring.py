@@ -175,10 +175,8 @@ def _require_classes(bundle: Bundle, labels: set[str]) -> None:
 
 
 def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predictions:
-    target, classes = data.read_target(), bundle.config["classes"]
-    if classes != [f"no_{target}", target]:
-        problem = f"predicts {classes[-1]}, and the cohort's target is {target}"
-        raise InputError.of(bundle.name, problem, "a model of the same target", "Train it again.")
+    classes = bundle.config["classes"]
+    _require_target(bundle, data.read_target())
     rows = data.read_admissions()
     table = predictor.predict(rows.drop(columns=[*KEY, "split", "target"]))
     keys = name_admissions(*(rows[column].to_numpy() for column in KEY))
@@ -187,7 +185,15 @@ def _score_admissions(bundle: Bundle, predictor: Any, data: TestData) -> Predict
     return _assemble(bundle, rows, table)
 
 
+def _require_target(bundle: Bundle, target: str) -> None:
+    classes = bundle.config["classes"]
+    if classes != [f"no_{target}", target]:
+        problem = f"predicts {classes[-1]}, and the cohort's target is {target}"
+        raise InputError.of(bundle.name, problem, "a model of the same target", "Train it again.")
+
+
 def _score_patients(bundle: Bundle, predictor: Any, data: TestData, view: View) -> Predictions:
+    _require_target(bundle, load_json(data.linked / META)["target"])
     rows, nuclei = data.read_patients()
     total = -(-len(rows) // BAGS_AT_ONCE)
     bags = track(_read_bags(rows, nuclei, predictor, data, view), f"scoring {bundle.name}", total)

@@ -96,7 +96,7 @@ def _describe_model(bundle: Bundle) -> str:
         f"- Does: {_KINDS.get(kind, 'not stated')}",
         f"- Classes: {', '.join(map(str, config.get('classes', []))) or 'not stated'}",
         f"- For: {_USES.get(kind, 'not stated')}",
-        f"- Trained on: {config.get('source', 'not stated')} data",
+        f"- Trained on: {config.get('source', 'not stated')} data{_name_cohort(config)}",
         f"- {_describe_calibration(bundle)}; seed {config.get('seed', 'not stated')}",
         f"- Bundle: `{bundle.digest}`",
     ]
@@ -106,6 +106,11 @@ def _describe_model(bundle: Bundle) -> str:
         if isinstance(facts, Mapping) and "digest" in facts
     ]
     return "\n".join(lines)
+
+
+def _name_cohort(config: Mapping[str, Any]) -> str:
+    own = config.get("cohort") == "crosswalk"
+    return ", patients whom a crosswalk links to their own tissue" if own else ""
 
 
 def _list_warnings(config: Mapping[str, Any]) -> str:
@@ -118,6 +123,8 @@ def _list_warnings(config: Mapping[str, Any]) -> str:
         "Patches and records are of different people unless the pairing is `linked`.": (
             config.get("kind") == "fusion" and not leaky
         ),
+        "Its image encoder learnt from nuclei of its own train patients, whose embeddings tell "
+        "more than those of new patients.": config.get("cohort") == "crosswalk",
         "For research. Not a medical device; do not use it for decisions on patients.": True,
     }
     return "\n".join(f"> {warning}" for warning, holds in warnings.items() if holds)

@@ -54,7 +54,7 @@ MODELS: Final = Path("models")
 REPORTS: Final = Path("reports")
 # Keys of a bundle's config that are params of its run.
 LOGGED_KEYS: Final = (
-    "kind", "seed", "source", "classes", "pairing", "leaky", "encoders", "architecture",
+    "kind", "seed", "source", "cohort", "classes", "pairing", "leaky", "encoders", "architecture",
 )  # fmt: skip
 DOCUMENTS: Final = "documents"
 PROVENANCE: Final = "provenance.json"

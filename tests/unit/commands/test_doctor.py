@@ -152,9 +152,10 @@ def test_a_declared_table_is_read_as_the_first_stage_reads_it(tmp_path):
 def test_a_crosswalk_says_how_many_found_a_partner(project):
     path = Path("crosswalk.csv")
     path.write_text("case_id,subject_id\n")
-    assert list(doctor.check_crosswalk(path)) == []
+    assert list(doctor.check_crosswalk(path, "simulated")) == []
+    assert one(doctor.check_crosswalk(path, "crosswalk")).status == "fail"
     path.write_text("case_id,subject_id\nCase_1,P-2\n")
-    assert one(doctor.check_crosswalk(path)).remedy == "dvc repro annotations cohort"
+    assert one(doctor.check_crosswalk(path, "simulated")).remedy == "dvc repro annotations cohort"
     for table in (doctor.FRAMES_TABLE, doctor.COHORT_TABLE):
         table.parent.mkdir(parents=True)
     frames = pd.DataFrame({"frame_id": ["Case_1-01", "Case_2-01"], "case_id": ["Case_1", "Case_2"]})
@@ -163,6 +164,6 @@ def test_a_crosswalk_says_how_many_found_a_partner(project):
     ids = {"subject_id": [1, 2], "hadm_id": [1, 2], "target": [0, 1]}
     ids |= {"patient_id": ["P-1", "P-2"], "visit_id": ["P-1", "P-2"]}
     pd.DataFrame(ids).to_parquet(doctor.COHORT_TABLE)
-    check = one(doctor.check_crosswalk(path))
+    check = one(doctor.check_crosswalk(path, "simulated"))
     assert check.status == "warn"
     assert "1 of 2 cases have a patient of the cohort, 1 of 2 patients have tissue" in check.message

@@ -8,8 +8,8 @@ from histofuse.features.specs import FeatureSpec
 from histofuse.patients.bags import load_bags
 from histofuse.patients.link import (
     LinkedPatients,
-    check_counts,
     check_encoder,
+    check_own,
     find_rows,
     join_patients,
     write_linked,
@@ -104,11 +104,13 @@ def test_an_encoder_of_other_patches_is_refused():
 
 
 def test_splits_of_few_restricted_patients_are_refused():
-    patients = pd.DataFrame({"split": ["train"] * 20 + ["validation"] * 10 + ["test"] * 9})
-    check_counts(patients, "simulated")
-    check_counts(patients.head(30), "restricted")
+    split = ["train"] * 20 + ["validation"] * 10 + ["test"] * 9
+    patients = pd.DataFrame({"split": split, "outcome": np.resize([0, 1], len(split))})
+    check_own(patients, "simulated")
     with pytest.raises(InputError, match="fewer than 10 test patients of a restricted source"):
-        check_counts(patients, "restricted")
+        check_own(patients, "restricted")
+    one_more = pd.DataFrame({"split": ["test"], "outcome": [1]})
+    check_own(pd.concat([patients, one_more]), "restricted")
 
 
 def make_linked(split, outcome):

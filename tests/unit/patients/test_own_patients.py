@@ -108,6 +108,16 @@ def test_an_encoder_of_other_splits_is_refused(links, monkeypatch):
     assert not Path("data/linked").exists()
 
 
+def test_a_split_without_linked_patients_is_refused_before_anything_is_trained(links, monkeypatch):
+    table = pd.read_csv("crosswalk.csv")
+    splits = pd.read_parquet("data/splits/patches.parquet").set_index("case_id")["split"].to_dict()
+    table[table["case_id"].map(splits) != "test"].to_csv("crosswalk.csv", index=False)
+    before = Path("data/splits/patients.parquet").read_bytes()
+    with pytest.raises(InputError, match="no test patients; expected both outcomes"):
+        run("split_patients", monkeypatch)
+    assert Path("data/splits/patients.parquet").read_bytes() == before
+
+
 def test_an_empty_crosswalk_is_refused_before_anything_is_trained(links, monkeypatch):
     Path("crosswalk.csv").write_text("case_id,subject_id\n")
     with pytest.raises(InputError, match=r"is crosswalk, but crosswalk\.csv links no case"):

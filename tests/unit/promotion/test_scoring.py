@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from drawn_patients import ENCODING, make_params
 
-from histofuse.core.artifacts import write_json
+from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import read_table, write_table
@@ -187,6 +187,13 @@ def test_nuclei_of_patients_that_are_not_in_the_index_are_refused(linked):
     write_table(kept, SIMULATED / INDEX, PATCH_INDEX)
     with pytest.raises(InputError, match="1 test patches are not in the index"):
         TestData().read_patients()
+
+
+def test_patients_with_another_outcome_are_refused(linked):
+    path = Path("data/linked/meta.json")
+    write_json(load_json(path) | {"target": "relapse"}, path)
+    with pytest.raises(InputError, match="predicts outcome, and the cohort's target is relapse"):
+        score_test_split(open_bundle(linked))
 
 
 def test_alarms_of_a_patient_model_know_its_patients(linked):

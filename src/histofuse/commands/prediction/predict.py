@@ -311,13 +311,16 @@ def _draw(
 
 
 def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Path) -> str:
-    """Answer each case from its nuclei, its record, or one of both; a row a case."""
+    """Answer each case from its patient's nuclei, record, or one of both; a row a case."""
     if request.frames is None and request.patients is None:
         expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
         raise InputError.of("input", "nothing", expected)
     bags, frames = _embed_cases(predictor, request, scratch) if request.frames else ({}, None)
     records, patients = _read_by_case(request, bags)
     names = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)
+    known = patients[KEY[0]].dropna().astype(str) if KEY[0] in patients else {}
+    owners = pd.Series({name: known.get(name, f"of {name}") for name in names}, dtype="str")
+    bags = _share_nuclei(bags, owners)
     with naming_table(request.patients):
         screened, warnings, notes = _screen_cases(predictor, records)
         given = predictor.read_records(screened.reindex(names))
@@ -345,7 +348,7 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
             page = request.report / f"{name}.html"
             write_patient_page(case, predictor, frames, page, private=is_private(request))
     by = ", ".join(f"{n} by {view}" for view, n in Counter(answer[ANSWERED_BY]).items())
-    return "; ".join([f"wrote {request.out}: {len(names)} patients, {by}", *notes])
+    return "; ".join([f"wrote {request.out}: {owners.nunique()} patients, {by}", *notes])
 
 
 def _refuse_paths(names: Iterable[str], where: Path | None) -> None:
@@ -355,6 +358,15 @@ def _refuse_paths(names: Iterable[str], where: Path | None) -> None:
             if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
                 expected = "a name without / and \\, as the page's file is named after the case"
                 faults.add(where or "input", f"case {name!r}", expected)
+
+
+def _share_nuclei(bags: dict[str, pd.DataFrame], owners: pd.Series) -> dict[str, pd.DataFrame]:
+    """Give each case the nuclei of all cases of its patient."""
+    shared = {}
+    for _, cases in owners.groupby(owners):
+        if known := [bags[case] for case in map(str, cases.index) if case in bags]:
+            shared |= dict.fromkeys(cases.index, pd.concat(known, ignore_index=True))
+    return shared
 
 
 def _embed_cases(

@@ -129,7 +129,8 @@ def _conclude(run: Run, measured: Measured) -> Iterator[str]:
     if control := run.read("positive_control"):
         gains = _LINKED_GAINS[control["verdict"]["answer"]]
         sentence = control["verdict"]["sentence"]
-        yield f"Where tissue and record are of one simulated patient, {gains}: {sentence}"
+        of = "one patient" if "own" in control else "one simulated patient"
+        yield f"Where tissue and record are of {of}, {gains}: {sentence}"
 
 
 def _answer_gain(run: Run, gain: Estimate | None) -> tuple[Answer, str]:

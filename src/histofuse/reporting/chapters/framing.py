@@ -46,8 +46,11 @@ def list_caveats(run: Run) -> Iterator[str]:
         yield "Nothing about patients: data are simulated, and show whether the code works."
     yield "Nothing for the care of a patient: this is research on methods, not a medical device."
     if run.primary != name_fusion("linked"):
+        of, own = "images and records", run.read("positive_control") or {}
+        if "own" in own:
+            of = f"the pairs of {name_model(run.primary)}"
         yield (
-            "Nothing about the record of the same patient: images and records belong to different "
+            f"Nothing about the record of the same patient: {of} belong to different "
             "people, so any gain is chance, the extra head, or a leak."
         )
     yield "Nothing about other hospitals: one source per kind of data, no external validation."

@@ -646,6 +646,20 @@ def test_patients_are_answered_a_case_each_by_what_is_known_of_them(frames, pati
     assert by_case["Case_9"] == pytest.approx(table["probability_death"].iloc[2])
 
 
+def test_all_cases_of_a_patient_form_one_bag(frames, patient_model):
+    records = {"age": [0.1, 0.2], "albumin": [1.0, None], "lactate": [0.0, 1.0], "sodium": [0, 1]}
+    pd.DataFrame({"subject_id": [7, 8], **records}).to_parquet("records.parquet")
+    Path("links.csv").write_text("case_id,subject_id\nCase_1,7\ncase 2,7\nCase_9,8\n")
+
+    files = {"patients": Path("records.parquet"), "crosswalk": Path("links.csv")}
+    said, table = ask(frames, patient_model, **files)
+
+    assert table["case_id"].tolist() == ["Case_1", "Case_2", "Case_9"]
+    assert table["nuclei"].tolist() == [15, 15, 0]
+    assert table["probability_death"].iloc[0] == table["probability_death"].iloc[1]
+    assert "2 patients, 2 by fusion, 1 by record" in said
+
+
 def test_a_model_of_patients_needs_frames_or_records(patient_model):
     with pytest.raises(InputError, match="FRAMES, a folder of frames, --patients"):
         ask(None, patient_model)
