@@ -3,8 +3,6 @@
 Those that are learnt (attention) are part of the networks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -35,9 +33,8 @@ def _take_spread(
 def _count_classes(_: Bags, logits: Bags, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Count the nuclei of each class, as a pathologist would.
 
-    Returns:
-        For each class its mean probability, the share of nuclei decided for it, and the logarithm
-        of 1 + its expected number in the bag.
+    Returns for each class its mean probability, the share of nuclei decided for it, and the
+    logarithm of 1 + its expected number in the bag.
     """
     probabilities = softmax(logits.astype(np.float64), axis=1)
     decided = np.eye(logits.shape[1])[logits.argmax(axis=1)]

@@ -3,8 +3,6 @@
 Source: Ilse et al. 2018, Attention-based Deep Multiple Instance Learning (section 2.4).
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn

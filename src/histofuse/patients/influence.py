@@ -3,8 +3,6 @@
 Unlike attention this can be asked of every method.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Final
 

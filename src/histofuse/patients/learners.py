@@ -1,7 +1,5 @@
 """What the methods without a network are made of: logistic regression and boosted trees."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +94,7 @@ def fit_logistic(
 class Booster:
     """XGBoost; NaN means missing."""
 
-    booster: xgboost.Booster
+    booster: "xgboost.Booster"
 
     @property
     def parameters(self) -> int:

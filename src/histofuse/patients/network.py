@@ -7,8 +7,6 @@ a learnt vector stands for it, so that one network answers for image, record and
 Source: Neverova et al. 2016, ModDrop (modality dropout).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Patients as methods of fusion take them: nuclei, encoded record, and which sides are given."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -22,30 +20,20 @@ _GIVEN: Final = {"both": (True, True), "image": (True, False), "record": (False,
 
 @dataclass(frozen=True)
 class PatientRows:
-    """Patients, one row each.
+    """Patients, one row each."""
 
-    Attributes:
-        embeddings: Of all nuclei, patient after patient.
-        logits: Of the same nuclei.
-        sizes: Nuclei of each patient.
-        record: Encoded, missing values filled in, with indicators.
-        record_with_missing: Likewise, but NaN where missing.
-        outcome: 0 or 1; meaningless where it is to be predicted.
-        given: Whether image and record are given.
-    """
-
-    embeddings: Float32[np.ndarray, "n d"]
-    logits: Float32[np.ndarray, "n k"]
-    sizes: Int64[np.ndarray, " p"]
-    record: Float32[np.ndarray, "p r"]
-    record_with_missing: Float32[np.ndarray, "p r"]
-    outcome: Int64[np.ndarray, " p"]
-    given: Bool[np.ndarray, "p 2"]
+    embeddings: Float32[np.ndarray, "n d"]  # of all nuclei, patient after patient
+    logits: Float32[np.ndarray, "n k"]  # of the same nuclei
+    sizes: Int64[np.ndarray, " p"]  # nuclei of each patient
+    record: Float32[np.ndarray, "p r"]  # encoded, missing values filled in, with indicators
+    record_with_missing: Float32[np.ndarray, "p r"]  # likewise, but NaN where missing
+    outcome: Int64[np.ndarray, " p"]  # 0 or 1; meaningless where it is to be predicted
+    given: Bool[np.ndarray, "p 2"]  # whether image and record are given
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def take(self, patients: Int64[np.ndarray, " m"]) -> PatientRows:
+    def take(self, patients: Int64[np.ndarray, " m"]) -> "PatientRows":
         """Take patients by number, in the order given."""
         bags = np.split(np.arange(len(self.embeddings)), np.cumsum(self.sizes)[:-1])
         of_nuclei = np.concatenate([np.empty(0, dtype=np.int64), *(bags[i] for i in patients)])
@@ -58,7 +46,7 @@ class PatientRows:
             ),
         )
 
-    def show(self, view: View) -> PatientRows:
+    def show(self, view: View) -> "PatientRows":
         """Give only the sides of a view."""
         given = np.tile(np.array(_GIVEN[view]), (len(self), 1))
         return replace(self, given=given)

@@ -1,7 +1,5 @@
 """Bags -> the bundle of one method of fusion at patient level."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,31 +51,21 @@ PATIENT_PREDICTIONS: Final = Contract(
 
 @dataclass(frozen=True)
 class PatientCohort:
-    """Bags and where they came from.
+    """Bags and where they came from."""
 
-    Attributes:
-        bags: All patients.
-        target: Name of the outcome.
-        source: Such as ``simulated``.
-        digests: Input -> SHA-256.
-        encoder: The frozen image encoder: ``name``, ``digest`` and ``registered``, its name in the
-            registry.
-        kind: ``simulated``, or ``crosswalk``: of the data's own patients.
-    """
-
-    bags: PatientBags
-    target: str
-    source: str
-    digests: Mapping[str, str]
+    bags: PatientBags  # all patients
+    target: str  # name of the outcome
+    source: str  # such as ``simulated``
+    digests: Mapping[str, str]  # input -> SHA-256
+    # the frozen image encoder: ``name``, ``digest`` and ``registered``, its name in the registry
     encoder: Mapping[str, str]
-    kind: PatientCohortKind
+    kind: PatientCohortKind  # ``simulated``, or ``crosswalk``: of the data's own patients
 
 
 def load_cohort(folder: Path) -> PatientCohort:
     """Load linked patients (`bags.load_bags`), what ``meta.json`` says of them, and digests.
 
-    Raises:
-        InputError: As `bags.load_bags` does.
+    Raises InputError as `bags.load_bags` does.
     """
     meta = load_json(folder / META)
     files = {
@@ -116,10 +104,8 @@ def train_method(
 ) -> TrainedMethod:
     """Fit a method on the train patients; validation calibrates each set of sides for itself.
 
-    The bags must have passed `bags.check_bags`.
-
-    Raises:
-        InputError: If no value of the record can be used.
+    The bags must have passed `bags.check_bags`. Raises InputError if no value of the record can be
+    used.
     """
     check_method(params.calibration)
     encoder = fit_record_encoder(bags, encoding)
@@ -156,8 +142,7 @@ def train_patients(  # noqa: PLR0917
 ) -> TrainedMethod:
     """Train a method and write its bundle to `path`, whose last part is the model's name.
 
-    Raises:
-        InputError: If no value of the record can be used.
+    Raises InputError if no value of the record can be used.
     """
     recorder.log_params({**params.model_dump(), "seed": seed})
     trained = train_method(cohort.bags, params, encoding, seed, recorder)
@@ -241,8 +226,7 @@ def describe_training(trained: TrainedMethod, bags: PatientBags) -> str:
 def load_patient_model(bundle: Bundle) -> PatientModel:
     """Load the model of a bundle.
 
-    Raises:
-        BundleError: If the bundle holds no model at patient level.
+    Raises BundleError if the bundle holds no model at patient level.
     """
     config = bundle.config
     if config["kind"] != KIND:

@@ -4,8 +4,6 @@ A missing side is left to the model itself, which was trained for that: its answ
 and a threshold of its own for each set of sides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Paired embeddings -> one bundle of the fusion head. The encoders stay as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,8 +96,7 @@ def train_fusion(
 ) -> FitResult:
     """Train the fusion head and write its bundle to `path`, whose last part is the model's name.
 
-    Raises:
-        InputError: If a pair has no embedding or an unknown label, or a split no rows.
+    Raises InputError if a pair has no embedding or an unknown label, or a split no rows.
     """
     check_method(params.calibration)
     recorder.log_params({**params.model_dump(), "seed": seed, **_describe_pairing(data.pairing)})
@@ -152,8 +149,7 @@ def fit_head(
 ) -> FittedHead:
     """Fit a head on the rows that ``head_rows`` names; `tensors` are of the pairs, in their order.
 
-    Raises:
-        InputError: If a split has no rows, or validation too few cases for folds.
+    Raises InputError if a split has no rows, or validation too few cases for folds.
     """
     if params.head_rows == "held_out":
         return _fit_held_out(data, tensors, params, seed, recorder or NullRecorder())
@@ -220,11 +216,8 @@ def _average_curves(curves: Sequence[pd.DataFrame], patience: int) -> list[dict[
 def split_validation(data: PairedEmbeddings, tensors: PairTensors, seed: int) -> Folds:
     """Split validation rows into folds by case; by patient where a crosswalk links the cases.
 
-    Returns:
-        Numbers of the rows, among all pairs, of the rest and of those held out.
-
-    Raises:
-        InputError: If a class is in too few cases.
+    Returns numbers of the rows, among all pairs, of the rest and of those held out. Raises
+    InputError if a class is in too few cases.
     """
     unit = "patient" if data.pairing.root.rule == "linked" else "case"
     column = data.pairs["subject_id" if unit == "patient" else "case_id"]
@@ -245,8 +238,7 @@ def split_validation(data: PairedEmbeddings, tensors: PairTensors, seed: int) ->
 def gather(data: PairedEmbeddings) -> PairTensors:
     """Put the embeddings of all pairs into tensors, in the order of the pairs.
 
-    Raises:
-        InputError: If a pair has no embedding or an unknown label.
+    Raises InputError if a pair has no embedding or an unknown label.
     """
     known = data.classes
     with collect_faults() as faults:

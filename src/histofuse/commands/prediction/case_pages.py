@@ -1,7 +1,5 @@
 """``histofuse predict --report``: one self-contained page a case, of what was found and why."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """``histofuse predict --report`` of a model at patient level: one self-contained page a patient."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``histofuse predict --slide``: whole slides -> nuclei, hot spot, GeoJSON and a heat map."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,9 +87,8 @@ class SlideJob:
 def predict_slides(request: Request) -> str:
     """Predict all slides and sum up; those that cannot be read do not hold up the others.
 
-    Raises:
-        InputError: With what is wrong with each slide that was left out, after the others.
-        RegistryError: If there is no such model.
+    Raises InputError with what is wrong with each slide that was left out, after the others;
+    RegistryError if there is no such model.
     """
     assert request.slide is not None
     with collect_faults() as faults:

@@ -1,7 +1,5 @@
 """Cross-validation: metrics per fold, and of all out-of-fold predictions pooled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

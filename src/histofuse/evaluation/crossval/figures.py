@@ -1,7 +1,5 @@
 """One figure of models on patches, one of models on health records: folds and pooled intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The folds of a cross-validation: their splits, audited, and their test predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

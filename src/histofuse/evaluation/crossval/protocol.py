@@ -1,7 +1,5 @@
 """The paper's numbers, ours by its protocol, and ours by an honest split of the same model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

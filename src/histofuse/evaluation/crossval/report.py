@@ -1,7 +1,5 @@
 """A cross-validation in words, as ``crossval.json`` and as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

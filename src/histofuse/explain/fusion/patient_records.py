@@ -9,8 +9,6 @@ Game Theory; each order is also taken backwards (Mitchell et al. 2022, Sampling 
 Shapley Value Estimation).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final

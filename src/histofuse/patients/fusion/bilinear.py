@@ -4,8 +4,6 @@ Source: Liu et al. 2018, Efficient Low-rank Multimodal Fusion with Modality-Spec
 tensor is that of Zadeh et al. 2017, Tensor Fusion Network, with a constant unit on both sides.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Final
 

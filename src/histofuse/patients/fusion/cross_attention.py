@@ -4,8 +4,6 @@ Source: Chen et al. 2021, Multimodal Co-Attention Transformer (genes attend to p
 values as in Gorishniy et al. 2021, Revisiting Deep Learning Models for Tabular Data.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Final
 

@@ -8,8 +8,6 @@ Source: Saar-Tsechansky & Provost 2007, Handling Missing Values when Applying Cl
 (reduced models).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 Source: Arevalo et al. 2017, Gated Multimodal Units for Information Fusion.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The interface of all methods of fusion at patient level."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -43,19 +41,13 @@ class PatientModel(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted method.
+    """A fitted method."""
 
-    Attributes:
-        model: At inference.
-        history: One row an epoch or round.
-        architecture: What `load` needs besides the params.
-        training: How it ended, for ``config.json``.
-    """
-
-    model: PatientModel
-    history: pd.DataFrame
+    model: PatientModel  # at inference
+    history: pd.DataFrame  # one row an epoch or round
+    # what `load` needs besides the params
     architecture: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # how it ended, for ``config.json``
 
 
 @runtime_checkable

@@ -3,8 +3,6 @@
 Source: paper 3.3.
 """
 
-from __future__ import annotations
-
 import itertools
 from functools import partial
 from typing import Final

@@ -4,8 +4,6 @@ The mean of log-odds is the product of the odds: right where the sides are indep
 outcome, and each is calibrated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

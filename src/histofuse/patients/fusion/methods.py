@@ -1,7 +1,5 @@
 """Fits and loads whichever method of fusion the params are of."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
