@@ -3,8 +3,6 @@
 The embeddings come from a frozen encoder, one a nucleus; a patient's nuclei form a bag.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,26 +37,17 @@ class PatientBags:
     """Patients, each with a bag of nuclei, a record and an outcome.
 
     `check_bags` says whether the arrays fit together.
-
-    Attributes:
-        embeddings: Of nuclei.
-        logits: Class logits of nuclei, by the encoder.
-        bag_of: Number of the patient that a nucleus is of.
-        records: Raw values of patients, a row each in their order; null where one is missing.
-        specs: What the columns of the records are.
-        outcome: 0 or 1.
-        split: train, validation or test.
-        patient_ids: Unique.
     """
 
-    embeddings: Float32[np.ndarray, "_ d"]
-    logits: Float[np.ndarray, "_ k"]
-    bag_of: Int64[np.ndarray, " _"]
+    embeddings: Float32[np.ndarray, "_ d"]  # of nuclei
+    logits: Float[np.ndarray, "_ k"]  # class logits of nuclei, by the encoder
+    bag_of: Int64[np.ndarray, " _"]  # number of the patient that a nucleus is of
+    # raw values of patients, a row each in their order; null where one is missing
     records: pd.DataFrame
-    specs: Sequence[FeatureSpec]
-    outcome: Int64[np.ndarray, " _"]
-    split: Shaped[np.ndarray, " _"]
-    patient_ids: Shaped[np.ndarray, " _"]
+    specs: Sequence[FeatureSpec]  # what the columns of the records are
+    outcome: Int64[np.ndarray, " _"]  # 0 or 1
+    split: Shaped[np.ndarray, " _"]  # train, validation or test
+    patient_ids: Shaped[np.ndarray, " _"]  # unique
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -81,10 +70,9 @@ def _describe(name: str, values: np.ndarray) -> FeatureSpec:
 def check_bags(bags: PatientBags, where: str | Path = "the patients") -> None:
     """Check that a model can be trained and tested on these patients.
 
-    Raises:
-        InputError: With every fault: arrays that do not fit together, nuclei of no known patient, a
-            patient in two splits or without nuclei, a split with one outcome, values that are not
-            finite or not of their kind.
+    Raises InputError with every fault: arrays that do not fit together, nuclei of no known patient,
+    a patient in two splits or without nuclei, a split with one outcome, values that are not finite
+    or not of their kind.
     """
     check_features(bags.records, {spec.name: spec.kind for spec in bags.specs}, str(where))
     with collect_faults() as faults:
@@ -151,8 +139,7 @@ def load_bags(folder: Path) -> PatientBags:
             ``features.json`` (what these are), ``nuclei.parquet`` (`NUCLEI`), and ``image.npy`` and
             ``logits.npy``, a row a nucleus in that order.
 
-    Raises:
-        InputError: If a file is missing or breaks its contract, or all that `check_bags` finds.
+    Raises InputError if a file is missing or breaks its contract, or all that `check_bags` finds.
     """
     arrays = (_load_array(folder / f"{name}.npy") for name in ("image", "logits"))
     patients = read_table(folder / "patients.parquet", PATIENTS)

@@ -4,8 +4,6 @@ They are simulated, or those whom a crosswalk names: all cases of a patient form
 record of the index row that the crosswalk means.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +50,7 @@ class LinkedPatients:
 def write_linked(linked: LinkedPatients, folder: Path) -> None:
     """Check linked patients and write them in the place of `folder`.
 
-    Raises:
-        InputError: With all that `bags.check_bags` finds.
+    Raises InputError with all that `bags.check_bags` finds.
     """
     tables = linked.patients, linked.nuclei, linked.specs, linked.embeddings, linked.logits
     check_bags(make_bags(*tables), _WHERE)
@@ -100,12 +97,9 @@ def join_patients(
         features: Raw features of the cohort (`features.specs.FEATURES`).
         specs: Of the features.
 
-    Returns:
-        Patients as `PATIENTS`, with their features, and their nuclei as `NUCLEI`, both by patient.
-
-    Raises:
-        InputError: With every patient whose cases name several records, every feature that is named
-            as another column, and weights, which models at patient level do not take.
+    Returns patients as `PATIENTS`, with their features, and their nuclei as `NUCLEI`, both by
+    patient. Raises InputError with every patient whose cases name several records, every feature
+    that is named as another column, and weights, which models at patient level do not take.
     """
     key, splits = list(KEY), pairs[[*KEY, "split"]].drop_duplicates()
     with collect_faults() as faults:
@@ -130,11 +124,7 @@ def join_patients(
 
 
 def find_rows(nuclei: pd.DataFrame, image: Embedded) -> Float32[np.ndarray, "n d"]:
-    """Find the embeddings of nuclei, in their order.
-
-    Raises:
-        InputError: If some have none.
-    """
+    """Find the embeddings of nuclei, in their order. Raises InputError if some have none."""
     rows = nuclei[["patch_id"]].merge(image.rows, on="patch_id", how="left", validate="1:1")["row"]
     if missing := int(rows.isna().sum()):
         problem = f"{missing} nuclei of linked patients are not among them"
@@ -151,8 +141,7 @@ def check_encoder(config: Mapping[str, Any], splits: str, embedded: str, digest:
         embedded: Digest of the encoder of the embeddings.
         digest: Of the encoder's bundle.
 
-    Raises:
-        InputError: With both, if neither is so.
+    Raises InputError with both, if neither is so.
     """
     where, remedy = f"the encoder {config['name']}", "Run dvc repro."
     with collect_faults() as faults:
@@ -167,9 +156,7 @@ def check_own(patients: pd.DataFrame, source: str) -> None:
     """Check that models can be trained and measured on patients with ``split`` and ``outcome``.
 
     No split of a restricted source may be of few patients, for its scores would tell of these.
-
-    Raises:
-        InputError: With every split of few restricted patients, or of one outcome.
+    Raises InputError with every split of few restricted patients, or of one outcome.
     """
     with collect_faults() as faults:
         check_outcomes(patients, _WHERE, faults)
