@@ -58,13 +58,13 @@ def link_own() -> LinkedPatients:
     """Link the patients of the crosswalk to the nuclei of their cases."""
     cohort = read_table(COHORT_FOLDER / "cohort.parquet", COHORT)
     facts = load_json(COHORT_FOLDER / "meta.json")
+    embeddings = load_embeddings(EMBEDDINGS)
+    source = merge_sources(embeddings.meta["sources"]["image"], facts["source"])
     pairs, partners = pair(cohort)
     features = read_table(FEATURES_FOLDER / "features.parquet", FEATURES)
     specs = load_specs(FEATURES_FOLDER / "features.json")
+    check_own(pairs, cohort, source)
     patients, nuclei = join_patients(pairs, cohort, features, specs)
-    embeddings = load_embeddings(EMBEDDINGS)
-    source = merge_sources(embeddings.meta["sources"]["image"], facts["source"])
-    check_own(patients, source)
     image = find_rows(nuclei, embeddings.image)
     return LinkedPatients(
         patients,

@@ -14,7 +14,6 @@ from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.cohort import COHORT
 from histofuse.data.crosswalk import (
-    PATIENT,
     count_partners,
     find_linked_splits,
     is_empty,
@@ -64,9 +63,8 @@ def find_linked(cohort: pd.DataFrame) -> pd.Series | None:
     report(f"{crosswalk}: {count_partners(links, patches, cohort)}")
     linked = find_linked_splits(links, patches)
     if models_them:  # known before anything is trained
-        own = links.merge(cohort, on=PATIENT).drop_duplicates("subject_id")
-        own = own.assign(split=own["subject_id"].map(linked), outcome=own["target"])
-        check_own(own, load_json(COHORT_META)["source"])
+        own = links.assign(split=links["subject_id"].map(linked))
+        check_own(own, cohort, load_json(COHORT_META)["source"])
     return linked
 
 

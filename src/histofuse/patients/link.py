@@ -29,6 +29,7 @@ from histofuse.patients.bags import (
     describe_record,
     make_bags,
 )
+from histofuse.training.rows import WEIGHT
 
 _WHERE: Final = "the patients of the crosswalk"
 
@@ -98,19 +99,12 @@ def join_patients(
         specs: Of the features.
 
     Returns patients as `PATIENTS`, with their features, and their nuclei as `NUCLEI`, both by
-    patient. Raises InputError with every patient whose cases name several records, every feature
-    that is named as another column, and weights, which models at patient level do not take.
+    patient. Raises InputError with every feature that is named as another column.
     """
     key, splits = list(KEY), pairs[[*KEY, "split"]].drop_duplicates()
     with collect_faults() as faults:
-        for subject in splits["subject_id"][splits["subject_id"].duplicated()].unique():
-            problem = f"subject_id {subject} has cases of several index rows"
-            faults.add(_WHERE, problem, "one hadm_id for all cases of a patient")
         for name in {spec.name for spec in specs} & set(PATIENTS.columns):
             faults.add(f"the feature {name}", "is named as another column", "another name")
-        if "weight" in cohort:
-            expected = "target.censoring: left_out in records.yaml"
-            faults.add(_WHERE, "are weighted, which these models do not take", expected)
     ids = SPELT[0] if SPELT[0] in cohort else KEY[0]
     named = cohort[key].assign(patient_id=cohort[ids].astype("str"), outcome=cohort["target"])
     patients = splits.merge(named, on=key, validate="1:1")
@@ -152,16 +146,25 @@ def check_encoder(config: Mapping[str, Any], splits: str, embedded: str, digest:
             faults.add(where, "is not that of data/embeddings", "the same bundle", remedy)
 
 
-def check_own(patients: pd.DataFrame, source: str) -> None:
-    """Check that models can be trained and measured on patients with ``split`` and ``outcome``.
+def check_own(links: pd.DataFrame, cohort: pd.DataFrame, source: str) -> None:
+    """Check that models can be trained and measured on the patients of a crosswalk.
 
     No split of a restricted source may be of few patients, for its scores would tell of these.
-    Raises InputError with every split of few restricted patients, or of one outcome.
+    `links` has ``subject_id``, ``hadm_id`` and ``split``, at least one row a patient, `cohort` is a
+    `data.cohort.COHORT`. Raises InputError with every patient of several index rows, every split of
+    one outcome or of few restricted patients, and weights, which these models do not take.
     """
+    rows = links[[*KEY, "split"]].drop_duplicates().merge(cohort, on=list(KEY))
     with collect_faults() as faults:
-        check_outcomes(patients, _WHERE, faults)
-        few = patients["split"].value_counts().loc[lambda counts: counts < FEWEST_PATIENTS]
+        for subject in rows["subject_id"][rows["subject_id"].duplicated()].unique():
+            problem = f"subject_id {subject} has cases of several index rows"
+            faults.add(_WHERE, problem, "one hadm_id for all cases of a patient")
+        if WEIGHT in rows:
+            expected = "target.censoring: left_out in records.yaml"
+            faults.add(_WHERE, "are weighted, which these models do not take", expected)
+        check_outcomes(rows.rename(columns={"target": "outcome"}), _WHERE, faults)
+        patients = rows.groupby("split")["subject_id"].nunique()
         if not may_show_patients([source]):
-            for split in few.index:
+            for split in patients.index[patients < FEWEST_PATIENTS]:
                 problem = f"fewer than {FEWEST_PATIENTS} {split} patients of a restricted source"
                 faults.add(_WHERE, problem, f"at least {FEWEST_PATIENTS}", "Link more patients.")

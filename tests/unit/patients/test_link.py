@@ -73,15 +73,21 @@ def test_patients_without_a_name_of_their_own_go_by_their_number():
     ]
 
 
-def test_all_that_cannot_be_joined_is_named_at_once():
-    pairs = PAIRS.assign(hadm_id=[30, 11, 20, 10])
+def test_a_feature_with_the_name_of_another_column_is_refused():
     taken = FeatureSpec("split", "split", "binary", "", "tumour", "Split")
+    with pytest.raises(InputError, match="the feature split: is named as another column"):
+        join(specs=[*SPECS, taken])
+
+
+def test_all_that_is_wrong_with_own_patients_is_named_at_once():
+    pairs = PAIRS.assign(hadm_id=[30, 11, 20, 10])
     with pytest.raises(InputError) as error:
-        join(pairs, COHORT.assign(weight=1.0), [*SPECS, taken])
+        check_own(pairs, COHORT.assign(weight=1.0), "simulated")
     text = str(error.value)
     assert "subject_id 1 has cases of several index rows; expected one hadm_id" in text
-    assert "the feature split: is named as another column" in text
     assert "are weighted, which these models do not take; expected target.censoring" in text
+    assert "1 in all test patients" in text
+    assert "no validation patients" in text
 
 
 def test_embeddings_are_found_by_key():
@@ -103,14 +109,19 @@ def test_an_encoder_of_other_patches_is_refused():
     check_encoder(config, "old", embedded="2", digest="2")
 
 
+def make_links(**counts):
+    split = [name for name, count in counts.items() for _ in range(count)]
+    ids = {"subject_id": range(len(split)), "hadm_id": range(len(split))}
+    return pd.DataFrame(ids | {"split": split})
+
+
 def test_splits_of_few_restricted_patients_are_refused():
-    split = ["train"] * 20 + ["validation"] * 10 + ["test"] * 9
-    patients = pd.DataFrame({"split": split, "outcome": np.resize([0, 1], len(split))})
-    check_own(patients, "simulated")
+    links = make_links(train=20, validation=10, test=9)
+    cohort = make_links(train=50).drop(columns="split").assign(target=np.resize([0, 1], 50))
+    check_own(links, cohort, "simulated")
     with pytest.raises(InputError, match="fewer than 10 test patients of a restricted source"):
-        check_own(patients, "restricted")
-    one_more = pd.DataFrame({"split": ["test"], "outcome": [1]})
-    check_own(pd.concat([patients, one_more]), "restricted")
+        check_own(links, cohort, "restricted")
+    check_own(make_links(train=20, validation=10, test=10), cohort, "restricted")
 
 
 def make_linked(split, outcome):
