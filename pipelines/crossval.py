@@ -13,6 +13,7 @@ from histofuse.core.progress import report
 from histofuse.evaluation.crossval.evaluate import cross_validate
 from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import load_folds
+from histofuse.evaluation.crossval.patients import compare_patients
 from histofuse.evaluation.crossval.report import describe_fold, describe_run, make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Context
@@ -25,12 +26,13 @@ from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.image import AllImageParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingsParams
+from histofuse.params.patients import AllPatientParams
 from histofuse.params.promotion import PromotionParams
 from histofuse.params.tabular import AllTabularParams
+from histofuse.patients.crossval import complete_with_patients, is_complete
 from histofuse.training.protocols.crossval import (
     Chain,
     Sources,
-    complete_fold,
     find_fold,
     list_folds,
     name_run,
@@ -42,19 +44,21 @@ PATCHES = Path("data/patches")
 FRAMES_TABLE = Path("data/annotations/frames.parquet")
 COHORT = Path("data/cohort")
 FEATURES = Path("data/ehr")
+LINKED = Path("data/linked")
 WORK = Path(".histofuse/crossval")
 OUT = Path("evidence/crossval")
 
 
 def main(fold: str | None = None) -> None:
     chain, sources = load_chain(), find_sources()
-    run = WORK / name_run(chain, sources)
+    run = WORK / name_run(chain, sources, complete_with_patients.__module__)
     if fold is not None:
         end_with_parent()
-        complete_fold(chain, sources, int(fold), run)
+        complete_with_patients(chain, sources, int(fold), run)
         return
     folds = list_folds(chain, sources)
-    report(f"read {len(chain.names)} models to train in each of {len(folds)} folds by case")
+    count = len(chain.names) + len(chain.patients)
+    report(f"read {count} models to train in each of {len(folds)} folds by case")
 
     run_folds(chain, folds, run)
     write_results(chain, sources, [find_fold(run, k) for k in folds])
@@ -71,6 +75,7 @@ def load_chain() -> Chain:
             load_section(AllImageParams, "image").root,
             load_section(AllTabularParams, "tabular").root,
             load_section(PairingsParams, "pairing").root,
+            load_section(AllPatientParams, "patients").root,
             load_section(EncodingParams, "encoding"),
             load_section(EncodersParams, "encoders"),
             load_section(FusionParams, "fusion"),
@@ -82,14 +87,14 @@ def load_chain() -> Chain:
 def find_sources() -> Sources:
     """Name what a fold reads."""
     crosswalk = Path(load_value(DataParams, "data.crosswalk"))
-    return Sources(PATCHES, FRAMES_TABLE, COHORT, FEATURES, crosswalk)
+    return Sources(PATCHES, FRAMES_TABLE, COHORT, FEATURES, crosswalk, LINKED)
 
 
 def run_folds(chain: Chain, folds: range, run: Path) -> None:
     """Run the folds that are not there yet, and say how each went."""
     params = chain.crossval
     workers = count_workers(params.workers, params.threads)
-    there = [k for k in folds if find_fold(run, k).exists()]
+    there = [k for k in folds if is_complete(chain, k, run)]
     for k in there:
         report(f"fold {k + 1} of {len(folds)} is there: {describe_fold(find_fold(run, k))}")
     commands = {f"fold_{k}": [sys.executable, __file__, str(k)] for k in folds if k not in there}
@@ -116,8 +121,14 @@ def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), chain.seed)
     found = cross_validate(load_folds(folds, chain.names, sources), context, bootstrap)
     tables = make_crossval_tables(found)
+    patients = compare_patients(folds, bootstrap) if chain.patients else None
+    if patients:
+        tables.append(patients.table)
     with replacing_folder(OUT) as folder:
-        write_json(describe_run(found, chain.crossval), folder / "crossval.json")
+        said = describe_run(found, chain.crossval)
+        if patients:
+            said["at_patient_level"] = patients.summary
+        write_json(said, folder / "crossval.json")
         write_tables(tables, folder / "tables")
         draw_crossval(found, folder / "figures")
     report(f"wrote {OUT}: {len(found.results)} models over {len(folds)} folds")

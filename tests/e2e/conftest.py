@@ -53,6 +53,7 @@ SMALL = QUICK | {
     "crossval.image_models": ["resnet18"],
     "crossval.tabular_models": ["mlp"],
     "crossval.rules": ["label_blind"],
+    "crossval.patient_models": ["image", "record", "early_logistic"],
 }
 
 

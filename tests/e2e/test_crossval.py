@@ -40,6 +40,9 @@ def test_workers_change_no_bit_and_a_killed_run_keeps_its_folds(project):
     found = json.loads((project.root / "evidence/crossval/crossval.json").read_text())
     tested = [case for fold in found["folds"] for case in fold["cases"]["test"]]
     assert len(tested) == len(set(tested)) == project.get_param("simulation.brecahad.cases")
+    at_patient_level = found["at_patient_level"]
+    assert at_patient_level["patients"] == project.get_param("simulation.linked.patients")
+    assert list(at_patient_level["methods"])[-1] == "patient_early_logistic"
     assert set(project.repro()) == {"model_names", "report", "publish"}
 
 

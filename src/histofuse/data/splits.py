@@ -115,7 +115,7 @@ def split_patients(
     outcome, split_of = _start_in_train(cohort, linked)
     rng = np.random.default_rng(derive_seed(seed, "patients"))
     for value in (0, 1):
-        patients = outcome.index[outcome == value].to_numpy()
+        patients = outcome.index[outcome == value].to_numpy(copy=True)
         if len(patients) < len(SPLITS) and linked is None:
             named = "groups" if "split_group" in cohort else "patients"
             problem = f"{len(patients)} {named} with target {value}"
@@ -142,7 +142,7 @@ def fold_patients(
     outcome, split_of = _start_in_train(cohort, linked)
     dealt = 0
     for value in (0, 1):
-        patients = outcome.index[outcome == value].to_numpy()
+        patients = outcome.index[outcome == value].to_numpy(copy=True)
         # Continue where the last outcome stopped, so that no fold gets every odd patient.
         fold = (np.arange(len(patients)) + dealt) % folds
         dealt += len(patients)

@@ -144,6 +144,13 @@ def summarise_patients(
         "models": models,
         "declared": declared,
         "intervals": {"models": intervals},
+        **render_comparison(comparison),
+    }
+
+
+def render_comparison(comparison: Comparison) -> dict[str, Any]:
+    """Render all methods for JSON."""
+    return {
         "methods": {name: _render(measured) for name, measured in comparison.methods.items()},
         "better_side": comparison.better_side,
         "default": comparison.default,

@@ -19,6 +19,8 @@ class CrossvalParams(Section):
     tabular_models: Annotated[list[Text], Field(min_length=1)]  # keys of the section tabular
     # Keys of the section pairing under which fusion is trained.
     rules: Annotated[list[Text], Field(min_length=1)]
+    # Keys of the section patients; without "image" and "record" there is nothing to compare with.
+    patient_models: list[Text]
     workers: Literal["auto"] | Count
     threads: Count
 

@@ -48,6 +48,7 @@ REFERENCES: Final = {
     "controls.tabular": "tabular",
     "crossval.classes_required": "classes",
     "crossval.image_models": "image",
+    "crossval.patient_models": "patients",
     "crossval.rules": "pairing",
     "crossval.tabular_models": "tabular",
     "data.class_names.keys": "classes",

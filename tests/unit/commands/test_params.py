@@ -63,6 +63,7 @@ CASES = {
     "evaluation.diagnoses_model": ("lr", "evaluation.diagnoses_model: is 'lr'"),
     "crossval.image_models": (["resnet50"], "crossval.image_models: is 'resnet50'"),
     "crossval.tabular_models": (["mpl"], "crossval.tabular_models: is 'mpl'"),
+    "crossval.patient_models": (["imag"], "crossval.patient_models: is 'imag'"),
     "crossval.rules": (["linked"], "crossval.rules: is 'linked'"),
     "crossval.classes_required": (["mitoses"], "crossval.classes_required: is 'mitoses'"),
     "splits.images.classes_required": (["tumor"], "splits.images.classes_required: is 'tumor'"),

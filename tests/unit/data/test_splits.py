@@ -162,3 +162,17 @@ def test_a_patient_in_several_groups_is_said():
     cohort = pd.concat([make_cohort().assign(split_group=name) for name in "ab"], ignore_index=True)
     with pytest.raises(InputError, match="patients in several, 0 rows in none"):
         split_patients(cohort, SHARES, 1)
+
+
+def test_a_cohort_whose_positives_are_all_linked_is_split():
+    cohort = make_cohort()
+    positive = cohort.loc[cohort["target"] == 1, "subject_id"].unique()
+    linked = pd.Series("test", index=positive, dtype="str")
+
+    for table in (
+        split_patients(cohort, SHARES, 1, linked),
+        fold_patients(cohort, 3, 0, 1, linked),
+    ):
+        split = table.set_index("subject_id")["split"]
+        assert set(split[positive]) == {"test"}
+        assert set(split.drop(positive)) == {"train", "validation", "test"}

@@ -38,6 +38,7 @@ from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.image import SAFETENSORS, AnyImageParams, resolve_paths
 from histofuse.params.pairing import AnyPairing, PairingParams
+from histofuse.params.patients import AnyPatientParams
 from histofuse.params.splits import ImageSplitParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.fusion import load_pairs, train_fusion
@@ -63,6 +64,7 @@ class Sources:
     cohort: Path
     features: Path
     crosswalk: Path
+    linked: Path  # patients with tissue and record of their own
 
     def resolve(self) -> Sources:
         """Make all paths absolute."""
@@ -82,6 +84,7 @@ class Chain:
     images: Mapping[str, AnyImageParams]
     tabulars: Mapping[str, AnyTabularParams]
     pairings: Mapping[str, AnyPairing]
+    patients: Mapping[str, AnyPatientParams]
     encoding: EncodingParams
     encoders: EncodersParams
     fusion: FusionParams
@@ -94,7 +97,7 @@ class Chain:
 
     def to_dict(self) -> dict[str, Any]:
         """Render all that can change a fold."""
-        groups = ("images", "tabulars", "pairings")
+        groups = ("images", "tabulars", "pairings", "patients")
         many = {g: {n: p.model_dump() for n, p in getattr(self, g).items()} for g in groups}
         one = {s: getattr(self, s).model_dump() for s in ("encoding", "encoders", "fusion")}
         crossval = self.crossval.model_dump(exclude={"workers"})
@@ -112,6 +115,7 @@ def select_models(chain: Chain) -> Chain:
         ("image_models", params.image_models, chain.images, encoders.image),
         ("tabular_models", params.tabular_models, chain.tabulars, encoders.patient),
         ("rules", params.rules, chain.pairings, None),
+        ("patient_models", params.patient_models, chain.patients, None),
     )
     with collect_faults() as faults:
         for key, names, known, encoder in asked:
@@ -121,20 +125,25 @@ def select_models(chain: Chain) -> Chain:
             if encoder is not None and encoder not in names:
                 problem = f"holds no {encoder!r}, which section encoders names"
                 faults.add(f"{where}.{key}", problem, "the encoder among them")
+        for side in ("image", "record") if params.patient_models else ():
+            if side not in params.patient_models:
+                problem = f"holds no {side!r}, which fusion is measured against"
+                faults.add(f"{where}.patient_models", problem, "both sides alone among them")
     return replace(
         chain,
         images={n: chain.images[n] for n in params.image_models},
         tabulars={n: chain.tabulars[n] for n in params.tabular_models},
         pairings={n: chain.pairings[n] for n in params.rules},
+        patients={n: chain.patients[n] for n in params.patient_models},
     )
 
 
-def name_run(chain: Chain, sources: Sources) -> str:
-    """Name a run by all that can change its folds: params, inputs and code."""
+def name_run(chain: Chain, sources: Sources, module: str = __name__) -> str:
+    """Name a run by all that can change its folds: params, inputs, and the code of `module`."""
     files = {n: Path(p.weights) for n, p in chain.images.items() if p.weights.endswith(SAFETENSORS)}
     weights = {name: digest_file(path) for name, path in files.items()}
     parts = {"params": chain.to_dict(), "inputs": sources.digest(), "weights": weights}
-    code = {"code": digest_code(__name__), "torch": torch.__version__}
+    code = {"code": digest_code(module), "torch": torch.__version__}
     return digest_text(to_json({**parts, **code}))[:16]
 
 

@@ -28,6 +28,7 @@ PARAMS = CrossvalParams(
     image_models=["resnet18"],
     tabular_models=["mlp"],
     rules=["label_blind"],
+    patient_models=[],
     workers=1,
     threads=1,
 )

@@ -17,6 +17,7 @@ from histofuse.params.ehr import EncodingParams
 from histofuse.params.fusion import EncodersParams, FusionParams
 from histofuse.params.image import AllImageParams
 from histofuse.params.pairing import PairingsParams
+from histofuse.params.patients import AllPatientParams
 from histofuse.params.tabular import AllTabularParams
 from histofuse.training.protocols import crossval
 from histofuse.training.protocols.crossval import (
@@ -41,6 +42,7 @@ SOURCES = Sources(
     Path("data/cohort"),
     Path("data/ehr"),
     Path("crosswalk.csv"),
+    Path("data/linked"),
 )
 VALUES = {
     "folds": 3,
@@ -49,6 +51,7 @@ VALUES = {
     "image_models": ["simple_cnn"],
     "tabular_models": ["logistic_regression", "mlp"],
     "rules": ["label_blind"],
+    "patient_models": [],
     "workers": 1,
     "threads": 1,
 }
@@ -62,6 +65,7 @@ def write_sources():
     write_table(frames[list(FRAMES.columns)], SOURCES.frames, FRAMES)
     write_text(to_json([vars(spec) for spec in SPECS]), SOURCES.features / "features.json")
     write_text("case_id,subject_id\n", SOURCES.crosswalk)
+    write_text("{}", SOURCES.linked / "meta.json")
 
 
 def make_chain(**changes) -> Chain:
@@ -75,6 +79,7 @@ def make_chain(**changes) -> Chain:
             images | {"simple_cnn": cnn},
             tabulars | {"mlp": mlp},
             load_section(PairingsParams, "pairing").root,
+            load_section(AllPatientParams, "patients").root,
             load_section(EncodingParams, "encoding"),
             load_section(EncodersParams, "encoders"),
             load_section(FusionParams, "fusion").model_copy(update={"epochs": 2}),
@@ -200,6 +205,16 @@ def test_unknown_models_and_encoders_left_out_are_said(here):
     assert len(error.value.faults) == 3
     assert "crossval.image_models: unknown 'resnet1'" in text
     assert "holds no 'mlp', which section encoders names" in text
+
+
+def test_models_at_patient_level_are_compared_with_both_sides_alone(here):
+    with pytest.raises(InputError) as error:
+        make_chain(patient_models=["image", "gate"])
+
+    text = str(error.value)
+    assert len(error.value.faults) == 2
+    assert "crossval.patient_models: unknown 'gate'" in text
+    assert "holds no 'record', which fusion is measured against" in text
 
 
 def test_params_of_the_project_name_models_there_are():
