@@ -113,3 +113,4 @@ class AlarmParams(Section):
     feature_fewest_rows: Count
     validation_test_gap: Limits
     fit_tolerance: Annotated[float, Field(gt=0, lt=0.1)]
+    linkage_p: Share

@@ -17,7 +17,7 @@ Severity = Literal["leak", "suspicion"]
 RECORDS: Final = ("tabular", "fusion")
 IMAGES: Final = ("image", "fusion")
 ALL: Final = ("image", "tabular", "fusion")
-FORMAT: Final = 2  # counts up when a check is added that the gate relies on
+FORMAT: Final = 3  # counts up when a check is added that the gate relies on
 _DECIMALS: Final = 6
 
 

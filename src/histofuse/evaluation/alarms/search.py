@@ -22,12 +22,13 @@ from histofuse.evaluation.alarms.data import (
     check_image_split,
     check_patient_split,
 )
+from histofuse.evaluation.alarms.linkage import check_linkage
 from histofuse.evaluation.alarms.models import AlarmModel, check_model, check_scaler
 from histofuse.features.embeddings import load_embeddings, select_pairs
 from histofuse.features.encoding import ENCODED, join_splits
 from histofuse.features.pairing import PAIRS
 from histofuse.features.specs import FEATURES, FeatureSpec, load_specs
-from histofuse.patients.bags import PATIENTS
+from histofuse.patients.bags import PATIENTS, PatientBags, load_bags
 
 # Read by the checks, relative to the data folder.
 DATA_FILES: Final = (
@@ -43,6 +44,10 @@ DATA_FILES: Final = (
     "embeddings/meta.json",
     "embeddings/image.npy",
     "linked/patients.parquet",
+    "linked/features.json",
+    "linked/nuclei.parquet",
+    "linked/image.npy",
+    "linked/logits.npy",
 )
 
 
@@ -81,6 +86,12 @@ class AlarmData:
     def linked(self) -> pd.DataFrame | None:
         """Linked patients: record, split and outcome."""
         return self.read("linked/patients.parquet", PATIENTS)
+
+    @cached_property
+    def bags(self) -> PatientBags | None:
+        """Linked patients with their nuclei."""
+        folder = self.root / "linked"
+        return load_bags(folder) if folder.is_dir() else None
 
     @cached_property
     def specs(self) -> list[FeatureSpec] | None:
@@ -128,6 +139,8 @@ def find_alarms(
 ) -> tuple[list[AlarmCheck], list[AlarmCheck]]:
     """Make every check of the data and of each model; return the alarms, and all checks."""
     checks = [*check_data(data, rules)]
+    if any(model.kind == "patient" for model in models):
+        checks.append(check_linkage(data.bags, rules))
     for model in models:
         test = data.read_test_rows(model.kind, model.name)
         checks += check_model(model, test, rules)
