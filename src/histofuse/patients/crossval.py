@@ -74,7 +74,7 @@ def split_cohort(chain: Chain, sources: Sources, fold: int, folder: Path) -> Pat
         bags = replace(cohort.bags, split=of_patients, **network._asdict())
         named = {"name": encoder.name, "digest": encoder.digest}
         cohort = replace(cohort, encoder={**cohort.encoder, **named})
-    check_bags(bags, f"{sources.linked}, fold {fold + 1}")
+    check_bags(bags, f"{sources.linked}, fold {fold + 1} of crossval.patient_models")
     return replace(cohort, bags=bags)
 
 

@@ -58,7 +58,7 @@ class PatientCase:
     nuclei: pd.DataFrame  # frame_id, x_px, y_px
     embeddings: Float32[np.ndarray, "n width"]  # of the nuclei
     record: pd.DataFrame  # one row, as `read_records` returns it
-    warnings: str  # what was not used of the record, and why
+    warnings: str  # what is not used of the record, or beyond training
 
 
 def write_patient_page(
@@ -80,7 +80,7 @@ def write_patient_page(
         _compare_sides(sides, answer, predictor),
     ]
     if case.warnings:
-        blocks.append(Note("warn", "What was not used of the record", case.warnings.split("; ")))
+        blocks.append(Note("warn", "The record, as the model reads it", case.warnings.split("; ")))
     if frames is not None and len(case.nuclei):
         blocks += _show_nuclei(case, answer, predictor, frames)
     if (shares := answer[SHAP]) is not None:
@@ -106,7 +106,7 @@ def _describe_answer(
         (f"Probability of {show_name(focus)}", f"{probability:.3f}, calibrated"),
         ("Decision", f"{show_name(answer[PREDICTION])}: {side} the threshold of {threshold:.3f}"),
         ("Answered from", _SIDES[view]),
-        ("Nuclei", f"{len(case.nuclei):,} in {frames}" if count else "no image"),
+        ("Nuclei", f"{len(case.nuclei):,} in {frames}" if count else "none"),
     ]
 
 

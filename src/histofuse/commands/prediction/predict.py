@@ -73,6 +73,7 @@ ROWS_AT_ONCE: Final = 4096
 _NAMED: Final = "model: {model}, trained on {trained_on} data"
 _DRAWN: Final = ("overlay", "geojson", "report")  # options with a folder
 _PLACE: Final = ["frame_id", "x_px", "y_px"]
+_LONGEST_NAME: Final = 200  # bytes, of a file
 _MOST_FRAMES: Final = 40  # counted one by one on the screen
 
 
@@ -169,7 +170,7 @@ def _is_simulated(path: Path) -> bool:
 
 def _read_source(table: Path) -> str:
     """Read the source of a table of features from the cohort next to it; "" if it has none."""
-    cohort = table.parents[1] / "cohort" / "meta.json"
+    cohort = table.parent.parent / "cohort" / "meta.json"
     return load_json(cohort).get("source", "") if cohort.is_file() else ""
 
 
@@ -352,11 +353,11 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
 
 
 def _refuse_paths(names: Iterable[str], where: Path | None) -> None:
-    """Refuse names of cases that would not be the name of a file."""
+    """Refuse names of cases that cannot be the name of a file."""
     with collect_faults() as faults:
         for name in names:
-            if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
-                expected = "a name without / and \\, as the page's file is named after the case"
+            if len(name.encode()) > _LONGEST_NAME or any(sign in name for sign in "/\\\0"):
+                expected = f"up to {_LONGEST_NAME} bytes without / and \\: the page's file has it"
                 faults.add(where or "input", f"case {name!r}", expected)
 
 

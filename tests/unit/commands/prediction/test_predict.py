@@ -773,8 +773,9 @@ def test_pages_with_records_are_their_owners_alone_unless_the_source_is_open(
     assert modes == {0o644 if marked else 0o600}
 
 
-def test_a_case_that_cannot_name_a_file_is_refused_before_anything_is_written(patient_model):
-    records = write_records(cases=("../up", "a\\b"))
+@pytest.mark.parametrize("short", [True, False])
+def test_a_case_that_cannot_name_a_file_is_refused_before_anything_is_written(patient_model, short):
+    records = write_records(cases=("../up", "a\\b" if short else "a" * 201))
 
     with pytest.raises(InputError) as raised:
         ask(None, patient_model, patients=records, report=Path("pages"))
