@@ -1,13 +1,17 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from drawn_patients import ENCODING, draw_bags, make_params
+from mlflow.exceptions import MlflowException
 
 from histofuse.core.errors import InputError
 from histofuse.patients.rows import VIEWS
 from histofuse.patients.train import PatientCohort, train_patients
+from histofuse.serving.http.endpoint import Endpoint
+from histofuse.serving.http.wire import write_answer
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.interface import describe_interface
 from histofuse.training.recorder import NullRecorder
@@ -159,3 +163,25 @@ def test_the_interface_names_what_is_answered(made, patches):
     asked = {name: True for name in interface.asked if name != "shap_base"}
 
     assert set(predictor.predict(inputs, **asked)) == set(interface.outputs)
+
+
+def test_a_server_gives_explanations_as_json_on_request(made, patches):
+    path, _, predictor = made
+    endpoint = Endpoint({"bundle": str(path), "encoders": str(predictor.image.bundle.path.parent)})
+    inputs = pd.DataFrame(
+        {
+            "image": [list(patches[:3]), None],
+            **{name: [value, value] for name, value in RECORD.items()},
+        }
+    )
+
+    plain = endpoint.answer(inputs)
+    asked = dict.fromkeys(("attention", "nucleus_changes", "shap"), True)
+    both, record = json.loads(write_answer(endpoint.answer(inputs, asked)))["predictions"]
+
+    assert not {"nucleus_changes", "shap"} & set(plain)
+    assert len(both["nucleus_changes"]) == 3
+    assert record["nucleus_changes"] is None
+    assert set(record["shap"]) > set(RECORD)
+    with pytest.raises(MlflowException, match="unknown key 'gradcam'"):
+        endpoint.answer(inputs, {"gradcam": True})

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawn_patients import ENCODING, draw_bags, make_params
@@ -5,6 +7,7 @@ from drawn_patients import ENCODING, draw_bags, make_params
 from histofuse.explain.fusion import patient_records
 from histofuse.explain.fusion.explainers import encode_typical, name_sources
 from histofuse.explain.fusion.patient_records import explain_patient_record
+from histofuse.features.specs import FeatureSpec
 from histofuse.patients.train import train_method
 from histofuse.training.recorder import NullRecorder
 
@@ -71,3 +74,20 @@ def test_many_nuclei_are_answered_in_parts(monkeypatch):
 
     assert parts == pytest.approx(shares, abs=1e-6)
     assert same == pytest.approx(base)
+
+
+def test_the_columns_of_categories_are_one_feature():
+    bags = draw_bags(200)
+    names = np.resize(["Medicare", "Other", "Medicaid"], len(bags))
+    records = bags.records.assign(insurance=names.astype(object))
+    spec = FeatureSpec("insurance", "insurance", "categorical", "", "demographics", "Insurance")
+    bags = replace(bags, records=records, specs=[*bags.specs, spec])
+    trained = train_method(bags, make_params("early_logistic"), ENCODING, 1, NullRecorder())
+    patient = trained.rows.take(np.array([5]))
+
+    shares, base = explain(trained, patient)
+
+    assert {"insurance", "albumin"} < set(shares)
+    assert not any("=" in name for name in shares)
+    logit = trained.fitted.model.logits(patient)[0]
+    assert sum(shares.values()) + base == pytest.approx(logit, abs=1e-4)
