@@ -167,7 +167,7 @@ def classify(
 def fit_and_look(data: FrameData, learnt: list[str], seen: list[str], root: Path) -> pd.DataFrame:
     """Find the candidates of some frames by a detector that learns from others."""
     params = make_detector_params(root)
-    frames, spec = data.reduce(learnt, params.reduction), make_spec(params, data.classes, None)
+    frames, spec = data.reduce(learnt, params.reductions[0]), make_spec(params, data.classes, None)
     network, _ = fit_detector(frames, spec, params, SEED, NullRecorder())
     return find_candidates(NucleusFinder(network, 0.0), data, seen)
 

@@ -1,5 +1,6 @@
 """Nuclei of an image of any size, by a trained detector."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float32, UInt8
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.special import expit, softmax
 
 from histofuse.core.artifacts import load_json
@@ -27,11 +28,8 @@ _LEAST_TISSUE: Final = 0.002  # share of the pixels
 _MPP_TOLERANCE: Final = 0.2  # relative
 
 
-class Maps(NamedTuple):
-    """What a network says of each place."""
-
-    heat: Float32[np.ndarray, "rows columns"]  # log-odds of a nucleus
-    classes: Float32[np.ndarray, "classes rows columns"]  # logits
+# Log-odds of a nucleus at each place, then the logits of its class.
+Maps = Float32[np.ndarray, "maps rows columns"]
 
 
 class NucleusFinder:
@@ -65,7 +63,12 @@ class NucleusFinder:
 
         With them, the nuclei inside a part are those that the whole image would have there.
         """
-        return _CONTEXT_PX * self.network.spec.reduction
+        return _CONTEXT_PX * max(self.network.spec.reductions)
+
+    @property
+    def step_px(self) -> int:
+        """Parts of an image begin at a multiple of these pixels, so that their maps fit."""
+        return self.network.multiple * math.lcm(*self.network.spec.reductions)
 
     def require_mpp(self, mpp: float | None, where: object) -> None:
         """Refuse images of another resolution than those that the detector was trained on.
@@ -94,12 +97,21 @@ class NucleusFinder:
         """
         spec = self.network.spec
         if measure_tissue(pixels) < _LEAST_TISSUE:
-            return _tabulate(_find_nothing(len(spec.classes)), spec, 1)
-        maps = self.compute_maps(reduce_pixels(pixels, spec.reduction))
-        table = _tabulate(maps, spec, spec.reduction * self.network.stride)
+            return _tabulate(np.empty((1 + len(spec.classes), 0, 0), np.float32), spec, 1)
+        maps = self._average_reductions(pixels)
+        table = _tabulate(maps, spec, spec.reductions[0] * self.network.stride)
         height, width, _ = pixels.shape
         inside = (table["x_px"] < width) & (table["y_px"] < height)
         return table[inside].reset_index(drop=True)
+
+    def _average_reductions(self, pixels: UInt8[np.ndarray, "height width 3"]) -> Maps:
+        """Average the maps of all reductions, on the grid of the first."""
+        first, *others = reductions = self.network.spec.reductions
+        maps = self.compute_maps(reduce_pixels(pixels, first))
+        for reduction in others:
+            coarse = self.compute_maps(reduce_pixels(pixels, reduction))
+            maps += _resample(coarse, first / reduction, maps.shape)
+        return maps / len(reductions)
 
     @torch.inference_mode()
     def compute_maps(self, reduced: UInt8[np.ndarray, "height width 3"]) -> Maps:
@@ -120,7 +132,7 @@ class NucleusFinder:
                 y, x = (_divide(span.kept, network.stride) for span in (rows, columns))
                 inner = _divide(rows.inner, network.stride), _divide(columns.inner, network.stride)
                 maps[:, y, x] = answer[:, *inner].float().cpu().numpy()
-        return Maps(maps[0], maps[1:])
+        return maps
 
 
 def reduce_pixels(
@@ -136,6 +148,13 @@ def reduce_pixels(
         for column in range(factor):
             total += pixels[row::factor, column::factor]
     return ((total + factor**2 // 2) // factor**2).astype(np.uint8)
+
+
+def _resample(maps: Maps, ratio: float, shape: tuple[int, ...]) -> Float32[np.ndarray, "maps _ _"]:
+    """Interpolate maps where others have their places, `ratio` of these ones' places apart."""
+    places = [(np.arange(side) + 0.5) * ratio - 0.5 for side in shape[1:]]
+    grid = np.meshgrid(*places, indexing="ij")
+    return np.stack([map_coordinates(values, grid, order=1, mode="nearest") for values in maps])
 
 
 class _Span(NamedTuple):
@@ -163,18 +182,14 @@ def _divide(span: slice, by: int) -> slice:
     return slice(span.start // by, span.stop // by)
 
 
-def _find_nothing(classes: int) -> Maps:
-    return Maps(np.empty((0, 0), np.float32), np.empty((classes, 0, 0), np.float32))
-
-
 def _tabulate(maps: Maps, spec: DetectorSpec, cell_px: int) -> pd.DataFrame:
-    heat = gaussian_filter(maps.heat, spec.smoothing_px / cell_px)
+    heat = gaussian_filter(maps[0], spec.smoothing_px / cell_px)
     peaks = find_peaks(heat, spec.spacing_px / cell_px, LEAST_LOGIT)
     table = {
         "x_px": peaks.x * cell_px,
         "y_px": peaks.y * cell_px,
         "score": expit(heat[peaks.rows, peaks.columns]),
     }
-    probabilities = softmax(maps.classes[:, peaks.rows, peaks.columns], axis=0)
+    probabilities = softmax(maps[1:, peaks.rows, peaks.columns], axis=0)
     table |= {f"p_{name}": p for name, p in zip(spec.classes, probabilities, strict=True)}
     return pd.DataFrame(table).astype("float64")

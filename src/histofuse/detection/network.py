@@ -37,7 +37,8 @@ class DetectorSpec:
     classes: list[str]  # in the order of the class maps
     normalisation: PixelScale
     width: int  # channels of the pyramid
-    reduction: int  # pixels of a frame, along a side, that become one of the network's
+    # Pixels of a frame, along a side, that become one of the network's: of the maps averaged
+    reductions: list[int]
     smoothing_px: float  # SD of the Gaussian that smooths the map of nuclei, in pixels of a frame
     spacing_px: float  # least distance of two nuclei, likewise
     views: int  # mirrored and turned images whose maps are averaged: 1, 4 or 8

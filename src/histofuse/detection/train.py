@@ -61,7 +61,7 @@ def train_detector(
     read.
     """
     recorder.log_params({**params.model_dump(), "seed": seed})
-    frames = data.reduce(data.list_frames("train"), params.reduction)
+    frames = data.reduce(data.list_frames("train"), params.reductions[0])
     network, history = fit_detector(
         frames, make_spec(params, data.classes, data.mpp), params, seed, recorder
     )
@@ -154,7 +154,7 @@ def make_spec(params: DetectorParams, classes: list[str], mpp: float | None) -> 
         classes=classes,
         normalisation=params.normalisation,
         width=params.width,
-        reduction=params.reduction,
+        reductions=params.reductions,
         smoothing_px=params.smoothing_px,
         spacing_px=params.spacing_px,
         views=params.views,
@@ -202,7 +202,7 @@ def _make_cropper(
     side = params.crop_px
     # Of a crop turned and enlarged, a quarter of its side on each side is read at most.
     margin = side // 4
-    cell_px = params.reduction * network.stride
+    cell_px = params.reductions[0] * network.stride
     return Cropper(
         [frame.mirror_borders(margin).fill_up(side + 2 * margin) for frame in frames],
         PatchGeometry(side, margin, side),

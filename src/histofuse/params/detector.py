@@ -8,6 +8,7 @@ from histofuse.params.base import BelowOne, Count, NonNegative, Rate, Section, S
 from histofuse.params.image import AugmentationParams, Weights
 
 Length = Annotated[float, Field(gt=0, le=1000)]
+Reduction = Annotated[int, Field(ge=1, le=16)]
 
 
 class DetectorParams(Section):
@@ -17,7 +18,7 @@ class DetectorParams(Section):
     weights: Weights
     normalisation: Literal["unit", "imagenet"]
     width: Annotated[int, Field(ge=8, le=1024)]
-    reduction: Annotated[int, Field(ge=1, le=16)]
+    reductions: Annotated[list[Reduction], Field(min_length=1)]
     crop_px: Annotated[int, Field(ge=64, le=2048, multiple_of=32)]
     steps: Count
     batch_size: Count

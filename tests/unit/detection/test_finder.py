@@ -1,11 +1,19 @@
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy.special import logit
+from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from histofuse.commands.prediction.predict import Request, predict
 from histofuse.core.errors import InputError
 from histofuse.detection import finder as module
 from histofuse.detection.finder import NucleusFinder, reduce_pixels
+from histofuse.detection.network import DetectorSpec, HeatNetwork
 from histofuse.detection.scoring import match
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.interface import describe_interface, encode_png
@@ -51,6 +59,54 @@ def test_parts_of_an_image_with_their_context_find_what_the_whole_shows(finder, 
     joined = np.concatenate([places(left[left["x_px"] < cut]), places(right[right["x_px"] >= cut])])
     assert len(joined) == len(whole)
     assert (match(joined, places(whole), 1.0) >= 0).all()
+
+
+@pytest.fixture
+def twice(finder):
+    """The detector at two reductions, its maps averaged."""
+    network = copy.copy(finder.network)
+    network.spec = replace(network.spec, reductions=[2, 3])
+    return NucleusFinder(network, 0.5)
+
+
+class Darkness(HeatNetwork):
+    """A network whose map of nuclei is how dark its input is, the coarser the less."""
+
+    def __init__(self, reductions):
+        nn.Module.__init__(self)
+        spec = DetectorSpec("none", ["any"], "unit", 8, reductions, 8.0, 30.0, 1, None)
+        self.spec, self.stride, self.multiple = spec, 2, 16
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def average_views(self, images):
+        dark = 3 - 9 * avg_pool2d(images, 8, 2, 3).mean(1, keepdim=True)
+        return dark.expand(-1, 2, -1, -1)
+
+
+def test_maps_of_several_reductions_are_averaged_where_they_show_the_same_place():
+    y, x = np.mgrid[:300, :420] + 0.5
+    pixels = np.full((300, 420, 3), (225, 190, 210), np.uint8)
+    pixels[np.hypot(x - 211, y - 133) < 12] = (90, 60, 140)
+    alone, together = ([2], [3]), [2, 3]
+    tables = [NucleusFinder(Darkness(r), 0.0).find_candidates(pixels) for r in (*alone, together)]
+    assert [len(table) for table in tables] == [1, 1, 1]
+    for table in tables:
+        assert places(table)[0] == pytest.approx([211, 133], abs=0.5)
+    fine, coarse, both = (logit(table["score"][0]) for table in tables)
+    assert both == pytest.approx((fine + coarse) / 2, abs=0.02)
+    assert abs(fine - coarse) > 0.05
+
+
+def test_parts_that_begin_at_a_step_find_what_the_whole_shows_at_two_reductions(twice, tissue):
+    assert twice.step_px == 96
+    assert twice.context_px == 384
+    wide, cut = np.tile(tissue, (1, 3, 1)), 10 * 96
+    whole, start = twice.find_candidates(wide), cut - 384
+    right = twice.find_candidates(wide[:, start:])
+    right["x_px"] += start
+    mine, expected = (table[table["x_px"] >= cut] for table in (right, whole))
+    assert len(mine) == len(expected) > 20
+    assert (match(places(mine), places(expected), 1.0) >= 0).all()
 
 
 @pytest.mark.parametrize("grey", [255, 243])

@@ -192,7 +192,7 @@ def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
         require_light(overview.thumbnail, path)
         slide, factor = resample(picture, mpp / model_mpp), mpp / model_mpp
         factor = factor if slide.shapes[0] != overview.full_shape else 1.0
-        regions = list_regions(slide.shapes[0], overview, model.region_px)
+        regions = list_regions(slide.shapes[0], overview, model.side_px)
         prepare = choose_normaliser(frames.stain_normalisation, slide, regions)
         names = map(name_probability, predictor.bundle.config["classes"])
         kept = [*_PLACES, "score", PREDICTION, *names]

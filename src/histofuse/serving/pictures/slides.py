@@ -20,7 +20,7 @@ from histofuse.data.images.tissue import Overview
 from histofuse.features.stain import find_normaliser, fit_stain_matrix, normalise
 from histofuse.serving.pictures.frames import FrameModel
 
-_HALO_STEP_PX: Final = 64  # regions begin where the maps of a detector do
+_BORDER_PX: Final = 64  # around tissue, in which a region is looked at
 _SEAM_PX: Final = 1.0
 _SAME_PX: Final = 4.0  # two nuclei at a seam that are closer are one
 _SAMPLED_REGIONS: Final = 12  # for the stains of a slide
@@ -42,14 +42,23 @@ class SlideModel:
 
     finder: Any  # a `NucleusFinder`
     frames: FrameModel
-    region_px: int  # side of a region
+    region_px: int  # least side of a region
     batch: int  # patches that are classified at once
 
     @property
     def halo_px(self) -> int:
         """Pixels to read around a region."""
         reach = max(self.finder.context_px, self.frames.stored_px // 2 + 2)
-        return -(-reach // _HALO_STEP_PX) * _HALO_STEP_PX
+        return _round_up(reach, self.finder.step_px)
+
+    @property
+    def side_px(self) -> int:
+        """Side of a region whose maps begin where those of the whole slide would."""
+        return _round_up(self.region_px, self.finder.step_px)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
 
 
 Prepare = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
@@ -84,7 +93,7 @@ def list_regions(shape: tuple[int, int], overview: Overview, side: int) -> list[
     """List the regions of a grid in which there is tissue, or right around which."""
     height, width = shape
     scale = overview.tissue.shape[0] / height
-    border = max(1, round(_HALO_STEP_PX * scale))
+    border = max(1, round(_BORDER_PX * scale))
     regions = []
     for top in range(0, height, side):
         for left in range(0, width, side):

@@ -30,6 +30,7 @@ class DiscFinder:
 
     mpp = MPP
     context_px = 32
+    step_px = 64
 
     def find(self, pixels):
         dark = gaussian_filter(255.0 - pixels[..., 0], 3, mode="nearest")
