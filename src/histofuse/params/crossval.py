@@ -1,7 +1,5 @@
 """Sections ``crossval`` and ``protocol``: evidence beyond the one split of ``dvc repro``."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

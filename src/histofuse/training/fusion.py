@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from histofuse.core.artifacts import digest_file, write_json
 from histofuse.core.bundle import CONFIG, writing_bundle
 from histofuse.core.code import digest_code
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.privacy import merge_sources
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
@@ -232,7 +232,7 @@ def split_validation(data: PairedEmbeddings, tensors: PairTensors, seed: int) ->
     problem = f"{unit}s with each class: {', '.join(counts)}"
     expected = "at least two each, for fusion.head_rows: held_out"
     remedy = "Give validation more cases (splits.images), or set fusion.head_rows: in_sample."
-    raise InputError([Fault("split 'validation'", problem, expected, remedy)])
+    raise InputError.of("split 'validation'", problem, expected, remedy)
 
 
 def gather(data: PairedEmbeddings) -> PairTensors:

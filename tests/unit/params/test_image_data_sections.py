@@ -29,7 +29,7 @@ def test_the_shipped_file_fits_each_section():
     ]
     patches = load_section(PatchParams, "patches", params)
     assert patches.stored_px == patches.patch_px + 2 * patches.margin_px
-    assert load_section(HistologySimulationParams, "simulation.brecahad", params).cases == 60
+    assert load_section(HistologySimulationParams, "simulation.brecahad", params).cases == 90
 
 
 def test_classes_keep_their_order_and_accept_both_spellings(tmp_path):

@@ -1,7 +1,5 @@
 """Alarm check of linked patients: do tissue and record share more than the outcome?"""
 
-from __future__ import annotations
-
 from typing import Final
 
 import numpy as np

@@ -31,8 +31,7 @@ class PatientResults:
 def compare_patients(folds: Sequence[Path], bootstrap: Bootstrap) -> PatientResults:
     """Compare the methods on the test patients of all folds, with intervals paired by patient.
 
-    Raises:
-        LeakageError: If a patient is tested twice, or tested and fitted on in one fold.
+    Raises LeakageError if a patient is tested twice, or tested and fitted on in one fold.
     """
     first = sorted(map(open_bundle, list_bundles(folds[0] / PATIENT_MODELS)), key=rank_by_size)
     models = {b.name: {view: _pool(folds, b.name, view) for view in VIEWS} for b in first}

@@ -5,8 +5,6 @@ that was killed resumes. Models take the values of params.yaml and never those o
 seen the patients that another fold tests.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from contextlib import chdir
@@ -66,7 +64,7 @@ class Sources:
     crosswalk: Path
     linked: Path  # patients with tissue and record of their own
 
-    def resolve(self) -> Sources:
+    def resolve(self) -> "Sources":
         """Make all paths absolute."""
         return Sources(**{name: path.resolve() for name, path in vars(self).items()})
 
@@ -107,8 +105,7 @@ class Chain:
 def select_models(chain: Chain) -> Chain:
     """Select the models that ``crossval`` names from those of all sections.
 
-    Raises:
-        InputError: With each name that is no model or rule, and each encoder that is not trained.
+    Raises InputError with each name that is no model or rule, and each encoder that is not trained.
     """
     where, params, encoders = "params.yaml, crossval", chain.crossval, chain.encoders
     asked = (
