@@ -4,7 +4,6 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_check, skip_check
@@ -23,6 +22,8 @@ def check_linkage(bags: PatientBags | None, rules: AlarmRules) -> AlarmCheck:
     one outcome. The classes of nuclei are compared with the encoded record, by ranks; records are
     shuffled among patients of a split, and among those of a split and outcome.
     """
+    from scipy.stats import rankdata
+
     if bags is None:
         return skip_check("linkage", None, _CONCERNS, "linked patients are missing; dvc repro")
     rows, limit = make_rows(bags, fit_record_encoder(bags, rules.encoding)), rules.alarms.linkage_p
