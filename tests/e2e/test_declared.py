@@ -1,4 +1,7 @@
-"""The whole pipeline on a declared table of patients, whose tissue a crosswalk names."""
+"""The whole pipeline on a declared table of patients, whose tissue a crosswalk names.
+
+Models at patient level are trained and measured on these patients.
+"""
 
 import json
 
@@ -40,14 +43,22 @@ def project(small, tmp_path_factory):
         | {
             "data.records": {"kind": "table", "path": "records"},
             "data.crosswalk": "linked.csv",
+            "patient_cohort": "crosswalk",
+            "encoding.fewest_patients": 3,
+            "simulation.brecahad.cases": 37,
             "pairing": {"linked": {"rule": "linked"}} | project.get_param("pairing"),
         }
     )
     project.repro("simulate_brecahad")
     frames = (project.root / "data/simulated/brecahad/images").glob("*.tif")
     cases = sorted({frame.stem.rsplit("-", 1)[0] for frame in frames})
-    known = table[(table["months"] >= 24) | (table["status"] == "1:RELAPSED")]
-    links = pd.DataFrame({"case_id": cases, "subject_id": known["patient"].head(len(cases))})
+    relapsed = (table["months"] < 24) & (table["status"] == "1:RELAPSED")
+    ids = [table.loc[rows, "patient"] for rows in (relapsed, table["months"] >= 24)]
+    known = [patient for pair in zip(*ids, strict=False) for patient in pair]
+    # The first patient has two cases; the last case has no patient.
+    links = pd.DataFrame(
+        {"case_id": cases[:-1], "subject_id": [known[0], *known][: len(cases) - 1]}
+    )
     links.to_csv(project.root / "linked.csv", index=False)
     project.repro("publish", "report")
     return project
@@ -69,6 +80,44 @@ def test_each_nucleus_has_the_record_of_its_own_patient(project):
     assert (project.root / "models/fusion_linked/manifest.json").is_file()
 
 
+def test_models_at_patient_level_are_of_the_linked_patients(project):
+    bags = pd.read_parquet(project.root / "data/linked/nuclei.parquet")["patient_id"].unique()
+    links = pd.read_csv(project.root / "linked.csv")
+    assert sorted(bags) == sorted(links["subject_id"].unique())
+    config = json.loads(
+        (project.root / "models/patients/patient_late_mean/config.json").read_text()
+    )
+    assert (config["focus_class"], config["cohort"]) == ("relapse_2y", "crosswalk")
+    control = json.loads(
+        (project.root / "reports/positive_control/positive_control.json").read_text()
+    )
+    assert control["own"]["partners"].startswith(
+        "36 of 37 cases have a patient of the cohort, 35 of"
+    )
+    page = (project.root / "reports/index.html").read_text()
+    assert "Do tissue and record of one patient tell more than either?" in page
+
+
+def test_a_patient_is_answered_from_all_cases(project):
+    features = pd.read_parquet(project.root / "data/ehr/features.parquet")
+    ids = pd.read_parquet(project.root / "data/cohort/cohort.parquet")
+    names = ids.set_index("subject_id")["patient_id"]
+    features.assign(subject_id=features["subject_id"].map(names)).drop(
+        columns="hadm_id"
+    ).to_parquet(project.root / "patients.parquet")
+    project.run(
+        *("histofuse", "predict", "data/simulated/brecahad", "--patients", "patients.parquet"),
+        *("--crosswalk", "linked.csv", "--model", "patient-early-logistic", "--out", "answers.csv"),
+    )
+    answers = pd.read_csv(project.root / "answers.csv")
+    stored = pd.read_parquet(
+        project.root / "models/patients/patient_early_logistic/predictions.parquet"
+    )
+    joined = answers.merge(stored, left_on="subject_id", right_on="patient_id")
+    assert len(joined) == 36
+    np.testing.assert_allclose(joined["probability_relapse_2y"], joined["probability"], atol=1e-5)
+
+
 def test_models_of_the_table_learn(project):
     metrics = json.loads((project.root / "reports/metrics.json").read_text())["models"]
     assert metrics["logistic_regression"]["test/auroc/relapse_2y"] > 0.6
@@ -76,6 +125,6 @@ def test_models_of_the_table_learn(project):
 
 def test_doctor_counts_partners_and_the_report_names_the_table(project):
     said = project.run("histofuse", "doctor", check=False).stdout
-    assert "12 of 12 cases have a patient of the cohort" in said
+    assert "36 of 37 cases have a patient of the cohort" in said
     page = (project.root / "reports/index.html").read_text()
     assert "Declared table" in page

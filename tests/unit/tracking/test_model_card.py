@@ -92,3 +92,10 @@ def test_first_line_says_what_distinguishes_the_version(tmp_path):
 
 def test_version_without_metrics_is_not_evaluated_yet(tmp_path):
     assert card(tmp_path, source="brecahad").startswith("Not evaluated yet; brecahad data; bundle ")
+
+
+def test_card_names_the_patients_of_a_crosswalk_and_what_their_encoder_knows(tmp_path):
+    text = card(tmp_path, kind="patient", source="published", cohort="crosswalk")
+    assert "Trained on: published data, patients whom a crosswalk links to their own tissue" in text
+    assert "learnt from nuclei of its own train patients" in text
+    assert "crosswalk" not in card(tmp_path / "simulated", kind="patient", source="simulated")
