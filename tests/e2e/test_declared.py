@@ -105,9 +105,10 @@ def test_a_patient_is_answered_from_all_cases(project):
     features.assign(subject_id=features["subject_id"].map(names)).drop(
         columns="hadm_id"
     ).to_parquet(project.root / "patients.parquet")
+    model = "models:/histofuse-patient-early-logistic/1"
     project.run(
         *("histofuse", "predict", "data/simulated/brecahad", "--patients", "patients.parquet"),
-        *("--crosswalk", "linked.csv", "--model", "patient-early-logistic", "--out", "answers.csv"),
+        *("--crosswalk", "linked.csv", "--model", model, "--out", "answers.csv"),
     )
     answers = pd.read_csv(project.root / "answers.csv")
     stored = pd.read_parquet(

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,8 @@ from jaxtyping import Bool
 
 from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.text_tables import MISSING_WORDS
-from histofuse.features.encoding import Encoder
+from histofuse.features.categories import normalise_category
+from histofuse.features.encoding import Categorical, Encoder
 from histofuse.features.ranges import Range
 from histofuse.features.specs import Kind
 
@@ -32,9 +33,12 @@ def read_records(inputs: Any, encoder: Encoder) -> pd.DataFrame:
         raise InputError.of("input", f"is a {type(inputs).__name__}", expected)
     kinds, ranges, expected = encoder.inputs, encoder.ranges, encoder.descriptions
     _require_columns(inputs, expected)
+    known = {f.name: f.categories for f in encoder.features if isinstance(f, Categorical)}
     with collect_faults() as faults:
         columns = {
             name: _read_column(inputs[name], kind, ranges.get(name), expected[name], faults)
+            if name not in known
+            else _read_texts(inputs[name], known[name], expected[name], faults)
             for name, kind in kinds.items()
         }
     return pd.DataFrame(columns, index=inputs.index)
@@ -49,6 +53,18 @@ def _require_columns(inputs: pd.DataFrame, described: Mapping[str, str]) -> None
             near = difflib.get_close_matches(name, unknown, n=1)
             remedy = f"Is {near[0]!r} meant for it?" if near else "Null where it is not known."
             faults.add(WHERE, f"no column {name!r}", expected, remedy)
+
+
+def _read_texts(
+    column: pd.Series, known: Collection[str], expected: str, faults: FaultList
+) -> np.ndarray:
+    """Read texts; a word for "missing" is one where training knows it as a category."""
+    given = column.to_list()
+    name = str(column.name)
+    category = [normalise_category(name, v) if isinstance(v, str) else None for v in given]
+    values = [v if c in known else _read_text(v) for v, c in zip(given, category, strict=True)]
+    _note_rows(column, [n for n, v in enumerate(values) if v is _REFUSED], expected, faults)
+    return np.array(values, dtype=object)
 
 
 def _read_column(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +35,15 @@ def test_columns_follow_the_order_of_their_kinds_and_others_are_dropped():
     assert list(records) == list(RECORD)
     assert records.index.tolist() == [4, 2]
     assert records["metastatic"].tolist() == [1.0, 1.0]
+
+
+def test_a_word_for_missing_is_a_category_where_training_knows_it_as_one():
+    features = (*ENCODER.features, Categorical("therapy", "none", ("none", "yes")))
+    encoder = replace(ENCODER, features=features)
+    records = read_records(make().assign(therapy=["None", "yes"]), encoder)
+    assert records["therapy"].tolist() == ["None", "yes"]
+    with pytest.raises(InputError, match="therapy: is 'NULL'"):
+        read_records(make().assign(therapy=["NULL", "yes"]), encoder)
 
 
 @pytest.mark.parametrize("null", [None, np.nan, pd.NA])
