@@ -39,8 +39,7 @@ PATIENT_MODELS: Final = Path("patients")  # within the folder of a fold
 def complete_with_patients(chain: Chain, sources: Sources, fold: int, run: Path) -> None:
     """Run one fold, or what it lacks, with the methods at patient level last.
 
-    Raises:
-        InputError: If patients of a fold are too few to train a method.
+    Raises InputError if patients of a fold are too few to train a method.
     """
     folder = complete_fold(chain, sources, fold, run)
     if is_complete(chain, fold, run):
