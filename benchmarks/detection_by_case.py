@@ -61,8 +61,12 @@ INTERVALS = IntervalParams(resamples=1000, confidence=0.95, method="percentile",
 CHANGES = {
     "backbone": "squeezenet1_0",
     "backbone_learning_rate": 2e-4,
-    "steps": 250,
-    "views": 8,
+    "reductions": [2, 3, 4],
+    "crop_px": 256,
+    "steps": 800,
+    "sigma_px": 7.0,
+    "smoothing_px": 7.0,
+    "views": 4,
 }
 SCALE = [0.4, 1.2]
 
