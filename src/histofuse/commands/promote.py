@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Final
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.ehr import EncodingParams
@@ -47,8 +47,8 @@ def promote(
     in the meantime.
     """
     if forced and not reason.strip():
-        fault = Fault("--reason", "nothing", "why the gate is overridden", "It goes on record.")
-        raise InputError([fault])
+        expected = "why the gate is overridden"
+        raise InputError.of("--reason", "nothing", expected, "It goes on record.")
     store = open_store()
     target = choose_version(store, model, _load_primary_rule(), version=version, digest=digest)
     production = Production(store)

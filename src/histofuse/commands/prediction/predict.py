@@ -15,7 +15,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import MANIFEST
-from histofuse.core.errors import Fault, InputError, RegistryError, collect_faults
+from histofuse.core.errors import InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import track
@@ -327,8 +327,8 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
         given = predictor.read_records(screened.reindex(names))
     sizes = np.array([len(bags.get(name, ())) for name in names], dtype=np.int64)
     if unknown := list(names[(sizes == 0) & ~find_recorded(given)]):
-        fault = Fault(request.patients or "input", f"nothing known of {unknown}", "a record each")
-        raise InputError([fault])
+        where = request.patients or "input"
+        raise InputError.of(where, f"nothing known of {unknown}", "a record each")
     if request.report is not None:
         _refuse_paths(names, request.patients)
     warnings = warnings.reindex(names).fillna("")
