@@ -34,7 +34,6 @@ from histofuse.params.base import load_section
 from histofuse.params.image import FinetuneParams
 from histofuse.training.fitting.cpu import multiplying_small_maps
 from histofuse.training.fitting.fit import fit
-from histofuse.training.fitting.graphs import GraphedNetwork
 from histofuse.training.fitting.recipe import Rows, resolve_precision
 from histofuse.training.image import create_model, make_recipe
 from histofuse.training.recorder import NullRecorder
@@ -130,19 +129,12 @@ def time_ours(rows: Rows, params: FinetuneParams) -> float:
 # --- the limit and the peer ---------------------------------------------------------------------
 
 
-def time_limit(params: FinetuneParams, steps: int, *, plain: bool = False) -> float:
-    """Seconds of bare steps that compute as ours do.
-
-    Args:
-        params: Of the network.
-        steps: How many.
-        plain: Launch kernel by kernel on a GPU.
-    """
+def time_limit(params: FinetuneParams, steps: int) -> float:
+    """Seconds of bare steps that compute as ours do."""
     choose_kernels(deterministic=True)
     model = create_model("resnet18", META, params, seed=0).train().to(DEVICE)
-    network = GraphedNetwork(model) if GPU and not plain else model
     bf16 = resolve_precision(params.precision) == "bf16"
-    step = make_step(network, Adam(model.parameters(), fused=True, **ADAM), bf16=bf16)
+    step = make_step(model, Adam(model.parameters(), fused=True, **ADAM), bf16=bf16)
     batch = make_batch(params)
     with nullcontext() if GPU else multiplying_small_maps(model):
         time_steps(step, [batch] * WARM_STEPS)
@@ -302,13 +294,11 @@ class Rates(NamedTuple):
         ours: Through `fit`.
         peer: The usual recipe.
         limit: Bare steps.
-        plain: Bare steps, on a GPU launched kernel by kernel.
     """
 
     ours: float
     peer: float
     limit: float
-    plain: float
 
 
 def measure_rates(size: Size, params: FinetuneParams, scratch: Path) -> Rates:
@@ -322,13 +312,12 @@ def measure_rates(size: Size, params: FinetuneParams, scratch: Path) -> Rates:
             time_ours(rows, params),
             peer.time_epoch() if peer else math.inf,
             time_limit(params, steps),
-            time_limit(params, steps, plain=True) if GPU else math.inf,
         )
         for _ in range(ROUNDS)
     ]
-    ours, peers, limit, plain = (min(column) for column in zip(*rounds, strict=True))
+    ours, peers, limit = (min(column) for column in zip(*rounds, strict=True))
     trained = steps * size.batch
-    return Rates(trained / ours, peer_steps * size.batch / peers, trained / limit, trained / plain)
+    return Rates(trained / ours, peer_steps * size.batch / peers, trained / limit)
 
 
 def make_claims(size: Size, rates: Rates, share: str) -> list[Claim]:
@@ -346,9 +335,6 @@ def make_claims(size: Size, rates: Rates, share: str) -> list[Claim]:
         ratio=over,
         bar=f"≤ {limit_bar:.2f} × the time of the limit",
         holds=over <= limit_bar,
-        note=f"launched kernel by kernel the bare step does {rates.plain:,.0f} patches/s"
-        if GPU
-        else "",
     )
     if not size.peer_bar:
         return [against_limit]
@@ -357,7 +343,6 @@ def make_claims(size: Size, rates: Rates, share: str) -> list[Claim]:
         against_limit,
         peer=f"PNG, PIL, {WORKERS} workers, fp32: {rates.peer:,.0f} patches/s",
         limit="",
-        note="",
         ratio=times,
         bar=f"≥ {size.peer_bar:g} × the peer",
         holds=times >= size.peer_bar,

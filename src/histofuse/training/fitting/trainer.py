@@ -1,6 +1,5 @@
 """Trains a network epoch by epoch."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from histofuse.core.seeding import derive_seed
 from histofuse.training.fitting.adam import Adam
 from histofuse.training.fitting.averaging import AveragedNetwork
 from histofuse.training.fitting.batches import as_columns, keep_resident, order_rows, split_batches
-from histofuse.training.fitting.graphs import GraphedNetwork
 from histofuse.training.fitting.history import find_best, measure
 from histofuse.training.fitting.processes import Draws, Share
 from histofuse.training.fitting.recipe import Inputs, Recipe, Rows, resolve_precision
@@ -23,7 +21,6 @@ from histofuse.training.fitting.stored import iterate_rows
 EVALUATION_BATCH = 256
 # On a GPU the rows of several small batches are augmented at once.
 AHEAD_ROWS = 1024
-GRAPHS_VARIABLE = "HISTOFUSE_CUDA_GRAPHS"
 
 
 class ReadyBatch(NamedTuple):
@@ -86,21 +83,16 @@ class Trainer:
             device.type,
             torch.float16 if precision == "fp16" else torch.bfloat16,
             enabled=precision != "fp32",
-            cache_enabled=False,
         )
         decay = recipe.weight_averaging
         self._average = AveragedNetwork(self._network, decay) if decay else None
         self._evaluated = self._average.network if self._average else self._network
-        self._graphed: GraphedNetwork | None = None
-        self._compute: Callable[..., Tensor] = self._wrap_network()
+        self._compute = self._wrap_network()
 
     def _wrap_network(self) -> Callable[..., Tensor]:
         if self._share.of > 1:
             # What is frozen changes from epoch to epoch, so unused parameters are looked for.
             return DistributedDataParallel(self._network, find_unused_parameters=True)
-        if self._device.type == "cuda" and os.environ.get(GRAPHS_VARIABLE, "1") != "0":
-            self._graphed = GraphedNetwork(self._network)
-            return self._graphed
         return self._network
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,8 +134,6 @@ class Trainer:
         for group, planned in zip(self._optimizer.param_groups, self._recipe.groups, strict=True):
             group["lr"] = planned.learning_rate * factor
         self._recipe.begin_epoch(self._network, epoch)
-        if self._graphed:
-            self._graphed.refresh()
 
     def _train_epoch(self) -> Collected:
         collected: Collected = []
