@@ -31,11 +31,15 @@ from histofuse.features.augment import PatchGeometry
 from histofuse.models.backbones import WEIGHTS
 from histofuse.params.detector import DetectorParams, find_radius
 from histofuse.params.image import SAFETENSORS
-from histofuse.training.fitting.adam import Adam
 from histofuse.training.fitting.averaging import AveragedNetwork
 from histofuse.training.fitting.fit import configuring_torch
 from histofuse.training.fitting.processes import choose_device
-from histofuse.training.fitting.recipe import ParameterGroup, make_schedule, resolve_precision
+from histofuse.training.fitting.recipe import (
+    ParameterGroup,
+    make_adam,
+    make_schedule,
+    resolve_precision,
+)
 from histofuse.training.recorder import Recorder
 
 CANDIDATES: Final = Contract(
@@ -190,7 +194,7 @@ def _step(
         optimizer.zero_grad()
         loss = losses["nuclei"] + params.class_weight * losses["classes"]
         scaler.scale(loss).backward()
-        scaler.step(optimizer)  # pyright: ignore[reportArgumentType]
+        scaler.step(optimizer)
         scaler.update()
         average.update()
         yield {name: value.item() for name, value in losses.items()}
@@ -213,14 +217,14 @@ def _make_cropper(
     )
 
 
-def _make_optimizer(network: HeatNetwork, params: DetectorParams) -> Adam:
+def _make_optimizer(network: HeatNetwork, params: DetectorParams) -> torch.optim.Adam:
     encoder = list(network.encoder.parameters())
     known = set(map(id, encoder))
     pyramid = [p for p in network.parameters() if id(p) not in known]
     groups = [ParameterGroup("pyramid", tuple(pyramid), params.head_learning_rate)]
     if params.backbone_learning_rate:
         groups.append(ParameterGroup("backbone", tuple(encoder), params.backbone_learning_rate))
-    return Adam(groups, params.weight_decay)
+    return make_adam(groups, params.weight_decay)
 
 
 def _weigh_classes(frames: Sequence[DottedFrame], classes: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What a training is made of: rows, and a recipe of how to learn from them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +38,12 @@ class ParameterGroup:
     name: str
     parameters: tuple[nn.Parameter, ...]
     learning_rate: float
+
+
+def make_adam(groups: Sequence[ParameterGroup], weight_decay: float) -> torch.optim.Adam:
+    """Make Adam with an L2 penalty, all parameters of a group in one kernel."""
+    rates = [{"params": g.parameters, "lr": g.learning_rate} for g in groups]
+    return torch.optim.Adam(rates, weight_decay=weight_decay, fused=True)
 
 
 def keep_inputs(inputs: Inputs, _: Draws | None) -> Inputs:

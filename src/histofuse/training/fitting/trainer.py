@@ -10,12 +10,17 @@ from torch.nn.parallel import DistributedDataParallel
 from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
-from histofuse.training.fitting.adam import Adam
 from histofuse.training.fitting.averaging import AveragedNetwork
 from histofuse.training.fitting.batches import as_columns, keep_resident, order_rows, split_batches
 from histofuse.training.fitting.history import find_best, measure
 from histofuse.training.fitting.processes import Draws, Share
-from histofuse.training.fitting.recipe import Inputs, Recipe, Rows, resolve_precision
+from histofuse.training.fitting.recipe import (
+    Inputs,
+    Recipe,
+    Rows,
+    make_adam,
+    resolve_precision,
+)
 from histofuse.training.fitting.stored import iterate_rows
 
 EVALUATION_BATCH = 256
@@ -77,7 +82,7 @@ class Trainer:
         self._validation_inputs = keep_resident(validation.inputs, device)
         weights = recipe.class_weights
         self._class_weights = None if weights is None else weights.float()
-        self._optimizer = Adam(recipe.groups, recipe.weight_decay)
+        self._optimizer = make_adam(recipe.groups, recipe.weight_decay)
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._autocast = torch.autocast(
             device.type,
@@ -154,7 +159,7 @@ class Trainer:
                 collected = [_join(collected)]
             self._optimizer.zero_grad()
             self._scaler.scale(loss).backward()
-            self._scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]
+            self._scaler.step(self._optimizer)
             self._scaler.update()
             if self._average:
                 self._average.update()

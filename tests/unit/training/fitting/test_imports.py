@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PIPELINES = Path(__file__).parents[4] / "pipelines"
-HEAVY = ("lightning", "torch._dynamo", "torchvision", "timm", "mlflow", "matplotlib", "shap")
+HEAVY = ("lightning", "torchvision", "timm", "mlflow", "matplotlib", "shap")
 TRAIN = """
 import sys, torch
 sys.path.insert(0, {folder!r})
@@ -23,7 +23,7 @@ print([name for name in {heavy!r} if name in sys.modules])
 
 
 @pytest.mark.parametrize("stage", ["train_tabular", "train_fusion", "train_image"])
-def test_a_training_imports_neither_compiler_nor_frameworks(stage):
+def test_a_training_imports_no_frameworks(stage):
     code = TRAIN.format(folder=str(PIPELINES), stage=stage, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
