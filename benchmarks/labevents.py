@@ -50,7 +50,7 @@ class Item:
 def make_items() -> list[Item]:
     """The defined laboratory values, most of them twice as common as the other items."""
     labs = list(load_labs().values())
-    known = [Item(lab.itemids[0], lab.unit, *lab.typical) for lab in labs]
+    known = [Item(lab.itemids[0], lab.range.unit, *lab.typical) for lab in labs]
     return known * 2 + [Item(52_700 + i, None if i % 3 else "mg/dL", 0, 9) for i in range(60)]
 
 
