@@ -11,7 +11,6 @@ from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.progress import report
 from histofuse.evaluation.crossval.evaluate import cross_validate
-from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import load_folds
 from histofuse.evaluation.crossval.patients import compare_patients
 from histofuse.evaluation.crossval.report import describe_fold, describe_run, make_crossval_tables
@@ -107,7 +106,7 @@ def run_folds(chain: Chain, folds: range, run: Path) -> None:
 
 
 def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
-    """Write ``crossval.json``, tables and figures."""
+    """Write ``crossval.json`` and tables."""
     cohort = load_json(sources.cohort / "meta.json")
     context = Context(
         image_source=load_json(sources.patches / "meta.json")["source"],
@@ -130,7 +129,6 @@ def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
             said["at_patient_level"] = patients.summary
         write_json(said, folder / "crossval.json")
         write_tables(tables, folder / "tables")
-        draw_crossval(found, folder / "figures")
     report(f"wrote {OUT}: {len(found.results)} models over {len(folds)} folds")
 
 

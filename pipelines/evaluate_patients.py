@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from _stage import run_stage
-from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.bundle import list_bundles, open_bundle
 from histofuse.core.progress import report
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.patient_nuclei import draw_nuclei
 from histofuse.evaluation.patients import (
     VIEWS,
     compare_methods,
@@ -20,10 +19,7 @@ from histofuse.evaluation.predictions import read_view
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.patients.bags import META, load_bags
 
-DATA = Path("data")
-LINKED = Path("data/linked")
 MODELS = Path("models/patients")
 OUT = Path("reports/patients")
 
@@ -32,17 +28,12 @@ def main() -> None:
     split = load_section(EvaluationParams, "evaluation").split
     bundles = sorted(map(open_bundle, list_bundles(MODELS)), key=rank_by_size)
     models = {b.name: {view: read_view(b, view) for view in VIEWS} for b in bundles}
-    bags = load_bags(LINKED)
-    patches = DATA / load_json(LINKED / META)["patches"]
     report(f"read predictions of {len(bundles)} models")
 
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     comparison = compare_methods(models, split, bootstrap)
     with replacing_folder(OUT) as folder:
         write_tables([make_methods_table(comparison, bootstrap, split)], folder)
-        for bundle in bundles:
-            if bundle.name == comparison.default:
-                draw_nuclei(bundle, bags, LINKED, patches, folder / "nuclei.png")
         write_json(
             summarise_patients(bundles, comparison, split, bootstrap), folder / "metrics.json"
         )

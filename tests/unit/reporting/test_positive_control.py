@@ -20,7 +20,6 @@ def with_control(project):
     put(project, f"{FOLDER}/tables/positive_control.md", TABLE)
     put_picture(project, f"{FOLDER}/positive_control.png")
     put(project, "reports/patients/methods.md", TABLE)
-    put_picture(project, "reports/patients/nuclei.png")
     return project
 
 
@@ -29,7 +28,7 @@ def test_chapter_holds_verdict_figure_table_and_says_what_the_controls_are(with_
     note = next(b for b in chapter.blocks if isinstance(b, Note))
     assert (note.tone, note.title, note.lines) == ("good", "Yes", [SENTENCE])
     assert len([b for b in chapter.blocks if isinstance(b, Grid)]) == 2  # arms, methods
-    assert len([f for b in chapter.blocks for f in getattr(b, "figures", ())]) == 2
+    assert len([f for b in chapter.blocks for f in getattr(b, "figures", ())]) == 1
     assert "negative controls" in " ".join(b.text for b in chapter.blocks if isinstance(b, Prose))
 
 

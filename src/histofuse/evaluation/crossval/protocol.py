@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.naming import name_model, show_name
@@ -15,7 +14,6 @@ from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.evaluation.drawing import BLUE, GREY, VERMILION, make_row, save_drawing
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
 from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
@@ -47,8 +45,6 @@ ARMS: Final = {
     "paper_protocol": "ours, its protocol",
     "honest": "ours, split by {unit}",
 }
-_COLOURS: Final = {"paper": GREY, "paper_protocol": VERMILION, "honest": BLUE}
-_MARKERS: Final = {"paper": "x", "paper_protocol": "s", "honest": "o"}
 
 
 @dataclass(frozen=True)
@@ -119,13 +115,9 @@ def measure_shared(
 
 
 def write_protocols(protocols: Sequence[Protocol], params: IntervalParams, folder: Path) -> None:
-    """Write ``protocol.json``, the table and the figure."""
+    """Write ``protocol.json`` and the table."""
     write_json(describe_protocols(protocols, params), folder / "protocol.json")
     write_tables([make_protocol_table(protocols, params)], folder / "tables")
-    footer = "SIMULATED DATA" if protocols[0].simulated else "data: brecahad"
-    footer += f"  ·  {protocols[0].honest.rows.describe_size()} by {protocols[0].unit}"
-    footer += "\nLEAKY: ours, its protocol (patches split by patch)"
-    save_drawing(draw_protocols, (protocols, params), footer, folder / "figures" / "protocol.png")
 
 
 def describe_protocols(protocols: Sequence[Protocol], params: IntervalParams) -> dict[str, Any]:
@@ -193,37 +185,3 @@ def make_protocol_table(protocols: Sequence[Protocol], params: IntervalParams) -
     ]
     caption = f"One model under two protocols, next to the paper's Table 3.{marked}"
     return Table("protocol", caption, headings, rows, notes)
-
-
-def draw_protocols(protocols: Sequence[Protocol], params: IntervalParams) -> Figure:
-    """Draw a panel a model: the paper's number and both of ours for each metric."""
-    share = f"{params.confidence:.0%}"
-    title = f"The same model by the paper's protocol and by an honest split ({share} intervals)"
-    figure, panels = make_row(title, (10.5, 4.6), len(protocols), left=1.3, bottom=1.15)
-    figure.subplots_adjust(top=1 - 0.65 / 4.6)  # room for the panels' own titles
-    names = list(COLUMNS)
-    for axes, p in zip(panels, protocols, strict=True):
-        for shift, (key, arm) in enumerate((("paper_protocol", p.paper), ("honest", p.honest))):
-            label = ARMS[key].format(unit=p.unit)
-            for row, metric in enumerate(names):
-                _draw_interval(axes, arm.intervals[metric], row + 0.18 * (shift + 0.2), key, label)
-                label = "_"
-        printed = [(v, names.index(m) - 0.2) for m, v in PAPER[p.name].items()]
-        x, y = zip(*printed, strict=True)
-        axes.scatter(x, y, marker="x", color=GREY, s=30, label=ARMS["paper"], zorder=3)
-        axes.set_title(name_model(p.name))
-        axes.set_xlim(-0.02, 1.04)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_yticks(range(len(names)), list(COLUMNS.values()) if axes is panels[0] else [])
-    handles, labels = panels[0].get_legend_handles_labels()
-    place = {"loc": "lower right", "bbox_to_anchor": (0.985, 0.05), "ncols": 3}
-    figure.legend(handles, labels, **place)
-    return figure
-
-
-def _draw_interval(axes: Any, interval: Interval, row: float, key: str, label: str) -> None:
-    style = {"color": _COLOURS[key]}
-    if interval.low is not None and interval.high is not None:
-        axes.plot([interval.low, interval.high], [row, row], linewidth=1.4, **style)
-    if interval.value is not None:
-        axes.scatter([interval.value], [row], marker=_MARKERS[key], s=22, label=label, **style)

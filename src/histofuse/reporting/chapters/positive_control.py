@@ -41,7 +41,6 @@ def write_positive_control_chapter(run: Run) -> Chapter:
         show_figures(run, [folder / "positive_control.png"], ""),
         *read_grids(folder / "tables").values(),
         *read_grids(patients).values(),
-        show_figures(run, [patients / "nuclei.png"], ""),
         Prose(_OWN_CONTROLS if own else _CONTROLS),
     ]
     if not own and run.sources[0] != "simulated":

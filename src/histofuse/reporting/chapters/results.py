@@ -52,8 +52,6 @@ def write_crossval_chapter(run: Run) -> Chapter:
             blocks.append(not_run(title, run.command(name)))
             continue
         folder = run.locate(name).parent
-        files = sorted((folder / "figures").rglob("*.png"))
         blocks.append(Heading(title, f"{name}-results"))
         blocks += [run.guard(grid) for grid in read_grids(folder / "tables").values()]
-        blocks.append(show_figures(run, files, title))
     return Chapter("crossval", "Cross-validation", blocks)

@@ -8,7 +8,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histofuse.core.errors import LeakageError
 from histofuse.evaluation.crossval.evaluate import cross_validate, find_spread, measure_fold
-from histofuse.evaluation.crossval.figures import draw_crossval
 from histofuse.evaluation.crossval.folds import Folds, FoldSplit, pool, require_unseen
 from histofuse.evaluation.crossval.report import describe_run, explain_gaps, make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -194,12 +193,3 @@ def test_tables_lead_with_mitosis_and_end_with_accuracy(found):
     text = render_markdown(tables["pooled_patches"])
     assert "test predictions of all 3 folds" in text
     assert "Simulated data" in text
-
-
-def test_figures_are_drawn_the_same_twice(found, tmp_path):
-    for name in ("a", "b"):
-        draw_crossval(found, tmp_path / name)
-    for figure in ("patches.png", "health_records.png"):
-        first, again = ((tmp_path / n / figure).read_bytes() for n in ("a", "b"))
-        assert first == again
-        assert len(first) > 10_000
