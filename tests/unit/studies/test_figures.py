@@ -1,20 +1,16 @@
 """Figures of studies: all of them drawn, for few trials and many, the same bytes each time."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib import pyplot, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from histofuse.studies.figures import (
-    draw_history,
-    draw_importance,
-    draw_parallel,
-    draw_slices,
-    draw_study,
-    measure_importance,
-)
+from histofuse.studies import figures
+from histofuse.studies.figures import draw_parallel, draw_study
 from histofuse.studies.trials import StudySpec, TrialRecord
 
 SPACE = {
@@ -41,6 +37,26 @@ def make_trials(count, seed=0):
     return trials
 
 
+@pytest.fixture
+def draw(monkeypatch, tmp_path):
+    """Draw a study and return its figures by name."""
+
+    def draw_all(spec, trials):
+        drawn = {}
+        monkeypatch.setattr(
+            figures, "write_figure", lambda figure, path, dpi: drawn.update({path.stem: figure})
+        )
+        draw_study(spec, trials, tmp_path)
+        return drawn
+
+    return draw_all
+
+
+def read_bars(figure):
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    return dict(zip(names, [bar.get_width() for bar in figure.axes[0].patches], strict=True))
+
+
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_all_figures_are_drawn_and_the_same_each_time(tmp_path, count):
     trials = make_trials(count)
@@ -57,27 +73,30 @@ def test_all_figures_are_drawn_and_the_same_each_time(tmp_path, count):
             assert np.asarray(image.convert("L")).std() > 5, f"{name} is blank"
 
 
-def test_the_param_that_decides_is_the_most_important():
-    shares = measure_importance(SPEC, make_trials(60))
+def test_drawing_leaves_no_style_and_no_figure_behind(draw):
+    before = rcParams.copy()
+    draw(SPEC, make_trials(12))
+    assert rcParams == before
+    assert pyplot.get_fignums() == []
+
+
+def test_the_param_that_decides_is_the_most_important(draw):
+    shares = read_bars(draw(SPEC, make_trials(60))["importance"])
     assert max(shares, key=shares.get) == "learning_rate"
     assert shares["learning_rate"] > 0.6
     assert sum(shares.values()) == pytest.approx(1)
-    assert measure_importance(SPEC, make_trials(3)) == {}
 
 
-def test_pruned_and_failed_trials_are_marked():
-    figure = draw_history(SPEC, make_trials(12))
-    (axes,) = figure.axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["best so far", "trial", "pruned (2)", "failed (1)"]
-    best = axes.lines[0].get_ydata()
-    assert (np.diff(best) >= 0).all()
+def test_pruned_and_failed_trials_are_counted(draw):
+    footers = {figure.get_supxlabel() for figure in draw(SPEC, make_trials(12)).values()}
+    assert footers == {
+        "SIMULATED DATA  ·  macro_f1 on validation  ·  12 trials, 2 pruned, 1 failed"
+    }
 
 
-@pytest.mark.parametrize(("source", "mark"), [("simulated", "SIMULATED DATA"), ("x", "data: x")])
-def test_the_source_of_the_data_is_named(source, mark):
-    figure = draw_history(replace(SPEC, source=source), make_trials(4))
-    assert any(mark in text.get_text() for text in figure.texts)
+def test_the_source_of_the_data_is_named(draw):
+    drawn = draw(replace(SPEC, source="x"), make_trials(4))
+    assert all(figure.get_supxlabel().startswith("data: x") for figure in drawn.values())
 
 
 WIDE = {
@@ -109,33 +128,31 @@ def make_wide_trials(count):
     return trials
 
 
-@pytest.mark.parametrize("draw", [draw_history, draw_importance, draw_parallel, draw_slices])
 @pytest.mark.parametrize("wide", [False, True])
 def test_no_word_is_cut_off_at_the_edge(draw, wide):
     spec = replace(SPEC, name="resnet18", space=WIDE) if wide else SPEC
-    figure = draw(spec, make_wide_trials(12) if wide else make_trials(12))
-    drawn = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
-    width, height = figure.get_size_inches()
-    assert drawn.width > 0.8 * width
-    ends = {"left": drawn.x0, "below": drawn.y0, "right": width - drawn.x1}
-    ends["above"] = height - drawn.y1
-    assert {side: room for side, room in ends.items() if room < 0} == {}
+    for name, figure in draw(spec, make_wide_trials(12) if wide else make_trials(12)).items():
+        figure.draw_without_rendering()
+        drawn = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+        width, height = figure.get_size_inches()
+        assert drawn.width > 0.8 * width
+        ends = {"left": drawn.x0, "below": drawn.y0, "right": width - drawn.x1}
+        ends["above"] = height - drawn.y1
+        assert {side: room for side, room in ends.items() if room < 0} == {}, name
 
 
-def test_slices_show_the_whole_range_and_each_trial_once():
-    trials = make_trials(20)
-    figure = draw_slices(SPEC, trials)
-    complete, pruned = (sum(t.state == s for t in trials) for s in ("COMPLETE", "PRUNED"))
-    rate, batch, hidden = figure.axes[:3]
-    for axes in (rate, batch, hidden):
-        assert [len(c.get_offsets()) for c in axes.collections] == [complete, pruned, 1]
+def test_slices_show_each_complete_trial_against_each_param(draw):
+    trials = make_wide_trials(20)
+    slices = draw(replace(SPEC, space=WIDE), trials)["slices"].axes[: len(WIDE)]
+    assert {axes.get_xlabel() for axes in slices} == set(WIDE)
+    complete = [t for t in trials if t.state == "COMPLETE"]
+    for axes in slices:
+        assert len(axes.collections[0].get_offsets()) == len(complete)
+    (rate,) = (axes for axes in slices if axes.get_xlabel() == "backbone_learning_rate")
     assert rate.get_xscale() == "log"
-    assert rate.get_xlim()[0] < 1e-5 < 1e-1 < rate.get_xlim()[1]
-    assert [t.get_text() for t in hidden.get_xticklabels()] == ["256-128", "128"]
-    best = max((t for t in trials if t.state == "COMPLETE"), key=lambda t: t.value)
-    assert rate.collections[2].get_offsets()[0].tolist() == [
-        best.params["learning_rate"], best.value,
-    ]  # fmt: skip
+    assert rate.collections[0].get_offsets().tolist() == [
+        [t.params["backbone_learning_rate"], t.value] for t in complete
+    ]
 
 
 def test_parallel_coordinates_match_the_values():
@@ -153,23 +170,24 @@ def test_parallel_coordinates_match_the_values():
     assert heights[1] == pytest.approx([0.0, 0.0, 0.0])
 
 
-def test_best_so_far_falls_when_minimising():
-    figure = draw_history(replace(SPEC, direction="minimize"), make_trials(12))
-    assert (np.diff(figure.axes[0].lines[0].get_ydata()) <= 0).all()
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_best_so_far_never_gets_worse(draw, direction, sign):
+    best = draw(replace(SPEC, direction=direction), make_trials(12))["history"].axes[0].lines[0]
+    assert all(sign * a <= sign * b for a, b in pairwise(best.get_ydata()))
 
 
-def test_too_few_trials_for_importance_are_reported():
-    texts = [t.get_text() for t in draw_importance(SPEC, make_trials(3)).axes[0].texts]
+def test_too_few_trials_for_importance_are_reported(draw):
+    texts = [t.get_text() for t in draw(SPEC, make_trials(3))["importance"].axes[0].texts]
     assert texts == ["fewer than 5 complete trials that differ"]
 
 
-def test_equal_values_have_no_importance():
+def test_equal_values_have_no_importance(draw):
     trials = [replace(t, value=0.7) for t in make_trials(9) if t.state == "COMPLETE"]
-    assert measure_importance(SPEC, trials) == {}
+    assert not draw(SPEC, trials)["importance"].axes[0].patches
 
 
-def test_a_param_that_never_varied_has_none():
+def test_a_param_that_never_varied_has_none(draw):
     trials = [replace(t, params={**t.params, "batch_size": 64}) for t in make_trials(20)]
-    shares = measure_importance(SPEC, trials)
+    shares = read_bars(draw(SPEC, trials)["importance"])
     assert shares["batch_size"] == 0
     assert sum(shares.values()) == pytest.approx(1)
