@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api import types
 
 from histofuse.core.artifacts import replacing_file
-from histofuse.core.errors import Fault, FaultList, InputError
+from histofuse.core.errors import FaultList, InputError
 
 _CHECKS: Mapping[str, Callable[[pd.Series], bool]] = {
     "str": types.is_string_dtype,
@@ -107,8 +107,9 @@ def read_table(path: Path, contract: Contract, *, categories: bool = False) -> p
     try:
         table = _read_parquet(path, words if categories else [])
     except FileNotFoundError:
-        fault = Fault(path, "no such file", f"the table of {contract.name}", "Run dvc repro.")
-        raise InputError([fault]) from None
+        raise InputError.of(
+            path, "no such file", f"the table of {contract.name}", "Run dvc repro."
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError.of(path, f"not readable ({error})", "a Parquet table") from None
     check_table(table, contract, path)

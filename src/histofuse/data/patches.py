@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.tables import Contract, parse_columns, read_table
 
 PATCH_INDEX = Contract(
@@ -69,7 +69,7 @@ class ShardReader:
             source = self._open(int(shard))
             if len(wanted) and rows[wanted[-1]] >= len(source):
                 problem = f"holds {len(source)} patches"
-                raise InputError([_shard_fault(self._path(int(shard)), problem)])
+                raise _shard_error(self._path(int(shard)), problem)
             patches[wanted] = source[rows[wanted]]
         return patches
 
@@ -82,9 +82,9 @@ class ShardReader:
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise InputError([_shard_fault(path, f"not readable ({error})")]) from None
+                raise _shard_error(path, f"not readable ({error})") from None
             if array.dtype != np.uint8 or array.shape[1:] != (side, side, 3):
-                raise InputError([_shard_fault(path, f"holds {array.dtype} {array.shape}")])
+                raise _shard_error(path, f"holds {array.dtype} {array.shape}")
             self._shards[shard] = array
         return self._shards[shard]
 
@@ -106,8 +106,9 @@ def load_meta(folder: Path) -> PatchMeta:
         return PatchMeta(**values)
     except TypeError as error:
         expected = f"the keys {', '.join(PatchMeta.__dataclass_fields__)}"
-        fault = Fault(folder / META, f"wrong keys ({error})", expected, "Run dvc repro patches.")
-        raise InputError([fault]) from None
+        raise InputError.of(
+            folder / META, f"wrong keys ({error})", expected, "Run dvc repro patches."
+        ) from None
 
 
 def crop_margin(patches: Patches, margin_px: int) -> Patches:
@@ -121,5 +122,5 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.npy"
 
 
-def _shard_fault(path: Path, problem: str) -> Fault:
-    return Fault(path, problem, "the patches the index names", "Run dvc repro patches.")
+def _shard_error(path: Path, problem: str) -> InputError:
+    return InputError.of(path, problem, "the patches the index names", "Run dvc repro patches.")

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.ids import SPLITS, identify, unify_names
 from histofuse.core.seeding import derive_seed, make_rng
 from histofuse.core.tables import Contract, parse_columns
@@ -119,8 +119,9 @@ def split_patients(
         if len(patients) < len(SPLITS) and linked is None:
             named = "groups" if "split_group" in cohort else "patients"
             problem = f"{len(patients)} {named} with target {value}"
-            fault = Fault("the cohort", problem, "at least 3, one per split", "Widen the cohort.")
-            raise InputError([fault])
+            raise InputError.of(
+                "the cohort", problem, "at least 3, one per split", "Widen the cohort."
+            )
         shuffled = rng.permutation(patients)
         n_validation = max(1, round(len(patients) * params.validation))
         n_test = max(1, round(len(patients) * params.test))
@@ -153,8 +154,9 @@ def fold_patients(
         if linked is None and len(rest) < 2:
             problem = f"{len(rest)} patients with target {value} are left outside the test split"
             expected = "at least 2, for training and validation"
-            fault = Fault(f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort.")
-            raise InputError([fault])
+            raise InputError.of(
+                f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort."
+            )
         split_of[shuffled[fold == test_fold]] = "test"
         split_of[rest[::folds]] = "validation"
 

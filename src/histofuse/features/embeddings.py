@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float32
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
-from histofuse.core.errors import Fault, InputError, collect_faults
+from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.tables import Contract, read_table, write_table
 
 IMAGE_ROWS: Final = Contract(
@@ -104,8 +104,9 @@ def _load(folder: Path, name: str, contract: Contract) -> Embedded:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        fault = Fault(path, f"not readable ({error})", "an array", "Run dvc repro embed.")
-        raise InputError([fault]) from None
+        raise InputError.of(
+            path, f"not readable ({error})", "an array", "Run dvc repro embed."
+        ) from None
     if values.ndim != 2 or values.dtype != np.float32 or rows["row"].max() >= len(values):
         problem = f"holds {values.dtype} {values.shape}"
         raise InputError.of(path, problem, f"float32, {len(rows)} rows")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import BundleError, Fault, InputError
+from histofuse.core.errors import BundleError, InputError
 from histofuse.features.augment import PatchGeometry, PixelScale, Stored, prepare_patches
 from histofuse.models.levels import PooledLevels, PooledTokens
 from histofuse.models.libraries import Backbone, build_library_backbone
@@ -165,8 +165,9 @@ def _load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
         load_weights(backbone.network, state, backbone.dropped, weights, backbone.convert)
         return
     if backbone.fetch_imagenet is None:
-        fault = Fault(f"params.yaml, backbone {name}", "has no ImageNet weights", "weights: none")
-        raise InputError([fault])
+        raise InputError.of(
+            f"params.yaml, backbone {name}", "has no ImageNet weights", "weights: none"
+        )
     state = download_state(backbone.fetch_imagenet, name)
     load_weights(backbone.network, state, backbone.dropped, f"ImageNet weights of {name}")
 

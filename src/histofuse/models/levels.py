@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.models.stages import find_map_layers, list_stages
 from histofuse.params.image import Pooling
 
@@ -82,8 +82,9 @@ class PooledTokens(nn.Module):
 
     @staticmethod
     def _refuse(pooling: Pooling, problem: str, expected: str) -> NoReturn:
-        fault = Fault("params.yaml, pooling", f"is {pooling}, but the backbone {problem}", expected)
-        raise InputError([fault])
+        raise InputError.of(
+            "params.yaml, pooling", f"is {pooling}, but the backbone {problem}", expected
+        )
 
     def forward(self, x: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch width"]:
         """Compute the pooled tokens of the last layer."""

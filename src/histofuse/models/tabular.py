@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import BundleError, Fault, InputError
+from histofuse.core.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     import xgboost
@@ -40,8 +40,9 @@ def select_features(rows: Rows, features: list[str]) -> Float32[np.ndarray, "n f
     """
     if isinstance(rows, pd.DataFrame):
         if missing := [f for f in features if f not in rows.columns]:
-            fault = Fault("encoded rows", f"no columns {missing}", "the features of the model")
-            raise InputError([fault])
+            raise InputError.of(
+                "encoded rows", f"no columns {missing}", "the features of the model"
+            )
         return rows[features].to_numpy(dtype=np.float32, copy=True)
     if rows.ndim != 2 or rows.shape[1] != len(features):
         raise InputError.of("encoded rows", f"shape {rows.shape}", f"(n, {len(features)})")

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import expit, logsumexp
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.params.decision import AUTO, CalibrationMethod
 from histofuse.training.scaling import (
@@ -353,8 +353,9 @@ def check_method(method: CalibrationMethod) -> None:
     """Check a method before training starts; an `InputError` names those there are."""
     methods = ["none", AUTO, *SCALING_FITS, *CURVE_FITS]
     if method not in methods:
-        fault = Fault("params.yaml, calibration", f"is {method!r}", f"one of {', '.join(methods)}")
-        raise InputError([fault])
+        raise InputError.of(
+            "params.yaml, calibration", f"is {method!r}", f"one of {', '.join(methods)}"
+        )
 
 
 def count_classes(

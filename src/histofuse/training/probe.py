@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.progress import report
 from histofuse.core.seeding import derive_seed
 from histofuse.models.backbones import ImageModel
@@ -93,8 +93,9 @@ def split_by_unit(labels: Labels, keys: pd.DataFrame, folds: int, seed: int) -> 
         own = derive_seed(seed, "probe", unit)
         if splits := split_folds(labels, groups, classes, folds, own):
             return splits, unit.removesuffix("_id")
-    fault = Fault("split 'train'", "a class has fewer than two rows", "two or more of each class")
-    raise InputError([fault])
+    raise InputError.of(
+        "split 'train'", "a class has fewer than two rows", "two or more of each class"
+    )
 
 
 def _fit_heads(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import InputError
 from histofuse.models import tabular
 from histofuse.models.tabular import AnyTabularModel, Kind, MlpModel, select_features
 
@@ -61,8 +61,9 @@ def compute_attributions(
             values = _explain_network(model, x, reference)
             base, name = float(model.logits(reference).astype(np.float64).mean()), "DeepSHAP"
         case tabular.TreesModel():
-            fault = Fault("explain", "gradient boosting", f"one of {', '.join(EXPLAINED_KINDS)}")
-            raise InputError([fault])
+            raise InputError.of(
+                "explain", "gradient boosting", f"one of {', '.join(EXPLAINED_KINDS)}"
+            )
     return Attributions(values.astype(np.float64), base, logits, name)
 
 
