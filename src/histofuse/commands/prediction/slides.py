@@ -130,6 +130,7 @@ def predict_slides(request: Request) -> str:
         run = partial(_try_slide, job=job)
         done = map_jobs(run, paths.items(), engine=request.engine, workers=1)
         answers = list(track(done, "predicting slides", total=len(paths)))
+        model = describe_model(predictor, request)  # while its bundle is there
     summaries = [answer for answer in answers if isinstance(answer, dict)]
     if summaries:
         table = pd.DataFrame([_flatten(summary) for summary in summaries])
@@ -141,7 +142,7 @@ def predict_slides(request: Request) -> str:
         for line in lines:
             report(line)
         raise InputError(failed)
-    return "\n".join([*lines, *describe_model(predictor, request)])
+    return "\n".join([*lines, *model])
 
 
 def list_slides(path: Path) -> dict[str, Path]:

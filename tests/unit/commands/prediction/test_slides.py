@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,16 @@ def test_the_work_on_a_slide_travels_to_other_processes(project, places, monkeyp
     assert "wrote out: 1 of 1 slides" in ask("a.svs", engine="tcp://host:8786")
     job_paths = [p for p in Path("out").iterdir() if p.name.startswith(".model")]
     assert job_paths == []
+
+
+def test_a_registered_model_is_named_after_the_slides(project, places, monkeypatch):
+    def pull(model, scratch):
+        return shutil.copytree(model, scratch / "pulled"), None
+
+    monkeypatch.setattr(slides_module, "locate_model", pull)
+    write_slide("a.svs", draw_tissue(300, 300, places[:9]))
+    assert "simple_cnn" in ask("a.svs")
+    assert not list(Path("out").glob(".model*"))
 
 
 def test_slides_of_users_are_answered(project, real_data):
