@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from histofuse.core.seeding import derive_seed
 from histofuse.models.standardiser import SMALLEST_SPREAD
 from histofuse.patients.rows import PatientRows
+from histofuse.training.folds import Folds, split_folds
 
 if TYPE_CHECKING:
     import xgboost
@@ -119,17 +120,10 @@ def load_booster(folder: Path, name: str) -> Booster:
     return Booster(trees.load_booster(folder / f"{name}.ubj"))
 
 
-def split_patients(
-    outcome: Int64[np.ndarray, " p"], folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def split_patients(outcome: Int64[np.ndarray, " p"], folds: int, seed: int) -> Folds:
     """Split patients into stratified folds: numbers of the rest and of those held out."""
-    from sklearn.model_selection import StratifiedKFold
-
-    folds = min(folds, int(np.bincount(outcome, minlength=2).min()))
-    if folds < 2:
-        return []
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "patients"))
-    return list(splitter.split(np.zeros(len(outcome)), outcome))
+    patients = np.arange(len(outcome))
+    return split_folds(outcome, patients, 2, folds, derive_seed(seed, "patients"))
 
 
 def answer_views(

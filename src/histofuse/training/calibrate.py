@@ -12,8 +12,8 @@ A small or one-sided validation set never ends a run; ``fitted_on.note`` says wh
 - Platt's slope needs `PLATT_MINIMUM` of each and must be positive, else only the intercept is
   fitted;
 - biases need `scaling.BIAS_MINIMUM` rows of every class, else the temperature is fitted alone;
-- ``auto`` compares nothing where a class is in fewer than `FEWEST_GROUPS` cases, and takes the last
-  of `CANDIDATES`: needless biases cost little, and shifted odds left as they are much;
+- ``auto`` compares nothing where a class is in too few cases to make folds, and takes the last of
+  `CANDIDATES`: needless biases cost little, and shifted odds left as they are much;
 - without any rows the logits stay as they are.
 
 Sources: paper 3.2 (Platt or isotonic on the validation fold); Platt 1999 for the smoothed targets;
@@ -31,6 +31,7 @@ from scipy.special import expit, logsumexp
 from histofuse.core.errors import InputError
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.params.decision import AUTO, CalibrationMethod
+from histofuse.training.folds import Folds, split_folds
 from histofuse.training.scaling import (
     UNCHANGED,
     Scaling,
@@ -43,8 +44,9 @@ from histofuse.training.scaling import (
 
 PLATT_MINIMUM = 5
 ISOTONIC_MINIMUM = 10
-FEWEST_GROUPS = 2
 FOLDS = 5
+# A constant: alarms and validation fit a stored calibrator again, and know no seed of its model.
+FOLD_SEED = 0
 TINY = 1e-6
 SMALLEST_PROBABILITY = 1e-15  # log loss is finite
 
@@ -237,33 +239,29 @@ def _choose(
 ) -> tuple[Choice, list[str]]:
     names, number = np.unique(groups, return_inverse=True)
     simple, other = CANDIDATES
-    in_groups = [len(np.unique(number[labels == c])) for c in range(logits.shape[1])]
-    if (fewest := min(in_groups)) < FEWEST_GROUPS:
-        where = f"class {in_groups.index(fewest)} is in {fewest} of {len(names)} cases or patients"
+    folds = split_folds(labels, number, logits.shape[1], FOLDS, FOLD_SEED)
+    if not folds:
+        where = f"a class is in too few of {len(names)} cases or patients"
         note = f"{where}, methods not compared: {other} used"
         return Choice(other, {}, None, 0, len(names)), [note]
-    folds = min(FOLDS, fewest)
-    losses = {m: _cross_fit(logits, labels, number, m, folds) for m in CANDIDATES}
+    losses = {m: _cross_fit(logits, labels, m, folds) for m in CANDIDATES}
     gain = losses[simple] - losses[other]
     deviation = np.bincount(number, gain - gain.mean())
     error = (len(names) / (len(names) - 1) * (deviation**2).sum()) ** 0.5 / len(labels)
     taken = other if gain.mean() > error else simple
     means = {method: float(loss.mean()) for method, loss in losses.items()}
-    return Choice(taken, means, float(error), folds, len(names)), []
+    return Choice(taken, means, float(error), len(folds), len(names)), []
 
 
 def _cross_fit(
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
-    number: Int[np.ndarray, " n"],
     method: CalibrationMethod,
-    folds: int,
+    folds: Folds,
 ) -> Float[np.ndarray, " n"]:
     """Compute the log loss of each row by a fit on the folds it is not in."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     loss = np.empty(len(labels))
-    for rest, held_out in StratifiedGroupKFold(folds).split(logits, labels, number):
+    for rest, held_out in folds:
         scaling, *_ = SCALING_FITS[method](logits[rest], labels[rest])
         p = scaling.probabilities(logits[held_out])[np.arange(len(held_out)), labels[held_out]]
         loss[held_out] = -np.log(np.maximum(p, SMALLEST_PROBABILITY))

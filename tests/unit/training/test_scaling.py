@@ -123,7 +123,7 @@ def test_few_cases_are_not_compared_and_the_record_says_so():
     shares = np.bincount(labels) / len(labels)
     np.testing.assert_allclose(found.probabilities(logits).mean(axis=0), shares, atol=1e-6)
     assert (
-        "class 0 is in 1 of 12 cases or patients, methods not compared"
+        "a class is in too few of 12 cases or patients, methods not compared"
         in found.to_dict()["fitted_on"]["note"]
     )
 
