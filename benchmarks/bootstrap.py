@@ -15,11 +15,7 @@ from sklearn import metrics as peer
 
 from claims import peak_mib
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import (
-    TOP_LABEL,
-    calibration_error,
-    find_top_label,
-)
+from histofuse.evaluation.metrics.classification import TOP_LABEL, find_top_label
 from histofuse.evaluation.metrics.weighted import name_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
@@ -63,6 +59,11 @@ def loop_over_resamples(rows: Predictions) -> Iterator[dict[str, float]]:
     for times in weights:
         drawn = np.concatenate([np.tile(m, t) for m, t in zip(members, times, strict=True) if t])
         yield measure_by_sklearn(rows.take(drawn))
+
+
+def calibration_error(p: np.ndarray, happened: np.ndarray) -> float:
+    place = np.minimum((p * 10).astype(np.int64), 9)
+    return float(np.abs(np.bincount(place, p - happened, 10)).sum() / len(p))
 
 
 def measure_by_sklearn(rows: Predictions) -> dict[str, float]:

@@ -22,7 +22,7 @@ import numpy as np
 from histofuse.core.bundle import open_bundle
 from histofuse.core.naming import show_ends
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Resampled
-from histofuse.evaluation.metrics.classification import measure_rows
+from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import read_predictions
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.fusion import EncodersParams, FusionParams

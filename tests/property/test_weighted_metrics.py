@@ -7,8 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
 
-from histofuse.evaluation.metrics.classification import classification_metrics
-from histofuse.evaluation.metrics.weighted import name_metrics, prepare_metrics
+from histofuse.evaluation.metrics.weighted import measure_rows, name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
 
 
@@ -105,19 +104,7 @@ def test_equal_weights_give_the_metrics_of_the_rows(seed, n, k, levels):
     line = prepared.measure(np.full((1, prepared.clusters.count), 3))[0]
 
     found = {f"test/{n}": None if np.isnan(v) else v for n, v in zip(names, line, strict=True)}
-    assert found == pytest.approx(
-        classification_metrics(
-            rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-        )
-    )
-
-
-def test_names_are_those_of_the_metrics():
-    rows = draw_predictions(0, 30, 3, 4, 99)
-    known = classification_metrics(
-        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-    )
-    assert {f"test/{name}" for name in name_metrics(rows.classes)} == set(known)
+    assert found == pytest.approx(measure_rows(rows, "test"))
 
 
 def test_a_few_metrics_cost_and_give_only_themselves():

@@ -15,8 +15,8 @@ from histofuse.core.naming import show_ends, show_value
 from histofuse.evaluation.alarms.checks import AlarmCheck
 from histofuse.evaluation.alarms.models import mark_seen, tabulate_rows
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
-from histofuse.evaluation.metrics.classification import measure_rows
 from histofuse.evaluation.metrics.sides import find_side
+from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.promotion import PromotionParams, name_focus
 from histofuse.promotion.limits import ConservativeMetric, measure_conservatively

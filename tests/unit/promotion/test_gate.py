@@ -14,7 +14,7 @@ from histofuse.evaluation.alarms.models import (
     check_training_rows,
     tabulate_rows,
 )
-from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions
 from histofuse.explain.estimates import write_scores
 from histofuse.params.base import load_section
@@ -639,9 +639,7 @@ def test_worse_than_production_is_refused_with_the_numbers():
 
     def measure(rows):
         rows = rows.of("test")
-        return classification_metrics(
-            rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-        )["test/auroc/macro"]
+        return measure_rows(rows, "test")["test/auroc/macro"]
 
     assert set(refused) == {"not_worse[auroc/macro]", "not_worse[auprc/mitosis]"}
     expected = f"{measure(new):.3f} against {measure(old):.3f} of 0123456789ab (version 7)"
@@ -693,12 +691,7 @@ def test_with_three_cases_each_is_left_out():
     rows = (new.scored, old.scored)
 
     def difference(kept):
-        values = [
-            classification_metrics(
-                r.labels[kept], r.probabilities[kept], r.predictions[kept], r.classes, "t"
-            )["t/auroc/macro"]
-            for r in rows
-        ]
+        values = [measure_rows(r.take(np.flatnonzero(kept)), "t")["t/auroc/macro"] for r in rows]
         return values[0] - values[1]
 
     groups = rows[0].groups

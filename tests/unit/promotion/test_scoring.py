@@ -18,7 +18,7 @@ from histofuse.evaluation.alarms.checks import AlarmRules
 from histofuse.evaluation.alarms.models import read_model
 from histofuse.evaluation.alarms.search import AlarmData, find_alarms
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import classification_metrics
+from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import load_predictions, read_view
 from histofuse.features.specs import FEATURES
 from histofuse.models.backbones import load_image_model
@@ -94,9 +94,7 @@ def test_scores_are_far_from_chance_and_from_perfect(small_project, tmp_path):
     for name in MODELS:
         shutil.rmtree(tmp_path / "encoders", ignore_errors=True)
         rows = score(name, tmp_path)
-        metrics = classification_metrics(
-            rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-        )
+        metrics = measure_rows(rows, "test")
         assert 0.7 < metrics["test/auroc/macro"] < 0.98
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured import brier_score
 from overconfident import make_model, to_columns
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from shifted import FULL_SHIFT, NO_SHIFT, draw_rows
 from sklearn.linear_model import LogisticRegression
 
-from histofuse.evaluation.metrics.classification import brier_score
 from histofuse.training.calibrate import SCALING_FITS, Calibrator, fit_calibrator
 from histofuse.training.scaling import fit_temperature_and_biases
 

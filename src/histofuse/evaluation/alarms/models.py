@@ -15,8 +15,8 @@ from histofuse.core.naming import show_ends, show_value
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_check, skip_check
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import measure_rows
 from histofuse.evaluation.metrics.sides import find_side
+from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions, read_predictions
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import AlarmParams, name_focus

@@ -7,7 +7,7 @@ import numpy as np
 
 from histofuse.evaluation.crossval.folds import TEST, Folds, pool
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.classification import Metrics, measure_rows
+from histofuse.evaluation.metrics.weighted import Metrics, measure_rows
 from histofuse.evaluation.performance.comparison import Comparison, compare_fusion
 from histofuse.evaluation.performance.intervals import Intervals, estimate_intervals
 from histofuse.evaluation.performance.results import Context, Result, evaluate_model

@@ -1,4 +1,9 @@
-"""The metrics of `classification` under many weightings of the groups at once.
+"""Classification metrics under any number of weightings of the groups at once.
+
+A class without an example has no metric, and so has every macro mean. A class never predicted has
+precision and F1 of 0. AUROC also needs an example outside the class. The calibration error is that
+of each class against the rest: that of the most probable class alone (`TOP_LABEL`) hides a rare
+class (Nixon et al. 2019, Measuring Calibration in Deep Learning).
 
 Counts, squared errors and calibration bins are sums over groups, so a matrix product gives them for
 all weightings. For ranks, rows are sorted once a class, and whole weights run along them: exact.
@@ -28,6 +33,7 @@ from histofuse.evaluation.predictions import Predictions
 Weights = Int[np.ndarray, "w g"]
 PerWeighting = Float[np.ndarray, " w"]
 Totals = Float[np.ndarray, "w s"]
+Metrics = dict[str, float | None]
 COUNTED: Final = ("precision", "recall", "f1")
 RANKED: Final = ("auroc", "auprc")
 _CELLS: Final = 1 << 19  # of a weightings x rows block: a few MiB, so that it stays in the cache
@@ -193,3 +199,22 @@ def prepare_metrics(rows: Predictions, metrics: Sequence[str]) -> WeightedMetric
     if unknown := sorted(set(metrics) - set(name_metrics(rows.classes))):
         raise ValueError(f"{rows.name} has no metrics {unknown}")
     return WeightedMetrics(rows, tuple(metrics), number_groups(rows))
+
+
+def measure_rows(rows: Predictions, prefix: str) -> Metrics:
+    """Measure predictions, each row once; None where not defined.
+
+    Returns ``<prefix>/<metric>`` of each of `name_metrics`; precision, recall, F1, AUROC, AUPRC and
+    ECE are of one class against the rest, ``macro`` is their plain mean.
+    """
+    names = name_metrics(rows.classes)
+    whole = Clusters(np.zeros(len(rows), dtype=np.int64), 1, "wholes")
+    (values,) = WeightedMetrics(rows, names, whole).measure(np.ones((1, 1), dtype=np.int32))
+    pairs = zip(names, values.tolist(), strict=True)
+    return {f"{prefix}/{name}": None if np.isnan(value) else value for name, value in pairs}
+
+
+def measure_splits(rows: Predictions) -> Metrics:
+    """Measure predictions on each split that they are of."""
+    parts = (measure_rows(rows.of(split), split) for split in rows.splits)
+    return {name: value for part in parts for name, value in part.items()}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import write_text
 from histofuse.core.tables import to_csv
-from histofuse.evaluation.metrics.classification import bin_reliability, count_confusion, count_cuts
+from histofuse.evaluation.metrics.classification import count_confusion, count_cuts, place_in_bins
 from histofuse.evaluation.performance.results import Result
 from histofuse.evaluation.predictions import Predictions
 
@@ -32,8 +32,8 @@ def _tabulate(rows: Predictions) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "confusion", _count_pairs(rows)
     k = rows.classes.index(rows.focus_class)
     scores, positive = rows.probabilities[:, k], rows.labels == k
-    bins = bin_reliability(scores, positive)
-    yield "calibration", pd.DataFrame({"predicted": bins.predicted, "observed": bins.observed})
+    bins = pd.DataFrame({"predicted": scores, "observed": positive}).groupby(place_in_bins(scores))
+    yield "calibration", bins.mean()
     if positive.any() and not positive.all():
         cuts = count_cuts(scores, positive)
         x, y = cuts.trace_roc()

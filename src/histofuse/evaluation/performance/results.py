@@ -9,7 +9,7 @@ from typing import Any
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import name_fusion, name_model, name_pairing
-from histofuse.evaluation.metrics.classification import Metrics, measure_splits
+from histofuse.evaluation.metrics.weighted import Metrics, measure_splits
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.pairing import LEAKY_RULES

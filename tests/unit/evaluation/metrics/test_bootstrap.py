@@ -13,8 +13,7 @@ from histofuse.evaluation.metrics.bootstrap import (
     align_rows,
     find_tail,
 )
-from histofuse.evaluation.metrics.classification import classification_metrics
-from histofuse.evaluation.metrics.weighted import name_metrics
+from histofuse.evaluation.metrics.weighted import measure_rows, name_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalParams
 
@@ -55,9 +54,7 @@ def measure(rows, method="percentile", resamples=400, metrics=None, seed=1):
 def test_every_metric_has_its_value_and_an_interval_about_it(method):
     rows = draw()
     found = measure(rows, method)
-    known = classification_metrics(
-        rows.labels, rows.probabilities, rows.predictions, rows.classes, "test"
-    )
+    known = measure_rows(rows, "test")
 
     assert {f"test/{n}": i.value for n, i in found.items()} == pytest.approx(known)
     for name, i in found.items():

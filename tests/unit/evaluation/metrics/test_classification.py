@@ -2,15 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured import classification_metrics
 from sklearn import metrics as peer
 
-from histofuse.evaluation.metrics.classification import (
-    bin_reliability,
-    calibration_error,
-    classification_metrics,
-    count_confusion,
-    count_cuts,
-)
+from histofuse.evaluation.metrics.classification import count_confusion, count_cuts
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 
@@ -144,10 +139,3 @@ def test_curves_are_scikit_learns():
     np.testing.assert_allclose(cuts.recall, tpr[1:])
     np.testing.assert_allclose(cuts.precision, precision[::-1][1:])
     np.testing.assert_allclose(cuts.recall, recall[::-1][1:])
-
-
-def test_reliability_of_a_calibrated_coin():
-    bins = bin_reliability(np.array([0.25, 0.25, 0.25, 0.25, 1.0]), np.array([1, 0, 0, 0, 1]) > 0)
-    assert bins.predicted.tolist() == bins.observed.tolist() == [0.25, 1.0]
-    assert bins.count.tolist() == [4, 1]
-    assert calibration_error(np.ones(2), np.array([True, False])) == 0.5
