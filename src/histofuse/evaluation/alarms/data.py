@@ -134,29 +134,15 @@ def check_encoder(
     """Refit the encoder on training rows; `model` is None for that of the encoded tables."""
     if specs is None:
         return skip_check("encoder", model, RECORDS, "ehr/features.json is missing; dvc repro")
-
-    def compare(splits: Sequence[str]) -> int:
-        rows = joined[joined["split"].isin(splits)]
-        fitted = fit_encoder(rows, specs, rules.encoding).to_dict() if len(rows) else {}
-        return _compare_encoders(fitted, stored, rules.alarms.fit_tolerance)
-
-    different = compare(("train",))
-    name, rows = "encoder", int((joined["split"] == "train").sum())
-    numbers: dict[str, Any] = {"rows": stored["rows"], "train_rows": rows, "different": different}
-    if not different:
-        detail = f"means, spreads, medians and categories are those of the {rows:,} training rows"
-        return make_check(name, model, RECORDS, False, detail, numbers)
-    fits = {
-        "all rows": ("train", "validation", "test"),
-        "training and validation rows": ("train", "validation"),
-        "training and test rows": ("train", "test"),
-        "test rows": ("test",),
-    }
-    match = next((rows for rows, splits in fits.items() if not compare(splits)), None)
-    numbers["matches"] = match
-    matches = f"matches a fit on {match}" if match else "matches no fit on the current rows"
-    detail = f"{different} of its numbers are not those of the {rows:,} training rows; it {matches}"
-    return make_check(name, model, RECORDS, True, f"{detail} ({stored['rows']:,} rows)", numbers)
+    train = joined[joined["split"] == "train"]
+    fitted = fit_encoder(train, specs, rules.encoding).to_dict() if len(train) else {}
+    different, rows = _compare_encoders(fitted, stored, rules.alarms.fit_tolerance), len(train)
+    detail = f"means, spreads, medians and categories are those of the {rows:,} training rows"
+    if different:
+        detail = f"{different} of its numbers are not those of the {rows:,} training rows; it was "
+        detail += f"fitted on {stored['rows']:,}"
+    numbers = {"rows": stored["rows"], "train_rows": rows, "different": different}
+    return make_check("encoder", model, RECORDS, bool(different), detail, numbers)
 
 
 def check_encoded(

@@ -265,16 +265,12 @@ def test_scores_of_features_are_those_of_scikit_learn():
 # --- fits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("splits", "matches"),
-    [(ALL, "all rows"), (("train", "test"), "training and test rows")],
-)
-def test_encoder_fitted_on_more_than_training_rows(small_project, splits, matches):
+@pytest.mark.parametrize("splits", [ALL, ("train", "test")])
+def test_encoder_fitted_on_more_than_training_rows(small_project, splits):
     encode(splits)
     small_project.train_tabular()
     found = require_refused(read("logistic_regression"), "encoder")
-
-    assert f"matches a fit on {matches}" in found["encoder"].detail
+    assert "are not those of the" in found["encoder"].detail
     both = [c for c in look(read("logistic_regression"))[1] if c.name == "encoder"]
     assert [c.model for c in both] == [None, "logistic_regression"]
     assert all(c.outcome == "alarm" for c in both)
@@ -299,11 +295,9 @@ def test_table_that_does_not_come_out_of_its_encoder(small_project):
     assert "albumin" in found["encoded_table"].detail
 
 
-@pytest.mark.parametrize(("splits", "matches"), [(("test",), "test rows"), (ALL, "all rows")])
+@pytest.mark.parametrize("splits", [("test",), ALL])
 @pytest.mark.parametrize("name", ["simple_cnn", "logistic_regression", "fusion_label_blind"])
-def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
-    small_project, name, splits, matches
-):
+def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(small_project, name, splits):
     facts = read(name)
     assert check_calibrator(facts, 1e-4).outcome == "passed"
     mask = np.isin(facts.rows.split, splits)
@@ -311,7 +305,6 @@ def test_calibrator_and_threshold_fitted_on_what_they_must_not_see(
     planted = fit_calibrator(logits, labels, facts.rows.groups[mask], facts.calibrator.method)
     found = check_calibrator(replace(facts, calibrator=planted), 1e-4)
     assert found.outcome == "alarm"
-    assert f"matches a fit on {matches}" in found.detail
 
     probabilities = facts.calibrator.probabilities(logits)
     planted = fit_thresholds(probabilities, labels, facts.thresholds.rule)
@@ -325,7 +318,7 @@ def test_calibrator_that_hides_what_it_was_fitted_on_is_found_by_its_values(smal
     planted = fit_calibrator(rows.logits, rows.labels, rows.groups, "platt")
     planted = replace(planted, fitted_on=facts.calibrator.fitted_on)
     found = require_refused(replace(facts, calibrator=planted), "calibrator")
-    assert "matches a fit on test rows" in found["calibrator"].detail
+    assert "differs from a fit on validation rows" in found["calibrator"].detail
     assert "states" not in found["calibrator"].detail
 
 
@@ -343,7 +336,7 @@ def test_scaler_fitted_on_every_pair(small_project):
     spread = everything.std(axis=0)
     planted = everything.mean(axis=0), np.where(spread > 1e-6, spread, 1.0)
     found = require_refused(replace(facts, scaler=planted), "scaler")
-    assert "matches a fit on all rows" in found["scaler"].detail
+    assert "differs from the training pairs" in found["scaler"].detail
 
 
 def test_what_a_held_out_head_fitted_is_looked_for_in_validation(small_project):
@@ -355,7 +348,7 @@ def test_what_a_held_out_head_fitted_is_looked_for_in_validation(small_project):
     assert all("validation" in details[n] for n in ("scaler", "calibrator", "threshold"))
     claimed = facts.config["params"] | {"head_rows": "in_sample"}
     lying = replace(facts, config=facts.config | {"params": claimed})
-    assert "matches a fit on validation rows" in require_refused(lying, "scaler")["scaler"].detail
+    require_refused(lying, "scaler")
 
 
 def test_model_that_does_not_standardise_has_no_scaler_to_fit(small_project):
