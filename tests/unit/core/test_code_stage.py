@@ -41,10 +41,10 @@ stages:
 """
 
 
-@pytest.fixture
-def toy(tmp_path, monkeypatch) -> Path:
-    """A pipeline whose package is installed from this very checkout, as by ``pip install -e``."""
-    root = tmp_path / "toy"
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A pipeline once run and committed."""
+    root = tmp_path_factory.mktemp("template") / "toy"
     (root / "src/toy").mkdir(parents=True)
     (root / "src/toy/__init__.py").touch()
     (root / "pipelines").mkdir()
@@ -56,17 +56,32 @@ def toy(tmp_path, monkeypatch) -> Path:
     (root / "dvc.yaml").write_text(PIPELINE)
     shutil.copy(ROOT / "params.yaml", root)
     shutil.copy(ROOT / ".dvcignore", root)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_environment(monkeypatch, root)
+        call(root, "git", "init", "--quiet")
+        call(root, "dvc", "init", "--quiet")
+        assert repro(root) == ["code", "head", "tail"]
+        call(root, "git", "add", "--all")
+        call(root, "git", "commit", "--quiet", "--message", "Start")
+    return root
+
+
+@pytest.fixture
+def toy(template, tmp_path, monkeypatch) -> Path:
+    """A copy of the pipeline that a test may change."""
+    root = tmp_path / "toy"
+    shutil.copytree(template, root)
+    set_environment(monkeypatch, root)
+    return root
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Find the package in this very checkout, as if by ``pip install -e``, after the root's."""
     monkeypatch.setenv("PYTHONPATH", f"{root / 'src'}{os.pathsep}{ROOT / 'src'}")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     for key in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{key}_NAME", "test")
         monkeypatch.setenv(f"GIT_{key}_EMAIL", "test@localhost")
-    call(root, "git", "init", "--quiet")
-    call(root, "dvc", "init", "--quiet")
-    assert repro(root) == ["code", "head", "tail"]
-    call(root, "git", "add", "--all")
-    call(root, "git", "commit", "--quiet", "--message", "Start")
-    return root
 
 
 def call(folder: Path, *command: str, fails: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Fits that test_processes.py runs in one process and in two: `python ranks.py OUT [EPOCHS]`."""
+"""Fits that test_processes.py runs in one process and in two: `python ranks.py OUT EPOCHS`."""
 
 import json
 import sys
@@ -74,14 +74,10 @@ def run(*, normed: bool, epochs: int, checkpoints: Path | None = None) -> dict[s
     return {"history": result.history, "state": {k: v.tolist() for k, v in state.items()}}
 
 
-def list_fits(folder: Path, epochs: str | None) -> dict[str, Callable[[], dict[str, object]]]:
-    if epochs:
-        checkpoints = folder / "checkpoints"
-        return {"resumed": lambda: run(normed=True, epochs=int(epochs), checkpoints=checkpoints)}
-    return {
-        "normed": lambda: run(normed=True, epochs=2),
-        "bare": lambda: run(normed=False, epochs=2),
-    }
+WHOLE = {
+    "normed": lambda: run(normed=True, epochs=2),
+    "bare": lambda: run(normed=False, epochs=2),
+}
 
 
 def run_all(fits: Mapping[str, Callable[[], dict[str, object]]]) -> dict[str, object]:
@@ -109,9 +105,11 @@ def note_rows(noted: list[list[int]]) -> None:
 if __name__ == "__main__":
     noted: list[list[int]] = []
     note_rows(noted)
-    folder = Path(sys.argv[1])
-    found = run_all(list_fits(folder, *sys.argv[2:] or [None]))
+    folder, epochs = Path(sys.argv[1]), int(sys.argv[2])
+    found = run_all(WHOLE)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     (folder / f"rows{rank}.json").write_text(json.dumps(noted))
+    kept = folder / "checkpoints"
+    found |= run_all({"kept": lambda: run(normed=True, epochs=epochs, checkpoints=kept)})
     if rank == 0:
         (folder / "found.json").write_text(json.dumps(found))

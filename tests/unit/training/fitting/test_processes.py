@@ -1,6 +1,7 @@
 """Two processes under torchrun train as one does on the same batches."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,10 @@ TWO = [
 ]
 
 
-def run(command: list[str], folder: Path, *words: str) -> dict[str, Any]:
+def run(command: list[str], folder: Path, epochs: int) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
-        [*command, str(folder), *words], capture_output=True, text=True, check=False
+        [*command, str(folder), str(epochs)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "found.json").read_text())
@@ -36,12 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(folder: Path) -> dict[str, Any]:
-    return run(ONE, folder / "one")
+    """Whole fits, and one that stops after its first epoch."""
+    return run(ONE, folder / "one", epochs=1)
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> dict[str, Any]:
-    return run(TWO, folder / "two")
+def two(folder: Path, one: dict[str, Any]) -> dict[str, Any]:
+    """The same whole fits, and the one that stopped, to its end."""
+    shutil.copytree(folder / "one" / "checkpoints", folder / "two" / "checkpoints")
+    return run(TWO, folder / "two", epochs=2)
 
 
 @pytest.mark.parametrize("network", ["normed", "bare"])
@@ -68,14 +72,10 @@ def test_the_processes_gather_each_row_once_between_them(folder):
         assert second == whole[1::2]
 
 
-def test_a_checkpoint_of_one_process_is_resumed_by_two(folder, one):
-    stopped = folder / "resumed"
-    (stopped / "checkpoints").mkdir(parents=True)
-    run(ONE, stopped, "1")
-    state = torch.load(stopped / "checkpoints" / LAST, weights_only=True)
+def test_a_checkpoint_of_one_process_is_resumed_by_two(folder, one, two):
+    state = torch.load(folder / "one" / "checkpoints" / LAST, weights_only=True)
     assert len(state["history"]) == 1
-    resumed = run(TWO, stopped, "2")["resumed"]
-    for ours, theirs in zip(one["normed"]["history"], resumed["history"], strict=True):
+    for ours, theirs in zip(one["normed"]["history"], two["kept"]["history"], strict=True):
         assert theirs == pytest.approx(ours, abs=1e-5)
 
 
