@@ -1,6 +1,7 @@
 """Tests of SHAP values: do they add up, is their ranking stable, do two explainers agree?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +54,18 @@ def explain_by_kernel(
     """
     import shap
 
-    state = np.random.get_state()  # shap draws its coalitions from the global generator
-    np.random.seed(derive_seed(seed, "explain", "kernel"))
-    try:
+    with drawing_repeatably(derive_seed(seed, "explain", "kernel")):
         explainer = shap.KernelExplainer(logits, background)
         return np.asarray(explainer.shap_values(rows, l1_reg=0, silent=True))
+
+
+@contextmanager
+def drawing_repeatably(seed: int) -> Iterator[None]:
+    """Seed the global generator, from which shap draws, and leave it as it was."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
     finally:
         np.random.set_state(state)
 

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from histofuse.evaluation.drawing import write_figure
+from histofuse.explain.shap_values.faithfulness import drawing_repeatably
 
 RAISES, LOWERS, UNKNOWN, INK = "#c8433f", "#2f6db3", "#9a9a9a", "#333333"
-VALUES = LinearSegmentedColormap.from_list("values", [LOWERS, "#b9a4c4", RAISES])
 GROUPS = {
     "demographics": "#5b8c5a",
     "utilisation": "#b08a3e",
@@ -58,36 +57,30 @@ def draw_beeswarm(
 ) -> None:
     """Draw each row's SHAP values as dots, coloured by the variable's value.
 
-    The colour runs from the 5th to the 95th percentile; unknown values and categories are grey. A
-    few extreme rows may lie beyond the axis; triangles at its edge stand for them.
+    The colour runs from the 5th to the 95th percentile; unknown values and categories are grey.
     """
-    order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")[:SHOWN][::-1]
-    figure, axes = _start(len(order), "SHAP values by variable", subject)
-    axes.axvline(0, color=UNKNOWN, linewidth=0.8, zorder=0)
-    low, high = _find_range(values[:, order])
-    span = (high - low) or 1.0
-    beyond = 0
-    for height, index in enumerate(order):
-        own, colours = values[:, index], _colour(natural[index])
-        heights = height + _spread_dots(np.clip(own, low, high), span)
-        inside = (own >= low) & (own <= high)
-        for marker, size, shown in (("o", 11, inside), ("<", 26, own < low), (">", 26, own > high)):
-            place = (np.clip(own[shown], low, high), heights[shown])
-            style = {"c": colours[shown], "linewidths": 0, "alpha": 0.9, "zorder": 2}
-            axes.scatter(*place, s=size, marker=marker, **style)
-        beyond += int((~inside).sum())
-        axes.axhline(height, color="#eeeeee", linewidth=0.6, zorder=0)
-    axes.set_yticks(range(len(order)), [wrap(names[int(index)]) for index in order])
-    axes.set_ylim(-0.7, len(order) - 0.3)
-    axes.set_xlim(low - 0.04 * span, high + 0.04 * span)
-    farthest = values[:, order].ravel()[np.abs(values[:, order]).argmax()]
-    note = f"\n{beyond} beyond the axis, the farthest at {_signed(farthest)}" if beyond else ""
-    axes.set_xlabel(LOG_ODDS + note, fontsize=9)
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), VALUES), ax=axes, aspect=40, pad=0.02)
-    bar.set_ticks([0, 1], labels=["low", "high"])
-    bar.ax.tick_params(labelsize=8, length=0)
-    bar.set_label("Value (grey: not known, or a category)", labelpad=-10, fontsize=8)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    import shap
+
+    shown = min(SHOWN, len(names))
+    figure, axes = _start(shown, "SHAP values by variable", subject)
+    labels = [wrap(name) for name in names]
+    explained = shap.Explanation(values, data=np.column_stack(natural), feature_names=labels)
+    with drawing_repeatably(0), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # categories
+        shap.plots.beeswarm(
+            explained,
+            max_display=shown,
+            ax=axes,
+            show=False,
+            plot_size=None,
+            group_remaining_features=False,
+            color_bar_label="Value (grey: not known, or a category)",
+        )
+    axes.tick_params(labelsize=8.5)
+    axes.set_xlabel(LOG_ODDS, fontsize=9)
+    bar = figure.axes[-1]
+    bar.tick_params(labelsize=8)
+    bar.yaxis.label.set_fontsize(8)
     write_figure(figure, path, DPI)
 
 
@@ -195,36 +188,3 @@ def _with_unit(rows: pd.DataFrame) -> list[str]:
 def wrap(text: str) -> str:
     """Write a name on at most two lines."""
     return textwrap.fill(textwrap.shorten(text, 2 * WIDTH - 4, placeholder=" …"), WIDTH)
-
-
-def _colour(natural: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
-    known = ~np.isnan(natural)
-    colours = np.tile(to_rgba(UNKNOWN), (len(natural), 1))
-    if known.any():
-        low, high = np.percentile(natural[known], [5, 95])
-        if low == high:
-            low, high = natural[known].min(), natural[known].max()
-        scaled = (natural[known] - low) / (high - low) if high > low else 0.5 * natural[known] ** 0
-        colours[known] = VALUES(np.clip(scaled, 0, 1))
-    return colours
-
-
-def _find_range(values: Float[np.ndarray, "n features"]) -> tuple[float, float]:
-    """Find the range of the axis: all values, or if a few are extreme, the others."""
-    low, high = float(values.min()), float(values.max())
-    inner_low, inner_high = np.percentile(values, [0.2, 99.8]).tolist()
-    if high - low <= 2 * (inner_high - inner_low):
-        return low, high
-    return inner_low, inner_high
-
-
-def _spread_dots(values: Float[np.ndarray, " n"], span: float) -> Float[np.ndarray, " n"]:
-    """Stack dots that would overlap: the denser, the higher, at most 0.38 to each side."""
-    bins = np.round(values / span * 110).astype(int)
-    offsets = np.zeros(len(values))
-    for number in np.unique(bins):
-        members = np.flatnonzero(bins == number)
-        place = (np.arange(len(members)) + 1) // 2 * np.where(np.arange(len(members)) % 2, 1, -1)
-        offsets[members] = place
-    widest = np.abs(offsets).max(initial=1)
-    return offsets * min(0.09, 0.38 / max(widest, 1))
