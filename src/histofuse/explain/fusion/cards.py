@@ -16,9 +16,13 @@ from histofuse.explain.maps.figures import DPI
 from histofuse.explain.maps.gallery import explain_rows
 from histofuse.explain.maps.patches import Patches
 from histofuse.explain.sampling import choose_cards
-from histofuse.explain.shap_values.feature_labels import label_features
 from histofuse.explain.shap_values.report import name_in_figure, read_natural
-from histofuse.explain.shap_values.variables import describe_variables, name_variables, sum_columns
+from histofuse.explain.shap_values.variables import (
+    describe_variables,
+    list_columns,
+    name_variables,
+    sum_columns,
+)
 from histofuse.params.explain import ExplainParams
 
 CARD: Final = "case_card_{}_{}_{}.png"
@@ -60,9 +64,8 @@ def make_cards(
 ) -> list[tuple[int, Card]]:
     """Collect the contents of the cards of rows, with each row's number."""
     parts, records = cases.decompose(rows)
-    labels = label_features(cases.encoder, cases.specs)
-    features = cases.networks.patient.features
-    columns = [labels[feature] for feature in features]
+    encoded, features = list_columns(cases.encoder), cases.networks.patient.features
+    columns = [encoded[feature] for feature in features]
     natural = read_natural(records, cases.encoded["with_missing"], columns)
     variables = describe_variables(cases.encoder, cases.specs)
     sources = name_variables(cases.encoder, cases.specs)

@@ -24,8 +24,13 @@ from histofuse.explain.estimates import (
 from histofuse.explain.sampling import spread
 from histofuse.explain.shap_values import faithfulness, figures
 from histofuse.explain.shap_values.attributions import Attributions, compute_attributions
-from histofuse.explain.shap_values.feature_labels import FeatureLabel, label_features
-from histofuse.explain.shap_values.variables import Variable, describe_variables, sum_columns
+from histofuse.explain.shap_values.variables import (
+    Column,
+    Variable,
+    describe_variables,
+    list_columns,
+    sum_columns,
+)
 from histofuse.features.encoding import Encoder
 from histofuse.features.specs import FeatureSpec
 from histofuse.models import tabular
@@ -51,7 +56,6 @@ class ExplainedRows:
     attributions: Attributions
     encoded: pd.DataFrame
     natural: pd.DataFrame
-    labels: Sequence[FeatureLabel]
     variables: Sequence[Variable]
     background: pd.DataFrame
 
@@ -64,9 +68,10 @@ class ExplainedRows:
         self, values: Float[np.ndarray, "n features"]
     ) -> Float[np.ndarray, "n variables"]:
         """Sum columns to variables, in their order."""
-        sources = {label.column: v.name for v in self.variables for label in v.columns}
-        columns = [label.column for label in self.labels]
-        return sum_columns(values, columns, sources)[[v.name for v in self.variables]].to_numpy()
+        sources = {column.name: v.name for v in self.variables for column in v.columns}
+        return sum_columns(values, self.model.features, sources)[
+            [v.name for v in self.variables]
+        ].to_numpy()
 
     def describe_values(self, row: int) -> list[str]:
         """Describe the value of each variable in a row, with units."""
@@ -138,11 +143,11 @@ def explain_rows(
     background = choose_background(table, params.shap_background)
     attributions = compute_attributions(model, chosen, background)
     encoder = Encoder.from_dict(load_json(bundle.path / tabular.ENCODER))
-    names = label_features(encoder, specs)
-    labels = [names[feature] for feature in model.features]
-    natural = read_natural(chosen, encoded["with_missing"], labels)
+    columns = list_columns(encoder)
+    used = [columns[feature] for feature in model.features]
+    natural = read_natural(chosen, encoded["with_missing"], used)
     variables = list(describe_variables(encoder, specs).values())
-    return ExplainedRows(model, attributions, chosen, natural, labels, variables, background)
+    return ExplainedRows(model, attributions, chosen, natural, variables, background)
 
 
 def check_values(
@@ -180,15 +185,14 @@ def choose_background(table: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def read_natural(
-    chosen: pd.DataFrame, with_missing: pd.DataFrame, labels: Sequence[FeatureLabel]
+    chosen: pd.DataFrame, with_missing: pd.DataFrame, columns: Sequence[Column]
 ) -> pd.DataFrame:
     """Read the chosen rows in natural units, NaN where nothing was measured."""
     rows = chosen[_KEY].merge(with_missing, on=_KEY, how="left", validate="m:1", indicator=True)
     if (rows["_merge"] != "both").any():
         problem = f"{(rows['_merge'] != 'both').sum()} admissions are in one table only"
         raise InputError.of("data/encoded", problem, "the same rows in both tables")
-    columns = {label.column: label.to_natural(rows[label.column].to_numpy()) for label in labels}
-    return pd.DataFrame(columns)
+    return pd.DataFrame({c.name: c.to_natural(rows[c.name].to_numpy()) for c in columns})
 
 
 def summarise(explained: ExplainedRows) -> pd.DataFrame:
@@ -200,7 +204,6 @@ def summarise(explained: ExplainedRows) -> pd.DataFrame:
     rows = [
         {
             "feature": variable.name,
-            "label": variable.text,
             "meaning": variable.meaning,
             "unit": variable.unit,
             "group": variable.group,

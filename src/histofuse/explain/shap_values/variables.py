@@ -11,9 +11,52 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from histofuse.explain.shap_values.feature_labels import FeatureLabel, label_features, to_words
-from histofuse.features.encoding import Categorical, Encoder
+from histofuse.core.errors import InputError
+from histofuse.features.encoding import Categorical, Continuous, Encoder
 from histofuse.features.specs import FeatureSpec
+
+# Units that are not shown after a number.
+SILENT = ("ratio", "admissions", "groups")
+
+
+@dataclass(frozen=True)
+class Column:
+    """An encoded column; `unit`, and what standardisation took away, are of continuous features."""
+
+    name: str
+    unit: str = ""
+    mean: float = 0.0
+    std: float | None = None
+
+    def to_natural(self, encoded: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Undo the standardisation; NaN stays NaN."""
+        values = encoded.astype(np.float64)
+        return values if self.std is None else values * self.std + self.mean
+
+    def describe_value(self, natural: float, encoded: float) -> str:
+        """Describe a value with its unit; if not measured, what the model read instead."""
+        if not np.isnan(natural):
+            return self._write(natural)
+        if np.isnan(encoded):
+            return "not known"
+        return f"not known, read as {self._write(float(self.to_natural(np.array([encoded]))[0]))}"
+
+    def _write(self, value: float) -> str:
+        if self.std is None:
+            return "yes" if value >= 0.5 else "no"
+        digits = max(0, 2 - int(np.floor(np.log10(max(abs(value), 0.01)))))
+        number = f"{round(value, digits):,.{digits}f}"
+        number = number.rstrip("0").rstrip(".") if "." in number else number
+        return f"{number} {self.unit}".strip() if self.unit not in SILENT else number
+
+
+def list_columns(encoder: Encoder) -> dict[str, Column]:
+    """List all columns of an encoder by name."""
+    columns = [Column(name) for f in encoder.features for name in f.columns]
+    columns += [Column(indicator.column) for indicator in encoder.indicators]
+    numbers = [f for f in encoder.features if isinstance(f, Continuous)]
+    scaled = {f.name: Column(f.name, f.unit, f.mean, f.std) for f in numbers}
+    return {column.name: column for column in columns} | scaled
 
 
 @dataclass(frozen=True)
@@ -24,24 +67,23 @@ class Variable:
     """
 
     name: str
-    text: str
     meaning: str
     unit: str
     group: str
-    columns: tuple[FeatureLabel, ...]
+    columns: tuple[Column, ...]
     categories: Mapping[str, str]
 
     def read_natural(self, natural: pd.DataFrame) -> Float[np.ndarray, " n"]:
         """Read its value in natural units; NaN where not known, and of categories."""
         if self.categories:
             return np.full(len(natural), np.nan)
-        return natural[self.columns[0].column].to_numpy(dtype=np.float64)
+        return natural[self.columns[0].name].to_numpy(dtype=np.float64)
 
     def describe_value(self, natural: pd.Series, encoded: pd.Series) -> str:
         """Write a row's value with its unit, or its category."""
         if not self.categories:
             first = self.columns[0]
-            return first.describe_value(float(natural[first.column]), float(encoded[first.column]))
+            return first.describe_value(float(natural[first.name]), float(encoded[first.name]))
         known = not any(np.isnan(float(natural[column])) for column in self.categories)
         row = natural if known else encoded
         chosen = [name for column, name in self.categories.items() if float(row[column]) >= 0.5]
@@ -66,9 +108,11 @@ def sum_columns(
 
 
 def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[str, Variable]:
-    """Describe all variables of an encoder."""
-    labels = label_features(encoder, specs)
-    known = {spec.name: spec for spec in specs}
+    """Describe all variables of an encoder; an `InputError` lists features that have no spec."""
+    encoded, known = list_columns(encoder), {spec.name: spec for spec in specs}
+    if missing := [f.name for f in encoder.features if f.name not in known]:
+        problem = f"nothing on {missing}"
+        raise InputError.of("features.json", problem, "an entry each", "Run dvc repro.")
     columns_by_name: dict[str, list[str]] = {}
     for column, name in name_variables(encoder, specs).items():
         columns_by_name.setdefault(name, []).append(column)
@@ -82,11 +126,10 @@ def describe_variables(encoder: Encoder, specs: Sequence[FeatureSpec]) -> dict[s
             categories = dict(zip(feature.columns, feature.categories, strict=True))
         variables[name] = Variable(
             name=name,
-            text=to_words(name if len(own) > 1 else first.name, first.unit),
             meaning=_find_meaning([known[feature].description for feature in own]),
             unit=first.unit,
             group=first.group,
-            columns=tuple(labels[column] for column in columns),
+            columns=tuple(encoded[column] for column in columns),
             categories=categories,
         )
     return variables

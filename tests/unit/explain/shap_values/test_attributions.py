@@ -14,13 +14,13 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import InputError
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.explain.shap_values.attributions import compute_attributions
-from histofuse.explain.shap_values.feature_labels import label_features
 from histofuse.explain.shap_values.report import (
     choose_rows,
     explain_rows,
     summarise,
     write_shap_report,
 )
+from histofuse.explain.shap_values.variables import describe_variables, list_columns
 from histofuse.features.encoding import encode_table, fit_encoder
 from histofuse.features.specs import FeatureSpec
 from histofuse.models.mlp import Mlp
@@ -221,20 +221,9 @@ def case(joined, tmp_path_factory):
     return SimpleNamespace(encoder=encoder, tables=tables, bundles=bundles)
 
 
-def test_columns_have_their_real_names(case):
-    labels = label_features(case.encoder, SPECS)
-    assert {column: label.text for column, label in labels.items()} == {
-        "age_years": "Age",
-        "sex=F": "Sex: F",
-        "sex=M": "Sex: M",
-        "albumin_mean": "Albumin mean",
-        "g_csf": "G-CSF",
-        "albumin_missing": "Albumin not measured",
-    }
-    assert labels["albumin_mean"].unit == "g/dL"
-    assert labels["albumin_missing"].group == "laboratory"
+def test_features_without_a_spec_are_named(case):
     with pytest.raises(InputError, match="albumin_mean"):
-        label_features(case.encoder, SPECS[:2])
+        describe_variables(case.encoder, SPECS[:2])
 
 
 @pytest.mark.parametrize("kind", ["logistic_regression", "xgboost"])
@@ -248,7 +237,7 @@ def test_values_are_those_of_the_record_and_missing_where_it_is(case, joined, ki
 
 
 def test_values_are_written_with_unit_or_with_what_replaces_a_missing_one(case):
-    labels = label_features(case.encoder, SPECS)
+    labels = list_columns(case.encoder)
     albumin = labels["albumin_mean"]
     assert albumin.describe_value(3.25, 0.0) == "3.25 g/dL"
     assert albumin.describe_value(np.nan, np.nan) == "not known"
@@ -261,7 +250,7 @@ def test_values_are_written_with_unit_or_with_what_replaces_a_missing_one(case):
 @pytest.mark.parametrize("kind", ["logistic_regression", "xgboost"])
 def test_categories_and_indicators_are_summed_before_they_are_ranked(case, kind):
     rows = explain_rows(case.bundles[kind], case.tables, SPECS, SIZES)
-    column = [label.column for label in rows.labels].index
+    column = rows.model.features.index
     values = rows.attributions.values
     expected = {
         "age_years": values[:, column("age_years")],

@@ -60,7 +60,7 @@ def test_a_variable_has_its_clinical_meaning_and_unit(encoder):
         "haemoglobin": ("Haemoglobin", "g/dL"),
         "her2": ("HER2-directed therapy", ""),
     }
-    assert found["haemoglobin"].columns[-1].column == "haemoglobin_missing"
+    assert found["haemoglobin"].columns[-1].name == "haemoglobin_missing"
 
 
 def test_a_category_is_written_by_name_even_where_it_is_missing(encoder):
