@@ -287,29 +287,18 @@ def _fit_platt(
 def _fit_sigmoid(
     log_odds: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]
 ) -> SigmoidCurve:
-    from scipy.optimize import minimize
+    from sklearn.linear_model import LogisticRegression
 
     centre, spread = log_odds.mean(), log_odds.std()
     if spread < TINY:
         return SigmoidCurve(0.0, 0.0)
-    design = np.column_stack([(log_odds - centre) / spread, np.ones_like(log_odds)])
-
-    def loss(w: np.ndarray) -> float:
-        z = design @ w
-        return float((np.logaddexp(0, z) - targets * z).mean())
-
-    def gradient(w: np.ndarray) -> np.ndarray:
-        return design.T @ (expit(design @ w) - targets) / len(targets)
-
-    def hessian(w: np.ndarray) -> np.ndarray:
-        p = expit(design @ w)
-        return (design * (p * (1 - p))[:, None]).T @ design / len(targets)
-
-    start = np.array([0.0, np.log(targets.mean() / (1 - targets.mean()))])
-    options = {"gtol": 1e-10}
-    best = minimize(loss, start, jac=gradient, hess=hessian, method="trust-exact", options=options)
-    slope = float(best.x[0] / spread)
-    return SigmoidCurve(slope, float(best.x[1] - slope * centre))
+    # Each row counts twice: by its target as one of the class, by the rest as one of the others.
+    standardised = (log_odds - centre) / spread
+    rows = np.column_stack([np.concatenate([standardised, standardised])])
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
+    model.fit(rows, np.repeat([1, 0], len(targets)), np.append(targets, 1 - targets))
+    slope = float(model.coef_[0, 0] / spread)
+    return SigmoidCurve(slope, float(model.intercept_[0] - slope * centre))
 
 
 def _fit_intercept(

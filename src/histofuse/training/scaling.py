@@ -22,9 +22,6 @@ SHARPEST: Final = 20.0
 # A class's bias is fitted from this many of its rows.
 BIAS_MINIMUM: Final = 5
 _FLAT: Final = 1e-10  # of a gradient
-_STEPS: Final = 100
-_TINY: Final = 1e-12
-_LONGEST_STEP: Final = 10.0
 _SAME: Final = 1e-9
 _SURE: Final = 1e-8  # a loss that only separable rows reach
 _LEAST_SLOPE: Final = 0.01  # least slope on scores with a spread of 1: ranks are never reversed
@@ -100,31 +97,28 @@ def _minimise(
     offset: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, " m"], float]:
-    """Fit w of softmax(offset + design @ w) by damped Newton steps; also return the loss a row."""
+    """Fit w of softmax(offset + design @ w); also return the loss a row."""
+    from scipy.optimize import minimize
+
     n, _, m = design.shape
     of_true = design[np.arange(n), labels].mean(axis=0)
 
     def measure(w: np.ndarray) -> tuple[float, np.ndarray]:
         log_p = log_softmax(offset + design @ w, axis=1)
-        return -float(log_p[np.arange(n), labels].mean()), np.exp(log_p)
+        expected = (np.exp(log_p)[:, :, None] * design).sum(axis=1)
+        return -float(log_p[np.arange(n), labels].mean()), expected.mean(axis=0) - of_true
 
-    w = np.zeros(m)
-    loss, p = measure(w)
-    for _ in range(_STEPS):
-        weighted = p[:, :, None] * design
+    def curve(w: np.ndarray) -> np.ndarray:
+        weighted = softmax(offset + design @ w, axis=1)[:, :, None] * design
         expected = weighted.sum(axis=1)
-        gradient = expected.mean(axis=0) - of_true
-        if np.abs(gradient).max() < _FLAT:
-            break
         squares = weighted.reshape(-1, m).T @ design.reshape(-1, m)
-        step = np.linalg.lstsq((squares - expected.T @ expected) / n, gradient, rcond=None)[0]
-        step = np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
-        after, p = measure(w - step)
-        while after > loss + _TINY:
-            step = step / 2
-            after, p = measure(w - step)
-        w, loss = w - step, after
-    return w, loss
+        return (squares - expected.T @ expected) / n
+
+    options = {"gtol": _FLAT}
+    best = minimize(
+        measure, np.zeros(m), jac=True, hess=curve, method="trust-exact", options=options
+    )
+    return best.x, float(best.fun)
 
 
 def find_root(function: Callable[[float], float], low: float, high: float) -> float:
