@@ -293,12 +293,11 @@ def _fit_sigmoid(
     if spread < TINY:
         return SigmoidCurve(0.0, 0.0)
     # Each row counts twice: by its target as one of the class, by the rest as one of the others.
-    standardised = (log_odds - centre) / spread
-    rows = np.column_stack([np.concatenate([standardised, standardised])])
+    rows = np.tile((log_odds - centre) / spread, 2)[:, None]
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
     model.fit(rows, np.repeat([1, 0], len(targets)), np.append(targets, 1 - targets))
     slope = float(model.coef_[0, 0] / spread)
-    return SigmoidCurve(slope, float(model.intercept_[0] - slope * centre))
+    return SigmoidCurve(slope, float(np.ravel(model.intercept_)[0] - slope * centre))
 
 
 def _fit_intercept(
