@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 SUFFIXES: Final = (".parquet", ".csv")
 ROWS_AT_ONCE: Final = 4096
-_NAMED: Final = "model: {model}, trained on {trained_on} data"
+NAMED: Final = "model: {model}, trained on {trained_on} data"
 _DRAWN: Final = ("overlay", "geojson", "report")  # options with a folder
 _PLACE: Final = ["frame_id", "x_px", "y_px"]
 _LONGEST_NAME: Final = 200  # bytes, of a file
@@ -141,7 +141,7 @@ def _check_drawn(request: Request, kind: str) -> None:
 
 def describe_model(predictor: Predictor, request: Request) -> list[str]:
     """Name the model, and warn if it was trained on simulated data and the input is other data."""
-    lines = [_NAMED.format_map(predictor.identity)]
+    lines = [NAMED.format_map(predictor.identity)]
     given = (request.frames, request.slide, request.patients)
     inputs = [path for path in given if path is not None]
     if "simulated" in predictor.sources and not all(
@@ -296,7 +296,7 @@ def _draw(
     if request.overlay is not None:
         from histofuse.serving.pictures.overlay import draw_overlays
 
-        footer = _NAMED.format_map(model.predictor.identity)
+        footer = NAMED.format_map(model.predictor.identity)
         draw_overlays(table, frames, classes=classes, footer=footer, folder=request.overlay)
     if request.geojson is not None:
         request.geojson.mkdir(parents=True, exist_ok=True)

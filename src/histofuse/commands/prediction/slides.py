@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from histofuse.commands.prediction.case_pages import Case, choose_shown, write_case_page
 from histofuse.commands.prediction.predict import (
     CASE,
+    NAMED,
     Request,
     choose_reading,
     describe_model,
@@ -256,7 +257,8 @@ def _write_results(
     write_json(summary, folder / "summary.json")
     nuclei = make_nuclei(table, job.class_names, colour_classes(classes), of=name)
     write_features((*_outline(spot, mpp, focus, name), *nuclei), folder / "nuclei.geojson")
-    figure = draw_overview(overview, mitoses * mpp, spot, describe_slide(summary))
+    title = f"{describe_slide(summary)}\n{NAMED.format_map(summary)}"
+    figure = draw_overview(overview, mitoses * mpp, spot, title)
     write_figure(figure, folder / "thumbnail.png", DPI)
     return summary, render(figure)
 

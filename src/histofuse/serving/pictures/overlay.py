@@ -25,6 +25,7 @@ _LONGEST_PX: Final = 2400  # side of a drawing; larger frames are shrunk
 _BELOW_PX: Final = 64  # for legend and footer
 DPI: Final = 100
 _NARROWEST_PX: Final = 700  # of a thumbnail's drawing
+_MARGINS_PX: Final = (72, 96, 16, 112)  # around the thumbnail: left, right, top, below
 CHANGE: Final = "change"  # of the log-odds, by a nucleus
 RANK: Final = "rank"
 _EDGE: Final = {"edgecolors": "white", "linewidths": 0.8}
@@ -59,9 +60,14 @@ def draw_overview(
 
     height, width, _ = overview.thumbnail.shape
     extent = (0, width * overview.mpp / 1e3, height * overview.mpp / 1e3, 0)
-    total = height + 2 * _BELOW_PX
-    figure = Figure(figsize=(max(width, _NARROWEST_PX) / DPI, total / DPI))
-    axes = figure.add_axes((0.06, 1.2 * _BELOW_PX / total, 0.92, 1 - 1.3 * _BELOW_PX / total))
+    left, right, top, below = _MARGINS_PX
+    size = max(width + left + right, _NARROWEST_PX), height + top + below
+    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI))
+
+    def add_axes(x: int, y: int, wide: int, high: int) -> Axes:
+        return figure.add_axes((x / size[0], y / size[1], wide / size[0], high / size[1]))
+
+    axes = add_axes(left, below, width, height)
     axes.imshow(overview.thumbnail, extent=extent)
     bins = [np.arange(height + 1), np.arange(width + 1)]
     places = mitoses_um / overview.mpp
@@ -70,15 +76,16 @@ def draw_overview(
     if len(places):
         shown = np.ma.masked_less(density, 0.1 * density.max())
         heat = axes.imshow(shown, extent=extent, cmap="inferno", alpha=0.45, vmin=0)
-        figure.colorbar(heat, ax=axes, shrink=0.5, pad=0.01, label="per mm²")
+        scale = add_axes(left + width + 12, below + height // 4, 14, height // 2)
+        figure.colorbar(heat, cax=scale, label="mitoses per mm²")
         style = {"s": 26, "color": CLASS_COLOURS[0], "edgecolors": "white", "linewidths": 0.7}
         axes.scatter(*(mitoses_um / 1e3).T, **style)
     if spot is not None and spot.mitoses:
         centre = spot.x_um / 1e3, spot.y_um / 1e3
         circle = Circle(centre, spot.radius_um / 1e3, fill=False, color="black", linewidth=1.5)
         axes.add_patch(circle)
-    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm", anchor="N")
-    text = textwrap.fill(title, max(width, _NARROWEST_PX) // 6)
+    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm")
+    text = "\n".join(textwrap.fill(line, size[0] // 6) for line in title.splitlines())
     figure.text(0.01, 0.004, text, fontsize=8, color=GREY, va="bottom")
     return figure
 
