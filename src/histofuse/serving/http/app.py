@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from html import escape
 from multiprocessing import parent_process
@@ -41,7 +41,6 @@ _PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>hi
 <h1>histofuse</h1><p>{model}, trained on {trained_on} data. Not a medical device.</p>
 <h2>A request</h2><pre>{send}</pre><table>{request}</table><p>Params, true or false: {asked}.</p>
 <h2>The answer</h2><table>{answer}</table></html>"""
-Answer = Callable[[Request], Awaitable[Response]]
 
 
 def make_app() -> RequestLimits:
@@ -70,16 +69,11 @@ def find_artifacts(folder: Path) -> dict[str, str]:
 
 def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits:
     """Make the application that serves an endpoint."""
-    app = FastAPI(title="histofuse", docs_url=None, redoc_url=None, openapi_url=None)
+    handlers: Any = {MlflowException: report_error}
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers=handlers)
 
     async def check_health(_: Request) -> Response:
         return Response("\n", 503 if endpoint.failed else 200, media_type=_JSON)
-
-    def give(text: str, media_type: str = _JSON) -> Answer:
-        async def respond(_: Request) -> Response:
-            return Response(text, media_type=media_type)
-
-        return respond
 
     def read(body: bytes) -> tuple[pd.DataFrame, Future[pd.DataFrame]]:
         inputs, params = read_request(body)
@@ -100,16 +94,16 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
             return Response(await asyncio.to_thread(write, table, inputs), media_type=_JSON)
 
     split = endpoint.interface.example.to_dict("split", index=False)
-    pages = {
+    pages: dict[str, Any] = {  # a response is an application of its own
         "/ping": check_health,
         "/health": check_health,
-        "/version": give(VERSION),
-        "/docs": give(write_docs(endpoint), "text/html"),
-        "/example": give(json.dumps({SPLIT: split}, default=to_plain)),
+        "/version": Response(VERSION, media_type=_JSON),
+        "/docs": Response(write_docs(endpoint), media_type="text/html"),
+        "/example": Response(json.dumps({SPLIT: split}, default=to_plain), media_type=_JSON),
     }
     for path, page in pages.items():
         app.add_route(path, page, methods=["GET"])
-    app.add_route("/invocations", _reporting(answer), methods=["POST"])
+    app.add_route("/invocations", answer, methods=["POST"])
     return RequestLimits(app, limits, expect_json)
 
 
@@ -127,16 +121,9 @@ def _write_rows(columns: Mapping[str, str]) -> str:
     return "".join(f"<tr><td>{name}</td><td>{holds}</td></tr>" for name, holds in cells)
 
 
-def _reporting(answer: Answer) -> Answer:
-
-    async def respond(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except MlflowException as error:
-            status = error.get_http_status_code()
-            return Response(error.serialize_as_json(), status, media_type=_JSON)
-
-    return respond
+async def report_error(_: Request, error: MlflowException) -> Response:
+    """Answer with an error, as MLflow's server does."""
+    return Response(error.serialize_as_json(), error.get_http_status_code(), media_type=_JSON)
 
 
 def _end_with(parent: Any) -> None:
