@@ -7,7 +7,7 @@ from typing import Any, Final
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import name_model, name_patient_model
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.clustered import explain_resampling, render
 from histofuse.evaluation.metrics.weighted import measure_rows, measure_splits
 from histofuse.evaluation.performance.intervals import render_ends
 from histofuse.evaluation.performance.tables import Table
@@ -144,23 +144,5 @@ def summarise_patients(
         "models": models,
         "declared": declared,
         "intervals": {"models": intervals},
-        **render_comparison(comparison),
-    }
-
-
-def render_comparison(comparison: Comparison) -> dict[str, Any]:
-    """Render all methods for JSON."""
-    return {
-        "methods": {name: _render(measured) for name, measured in comparison.methods.items()},
-        "better_side": comparison.better_side,
-        "default": comparison.default,
-    }
-
-
-def _render(measured: Measured) -> dict[str, Any]:
-    return {
-        "auroc": {view: interval.to_dict() for view, interval in measured.views.items()},
-        "gain": measured.gain.to_dict() if measured.gain else None,
-        "behind": {side: interval.to_dict() for side, interval in measured.behind.items()},
-        "parameters": measured.parameters,
+        **render(comparison),
     }

@@ -15,6 +15,7 @@ from histofuse.core.naming import show_ends, show_value
 from histofuse.evaluation.alarms.checks import AlarmCheck
 from histofuse.evaluation.alarms.models import mark_seen, tabulate_rows
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
+from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions
@@ -215,7 +216,7 @@ def _check_alarms(evidence: Evidence) -> Iterator[Check]:
         yield Check("alarms", True, detail, {"passed": passed})
     for check in evidence.alarms:
         if check.outcome != "passed":
-            yield Check(f"alarm[{check.name}]", False, check.detail, check.to_dict()["numbers"])
+            yield Check(f"alarm[{check.name}]", False, check.detail, render(check.numbers))
 
 
 def _check_external(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:

@@ -90,7 +90,7 @@ def test_each_simulated_patient_is_tested_once_with_intervals_over_patients(simu
     ]
     fused = results.summary["methods"]["patient_early_logistic"]
     expected = roc_auc_score(tested["target"], tested["probability"])
-    assert fused["auroc"]["both"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert fused["views"]["both"]["value"] == pytest.approx(expected, abs=1e-6)
     assert fused["gain"]["low"] is not None
     assert "each tested once over 3 folds" in results.table.caption
     assert "Simulated data" in results.table.caption

@@ -25,7 +25,7 @@ from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.external.calibration_line import measure_line
 from histofuse.evaluation.external.shift import Distance, describe_patches, measure_distance
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables
@@ -125,7 +125,7 @@ def _measure(bundle: Bundle, external: External, request: Request) -> list[str]:
         "sources": external.sources,
         "notes": external.notes,
         "size": here.describe_size(),
-        "scores": {where: render_intervals(of) for where, of in scores.items()},
+        "scores": render(scores),
         "distance": {side: distance.to_dict() for side, distance in distances.items()},
         "recalibration": recalibration,
     }

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clustered import render
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.promotion import AlarmParams
 
@@ -18,7 +19,6 @@ RECORDS: Final = ("tabular", "fusion")
 IMAGES: Final = ("image", "fusion")
 ALL: Final = ("image", "tabular", "fusion")
 FORMAT: Final = 3  # counts up when a check is added that the gate relies on
-_DECIMALS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ class AlarmCheck:
     severity: Severity  # of the alarm, raised or not
     detail: str  # the outcome in words, with its numbers; names no case and no patient
     numbers: Mapping[str, Any] = field(default_factory=dict)  # the same numbers, JSON-ready
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON, numbers rounded."""
-        return asdict(self) | {"concerns": list(self.concerns), "numbers": _round(self.numbers)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AlarmCheck":
@@ -83,7 +79,7 @@ def describe_alarms(
     checks: Sequence[AlarmCheck], models: Mapping[str, Mapping[str, str]], data: Mapping[str, str]
 ) -> dict[str, Any]:
     """Render ``alarms.json``; models have ``digest`` and ``kind``, files their digest."""
-    rendered = [check.to_dict() for check in checks]
+    rendered = render(checks)
     count = Counter(c.outcome for c in checks)
     return {
         "format": FORMAT,
@@ -117,9 +113,3 @@ def select_checks(checks: Sequence[AlarmCheck], model: str, kind: str) -> tuple[
 def digest_data(root: Path, names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     """Digest the files below a folder that exist."""
     return {name: digest_file(root / name) for name in names if (root / name).is_file()}
-
-
-def _round(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _round(item) for key, item in value.items()}
-    return round(value, _DECIMALS) if isinstance(value, float) else value

@@ -32,7 +32,7 @@ from histofuse.evaluation.assessment.subgroups import (
 )
 from histofuse.evaluation.metrics.bootstrap import BIASED, BIASED_METHOD, Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, Result
 from histofuse.evaluation.predictions import Predictions
@@ -162,7 +162,7 @@ def describe_assessments(
     params: AssessmentParams,
     intervals: IntervalParams,
 ) -> dict[str, Any]:
-    """Render ``assessment.json``; `_describe` and the `to_dict` of each part give its keys.
+    """Render ``assessment.json``; the parts of `Assessment` have their own fields as keys.
 
     An interval is ``value``, ``low`` and ``high``, None where not defined, with a ``note`` where
     there is no interval. ``conformal.quantile`` is None of a class that is in every set.
@@ -180,7 +180,7 @@ def describe_assessments(
 def _describe(assessment: Assessment, context: Context, params: AssessmentParams) -> dict[str, Any]:
     result = assessment.result
     rows = result.model.of(context.split)
-    subgroups = assessment.subgroups
+    calibrator = assessment.calibrator.to_dict()
     return {
         "digest": result.model.digest,
         "title": result.title,
@@ -192,25 +192,17 @@ def _describe(assessment: Assessment, context: Context, params: AssessmentParams
         "group_unit": rows.group_unit,
         "groups": rows.count_groups(),
         "focus": assessment.focus,
-        "calibration": _describe_calibration(assessment),
-        "decision_curve": assessment.decision_curve.to_dict(),
-        "operating_points": [point.to_dict() for point in assessment.operating_points],
-        "conformal": _describe_conformal(assessment, params),
-        "subgroups": subgroups and {name: of.to_dict() for name, of in subgroups.items()},
-        "subgroups_note": explain_subgroups(assessment, context),
-    }
-
-
-def _describe_calibration(assessment: Assessment) -> dict[str, Any]:
-    calibrator = assessment.calibrator.to_dict()
-    return {
-        **{name: calibrator[name] for name in ("method", "fitted_on", "choice")},
-        "bins": ECE_BINS,
-        "quality": {name: quality.to_dict() for name, quality in assessment.quality.items()},
-        "reliability": {
-            side: {name: [b.to_dict() for b in bins] for name, bins in of.items()}
-            for side, of in assessment.reliability.items()
+        "calibration": {
+            **{name: calibrator[name] for name in ("method", "fitted_on", "choice")},
+            "bins": ECE_BINS,
+            "quality": render(assessment.quality),
+            "reliability": render(assessment.reliability),
         },
+        "decision_curve": render(assessment.decision_curve),
+        "operating_points": render(assessment.operating_points),
+        "conformal": _describe_conformal(assessment, params),
+        "subgroups": render(assessment.subgroups),
+        "subgroups_note": explain_subgroups(assessment, context),
     }
 
 
@@ -218,13 +210,13 @@ def _describe_conformal(assessment: Assessment, params: AssessmentParams) -> dic
     if not assessment.coverage:
         return None
     classes = assessment.result.model.classes
-    methods = {name: c.to_dict(classes) for name, c in assessment.coverage.items()}
+    quantiles = render(assessment.coverage[params.conformal_score].rule.quantiles)
     return {
         "score": params.conformal_score,
         "coverage_asked": params.coverage,
         "classes": classes,
-        "quantile": methods[params.conformal_score]["quantile"],
-        "methods": methods,
+        "quantile": dict(zip(classes, quantiles, strict=True)),
+        "methods": render(assessment.coverage),
         "note": NOT_EXCHANGEABLE,
     }
 

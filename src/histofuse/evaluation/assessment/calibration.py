@@ -15,14 +15,14 @@ Intervals for Proportions with Small Expected Number of Positive Counts Estimate
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
 from histofuse.core.privacy import FEWEST_PATIENTS
-from histofuse.evaluation.metrics.bootstrap import Interval, round_number
+from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import (
     ECE_BINS,
     Events,
@@ -31,7 +31,7 @@ from histofuse.evaluation.metrics.classification import (
     Scores,
     place_in_bins,
 )
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting, Totals
 
 ALL: Final = "all"
@@ -52,10 +52,6 @@ class Quality:
     after: Mapping[str, Interval]  # likewise, calibrated
     # after less before, of ``brier`` and ``ece``, on the same resamples
     change: Mapping[str, Interval]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return {side: render_intervals(of) for side, of in vars(self).items()}
 
 
 def measure_quality(
@@ -139,10 +135,6 @@ class Bin:
     high: float
     rows: int  # how many there are
     groups: int  # of how many cases, or patients
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return {n: v if isinstance(v, int) else round_number(v) for n, v in vars(self).items()}
 
 
 def measure_reliability(

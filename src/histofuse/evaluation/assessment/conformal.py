@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from histofuse.evaluation.metrics.bootstrap import Interval, round_number
+from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import Labels, Probabilities
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting, Totals
 from histofuse.training.conformal import ConformalRule, Score, predict_sets
 
@@ -43,14 +43,6 @@ class Coverage:
     # of ``coverage/all`` and ``coverage/<class>``, ``mean_size``, ``empty``, ``single`` and
     # ``full`` (shares of sets), for the fitted rule
     intervals: Mapping[str, Interval]
-
-    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Render for JSON."""
-        quantiles = map(round_number, self.rule.quantiles)
-        return {
-            "quantile": dict(zip(classes, quantiles, strict=True)),
-            "validation_rows": dict(zip(classes, self.rule.rows, strict=True)),
-        } | render_intervals(self.intervals)
 
 
 def measure_coverage(

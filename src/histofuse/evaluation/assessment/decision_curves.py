@@ -6,13 +6,12 @@ Source: Vickers & Elkin 2006, Decision Curve Analysis.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from histofuse.evaluation.metrics.classification import Events, Scores
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, round_all
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting, Totals
 from histofuse.params.evaluation import ThresholdRange
 
@@ -28,21 +27,6 @@ class DecisionCurve:
     low: Series  # lower end of its pointwise interval
     high: Series
     treat_all: Series  # acting on every row
-    gain_low: Series  # lower end of the interval of the model less the better of all and none
-
-    def find_useful(self) -> list[tuple[float, float]]:
-        """Find the ranges of thresholds in which the model surely beats both all and none."""
-        better = np.nan_to_num(self.gain_low, nan=-1.0) > 0
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], better, [False]]).astype(int)))
-        pairs = zip(edges[::2], edges[1::2] - 1, strict=True)
-        return [(float(self.thresholds[a]), float(self.thresholds[b])) for a, b in pairs]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        series = ("thresholds", "model", "low", "high", "treat_all")
-        return {name: round_all(getattr(self, name)) for name in series} | {
-            "better_than_all_and_none": [round_all(ends) for ends in self.find_useful()]
-        }
 
 
 def list_thresholds(span: ThresholdRange) -> Series:
@@ -67,8 +51,7 @@ def measure_decision_curve(
         rows, events = sums[:, -2:-1], sums[:, -1:]
         net = (sums[:, :steps] - odds * sums[:, steps:-2]) / rows
         everyone = (events - odds * (rows - events)) / rows
-        gain = net - np.maximum(everyone, 0.0)
-        named = (("net", net), ("all", everyone), ("gain", gain))
+        named = (("net", net), ("all", everyone))
         return {f"{name}/{t}": values[:, t] for name, values in named for t in range(steps)}
 
     sums = np.column_stack([hits, alarms, totals])
@@ -84,7 +67,6 @@ def measure_decision_curve(
         collect("net", "low"),
         collect("net", "high"),
         collect("all", "value"),
-        collect("gain", "low"),
     )
 
 

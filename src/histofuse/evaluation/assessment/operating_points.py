@@ -5,14 +5,14 @@ Source: as asked of diagnostic tests, STARD 2015, items 12 and 24.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from histofuse.evaluation.metrics.bootstrap import Interval, round_number
 from histofuse.evaluation.metrics.classification import Events, Scores, count_cuts
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting
 from histofuse.params.evaluation import AssessmentParams
 
@@ -34,12 +34,6 @@ class OperatingPoint:
     # `RATES` on the split reported, with intervals for the chosen threshold
     rates: Mapping[str, Interval]
     note: str  # why there is no threshold; empty where there is one
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        rates = {"validation": dict(self.chosen_on), "found": render_intervals(self.rates)}
-        point = {"aim": self.aim, "target": self.target, "threshold": round_number(self.threshold)}
-        return point | rates | ({"note": self.note} if self.note else {})
 
 
 def choose_threshold(scores: Scores, positive: Events, aim: Aim, target: float) -> float | None:

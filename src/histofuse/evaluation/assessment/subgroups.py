@@ -7,7 +7,7 @@ target; where that hides one subgroup alone, the next smallest is hidden against
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import Events, Scores
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render_intervals
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting, Weights, rank_rows
 from histofuse.evaluation.predictions import name_admissions
 from histofuse.params.evaluation import AssessmentParams
@@ -57,12 +57,6 @@ class Subgroup:
     intervals: Mapping[str, Interval]
     note: str  # why it is not measured; empty where it is
 
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        counts = {"rows": self.rows, "positives": self.positives, "patients": self.patients}
-        values = render_intervals(self.intervals)
-        return {"name": self.name, **counts, **values} | ({"note": self.note} if self.note else {})
-
 
 @dataclass(frozen=True)
 class Gap:
@@ -79,14 +73,6 @@ class Attribute:
 
     subgroups: tuple[Subgroup, ...]
     gaps: Mapping[str, Gap]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        gaps = {
-            metric: {"high_in": gap.high, "low_in": gap.low, **gap.interval.to_dict()}
-            for metric, gap in self.gaps.items()
-        }
-        return {"subgroups": [s.to_dict() for s in self.subgroups], "largest_gaps": gaps}
 
 
 def name_subgroups(

@@ -1,14 +1,14 @@
 """Controls as numbers: pairing arms compared, and metrics after shuffling."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from histofuse.core.seeding import make_rng
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled, round_number
-from histofuse.evaluation.metrics.clustered import round_all
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
+from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.predictions import Predictions
 from histofuse.training.protocols.controls import Answers
 
@@ -113,30 +113,5 @@ def _find_chance(rows: Predictions) -> dict[str, float]:
 
 def describe_controls(controls: Controls, verdicts: Sequence[Any]) -> dict[str, Any]:
     """Render ``controls.json``; what is not defined is None."""
-    return {
-        "metrics": list(controls.metrics),
-        "sizes": dict(controls.sizes),
-        "arms": _render_all(controls.arms, _render),
-        "differences": _render_all(
-            {f"{new} - {old}": found for (new, old), found in controls.differences.items()},
-            lambda d: _render(d) | {"probability_above": round_number(d.probability_above)},
-        ),
-        "shuffled": _render_all(
-            controls.shuffled,
-            lambda s: (
-                _render(s.interval)
-                | {"values": round_all(s.values), "chance": round_number(s.chance)}
-            ),
-        ),
-        "verdicts": [vars(verdict) for verdict in verdicts],
-    }
-
-
-def _render_all(
-    of: Mapping[str, Mapping[str, Any]], render: Callable[[Any], dict[str, Any]]
-) -> dict[str, Any]:
-    return {name: {m: render(value) for m, value in found.items()} for name, found in of.items()}
-
-
-def _render(interval: Interval) -> dict[str, Any]:
-    return {"note": ""} | interval.to_dict("value", "low", "high", "groups")
+    differences = {f"{new} - {old}": of for (new, old), of in controls.differences.items()}
+    return render(vars(controls) | {"differences": differences, "verdicts": verdicts})

@@ -8,11 +8,11 @@ from typing import Any
 from histofuse.core.bundle import list_bundles, open_bundle
 from histofuse.evaluation.crossval.folds import TEST, pool, require_unseen
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
+from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.patients import (
     compare_methods,
     make_methods_table,
     rank_by_size,
-    render_comparison,
 )
 from histofuse.evaluation.performance.tables import Table
 from histofuse.evaluation.predictions import Predictions, concatenate, read_view
@@ -47,7 +47,7 @@ def compare_patients(folds: Sequence[Path], bootstrap: Bootstrap) -> PatientResu
     marked = " Simulated data: no patients, no claim." if simulated else ""
     return PatientResults(
         replace(table, name="patients", caption=caption + marked, notes=notes),
-        {"patients": tested, "source": first[0].config["source"], **render_comparison(comparison)},
+        {"patients": tested, "source": first[0].config["source"], **render(comparison)},
     )
 
 

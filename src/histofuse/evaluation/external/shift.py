@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float, UInt8
 
 from histofuse.core.naming import show_interval
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render
 from histofuse.evaluation.metrics.weighted import Clusters, rank_rows
 from histofuse.features.labs import load_labs
 
@@ -46,10 +46,6 @@ class Shift:
         before = f"{self.training} in training, " if self.training else ""
         return f"{self.name}: {before}{self.here}{' here' if before else ''}{note}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Render for JSON."""
-        return vars(self) | {"p": round_number(self.p)}
-
 
 @dataclass(frozen=True)
 class Distance:
@@ -70,8 +66,8 @@ class Distance:
         return {
             "level": self.level,
             "alarms": [shift.name for shift in self.alarms],
-            "classifier_auroc": self.auroc and self.auroc.to_dict(),
-            "features": [shift.to_dict() for shift in self.shifts],
+            "classifier_auroc": render(self.auroc),
+            "features": render(self.shifts),
         }
 
 

@@ -1,7 +1,7 @@
 """Intervals of anything that can be computed from sums over cases, or patients."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -51,14 +51,17 @@ class ClusterBootstrap:
         return resampled.intervals(method)
 
 
-def render_intervals(intervals: Mapping[str, Interval]) -> dict[str, Any]:
-    """Render each interval of a mapping."""
-    return {name: interval.to_dict() for name, interval in intervals.items()}
-
-
-def round_all(values: Sequence[float] | np.ndarray) -> list[float | None]:
-    """Round a series for JSON."""
-    return [round_number(value) for value in values]
+def render(value: Any) -> Any:
+    """Render for JSON: intervals by their ends, other records by their fields, numbers rounded."""
+    if isinstance(value, Interval):
+        return value.to_dict()
+    if is_dataclass(value):
+        return {field.name: render(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: render(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [render(item) for item in value]
+    return round_number(value) if isinstance(value, float | np.floating) else value
 
 
 def explain_resampling(params: IntervalParams, units: str) -> str:

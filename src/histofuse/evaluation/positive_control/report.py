@@ -22,7 +22,7 @@ from histofuse.evaluation.drawing import (
     save_drawing,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.clustered import explain_resampling, render_intervals
+from histofuse.evaluation.metrics.clustered import explain_resampling, render
 from histofuse.evaluation.metrics.sides import Rules, answer_gain, explain_gain
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
@@ -71,7 +71,7 @@ def write_positive_control(
         f"AUROC {_show(gain, '+')} over the better side{reached}. "
         f"{explain_gain(answer, gain, rules)}"
     )
-    content: dict[str, Any] = {cohort: render_intervals(of) for cohort, of in measured.items()}
+    content: dict[str, Any] = render(measured)
     content |= {"own": own} if own else {}
     verdict = {"answer": answer, "sentence": sentence, "fusion": fusion}
     write_json({**content, "verdict": verdict}, folder / "positive_control.json")

@@ -120,7 +120,8 @@ def test_what_is_measured_is_what_the_sets_do():
     assert found["empty"] == pytest.approx((~sets.any(axis=1)).mean())
     assert found["full"] == pytest.approx(sets.all(axis=1).mean())
 
-    written = {"classes": CLASSES, "score": "lac_by_class", **coverage.to_dict(CLASSES)}
+    quantile = dict(zip(CLASSES, coverage.rule.quantiles, strict=True))
+    written = {"classes": CLASSES, "score": "lac_by_class", "quantile": quantile}
     for row, held in zip(p[:50], sets, strict=False):
         assert predict_set(row.tolist(), written) == [
             c for c, i in zip(CLASSES, held, strict=True) if i

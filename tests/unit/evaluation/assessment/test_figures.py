@@ -10,9 +10,8 @@ from histofuse.evaluation.assessment.figures import draw_decision_curve, draw_re
 def test_no_decision_curve_leaves_the_frame(deepest):
     thresholds = np.linspace(0.01, 0.6, 20)
     model = np.linspace(0.05, deepest, 20)
-    curve = DecisionCurve(
-        thresholds, model, model - 0.02, model + 0.02, 1 - 1 / (1 - thresholds), model
-    )
+    everyone = 1 - 1 / (1 - thresholds)
+    curve = DecisionCurve(thresholds, model, model - 0.02, model + 0.02, everyone)
     (axes,) = draw_decision_curve(curve, "mitosis", "x").axes
     low, high = axes.get_ylim()
     for line in axes.lines:

@@ -74,7 +74,7 @@ def test_without_positives_to_choose_by_there_is_no_point():
     p, positive = draw(0)
     points = measure_operating_points((p, positive & False), (p, positive), PARAMS, bootstrap(300))
     assert all(point.threshold is None for point in points)
-    assert "no positives" in points[0].to_dict()["note"]
+    assert "no positives" in points[0].note
 
 
 def test_ppv_is_not_defined_where_nothing_is_flagged():

@@ -116,7 +116,7 @@ def test_restricted_subgroups_are_withheld_and_cannot_be_had_by_subtraction():
     assert [s.rows for s in found] == [200, 120, None, None]
     assert all(s.positives is None and not s.intervals for s in found[2:])
     assert "withheld" in found[3].note
-    assert "15" not in str(found[3].to_dict())
+    assert "15" not in str(found[3])
 
 
 def test_few_deaths_are_withheld_with_restricted_data():
