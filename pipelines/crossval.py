@@ -13,7 +13,7 @@ from histofuse.core.progress import report
 from histofuse.evaluation.crossval.evaluate import cross_validate
 from histofuse.evaluation.crossval.folds import load_folds
 from histofuse.evaluation.crossval.patients import compare_patients
-from histofuse.evaluation.crossval.report import describe_fold, describe_run, make_crossval_tables
+from histofuse.evaluation.crossval.report import describe_run, make_crossval_tables
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import write_tables
@@ -95,12 +95,11 @@ def run_folds(chain: Chain, folds: range, run: Path) -> None:
     workers = count_workers(params.workers, params.threads)
     there = [k for k in folds if is_complete(chain, k, run)]
     for k in there:
-        report(f"fold {k + 1} of {len(folds)} is there: {describe_fold(find_fold(run, k))}")
+        report(f"fold {k + 1} of {len(folds)} is there")
     commands = {f"fold_{k}": [sys.executable, __file__, str(k)] for k in folds if k not in there}
 
     def tell(name: str, seconds: float) -> None:
-        said = describe_fold(run / name)
-        report(f"fold {int(name[5:]) + 1} of {len(folds)} in {seconds:.0f} s: {said}")
+        report(f"fold {int(name[5:]) + 1} of {len(folds)} in {seconds:.0f} s")
 
     run_processes(commands, run, workers=workers, threads=params.threads, done=tell)
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.naming import show_name
 from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
-from histofuse.core.tables import read_table
-from histofuse.data.splits import PATCH_SPLITS
-from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread, measure_fold
+from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread
 from histofuse.evaluation.crossval.folds import TEST, FoldSplit
 from histofuse.evaluation.metrics.bootstrap import round_number
+from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.performance.intervals import describe_between, render_ends
 from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.performance.tables import (
@@ -22,9 +20,8 @@ from histofuse.evaluation.performance.tables import (
     make_minority_table,
     make_tabular_table,
 )
-from histofuse.evaluation.predictions import Predictions, load_predictions
+from histofuse.evaluation.predictions import Predictions
 from histofuse.params.crossval import CrossvalParams
-from histofuse.training.protocols.crossval import MODELS, PATCHES
 
 _EFFECTS: Final = {
     "train": "the class cannot be learnt",
@@ -52,21 +49,6 @@ def explain_gaps(folds: Sequence[FoldSplit]) -> list[str]:
                     f"{_EFFECTS[where]}."
                 )
     return notes
-
-
-def describe_fold(path: Path) -> str:
-    """Say in a line how a fold went: test cases, and the AUPRC of the image models."""
-    splits = read_table(path / PATCHES, PATCH_SPLITS)
-    cases = sorted(splits.loc[splits["split"] == TEST, "case_id"].unique())
-    parts = [f"tested on {', '.join(cases)}"]
-    for folder in sorted((path / MODELS).iterdir()):
-        model = load_predictions(folder).of(TEST)
-        if model.kind == "image":
-            focus = model.focus_class
-            value = measure_fold(model)[f"auprc/{focus}"]
-            shown = "not defined" if value is None else f"{value:.3f}"
-            parts.append(f"{model.name} {focus} AUPRC {shown}")
-    return "; ".join(parts)
 
 
 def describe_run(crossval: CrossValidation, params: CrossvalParams) -> dict[str, Any]:
@@ -109,18 +91,14 @@ def _describe_model(result: Result, crossval: CrossValidation) -> dict[str, Any]
         "groups": rows.count_groups(),
         "group_unit": rows.group_unit,
         "digests": [tested.digest for tested in crossval.folds.tests[name]],
-        "per_fold": [{m: round_number(v) for m, v in metrics.items()} for metrics in per_fold],
-        "over_folds": {m: _describe(crossval.spread(name, m)) for m in per_fold[0]},
+        "per_fold": render(per_fold),
+        "over_folds": render({m: crossval.spread(name, m) for m in per_fold[0]}),
         "pooled": {
             m: render_ends(crossval.intervals.of[name][m])
             | {"value": round_number(result.metrics[f"{TEST}/{m}"])}
             for m in per_fold[0]
         },
     }
-
-
-def _describe(spread: Spread) -> dict[str, Any]:
-    return {n: v if n == "folds" else round_number(v) for n, v in vars(spread).items()}
 
 
 def _describe_differences(crossval: CrossValidation) -> dict[str, dict[str, Any]]:
