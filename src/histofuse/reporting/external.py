@@ -10,7 +10,7 @@ from histofuse.evaluation.external.shift import Distance
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.reporting.blocks import Block, Cell, Chapter, Grid, Mark, Note
 from histofuse.reporting.markdown_tables import read_grids
-from histofuse.reporting.page import SIMULATED_DATA, render_page
+from histofuse.reporting.page import SIMULATED_DATA, SIMULATED_MODEL, render_page
 from histofuse.reporting.pictures import embed_picture
 
 _NAMES: Final = {
@@ -52,7 +52,8 @@ def write_external_page(
     lead = "as fitted in training; the test split is this data set"
     chapters.append(Chapter("assessment", "Decisions, sets, subgroups", [*figures, *grids], lead))
     footer = f"Model {facts['digest'][:12]}. Nothing was refitted. For research only."
-    caution = SIMULATED_DATA if "simulated" in facts["sources"].values() else None
+    caution = SIMULATED_MODEL if "simulated" in facts["trained_on"] else None
+    caution = SIMULATED_DATA if "simulated" in facts["sources"].values() else caution
     page = render_page(
         chapters, caution=caution, footer=footer, title=f"External validation: {title}"
     )
@@ -61,6 +62,9 @@ def write_external_page(
 
 def _summarise(distances: Mapping[str, Distance]) -> Note:
     alarms = [s for distance in distances.values() for s in distance.alarms]
+    if not alarms and any(distance.few_units for distance in distances.values()):
+        text = "Too few cases or patients for a difference to show."
+        return Note("calm", "Inputs against training: inconclusive", [text])
     if not alarms:
         text = "No feature, outcome or combination of them differs by more than chance allows."
         return Note("good", "Inputs are like those of training", [text])
@@ -87,9 +91,9 @@ def _tabulate_scores(
 
 def _tabulate_shifts(distance: Distance) -> Grid:
     rows: list[list[Cell]] = []
+    alike = Mark("inconclusive", "calm") if distance.few_units else Mark("alike", "good")
     for s in distance.shifts:
-        differs = s.p < distance.level
-        mark = Mark("differs", "bad") if differs else Mark("alike", "good")
+        mark = Mark("differs", "bad") if s.p < distance.level else alike
         p = "< 0.001" if s.p < 0.001 else f"{s.p:.3f}"
         rows.append([show_name(s.name), s.training, s.here, p, s.note, mark])
     notes = ["Numbers are medians, texts the most common one; one row a patient or case."]

@@ -26,7 +26,7 @@ SIMULATED_DATA: Final = Caution(
 SIMULATED_MODEL: Final = Caution(
     "model of simulated data",
     "The model was trained on simulated data.",
-    "Its answers say nothing about this patient.",
+    "Its answers say nothing about patients.",
 )
 
 

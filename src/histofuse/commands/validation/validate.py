@@ -74,9 +74,14 @@ def validate(request: Request) -> list[str]:
     with collect_faults() as faults:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", request.name):
             faults.add("--name", f"is {request.name!r}", "letters, digits, _ and -")
-        for option in NEEDS[kind]:
-            if getattr(request, option) is None:
+        if kind not in NEEDS:
+            faults.add("MODEL", f"{bundle.name} is a {kind} model", f"one of {', '.join(NEEDS)}")
+        for option in NEEDS["fusion"] if kind in NEEDS else ():
+            needed, given = option in NEEDS[kind], getattr(request, option) is not None
+            if needed and not given:
                 faults.add(f"--{option}", "nothing", f"a path, for {bundle.name} reads it")
+            elif given and not needed:
+                faults.add(f"--{option}", "given", f"nothing, for {bundle.name} does not read it")
     with TemporaryDirectory() as scratch:
         external = External(TestData(Path(scratch)))
         if "records" in NEEDS[kind]:
@@ -123,6 +128,7 @@ def _measure(bundle: Bundle, external: External, request: Request) -> list[str]:
         "digest": bundle.digest,
         "name": request.name,
         "sources": external.sources,
+        "trained_on": _list_sources(bundle),
         "notes": external.notes,
         "size": here.describe_size(),
         "scores": render(scores),
@@ -138,7 +144,10 @@ def _measure(bundle: Bundle, external: External, request: Request) -> list[str]:
     lines += [f"note: {note}" for note in external.notes]
     for side, of in distances.items():
         alarms = [f"{side} differ from training: {shift}" for shift in of.alarms]
-        lines += alarms or [f"{side}: no difference from training was found"]
+        alike = "no difference from training was found"
+        if of.few_units:
+            alike = "too few cases or patients for a difference from training to show"
+        lines += alarms or [f"{side}: {alike}"]
     return [*lines, _attach(bundle, folder, facts, scores), f"wrote {folder}/index.html"]
 
 
@@ -254,6 +263,12 @@ def _describe_patients(data: TestData, split: str, bundle: Bundle) -> tuple[pd.D
     return inputs.assign(**{outcome: rows["target"]}), outcome
 
 
+def _list_sources(bundle: Bundle) -> list[str]:
+    """List the kinds of data that a model was trained on."""
+    config = bundle.config
+    return [config["source"]] if "source" in config else sorted(set(config["sources"].values()))
+
+
 def _attach(bundle: Bundle, folder: Path, facts: dict[str, Any], scores: dict[str, Any]) -> str:
     """Log a run of the report and tag the registered version that holds the bundle with it."""
     store = open_store()
@@ -269,9 +284,7 @@ def _attach(bundle: Bundle, folder: Path, facts: dict[str, Any], scores: dict[st
     }
     metrics["external/alarms"] = float(sum(len(d["alarms"]) for d in facts["distance"].values()))
     store.log_batch(run, rows=[(0, metrics)])
-    config = bundle.config
-    of_training = [config["source"]] if "source" in config else config["sources"].values()
-    if may_show_patients([*facts["sources"].values(), *of_training]):
+    if may_show_patients([*facts["sources"].values(), *facts["trained_on"]]):
         store.log_folder(run, folder, [])
     store.end_run(run, "FINISHED")
     for version in versions:

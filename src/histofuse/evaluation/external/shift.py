@@ -55,6 +55,7 @@ class Distance:
     # of the classifier that tells the two apart; None where units are too few
     auroc: Interval | None
     level: float  # corrected p-values below are an alarm
+    few_units: bool  # too few of either side to call them alike
 
     @property
     def alarms(self) -> list[Shift]:
@@ -65,6 +66,7 @@ class Distance:
         """Render for JSON."""
         return {
             "level": self.level,
+            "few_units": self.few_units,
             "alarms": [shift.name for shift in self.alarms],
             "classifier_auroc": render(self.auroc),
             "features": render(self.shifts),
@@ -87,7 +89,8 @@ def measure_distance(
         shown = f"AUROC {show_interval(auroc.value, auroc.low, auroc.high)}"
         shifts.append(Shift(CLASSIFIER, "", shown, corrected[-1], "0.5 if alike"))
     shifts.sort(key=lambda shift: shift.p)
-    return Distance(shifts, auroc, round(1 - bootstrap.params.confidence, 6))
+    few_units = min(len(training), len(here)) < bootstrap.params.fewest_groups
+    return Distance(shifts, auroc, round(1 - bootstrap.params.confidence, 6), few_units)
 
 
 def correct_for_number(p: Sequence[float]) -> list[float]:

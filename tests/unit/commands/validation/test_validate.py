@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import tifffile
 from declared_records import write_declared
 
+from histofuse.commands.validation import validate as validation
 from histofuse.commands.validation.validate import OUT, Request, validate
 from histofuse.core.errors import InputError
 from histofuse.promotion.evidence import list_validations
@@ -136,6 +138,16 @@ def test_frames_of_another_scanner_are_told_from_those_of_training(small_project
     assert facts["distance"]["images"]["classifier_auroc"]["low"] > 0.9
 
 
+def test_few_frames_are_not_called_like_those_of_training(small_project):
+    said = ask(model="simple_cnn", frames=make_frames(Path("frames"), cases=1))
+    assert "images: too few cases or patients for a difference from training to show" in said
+    assert read("simple_cnn")["distance"]["images"]["few_units"]
+    page = (OUT / "elsewhere/simple_cnn/index.html").read_text()
+    assert "Inputs against training: inconclusive" in page
+    assert "alike" not in page
+    assert "The model was trained on simulated data" in page
+
+
 def test_fusion_reads_each_case_with_its_own_patient_and_the_run_is_attached(published):
     links = "".join(f"Case_{n},X-{n}\n" for n in range(12))
     Path("links.csv").write_text(f"case_id,subject_id\n{links}")
@@ -158,6 +170,8 @@ def test_fusion_reads_each_case_with_its_own_patient_and_the_run_is_attached(pub
     [
         ({"records": None}, "--records: nothing; expected a path"),
         ({"model": "simple_cnn"}, "--frames: nothing"),
+        ({"model": "simple_cnn"}, "--records: given; expected nothing, for simple_cnn"),
+        ({"crosswalk": Path("links.csv")}, "--crosswalk: given; expected nothing"),
         ({"name": "../x"}, "--name: is '../x'"),
         ({"recalibrate_on": Path("nobody.txt")}, "nobody.txt: no such file"),
         ({"recalibrate_on": Path("unknown.txt")}, "line 1: 'Y-1' is not in the data"),
@@ -168,6 +182,14 @@ def test_what_is_missing_is_named(small_project, changes, problem):
     folder = write_declared(Path("other"), draw(5, 60), **DECLARED)
     with pytest.raises(InputError, match=problem):
         ask(**({"records": folder} | changes))
+
+
+@pytest.mark.parametrize("kind", ["patient", "detector"])
+def test_a_model_that_is_not_measured_elsewhere_is_refused(small_project, monkeypatch, kind):
+    bundle = SimpleNamespace(name="simple_cnn", config={"kind": kind})
+    monkeypatch.setattr(validation, "find_bundle", lambda _: bundle)
+    with pytest.raises(InputError, match=f"MODEL: simple_cnn is a {kind} model; expected one of"):
+        ask(frames=Path("frames"))
 
 
 def test_another_target_is_refused(small_project):

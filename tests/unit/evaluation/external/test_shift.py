@@ -74,6 +74,12 @@ def test_a_joint_change_is_seen_by_the_classifier_alone():
     assert {shift.name for shift in distance.alarms} == {CLASSIFIER, "product"}
 
 
+@pytest.mark.parametrize(("n", "few"), [(9, True), (10, False)])
+def test_few_units_are_said_as_no_test_would_tell_them_apart(n, few):
+    assert measure_distance(draw(1, 500), draw(2, n), INPUTS, BOOTSTRAP).few_units == few
+    assert measure_distance(draw(1, n), draw(2, 500), INPUTS, BOOTSTRAP).few_units == few
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_corrected_values_are_those_of_holm(p):
     order = np.argsort(p, kind="stable")
