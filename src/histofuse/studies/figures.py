@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from pydantic import TypeAdapter
 
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from optuna import Study
 
 WIDTH = 7.2  # inches
+LARGEST_TEXT = 9.5  # points
 SLICES_IN_ROW = 3
 FEWEST_FOR_IMPORTANCE = 5
 LONGEST_LABEL = 12
-# Optuna draws in this style of matplotlib.
-OPTUNA_STYLE = "ggplot"
 
 
 def draw_study(spec: StudySpec, trials: Sequence[TrialRecord], folder: Path) -> None:
@@ -73,23 +72,21 @@ def rebuild_study(spec: StudySpec, trials: Sequence[TrialRecord]) -> "Study":
 
 @contextmanager
 def drawing_in_style() -> Iterator[None]:
-    """Draw in our style and without a screen; close the figures that Optuna leaves open."""
-    from matplotlib import pyplot, style
+    """Draw without a screen; leave neither style nor figures behind."""
+    from matplotlib import pyplot
 
     pyplot.switch_backend("agg")
     # The numbers on logarithmic axes are formulas.
     changes: dict[Any, Any] = {"text.parse_math": True, "figure.constrained_layout.use": True}
-    with (
-        rc_context(STYLE | changes),
-        patch.dict(style.library, {OPTUNA_STYLE: STYLE}),
-        warnings.catch_warnings(action="ignore"),
-    ):
+    with rc_context(STYLE | changes), warnings.catch_warnings(action="ignore"):
         yield
     pyplot.close("all")
 
 
 def finish(figure: Figure, footer: str, path: Path) -> None:
     """Lay out a figure, put the footer under it and write it as a PNG file."""
+    for text in figure.findobj(Text):  # those of Optuna's style leave long names no room
+        text.set_fontsize(min(text.get_fontsize(), LARGEST_TEXT))
     figure.supxlabel(footer, x=0.02, ha="left", fontsize=7.5, color=GREY)
     figure.set_layout_engine("constrained")
     write_figure(figure, path, DPI)
