@@ -9,7 +9,7 @@ from histofuse.core.naming import name_model, name_patient_model
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
 from histofuse.evaluation.metrics.clustered import explain_resampling, render
 from histofuse.evaluation.metrics.weighted import measure_rows, measure_splits
-from histofuse.evaluation.performance.intervals import render_ends
+from histofuse.evaluation.performance.intervals import render_metrics
 from histofuse.evaluation.performance.tables import Table
 from histofuse.evaluation.predictions import Predictions, read_view
 
@@ -133,7 +133,7 @@ def summarise_patients(
         rows = read_view(bundle, "both")
         models[bundle.name] = measure_splits(rows)
         estimated = bootstrap.estimate_metrics(rows.of(split))
-        intervals[bundle.name] = {f"{split}/{n}": render_ends(i) for n, i in estimated.items()}
+        intervals[bundle.name] = render_metrics(estimated, f"{split}/")
         declared[bundle.name] = {
             "data": bundle.config["source"],
             "leaky": "no",

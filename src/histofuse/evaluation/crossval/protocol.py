@@ -15,7 +15,7 @@ from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.clustered import explain_resampling, render
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams
@@ -147,10 +147,7 @@ def _describe(arm: Arm, split: str, unit: str) -> dict[str, Any]:
         "shares_pixels_with_training": {
             str(px): round_number(share) for px, share in arm.shared.items()
         },
-        "metrics": {
-            name: {"note": ""} | interval.to_dict("value", "low", "high", "groups")
-            for name, interval in arm.intervals.items()
-        },
+        "metrics": render(arm.intervals),
     }
 
 

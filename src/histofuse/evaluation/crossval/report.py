@@ -7,10 +7,9 @@ from typing import Any, Final
 from histofuse.core.naming import show_name
 from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
 from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread
-from histofuse.evaluation.crossval.folds import TEST, FoldSplit
-from histofuse.evaluation.metrics.bootstrap import round_number
+from histofuse.evaluation.crossval.folds import FoldSplit
 from histofuse.evaluation.metrics.clustered import render
-from histofuse.evaluation.performance.intervals import describe_between, render_ends
+from histofuse.evaluation.performance.intervals import describe_between
 from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.performance.tables import (
     NOT_DEFINED,
@@ -93,11 +92,7 @@ def _describe_model(result: Result, crossval: CrossValidation) -> dict[str, Any]
         "digests": [tested.digest for tested in crossval.folds.tests[name]],
         "per_fold": render(per_fold),
         "over_folds": render({m: crossval.spread(name, m) for m in per_fold[0]}),
-        "pooled": {
-            m: render_ends(crossval.intervals.of[name][m])
-            | {"value": round_number(result.metrics[f"{TEST}/{m}"])}
-            for m in per_fold[0]
-        },
+        "pooled": render({m: crossval.intervals.of[name][m] for m in per_fold[0]}),
     }
 
 
@@ -105,14 +100,7 @@ def _describe_differences(crossval: CrossValidation) -> dict[str, dict[str, Any]
     if crossval.comparison is None:
         return {}
     return {
-        name: {
-            "image_model": crossval.comparison.image.name,
-            "metrics": {
-                m: d.to_dict("value", "low", "high", "groups", "defined")
-                | {"probability_above": round_number(d.probability_above)}
-                for m, d in differences.items()
-            },
-        }
+        name: {"image_model": crossval.comparison.image.name, "metrics": render(differences)}
         for name, differences in crossval.intervals.minus_image.items()
     }
 

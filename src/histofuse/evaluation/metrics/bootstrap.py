@@ -16,7 +16,7 @@ Welsh, JRSS B 69 (2007), for drawing whole clusters; Hesterberg, The American St
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -59,12 +59,6 @@ class Interval:
     note: str  # why there is no interval; empty where there is one
     # of a difference: share of the resamples in which it is above 0, ties counted half
     probability_above: float | None = None
-
-    def to_dict(self, *fields: str) -> dict[str, Any]:
-        """Render for JSON: fields (value, low and high unless named), and the note if any."""
-        chosen = {name: getattr(self, name) for name in fields or ("value", "low", "high")}
-        rounded = {n: v if isinstance(v, int) else round_number(v) for n, v in chosen.items()}
-        return rounded | ({"note": self.note} if self.note else {})
 
 
 def is_biased(metric: str) -> bool:

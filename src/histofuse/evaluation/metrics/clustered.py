@@ -52,9 +52,7 @@ class ClusterBootstrap:
 
 
 def render(value: Any) -> Any:
-    """Render for JSON: intervals by their ends, other records by their fields, numbers rounded."""
-    if isinstance(value, Interval):
-        return value.to_dict()
+    """Render for JSON: records by their fields, numbers rounded."""
     if is_dataclass(value):
         return {field.name: render(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -16,7 +16,7 @@ from histofuse.evaluation.metrics.bootstrap import (
     align_rows,
     round_number,
 )
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.clustered import explain_resampling, render
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Context, Result, is_primary
 from histofuse.params.intervals import IntervalParams
@@ -75,13 +75,9 @@ def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
         "method": intervals.params.method,
         "method_of_ece": BIASED_METHOD,
         "resamples": intervals.params.resamples,
-        "models": {
-            model: {f"{split}/{name}": render_ends(i) for name, i in of.items()}
-            for model, of in intervals.of.items()
-        },
+        "models": {model: render_metrics(of, f"{split}/") for model, of in intervals.of.items()},
         "minus_image_model": {
-            model: _describe_differences(of, f"{split}/")
-            for model, of in intervals.minus_image.items()
+            model: render_metrics(of, f"{split}/") for model, of in intervals.minus_image.items()
         },
         "between_models": describe_between(intervals, f"{split}/"),
     }
@@ -90,19 +86,13 @@ def describe_intervals(intervals: Intervals, split: str) -> dict[str, Any]:
 def describe_between(intervals: Intervals, prefix: str = "") -> dict[str, dict[str, Any]]:
     """Render paired differences of two models: ``"new - old"`` to metric to value and interval."""
     return {
-        f"{new} - {old}": _describe_differences(of, prefix)
-        for (new, old), of in intervals.between.items()
+        f"{new} - {old}": render_metrics(of, prefix) for (new, old), of in intervals.between.items()
     }
 
 
-def _describe_differences(of: Mapping[str, Interval], prefix: str) -> dict[str, Any]:
-    fields = ("value", "low", "high", "groups", "defined")
-    return {f"{prefix}{name}": interval.to_dict(*fields) for name, interval in of.items()}
-
-
-def render_ends(interval: Interval) -> dict[str, Any]:
-    """Render the interval of a value that is given elsewhere."""
-    return interval.to_dict("low", "high", "groups", "defined")
+def render_metrics(of: Mapping[str, Interval], prefix: str) -> dict[str, Any]:
+    """Render metrics with their intervals, under names such as ``test/auroc/macro``."""
+    return {f"{prefix}{name}": render(interval) for name, interval in of.items()}
 
 
 def explain_intervals(
