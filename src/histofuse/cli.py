@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import HistofuseError
 
+_WRONG_PLACES = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
 
 class _Group(TyperGroup):
     """Shows an error that the user can fix as one message, without a traceback.
@@ -31,6 +33,10 @@ class _Group(TyperGroup):
                 return super().invoke(ctx)
         except HistofuseError as error:
             typer.echo(f"histofuse {ctx.invoked_subcommand}: {error}", err=True)
+            sys.exit(1)
+        except _WRONG_PLACES as error:
+            path = error.filename2 or error.filename  # of a renamed file, its new name
+            typer.echo(f"histofuse {ctx.invoked_subcommand}: {path}: {error.strerror}", err=True)
             sys.exit(1)
 
 

@@ -100,6 +100,18 @@ def test_team_server_has_its_own_page(run, tmp_path, monkeypatch):
     assert "secret" not in run("ui").output
 
 
+def test_what_is_in_the_way_of_a_path_is_one_message(run, tmp_path, monkeypatch):
+    def write(*_):
+        (tmp_path / "file/inside").mkdir()
+
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("histofuse.commands.publish.publish", write)
+    result = run("publish")
+    assert result.exit_code == 1
+    assert result.output == f"histofuse publish: {tmp_path}/file/inside: Not a directory\n"
+
+
 def test_the_version_is_shown_anywhere(run):
     result = run("--version")
     assert result.exit_code == 0

@@ -122,7 +122,7 @@ def describe_runs(
         return f"no published runs{of_kind} at {where}; run dvc repro or histofuse publish"
     _check_columns(rows, [*columns, *([sort] if sort else [])])
     if form != "table":
-        dicts = [_to_dict(row) for row in rows]
+        dicts = [_to_dict(row, columns) for row in (_order(rows, sort) if sort else rows)]
         return to_json(dicts).rstrip("\n") if form == "json" else _to_csv(dicts)
     units = ("patches", "admissions", "patients", "frames")
     groups = [[r for r in rows if r.unit == unit] for unit in units]
@@ -239,9 +239,16 @@ def _explain(rows: Sequence[RunRow], columns: Sequence[str]) -> str:
     return "\n".join(["", *lines]) if lines else ""
 
 
-def _to_dict(row: RunRow) -> dict[str, Any]:
-    finite = {k: v if math.isfinite(v) else None for k, v in sorted(row.metrics.items())}
-    return asdict(row) | {"metrics": finite, "params": dict(sorted(row.params.items()))}
+def _to_dict(row: RunRow, columns: Sequence[str]) -> dict[str, Any]:
+    """Render all metrics and params, or those that are named, the former with their intervals."""
+    named = {column.replace("{focus}", row.class_in_focus) for column in columns}
+    named |= {name_end(name, end) for name in named for end in ("low", "high")}
+    metrics, params = (
+        {name: of[name] for name in sorted(of) if not named or name in named}
+        for of in (row.metrics, row.params)
+    )
+    finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+    return asdict(row) | {"metrics": finite, "params": params}
 
 
 def _to_csv(rows: Sequence[dict[str, Any]]) -> str:

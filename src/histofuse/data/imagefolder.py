@@ -16,13 +16,14 @@ def export_imagefolder(patches: Path, splits: pd.DataFrame | None, out: Path) ->
     """Write each patch, without its margin, as ``<split>/<class>/<patch_id>.png``; count them.
 
     The slash of a patch id becomes an underscore. Without splits the class folders lie directly in
-    `out`, which appears only when complete. Raises InputError if `out` holds files already, or the
-    splits are not of these patches.
+    `out`, which appears only when complete. Raises InputError if `out` is a file or holds files, or
+    the splits are not of these patches.
     """
     import imagecodecs
 
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError.of(out, "is not empty", "a new folder", "Name another, or empty it.")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        problem = "is a file" if out.is_file() else "is not empty"
+        raise InputError.of(out, problem, "a new folder", "Name another, or empty it.")
     index = load_index(patches)
     paths = _name_files(index, splits, patches)
     reader = ShardReader(patches)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from histofuse.core.errors import FaultList, InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults, shorten
 from histofuse.core.ids import FrameId, case_of_frame, identify, unify_names
 from histofuse.core.progress import report
 from histofuse.core.text_tables import read_csv_text, read_numbers
@@ -25,7 +25,9 @@ _POINTS = (
     "frame_id,x_px,y_px (the file's name without .tif, and pixels from the upper left corner), or "
     "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )
-_PICTURES = {".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn"}
+_TIFFS = {".tif", ".tiff"}
+_PICTURES = {*_TIFFS, ".svs", ".ndpi", ".mrxs", ".scn"}
+_NO_FRAMES = (_PICTURES - _TIFFS) | {".png", ".jpg", ".jpeg", ".bmp"}
 
 Sizes = Mapping[str, tuple[int, int]]  # frame to width and height
 
@@ -65,6 +67,8 @@ def read_points(
         report(f"{repeated} repeated points dropped")
     used = set(unique["frame_id"])
     chosen = {frame: path for frame, path in files.items() if frame in used}
+    if unused := [frame for frame in files if frame not in used]:
+        report(f"{len(unused)} frames without points, left out: {shorten(', '.join(unused))}")
     return Points(unique.reset_index(drop=True), chosen)
 
 
@@ -84,16 +88,19 @@ def list_tiffs(folder: Path) -> dict[str, Path]:
     """Map each frame of a folder, or of ``images/`` in it, to its one file."""
     where = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if not where.is_dir():
-        raise InputError.of(folder, "no such folder", "a folder of TIFF frames")
+        problem = "is a file" if where.exists() else "no such folder"
+        raise InputError.of(folder, problem, "a folder of TIFF frames; of a slide, --slide")
     files: dict[str, Path] = {}
     seen: dict[str, Path] = {}
     with collect_faults() as faults:
-        for path in sorted(p for p in where.iterdir() if p.suffix.lower() in {".tif", ".tiff"}):
+        for path in sorted(p for p in where.iterdir() if p.suffix.lower() in _TIFFS):
             if (known := seen.setdefault(identify(path.stem), path)) != path:
                 faults.add(path, f"the same frame as {known.name}", "one file per frame")
             files[path.stem] = path
+        others = Counter(p.suffix for p in where.iterdir() if p.is_file() and p.suffix)
+        for suffix in sorted(others.keys() & _NO_FRAMES) if files else ():
+            report(f"{where}: {others[suffix]} {suffix} files are no frames, left out")
         if not files:
-            others = Counter(p.suffix for p in where.iterdir() if p.is_file() and p.suffix)
             held = "".join(f", but {n} {suffix} files" for suffix, n in others.most_common(1))
             expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
             faults.add(where, f"no frames{held}", expected)

@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -124,7 +125,11 @@ def find_at(address: str, store: Store) -> Version:
     match = _ADDRESS.fullmatch(address)
     if match is None:
         expected = "models:/NAME/VERSION, models:/NAME/STAGE or models:/NAME@ALIAS"
-        raise RegistryError(f"{address}: expected {expected}, or the folder of a bundle")
+        if (Path(address) / MANIFEST).is_file():
+            expected = f"a registered model, not a folder: its name, or {expected}"
+        else:
+            expected += ", or the folder of a bundle"
+        raise RegistryError(f"{address}: expected {expected}")
     with store.locked():
         statuses = {status.name: status for status in store.read_statuses()}
         versions = store.list_versions(match["name"])
@@ -135,6 +140,10 @@ def find_at(address: str, store: Store) -> Version:
         if version.number == number:
             return version
     held = ", ".join(map(str, versions)) or "no version of that name"
+    if not versions and (
+        near := get_close_matches(match["name"], statuses.keys() - {match["name"]})
+    ):
+        held += f", but {', '.join(near)}"
     if versions and alias == names.PRODUCTION:
         raise RegistryError(
             f"{address}: no version is in production; the registry at {redact(store.uri)} has: "

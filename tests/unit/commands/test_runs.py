@@ -137,6 +137,24 @@ def test_json_and_csv_hold_all(scored):
     assert found["fusion_label_blind"]["model"] == "histofuse-fusion"
 
 
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_json_and_csv_are_sorted_and_hold_the_columns_that_are_named(scored, form):
+    def read(**more):
+        text = describe_runs(form=form, kind="tabular", **more)
+        return json.loads(text) if form == "json" else [*csv.DictReader(io.StringIO(text))]
+
+    by = "test/brier"
+    rows = [row["metrics"] if form == "json" else row for row in read(sort=by)]
+    scores = [float(row[by]) for row in rows]
+    assert scores == sorted(scores)
+    assert scores != [float(row[by]) for row in rows[::-1]]
+    row = read(columns=[by, "test/auroc/{focus}"])[0]
+    row = row["metrics"] if form == "json" else row
+    assert {name for name in row if "/" in name and not name.startswith("interval_")} == {
+        by, "test/auroc/mortality_1y",
+    }  # fmt: skip
+
+
 def test_only_models_that_are_here(scored):
     (scored.root / "models/mlp/manifest.json").unlink()
     assert "mlp" in names_of(describe_runs())

@@ -67,6 +67,12 @@ def test_a_folder_with_files_is_left_alone(patches, tmp_path):
     assert files_in(out) == ["thesis.txt"]
 
 
+def test_a_file_in_place_of_the_folder_is_left_alone(patches, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="out: is a file; expected a new folder"):
+        export_imagefolder(patches, None, tmp_path / "out")
+
+
 def test_splits_of_other_patches_are_refused_and_nothing_is_written(patches, tmp_path):
     splits = load_index(patches).assign(split="train").iloc[:2]
     with pytest.raises(InputError, match="1 patches have no split"):

@@ -5,7 +5,13 @@ import pytest
 
 from histofuse.core.errors import RegistryError
 from histofuse.tracking.publish import publish_all
-from histofuse.tracking.registry import find_at, list_models, pull_bundle, register_bundles
+from histofuse.tracking.registry import (
+    find_at,
+    list_models,
+    name_address,
+    pull_bundle,
+    register_bundles,
+)
 from histofuse.tracking.store import open_store
 
 
@@ -73,6 +79,17 @@ def test_versions_are_listed_with_alias_and_stage(digests, make):
     assert resnet.digest == digests["histofuse-resnet18"]
     assert (resnet.in_models, resnet.aliases) == (True, ("production", "trial"))
     assert (resnet.stage, resnet.cut_short) == ("Production", False)
+
+
+def test_a_name_with_a_typo_is_answered_with_those_like_it(digests):
+    with pytest.raises(RegistryError, match="no version of that name, but histofuse-mlp"):
+        find_at(name_address("mpl"), open_store())
+
+
+def test_a_bundle_where_a_registered_model_is_due_is_said(digests):
+    bundle = str(Path("models/mlp"))
+    with pytest.raises(RegistryError, match="expected a registered model, not a folder"):
+        find_at(bundle, open_store())
 
 
 def test_what_is_not_in_production_is_told_to_be_promoted(project):

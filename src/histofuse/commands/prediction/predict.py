@@ -15,7 +15,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import MANIFEST
-from histofuse.core.errors import InputError, RegistryError, collect_faults
+from histofuse.core.errors import FaultList, InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import track
@@ -104,10 +104,9 @@ def predict(request: Request) -> str:
     with collect_faults() as faults:
         if request.out.suffix not in SUFFIXES:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
-        for option in _DRAWN:
-            folder = getattr(request, option)
-            if folder is not None and folder.is_file():
-                faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
+        elif request.out.is_dir():
+            faults.add("--out", f"{request.out.name} is a folder", "a file")
+        refuse_files(request, faults)
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor: Any = open_predictor(*locate_model(request.model, Path(scratch)))
         _check_drawn(request, kind := predictor.bundle.config["kind"])
@@ -123,6 +122,14 @@ def predict(request: Request) -> str:
             case _:
                 answer = _predict_frames(predictor, request, Path(scratch))
         return "\n".join([answer, *describe_model(predictor, request)])
+
+
+def refuse_files(request: Request, faults: FaultList) -> None:
+    """Note files where folders are due."""
+    for option in _DRAWN:
+        folder = getattr(request, option)
+        if folder is not None and folder.is_file():
+            faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
 
 
 def _check_drawn(request: Request, kind: str) -> None:

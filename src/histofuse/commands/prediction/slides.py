@@ -23,6 +23,7 @@ from histofuse.commands.prediction.predict import (
     locate_detector,
     locate_model,
     read_records,
+    refuse_files,
 )
 from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError, collect_faults
@@ -99,6 +100,7 @@ def predict_slides(request: Request) -> str:
             if getattr(request, option) is not None:
                 shown = "FRAMES" if option == "frames" else f"--{option}"
                 faults.add(shown, "given with --slide", "either frames or slides")
+        refuse_files(request, faults)
     paths = list_slides(request.slide)
     request.out.mkdir(parents=True, exist_ok=True)
     # Next to the output: workers on other machines see it there.
@@ -137,13 +139,13 @@ def predict_slides(request: Request) -> str:
         table = pd.DataFrame([_flatten(summary) for summary in summaries])
         (request.out / ALL_SLIDES).write_text(to_csv(table), encoding="utf-8")
     lines = [f"wrote {request.out}: {len(summaries)} of {len(paths)} slides"]
-    lines += [describe_slide(summary) for summary in summaries] + records.notes
+    lines += [*map(describe_slide, summaries), *records.notes, *model]
     failed = [fault for answer in answers if isinstance(answer, list) for fault in answer]
     if failed:
         for line in lines:
             report(line)
         raise InputError(failed)
-    return "\n".join([*lines, *model])
+    return "\n".join(lines)
 
 
 def list_slides(path: Path) -> dict[str, Path]:

@@ -224,6 +224,15 @@ def test_points_may_come_as_a_table_and_frames_in_any_folder(frames):
     np.testing.assert_allclose(table.loc[[0], columns], middle[columns], atol=1e-6)
 
 
+def test_frames_without_points_and_pictures_of_other_kinds_are_said_to_be_left_out(frames, capsys):
+    Path("points.csv").write_text("frame_id,x_px,y_px\nCase_1-01,48,32\n")
+    (frames / "images/Case_3-01.svs").touch()
+    ask(frames / "images", points=Path("points.csv"))
+    said = "".join(capsys.readouterr())
+    assert "2 frames without points, left out: Case_1-02, Case_2-01" in said
+    assert "1 .svs files are no frames, left out" in said
+
+
 def test_health_records_alone_go_through_a_tabular_model(small_project):
     features = pd.read_parquet("data/ehr/features.parquet")
     said, table = ask(model="models/mlp", patients=Path("data/ehr/features.parquet"))
@@ -421,7 +430,9 @@ def test_all_faults_of_points_are_listed_at_once(frames):
     ("arguments", "said"),
     [
         ({"out": "out.xlsx"}, r"--out: is out\.xlsx"),
+        ({"out": "a_folder.csv"}, r"--out: a_folder\.csv is a folder; expected a file"),
         ({"frames": None}, "FRAMES: nothing"),
+        ({"frames": Path("params.yaml")}, r"params\.yaml: is a file; .* of a slide, --slide"),
         ({"model": "models/mlp"}, "--patients: nothing"),
         ({"model": "models/mlp", "patients": Path("none.csv")}, r"none\.csv: no such file"),
         ({"frames": Path("nowhere")}, "no such folder"),
@@ -429,6 +440,7 @@ def test_all_faults_of_points_are_listed_at_once(frames):
     ],
 )
 def test_missing_inputs_are_named(frames, arguments, said):
+    Path("a_folder.csv").mkdir()
     with pytest.raises(InputError, match=said):
         ask(**{"frames": frames, **arguments})
 

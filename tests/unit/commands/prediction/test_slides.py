@@ -211,7 +211,7 @@ def test_a_slide_without_tissue_has_no_nuclei_and_says_so(project):
     assert load_json(Path("out/a/summary.json"))["nuclei"] == 0
 
 
-def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places):
+def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places, capsys):
     folder = Path("slides")
     folder.mkdir()
     pixels = draw_tissue(300, 300, places[:5])
@@ -229,6 +229,7 @@ def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places)
     write_slide(folder / "black.svs", pixels // 20)
     with pytest.raises(InputError) as caught:
         ask(folder)
+    assert "WARNING: the model was trained on simulated data" in "".join(capsys.readouterr())
     said = str(caught.value)
     assert "5 faults" in said
     assert "text.tif: cannot be decoded (not a TIFF file" in said
@@ -392,6 +393,7 @@ def test_errors_are_those_of_the_same_two_models(project):
         ({"slide": "nowhere"}, "nowhere: no such file or folder"),
         ({"detector": "none"}, "--detector: none is no bundle, and not registered"),
         ({"slide": "models"}, "models: no slides"),
+        ({"report": Path("a.svs")}, "--report: a.svs is a file; expected a folder"),
         ({"model": "models/logistic_regression"}, "--model: is of kind tabular"),
     ],
 )
