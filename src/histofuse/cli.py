@@ -36,7 +36,8 @@ class _Group(TyperGroup):
             sys.exit(1)
         except _WRONG_PLACES as error:
             path = error.filename2 or error.filename  # of a renamed file, its new name
-            typer.echo(f"histofuse {ctx.invoked_subcommand}: {path}: {error.strerror}", err=True)
+            said = f"{path}: {error.strerror}" if path else str(error)
+            typer.echo(f"histofuse {ctx.invoked_subcommand}: {said}", err=True)
             sys.exit(1)
 
 

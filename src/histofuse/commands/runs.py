@@ -243,12 +243,12 @@ def _to_dict(row: RunRow, columns: Sequence[str]) -> dict[str, Any]:
     """Render all metrics and params, or those that are named, the former with their intervals."""
     named = {column.replace("{focus}", row.class_in_focus) for column in columns}
     named |= {name_end(name, end) for name in named for end in ("low", "high")}
-    metrics, params = (
-        {name: of[name] for name in sorted(of) if not named or name in named}
-        for of in (row.metrics, row.params)
-    )
-    finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
-    return asdict(row) | {"metrics": finite, "params": params}
+    metrics = {name: v if math.isfinite(v) else None for name, v in row.metrics.items()}
+    kept = {
+        field: {name: of[name] for name in sorted(of) if not named or name in named}
+        for field, of in (("metrics", metrics), ("params", row.params))
+    }
+    return asdict(row) | kept
 
 
 def _to_csv(rows: Sequence[dict[str, Any]]) -> str:
