@@ -55,7 +55,7 @@ def main() -> None:
         write_tables(tables, folder / "tables")
         for a in track(assessments, "drawing figures", total=len(assessments)):
             place = folder / "figures" / a.result.name
-            draw_assessment(a, context.split, params.coverage, bootstrap.params.confidence, place)
+            draw_assessment(a, context.split, bootstrap.params.confidence, place)
     report(f"wrote {len(tables)} tables and figures of {len(assessments)} models in {OUTPUT}")
 
 

@@ -23,7 +23,6 @@ _NAMES: Final = {
 _ALT: Final = {
     "reliability": "Observed share against predicted probability",
     "decision_curve": "Net benefit against the probability from which one would act",
-    "conformal": "Coverage of the prediction sets by class",
     "subgroups": "Scores by subgroup, with intervals",
 }
 

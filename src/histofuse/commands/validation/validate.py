@@ -172,7 +172,7 @@ def _assess(
     tables = make_assessment_tables([assessed], context, params, bootstrap.params)
     write_tables(tables, out / "tables")
     confidence = bootstrap.params.confidence
-    draw_assessment(assessed, SPLIT, params.coverage, confidence, out / "figures")
+    draw_assessment(assessed, SPLIT, confidence, out / "figures")
     return describe_assessments([assessed], context, params, bootstrap.params)
 
 

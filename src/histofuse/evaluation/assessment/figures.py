@@ -1,4 +1,4 @@
-"""Figures of the assessment: reliability, decision curve, prediction sets, subgroups."""
+"""Figures of the assessment: reliability, decision curve, subgroups."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from histofuse.core.naming import show_name
 from histofuse.evaluation.assessment.assess import Assessment
 from histofuse.evaluation.assessment.calibration import Bin
-from histofuse.evaluation.assessment.conformal import SCORES, Coverage
 from histofuse.evaluation.assessment.decision_curves import DecisionCurve
 from histofuse.evaluation.assessment.subgroups import Attribute, Subgroup
 from histofuse.evaluation.drawing import (
     BLUE,
     CLASS_COLOURS,
     GREY,
-    VERMILION,
     describe_footer,
     draw_interval,
     make_axes,
@@ -36,9 +34,7 @@ PANELS: Final = {
 _ROW_INCHES: Final = 0.23
 
 
-def draw_assessment(
-    assessment: Assessment, split: str, coverage: float, confidence: float, folder: Path
-) -> None:
+def draw_assessment(assessment: Assessment, split: str, confidence: float, folder: Path) -> None:
     """Draw and save all figures of one model."""
     result = assessment.result
     title, classes = result.title, result.model.classes
@@ -50,8 +46,6 @@ def draw_assessment(
 
     save("reliability", draw_reliabilities, assessment.reliability, classes, confidence)
     save("decision_curve", draw_decision_curve, assessment.decision_curve, focus)
-    if assessment.coverage:
-        save("conformal", draw_coverage, assessment.coverage, classes, coverage)
     if any(s.intervals for a in (assessment.subgroups or {}).values() for s in a.subgroups):
         save("subgroups", draw_subgroups, assessment.subgroups, focus)
 
@@ -114,36 +108,6 @@ def draw_decision_curve(curve: DecisionCurve, focus: str, title: str) -> Figure:
     axes.set_xlim(0, float(curve.thresholds[-1]))
     axes.set(xlabel="threshold probability: act from here on", ylabel="net benefit a row")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0)
-    return figure
-
-
-def draw_coverage(
-    coverage: Mapping[str, Coverage], classes: Sequence[str], asked: float, title: str
-) -> Figure:
-    """Draw the measured coverage of each class, a panel a method, with the coverage asked for."""
-    size = (2.5 * len(coverage) + 1.7, 3.7)
-    heading = f"{title}: prediction sets, coverage"
-    figure, panels = make_row(heading, size, len(coverage), left=1.35, bottom=1.1)
-    names = ["all", *classes]
-    for axes, (score, found) in zip(panels, coverage.items(), strict=True):
-        axes.axvline(asked, color=VERMILION, linewidth=1, linestyle="--")
-        for n, name in enumerate(names):
-            interval = found.intervals[f"coverage/{name}"]
-            draw_interval(axes, interval, n, BLUE, marker="o", markersize=5)
-            if interval.value is None:
-                axes.text(0.02, n, "not defined", va="center", fontsize=7.5, color=GREY)
-        mean, empty = found.intervals["mean_size"].value, found.intervals["empty"].value
-        sizes = f"mean size {mean or 0:.2f}, empty {empty or 0:.0%}"
-        axes.set_title(f"{SCORES[score]}\n{sizes}", loc="left", fontsize=8.5)
-        axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel="share covered")
-        axes.set_yticks(range(len(names)), [show_name(c) for c in names])
-        if axes is not panels[0]:
-            axes.tick_params(labelleft=False)
-    figure.subplots_adjust(top=1 - 0.85 / size[1])
-    note = f"Dashed: {asked:.0%}, the coverage asked for. LAC: all classes above one probability."
-    if "aps" in coverage:
-        note += " APS: the likeliest classes, up to a sum of probabilities."
-    figure.text(0.012, 0.105, note, fontsize=7.5, color=GREY)
     return figure
 
 

@@ -30,7 +30,7 @@ from histofuse.reporting.figures import show_figures, show_model
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.markdown_tables import read_grids
 
-_USE: Final = ("reliability", "decision_curve", "conformal", "subgroups")
+_USE: Final = ("reliability", "decision_curve", "subgroups")
 _USE_TITLES: Final[Mapping[str, str]] = {
     "calibration": "Calibration",
     "operating_points": "Operating points",
@@ -107,7 +107,7 @@ def write_use_chapter(run: Run) -> Chapter:
             Heading(_USE_TITLES.get(name, show_name(name).capitalize()), f"use-{name}"),
             *_shorten(run, run.guard(tables[name])),
         ]
-    blocks.append(Heading("Reliability, decision curves and prediction sets by model"))
+    blocks.append(Heading("Reliability and decision curves by model"))
     shown = folder / "figures"
     for model in run.metrics["models"]:
         gallery = show_model(run, shown, model, _USE)

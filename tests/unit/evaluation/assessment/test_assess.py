@@ -254,17 +254,17 @@ def test_restricted_records_show_no_small_cell(assess):
 def test_figures_are_the_same_bytes_each_time(assess, tmp_path):
     image, _, fusion = assess()[0]
     for folder in ("a", "b"):
-        draw_assessment(fusion, "test", 0.8, 0.9, tmp_path / folder)
+        draw_assessment(fusion, "test", 0.9, tmp_path / folder)
     names = sorted(f.name for f in (tmp_path / "a").iterdir())
-    assert names == ["conformal.png", "decision_curve.png", "reliability.png", "subgroups.png"]
+    assert names == ["decision_curve.png", "reliability.png", "subgroups.png"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
-    draw_assessment(image, "test", 0.8, 0.9, tmp_path / "c")
-    assert sorted(f.name for f in (tmp_path / "c").iterdir()) == names[:3]
+    draw_assessment(image, "test", 0.9, tmp_path / "c")
+    assert sorted(f.name for f in (tmp_path / "c").iterdir()) == names[:2]
 
     for attribute in fusion.subgroups.values():
         for subgroup in attribute.subgroups:
             subgroup.intervals.clear()
-    draw_assessment(fusion, "test", 0.8, 0.9, tmp_path / "d")
-    assert sorted(f.name for f in (tmp_path / "d").iterdir()) == names[:3]
+    draw_assessment(fusion, "test", 0.9, tmp_path / "d")
+    assert sorted(f.name for f in (tmp_path / "d").iterdir()) == names[:2]
