@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 # Fewer repetitions of the same work, on any data.
 QUICK = {
-    "intervals.resamples": 200,
+    "intervals.resamples": 100,
     "tune.xgboost.trials": 3,
     "tune.fusion.trials": 2,
     "explain.gradcam_per_class": 1,
@@ -38,7 +38,7 @@ SMALL = QUICK | {
     "simulation.brecahad.mitosis_fraction": 0.12,
     "simulation.mimiciv.patients": 500,
     "simulation.linked.patients": 100,
-    "simulation.linked.nuclei_per_patient": 6,
+    "simulation.linked.nuclei_per_patient": 4,
     "patches.shard_patches": 100,
     "splits.images.folds": 3,
     "image.simple_cnn.epochs": 2,
@@ -48,6 +48,8 @@ SMALL = QUICK | {
     "tabular.xgboost.rounds": 100,
     "tabular.gradient_boosting.rounds": 20,
     "detector.steps": 10,
+    "detector.crop_px": 96,
+    "detector.batch_size": 4,
     "fusion.epochs": 3,
     "crossval.folds": 2,
     "crossval.image_models": ["resnet18"],

@@ -13,6 +13,14 @@ from project import copy_sources
 
 pytestmark = pytest.mark.e2e
 
+# Whose scores are asserted, and what fusion is made of; other tests train the rest.
+MODELS = ("logistic_regression", "mlp")
+# Ends of the pipeline that read records.
+OF_RECORDS = (
+    *("evaluate", "evaluate_patients", "assess", "alarms", "controls", "positive_control"),
+    *("explain_tabular", "explain_fusion"),
+)
+
 
 def make_table(patients=400):
     """Patients whose relapse depends on age and grade; a third is lost to follow-up."""
@@ -38,17 +46,24 @@ def project(small, tmp_path_factory):
     project = copy_sources(tmp_path_factory.mktemp("declared") / "histofuse")
     table = make_table()
     write_declared(project.root / "records", table.to_csv(index=False))
+    project.set_params(small)
     project.set_params(
-        small
-        | {
+        {
             "data.records": {"kind": "table", "path": "records"},
             "data.crosswalk": "linked.csv",
             "patient_cohort": "crosswalk",
             "encoding.fewest_patients": 3,
             "simulation.brecahad.cases": 37,
-            "pairing": {"linked": {"rule": "linked"}} | project.get_param("pairing"),
+            "pairing": {name: {"rule": name} for name in ("linked", "permuted")},
+            "evaluation.primary_rule": "linked",
+            "crossval.rules": ["linked"],
+            "tabular": {name: project.get_param(f"tabular.{name}") for name in MODELS},
+            "explain.shap_models": ["mlp"],
+            "studies": {kind: [] for kind in project.get_param("studies")},
         }
     )
+    project.set_image_model("simple_cnn", project.get_param("image.simple_cnn"))
+    project.set_params({"tune": {}})
     project.repro("simulate_brecahad")
     frames = (project.root / "data/simulated/brecahad/images").glob("*.tif")
     cases = sorted({frame.stem.rsplit("-", 1)[0] for frame in frames})
@@ -60,7 +75,9 @@ def project(small, tmp_path_factory):
         {"case_id": cases[:-1], "subject_id": [known[0], *known][: len(cases) - 1]}
     )
     links.to_csv(project.root / "linked.csv", index=False)
-    project.repro("publish", "report")
+    project.repro(*OF_RECORDS)
+    project.run("histofuse", "report")
+    project.run("histofuse", "publish")
     return project
 
 
