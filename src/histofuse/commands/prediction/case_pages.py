@@ -104,9 +104,8 @@ def _describe_count(
     """Count the class in focus and, where the resolution is known, by area."""
     count = int((rows[PREDICTION] == focus).sum())
     names = rows["frame_id"].unique()
-    results = [
-        (show_name(focus).capitalize(), f"{count:,} of {len(rows):,} nuclei in {len(names)} frames")
-    ]
+    held = f"{len(names)} frame{'' if len(names) == 1 else 's'}"
+    results = [(show_name(focus).capitalize(), f"{count:,} of {len(rows):,} nuclei in {held}")]
     if (mpp := model.image.model.spec.mpp) is not None:
         sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
         area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6

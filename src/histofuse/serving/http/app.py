@@ -32,10 +32,11 @@ from histofuse.serving.http.wire import SPLIT, read_request, to_plain, write_ans
 from histofuse.tracking.interface import SHAP_BASE
 
 _JSON: Final = "application/json"
-SEND_EXAMPLE: Final = """\
-curl http://127.0.0.1:5001/example > serving_input_example.json
+_ADDRESS: Final = "http://127.0.0.1:5001"
+SEND_EXAMPLE: Final = f"""\
+curl {_ADDRESS}/example > serving_input_example.json
 curl -H 'Content-Type: application/json' -d @serving_input_example.json \\
-  http://127.0.0.1:5001/invocations"""
+  {_ADDRESS}/invocations"""
 _PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>histofuse</title>
 <style>body {{font: 15px sans-serif; margin: 2em}} td {{padding: 2px 12px}}</style>
 <h1>histofuse</h1><p>{model}, trained on {trained_on} data. Not a medical device.</p>
@@ -75,6 +76,12 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
     async def check_health(_: Request) -> Response:
         return Response("\n", 503 if endpoint.failed else 200, media_type=_JSON)
 
+    docs = write_docs(endpoint)
+
+    async def show_docs(request: Request) -> Response:
+        address = escape(str(request.base_url).rstrip("/"))
+        return Response(docs.replace(_ADDRESS, address), media_type="text/html")
+
     def read(body: bytes) -> tuple[pd.DataFrame, Future[pd.DataFrame]]:
         inputs, params = read_request(body)
         return inputs, endpoint.submit(inputs, params)
@@ -98,7 +105,7 @@ def serve_endpoint(endpoint: Endpoint, limits: Limits = LIMITS) -> RequestLimits
         "/ping": check_health,
         "/health": check_health,
         "/version": Response(VERSION, media_type=_JSON),
-        "/docs": Response(write_docs(endpoint), media_type="text/html"),
+        "/docs": show_docs,
         "/example": Response(json.dumps({SPLIT: split}, default=to_plain), media_type=_JSON),
     }
     for path, page in pages.items():

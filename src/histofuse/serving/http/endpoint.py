@@ -76,7 +76,8 @@ class Endpoint:
         with collect_faults() as faults:
             if unknown := [name for name in params if name not in self._options]:
                 problem = f"unknown key {unknown[0]!r}, {len(unknown):,} such keys"
-                faults.add("params", problem, f"one of {', '.join(self._options)}")
+                known = f"one of {', '.join(self._options)}" if self._options else "none"
+                faults.add("params", problem, known)
             for name in self._options:
                 if not isinstance(params.get(name, False), bool):
                     faults.add(f"params, {name}", "another type", "true or false")

@@ -311,6 +311,7 @@ def test_a_case_gets_a_page_of_its_own(project, places):
         assert not re.search(r"(src|href)=\"(?!data:|#)", text)
         assert text.count("Patch and map:") == min(10, int((table["case_id"] == page.stem).sum()))
         assert "per mm²" in text
+        assert f"nuclei in {'2 frames' if page.stem == 'Case_1' else '1 frame'}<" in text
         assert "The model was trained on simulated data." in text
         assert ">simulated data<" not in text
     text = Path("params.yaml").read_text(encoding="utf-8")

@@ -25,6 +25,13 @@ def refuse(served, inputs, params=None):
     return error.value.get_http_status_code(), json.loads(error.value.serialize_as_json())
 
 
+def test_a_model_that_takes_no_params_says_so(served, patches, monkeypatch):
+    monkeypatch.setattr(served, "_options", [])
+    status, body = refuse(served, pd.DataFrame({"image": [*patches]}), {"shap": True})
+    assert status == 400
+    assert body["faults"][0]["expected"] == "none"
+
+
 def test_a_fault_of_the_request_is_reported_as_one_without_the_record(served, patches, patients):
     inputs = patients.astype({"age_years": object}).assign(image=[*patches])
     inputs.loc[2, "age_years"] = "sixty"

@@ -181,4 +181,5 @@ def test_the_request_of_the_docs_runs_as_written(serve, folder, tmp_path):
     assert answer["warnings"] == ""
     for said in ("<title>histofuse</title>", "0.3 to 8 g/dL", "training had medicare, other"):
         assert said in page
+    assert f"curl http://{address}/example" in page
     assert not re.findall(r"(?:src|href)=", page), "needs something from elsewhere"
