@@ -32,6 +32,7 @@ from histofuse.detection.scoring import (
 )
 from histofuse.detection.train import CANDIDATES
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.clustered import render
 from histofuse.features.stain import REFERENCE, find_normaliser, measure_density
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.training.decision import choose_focus_class, load_decision
@@ -91,8 +92,8 @@ def evaluate_detector(
         "radius_px": own.radius_px,
         "mpp": data.mpp,
         "threshold": own.threshold,
-        "gain": measure_gain(chain, spots, bootstrap).to_dict(),
-        "arms": {arm: _to_dict(intervals) for arm, intervals in measured.items()},
+        "gain": render(measure_gain(chain, spots, bootstrap)),
+        "arms": render(measured),
         "froc": {
             "false_per_frame": FROC_RATES,
             "chain": compute_froc(chain, focus),
@@ -109,12 +110,8 @@ def _tell_models(name: str, digest: str, intervals: Mapping[str, Interval]) -> d
     return {
         "declared": {name: {"digest": digest}},
         "models": {name: {metric: i.value for metric, i in defined.items()}},
-        "intervals": {"models": {name: _to_dict(defined)}},
+        "intervals": {"models": {name: render(defined)}},
     }
-
-
-def _to_dict(intervals: Mapping[str, Interval]) -> dict[str, Any]:
-    return {metric: interval.to_dict() for metric, interval in intervals.items()}
 
 
 def find_spots(data: FrameData, frames: Sequence[str]) -> pd.DataFrame:
