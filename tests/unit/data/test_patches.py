@@ -104,7 +104,7 @@ def test_the_index_places_patches_in_the_order_of_annotations(tmp_path):
 def test_patch_ids_count_on_over_the_shards_and_frames_that_lie_apart():
     frame_id = ["Case_1-01"] * 10_001 + ["Fall_ä-2"] * 2 + ["Case_1-01"]
     columns = {"case_id": "Case_1", "x_px": 0.0, "y_px": 0.0, "label": "tumour"}
-    index = pd.concat(index_shards(pd.DataFrame({"frame_id": frame_id} | columns), 7))
+    index = pd.concat(index_shards(pd.DataFrame({"frame_id": frame_id} | columns), 70))
     numbers = [*range(10_001), 0, 1, 10_001]
     expected = [f"{frame}/{n:04d}" for frame, n in zip(frame_id, numbers, strict=True)]
     assert index["patch_id"].tolist() == expected
