@@ -193,13 +193,25 @@ def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
     return folder / BUNDLE, encoders if encoders.is_dir() else None
 
 
-def locate_detector(detector: str, scratch: Path) -> Path | None:
-    """Locate a detector as `locate_model` does a model; None if it is neither of both."""
+def locate_detector(request: Request, scratch: Path) -> Path | None:
+    """Locate a detector as `locate_model` does a model; None if the usual one is not there.
+
+    Raises InputError if another one was named and is not there.
+    """
     (scratch / "detector").mkdir()
     try:
-        return locate_model(detector, scratch / "detector")[0]
+        return locate_model(request.detector, scratch / "detector")[0]
     except (RegistryError, InputError):
-        return None
+        if request.detector == Request.detector:
+            return None
+        raise refuse_detector(request.detector) from None
+
+
+def refuse_detector(detector: str) -> InputError:
+    """Say that a detector is not there."""
+    problem = f"{detector} is no bundle, and not registered"
+    remedy = "Run dvc repro, or name another."
+    return InputError.of("--detector", problem, "a detector of nuclei", remedy)
 
 
 def read_records(
@@ -431,7 +443,7 @@ def _take_points(
     from histofuse.serving.pictures.finding import find_points
 
     files = list_tiffs(request.frames)
-    bundle = locate_detector(request.detector, scratch)
+    bundle = locate_detector(request, scratch)
     if bundle is None:
         raise refuse_frames(request.frames)
     finder = NucleusFinder.load(bundle)

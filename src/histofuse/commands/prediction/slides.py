@@ -23,6 +23,7 @@ from histofuse.commands.prediction.predict import (
     locate_detector,
     locate_model,
     read_records,
+    refuse_detector,
     refuse_files,
 )
 from histofuse.core.artifacts import replacing_folder, write_json
@@ -110,11 +111,9 @@ def predict_slides(request: Request) -> str:
         if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
             expected = "a model of single nuclei: image or fusion"
             raise InputError.of("--model", f"is of kind {kind}", expected)
-        detector = locate_detector(request.detector, Path(scratch))
+        detector = locate_detector(request, Path(scratch))
         if detector is None:
-            problem = f"{request.detector} is no bundle, and not registered"
-            remedy = "Run dvc repro, or name another."
-            raise InputError.of("--detector", problem, "a detector of nuclei", remedy)
+            raise refuse_detector(request.detector)
         records = read_records(predictor, request, paths)
         job = SlideJob(
             request=request,
@@ -140,8 +139,8 @@ def predict_slides(request: Request) -> str:
         (request.out / ALL_SLIDES).write_text(to_csv(table), encoding="utf-8")
     lines = [f"wrote {request.out}: {len(summaries)} of {len(paths)} slides"]
     lines += [*map(describe_slide, summaries), *records.notes, *model]
-    failed = [fault for answer in answers if isinstance(answer, list) for fault in answer]
-    if failed:
+    faults = [fault for answer in answers if isinstance(answer, list) for fault in answer]
+    if failed := list(dict.fromkeys(faults)):  # of an option, each slide has the same
         for line in lines:
             report(line)
         raise InputError(failed)

@@ -46,8 +46,7 @@ def settle_mpp(path: Path, given: float | None) -> float:
 
     Raises InputError if neither is known, or shows no nuclei.
     """
-    if given is not None and not LEAST_MPP <= given <= LARGEST_MPP:
-        raise InputError.of("--mpp", f"is {given:g}", describe_range())
+    _check_given(given)
     told = read_mpp(path)
     if told is not None and LEAST_MPP <= told <= LARGEST_MPP:
         return told
@@ -60,6 +59,11 @@ def settle_mpp(path: Path, given: float | None) -> float:
     raise InputError.of(path, problem, describe_range(), remedy)
 
 
+def _check_given(given: float | None) -> None:
+    if given is not None and not LEAST_MPP <= given <= LARGEST_MPP:
+        raise InputError.of("--mpp", f"is {given:g}", describe_range())
+
+
 def find_factors(
     paths: Mapping[str, Path], mpp: float | None, given: float | None
 ) -> dict[str, float]:
@@ -69,6 +73,8 @@ def find_factors(
     with the frames whose resolution is not known.
     """
     factors: dict[str, float] = {}
+    if mpp is not None:
+        _check_given(given)
     with collect_faults() as faults:
         for frame, path in paths.items():
             with faults.catching():

@@ -275,8 +275,9 @@ def prepare_fusion(case):
 
 def find_in_frames(**more):
     values = dict.fromkeys(("points", "patients", "crosswalk"))
-    values |= {"frames": Path("frames"), "model": "models/simple_cnn", "batch": 64} | more
-    said = predict(Request(out=Path("out.parquet"), detector="models/simple_cnn", **values))
+    values |= {"frames": Path("frames"), "model": "models/simple_cnn", "batch": 64}
+    values |= {"detector": "models/simple_cnn"} | more
+    said = predict(Request(out=Path("out.parquet"), **values))
     return said, pd.read_parquet("out.parquet")
 
 
@@ -359,6 +360,8 @@ def test_frames_that_cannot_be_searched_are_named(project, places):
     with pytest.raises(InputError, match=r"Case_1-01\.tif: is nearly black"):
         find_in_frames()
     tifffile.imwrite("frames/Case_1-01.tif", pixels, photometric="rgb")
+    with pytest.raises(InputError, match="--detector: nope is no bundle, and not registered"):
+        find_in_frames(detector="nope")
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("mpp: 0.25", "mpp: none"), "utf-8")
     with pytest.raises(InputError, match=r"Case_1-01\.tif: does not say its mpp"):
