@@ -33,13 +33,9 @@ VIEWS = {"report", "publish"}
 # Stages that import the fusion model.
 FUSION = {"tune_fusion", "train_fusion", "controls", "explain_fusion"}
 
-# Run once more by other tests here, or in tests of their own, which compare the bytes as well.
+# Run once more by other tests here, which compare their outputs as well.
 REPEATED = {
     "code",
-    "simulate_mimiciv",
-    "simulate_linked",
-    "train_tabular",
-    "train_detector",
     "patches",
     "train_image",
     "publish_encoders",
