@@ -477,8 +477,10 @@ def _screen_cases(
 
 def _count_records(points: pd.DataFrame, records: CaseRecords) -> list[str]:
     cases = set(points[CASE])
-    alone = cases - set(records.embeddings)
-    idle = len(set(map(str, records.table.index)) - cases)
+    alone = sorted(cases - set(records.embeddings))
+    idle = sorted(set(map(str, records.table.index)) - cases)
     notes = [f"{len(alone)} of {len(cases)} cases without a record, answered by the image alone"]
-    notes += [f"{idle} records without a frame, not answered"] if idle else []
+    if idle:
+        named = f" (such as {idle[0]}; a frame without a record: {alone[0]})" if alone else ""
+        notes.append(f"{len(idle)} records without a frame, not answered{named}")
     return notes

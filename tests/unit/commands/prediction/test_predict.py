@@ -210,7 +210,7 @@ def test_patients_may_name_their_case_and_idle_ones_are_counted(frames, patients
     pd.read_parquet(patients).assign(case_id=["Case_2", "Case_9"]).to_csv("p.csv", index=False)
     said, table = ask(frames, "models/fusion_label_blind", patients=Path("p.csv"))
     assert set(table.loc[table["answered_by"] == "fusion", "case_id"]) == {"Case_2"}
-    assert "1 records without a frame, not answered" in said
+    assert "1 records without a frame, not answered (such as Case_9; a frame without a" in said
 
 
 def test_points_may_come_as_a_table_and_frames_in_any_folder(frames):
