@@ -176,6 +176,7 @@ EVIL = [
     "\\\\host\\share", "a:stream", "", ".", "..", "...", ". .", "a/..", "a/", "a//..//..",
     "a/... /b", "new\nline", "bell\a", "\x1b[2Jevil", "nul\0", "x" * 300,
 ]  # fmt: skip
+NOT_IN_ARCHIVES = {"", "a/", "nul\0"}  # folders, which are not unpacked, and what zip files cut
 EVIL_ARCHIVES = ["...zip", "..zip", ".zip", "a/.zip", "a/...zip", "a\\...zip", "../evil.zip"]
 
 
@@ -192,18 +193,15 @@ def list_all(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("name", EVIL)
+@pytest.mark.parametrize("name", [name for name in EVIL if name not in NOT_IN_ARCHIVES])
 def test_archive_that_leads_out_of_its_folder_is_refused(tmp_path, name):
     archive = tmp_path / "a.zip"
     archive.write_bytes(zip_of(**{"images__a": "x"}))
     with zipfile.ZipFile(archive, "a") as zipped:
         info = zipfile.ZipInfo("placeholder")
         info.filename = name
-        if not name or info.is_dir():
-            pytest.skip("a folder, which is not unpacked")
         zipped.writestr(info, "evil")
-    if zipfile.ZipFile(archive).infolist()[1].filename != name:
-        pytest.skip("a name that zip files cannot hold")
+    assert zipfile.ZipFile(archive).infolist()[1].filename == name
     with pytest.raises(DownloadError, match="leads out of"):
         unpack(archive, tmp_path / "into")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip"]
