@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histofuse.commands.prediction.predict import open_model
 from histofuse.data.cutting import cut_windows
 from histofuse.data.images.pixels import UNKNOWN
 from histofuse.data.images.tiff import read_rgb
@@ -27,10 +26,11 @@ from histofuse.serving.pictures.frames import (
     embed_records,
     predict_frames,
 )
+from histofuse.serving.predict import open_predictor
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 FRAMES = Path("data/simulated/brecahad")
-MODEL = "models/fusion_label_blind"
+MODEL = Path("models/fusion_label_blind")
 BATCH = 256
 
 
@@ -57,7 +57,7 @@ def run_loop(model: FrameModel, stored: np.ndarray, patients: np.ndarray) -> np.
 
 
 def main() -> None:
-    predictor = open_model(MODEL, Path("models"))  # a bundle: nothing is copied
+    predictor = open_predictor(MODEL)
     points = read_points(FRAMES, None, load_section(ClassesParams, "classes"), UNKNOWN)
     cases = sorted(set(points.table["case_id"]))
     records = pd.read_parquet("data/ehr/features.parquet").head(len(cases))

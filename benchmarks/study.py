@@ -25,7 +25,8 @@ from histofuse.params.base import load_section
 from histofuse.params.tabular import TabularParams, XgboostParams
 from histofuse.params.tune import StudyParams, apply_values
 from histofuse.studies.objectives.folds import XgboostObjective, choose_rounds
-from histofuse.training.boosting import make_settings, split_folds
+from histofuse.training.boosting import make_settings
+from histofuse.training.folds import Folds, split_folds
 from histofuse.training.rows import LabelledRows, score_logits, select_rows
 
 SEED, FEATURES, BAR = 7, 90, 2.0
@@ -51,9 +52,10 @@ def load_base() -> XgboostParams:
     return base
 
 
-def load_rows(table: Path, base: XgboostParams) -> tuple[LabelledRows, list]:
+def load_rows(table: Path, base: XgboostParams) -> tuple[LabelledRows, Folds]:
     rows = select_rows(pd.read_parquet(table), NAMES, "train")
-    return rows, split_folds(rows, base.folds, derive_seed(SEED, "folds"))
+    seed = derive_seed(SEED, "folds")
+    return rows, split_folds(rows.target, rows.subjects, 2, base.folds, seed)
 
 
 # --- ours ---------------------------------------------------------------------------------------
