@@ -47,7 +47,7 @@ class AlarmCheck:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AlarmCheck":
-        """Read what `to_dict` rendered."""
+        """Read what `describe_alarms` rendered."""
         return cls(**{**values, "concerns": tuple(values["concerns"])})
 
     def line(self) -> str:
