@@ -73,13 +73,13 @@ def write_text(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: Path, *, parse_number: Callable[[str], float] | None = None) -> Any:
     """Read a JSON file, as `parse_json` does.
 
     Raises InputError if it is missing or is not such JSON; names the line and column, or the key.
     """
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(path.read_bytes(), parse_number=parse_number)
     except FileNotFoundError:
         raise InputError.of(path, "no such file", "a JSON file") from None
     except json.JSONDecodeError as error:

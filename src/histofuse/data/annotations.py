@@ -12,6 +12,7 @@ from histofuse.data.brecahad import (
     DataSet,
     describe_contradictions,
     describe_spellings,
+    list_files,
     list_layout,
     match_files,
     read_brecahad,
@@ -36,7 +37,7 @@ def read_annotations(params: DataParams, classes: ClassesParams) -> DataSet:
         return read_brecahad(folder, classes, params.frames)
     geojson = params.annotations == "geojson"
     images, truths = list_layout(folder, set(SUFFIXES) if geojson else set())
-    paths = list(truths.values()) if geojson else sorted((folder / GROUND_TRUTH).glob("*.csv"))
+    paths = list(truths.values()) if geojson else list_files(folder / GROUND_TRUTH, {".csv"})
     with collect_faults() as faults:
         if geojson:
             match_files(images, truths, SUFFIXES[0], faults)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from histofuse.core.ids import CaseId, FrameId, case_of_frame, identify, list_sp
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
+from histofuse.data.images.slides import SLIDE_SUFFIXES
 from histofuse.data.images.tiff import read_rgb
 from histofuse.params.data import (
     ANNOTATION_KEYS,
@@ -127,6 +128,21 @@ def list_layout(
     return images, {names.get(identify(frame), frame): path for frame, path in truths.items()}
 
 
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """List the files of a folder that end with one of some suffixes, in lower case, by name.
+
+    Names that start with a dot are the leavings of file managers and archives.
+    """
+    named = (p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(path for path in named if path.suffix.lower() in suffixes)
+
+
+def name_frame(path: Path) -> FrameId:
+    """Name the frame of a file: "a.geojson" and "a.tif.geojson" are of "a"."""
+    inner = Path(path.stem)
+    return FrameId(inner.stem if inner.suffix.lower() in SLIDE_SUFFIXES else path.stem)
+
+
 def match_files(
     images: Mapping[FrameId, Path], truths: Mapping[FrameId, Path], suffix: str, faults: FaultList
 ) -> None:
@@ -140,11 +156,8 @@ def match_files(
 def _by_frame(folder: Path, suffixes: set[str], faults: FaultList) -> dict[FrameId, Path]:
     paths: dict[FrameId, Path] = {}
     seen: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        # Names that start with a dot are the leavings of file managers and archives.
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        frame = FrameId(path.stem)
+    for path in list_files(folder, suffixes):
+        frame = name_frame(path)
         if not _FRAME_NAME.fullmatch(frame):
             faults.add(path, "a name without case and number", f"Case_<case>-<nn>{path.suffix}")
         elif (known := seen.setdefault(identify(frame), path)) != path:

@@ -28,6 +28,7 @@ Row = dict[str, Any]
 
 _EXPECTED = "GeoJSON as QuPath exports it: a Feature, a list of them or a FeatureCollection"
 _GEOMETRIES: Final = ("Point", "MultiPoint", "Polygon", "MultiPolygon")
+_IGNORED_GEOMETRIES: Final = ("LineString", "MultiLineString", "GeometryCollection")
 _IGNORED_TYPES: Final = ("tile", "tma_core", "root")
 _PLACES: Final = 4  # decimals of a pixel that are written
 _FEATURES: Final = uuid.UUID("6f1d2f0e-5a0c-5b1e-9a51-0d9f6c1b7a44")  # name space of ids
@@ -53,7 +54,9 @@ def read_objects(path: Path) -> Objects:
     rows: list[Row] = []
     ignored: Counter[str] = Counter()
     with collect_faults() as faults:
-        for number, feature in enumerate(_list_features(load_json(path), path), start=1):
+        # Measurements that QuPath could not take are NaN.
+        content = load_json(path, parse_number=float)
+        for number, feature in enumerate(_list_features(content, path), start=1):
             where = f"{path}, feature {number}"
             kind, points = _read_feature(feature, where, faults)
             ignored.update([kind] if kind else [])
@@ -74,24 +77,28 @@ def _list_features(content: Any, path: Path) -> list[Any]:
 
 def _read_feature(feature: Any, where: str, faults: FaultList) -> tuple[str, list[Row]]:
     """Read the points of a feature, or the kind that it is ignored for."""
-    if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
-        faults.add(where, "is no Feature with a geometry", _EXPECTED)
+    held = feature if isinstance(feature, dict) else {}
+    geometry = held.get("nucleusGeometry") or held.get("geometry")
+    properties = held.get("properties") or {}
+    if not isinstance(geometry, dict) or not isinstance(properties, dict):
+        faults.add(where, "is no Feature with a geometry and properties", _EXPECTED)
         return "", []
-    properties = feature.get("properties") or {}
-    geometry = feature.get("nucleusGeometry") or feature["geometry"]
     name, colour = _read_class(properties)
     kind = str(properties.get("objectType", properties.get("object_type", ""))).lower()
     if kind in _IGNORED_TYPES or (name or "").endswith("*"):
         return name or kind, []
-    if geometry.get("type") not in _GEOMETRIES:
-        return str(geometry.get("type")), []
+    if (shape := geometry.get("type")) in _IGNORED_GEOMETRIES:
+        return shape, []
+    if shape not in _GEOMETRIES:
+        faults.add(where, f"has a geometry of type {shape!r}", f"one of {', '.join(_GEOMETRIES)}")
+        return "", []
     try:
-        places = _locate(geometry)
-    except (TypeError, ValueError, IndexError):
-        expected = f"coordinates of a {geometry['type']}, in pixels"
+        places, measurements = _locate(geometry), _read_measurements(properties)
+    except (TypeError, ValueError, LookupError, OverflowError):
+        expected = f"coordinates of a {shape}, in pixels"
         faults.add(where, "holds coordinates that cannot be read", expected)
         return "", []
-    more = {"class_name": name, "colour": colour, "measurements": _read_measurements(properties)}
+    more = {"class_name": name, "colour": colour, "measurements": measurements}
     return "", [{"x_px": x, "y_px": y, "width_px": width} | more for x, y, width in places]
 
 
@@ -99,7 +106,8 @@ def _read_class(properties: Mapping[str, Any]) -> tuple[str | None, Colour | Non
     held = properties.get("classification")
     if not isinstance(held, dict):
         held = {"name": held} if held else {}
-    names = held.get("names") or [held.get("name")]
+    names = held.get("names") or held.get("name")
+    names = names if isinstance(names, list) else [names]
     name = ": ".join(str(part) for part in names if part)
     colours = (_read_colour(h.get(k)) for h in (held, properties) for k in ("color", "colorRGB"))
     return name or None, next((colour for colour in colours if colour), None)
@@ -118,9 +126,9 @@ def _read_measurements(properties: Mapping[str, Any]) -> dict[str, float]:
     """Read measurements from a list of names and values, or from an object."""
     held = properties.get("measurements") or {}
     if isinstance(held, list):
-        held = {m.get("name"): m.get("value") for m in held if isinstance(m, dict)}
+        held = {str(m.get("name")): m.get("value") for m in held if isinstance(m, dict)}
     numbers = held.items() if isinstance(held, dict) else ()
-    return {str(name): float(v) for name, v in numbers if isinstance(v, int | float)}
+    return {name: float(v) for name, v in numbers if isinstance(v, int | float)}
 
 
 def _locate(geometry: Mapping[str, Any]) -> list[tuple[float, float, float]]:
@@ -136,6 +144,8 @@ def _to_points(held: Sequence[Any]) -> NDArray[np.float64]:
     """Bring coordinates, of which a third may be a plane, to (n, 2); ValueError if none."""
     points = np.array([point[:2] for point in held])
     if points.dtype.kind not in "iuf" or points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError("no coordinates")
+    if not np.isfinite(points).all():
         raise ValueError("no coordinates")
     return points.astype(float)
 

@@ -13,8 +13,9 @@ from histofuse.core.errors import FaultList, InputError, collect_faults, shorten
 from histofuse.core.ids import FrameId, case_of_frame, identify, unify_names
 from histofuse.core.progress import report
 from histofuse.core.text_tables import read_csv_text, read_numbers
-from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, read_brecahad
+from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, list_files, name_frame, read_brecahad
 from histofuse.data.geojson import LARGEST_NUCLEUS_PX, SUFFIXES, read_objects
+from histofuse.data.images.slides import SLIDE_SUFFIXES
 from histofuse.data.images.tiff import read_size
 from histofuse.params.data import ClassesParams, FrameParams
 
@@ -26,8 +27,7 @@ _POINTS = (
     "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )
 _TIFFS = {".tif", ".tiff"}
-_PICTURES = {*_TIFFS, ".svs", ".ndpi", ".mrxs", ".scn"}
-_NO_FRAMES = (_PICTURES - _TIFFS) | {".png", ".jpg", ".jpeg", ".bmp"}
+_NO_FRAMES = (SLIDE_SUFFIXES - _TIFFS) | {".png", ".jpg", ".jpeg", ".bmp"}
 
 Sizes = Mapping[str, tuple[int, int]]  # frame to width and height
 
@@ -93,7 +93,7 @@ def list_tiffs(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     seen: dict[str, Path] = {}
     with collect_faults() as faults:
-        for path in sorted(p for p in where.iterdir() if p.suffix.lower() in _TIFFS):
+        for path in list_files(where, _TIFFS):
             if (known := seen.setdefault(identify(path.stem), path)) != path:
                 faults.add(path, f"the same frame as {known.name}", "one file per frame")
             files[path.stem] = path
@@ -111,8 +111,7 @@ def list_point_files(points: Path) -> list[Path]:
     """List the files of points: one, or those of a folder."""
     if not points.is_dir():
         return [points]
-    files = sorted(p for p in points.iterdir() if p.suffix.lower() in (".csv", *SUFFIXES))
-    if not files:
+    if not (files := list_files(points, (".csv", *SUFFIXES))):
         raise InputError.of(points, "no files of points", "<frame>.geojson files")
     return files
 
@@ -165,9 +164,7 @@ def _read_geojson(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _name_frame(path: Path, names: Mapping[str, str]) -> str:
-    """Name the frame of a file: "a.geojson" and "a.tif.geojson" are of "a"."""
-    inner = Path(path.stem)
-    frame = inner.stem if inner.suffix.lower() in _PICTURES else path.stem
+    frame = name_frame(path)
     if identify(frame) not in names and len(names) == 1:
         return next(iter(names.values()))
     return frame

@@ -79,6 +79,23 @@ def test_a_table_gives_the_same_annotations(folder):
     assert rows == [["Case_1-01", 1, 2, "mitosis"], ["Case_2-01", 3.5, 4, "tumour"]]
 
 
+def test_files_named_as_scripts_of_qupath_name_them_are_read(folder):
+    for name in ("Case_1-01.tif.geojson", "Case_2-01.tif.geojson"):
+        (folder / "groundTruth" / name).write_text(json.dumps([point(1, 2, "Tumor")]))
+    annotations = read_annotations(make_params(folder, "geojson"), CLASSES).annotations
+    assert annotations["frame_id"].tolist() == ["Case_1-01", "Case_2-01"]
+
+
+def test_leavings_of_file_managers_are_passed_over(folder):
+    (folder / "groundTruth" / "._dots.csv").write_bytes(b"\0\5")
+    dots = folder / "groundTruth" / "dots.CSV"
+    dots.write_text("frame_id,x_px,y_px,class_name\nCase_1-01,1,2,Mitosis\n")
+    assert len(read_annotations(make_params(folder, "csv"), CLASSES).annotations) == 1
+    (folder / "images" / "._Case_1-01.tif").write_bytes(b"\0\5")
+    read = read_points(folder / "images", folder / "groundTruth", CLASSES, UNKNOWN)
+    assert read.table["frame_id"].tolist() == ["Case_1-01"]
+
+
 def test_all_faults_are_listed_at_once(folder):
     square = [[[70, 10], [70, 20], [80, 20], [80, 10], [70, 10]]]
     outside = point(0, 0, "Tumor") | {"geometry": {"type": "Polygon", "coordinates": square}}

@@ -112,11 +112,32 @@ def test_what_is_no_nucleus_is_counted(tmp_path):
         ([feature("Polygon", [[[0, 0], [1]]])], "coordinates of a Polygon, in pixels"),
         ([feature(), feature("Point", None)], "feature 2: holds coordinates"),
         ([feature("MultiPolygon", [[]])], "coordinates that cannot be read"),
+        ([feature("Point", [float("nan"), 1])], "coordinates that cannot be read"),
+        ([{**feature(), "geometry": {"type": "Point"}}], "coordinates that cannot be read"),
+        ([feature("point")], "geometry of type 'point'; expected one of Point"),
+        ([{**feature(), "properties": "none"}], "is no Feature with a geometry and properties"),
+        ([{**feature(), "nucleusGeometry": "none"}], "is no Feature with a geometry"),
     ],
 )
 def test_what_is_no_geojson_is_named(content, said, tmp_path):
     with pytest.raises(InputError, match=said):
         read(content, tmp_path)
+
+
+def test_measurements_that_qupath_could_not_take_are_read(tmp_path):
+    measured = feature(measurements={"Nucleus: Area": 12.5, "Cell: OD std dev": float("nan")})
+    row = read([measured], tmp_path).table.iloc[0]
+    assert (row["x_px"], row["measurements"]["Nucleus: Area"]) == (3.5, 12.5)
+    assert np.isnan(row["measurements"]["Cell: OD std dev"])
+
+
+@pytest.mark.parametrize(
+    "held",
+    [{"names": ["Tumor", "Positive"]}, {"names": "Tumor: Positive"}, {"name": "Tumor: Positive"}],
+)
+def test_names_of_derived_classes_are_joined(held, tmp_path):
+    found = read([feature(classification=held)], tmp_path).table
+    assert found["class_name"].tolist() == ["Tumor: Positive"]
 
 
 def test_nuclei_come_back_as_they_were_written(tmp_path):
