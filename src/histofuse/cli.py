@@ -72,15 +72,15 @@ def _make_absolute(path: Path | None) -> Path | None:
     return path and path.absolute()
 
 
-def _make_folder_absolute(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
+def _make_folder_absolute(name: str | None) -> str | None:
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
 def _path(text: str, default: Any = None) -> Any:
     return Option(default, help=text, callback=_make_absolute)
 
 
-def _bundle(text: str, default: str) -> Any:
+def _bundle(text: str, default: str | None = None) -> Any:
     return Option(default, help=text, callback=_make_folder_absolute)
 
 
@@ -304,8 +304,8 @@ def predict(
     ),
     bits: int | None = Option(None, min=8, max=16, help="Bits of the camera in 16-bit frames."),
     mpp: float | None = Option(None, help="µm per pixel of frames and slides that do not say."),
-    detector: str = _bundle(
-        "Finds nuclei without points: bundle folder or registered model.", "models/detector"
+    detector: str | None = _bundle(
+        "Finds nuclei without points: bundle or registered model. Default: models/detector."
     ),
     engine: str = Option(
         "threads", help="Of slides: threads, or a Dask scheduler such as tcp://host:8786."

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +24,46 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     Raises DiskFullError if the disk is full; `path` is left as it was.
     """
-    temporary = _name_temporary(path)
-    try:
-        with naming_full_disk(path, temporary):
-            yield temporary
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with making_folder(path.parent):
+        temporary = _name_temporary(path)
+        try:
+            with naming_full_disk(path, temporary):
+                yield temporary
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; replace `path` with it if the block succeeds."""
-    temporary = _name_temporary(path)
-    temporary.mkdir()
+    with making_folder(path.parent):
+        temporary = _name_temporary(path)
+        temporary.mkdir()
+        try:
+            with naming_full_disk(path, temporary):
+                yield temporary
+                shutil.rmtree(path, ignore_errors=True)
+                temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[None]:
+    """Make a folder and its parents; of these, those that stay empty are removed at the end."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
     try:
-        with naming_full_disk(path, temporary):
-            yield temporary
-            shutil.rmtree(path, ignore_errors=True)
-            temporary.replace(path)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # the first that is not empty ends it
+            for folder in made:
+                folder.rmdir()
 
 
 def _name_temporary(path: Path) -> Path:
     """Name a temporary path next to `path`; remove those that killed processes left there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = leftover.suffixes[-2].removeprefix(".")
         if not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid)):

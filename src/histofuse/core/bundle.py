@@ -35,6 +35,14 @@ class Bundle:
         """The model's ``config.json``: kind, classes, architecture and params."""
         return load_json(self.path / CONFIG)
 
+    def require_kind(self, kind: str) -> dict[str, Any]:
+        """Return its config; BundleError, which names no path of a copy, if of another kind."""
+        config = self.config
+        if (held := config.get("kind")) != kind:
+            of = f"{self.name} ({self.digest[:12]})"
+            raise BundleError(f"{of}: is a model of kind {held!r}, expected {kind}")
+        return config
+
 
 @contextmanager
 def writing_bundle(path: Path, name: str) -> Iterator[Path]:

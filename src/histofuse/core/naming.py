@@ -26,6 +26,21 @@ _MAP_METHODS: Final[Mapping[str, str]] = {
     "layercam": "LayerCAM",
     "scorecam": "Score-CAM",
 }
+_SINGULARS: Final[Mapping[str, str]] = {
+    "analyses": "analysis",
+    "axes": "axis",
+    "batches": "batch",
+    "boxes": "box",
+    "classes": "class",
+    "copies": "copy",
+    "entries": "entry",
+    "indices": "index",
+    "mitoses": "mitosis",
+    "nuclei": "nucleus",
+    "patches": "patch",
+    "processes": "process",
+    "studies": "study",
+}
 _CHECKS: Final[Mapping[str, str]] = {"validation_test_gap": "validation-test gap"}
 
 
@@ -107,9 +122,16 @@ def name_check(name: str) -> str:
     return f"{shown} ({spell_metrics(of.rstrip(']'))})" if of else shown
 
 
-def show_count(number: int) -> str:
-    """Write a count with separators."""
-    return f"{number:,}"
+def show_count(number: int, of: str = "") -> str:
+    """Write a count with separators, and what is counted: "1,204 frames", "1 frame".
+
+    `of` is a plural, whose last word is that of `_SINGULARS` or ends with an s.
+    """
+    if not of:
+        return f"{number:,}"
+    before, blank, noun = of.rpartition(" ")
+    one = before + blank + _SINGULARS.get(noun, noun.removesuffix("s"))
+    return f"{number:,} {one if number == 1 else of}"
 
 
 def show_percent(share: float) -> str:

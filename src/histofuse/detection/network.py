@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import BundleError, InputError
+from histofuse.core.errors import InputError
 from histofuse.features.augment import PixelScale
 from histofuse.models.backbones import WEIGHTS, build_network
 from histofuse.models.levels import cut_network
@@ -167,9 +167,7 @@ def load_detector(bundle: Bundle) -> HeatNetwork:
 
     Raises BundleError if the bundle holds another kind of model.
     """
-    config = bundle.config
-    if (kind := config.get("kind")) != KIND:
-        raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected {KIND}")
+    config = bundle.require_kind(KIND)
     network = build_detector(DetectorSpec(**config["architecture"]), "none")
     network.load_state_dict(load_file(bundle.path / WEIGHTS))
     return network.eval()

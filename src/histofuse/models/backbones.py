@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import BundleError, InputError
+from histofuse.core.errors import InputError
 from histofuse.features.augment import PatchGeometry, PixelScale, Stored, prepare_patches
 from histofuse.models.levels import PooledLevels, PooledTokens
 from histofuse.models.libraries import Backbone, build_library_backbone
@@ -204,9 +204,7 @@ def load_image_model(bundle: Bundle) -> ImageModel:
 
     Raises BundleError if the bundle holds another kind of model.
     """
-    config = bundle.config
-    if (kind := config.get("kind")) != "image":
-        raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected image")
+    config = bundle.require_kind("image")
     architecture = dict(config["architecture"])
     architecture.pop("embedding_dim")
     # Bundles written before layers were saved have none: their maps are refused, not guessed.

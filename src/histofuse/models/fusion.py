@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from histofuse.core.bundle import Bundle
-from histofuse.core.errors import BundleError
 from histofuse.models.standardiser import Standardiser
 
 WEIGHTS = "weights.safetensors"
@@ -69,9 +68,7 @@ class FusionModel:
 
 def load_fusion_model(bundle: Bundle) -> FusionModel:
     """Load the model of a bundle."""
-    config, kind = bundle.config, bundle.config["kind"]
-    if kind != "fusion":
-        raise BundleError(f"{bundle.path}: holds a model of kind {kind!r}, expected fusion")
+    config = bundle.require_kind("fusion")
     architecture = dict(config["architecture"])
     architecture.pop("image_components", None)  # of bundles that named it; always None
     network = FusionHead(**architecture, classes=len(config["classes"]))

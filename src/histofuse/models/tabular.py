@@ -115,10 +115,9 @@ AnyTabularModel = LinearModel | TreesModel | XgboostModel | MlpModel
 
 def load_tabular_model(bundle: Bundle) -> AnyTabularModel:
     """Load the model of a bundle."""
-    config = bundle.config
-    features = load_json(bundle.path / FEATURE_ORDER) if config["kind"] == "tabular" else []
-    weights = bundle.path / WEIGHTS
-    match config.get("architecture", {}).get("kind") if features else None:
+    config = bundle.require_kind("tabular")
+    features, weights = load_json(bundle.path / FEATURE_ORDER), bundle.path / WEIGHTS
+    match config["architecture"]["kind"]:
         case "logistic_regression":
             arrays = load_file(weights)
             return LinearModel(features, arrays["coefficients"], arrays["intercept"].item())
@@ -134,7 +133,8 @@ def load_tabular_model(bundle: Bundle) -> AnyTabularModel:
             from histofuse.models.mlp import load_mlp
 
             return MlpModel(features, load_mlp(weights, config["architecture"]))
-    raise BundleError(f"{bundle.path}: holds a model of kind {config['kind']!r}, expected tabular")
+        case other:
+            raise BundleError(f"{bundle.name}: has the unknown architecture {other!r}")
 
 
 def write_model(model: AnyTabularModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
 from histofuse.core.bundle import CONFIG, Bundle, writing_bundle
-from histofuse.core.errors import BundleError, InputError
+from histofuse.core.errors import InputError
 from histofuse.core.tables import Contract, to_csv, write_table
 from histofuse.features.encoding import Encoder
 from histofuse.models.tabular import ENCODER
@@ -228,9 +228,6 @@ def load_patient_model(bundle: Bundle) -> PatientModel:
 
     Raises BundleError if the bundle holds no model at patient level.
     """
-    config = bundle.config
-    if config["kind"] != KIND:
-        message = f"{bundle.path}: holds a model of kind {config['kind']!r}, expected {KIND}"
-        raise BundleError(message)
+    config = bundle.require_kind(KIND)
     params = PatientParams.model_validate(config["params"]).root
     return load_method(bundle.path, params, config["architecture"])

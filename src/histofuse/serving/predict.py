@@ -58,7 +58,7 @@ def open_predictor(
             return DetectorPredictor(bundle)
         case other:
             expected = "image, tabular, fusion, patient or detector"
-            raise BundleError(f"{path}: holds a model of kind {other!r}, expected {expected}")
+            raise BundleError(f"{bundle.name}: is a model of kind {other!r}, expected {expected}")
 
 
 def _open_encoder(bundle: Bundle, side: str, encoders: Path | None) -> Bundle:

@@ -7,6 +7,7 @@ import pytest
 from histofuse.core.artifacts import (
     digest_file,
     load_json,
+    making_folder,
     replacing_file,
     replacing_folder,
     to_json,
@@ -25,6 +26,20 @@ def test_file_appears_whole_or_not_at_all(tmp_path):
 
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_fails_leaves_no_new_folder(tmp_path):
+    (tmp_path / "old").mkdir()
+    for replacing in (replacing_file, replacing_folder):
+        for target in (tmp_path / "new" / "inner" / "out", tmp_path / "old" / "out"):
+            with pytest.raises(RuntimeError), replacing(target):
+                raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+    with pytest.raises(RuntimeError), making_folder(tmp_path / "new" / "inner"):
+        (tmp_path / "new" / "kept").touch()
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["kept"]
 
 
 def test_folder_is_replaced_as_one(tmp_path):

@@ -7,6 +7,7 @@ from histofuse.core.naming import (
     name_metric,
     name_model,
     name_pairing,
+    show_count,
     show_ends,
     show_interval,
     spell_metrics,
@@ -55,3 +56,20 @@ def test_fusion_model_is_named_by_its_pairing_and_back():
     assert not is_fusion("resnet18")
     assert name_model("fusion_label_blind") == "Fusion, label-blind"
     assert name_model("resnet18") == "ResNet-18"
+
+
+@pytest.mark.parametrize(
+    ("number", "of", "expected"),
+    [
+        (1, "frames", "1 frame"),
+        (0, "frames", "0 frames"),
+        (1204, "frames", "1,204 frames"),
+        (1, "nuclei", "1 nucleus"),
+        (1, "test patches", "1 test patch"),
+        (2, "studies", "2 studies"),
+        (1, "cases", "1 case"),
+        (1204, "", "1,204"),
+    ],
+)
+def test_a_count_agrees_with_what_is_counted(number, of, expected):
+    assert show_count(number, of) == expected

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import MANIFEST
+from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.errors import FaultList, InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
 from histofuse.data.geojson import make_nuclei, write_features
-from histofuse.data.images.resolution import find_factors
+from histofuse.data.images.resolution import check_mpp, find_factors
 from histofuse.data.points import has_points, list_tiffs, read_points, refuse_frames
 from histofuse.evaluation.drawing import colour_classes
 from histofuse.features.encoding import find_unknown
@@ -71,7 +71,9 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".parquet", ".csv")
 ROWS_AT_ONCE: Final = 4096
 NAMED: Final = "model: {model}, trained on {trained_on} data"
+DETECTOR: Final = "models/detector"  # finds nuclei if none is named
 _DRAWN: Final = ("overlay", "geojson", "report")  # options with a folder
+_OF_FRAMES: Final = ("points", "detector", "orientation", "bits", "mpp")
 _PLACE: Final = ["frame_id", "x_px", "y_px"]
 _LONGEST_NAME: Final = 200  # bytes, of a file
 _MOST_FRAMES: Final = 40  # counted one by one on the screen
@@ -94,7 +96,7 @@ class Request:
     report: Path | None = None  # folder for a page of each case
     geojson: Path | None = None  # folder for each frame's nuclei as QuPath opens them
     slide: Path | None = None  # a whole slide, or a folder of them, in place of frames
-    detector: str = "models/detector"  # finds nuclei without points: registered, or a folder
+    detector: str | None = None  # finds nuclei without points, in place of `DETECTOR`
     mpp: float | None = None  # of frames and slides whose files do not say
     engine: str = "threads"  # of slides: threads, or the address of a Dask scheduler
 
@@ -106,15 +108,11 @@ def predict(request: Request) -> str:
             faults.add("--out", f"is {request.out.name}", "a name that ends in .parquet or .csv")
         elif request.out.is_dir():
             faults.add("--out", f"{request.out.name} is a folder", "a file")
-        refuse_files(request, faults)
+        refuse_options(request, faults)
     with TemporaryDirectory(prefix=SCRATCH) as scratch:
         predictor: Any = open_predictor(*locate_model(request.model, Path(scratch)))
-        _check_drawn(request, kind := predictor.bundle.config["kind"])
-        match kind:
-            case "detector":
-                problem = "is a detector, which finds nuclei and does not classify them"
-                expected = "a model that answers about nuclei or patients; --detector names it"
-                raise InputError.of("--model", problem, expected)
+        require_inputs(request, predictor)
+        match predictor.bundle.config["kind"]:
             case "tabular":
                 answer = _predict_records(predictor, request)
             case "patient":
@@ -124,26 +122,60 @@ def predict(request: Request) -> str:
         return "\n".join([answer, *describe_model(predictor, request)])
 
 
-def refuse_files(request: Request, faults: FaultList) -> None:
-    """Note files where folders are due."""
+def refuse_options(request: Request, faults: FaultList) -> None:
+    """Note files where folders are due, and a resolution that shows no nuclei."""
+    check_mpp(request.mpp, faults)
     for option in _DRAWN:
         folder = getattr(request, option)
         if folder is not None and folder.is_file():
             faults.add(f"--{option}", f"{folder.name} is a file", "a folder")
 
 
-def _check_drawn(request: Request, kind: str) -> None:
-    """Refuse what a model of this kind, or without frames, does not draw."""
-    by_record, by_patient = kind == "tabular", kind == "patient"
+def require_inputs(request: Request, predictor: Any) -> None:
+    """Refuse what the model lacks, and each option that is given and that it would not read."""
+    kind = predictor.bundle.config["kind"]
     with collect_faults() as faults:
-        for option in _DRAWN:
-            if getattr(request, option) is None:
-                continue
-            if by_record or (by_patient and option != "report"):
-                problem = f"the model answers about {'records' if by_record else 'patients'}"
-                faults.add(f"--{option}", problem, "a model that classifies nuclei")
-            elif request.frames is None and not by_patient:
-                faults.add(f"--{option}", "no frames", "FRAMES, a folder of frames")
+        if kind == "detector":
+            problem = "is a detector, which finds nuclei and does not classify them"
+            expected = "a model that answers about nuclei or patients; --detector names it"
+            faults.add("--model", problem, expected)
+        if kind == "tabular" and request.patients is None:
+            expected = "a table of raw features, for this model reads health records"
+            faults.add("--patients", "nothing", expected)
+        if kind in ("image", "fusion") and request.frames is request.slide is None:
+            faults.add("FRAMES", "nothing", "a folder of frames, which this model reads")
+        if kind == "patient" and request.frames is request.patients is None:
+            expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
+            faults.add("input", "nothing", expected)
+        faults.raise_if_any()
+        for option, why in _list_unread(request, predictor).items():
+            if getattr(request, option) != getattr(Request, option, None):
+                shown = "FRAMES" if option == "frames" else f"--{option}"
+                faults.add(shown, "given", f"nothing: {why}")
+
+
+def _list_unread(request: Request, predictor: Any) -> dict[str, str]:
+    """Map the options that are not read to the reason."""
+    kind, unread = predictor.bundle.config["kind"], dict[str, str]()
+    if request.slide is None:
+        unread["engine"] = "it is for slides"
+    if request.patients is None:
+        unread["crosswalk"] = "it links --patients, of which there are none"
+    if request.frames is request.slide is None:
+        unread |= dict.fromkeys(_OF_FRAMES, "there are no frames")
+    elif request.slide is None and kind != "tabular" and predictor.image.model.spec.mpp is None:
+        unread["mpp"] = f"{predictor.image.bundle.name} does not say the resolution of its patches"
+    if request.frames is not None and (request.points or has_points(request.frames)):
+        unread["detector"] = "the nuclei are where the points of the frames are"
+    match kind:
+        case "tabular":
+            options = ("frames", *_OF_FRAMES, "crosswalk", *_DRAWN)
+            unread |= dict.fromkeys(options, "the model answers about records")
+        case "patient":
+            unread |= dict.fromkeys(("overlay", "geojson"), "the model answers about patients")
+        case "image":
+            unread |= dict.fromkeys(("patients", "crosswalk"), "the model reads no records")
+    return unread
 
 
 def describe_model(predictor: Predictor, request: Request) -> list[str]:
@@ -196,21 +228,24 @@ def locate_model(model: str, scratch: Path) -> tuple[Path, Path | None]:
 def locate_detector(request: Request, scratch: Path) -> Path | None:
     """Locate a detector as `locate_model` does a model; None if the usual one is not there.
 
-    Raises InputError if another one was named and is not there.
+    Raises InputError if another one was named and is not there, or is none.
     """
     (scratch / "detector").mkdir()
+    named = request.detector or DETECTOR
     try:
-        return locate_model(request.detector, scratch / "detector")[0]
-    except (RegistryError, InputError):
-        if request.detector == Request.detector:
+        bundle, _ = locate_model(named, scratch / "detector")
+    except RegistryError as error:
+        if request.detector is None:
             return None
-        raise refuse_detector(request.detector) from None
+        raise refuse_detector(named, str(error)) from None
+    if (kind := open_bundle(bundle, row_level=False).config["kind"]) != "detector":
+        raise InputError.of("--detector", f"{named} is of kind {kind}", "a detector of nuclei")
+    return bundle
 
 
-def refuse_detector(detector: str) -> InputError:
+def refuse_detector(detector: str, remedy: str = "Run dvc repro, or name another.") -> InputError:
     """Say that a detector is not there."""
-    problem = f"{detector} is no bundle, and not registered"
-    remedy = "Run dvc repro, or name another."
+    problem = f"{detector} is no bundle, and no registered model in production"
     return InputError.of("--detector", problem, "a detector of nuclei", remedy)
 
 
@@ -235,9 +270,7 @@ def _read_by_case(request: Request, cases: Iterable[str]) -> tuple[pd.DataFrame,
 
 
 def _predict_records(predictor: TabularPredictor, request: Request) -> str:
-    if request.patients is None:
-        expected = "a table of raw features, for this model reads health records"
-        raise InputError.of("--patients", "nothing", expected)
+    assert request.patients is not None
     table = read_patients(request.patients)
     named = [name for name in (CASE, *KEY) if name in table]
     ranges = predictor.encoder.ranges
@@ -271,8 +304,6 @@ def naming_table(path: Path | None) -> Iterator[None]:
 def _predict_frames(
     predictor: ImagePredictor | FusionPredictor, request: Request, scratch: Path
 ) -> str:
-    if request.frames is None:
-        raise InputError.of("FRAMES", "nothing", "a folder of frames, which this model reads")
     points, frames = _take_points(predictor.image, request, scratch)
     records = read_records(predictor, request, points[CASE].unique())
     model = FrameModel(predictor, records.embeddings)
@@ -332,9 +363,6 @@ def _draw(
 
 def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Path) -> str:
     """Answer each case from its patient's nuclei, record, or one of both; a row a case."""
-    if request.frames is None and request.patients is None:
-        expected = "FRAMES, a folder of frames, --patients, a table of records, or both"
-        raise InputError.of("input", "nothing", expected)
     bags, frames = _embed_cases(predictor, request, scratch) if request.frames else ({}, None)
     records, patients = _read_by_case(request, bags)
     names = pd.Index(sorted({*bags, *map(str, records.index)}), name=CASE)

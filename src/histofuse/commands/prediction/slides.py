@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from histofuse.commands.prediction.case_pages import Case, choose_shown, write_case_page
 from histofuse.commands.prediction.predict import (
     CASE,
+    DETECTOR,
     NAMED,
     Request,
     choose_reading,
@@ -24,9 +25,10 @@ from histofuse.commands.prediction.predict import (
     locate_model,
     read_records,
     refuse_detector,
-    refuse_files,
+    refuse_options,
+    require_inputs,
 )
-from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.artifacts import making_folder, replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.naming import show_name
 from histofuse.core.progress import report, track
@@ -101,25 +103,32 @@ def predict_slides(request: Request) -> str:
             if getattr(request, option) is not None:
                 shown = "FRAMES" if option == "frames" else f"--{option}"
                 faults.add(shown, "given with --slide", "either frames or slides")
-        refuse_files(request, faults)
+        refuse_options(request, faults)
     paths = list_slides(request.slide)
-    request.out.mkdir(parents=True, exist_ok=True)
     # Next to the output: workers on other machines see it there.
-    with TemporaryDirectory(prefix=".model-", dir=request.out) as scratch:
+    with (
+        making_folder(request.out),
+        TemporaryDirectory(prefix=".model-", dir=request.out) as scratch,
+    ):
         bundle, encoders = locate_model(request.model, Path(scratch))
+        bundle, encoders = bundle.absolute(), encoders and encoders.absolute()
         predictor: Any = open_predictor(bundle, encoders)
         if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
             expected = "a model of single nuclei: image or fusion"
             raise InputError.of("--model", f"is of kind {kind}", expected)
+        require_inputs(request, predictor)
         detector = locate_detector(request, Path(scratch))
         if detector is None:
-            raise refuse_detector(request.detector)
+            raise refuse_detector(DETECTOR)
+        detector = detector.absolute()
+        predictor, finder = _load_models(bundle, encoders, detector)
+        _require_fit(predictor, finder, request)
         records = read_records(predictor, request, paths)
         job = SlideJob(
             request=request,
-            model=bundle.absolute(),
-            encoders=encoders and encoders.absolute(),
-            detector=detector.absolute(),
+            model=bundle,
+            encoders=encoders,
+            detector=detector,
             records=records,
             private=is_private(request),
             reading=choose_reading(request),
@@ -140,11 +149,20 @@ def predict_slides(request: Request) -> str:
     lines = [f"wrote {request.out}: {len(summaries)} of {len(paths)} slides"]
     lines += [*map(describe_slide, summaries), *records.notes, *model]
     faults = [fault for answer in answers if isinstance(answer, list) for fault in answer]
-    if failed := list(dict.fromkeys(faults)):  # of an option, each slide has the same
+    if faults:
         for line in lines:
             report(line)
-        raise InputError(failed)
+        raise InputError(faults)
     return "\n".join(lines)
+
+
+def _require_fit(predictor: Any, finder: Any, request: Request) -> None:
+    """Refuse a model without a resolution, and a detector of another one."""
+    if (mpp := predictor.image.model.spec.mpp) is None:
+        problem = f"{request.model} does not say the resolution of its patches"
+        remedy = "Set patches.patch_um and train it again."
+        raise InputError.of("--model", problem, "µm per pixel", remedy)
+    finder.require_mpp(mpp, f"{predictor.image.bundle.name}, the model of patches,")
 
 
 def list_slides(path: Path) -> dict[str, Path]:
@@ -179,11 +197,7 @@ def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
     frames = FrameModel(predictor, records.embeddings)
     model = SlideModel(finder, frames, job.slides.region_px, request.batch)
     model_mpp = frames.image.model.spec.mpp
-    if model_mpp is None:
-        problem = "does not say the resolution of its patches"
-        remedy = "Set patches.patch_um and train it again."
-        raise InputError.of(job.model, problem, "µm per pixel", remedy)
-    finder.require_mpp(model_mpp, f"{job.model.name}, the model of patches,")
+    assert model_mpp is not None
     with (
         open_picture(path, job.reading, look=False) as picture,
         replacing_folder(request.out / name) as folder,

@@ -9,7 +9,9 @@ from xml.etree.ElementTree import ParseError
 
 import numpy as np
 
-from histofuse.core.errors import InputError, collect_faults
+from histofuse.core.errors import FaultList, InputError, collect_faults
+from histofuse.core.naming import show_count
+from histofuse.core.progress import report
 from histofuse.data.images.pixels import Image
 from histofuse.data.images.slides import FrameSlide, Slide, needs_openslide
 
@@ -44,9 +46,8 @@ def read_mpp(path: Path) -> float | None:
 def settle_mpp(path: Path, given: float | None) -> float:
     """Take what a file says or, where it says nothing usable, what the user gave.
 
-    Raises InputError if neither is known, or shows no nuclei.
+    Raises InputError if neither is known, or the file's shows no nuclei.
     """
-    _check_given(given)
     told = read_mpp(path)
     if told is not None and LEAST_MPP <= told <= LARGEST_MPP:
         return told
@@ -59,9 +60,10 @@ def settle_mpp(path: Path, given: float | None) -> float:
     raise InputError.of(path, problem, describe_range(), remedy)
 
 
-def _check_given(given: float | None) -> None:
+def check_mpp(given: float | None, faults: FaultList) -> None:
+    """Note a resolution that a user gave, and at which no nuclei can be seen."""
     if given is not None and not LEAST_MPP <= given <= LARGEST_MPP:
-        raise InputError.of("--mpp", f"is {given:g}", describe_range())
+        faults.add("--mpp", f"is {given:g}", describe_range())
 
 
 def find_factors(
@@ -72,15 +74,18 @@ def find_factors(
     None leaves all frames as they are; `given` is that of files that do not say. Raises InputError
     with the frames whose resolution is not known.
     """
-    factors: dict[str, float] = {}
-    if mpp is not None:
-        _check_given(given)
+    if mpp is None:
+        return dict.fromkeys(paths, 1.0)
+    settled: dict[str, float] = {}
     with collect_faults() as faults:
         for frame, path in paths.items():
             with faults.catching():
-                factor = 1.0 if mpp is None else settle_mpp(path, given) / mpp
-                factors[frame] = 1.0 if abs(factor - 1) <= _SAME else factor
-    return factors
+                settled[frame] = settle_mpp(path, given)
+    if given is not None and (other := sum(taken != given for taken in settled.values())):
+        of = f"{other:,} of {show_count(len(settled), 'frames')}"
+        report(f"{of}: the µm per pixel of the file are taken, not {given:g}")
+    factors = {frame: taken / mpp for frame, taken in settled.items()}
+    return {frame: 1.0 if abs(f - 1) <= _SAME else f for frame, f in factors.items()}
 
 
 def describe_range() -> str:

@@ -27,6 +27,7 @@ from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
 from histofuse.serving.image import ImagePredictor, Patches
 from histofuse.serving.records import find_recorded
+from histofuse.tracking.interface import MODEL
 
 EMBEDDING: Final = "embedding"
 
@@ -68,13 +69,13 @@ class FrameModel:
 
         Raises BundleError if the bundle, of an earlier version, does not say.
         """
-        bundle = self.image.bundle
-        if "stain_normalisation" not in bundle.config:
+        config = self.image.bundle.config
+        if "stain_normalisation" not in config:
             raise BundleError(
-                f"{bundle.path}: config.json has no stain_normalisation. "
+                f"{self.image.identity[MODEL]}: config.json has no stain_normalisation. "
                 "Train the model again with dvc repro."
             )
-        return bundle.config["stain_normalisation"]
+        return config["stain_normalisation"]
 
     def make_stored(self, n: int) -> UInt8[np.ndarray, "n side side 3"]:
         """Make room for patches with their margin."""

@@ -391,13 +391,13 @@ def test_an_overlay_shows_a_dot_of_its_class_at_each_nucleus(frames):
     Path("file").write_text("")
     with pytest.raises(InputError, match="--overlay: file is a file; expected a folder"):
         ask(frames, overlay=Path("file"))
-    with pytest.raises(InputError, match="--overlay: no frames; expected FRAMES"):
+    with pytest.raises(InputError, match="FRAMES: nothing; expected a folder of frames"):
         ask(model="models/simple_cnn", overlay=Path("d"))
 
 
 @pytest.mark.parametrize("option", ["overlay", "geojson", "report"])
 def test_a_model_of_records_draws_nothing(frames, patients, option):
-    with pytest.raises(InputError, match=f"--{option}: the model answers about records"):
+    with pytest.raises(InputError, match=f"--{option}: given; .* answers about records"):
         ask(frames, model="models/mlp", patients=patients, **{option: Path("d")})
 
 
@@ -434,7 +434,10 @@ def test_all_faults_of_points_are_listed_at_once(frames):
         ({"frames": None}, "FRAMES: nothing"),
         ({"frames": Path("params.yaml")}, r"params\.yaml: is a file; .* of a slide, --slide"),
         ({"model": "models/mlp"}, "--patients: nothing"),
-        ({"model": "models/mlp", "patients": Path("none.csv")}, r"none\.csv: no such file"),
+        (
+            {"frames": None, "model": "models/mlp", "patients": Path("none.csv")},
+            r"none\.csv: no such file",
+        ),
         ({"frames": Path("nowhere")}, "no such folder"),
         ({"points": Path("none.csv")}, r"none\.csv: no such file"),
     ],
@@ -443,6 +446,36 @@ def test_missing_inputs_are_named(frames, arguments, said):
     Path("a_folder.csv").mkdir()
     with pytest.raises(InputError, match=said):
         ask(**{"frames": frames, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ({"detector": "nope"}, ["--detector"]),
+        ({"detector": "nope", "points": Path("points.csv")}, ["--detector"]),
+        ({"mpp": 0.5}, ["--mpp"]),
+        ({"patients": Path("p.csv"), "crosswalk": Path("c.csv")}, ["--patients", "--crosswalk"]),
+        ({"model": "models/fusion_label_blind", "crosswalk": Path("c.csv")}, ["--crosswalk"]),
+        ({"engine": "tcp://host:8786"}, ["--engine"]),
+        (
+            {"model": "models/mlp", "patients": Path("p.csv"), "points": Path("a"), "bits": 12},
+            ["FRAMES", "--points", "--bits"],
+        ),
+    ],
+)
+def test_options_that_are_not_read_are_refused(frames, arguments, options):
+    with pytest.raises(InputError) as caught:
+        ask(**{"frames": frames, **arguments})
+    assert sorted(fault.where for fault in caught.value.faults) == sorted(options)
+    assert all(f.problem == "given" for f in caught.value.faults)
+    assert not Path("out.parquet").exists()
+
+
+def test_a_failed_prediction_leaves_no_folder(frames):
+    (frames / "images" / "Case_1-02.tif").write_bytes(b"II*\0 and no more")
+    with pytest.raises(InputError, match=r"Case_1-02\.tif"):
+        ask(frames, out="new/folder/out.csv")
+    assert not Path("new").exists()
 
 
 def test_patients_must_name_each_case_once(frames, patients):
@@ -799,5 +832,5 @@ def test_a_case_that_cannot_name_a_file_is_refused_before_anything_is_written(pa
 
 @pytest.mark.parametrize("option", ["overlay", "geojson"])
 def test_a_model_of_patients_draws_no_classes(frames, patient_model, option):
-    with pytest.raises(InputError, match=f"--{option}: the model answers about patients"):
+    with pytest.raises(InputError, match=f"--{option}: given; .* answers about patients"):
         ask(frames, patient_model, **{option: Path("d")})

@@ -12,11 +12,12 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter, maximum_filter
 
+from histofuse.commands.prediction import predict as predict_module
 from histofuse.commands.prediction import slides as slides_module
 from histofuse.commands.prediction.predict import Request, predict
 from histofuse.core.artifacts import digest_file, load_json, write_json
 from histofuse.core.bundle import open_bundle
-from histofuse.core.errors import Fault, InputError
+from histofuse.core.errors import Fault, InputError, RegistryError
 from histofuse.data.geojson import read_objects
 from histofuse.detection.finder import NucleusFinder
 from histofuse.evaluation.mitotic_counts import MitosisErrors
@@ -80,6 +81,8 @@ def project(small_project, monkeypatch):
     monkeypatch.setattr(NucleusFinder, "load", lambda _: DiscFinder())
     slides_module._load_models.cache_clear()
     set_resolution(Path("models/simple_cnn"), 16 * MPP)
+    shutil.copytree("models/simple_cnn", "discs")
+    change_config(Path("discs"), lambda config: config.update(kind="detector"))
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("region_px: 1024", "region_px: 256"), "utf-8")
     return small_project
@@ -100,7 +103,7 @@ def change_config(bundle, change):
 
 def ask(slide, out="out", **more):
     values = dict.fromkeys(("frames", "points", "patients", "crosswalk"))
-    values |= {"model": "models/simple_cnn", "detector": "models/simple_cnn", "batch": 64} | more
+    values |= {"model": "models/simple_cnn", "detector": "discs", "batch": 64} | more
     return slides_module.predict_slides(Request(out=Path(out), slide=Path(slide), **values))
 
 
@@ -276,7 +279,7 @@ def prepare_fusion(case):
 def find_in_frames(**more):
     values = dict.fromkeys(("points", "patients", "crosswalk"))
     values |= {"frames": Path("frames"), "model": "models/simple_cnn", "batch": 64}
-    values |= {"detector": "models/simple_cnn"} | more
+    values |= {"detector": "discs"} | more
     said = predict(Request(out=Path("out.parquet"), **values))
     return said, pd.read_parquet("out.parquet")
 
@@ -297,6 +300,33 @@ def test_frames_without_points_get_the_nuclei_that_are_found(project, places, ca
     assert "Case_1-02.tif: no tissue, so no nuclei" in capsys.readouterr().err
     objects = read_objects(Path("qupath/Case_1-01.geojson")).table
     assert objects["measurements"].iloc[0]["Detection score"] == 0.9
+
+
+def test_frames_that_say_another_resolution_than_given_are_counted(project, places, capsys):
+    Path("frames").mkdir()
+    pixels = draw_tissue(200, 200, places[:5])
+    more = {"photometric": "rgb", "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite("frames/Case_1-01.tif", pixels, resolution=(1e4 / MPP, 1e4 / MPP), **more)
+    tifffile.imwrite("frames/Case_1-02.tif", pixels, photometric="rgb")
+    find_in_frames(mpp=2 * MPP)
+    said = capsys.readouterr().err
+    assert "1 of 2 frames: the µm per pixel of the file are taken, not 0.5" in said
+
+
+def test_a_registered_model_of_another_kind_is_named_as_it_was_given(project, monkeypatch):
+    def pull(_, scratch):
+        return shutil.copytree("models/simple_cnn", scratch / "pulled"), None
+
+    Path("frames").mkdir()
+    tifffile.imwrite("frames/a.tif", draw_tissue(99, 99, []), photometric="rgb")
+    write_slide("a.svs", draw_tissue(99, 99, []))
+    for module in (predict_module, slides_module):
+        monkeypatch.setattr(module, "locate_model", pull)
+    for run in (find_in_frames, lambda **more: ask("a.svs", **more)):
+        with pytest.raises(InputError) as caught:
+            run(detector="models:/some-model/1")
+        expected = "--detector: models:/some-model/1 is of kind image; expected a detector"
+        assert str(caught.value.faults[0]).startswith(expected)
 
 
 def test_a_case_gets_a_page_of_its_own(project, places):
@@ -360,7 +390,7 @@ def test_frames_that_cannot_be_searched_are_named(project, places):
     with pytest.raises(InputError, match=r"Case_1-01\.tif: is nearly black"):
         find_in_frames()
     tifffile.imwrite("frames/Case_1-01.tif", pixels, photometric="rgb")
-    with pytest.raises(InputError, match="--detector: nope is no bundle, and not registered"):
+    with pytest.raises(InputError, match="--detector: nope is no bundle, and no registered"):
         find_in_frames(detector="nope")
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("mpp: 0.25", "mpp: none"), "utf-8")
@@ -395,7 +425,10 @@ def test_errors_are_those_of_the_same_two_models(project):
         ({"out": "a.parquet"}, "--out: is a.parquet; expected a folder"),
         ({"frames": Path("a")}, "FRAMES: given with --slide"),
         ({"slide": "nowhere"}, "nowhere: no such file or folder"),
-        ({"detector": "none"}, "--detector: none is no bundle, and not registered"),
+        ({"detector": "none"}, "--detector: none is no bundle, and no registered"),
+        ({"detector": "models/mlp"}, "--detector: models/mlp is of kind tabular"),
+        ({"model": "TYPO"}, "models:/histofuse-TYPO@production is not in the registry"),
+        ({"patients": Path("p.csv")}, "--patients: given; expected nothing: the model reads no"),
         ({"slide": "models"}, "models: no slides"),
         ({"report": Path("a.svs")}, "--report: a.svs is a file; expected a folder"),
         ({"model": "models/logistic_regression"}, "--model: is of kind tabular"),
@@ -403,8 +436,13 @@ def test_errors_are_those_of_the_same_two_models(project):
 )
 def test_requests_that_cannot_be_met_are_refused(project, arguments, said, places):
     write_slide("a.svs", draw_tissue(100, 100, places[:1]))
-    with pytest.raises(InputError, match=said):
-        ask(**{"slide": "a.svs"} | arguments)
+    Path("slides").mkdir()
+    for name in ("a", "b"):
+        shutil.copy("a.svs", f"slides/{name}.svs")
+    with pytest.raises((InputError, RegistryError), match=said) as caught:
+        ask(**{"slide": "slides", "out": "new/out"} | arguments)
+    assert str(caught.value).count("--mpp: is 4") == ("mpp" in arguments)
+    assert not Path("new").exists()
 
 
 def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
@@ -414,7 +452,8 @@ def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
         ask("a.svs")
     slides_module._load_models.cache_clear()
     set_resolution(Path("models/simple_cnn"), None)
-    with pytest.raises(InputError, match=r"does not say the resolution .* patches\.patch_um"):
+    said = r"--model: models/simple_cnn does not say the resolution .* patches\.patch_um"
+    with pytest.raises(InputError, match=said):
         ask("a.svs")
 
 
