@@ -22,6 +22,7 @@ ScoreName = Annotated[
 _COMPARED: Final = r"^(brier|precision/minority|(auroc|auprc|ece)/(macro|minority))$"
 ComparedName = Annotated[str, Field(pattern=_COMPARED)]
 ModelKind = Annotated[str, Field(pattern=r"^(image|tabular|fusion|patient)$")]
+VALIDATED: Final = ("image", "tabular", "fusion")  # kinds that histofuse validate measures
 ByMetric = Annotated[dict[MetricName, BelowOne], Field(min_length=1)]
 Width = Annotated[float, Field(gt=0, lt=0.5)]
 
@@ -65,6 +66,12 @@ def _require_compared(limits: Limits) -> Limits:
 Margins = Annotated[Limits, AfterValidator(_require_compared)]
 
 
+def _require_validated(rule: str | list[str]) -> str | list[str]:
+    if rule in ("optional", "required") or (isinstance(rule, list) and set(rule) <= {*VALIDATED}):
+        return rule
+    raise ValueError(f"optional, required, or a list out of {', '.join(VALIDATED)}")
+
+
 class PromotionParams(Section):
     """What the gate asks of a version that is to be promoted."""
 
@@ -78,12 +85,17 @@ class PromotionParams(Section):
     alarm_at: Share
     alarm_metrics: Annotated[list[ScoreName], Field(min_length=1)]  # the scores watched for it
     faithfulness_minimums: dict[ModelKind, dict[str, float]]
-    external_validation: Literal["required", "optional"]
+    external_validation: Annotated[str | list[str], AfterValidator(_require_validated)]
     margins: Margins
     encoder_margins: Annotated[dict[ComparedName, BelowOne], Field(min_length=1)]
     side_margins: Annotated[dict[ComparedName, BelowOne], Field(min_length=1)]
     minimums: Limits
     detector: dict[Literal["f1", "gain"], BelowOne]  # of nuclei, over the baseline
+
+    def requires_validation(self, kind: str) -> bool:
+        """Whether a model of a kind must have been measured on another data set."""
+        rule = self.external_validation
+        return kind in rule if isinstance(rule, list) else rule == "required"
 
     @property
     def intervals(self) -> IntervalParams:

@@ -19,7 +19,7 @@ from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions
-from histofuse.params.promotion import PromotionParams, name_focus
+from histofuse.params.promotion import VALIDATED, PromotionParams, name_focus
 from histofuse.promotion.limits import ConservativeMetric, measure_conservatively
 
 _DECISION: Final = ("config.json", "calibrator.json", "threshold.json")
@@ -221,10 +221,14 @@ def _check_alarms(evidence: Evidence) -> Iterator[Check]:
 
 def _check_external(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:
     """Check that the version was validated on another data set, if that is required."""
-    if params.external_validation == "required":
-        names = ", ".join(evidence.validated_on)
-        detail = f"validated on {names}" if names else "not validated elsewhere: histofuse validate"
-        yield Check("external_validation", bool(names), detail)
+    if not params.requires_validation(evidence.kind):
+        return
+    names = ", ".join(evidence.validated_on)
+    detail = f"validated on {names}" if names else "not validated elsewhere: histofuse validate"
+    if evidence.kind not in ("", *VALIDATED):
+        detail = f"histofuse validate cannot measure a {evidence.kind} model, so this is never "
+        detail += f"met: set promotion.external_validation to [{', '.join(VALIDATED)}], or fewer"
+    yield Check("external_validation", bool(names), detail)
 
 
 def _check_minimums(evidence: Evidence, params: PromotionParams) -> Iterator[Check]:

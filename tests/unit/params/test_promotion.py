@@ -38,6 +38,8 @@ def test_section_of_the_project_holds_the_minority_to_the_production_version(tmp
         ("split_units", ["patch"]),
         ("alarm_at", 1.5),
         ("alarm_metrics", ["brier"]),
+        ("external_validation", "needed"),
+        ("external_validation", ["image", "patient"]),
     ],
 )
 def test_nonsense_is_refused_by_its_key(tmp_path, key, value):

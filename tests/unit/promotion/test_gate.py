@@ -864,6 +864,21 @@ def test_nothing_is_asked_where_the_validation_is_optional(store):
     assert decide_on(store, "optional") == {}
 
 
+@pytest.mark.parametrize("kind", ["patient", "detector"])
+def test_what_cannot_be_validated_is_refused_with_the_param_to_set(kind):
+    candidate = Scored(1, "ab" * 32, {"kind": kind}, "", None, "")
+    evidence = Evidence(candidate, None, frozenset(), True, True, 0)
+
+    def refusals(rule):
+        params = PARAMS.model_copy(update={"external_validation": rule})
+        return {check.name: check.detail for check in decide(evidence, params).refusals}
+
+    said = refusals("required")["external_validation"]
+    assert f"cannot measure a {kind} model" in said
+    assert "set promotion.external_validation to [image, tabular, fusion]" in said
+    assert "external_validation" not in refusals(["image", "tabular", "fusion"])
+
+
 # --- detectors ----------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ import tifffile
 from declared_records import write_declared
 
 from histofuse.commands.validation import validate as validation
-from histofuse.commands.validation.validate import OUT, Request, validate
+from histofuse.commands.validation.validate import NEEDS, OUT, Request, validate
 from histofuse.core.errors import InputError
+from histofuse.params.promotion import VALIDATED
 from histofuse.promotion.evidence import list_validations
 from histofuse.tracking.store import open_store
 
@@ -190,6 +191,10 @@ def test_a_model_that_is_not_measured_elsewhere_is_refused(small_project, monkey
     monkeypatch.setattr(validation, "find_bundle", lambda _: bundle)
     with pytest.raises(InputError, match=f"MODEL: simple_cnn is a {kind} model; expected one of"):
         ask(frames=Path("frames"))
+
+
+def test_kinds_that_are_measured_are_those_that_the_gate_may_ask_it_of():
+    assert tuple(NEEDS) == VALIDATED
 
 
 def test_another_target_is_refused(small_project):
