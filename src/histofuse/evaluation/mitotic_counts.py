@@ -11,9 +11,9 @@ _GRID_UM: Final = 50.0
 _DRAWS: Final = 20_000
 _FIELDS: Final = 10
 _LEAST_FIELDS: Final = 5  # of tissue, for a score
-# Source: Elston and Ellis, Histopathology 1991: 10 and 20 mitoses in ten fields of 0.59 mm; the
-# protocol of the College of American Pathologists scales them by the area of the field.
-_FIELD_MM: Final = 0.59
+# Source: Elston and Ellis, Histopathology 1991: 10 and 20 mitoses in ten fields of 0.59 mm, or
+# 0.274 mm² as they have it; the protocol of the College of American Pathologists scales by the area.
+_FIELD_MM2: Final = 0.274
 _LIMITS: Final = (10, 20)
 
 
@@ -97,8 +97,8 @@ def score_mitoses(
     if tissue_mm2 < _LEAST_FIELDS * math.pi * (field_diameter_mm / 2) ** 2:
         return None
     in_fields = count_in_fields(per_mm2, field_diameter_mm)
-    scale = (field_diameter_mm / _FIELD_MM) ** 2
-    middle, high = (math.ceil(limit * scale - 1e-9) for limit in _LIMITS)
+    scale = math.pi * (field_diameter_mm / 2) ** 2 / _FIELD_MM2
+    middle, high = (math.ceil(limit * scale) for limit in _LIMITS)
     if in_fields >= high:
         return 3
     return 2 if in_fields >= middle else 1

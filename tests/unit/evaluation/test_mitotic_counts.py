@@ -47,11 +47,17 @@ def test_a_spot_larger_than_the_tissue_counts_the_tissue():
     assert find_hot_spot(np.empty((0, 2)), np.zeros((9, 9), dtype=bool), MPP, 2.0) is None
 
 
-# Source: protocol of the College of American Pathologists for invasive carcinoma of the breast,
-# diameter of the field to the largest count of score 1 and the smallest of score 3.
+# Source: protocol of the College of American Pathologists for invasive carcinoma of the breast: the
+# largest count of score 1 and the smallest of score 3 for fields of 0.40 to 0.69 mm.
+LARGEST_LOW = [4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 8, 8, 8, 8, 9, 9, 9]
+LARGEST_LOW += [10, 10, 11, 11, 11, 12, 12, 12, 13, 13]
+SMALLEST_HIGH = [10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16, 17, 17, 18, 18, 19, 20, 20]
+SMALLEST_HIGH += [21, 22, 23, 23, 24, 25, 25, 26, 27, 28]
+
+
 @pytest.mark.parametrize(
     ("diameter", "low", "high"),
-    [(0.40, 4, 10), (0.44, 5, 12), (0.50, 7, 15), (0.55, 8, 18), (0.59, 9, 20), (0.69, 13, 28)],
+    list(zip(np.arange(40, 70) / 100, LARGEST_LOW, SMALLEST_HIGH, strict=True)),
 )
 def test_scores_follow_the_published_table(diameter, low, high):
     area = 10 * math.pi * diameter**2 / 4
