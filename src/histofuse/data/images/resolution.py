@@ -22,7 +22,7 @@ LEAST_MPP, LARGEST_MPP = 0.05, 2.0  # beyond it no nucleus can be classified
 _SAME: Final = 0.01  # relative; resampling would blur more than it mends
 _SQUARE: Final = 0.05  # most that the two sides of a pixel differ
 _PRINTED_MPP: Final = 10.0  # 72 to 1200 dots an inch are for paper, not of a scanner
-_APERIO: Final = re.compile(r"\|\s*MPP\s*=\s*([\d.]+)")
+_APERIO: Final = re.compile(r"\|\s*MPP\s*=\s*([^\s|]+)")
 _UM: Final = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}
 _UNIT_UM: Final = {2: 25_400.0, 3: 10_000.0}  # TIFF's ResolutionUnit
 _SUPPORT: Final = 4  # pixels around a region that its resampling reads, times the reduction
@@ -157,7 +157,8 @@ def _find_mpp(tiff: "TiffFile") -> tuple[float | None, float | None]:
     page = tiff.pages.first
     if tiff.is_svs:
         match = _APERIO.search(page.description)
-        return (float(match[1]), float(match[1])) if match else (None, None)
+        mpp = _parse_length(match[1]) if match else None
+        return mpp, mpp
     if tiff.is_ome and (sizes := _read_ome(tiff.ome_metadata or "")):
         return sizes
     unit = _UNIT_UM.get(int(page.tags.valueof(296, default=1)))
@@ -179,8 +180,8 @@ def _read_ome(text: str) -> tuple[float, float] | None:
         return None
     names = ("PhysicalSizeX", "PhysicalSizeY")
     units = [_UM.get(pixels.get(f"{name}Unit", "µm"), 0) for name in names]
-    x, y = (float(pixels.get(n, "0")) * unit for n, unit in zip(names, units, strict=True))
-    return (x, y) if x and y else None
+    x, y = (_parse_length(pixels.get(name)) for name in names)
+    return (x * units[0], y * units[1]) if x and y and all(units) else None
 
 
 def _read_openslide(path: Path) -> tuple[float | None, float | None]:
@@ -190,7 +191,16 @@ def _read_openslide(path: Path) -> tuple[float | None, float | None]:
     try:
         with openslide.OpenSlide(path) as slide:
             names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-            x, y = (slide.properties.get(name) for name in names)
+            x, y = (_parse_length(slide.properties.get(name)) for name in names)
     except openslide.OpenSlideError:
         return None, None
-    return (float(x), float(y)) if x and y else (None, None)
+    return x, y
+
+
+def _parse_length(text: str | None) -> float | None:
+    """Read a number, which scanners write with a point or a comma; None if it is no length."""
+    try:
+        length = float((text or "").replace(",", "."))
+    except ValueError:
+        return None
+    return length if 0 < length < math.inf else None

@@ -50,6 +50,18 @@ def test_files_say_their_resolution(tmp_path):
     assert read_mpp(tmp_path / "a.ome.tif") == pytest.approx(0.23)
 
 
+@pytest.mark.parametrize(
+    ("said", "mpp"),
+    [("0,2520", 0.252), ("2.5e-1", 0.25), ("0.5.1", None), ("0", None), ("NaN", None)],
+)
+def test_numbers_are_read_as_scanners_write_them(said, mpp, tmp_path):
+    pixels, aperio = make_pixels(32, 32), f"Aperio Image Library v11\n|AppMag = 20|MPP = {said}|"
+    assert read_mpp(write(tmp_path / "a.svs", pixels, description=aperio)) == mpp
+    sizes = {"axes": "YXS", "PhysicalSizeX": said, "PhysicalSizeY": said}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", metadata=sizes)
+    assert read_mpp(tmp_path / "a.ome.tif") == mpp
+
+
 @pytest.mark.parametrize("dots", [72, 96, 300, 1200])
 def test_resolutions_for_printing_are_none(dots, tmp_path):
     printed = {"resolution": (dots, dots), "resolutionunit": "INCH"}
