@@ -11,8 +11,8 @@ _GRID_UM: Final = 50.0
 _DRAWS: Final = 20_000
 _FIELDS: Final = 10
 _LEAST_FIELDS: Final = 5  # of tissue, for a score
-# Source: Elston and Ellis, Histopathology 1991: 10 and 20 mitoses in ten fields of 0.59 mm, or
-# 0.274 mm² as they have it; the protocol of the College of American Pathologists scales by the area.
+# Source: Elston and Ellis, Histopathology 1991: 10 and 20 mitoses in ten fields of 0.59 mm, which
+# they give as 0.274 mm²; the protocol of the College of American Pathologists scales by the area.
 _FIELD_MM2: Final = 0.274
 _LIMITS: Final = (10, 20)
 

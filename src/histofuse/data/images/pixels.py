@@ -123,8 +123,8 @@ def find_blank(rgb: NDArray[np.uint8], where: object) -> list[Fault]:
     sample = sample[:: max(1, len(sample) // _SAMPLE_PX)]
     counts = np.bincount(sample.ravel(), minlength=256).cumsum()
     dark, bright, brightest = np.searchsorted(counts, np.array(_QUANTILES) * counts[-1])
-    flaws = {"constant": brightest - dark <= _SAME, "nearly black": bright < _BLACK}
-    flaws["nearly white"] = dark > _WHITE
+    flaws = {"nearly black": bright < _BLACK, "nearly white": dark > _WHITE}
+    flaws["constant"] = brightest - dark <= _SAME
     flaw = next((flaw for flaw, found in flaws.items() if found), None)
     if flaw is None:
         return []

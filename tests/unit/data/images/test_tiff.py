@@ -187,6 +187,7 @@ def test_an_orientation_that_does_not_exist_cannot_be_displayed(orientation, pat
         (RGB // 4, "is nearly black"),  # 14 bits
         (230 + RGB // 12, "is nearly white"),
         (150 + RGB // 128, "is constant"),
+        (0 * RGB, "is nearly black"),
     ],
 )
 def test_pixels_that_show_nothing_are_refused(pixels, problem, path):
