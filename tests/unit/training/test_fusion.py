@@ -215,9 +215,18 @@ def test_a_held_out_head_learns_from_validation_alone(tmp_path):
     scaler = load_fusion_model(first).network.image_scaler
     np.testing.assert_allclose(scaler.mean, image.mean(axis=0), rtol=1e-5)
     assert first.config["params"]["head_rows"] == "held_out"
-    assert first.config["training"]["note"] == "macro-F1 of folds of validation"
+    assert first.config["training"]["note"] == "loss of folds of validation"
     history = pd.read_csv(first.path / "history.csv")
     assert first.config["training"]["best_epoch"] in history["epoch"].tolist()
+
+
+@pytest.mark.parametrize("head_rows", ["in_sample", "held_out"])
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(tmp_path, head_rows):
+    bundle = train(tmp_path, make_cases(), head_rows=head_rows, epochs=20)
+    history = pd.read_csv(bundle.path / "history.csv")
+    kept = history["epoch"][history["validation_loss"].idxmin()]
+    assert bundle.config["training"]["best_epoch"] == kept
+    assert bundle.config["training"]["monitor"] == "loss"
 
 
 def test_a_held_out_head_is_calibrated_on_logits_of_folds_and_served_as_it_is(tmp_path):
