@@ -45,6 +45,7 @@ report: $(SYNCED) ## write reports/index.html, one page on the last run
 # Until asked for, their stages are not in sight of DVC.
 evidence/dvc.yaml: evidence/stages.yaml
 	@cp $< $@
+	@echo "evidence/dvc.yaml and its lock are new to git: commit both, or delete them later (docs/pipeline.md)"
 
 crossval: $(SYNCED) evidence/dvc.yaml ## cross-validate the whole chain by case (about ten minutes on two cores)
 	@dvc repro evidence/dvc.yaml:crossval
