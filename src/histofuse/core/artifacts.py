@@ -8,14 +8,17 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import InputError
 from histofuse.core.processes import is_running
+
+_DECIMALS: Final = 6  # beyond them two machines may differ
 
 
 @contextmanager
@@ -69,6 +72,24 @@ def _name_temporary(path: Path) -> Path:
         if not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid)):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def render(value: Any) -> Any:
+    """Make a value ready for JSON: records by their fields, arrays as lists, numbers rounded."""
+    if is_dataclass(value):
+        return {field.name: render(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: render(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # of NumPy
+        return render(value.tolist())
+    if isinstance(value, list | tuple):
+        return [render(item) for item in value]
+    return round_number(value) if isinstance(value, float) else value
+
+
+def round_number(value: float | None) -> float | None:
+    """Round for JSON; None where not defined."""
+    return None if value is None or not math.isfinite(value) else round(float(value), _DECIMALS)
 
 
 def to_json(value: Any) -> str:

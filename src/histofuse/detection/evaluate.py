@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from scipy.ndimage import gaussian_filter
 
-from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.artifacts import load_json, render, write_json
 from histofuse.core.bundle import PREDICTIONS, open_bundle
 from histofuse.core.errors import BundleError
 from histofuse.core.progress import track
@@ -32,7 +32,6 @@ from histofuse.detection.scoring import (
 )
 from histofuse.detection.train import CANDIDATES
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
-from histofuse.evaluation.metrics.clustered import render
 from histofuse.features.stain import REFERENCE, find_normaliser, measure_density
 from histofuse.models.backbones import ImageModel, load_image_model
 from histofuse.training.decision import choose_focus_class, load_decision

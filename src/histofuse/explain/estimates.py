@@ -9,15 +9,22 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.artifacts import load_json, render, write_json
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.sides import find_side
+from histofuse.evaluation.metrics.sides import Estimate, find_side
 from histofuse.evaluation.metrics.weighted import Clusters
 
 FAITHFULNESS: Final = "faithfulness.json"
-_DECIMALS: Final = 6  # beyond them two machines may differ
 Outcome = Literal["good", "concern", "inconclusive", ""]
 Scores = Mapping[str, Float[np.ndarray, " n"]]
+
+
+@dataclass(frozen=True)
+class Score(Estimate):
+    """A faithfulness score: the mean of n rows; `note` says why there is no interval."""
+
+    n: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Measure:
     concern: str = ""
     exact: bool = False
 
-    def find_outcome(self, estimate: "Estimate", fewest_groups: int) -> Outcome:
+    def find_outcome(self, estimate: Score, fewest_groups: int) -> Outcome:
         """Tell on which side of its limit a score lies by its interval; empty without a limit."""
         if estimate.value is None or self.limit is None:
             return ""
@@ -46,7 +53,7 @@ class Measure:
             return "inconclusive"
         return "good" if (side == "above") == (self.better == "higher") else "concern"
 
-    def find_concern(self, estimate: "Estimate", fewest_groups: int) -> str:
+    def find_concern(self, estimate: Score, fewest_groups: int) -> str:
         """Describe the concern about a score; empty where its value is on the good side."""
         if estimate.value is None or self.limit is None:
             return ""
@@ -62,24 +69,9 @@ def load_measures(path: Path) -> dict[str, Measure]:
     return {name: Measure(**entry) for name, entry in load_json(path).items()}
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """One faithfulness score: the mean of n rows in a number of groups, with its interval.
-
-    Value and interval are None where not defined; `note` says why.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    groups: int
-    note: str = ""
-
-
 def estimate_means(
     scores: Scores, groups: Shaped[np.ndarray, " n"], bootstrap: Bootstrap, unit: str = "cases"
-) -> dict[str, Estimate]:
+) -> dict[str, Score]:
     """Compute the mean of each score and its interval over groups (`unit` in the plural).
 
     A row where a score is NaN is left out of that mean.
@@ -97,7 +89,7 @@ def estimate_means(
     intervals = bootstrap.resample(measure, tuple(scores), clusters, paired=True).intervals()
     counts = known.sum(axis=0).tolist()
     return {
-        name: Estimate(i.value, i.low, i.high, n, i.groups, i.note)
+        name: Score(i.value, i.low, i.high, i.groups, n, i.note)
         for n, (name, i) in zip(counts, intervals.items(), strict=True)
     }
 
@@ -113,11 +105,11 @@ def correlate_ranks(
 
 
 def render_estimates(
-    estimates: Mapping[str, Estimate], measures: Mapping[str, Measure], fewest_groups: int
+    estimates: Mapping[str, Score], measures: Mapping[str, Measure], fewest_groups: int
 ) -> dict[str, dict[str, Any]]:
     """Render for `write_scores`.
 
-    Returns name to the fields of `Estimate`, ``better``, ``limit``, ``meaning``, ``outcome``
+    Returns name to the fields of `Score`, ``better``, ``limit``, ``meaning``, ``outcome``
     (``good``, ``concern`` or ``inconclusive``; empty without a limit) and ``concern`` (a sentence
     where the value is on the wrong side of its limit, else empty). A name ``a/b`` is part b of a,
     and no concern by itself.
@@ -126,10 +118,7 @@ def render_estimates(
     for name, estimate in estimates.items():
         whole, _, part = name.partition("/")
         measure = replace(measures[whole], limit=None) if part else measures[whole]
-        rendered[name] = {
-            key: round(value, _DECIMALS) if isinstance(value, float) else value
-            for key, value in vars(estimate).items()
-        } | {
+        rendered[name] = render(estimate) | {
             "better": measure.better,
             "limit": measure.limit,
             "meaning": measure.meaning,

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from histofuse.core.artifacts import render
 from histofuse.core.errors import InputError
 from histofuse.core.naming import show_ends, show_value
 from histofuse.evaluation.alarms.checks import AlarmCheck
 from histofuse.evaluation.alarms.models import mark_seen, tabulate_rows
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, align_rows
-from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions

@@ -6,6 +6,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import Final, Literal
 
+from histofuse.evaluation.metrics.sides import Estimate
+
 Tone = Literal["good", "bad", "warn", "calm"]
 _SIGNS: Final[Mapping[str, str]] = {"good": "✓", "bad": "✗", "warn": "!", "calm": "–"}
 
@@ -118,12 +120,10 @@ class Gallery(_Element):
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a forest plot; `low` and `high` are None where there is no interval."""
+    """A line of a forest plot, whose value is defined."""
 
     name: str
-    value: float
-    low: float | None
-    high: float | None
+    estimate: Estimate
     text: str
 
 

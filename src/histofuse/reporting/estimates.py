@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.naming import is_fusion
+from histofuse.evaluation.metrics.sides import Estimate
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.paper import AREA, FUSION, IMAGE, Estimate, Measured
+from histofuse.reporting.paper import AREA, FUSION, IMAGE, Measured
 
 Key = tuple[str, str, str]
 # Metric to an entry with value, low, high and groups, as the stages render intervals.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofuse.core.artifacts import write_text
-from histofuse.core.naming import name_metric, name_model, show_interval, show_name
+from histofuse.core.naming import name_metric, name_model, show_name
 from histofuse.evaluation.external.shift import Distance
 from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.reporting.blocks import Block, Cell, Chapter, Grid, Mark, Note
@@ -75,9 +75,7 @@ def _tabulate_scores(
 ) -> Grid:
     names = list(next(iter(scores.values())))
     rows = [
-        [_NAMES.get(n) or name_metric(n)]
-        + [show_interval(of[n].value, of[n].low, of[n].high) for of in scores.values()]
-        for n in names
+        [_NAMES.get(n) or name_metric(n)] + [str(of[n]) for of in scores.values()] for n in names
     ]
     notes = ["At home: the test split that the model was developed with."]
     notes.append("Decisions (recall, precision) are those at the stored thresholds.")

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from histofuse.core.naming import show_interval
 from histofuse.evaluation.metrics.sides import (
     Answer,
+    Estimate,
     Rules,
     Side,
     answer_gain,
@@ -37,19 +37,6 @@ FUSION: Final = "fusion"  # stands for the fusion model of the primary pairing
 IMAGE: Final = "resnet18"
 AREA: Final = "area"  # the baseline of a map: its share of the area
 PAPER: Final = Path(__file__).parent / "paper.json"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured value with its interval."""
-
-    value: float
-    low: float | None = None  # lower end; None where there is no interval
-    high: float | None = None
-    groups: int = 0  # cases, or patients, that the interval was drawn from
-
-    def __str__(self) -> str:
-        return show_interval(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import Estimate, Measure, estimate_means, render_estimates
+from histofuse.explain.estimates import Measure, Score, estimate_means, render_estimates
 from histofuse.explain.maps import faithfulness as maps
 from histofuse.explain.shap_values import faithfulness as shap_values
 from histofuse.params.base import load_section
@@ -54,7 +54,7 @@ def test_a_score_that_is_undefined_everywhere_has_no_value_but_a_note():
 @pytest.mark.parametrize(("value", "outcome"), [(1e-5, "good"), (0.1, "concern")])
 def test_a_largest_error_needs_no_interval(value, outcome):
     measure = Measure("Error", "lower", 0.001, "it does not add up", exact=True)
-    found = Estimate(value, None, None, 5, 5, "a maximum has no interval")
+    found = Score(value, None, None, 5, 5, "a maximum has no interval")
     assert measure.find_outcome(found, 10) == outcome
 
 
@@ -71,7 +71,7 @@ def test_a_largest_error_needs_no_interval(value, outcome):
     ],
 )
 def test_a_score_on_the_wrong_side_of_its_limit_is_a_concern(ends, groups, outcome, concern):
-    found = {"cam": Estimate(*ends, 90, groups), "cam/part": Estimate(*ends, 90, groups)}
+    found = {"cam": Score(*ends, groups, 90), "cam/part": Score(*ends, groups, 90)}
     rendered = render_estimates(found, {"cam": LOOKS}, 10)
     assert rendered["cam"]["outcome"] == outcome
     assert rendered["cam"]["concern"] == concern
@@ -87,14 +87,14 @@ def test_every_test_has_a_limit_and_says_what_it_means_to_miss_it(measures):
 
 
 def test_a_map_worse_than_the_centre_is_a_concern_by_its_interval():
-    low = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, -0.03, 40, 17)}
-    wide = {"deletion_gain_over_centre": Estimate(-0.069, -0.1, 0.02, 40, 17)}
+    low = {"deletion_gain_over_centre": Score(-0.069, -0.1, -0.03, 17, 40)}
+    wide = {"deletion_gain_over_centre": Score(-0.069, -0.1, 0.02, 17, 40)}
     found = [render_estimates(e, MAPS, 10)["deletion_gain_over_centre"] for e in (low, wide)]
     assert [f["outcome"] for f in found] == ["concern", "inconclusive"]
     assert [f["limit"] for f in found] == [-LIMITS.centre_margin] * 2
-    alike = Estimate(0.8, 0.7, 0.9, 40, 17)
+    alike = Score(0.8, 0.7, 0.9, 17, 40)
     names = ("randomisation_rank_correlation", "head_randomisation_rank_correlation")
     rendered = render_estimates(dict.fromkeys(names, alike), MAPS, 10)
     assert {rendered[name]["outcome"] for name in names} == {"concern"}
-    most = {"empty_share": Estimate(0.02, 0.011, 0.03, 400, 17)}
+    most = {"empty_share": Score(0.02, 0.011, 0.03, 17, 400)}
     assert render_estimates(most, MAPS, 10)["empty_share"]["outcome"] == "concern"

@@ -1,8 +1,9 @@
 from histofuse.core.artifacts import write_json
+from histofuse.evaluation.metrics.sides import Estimate
 from histofuse.explain.estimates import write_scores
 from histofuse.reporting.estimates import collect_honest, collect_protocol, find_simulated
 from histofuse.reporting.inputs import ARTIFACTS, find_run
-from histofuse.reporting.paper import AREA, Estimate
+from histofuse.reporting.paper import AREA
 
 ENTRY = {"value": 0.5, "low": 0.25, "high": 0.75, "groups": 17}
 AUPRC = ("fusion", "auprc/mitosis", "")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from histofuse.evaluation.metrics.sides import Rules
+from histofuse.evaluation.metrics.sides import Estimate, Rules
 from histofuse.reporting.paper import (
-    Estimate,
     judge_claims,
     list_claims,
     list_contradictions,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.commands.validation.external_data import TRAINED_ON, External
-from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.artifacts import load_json, render, replacing_folder, write_json
 from histofuse.core.bundle import MANIFEST, Bundle, list_bundles, open_bundle
 from histofuse.core.errors import BundleError, InputError, collect_faults
 from histofuse.core.naming import name_pairing
@@ -25,7 +25,7 @@ from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.external.calibration_line import measure_line
 from histofuse.evaluation.external.shift import Distance, describe_patches, measure_distance
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables

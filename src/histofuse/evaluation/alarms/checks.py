@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from histofuse.core.artifacts import digest_file, load_json
+from histofuse.core.artifacts import digest_file, load_json, render
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import render
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.promotion import AlarmParams
 

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.special import softmax
 
+from histofuse.core.artifacts import render
 from histofuse.core.errors import InputError
 from histofuse.core.naming import name_pairing
 from histofuse.core.privacy import RESTRICTED
@@ -32,7 +33,7 @@ from histofuse.evaluation.assessment.subgroups import (
 )
 from histofuse.evaluation.metrics.bootstrap import BIASED, BIASED_METHOD, Bootstrap
 from histofuse.evaluation.metrics.classification import ECE_BINS
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, Result
 from histofuse.evaluation.predictions import Predictions

@@ -10,7 +10,8 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float
 
-from histofuse.evaluation.metrics.bootstrap import Interval, round_number
+from histofuse.core.artifacts import round_number
+from histofuse.evaluation.metrics.bootstrap import Interval
 from histofuse.evaluation.metrics.classification import Events, Scores, count_cuts
 from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting

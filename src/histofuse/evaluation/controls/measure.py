@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from histofuse.core.artifacts import render
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
-from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.predictions import Predictions
 from histofuse.training.protocols.controls import Answers
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from histofuse.core.naming import show_interval
 from histofuse.evaluation.controls.measure import (
     ALIGNED,
     BLIND,
@@ -146,4 +145,4 @@ def _get_difference(controls: Controls, new: str, old: str) -> Interval | None:
 def _show(interval: Interval | None, sign: str = "") -> str:
     if interval is None or interval.value is None:
         return "not defined"
-    return show_interval(interval.value, interval.low, interval.high, sign)
+    return interval.show(sign)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from histofuse.core.artifacts import render
 from histofuse.core.bundle import list_bundles, open_bundle
 from histofuse.evaluation.crossval.folds import TEST, pool, require_unseen
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.patients import (
     compare_methods,
     make_methods_table,

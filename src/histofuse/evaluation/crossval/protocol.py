@@ -7,15 +7,15 @@ from typing import Any, Final
 
 import pandas as pd
 
-from histofuse.core.artifacts import load_json, write_json
+from histofuse.core.artifacts import load_json, render, round_number, write_json
 from histofuse.core.naming import name_model, show_name
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
-from histofuse.evaluation.metrics.clustered import explain_resampling, render
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
+from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from histofuse.core.artifacts import render
 from histofuse.core.naming import show_name
 from histofuse.core.privacy import FEWEST_PATIENTS, RESTRICTED
 from histofuse.evaluation.crossval.evaluate import CrossValidation, Spread
 from histofuse.evaluation.crossval.folds import FoldSplit
-from histofuse.evaluation.metrics.clustered import render
 from histofuse.evaluation.performance.intervals import describe_between
 from histofuse.evaluation.performance.results import Context, Result, find_focus
 from histofuse.evaluation.performance.tables import (

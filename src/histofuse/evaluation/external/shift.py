@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
 
-from histofuse.core.naming import show_interval
+from histofuse.core.artifacts import render
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap, render
+from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters, rank_rows
 from histofuse.features.labs import load_labs
 
@@ -86,8 +86,7 @@ def measure_distance(
         for n, p in zip(names, corrected, strict=False)
     ]
     if auroc is not None:
-        shown = f"AUROC {show_interval(auroc.value, auroc.low, auroc.high)}"
-        shifts.append(Shift(CLASSIFIER, "", shown, corrected[-1], "0.5 if alike"))
+        shifts.append(Shift(CLASSIFIER, "", f"AUROC {auroc}", corrected[-1], "0.5 if alike"))
     shifts.sort(key=lambda shift: shift.p)
     few_units = min(len(training), len(here)) < bootstrap.params.fewest_groups
     return Distance(shifts, auroc, round(1 - bootstrap.params.confidence, 6), few_units)

@@ -24,6 +24,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import make_rng
+from histofuse.evaluation.metrics.sides import Estimate
 from histofuse.evaluation.metrics.weighted import Clusters, name_metrics, prepare_metrics
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalMethod, IntervalParams
@@ -42,21 +43,16 @@ EXPLAIN_BIASED: Final = (
 _SAME: Final = 1e-12  # two sums of the same terms in another order
 _BLOCK: Final = 256  # weightings drawn at a time
 _MOST_KEPT: Final = 1 << 24  # weights of 4 bytes
-_DECIMALS: Final = 6  # beyond them two machines may differ
 
 Measure = Callable[[Int[np.ndarray, "w g"]], Float[np.ndarray, "w m"]]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A metric, or a difference of two, with its interval."""
+class Interval(Estimate):
+    """A metric on the rows themselves, or a difference of two, with its interval."""
 
-    value: float | None  # on the rows themselves; None where not defined
-    low: float | None  # lower end; None where there is no interval
-    high: float | None
-    groups: int  # number of cases, or patients, drawn from
-    defined: float  # share of the resamples in which the metric was defined
-    note: str  # why there is no interval; empty where there is one
+    defined: float = 1.0  # share of the resamples in which the metric was defined
+    note: str = ""  # why there is no interval; empty where there is one
     # of a difference: share of the resamples in which it is above 0, ties counted half
     probability_above: float | None = None
 
@@ -64,11 +60,6 @@ class Interval:
 def is_biased(metric: str) -> bool:
     """Whether a metric, such as ``ece/mitosis`` or ``after/ece``, is biased on few rows."""
     return not BIASED.isdisjoint(metric.split("/"))
-
-
-def round_number(value: float | np.floating | None) -> float | None:
-    """Round for JSON; None where not defined."""
-    return None if value is None or not np.isfinite(value) else round(float(value), _DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class Resampled:
         if is_biased(metric):
             high, low = (2 * value - np.quantile(draws, ends)).tolist()
             low = low if self.paired else max(low, 0.0)
-            return Interval(float(value), low, high, self.groups, defined, "")
+            return Interval(float(value), low, high, self.groups, defined)
         if (method or self.params.method) == "bca":
             left_out = self.left_out[:, column]
             if np.isnan(left_out).any():
@@ -104,7 +95,7 @@ class Resampled:
                 return Interval(float(value), None, None, self.groups, defined, note)
             ends = _correct_ends(ends, float(value), draws, left_out)
         low, high = np.quantile(draws, ends).tolist()
-        return Interval(float(value), low, high, self.groups, defined, "")
+        return Interval(float(value), low, high, self.groups, defined)
 
     def intervals(self, method: IntervalMethod | None = None) -> dict[str, Interval]:
         """Compute the interval of every metric; see `interval`."""

@@ -1,13 +1,12 @@
 """Intervals of anything that can be computed from sums over cases, or patients."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, round_number
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
 from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting
 from histofuse.params.intervals import IntervalMethod, IntervalParams
 
@@ -49,17 +48,6 @@ class ClusterBootstrap:
 
         resampled = self.bootstrap.resample(stack, names, self.clusters, paired=paired)
         return resampled.intervals(method)
-
-
-def render(value: Any) -> Any:
-    """Render for JSON: records by their fields, numbers rounded."""
-    if is_dataclass(value):
-        return {field.name: render(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: render(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [render(item) for item in value]
-    return round_number(value) if isinstance(value, float | np.floating) else value
 
 
 def explain_resampling(params: IntervalParams, units: str) -> str:

@@ -6,32 +6,33 @@ Source: Schuirmann, J Pharmacokinet Biopharm 15 (1987), two one-sided tests of e
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
+
+from histofuse.core.naming import show_interval
 
 Side = Literal["above", "equivalent", "below", "inconclusive"]
 Answer = Literal["yes", "no", "inconclusive"]
 
 
-@runtime_checkable
-class HasEnds(Protocol):
-    """Anything with an interval and the number of groups it was drawn from."""
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval."""
 
-    @property
-    def low(self) -> float | None:
-        """Lower end; None where there is no interval."""
+    value: float | None  # None where not defined
+    low: float | None = None  # lower end; None where there is no interval
+    high: float | None = None
+    groups: int = 0  # cases, or patients, that the interval was drawn from
 
-    @property
-    def high(self) -> float | None:
-        """Upper end; None where there is no interval."""
+    def __str__(self) -> str:
+        return self.show()
 
-    @property
-    def groups(self) -> int:
-        """Number of cases, or patients."""
-        ...
+    def show(self, sign: str = "") -> str:
+        """Write it: "0.459 [0.364, 0.761]"; see `show_interval`."""
+        return show_interval(self.value, self.low, self.high, sign)
 
 
 def find_side(
-    interval: HasEnds, fewest_groups: int, reference: float = 0.0, margin: float = 0.0
+    interval: Estimate, fewest_groups: int, reference: float = 0.0, margin: float = 0.0
 ) -> Side:
     """Find the side of a reference on which an interval lies.
 
@@ -58,7 +59,7 @@ class Rules:
     fewest_groups: int
 
 
-def answer_gain(gain: HasEnds | None, rules: Rules) -> Answer:
+def answer_gain(gain: Estimate | None, rules: Rules) -> Answer:
     """Answer yes for an interval above zero, no for one below the smallest gain that counts."""
     if gain is None:
         return "inconclusive"
@@ -68,7 +69,7 @@ def answer_gain(gain: HasEnds | None, rules: Rules) -> Answer:
     return "no" if none else "inconclusive"
 
 
-def explain_gain(answer: Answer, gain: HasEnds | None, rules: Rules) -> str:
+def explain_gain(answer: Answer, gain: Estimate | None, rules: Rules) -> str:
     """Explain the answer of `answer_gain`."""
     if answer == "yes":
         return "Its whole interval is above zero."
@@ -79,7 +80,7 @@ def explain_gain(answer: Answer, gain: HasEnds | None, rules: Rules) -> str:
 
 
 def answer_alike(
-    interval: HasEnds | None, reference: float, margin: float, rules: Rules, *, hold: bool = True
+    interval: Estimate | None, reference: float, margin: float, rules: Rules, *, hold: bool = True
 ) -> tuple[Answer, str]:
     """Answer yes within the margin of a reference, which `hold` asks it to hold, no on a side."""
     if interval is None:
@@ -95,7 +96,7 @@ def answer_alike(
     return "no", f"The whole interval is {side} {reference:g}."
 
 
-def explain_lack(interval: HasEnds | None, rules: Rules) -> str:
+def explain_lack(interval: Estimate | None, rules: Rules) -> str:
     """Say why an interval decides nothing; empty where it can."""
     if interval is None or interval.low is None:
         return "There is no interval."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofuse.core.artifacts import write_text
-from histofuse.core.naming import NOT_DEFINED, show_interval, show_name
+from histofuse.core.naming import NOT_DEFINED, show_name
 from histofuse.core.tables import escape_formula
 from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, Interval
 from histofuse.evaluation.performance.comparison import Comparison
@@ -293,8 +293,6 @@ def _render_row(row: dict[str, Cell], table: Table) -> str:
 
 
 def _render(value: Cell, *, decimals: int, undefined: str) -> str:
-    if isinstance(value, Interval):
-        return show_interval(value.value, value.low, value.high)
     if value is None:
         return undefined
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)

@@ -7,8 +7,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from histofuse.core.artifacts import write_json
-from histofuse.core.naming import show_interval
+from histofuse.core.artifacts import render, write_json
 from histofuse.evaluation.drawing import (
     BLUE,
     FAINT,
@@ -22,7 +21,7 @@ from histofuse.evaluation.drawing import (
     save_drawing,
 )
 from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.clustered import explain_resampling, render
+from histofuse.evaluation.metrics.clustered import explain_resampling
 from histofuse.evaluation.metrics.sides import Rules, answer_gain, explain_gain
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
@@ -66,10 +65,9 @@ def write_positive_control(
     """
     gain, share = measured["linked"]["gain"], measured["linked"]["share"]
     answer = answer_gain(gain, rules)
-    reached = "" if own else f", {_show(share)} of what is achievable"
+    reached = "" if own else f", {share} of what is achievable"
     sentence = (
-        f"AUROC {_show(gain, '+')} over the better side{reached}. "
-        f"{explain_gain(answer, gain, rules)}"
+        f"AUROC {gain.show('+')} over the better side{reached}. {explain_gain(answer, gain, rules)}"
     )
     content: dict[str, Any] = render(measured)
     content |= {"own": own} if own else {}
@@ -79,10 +77,6 @@ def write_positive_control(
     footer = f"{mark_source(source)}  ·  {gain.groups} test patients  ·  fusion: {fusion}"
     save_drawing(draw_positive_control, (measured,), footer, folder / "positive_control.png")
     return f"{answer.upper()}. {sentence}"
-
-
-def _show(interval: Interval, sign: str = "") -> str:
-    return show_interval(interval.value, interval.low, interval.high, sign)
 
 
 def _tabulate(measured: Measured, fusion: str, source: str, intervals: IntervalParams) -> Table:
@@ -128,7 +122,7 @@ def draw_positive_control(measured: Measured) -> Figure:
     figure.subplots_adjust(wspace=0.06, top=0.76)
     for axes, (cohort, of) in zip(panels, measured.items(), strict=True):
         _draw_cohort(axes, of)
-        title = f"{COHORTS[cohort]}\nGain {_show(of['gain'], '+')}"
+        title = f"{COHORTS[cohort]}\nGain {of['gain'].show('+')}"
         axes.set_title(title, loc="left", fontsize=9)
     ends = [x for axes in panels for x in axes.get_xlim()]
     for axes in panels:

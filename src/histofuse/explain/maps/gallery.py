@@ -18,7 +18,7 @@ from histofuse.evaluation.drawing import mark_source, write_figure
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.explain import estimates
-from histofuse.explain.estimates import FAITHFULNESS, Estimate, write_scores
+from histofuse.explain.estimates import FAITHFULNESS, Score, write_scores
 from histofuse.explain.maps.faithfulness import WAYS, define_measures, score_maps
 from histofuse.explain.maps.figures import DPI, Explained, draw_example, draw_sheet
 from histofuse.explain.maps.mappers import Mapper
@@ -97,8 +97,8 @@ def write_gallery(
 
 
 def _is_above(score: Mapping[str, Any], bootstrap: Bootstrap) -> bool:
-    known = {f.name: score[f.name] for f in fields(Estimate)}
-    return find_side(Estimate(**known), bootstrap.params.fewest_groups) == "above"
+    known = {f.name: score[f.name] for f in fields(Score)}
+    return find_side(Score(**known), bootstrap.params.fewest_groups) == "above"
 
 
 def _write_figures(

@@ -10,19 +10,19 @@ from jaxtyping import Float
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.explain.estimates import Estimate, correlate_ranks, estimate_means, load_measures
+from histofuse.explain.estimates import Score, correlate_ranks, estimate_means, load_measures
 
 TOP: Final = 10
 MEASURES: Final = load_measures(Path(__file__).with_name("measures.json"))
 Values = Float[np.ndarray, "n variables"]
 
 
-def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Score]:
     """Measure how stable the ranking by mean |SHAP| is when rows (patients) are resampled."""
     n, variables = values.shape
     if n < 2 or variables < 2:
         note = "fewer than two rows or variables: nothing to rank"
-        nothing = Estimate(None, None, None, n, n, note)
+        nothing = Score(None, None, None, n, n, note)
         return {"rank_stability": nothing, "top_10_overlap": nothing}
     whole = np.abs(values).mean(axis=0)
     drawn = np.concatenate(list(bootstrap.draw_weights(n))) @ np.abs(values) / n
@@ -36,10 +36,10 @@ def measure_stability(values: Values, bootstrap: Bootstrap) -> dict[str, Estimat
     return {name: _summarise(s, bootstrap.params.confidence, n) for name, s in scores.items()}
 
 
-def _summarise(resamples: Float[np.ndarray, " b"], confidence: float, n: int) -> Estimate:
+def _summarise(resamples: Float[np.ndarray, " b"], confidence: float, n: int) -> Score:
     """Compute the mean over resamples, and the central range that contains this share of them."""
     low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return Estimate(float(resamples.mean()), low, high, n, n)
+    return Score(float(resamples.mean()), low, high, n, n)
 
 
 def explain_by_kernel(
@@ -70,9 +70,7 @@ def drawing_repeatably(seed: int) -> Iterator[None]:
         np.random.set_state(state)
 
 
-def compare_with_kernel(
-    values: Values, kernel: Values, bootstrap: Bootstrap
-) -> dict[str, Estimate]:
+def compare_with_kernel(values: Values, kernel: Values, bootstrap: Bootstrap) -> dict[str, Score]:
     """Compare a fast explainer with KernelSHAP, row by row, by variable."""
     largest = float(np.abs(values - kernel).max())
     correlation = {"kernel_shap_rank_correlation": correlate_ranks(values, kernel)}
@@ -82,6 +80,6 @@ def compare_with_kernel(
     }
 
 
-def estimate_maximum(value: float, n: int) -> Estimate:
+def estimate_maximum(value: float, n: int) -> Score:
     """Make the estimate of a maximum over rows."""
-    return Estimate(value, None, None, n, n, "a maximum has no interval")
+    return Score(value, None, None, n, n, "a maximum has no interval")

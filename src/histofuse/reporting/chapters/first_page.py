@@ -7,12 +7,12 @@ from histofuse.core.naming import (
     name_check,
     name_fusion,
     name_model,
-    show_interval,
     show_name,
     spell_metrics,
 )
 from histofuse.evaluation.metrics.sides import (
     Answer,
+    Estimate,
     Side,
     answer_gain,
     explain_gain,
@@ -24,7 +24,7 @@ from histofuse.reporting.chapters.framing import find_focus, list_caveats
 from histofuse.reporting.estimates import collect_honest
 from histofuse.reporting.figures import show_figures
 from histofuse.reporting.inputs import Run
-from histofuse.reporting.paper import FUSION, Estimate, Measured
+from histofuse.reporting.paper import FUSION, Measured
 
 QUESTION: Final = (
     "Does a model that sees both the tissue and the health record predict better than one that "
@@ -139,7 +139,7 @@ def _answer_gain(run: Run, gain: Estimate | None) -> tuple[Answer, str]:
     if verdicts and run.primary == name_fusion("label_blind"):
         return verdicts[0]["answer"], spell_metrics(verdicts[0]["sentence"])
     answer = answer_gain(gain, run.rules)
-    numbers = f"AUPRC {_show_gain(gain)} over the image model. " if gain else ""
+    numbers = f"AUPRC {gain.show('+')} over the image model. " if gain else ""
     return answer, numbers + explain_gain(answer, gain, run.rules)
 
 
@@ -164,23 +164,19 @@ def _list_panels(run: Run, measured: Measured) -> Iterator[Panel]:
     )
     image = run.params["encoders"]["image"]
     if gain := measured.get((FUSION, metric, image)):
-        line = Line(name_model(run.primary), gain.value, gain.low, gain.high, _show_gain(gain))
+        line = Line(name_model(run.primary), gain, gain.show("+"))
         title = f"Gain by fusion: AUPRC of {shown} less that of {name_model(image)}, same patches"
         yield Panel(title, (-0.5, 0.5), 0.0, "no gain, 0", [line])
 
 
 def _list_lines(run: Run, measured: Measured, models: Iterable[str], metric: str) -> Iterator[Line]:
     for model in models:
-        if e := measured.get((model, metric, "")):
+        if estimate := measured.get((model, metric, "")):
             name = name_model(run.primary if model == FUSION else model)
-            yield Line(name, e.value, e.low, e.high, str(e))
+            yield Line(name, estimate, str(estimate))
 
 
 def _find_share(run: Run) -> float:
     """Find the share of the class in focus, which is the AUPRC of chance."""
     sizes = run.metrics["split_sizes"]["patches"][run.split]
     return sizes["classes"].get(find_focus(run), 0) / max(1, sizes["n"])
-
-
-def _show_gain(gain: Estimate) -> str:
-    return show_interval(gain.value, gain.low, gain.high, "+")
