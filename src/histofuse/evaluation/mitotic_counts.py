@@ -50,6 +50,7 @@ def find_hot_spot(
 ) -> HotSpot | None:
     """Find the circle, on a grid of 50 µm, with most mitoses, then most tissue; None without it."""
     from scipy.signal import fftconvolve
+    from scipy.spatial import KDTree
 
     if not tissue.any():
         return None
@@ -58,18 +59,18 @@ def find_hot_spot(
     edges = [np.arange(side + 1) * _GRID_UM for side in shape]
     rows, columns = np.nonzero(tissue)
     covered, _, _ = np.histogram2d((rows + 0.5) * mpp, (columns + 0.5) * mpp, edges)
-    counts, _, _ = np.histogram2d(places_um[:, 1], places_um[:, 0], edges)
     reach = math.ceil(radius / _GRID_UM)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     disc = (np.hypot(x, y) * _GRID_UM <= radius).astype(float)
-    around = np.rint(fftconvolve(counts, disc, mode="same"))
     ground = fftconvolve(covered, disc, mode="same")
-    row, column = np.unravel_index((around + ground / (ground.max() + 1) / 2).argmax(), shape)
-    centre = (column + 0.5) * _GRID_UM, (row + 0.5) * _GRID_UM
-    inside = np.hypot(*(places_um - centre).T) <= radius
+    y_um, x_um = ((np.arange(side) + 0.5) * _GRID_UM for side in shape)
+    centres = np.stack(np.meshgrid(x_um, y_um), axis=-1)
+    counts = KDTree(places_um).query_ball_point(centres, radius, return_length=True)
+    best = np.unravel_index((counts + ground / (ground.max() + 1) / 2).argmax(), shape)
+    centre = centres[best]
     pixels = np.hypot((columns + 0.5) * mpp - centre[0], (rows + 0.5) * mpp - centre[1]) <= radius
     area = min(area_mm2, float(pixels.sum()) * mpp**2 / 1e6)
-    return HotSpot(float(centre[0]), float(centre[1]), radius, int(inside.sum()), area)
+    return HotSpot(float(centre[0]), float(centre[1]), radius, int(counts[best]), area)
 
 
 def estimate_count(

@@ -34,7 +34,14 @@ def test_the_hot_spot_is_where_most_mitoses_are():
         for x in range(525, 8000, 50)
         for y in range(525, 6000, 50)
     )
-    assert slow - spot.mitoses <= 1  # mitoses are counted on a grid
+    assert slow == spot.mitoses
+
+
+@pytest.mark.parametrize("place", [(5.0, 5.0), (7999.0, 5999.0), (4012.0, 3.0), (3977.0, 2519.0)])
+def test_the_hot_spot_of_one_mitosis_holds_it(place):
+    spot = find_hot_spot(np.array([place]), np.ones((600, 800), dtype=bool), MPP, 2.0)
+    assert spot.mitoses == 1
+    assert math.hypot(spot.x_um - place[0], spot.y_um - place[1]) <= spot.radius_um
 
 
 def test_a_spot_larger_than_the_tissue_counts_the_tissue():
