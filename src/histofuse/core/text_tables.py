@@ -7,6 +7,7 @@ Each reader of cells takes text and returns null for a cell that is missing or c
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ import polars as pl
 
 from histofuse.core.artifacts import decode_text
 from histofuse.core.errors import Fault, FaultList, collect_faults
+from histofuse.core.naming import show_count
 
 # Lower case. The one list for every column of every table; names of cases and frames, which may be
 # any text, are not held against it.
@@ -32,6 +34,21 @@ GOOD, MISSING_WORD, UNREADABLE = 0, 1, 2
 
 # What begins or ends a calendar, such as 1900-01-01 and 9999-12-31, stands for "not known".
 _MOMENTS: Final = (datetime(1971, 1, 1), datetime(2500, 1, 1))
+# What is named like a table, but was saved as something else, by how it begins.
+_OTHER_FILES: Final = [
+    (re.compile(start), kind)
+    for start, kind in {
+        rb"(?i)\s*<(!|\?xml|html|head|body|table|svg)": "a page of HTML or XML",
+        rb"\s*(\{|\[\s*([\[{\"\d-]|$))": "JSON",
+        rb"PK\x03\x04": "a ZIP archive, as .xlsx files are",
+        rb"\xd0\xcf\x11\xe0": "a file of an old Office program, as .xls files are",
+        rb"PAR1": "Parquet, but not named .parquet",
+        rb"%PDF": "a PDF",
+        rb"\x89PNG|\xff\xd8\xff|II\*\0|MM\0\*": "a picture",
+        rb"\x1f\x8b": "compressed by gzip",
+    }.items()
+]
+_MOST_LISTED: Final = 20  # rows of wrong lengths, where they are most of a file
 _LARGEST_EXACT: Final = 2.0**53  # float64 holds every whole number below
 # The year comes first, so that day and month cannot be taken for each other.
 _MOMENT: Final = (
@@ -138,9 +155,13 @@ def parse_header(
 ) -> list[str]:
     """Read the names of columns, in lower case; note wanted ones that lack, and repeated ones.
 
-    Raises ValueError if the text is not UTF-8, or not CSV.
+    Raises ValueError if the line is empty, not UTF-8, not CSV, or begins another kind of file.
     """
+    if kind := next((kind for start, kind in _OTHER_FILES if start.match(line)), ""):
+        raise ValueError(f"is {kind}")
     text = decode_text(line)
+    if not text.strip():
+        raise ValueError("has an empty line in place of a header" if line else "is empty")
     if "\r" in text.rstrip("\r\n"):
         raise ValueError("ends its lines with carriage returns alone")
     try:
@@ -194,11 +215,15 @@ def read_csv_text(
         if "line" in header:
             faults.add(path, "a column 'line'", "another name: lines are counted under it")
     width, blank = len(header), [None] * len(header)
+    long = [(line, row) for line, row in rows if any(row[width:])]
     with collect_faults() as faults:
-        for line, row in rows:
-            if any(row[width:]):
-                problem = f"{len(row)} cells under {width} columns"
-                faults.add(f"{path}, line {line}", problem, "a row as long as the header")
+        if len(long) > max(_MOST_LISTED, len(rows) // 2):
+            problem = f"{len(long):,} of {len(rows):,} rows are longer than the header"
+            faults.add(path, f"{problem}, the first in line {long[0][0]}", expected)
+            long = []
+        for line, row in long:
+            problem = f"{len(row)} cells under {show_count(width, 'columns')}"
+            faults.add(f"{path}, line {line}", problem, "a row as long as the header")
     filled = [[line, *(row + blank)[:width]] for line, row in rows if any(row)]
     schema = {"line": pl.Int64} | dict.fromkeys(header, pl.String)
     return pl.DataFrame(filled, schema=schema, orient="row")
@@ -217,15 +242,19 @@ def _read_cells(
         raw = path.read_bytes()
         above = len(read_comments(raw))
         raw = raw.split(b"\n", above)[-1]
-        line = raw.partition(b"\n")[0]
-        header = parse_header(line, required, path, expected, faults, separator=separator)
+        line, end, _ = raw.partition(b"\n")
+        header = parse_header(line + end, required, path, expected, faults, separator=separator)
         quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
         text = io.StringIO(decode_text(raw), newline="")
         reader = csv.reader(text, delimiter=separator, quoting=quoting)
         rows = [(above + reader.line_num, [c.strip() or None for c in row]) for row in reader]
     except FileNotFoundError:
         faults.add(path, "no such file", expected)
-    except (OSError, ValueError, csv.Error) as error:
+    except IsADirectoryError:
+        faults.add(path, "is a folder", expected)
+    except OSError as error:
+        faults.add(path, f"cannot be read ({error.strerror})", expected)
+    except (ValueError, csv.Error) as error:
         faults.add(path, str(error), expected)
     else:
         return header, rows[1:]

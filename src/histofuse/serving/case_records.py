@@ -51,7 +51,7 @@ def read_patients(path: Path) -> pd.DataFrame:
     """Read a table of raw features, CSV or Parquet; `InputError` if it names no patients."""
     expected = f"a table of raw features with {KEY[0]}, as .parquet or .csv"
     try:
-        table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError.of(path, "no such file", expected) from None
     except pl.exceptions.ComputeError as error:

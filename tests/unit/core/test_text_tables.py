@@ -123,7 +123,8 @@ def test_a_csv_is_read_whatever_wrote_it(tmp_path, raw):
         (b"a;b\n1;2\n", "Separate the columns with commas, not with ';'"),
         (b"a,b\r1,2\r", "carriage returns alone"),
         (b"a,b\n1,2\n1,2,3\n", "line 3: 3 cells under 2 columns"),
-        (b"", "no column 'a', 'b'"),
+        (b"", "is empty"),
+        (b"\na,b\n1,2\n", "an empty line in place of a header"),
     ],
 )
 def test_a_csv_that_cannot_be_read_is_refused_with_the_reason(tmp_path, raw, problem):

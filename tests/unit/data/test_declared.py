@@ -196,6 +196,39 @@ def test_a_draft_is_refused_until_a_person_finishes_it(tmp_path):
     assert "'[Not Available]'" in text
 
 
+PROSE = "a line of prose\n" + "and, after it, others that hold, here and there, commas\n" * 200
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "said"),
+    [
+        ("README.md", b"# title\n\nWords, and words.\n" * 50, "an empty line in place of a header"),
+        ("notes.md", PROSE.encode(), "200 of 200 rows are longer than the header, the first in"),
+        ("a.txt", b"one column of words\nof which nothing is a table\n", "has one column"),
+        ("a.csv", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>\n", "is a page of HTML"),
+        ("a.csv", b'{"a": 1, "b": 2}\n', "is JSON"),
+        ("a.json", b'[\n  {"a": 1, "b": 2}\n]\n', "is JSON"),
+        ("a.csv", b"PK\x03\x04\x14\x00", "is a ZIP archive, as .xlsx files are"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\x00", "is a picture"),
+        ("a.csv.gz", b"\x1f\x8b\x08\x00", "is compressed by gzip"),
+        ("a.csv", b"PAR1\x15\x04", "is Parquet, but not named .parquet"),
+        ("a.parquet", b"a,b\n1,2\n", "cannot be read"),
+        ("a.csv", b"17,4.5\n18,3.9\n", "has numbers alone in its first line"),
+        ("a.csv", b"", "is empty"),
+        ("a.csv", None, "is a folder"),
+        ("a.parquet", None, "is a folder"),
+    ],
+)
+def test_what_is_no_table_is_refused_by_one_fault(tmp_path, name, raw, said):
+    path = tmp_path / name
+    path.mkdir() if raw is None else path.write_bytes(raw)
+    with pytest.raises(InputError) as caught:
+        draft_declaration(path)
+    (fault,) = caught.value.faults
+    assert said in fault.problem
+    assert fault.where == path
+
+
 # --- real data ----------------------------------------------------------------------------------
 
 

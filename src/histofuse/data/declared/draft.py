@@ -99,7 +99,7 @@ def _name(column: str) -> str:
 
 
 def _read_titles(path: Path, columns: list[str]) -> dict[str, str]:
-    if path.suffix == ".parquet" or not (lines := read_comments(path.read_bytes())):
+    if path.suffix.lower() == ".parquet" or not (lines := read_comments(path.read_bytes())):
         return {}
     titles = lines[0].decode(errors="replace").lstrip("#").strip("\r\n").split("\t")
     return dict(zip(columns, titles, strict=True)) if len(titles) == len(columns) else {}

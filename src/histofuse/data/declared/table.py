@@ -20,6 +20,7 @@ from histofuse.core.text_tables import (
     UNREADABLE,
     judge,
     read_csv_text,
+    read_numbers,
     read_whole_numbers,
 )
 from histofuse.params.records import NONE, ROW_NUMBER, Declaration, PatientsTable, load_declaration
@@ -105,9 +106,17 @@ def read_declared(folder: Path) -> DeclaredTable:
 
 def read_text(path: Path) -> pl.DataFrame:
     """Read a table as text, names of columns in lower case, with ``line``."""
-    separator = "\t" if path.suffix in (".tsv", ".txt") else ","
-    parquet = path.suffix == ".parquet"
+    if path.is_dir():
+        raise InputError.of(path, "is a folder", _EXPECTED)
+    suffix = path.suffix.lower()
+    separator = "\t" if suffix in (".tsv", ".txt") else ","
+    parquet = suffix == ".parquet"
     cells = _read_parquet(path) if parquet else read_csv_text(path, (), _EXPECTED, separator)
+    names = [name for name in cells.columns if name != "line"]
+    if len(names) < 2:
+        raise InputError.of(path, "has one column", f"several: {_EXPECTED}")
+    if read_numbers(pl.Series(names)).null_count() == 0:
+        raise InputError.of(path, "has numbers alone in its first line", _EXPECTED)
     if cells.is_empty():
         raise InputError.of(path, "no rows", "at least one")
     return cells
@@ -122,7 +131,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise InputError.of(path, "no such file", _EXPECTED) from None
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
-        raise InputError.of(path, problem, "columns of numbers, dates and texts") from None
+        raise InputError.of(path, problem, "Parquet with numbers, dates and texts") from None
 
 
 def _join_patients(
