@@ -50,7 +50,7 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.training.decision import Decision, fit_decision
 from histofuse.training.image import create_model
 from histofuse.training.probe import fit_probe, put_head
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from probe_by_case import make_params as make_probe_params
 
 TESTED = ("Case_10", "Case_12")
@@ -172,7 +172,7 @@ def fit_and_look(data: FrameData, learnt: list[str], seen: list[str], root: Path
     """Find the candidates of some frames by a detector that learns from others."""
     params = make_detector_params(root)
     frames, spec = data.reduce(learnt, params.reductions[0]), make_spec(params, data.classes, None)
-    network, _ = fit_detector(frames, spec, params, SEED, NullRecorder())
+    network, _ = fit_detector(frames, spec, params, SEED, Recorder())
     return find_candidates(NucleusFinder(network, 0.0), data, seen)
 
 

@@ -35,7 +35,7 @@ from histofuse.features.encoding import fit_encoder, join_splits, write_encoded
 from histofuse.params.base import load_section
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.tabular import TabularParams
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import load_table, train_tabular
 
 FOLDS, SEEDS, RESAMPLES = 5, range(3), 1000
@@ -69,7 +69,7 @@ def predict_ours(joined: pd.DataFrame, features: EhrFeatures, folder: Path) -> p
     for name in MODELS:
         section = load_section(TabularParams, f"tabular.{name}").root
         table = load_table(folder / "encoded", folder / "meta.json", section.kind)
-        train_tabular(table, section, 0, NullRecorder(), folder / name)
+        train_tabular(table, section, 0, Recorder(), folder / name)
         rows = pd.read_parquet(folder / name / "predictions.parquet").set_index("subject_id")
         found[name] = rows.loc[rows["split"] == "test", "probability"]
     return pd.DataFrame(found)

@@ -30,7 +30,7 @@ from histofuse.params.intervals import IntervalParams
 from histofuse.params.pairing import PairingParams
 from histofuse.training.decision import load_decision
 from histofuse.training.fusion import PairedEmbeddings, load_pairs, train_fusion
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 OUT: Final = Path(__file__).with_suffix(".md")
 RULES: Final = ("label_blind", "label_aligned")
@@ -56,7 +56,7 @@ def measure(
     for seed in seeds:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "fusion_head_rows"
-            epochs.append(train_fusion(data, params, seed, NullRecorder(), path).best_epoch)
+            epochs.append(train_fusion(data, params, seed, Recorder(), path).best_epoch)
             rows = read_predictions(open_bundle(path)).of("test")
             temperatures.append(load_decision(path).calibrator.scaling.temperature)
         scores.append(bootstrap.resample_metrics(rows, METRICS))

@@ -37,7 +37,7 @@ from histofuse.params.patients import AllPatientParams, AnyPatientParams
 from histofuse.params.simulation import LinkedSimulationParams
 from histofuse.patients.bags import PatientBags
 from histofuse.patients.train import tabulate, train_method
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from positive_control import Pool
 
 HERE: Final = Path(__file__).parent
@@ -75,7 +75,7 @@ def predict(
     bags: PatientBags, params: AnyPatientParams, encoding: EncodingParams, seed: int, name: str
 ) -> Mapping[str, Predictions]:
     """Train a method and predict all patients, by the sides given."""
-    trained = train_method(bags, params, encoding, seed, NullRecorder())
+    trained = train_method(bags, params, encoding, seed, Recorder())
     parameters = trained.fitted.model.parameters
     config = {
         "kind": "patient",

@@ -53,7 +53,7 @@ from histofuse.training.fitting.losses import (
 )
 from histofuse.training.fitting.recipe import compute_class_weights
 from histofuse.training.probe import LinearHead
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 SQUEEZENET = "torchvision/squeezenet1_0"
 LEVELS = ["features.4", "features.8", "features.12"]
@@ -271,7 +271,7 @@ def test_case(
         if variant.loss:
             solver = partial(solve_heads, variant)
             stack.enter_context(patch("histofuse.training.probe._fit_heads", solver))
-        image.train_image(data, params, seed, NullRecorder(), path)
+        image.train_image(data, params, seed, Recorder(), path)
         rows = read_table(path / image.PREDICTIONS, image.IMAGE_PREDICTIONS)
         c = open_bundle(path).config["probe"]["c"]
     tested = (rows["split"] == "test") & (rows["case_id"] == case)

@@ -36,7 +36,7 @@ from histofuse.training.fitting.cpu import multiplying_small_maps
 from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.recipe import Rows, resolve_precision
 from histofuse.training.image import create_model, make_recipe
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 STORED_PX, PATCH_PX = 96, 64
@@ -101,7 +101,7 @@ def load_params(size: Size) -> FinetuneParams:
 # --- ours ---------------------------------------------------------------------------------------
 
 
-class Stopwatch(NullRecorder):
+class Stopwatch(Recorder):
     """Notes when each epoch ended."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from histofuse.training.image import (
     load_patch_data,
     make_recipe,
 )
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 PLAIN = {
     "weight_averaging": 0.0,
@@ -46,7 +46,7 @@ def score(name: str, data: PatchData, params: FinetuneParams, seed: int) -> dict
     train, validation = data.load_rows("train"), data.load_rows("validation")
     recipe = make_recipe(name, model, train, params, seed)
     with tempfile.TemporaryDirectory() as checkpoints:
-        result = fit(model, train, validation, recipe, Path(checkpoints), NullRecorder())
+        result = fit(model, train, validation, recipe, Path(checkpoints), Recorder())
     test = data.select("test")
     logits, labels = apply_network(model, data.folder, test).logits, data.number_labels(test)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -27,7 +27,7 @@ from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
 from histofuse.studies.run import Options, run_study
 from histofuse.studies.trials import TrialRecord, find_best
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import EncodedTable, load_table, train_tabular
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
@@ -59,7 +59,7 @@ class Case:
 
     def train(self, params: XgboostParams, path: Path) -> tuple[Predictions, float]:
         """Train on the training patients; give test predictions and cross-validated AUROC."""
-        train_tabular(self.table, params, self.seed, NullRecorder(), path)
+        train_tabular(self.table, params, self.seed, Recorder(), path)
         found = load_json(path / CONFIG)["cross_validation"]
         return load_predictions(path).of("test"), found["auroc"]["mean"]
 

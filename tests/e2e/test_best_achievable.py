@@ -18,7 +18,7 @@ from histofuse.params.base import load_section
 from histofuse.params.ehr import EncodingParams
 from histofuse.params.tabular import TabularParams
 from histofuse.training.boosting import cross_validate, fit_booster
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import select_rows
 
 pytestmark = pytest.mark.e2e
@@ -55,7 +55,7 @@ def predict_out_of_fold(root: Path, table: pd.DataFrame, rounds: int | None) -> 
         encoded = encoded.loc[pd.MultiIndex.from_frame(table[KEY])]
         train = select_rows(encoded, encoder.feature_order, "train")
         test = select_rows(encoded, encoder.feature_order, "test")
-        chosen = rounds or cross_validate(train, params, 1, NullRecorder()).rounds
+        chosen = rounds or cross_validate(train, params, 1, Recorder()).rounds
         booster = fit_booster(train, params, chosen, seed=1)
         predicted[held_out] = booster.inplace_predict(test.x)
     return predicted

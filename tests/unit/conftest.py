@@ -46,17 +46,17 @@ class SmallProject:
     def train_image(self):
         from histofuse.params.image import ImageParams
         from histofuse.training.image import load_patch_data, train_image
-        from histofuse.training.recorder import NullRecorder
+        from histofuse.training.recorder import Recorder
 
         data = load_patch_data(Path("data/patches"), Path("data/splits/patches.parquet"))
         params = load_section(ImageParams, "image.simple_cnn").root
-        train_image(data, params, load_seed(), NullRecorder(), Path("models/simple_cnn"))
+        train_image(data, params, load_seed(), Recorder(), Path("models/simple_cnn"))
 
     def train_tabular(self, name="logistic_regression", *, shuffled=False, **changes):
         """Train on the health records, or on targets that tell nothing."""
         from histofuse.models.tabular import name_table
         from histofuse.params.tabular import TabularParams
-        from histofuse.training.recorder import NullRecorder
+        from histofuse.training.recorder import Recorder
         from histofuse.training.tabular import EncodedTable, train_tabular
 
         params = load_section(TabularParams, f"tabular.{name}").root.model_copy(update=changes)
@@ -72,7 +72,7 @@ class SmallProject:
             source=load_json(Path("data/cohort/meta.json"))["source"],
             digests={"encoded": digest_file(path)},
         )
-        train_tabular(table, params, load_seed(), NullRecorder(), Path("models") / name)
+        train_tabular(table, params, load_seed(), Recorder(), Path("models") / name)
 
     def encode(self):
         encode_patients()
@@ -113,7 +113,7 @@ class SmallProject:
         from histofuse.params.fusion import FusionParams
         from histofuse.params.pairing import PairingParams
         from histofuse.training.fusion import PairedEmbeddings, train_fusion
-        from histofuse.training.recorder import NullRecorder
+        from histofuse.training.recorder import Recorder
 
         path = Path(f"data/pairs/{rule}.parquet")
         data = PairedEmbeddings(
@@ -124,7 +124,7 @@ class SmallProject:
         )
         params = load_section(FusionParams, "fusion").model_copy(update=changes)
         path = Path("models") / f"fusion_{rule}"
-        train_fusion(data, params, load_seed(), NullRecorder(), path)
+        train_fusion(data, params, load_seed(), Recorder(), path)
 
 
 def write_params():

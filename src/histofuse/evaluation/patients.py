@@ -7,8 +7,12 @@ from typing import Any, Final
 from histofuse.core.artifacts import render
 from histofuse.core.bundle import Bundle
 from histofuse.core.naming import name_model, name_patient_model
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, Resampled
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.bootstrap import (
+    Bootstrap,
+    Interval,
+    Resampled,
+    explain_resampling,
+)
 from histofuse.evaluation.metrics.weighted import measure_rows, measure_splits
 from histofuse.evaluation.performance.intervals import render_metrics
 from histofuse.evaluation.performance.tables import Table

@@ -31,7 +31,7 @@ from histofuse.training.protocols.crossval import (
     find_fold,
     list_folds,
 )
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 PATIENT_MODELS: Final = Path("patients")  # within the folder of a fold
 
@@ -48,7 +48,7 @@ def complete_with_patients(chain: Chain, sources: Sources, fold: int, run: Path)
     with replacing_folder(folder / PATIENT_MODELS) as temporary:
         for method, params in chain.patients.items():
             path = temporary / name_patient_model(method)
-            train_patients(cohort, params, chain.encoding, chain.seed, NullRecorder(), path)
+            train_patients(cohort, params, chain.encoding, chain.seed, Recorder(), path)
 
 
 def is_complete(chain: Chain, fold: int, run: Path) -> bool:

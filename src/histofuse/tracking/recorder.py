@@ -15,6 +15,7 @@ from histofuse.core.progress import report
 from histofuse.tracking.names import DIGEST_TAG, PROCESS_TAG, name_curve, name_params
 from histofuse.tracking.provenance import describe_revision, read_revision
 from histofuse.tracking.store import Store, open_store
+from histofuse.training.recorder import Recorder
 
 # MLflow takes seconds to import: a model that trains faster than this gets its run from `publish`.
 LIVE_AFTER_SECONDS: Final = 10.0
@@ -41,8 +42,8 @@ def open_recorder(
         raise
 
 
-class MlflowRecorder:
-    """Implements `training.recorder.Recorder`."""
+class MlflowRecorder(Recorder):
+    """Shows a training in MLflow."""
 
     def __init__(self, run_name: str, store: Store, live_after_seconds: float) -> None:
         self.run_name, self.store = run_name, store

@@ -32,7 +32,7 @@ from histofuse.training.fitting.fit import fit, record_epoch
 from histofuse.training.fitting.history import FitResult, find_best, write_history
 from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, read_recipe
 from histofuse.training.folds import Folds, split_folds
-from histofuse.training.recorder import NullRecorder, Recorder
+from histofuse.training.recorder import Recorder
 
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.parquet"
@@ -155,7 +155,7 @@ def fit_head(
     Raises InputError if a split has no rows, or validation too few cases for folds.
     """
     if params.head_rows == "held_out":
-        return _fit_held_out(data, tensors, params, seed, recorder or NullRecorder())
+        return _fit_held_out(data, tensors, params, seed, recorder or Recorder())
     train, validation = tensors.rows("train"), tensors.rows("validation")
     network, recipe = _start_head(data, train, params, seed)
     recipe = replace(recipe, show_progress=show_progress)

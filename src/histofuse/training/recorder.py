@@ -2,34 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 
-@runtime_checkable
-class Recorder(Protocol):
-    """Receives a training run as it happens; training does not know the tracking system."""
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log the run's parameters, once."""
-        ...
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics of one epoch or round."""
-        ...
-
-    def finish(self, bundle: Path) -> None:
-        """Log the finished bundle."""
-        ...
-
-
-class NullRecorder:
-    """Records nothing."""
+class Recorder:
+    """Is told of a training run as it happens, and keeps nothing; subclasses do."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Ignore the params."""
+        """Take the run's parameters, once."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Ignore the metrics."""
+        """Take metrics of one epoch or round."""
 
     def finish(self, bundle: Path) -> None:
-        """Ignore the bundle."""
+        """Take the finished bundle."""

@@ -13,7 +13,7 @@ from histofuse.detection.frames import FrameData
 from histofuse.detection.train import CANDIDATES, train_detector
 from histofuse.params.data import FrameParams
 from histofuse.params.detector import DetectorParams
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 CLASSES = ["mitosis", "tumour"]
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -56,7 +56,7 @@ def params() -> DetectorParams:
 
 
 def test_discs_are_learnt_and_found_again_from_the_bundle(data, params, tmp_path):
-    finder = train_detector(data, params, 1, NullRecorder(), tmp_path / "detector")
+    finder = train_detector(data, params, 1, Recorder(), tmp_path / "detector")
     loaded = NucleusFinder.load(tmp_path / "detector")
     assert (loaded.threshold, loaded.mpp) == (finder.threshold, 0.25)
     found = loaded.find(data.read("case_2-01"))
@@ -72,6 +72,6 @@ def test_the_same_seed_gives_the_same_bytes(data, params, tmp_path):
     short = params.model_copy(update={"steps": 3})
     digests = set()
     for name in ("a", "b"):
-        train_detector(data, short, 1, NullRecorder(), tmp_path / name / "detector")
+        train_detector(data, short, 1, Recorder(), tmp_path / name / "detector")
         digests.add(open_bundle(tmp_path / name / "detector").digest)
     assert len(digests) == 1

@@ -8,7 +8,7 @@ from histofuse.patients import influence
 from histofuse.patients.influence import measure_nuclei
 from histofuse.patients.rows import fit_record_encoder, make_rows
 from histofuse.patients.train import train_method
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 
 class SumOfFirst:
@@ -43,9 +43,7 @@ def test_a_nucleus_adds_what_is_lost_without_it(patient, at_once, monkeypatch):
 
 
 def test_a_patient_without_their_only_nucleus_is_answered_by_the_record_alone():
-    trained = train_method(
-        draw_bags(200), make_params("early_logistic"), ENCODING, 1, NullRecorder()
-    )
+    trained = train_method(draw_bags(200), make_params("early_logistic"), ENCODING, 1, Recorder())
     patient = trained.rows.take(np.array([3]))
     one = replace(
         patient,
@@ -62,7 +60,7 @@ def test_a_patient_without_their_only_nucleus_is_answered_by_the_record_alone():
 
 def test_of_a_bag_larger_than_the_model_reads_the_nuclei_read_are_measured():
     params = make_params("gated", epochs=2, most_nuclei=4, aggregators=["attention"])
-    trained = train_method(draw_bags(200), params, ENCODING, 1, NullRecorder())
+    trained = train_method(draw_bags(200), params, ENCODING, 1, Recorder())
     patient = trained.rows.take(np.array([3]))
     model = trained.fitted.model
 

@@ -31,7 +31,7 @@ from histofuse.patients.train import load_cohort, train_patients
 from histofuse.promotion import scoring
 from histofuse.promotion.scoring import TestData, score_test_split
 from histofuse.training.image import apply_network
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 PROJECT_PARAMS = Path(__file__).parents[3] / "params.yaml"
 SIMULATED = Path("data/simulated/linked")
@@ -159,7 +159,7 @@ def linked(small_project):
     write_linked(read_simulated(SIMULATED, embeddings), Path("data/linked"))
     cohort = load_cohort(Path("data/linked"))
     path = Path("models/patients/patient_gated")
-    train_patients(cohort, make_params("gated", epochs=2), ENCODING, 1, NullRecorder(), path)
+    train_patients(cohort, make_params("gated", epochs=2), ENCODING, 1, Recorder(), path)
     return path
 
 

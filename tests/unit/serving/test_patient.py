@@ -14,7 +14,7 @@ from histofuse.serving.http.endpoint import Endpoint
 from histofuse.serving.http.wire import write_answer
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.interface import describe_interface
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import to_columns
 
 RECORD = {"age": 0.3, "albumin": -1.0, "lactate": None, "sodium": 0.1}
@@ -28,9 +28,7 @@ def made(tmp_path_factory, image):
     facts = {"name": bundle.name, "registered": "histofuse-simple-cnn", "digest": bundle.digest}
     cohort = PatientCohort(drawn, "death", "simulated", {}, facts, "simulated")
     path = tmp_path_factory.mktemp("models") / "patient_gated"
-    trained = train_patients(
-        cohort, make_params("gated", epochs=3), ENCODING, 1, NullRecorder(), path
-    )
+    trained = train_patients(cohort, make_params("gated", epochs=3), ENCODING, 1, Recorder(), path)
     encoders = tmp_path_factory.mktemp("encoders")
     (encoders / "image").symlink_to(image.path)
     return path, trained, open_predictor(path, encoders)

@@ -9,7 +9,7 @@ from histofuse.models.trees import make_matrix
 from histofuse.params.tabular import XgboostParams
 from histofuse.training.boosting import cross_validate, fit_booster, make_settings
 from histofuse.training.folds import split_folds
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows
 
 PARAMS = XgboostParams(
@@ -42,7 +42,7 @@ def make_rows(n=400, seed=0, shuffle=False, repeats=1):
 
 def test_mean_and_sd_a_round_are_those_of_xgboost_cv():
     rows = make_rows()
-    found = cross_validate(rows, PARAMS, 3, NullRecorder())
+    found = cross_validate(rows, PARAMS, 3, Recorder())
     settings = make_settings(PARAMS, rows, 3)
     peer = xgboost.cv(
         settings,
@@ -65,7 +65,7 @@ def test_mean_and_sd_a_round_are_those_of_xgboost_cv():
 
 def test_growing_stops_once_patience_is_over():
     params = PARAMS.model_copy(update={"early_stopping_rounds": 4, "rounds": 200})
-    found = cross_validate(make_rows(), params, 3, NullRecorder())
+    found = cross_validate(make_rows(), params, 3, Recorder())
     assert len(found.history) == found.rounds + 4 < 200
     assert (
         found.history["validation_auroc"].max()
@@ -79,14 +79,14 @@ def test_shuffled_labels_are_worth_half_an_auroc():
             make_rows(n=600, seed=s, shuffle=True),
             PARAMS.model_copy(update={"rounds": 10}),
             s,
-            NullRecorder(),
+            Recorder(),
         )
         .history["validation_auroc"]
         .iloc[-1]
         for s in range(4)
     ]
     assert abs(np.mean(means) - 0.5) < 0.04
-    assert cross_validate(make_rows(n=600), PARAMS, 0, NullRecorder()).scores["auroc"]["mean"] > 0.8
+    assert cross_validate(make_rows(n=600), PARAMS, 0, Recorder()).scores["auroc"]["mean"] > 0.8
 
 
 def test_a_patient_s_rows_stay_in_one_fold():

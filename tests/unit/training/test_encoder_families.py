@@ -16,7 +16,7 @@ from histofuse.explain.maps.mappers import Inputs, map_image_network
 from histofuse.models.backbones import load_image_model
 from histofuse.params.image import FinetuneParams
 from histofuse.training.image import load_patch_data, train_image
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 UNI = {"init_values": 1e-5, "depth": 2, "embed_dim": 48, "num_heads": 3, "dynamic_img_size": True}
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -98,7 +98,7 @@ def test_an_epoch_and_maps(family, project, tmp_path, monkeypatch):
     named = {"backbone": backbone, "model_kwargs": model_kwargs, "input_px": input_px}
     params = FinetuneParams.model_validate({**VALUES, **named, "minimum_map_px": minimum_map_px})
     data = load_patch_data(project / "patches", project / "splits.parquet")
-    result = train_image(data, params, 3, NullRecorder(), Path("models/tiny"))
+    result = train_image(data, params, 3, Recorder(), Path("models/tiny"))
     assert np.isfinite(result.history[0]["train_loss"])
 
     model = load_image_model(open_bundle(Path("models/tiny")))

@@ -29,7 +29,7 @@ from histofuse.training.fusion import (
     split_validation,
     train_fusion,
 )
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 CLASSES = ["mitosis", "tumour", "non_tumour"]
 META = {
@@ -93,7 +93,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def train(tmp_path, data=None, name="fusion_permuted", **changes):
     path = tmp_path / "models" / name
-    train_fusion(data or make_data(), make_params(**changes), 1, NullRecorder(), path)
+    train_fusion(data or make_data(), make_params(**changes), 1, Recorder(), path)
     return open_bundle(path)
 
 

@@ -39,7 +39,7 @@ from histofuse.training.image import (
     train_image,
 )
 from histofuse.training.probe import fit_probe
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 VALUES = {
     "strategy": "finetune",
@@ -111,7 +111,7 @@ def trained(project, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("root"))
         data = load_patch_data(project / "patches", project / "splits.parquet")
-        made = (data, make_params(), 7, NullRecorder(), Path("models/tiny"))
+        made = (data, make_params(), 7, Recorder(), Path("models/tiny"))
         train_image(*made, embeddings=Path("embeddings/tiny"), choose_maps=choose_last)
         assert not Path(".histofuse/checkpoints/tiny").exists()
         return Path("models/tiny").resolve()
@@ -221,7 +221,7 @@ def test_patches_of_another_size_are_refused(trained, project, tmp_path):
 def test_the_same_run_gives_the_same_bundle(trained, project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = load_patch_data(project / "patches", project / "splits.parquet")
-    train_image(data, make_params(), 7, NullRecorder(), Path("tiny"), choose_maps=choose_last)
+    train_image(data, make_params(), 7, Recorder(), Path("tiny"), choose_maps=choose_last)
     assert open_bundle(Path("tiny")).digest == open_bundle(trained).digest
 
 
@@ -360,7 +360,7 @@ def probed(project, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("root"))
         data = load_patch_data(project / "patches", project / "splits.parquet")
-        result = train_image(data, make_probe_params(), 7, NullRecorder(), Path("models/tiny"))
+        result = train_image(data, make_probe_params(), 7, Recorder(), Path("models/tiny"))
         assert set(result.history[0]) >= {"epoch", "train_loss", "validation_macro_f1"}
         return Path("models/tiny").resolve()
 
@@ -403,7 +403,7 @@ def test_a_probe_does_not_depend_on_which_rows_are_validation(probed, project, t
     data = load_patch_data(project / "patches", tmp_path / "splits.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        train_image(data, make_probe_params(), 7, NullRecorder(), Path("models/tiny"))
+        train_image(data, make_probe_params(), 7, Recorder(), Path("models/tiny"))
     other = tmp_path / "models" / "tiny"
     for name in ("weights.safetensors", "calibrator.json", "threshold.json"):
         assert (other / name).read_bytes() == (probed / name).read_bytes()
@@ -429,7 +429,7 @@ def test_a_class_without_training_patches_is_refused(tmp_path, monkeypatch):
     splits.to_parquet(project / "splits.parquet")
     data = load_patch_data(project / "patches", project / "splits.parquet")
     with pytest.raises(InputError, match="no patch of class 'mitosis'"):
-        train_image(data, make_probe_params(), 7, NullRecorder(), tmp_path / "models" / "tiny")
+        train_image(data, make_probe_params(), 7, Recorder(), tmp_path / "models" / "tiny")
 
 
 def test_a_probe_is_not_shared_by_torchrun(project, tmp_path, monkeypatch):
@@ -437,7 +437,7 @@ def test_a_probe_is_not_shared_by_torchrun(project, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     data = load_patch_data(project / "patches", project / "splits.parquet")
     with pytest.raises(InputError, match="2 processes for this stage"):
-        train_image(data, make_probe_params(), 7, NullRecorder(), tmp_path / "models" / "tiny")
+        train_image(data, make_probe_params(), 7, Recorder(), tmp_path / "models" / "tiny")
 
 
 def test_a_probe_without_levels_standardises_the_own_embedding(project, tmp_path, monkeypatch):
@@ -445,7 +445,7 @@ def test_a_probe_without_levels_standardises_the_own_embedding(project, tmp_path
     data = load_patch_data(project / "patches", project / "splits.parquet")
     params = make_probe_params().model_copy(update={"levels": []})
     path = tmp_path / "models" / "tiny"
-    train_image(data, params, 7, NullRecorder(), path)
+    train_image(data, params, 7, Recorder(), path)
     model = load_image_model(open_bundle(path))
     assert model.embedding_dim == 256 and model.spec.standardised
     assert model.head[0].mean.abs().max() > 0
@@ -466,7 +466,7 @@ def test_fine_tuning_starts_from_the_solved_head(project, probed, tmp_path, monk
     data = load_patch_data(project / "patches", project / "splits.parquet")
     still = {"head_learning_rate": 1e-9, "backbone_learning_rate": 1e-9, "epochs": 1}
     path = Path("models/tiny")
-    train_image(data, make_lp_ft_params(**still), 7, NullRecorder(), path)
+    train_image(data, make_lp_ft_params(**still), 7, Recorder(), path)
     start = load_image_model(open_bundle(path))
     rows = data.select("train")
     features = apply_network(start, data.folder, rows).embeddings
@@ -482,7 +482,7 @@ def test_fine_tuning_moves_head_and_levels(project, tmp_path, monkeypatch):
     data = load_patch_data(project / "patches", project / "splits.parquet")
     params = make_lp_ft_params(epochs=2, imbalance="logit_adjustment", focal_gamma=1.0)
     before = create_model("tiny", data.meta, params, 7)
-    train_image(data, params, 7, NullRecorder(), Path("models/tiny"))
+    train_image(data, params, 7, Recorder(), Path("models/tiny"))
     after = load_image_model(open_bundle(Path("models/tiny")))
     one, other = before.backbone.state_dict(), after.backbone.state_dict()
     assert any((one[key] - other[key]).abs().max() > 1e-3 for key in one)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from histofuse.params.base import load_section
 from histofuse.params.tabular import TabularParams
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import repeat_by_weight, select_rows
 from histofuse.training.tabular import fit_model, load_table
 
@@ -48,7 +48,7 @@ def test_models_learn_from_weighted_rows(weighted):
     train = select_rows(weighted.rows, weighted.features, "train")
     assert set(train.take(np.arange(5)).weight) <= {1.0, 10.0}
     params = load_section(TabularParams, "tabular.logistic_regression").root
-    fit = fit_model(weighted, params, 0, NullRecorder())
+    fit = fit_model(weighted, params, 0, Recorder())
     peer = LogisticRegression(C=params.c, class_weight="balanced", max_iter=5000, tol=1e-8)
     peer.fit(train.x.astype(float), train.target, train.weight)
     np.testing.assert_allclose(fit.model.coefficients, peer.coef_[0], rtol=1e-5)
@@ -64,6 +64,6 @@ def test_weights_change_every_kind_of_model(weighted, name):
     rows = weighted.rows.fillna(0.0)
     logits = []
     for table in (rows, rows.drop(columns="weight")):
-        fit = fit_model(replace(weighted, rows=table), params, 0, NullRecorder())
+        fit = fit_model(replace(weighted, rows=table), params, 0, Recorder())
         logits.append(fit.model.logits(rows))
     assert not np.allclose(*logits)

@@ -24,7 +24,7 @@ from histofuse.params.tabular import (
     XgboostParams,
 )
 from histofuse.training.decision import load_decision
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import score_logits
 from histofuse.training.tabular import (
     TABULAR_PREDICTIONS,
@@ -83,7 +83,7 @@ KINDS = list(PARAMS)
 
 
 def train(table, kind, path: Path, params=None):
-    train_tabular(table, params or PARAMS[kind], 7, NullRecorder(), path)
+    train_tabular(table, params or PARAMS[kind], 7, Recorder(), path)
     return open_bundle(path)
 
 

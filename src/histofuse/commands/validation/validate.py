@@ -24,8 +24,7 @@ from histofuse.evaluation.assessment.figures import draw_assessment
 from histofuse.evaluation.assessment.tables import make_assessment_tables
 from histofuse.evaluation.external.calibration_line import measure_line
 from histofuse.evaluation.external.shift import Distance, describe_patches, measure_distance
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, evaluate_model
 from histofuse.evaluation.performance.tables import write_tables

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import load_json
+from histofuse.core.ids import SPLITS
 from histofuse.core.naming import name_pairing
 from histofuse.core.tables import Contract, read_table
 from histofuse.data.cohort import COHORT
@@ -93,15 +94,10 @@ class AlarmData:
         folder = self.root / "linked"
         return load_bags(folder) if folder.is_dir() else None
 
-    @cached_property
-    def specs(self) -> list[FeatureSpec] | None:
-        """Specifications of the features."""
-        return _load_specs(self.root / "ehr")
-
-    @cached_property
-    def linked_specs(self) -> list[FeatureSpec] | None:
-        """Specifications of the features of linked patients."""
-        return _load_specs(self.root / "linked")
+    def load_specs(self, folder: str) -> list[FeatureSpec] | None:
+        """Load the specifications of the features of a folder."""
+        path = self.root / folder / "features.json"
+        return load_specs(path) if path.is_file() else None
 
     def embed_pairs(self, pairing: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Look up the image embeddings of a pairing by split, and their ``meta.json``."""
@@ -112,7 +108,7 @@ class AlarmData:
         embeddings = load_embeddings(folder)
         image, _ = select_pairs(embeddings, table)
         split = table["split"].to_numpy(dtype=object)
-        parts = {s: image[split == s] for s in ("train", "validation", "test")}
+        parts = {s: image[split == s] for s in SPLITS}
         return parts, embeddings.meta
 
     def read_test_rows(self, kind: str, name: str) -> pd.DataFrame | None:
@@ -127,11 +123,6 @@ class AlarmData:
         if rows is None:
             return None
         return rows[rows["split"] == "test"].rename(columns={"patient_id": "subject_id"})
-
-
-def _load_specs(folder: Path) -> list[FeatureSpec] | None:
-    path = folder / "features.json"
-    return load_specs(path) if path.is_file() else None
 
 
 def find_alarms(
@@ -153,7 +144,7 @@ def check_data(data: AlarmData, rules: AlarmRules) -> Iterator[AlarmCheck]:
     audit = data.load("splits/patches_audit.json")
     yield from check_image_split(audit, rules.split_units)
     yield check_patient_split(data.load("splits/patients_audit.json"))
-    joined, encoded, specs = data.joined, data.encoded, data.specs
+    joined, encoded, specs = data.joined, data.encoded, data.load_specs("ehr")
     stored = data.load("encoded/encoder.json")
     missing = "features, splits, cohort or encoded tables are missing; dvc repro"
     if joined is None or encoded is None or stored is None:
@@ -174,7 +165,7 @@ def _check_fits(model: AlarmModel, data: AlarmData, rules: AlarmRules) -> Iterat
             why = "the encoder of the record, or the record, is missing; dvc repro"
             yield skip_check("encoder", model.name, (model.kind,), why)
         else:
-            specs = data.linked_specs if of_patients else data.specs
+            specs = data.load_specs("linked" if of_patients else "ehr")
             yield check_encoder(model.encoder, table, specs, rules, model.name)
     if model.kind == "fusion":
         yield _check_scaler(model, data, rules)

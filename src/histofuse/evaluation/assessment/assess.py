@@ -31,9 +31,13 @@ from histofuse.evaluation.assessment.subgroups import (
     measure_subgroups,
     name_subgroups,
 )
-from histofuse.evaluation.metrics.bootstrap import BIASED, BIASED_METHOD, Bootstrap
+from histofuse.evaluation.metrics.bootstrap import (
+    BIASED,
+    BIASED_METHOD,
+    Bootstrap,
+    ClusterBootstrap,
+)
 from histofuse.evaluation.metrics.classification import ECE_BINS
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import number_groups
 from histofuse.evaluation.performance.results import Context, Result
 from histofuse.evaluation.predictions import Predictions

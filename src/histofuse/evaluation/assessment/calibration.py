@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
 from histofuse.core.privacy import FEWEST_PATIENTS
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import ClusterBootstrap, Interval
 from histofuse.evaluation.metrics.classification import (
     ECE_BINS,
     Events,
@@ -31,7 +31,6 @@ from histofuse.evaluation.metrics.classification import (
     Scores,
     place_in_bins,
 )
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting, Totals
 
 ALL: Final = "all"

@@ -6,9 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import ClusterBootstrap, Interval
 from histofuse.evaluation.metrics.classification import Labels, Probabilities
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting, Totals
 from histofuse.training.conformal import ConformalRule, Score, predict_sets
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from histofuse.evaluation.metrics.bootstrap import ClusterBootstrap
 from histofuse.evaluation.metrics.classification import Events, Scores
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters, PerWeighting, Totals
 from histofuse.params.evaluation import ThresholdRange
 

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from histofuse.core.artifacts import round_number
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import ClusterBootstrap, Interval
 from histofuse.evaluation.metrics.classification import Events, Scores, count_cuts
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting
 from histofuse.params.evaluation import AssessmentParams
 

@@ -14,9 +14,8 @@ import pandas as pd
 from jaxtyping import Shaped
 
 from histofuse.core.privacy import FEWEST_PATIENTS
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import ClusterBootstrap, Interval
 from histofuse.evaluation.metrics.classification import Events, Scores
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting, Weights, rank_rows
 from histofuse.evaluation.predictions import name_admissions
 from histofuse.params.evaluation import AssessmentParams

@@ -17,8 +17,7 @@ from histofuse.evaluation.assessment.calibration import ALL
 from histofuse.evaluation.assessment.conformal import SCORES
 from histofuse.evaluation.assessment.operating_points import RATES
 from histofuse.evaluation.assessment.subgroups import Attribute
-from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, explain_resampling
 from histofuse.evaluation.performance.results import Context
 from histofuse.evaluation.performance.tables import Cell, Table
 from histofuse.params.evaluation import AssessmentParams

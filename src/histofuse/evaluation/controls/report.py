@@ -22,8 +22,12 @@ from histofuse.evaluation.drawing import (
     make_row,
     save_drawing,
 )
-from histofuse.evaluation.metrics.bootstrap import EXPLAIN_BIASED, Interval, is_biased
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.bootstrap import (
+    EXPLAIN_BIASED,
+    Interval,
+    explain_resampling,
+    is_biased,
+)
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams
 

@@ -14,8 +14,7 @@ from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches
 from histofuse.data.patches import load_index, load_meta
 from histofuse.data.splits import PATCH_SPLITS
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, explain_resampling
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.evaluation.predictions import Predictions, load_predictions
 from histofuse.params.intervals import IntervalParams

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import expit, logit
 
-from histofuse.evaluation.metrics.bootstrap import Interval
+from histofuse.evaluation.metrics.bootstrap import ClusterBootstrap, Interval
 from histofuse.evaluation.metrics.classification import Events, Scores
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import PerWeighting, Weights
 
 _STEPS: Final = 30

@@ -15,8 +15,7 @@ import pandas as pd
 from jaxtyping import Float, UInt8
 
 from histofuse.core.artifacts import render
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap, Interval
 from histofuse.evaluation.metrics.weighted import Clusters, rank_rows
 from histofuse.features.labs import load_labs
 

@@ -13,19 +13,24 @@ Welsh, JRSS B 69 (2007), for drawing whole clusters; Hesterberg, The American St
 (2015), for few groups.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.special import ndtr, ndtri, stdtrit
 
 from histofuse.core.errors import collect_faults
 from histofuse.core.seeding import make_rng
 from histofuse.evaluation.metrics.sides import Estimate
-from histofuse.evaluation.metrics.weighted import Clusters, name_metrics, prepare_metrics
+from histofuse.evaluation.metrics.weighted import (
+    Clusters,
+    PerWeighting,
+    name_metrics,
+    prepare_metrics,
+)
 from histofuse.evaluation.predictions import Predictions
 from histofuse.params.intervals import IntervalMethod, IntervalParams
 
@@ -45,6 +50,7 @@ _BLOCK: Final = 256  # weightings drawn at a time
 _MOST_KEPT: Final = 1 << 24  # weights of 4 bytes
 
 Measure = Callable[[Int[np.ndarray, "w g"]], Float[np.ndarray, "w m"]]
+MeasureNamed = Callable[[Shaped[np.ndarray, "w s"]], Mapping[str, PerWeighting]]
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,52 @@ class Bootstrap:
         """
         draw = _keep_weights if groups * self.params.resamples <= _MOST_KEPT else _draw_weights
         return draw(groups, self.params.resamples, self.seed)
+
+
+@dataclass(frozen=True)
+class ClusterBootstrap:
+    """A bootstrap of the groups of certain rows."""
+
+    bootstrap: Bootstrap
+    clusters: Clusters
+
+    def estimate(
+        self,
+        sums: Float[np.ndarray, "g s"],
+        measure: MeasureNamed,
+        *,
+        paired: bool = False,
+        method: IntervalMethod | None = None,
+    ) -> dict[str, Interval]:
+        """Compute intervals of metrics of weighted sums; curves take ``percentile``."""
+
+        def measure_sums(weights: Shaped[np.ndarray, "w g"]) -> Mapping[str, np.ndarray]:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return measure(weights.astype(np.float64) @ sums)
+
+        return self.estimate_weighted(measure_sums, paired=paired, method=method)
+
+    def estimate_weighted(
+        self, measure: MeasureNamed, *, paired: bool = False, method: IntervalMethod | None = None
+    ) -> dict[str, Interval]:
+        """Compute the interval of each metric of the weights themselves, such as one of rank."""
+        names = tuple(measure(np.ones((1, self.clusters.count), dtype=np.int32)))
+
+        def stack(weights: Shaped[np.ndarray, "w g"]) -> Float[np.ndarray, "w m"]:
+            metrics = measure(weights)
+            return np.column_stack([metrics[name] for name in names])
+
+        resampled = self.bootstrap.resample(stack, names, self.clusters, paired=paired)
+        return resampled.intervals(method)
+
+
+def explain_resampling(params: IntervalParams, units: str) -> str:
+    """Say under a table how its intervals were made."""
+    method = params.method.replace("bca", "BCa (of differences of models, percentile)")
+    return (
+        f"In brackets {params.confidence:.0%} intervals: {method} bootstrap, {params.resamples:,} "
+        f"resamples of whole {units}."
+    )
 
 
 def align_rows(rows: Predictions, like: Predictions) -> Predictions:

@@ -10,7 +10,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval, align_ro
 from histofuse.evaluation.predictions import Predictions, name_admissions
 from histofuse.params.tabular import TabularParams
 from histofuse.training.decision import fit_decision
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import EncodedTable, fit_model, to_columns
 
 BOTH, PRIOR, DIFFERENCE = (
@@ -27,7 +27,7 @@ EXPLAIN_DIAGNOSES: Final = (
 def refit_model(model: Predictions, table: EncodedTable) -> Predictions:
     """Train a tabular model by its own recipe on other features of the same admissions."""
     params, rows = TabularParams.model_validate(model.config["params"]).root, table.rows
-    fitted = fit_model(table, params, model.config["seed"], NullRecorder()).model
+    fitted = fit_model(table, params, model.config["seed"], Recorder()).model
     logits = to_columns(fitted.logits(rows))
     target, subjects = (rows[name].to_numpy(dtype=np.int64) for name in ("target", "subject_id"))
     validation = (rows["split"] == "validation").to_numpy()

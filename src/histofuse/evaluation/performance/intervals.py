@@ -10,8 +10,13 @@ import numpy as np
 from histofuse.core.artifacts import render, round_number
 from histofuse.core.errors import InputError
 from histofuse.core.naming import name_ranking
-from histofuse.evaluation.metrics.bootstrap import BIASED_METHOD, Bootstrap, Interval, align_rows
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.bootstrap import (
+    BIASED_METHOD,
+    Bootstrap,
+    Interval,
+    align_rows,
+    explain_resampling,
+)
 from histofuse.evaluation.performance.comparison import Comparison
 from histofuse.evaluation.performance.results import Context, Result, is_primary
 from histofuse.params.intervals import IntervalParams

@@ -12,10 +12,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from histofuse.core.ids import SPLITS
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import read_table
 from histofuse.data.simulate.linked.achievable import SIDES, compute_best
-from histofuse.data.simulate.linked.cohort import SPLITS, LinkedCohort
+from histofuse.data.simulate.linked.cohort import LinkedCohort
 from histofuse.evaluation.metrics.bootstrap import Bootstrap, Interval
 from histofuse.evaluation.metrics.weighted import Clusters, rank_rows
 from histofuse.params.ehr import EncodingParams
@@ -25,7 +26,7 @@ from histofuse.patients.bags import PatientBags
 from histofuse.patients.fusion.methods import fit_method
 from histofuse.patients.rows import fit_record_encoder, make_rows, select_split
 from histofuse.patients.train import PATIENT_PREDICTIONS, PREDICTIONS
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 GAINS: Final = ("gain", "achievable_gain", "share", "gain_by_chance")
 _LEAST_ACHIEVABLE: Final = 0.03  # of a smaller gain no share is computed
@@ -58,7 +59,7 @@ class ControlMethods:
         rows = make_rows(bags, fit_record_encoder(bags, self.encoding))
         train, validation, test = (select_split(rows, bags.split, s) for s in SPLITS)
         params = self.sides[side]
-        fitted = fit_method(train, validation, params, self.seed, NullRecorder())
+        fitted = fit_method(train, validation, params, self.seed, Recorder())
         return fitted.model.logits(test.show(side))  # pyright: ignore[reportArgumentType]
 
 

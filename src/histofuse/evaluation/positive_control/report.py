@@ -20,8 +20,7 @@ from histofuse.evaluation.drawing import (
     mark_source,
     save_drawing,
 )
-from histofuse.evaluation.metrics.bootstrap import Interval
-from histofuse.evaluation.metrics.clustered import explain_resampling
+from histofuse.evaluation.metrics.bootstrap import Interval, explain_resampling
 from histofuse.evaluation.metrics.sides import Rules, answer_gain, explain_gain
 from histofuse.evaluation.performance.tables import Cell, Table, write_tables
 from histofuse.params.intervals import IntervalParams

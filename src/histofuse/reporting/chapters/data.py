@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from histofuse.core.ids import SPLITS
 from histofuse.core.naming import show_count, show_name, show_percent
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.reporting.blocks import (
@@ -27,7 +28,6 @@ from histofuse.reporting.small_cells import HIDDEN, hide_small, hide_small_count
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SPLITS: Final = ("train", "validation", "test")
 _EXAMPLES: Final = 8  # patches of each class
 _MOST_MISSING: Final = 12
 _MOST_VALUES: Final = 6

@@ -18,14 +18,14 @@ from histofuse.training.fitting.fit import fit
 from histofuse.training.fitting.history import FitResult
 from histofuse.training.fusion import PairedEmbeddings, fit_head, gather
 from histofuse.training.image import PatchData, create_model, make_recipe
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 MEASURED_ON: Final = "the validation split, at the best epoch"
 _COLUMNS: Final = {"macro_f1": "validation_macro_f1", "auroc": "validation_auroc"}
 _NAMES: Final = {"macro_f1": "validation/f1/macro", "auroc": "validation/auroc/macro"}
 
 
-class EpochReporter(NullRecorder):
+class EpochReporter(Recorder):
     """A recorder that hands the best score so far to the pruner after each epoch."""
 
     def __init__(self, metric: str, report: Report) -> None:

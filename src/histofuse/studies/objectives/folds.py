@@ -24,7 +24,7 @@ from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
 from histofuse.training.boosting import make_rows, make_settings
 from histofuse.training.folds import split_folds
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import LabelledRows, check_trainable, score_logits, select_rows
 from histofuse.training.tabular import EncodedTable
 
@@ -235,7 +235,7 @@ class MlpObjective:
         from histofuse.models.mlp import compute_logits
         from histofuse.training.mlp import fit_mlp
 
-        parts, recorder = (fold.rest, fold.held_out), NullRecorder()
+        parts, recorder = (fold.rest, fold.held_out), Recorder()
         network, *_ = fit_mlp(*parts, params, self.seed, recorder=recorder, show_progress=False)
         logits = compute_logits(network, fold.held_out.x)
         return score_logits(logits, fold.held_out.target)

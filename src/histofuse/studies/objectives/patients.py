@@ -18,7 +18,7 @@ from histofuse.patients.train import PatientCohort
 from histofuse.studies.objectives.folds import score_folds
 from histofuse.studies.run import StudyJob
 from histofuse.studies.trials import Report, TrialResult
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import score_logits
 
 FOLDS: Final = 5
@@ -47,7 +47,7 @@ class PatientObjective:
         """Cross-validate."""
 
         def fit(fold: tuple[PatientRows, PatientRows]) -> dict[str, float]:
-            model = fit_method(*fold, params, self.seed, NullRecorder()).model
+            model = fit_method(*fold, params, self.seed, Recorder()).model
             return score_logits(model.logits(fold[1]), fold[1].outcome)
 
         return score_folds(self._folds, fit, self.metric, report)

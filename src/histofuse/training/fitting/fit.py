@@ -31,7 +31,7 @@ from histofuse.training.fitting.history import FitResult, find_best, is_finished
 from histofuse.training.fitting.processes import choose_device, join_processes, sharing_batch_norm
 from histofuse.training.fitting.recipe import Recipe, Rows
 from histofuse.training.fitting.trainer import Trainer
-from histofuse.training.recorder import NullRecorder, Recorder
+from histofuse.training.recorder import Recorder
 
 
 def fit(  # noqa: PLR0917
@@ -54,7 +54,7 @@ def fit(  # noqa: PLR0917
             if not len(rows):
                 faults.add(f"split {name!r}", "holds no rows", "at least one")
     share, device = join_processes(), choose_device()
-    recorder = recorder if recorder and not share.first else NullRecorder()
+    recorder = recorder if recorder and not share.first else Recorder()
     trainer = Trainer(network, train, validation, recipe, device, share)
     if checkpoints and (state := load_checkpoint(checkpoints)):
         trainer.load_state_dict(state)

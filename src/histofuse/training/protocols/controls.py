@@ -20,7 +20,7 @@ from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.decision import fit_decision
 from histofuse.training.fitting.batches import compute_logits
 from histofuse.training.fusion import PairedEmbeddings, PairTensors, fit_head, gather
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import EncodedTable, fit_model, to_columns
 
 TRAINED_ON = ("train", "validation")
@@ -96,7 +96,7 @@ def run_tabular_control(
         rng = make_rng(seed, "controls", "shuffled_targets", number)
         shuffled = target[shuffle_within(split, TRAINED_ON, rng)]
         changed = replace(table, rows=table.rows.assign(target=shuffled))
-        model = fit_model(changed, params, derive_seed(seed, number), NullRecorder()).model
+        model = fit_model(changed, params, derive_seed(seed, number), Recorder()).model
         logits = to_columns(model.logits(table.rows))
         of_validation, of_test = logits[rows], logits[split == "test"]
         found.append(_answer(of_validation, shuffled[rows], patients, of_test, params))

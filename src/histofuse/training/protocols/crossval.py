@@ -41,7 +41,7 @@ from histofuse.params.splits import ImageSplitParams
 from histofuse.params.tabular import AnyTabularParams
 from histofuse.training.fusion import load_pairs, train_fusion
 from histofuse.training.image import apply_network, load_patch_data, train_image
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import load_table, train_tabular
 
 # Within the folder of a fold.
@@ -231,11 +231,11 @@ def _train(chain: Chain, sources: Sources) -> None:
     data = load_patch_data(sources.patches, PATCHES)
     for name, params in chain.images.items():
         if not _is_trained(name):
-            train_image(data, params, chain.seed, NullRecorder(), MODELS / name)
+            train_image(data, params, chain.seed, Recorder(), MODELS / name)
     for name, params in chain.tabulars.items():
         if not _is_trained(name):
             table = load_table(_SCRATCH, sources.cohort / "meta.json", params.kind)
-            train_tabular(table, params, chain.seed, NullRecorder(), MODELS / name)
+            train_tabular(table, params, chain.seed, Recorder(), MODELS / name)
 
 
 def _embed(chain: Chain, sources: Sources) -> None:
@@ -270,4 +270,4 @@ def _fuse(chain: Chain, sources: Sources, rule: str, pairing: PairingParams) -> 
     data = load_pairs(path, _SCRATCH / "embeddings", pairing)
     name = name_fusion(rule)
     if not _is_trained(name):
-        train_fusion(data, chain.fusion, chain.seed, NullRecorder(), MODELS / name)
+        train_fusion(data, chain.fusion, chain.seed, Recorder(), MODELS / name)

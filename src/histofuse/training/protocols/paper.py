@@ -21,7 +21,7 @@ from histofuse.data.splits import PATCH_SPLITS, split_patches
 from histofuse.params.image import ImageParams, resolve_paths
 from histofuse.params.splits import ImageSplitParams
 from histofuse.training.image import load_patch_data, train_image
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 SPLITS: Final = "patches.parquet"
 
@@ -64,5 +64,5 @@ def train_as_paper(honest: dict[str, Any], patches: Path, folds: int, work: Path
         # Checkpoints lie below the working directory: those of the honest model are left alone.
         with chdir(folder):
             data = load_patch_data(patches, folder / SPLITS)
-            train_image(data, params, seed, NullRecorder(), path)
+            train_image(data, params, seed, Recorder(), path)
     return path

@@ -24,7 +24,7 @@ from histofuse.evaluation.drawing import CLASS_COLOURS
 from histofuse.models.backbones import load_image_model
 from histofuse.patients.train import PatientCohort, train_patients
 from histofuse.serving.predict import open_predictor
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 WIDTH, HEIGHT = 96, 64
 FEATURES = ["age_years", "metastatic", "albumin", "insurance"]
@@ -662,7 +662,7 @@ def train_patient_model(small_project, monkeypatch):
 
     def train(method, **changes):
         path, params = Path("models") / f"patient_{method}", make_params(method, **changes)
-        train_patients(cohort, params, ENCODING, 1, NullRecorder(), path)
+        train_patients(cohort, params, ENCODING, 1, Recorder(), path)
         return str(path)
 
     return train

@@ -3,8 +3,7 @@ import pytest
 from measured import brier_score, calibration_error
 
 from histofuse.evaluation.assessment.calibration import COMPONENTS, measure_quality
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
 

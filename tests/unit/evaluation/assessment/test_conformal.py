@@ -7,8 +7,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.assessment.conformal import list_scores, measure_coverage, predict_set
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
 from histofuse.training.conformal import fit_conformal, predict_sets

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from histofuse.evaluation.assessment.decision_curves import list_thresholds, measure_decision_curve
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import ThresholdRange
 from histofuse.params.intervals import IntervalParams

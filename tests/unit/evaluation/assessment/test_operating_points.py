@@ -6,8 +6,7 @@ from histofuse.evaluation.assessment.operating_points import (
     choose_threshold,
     measure_operating_points,
 )
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams

@@ -5,8 +5,7 @@ from fairlearn.metrics import MetricFrame
 from sklearn.metrics import recall_score, roc_auc_score
 
 from histofuse.evaluation.assessment.subgroups import Rows, measure_subgroups, name_subgroups
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.evaluation import AssessmentParams
 from histofuse.params.intervals import IntervalParams

@@ -12,8 +12,7 @@ from histofuse.evaluation.external.shift import (
     describe_patches,
     measure_distance,
 )
-from histofuse.evaluation.metrics.bootstrap import Bootstrap
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap
 from histofuse.evaluation.metrics.weighted import Clusters
 from histofuse.params.intervals import IntervalParams
 

@@ -9,11 +9,11 @@ from histofuse.explain.fusion.explainers import encode_typical, name_sources
 from histofuse.explain.fusion.patient_records import explain_patient_record
 from histofuse.features.specs import FeatureSpec
 from histofuse.patients.train import train_method
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 
 def train(name, **changes):
-    return train_method(draw_bags(200), make_params(name, **changes), ENCODING, 1, NullRecorder())
+    return train_method(draw_bags(200), make_params(name, **changes), ENCODING, 1, Recorder())
 
 
 def explain(trained, patient, sources=None):
@@ -82,7 +82,7 @@ def test_the_columns_of_categories_are_one_feature():
     records = bags.records.assign(insurance=names.astype(object))
     spec = FeatureSpec("insurance", "insurance", "categorical", "", "demographics", "Insurance")
     bags = replace(bags, records=records, specs=[*bags.specs, spec])
-    trained = train_method(bags, make_params("early_logistic"), ENCODING, 1, NullRecorder())
+    trained = train_method(bags, make_params("early_logistic"), ENCODING, 1, Recorder())
     patient = trained.rows.take(np.array([5]))
 
     shares, base = explain(trained, patient)

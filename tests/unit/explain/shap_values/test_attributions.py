@@ -30,7 +30,7 @@ from histofuse.params.ehr import EncodingParams
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
 from histofuse.params.tabular import LogisticRegressionParams, XgboostParams
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.tabular import EncodedTable, train_tabular
 
 FEATURES = [f"f{i}" for i in range(5)]
@@ -216,7 +216,7 @@ def case(joined, tmp_path_factory):
         table = EncodedTable(
             tables[name], encoder.feature_order, folder / "encoder.json", "death", "simulated", {}
         )
-        train_tabular(table, chosen, 1, NullRecorder(), folder / chosen.kind)
+        train_tabular(table, chosen, 1, Recorder(), folder / chosen.kind)
         bundles[chosen.kind] = open_bundle(folder / chosen.kind)
     return SimpleNamespace(encoder=encoder, tables=tables, bundles=bundles)
 

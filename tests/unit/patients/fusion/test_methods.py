@@ -11,7 +11,7 @@ from histofuse.patients.train import (
     train_method,
     train_patients,
 )
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def trained(bags):
 
     def get(name):
         if name not in kept:
-            kept[name] = train_method(bags, make_params(name), ENCODING, 1, NullRecorder())
+            kept[name] = train_method(bags, make_params(name), ENCODING, 1, Recorder())
         return kept[name]
 
     return get
@@ -60,7 +60,7 @@ def test_a_bundle_answers_as_the_model_that_wrote_it(name, bags, tmp_path):
     )
     path = tmp_path / "models" / f"patient_{name}"
     params = make_params(name, **({"epochs": 2} if "epochs" in METHODS[name] else {}))
-    written = train_patients(cohort, params, ENCODING, 1, NullRecorder(), path)
+    written = train_patients(cohort, params, ENCODING, 1, Recorder(), path)
 
     model = load_patient_model(open_bundle(path))
 

@@ -19,7 +19,7 @@ from histofuse.studies.objectives.folds import (
 from histofuse.studies.trials import StopTrial
 from histofuse.training.boosting import cross_validate, fit_booster
 from histofuse.training.folds import split_folds
-from histofuse.training.recorder import NullRecorder
+from histofuse.training.recorder import Recorder
 from histofuse.training.rows import score_logits, select_rows
 from histofuse.training.tabular import EncodedTable
 
@@ -54,7 +54,7 @@ def ignore(step, value):
 
 def test_the_value_is_that_of_training_s_cross_validation():
     table = make_table()
-    found = cross_validate(select_rows(table, FEATURES, "train"), XGBOOST, 3, NullRecorder())
+    found = cross_validate(select_rows(table, FEATURES, "train"), XGBOOST, 3, Recorder())
     for metric in ("auroc", "macro_f1"):
         result = XgboostObjective(table, FEATURES, XGBOOST, 3, metric)(XGBOOST, ignore)
         assert result.value == pytest.approx(found.scores[metric]["mean"], abs=1e-6)
@@ -68,7 +68,7 @@ def test_folds_that_stop_alone_score_almost_as_those_that_grow_together():
         update={"rounds": 200, "early_stopping_rounds": 10, "subsample": 0.8, "colsample": 0.8}
     )
     table = make_table(n=1200)
-    found = cross_validate(select_rows(table, FEATURES, "train"), params, 3, NullRecorder())
+    found = cross_validate(select_rows(table, FEATURES, "train"), params, 3, Recorder())
     assert len(found.history) < 200, "nothing stopped early"
     result = XgboostObjective(table, FEATURES, params, 3, "auroc")(params, ignore)
     assert result.value == pytest.approx(found.scores["auroc"]["mean"], abs=0.01)

@@ -24,6 +24,7 @@ from histofuse.training.fitting.recipe import (
     Recipe,
     Rows,
 )
+from histofuse.training.recorder import Recorder
 
 
 def make_recipe(network: nn.Module, **changes) -> Recipe:
@@ -38,13 +39,9 @@ def make_recipe(network: nn.Module, **changes) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-class Recorded:
+class Recorded(Recorder):
     def __init__(self) -> None:
         self.epochs: list[tuple[int, dict[str, float]]] = []
-
-    def log_params(self, params) -> None: ...
-
-    def finish(self, bundle) -> None: ...
 
     def log_metrics(self, metrics, step) -> None:
         self.epochs.append((step, dict(metrics)))

@@ -27,7 +27,6 @@ OWN: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {"age_years": (62.0, 11.0), "comorbidity_score": (10.0, 3.0), "albumin": (38.0, -4.0)}
 )
 CLASSES: Final = ("mitosis", "tumour", "non_tumour")
-SPLITS: Final = ("train", "validation", "test")
 _NON_TUMOUR: Final = 0.12  # share of nuclei; says nothing
 _STREAM: Final = "simulate_linked"
 _NODES, _WEIGHTS = hermegauss(24)

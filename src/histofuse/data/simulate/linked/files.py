@@ -11,6 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.ids import SPLITS
 from histofuse.core.progress import track
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import Contract, parse_columns, write_parts, write_table
@@ -24,7 +25,6 @@ from histofuse.data.simulate.linked.cohort import (
     CLASSES,
     MARKERS,
     OWN,
-    SPLITS,
     LinkedCohort,
     draw_cohort,
     tabulate_record,

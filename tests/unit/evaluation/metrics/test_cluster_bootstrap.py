@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from histofuse.evaluation.metrics.bootstrap import Bootstrap, find_tail
-from histofuse.evaluation.metrics.clustered import ClusterBootstrap
+from histofuse.evaluation.metrics.bootstrap import Bootstrap, ClusterBootstrap, find_tail
 from histofuse.evaluation.metrics.weighted import Clusters, number_groups
 from histofuse.params.intervals import IntervalParams
 
