@@ -1,30 +1,24 @@
-"""Figures of a study: its history, importance of the params, and good values of each.
-
-Optuna draws them, except the parallel coordinates: there it cuts the names of params and writes the
-values of one across the axis of the next.
-"""
+"""Figures of a study, by Optuna: its history, importance of the params, and good values of each."""
 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from pydantic import TypeAdapter
 
-from histofuse.evaluation.drawing import DPI, FAINT, GREY, STYLE, mark_source, write_figure
+from histofuse.evaluation.drawing import DPI, GREY, STYLE, mark_source, write_figure
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
-from histofuse.studies.trials import StudySpec, TrialRecord, count_unfinished, place_value
+from histofuse.studies.trials import StudySpec, TrialRecord, count_unfinished
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -33,7 +27,6 @@ WIDTH = 7.2  # inches
 LARGEST_TEXT = 9.5  # points
 SLICES_IN_ROW = 3
 FEWEST_FOR_IMPORTANCE = 5
-LONGEST_LABEL = 12
 
 
 def draw_study(spec: StudySpec, trials: Sequence[TrialRecord], folder: Path) -> None:
@@ -45,10 +38,10 @@ def draw_study(spec: StudySpec, trials: Sequence[TrialRecord], folder: Path) -> 
         for name, draw in (
             ("history", draw_history),
             ("importance", draw_importance),
+            ("parallel_coordinates", draw_parallel),
             ("slices", draw_slices),
         ):
             finish(draw(spec, study), footer, folder / f"{name}.png")
-        finish(draw_parallel(spec, trials), footer, folder / "parallel_coordinates.png")
 
 
 def rebuild_study(spec: StudySpec, trials: Sequence[TrialRecord]) -> "Study":
@@ -148,45 +141,18 @@ def _resize(axes: Axes, height: float) -> Figure:
     return figure
 
 
-def draw_parallel(spec: StudySpec, trials: Sequence[TrialRecord]) -> Figure:
-    """Draw each complete trial as a line over all params, coloured by its value."""
-    complete = [(t.value, t.params) for t in trials if t.value is not None]
-    complete.sort(key=itemgetter(0), reverse=spec.direction != "maximize")
-    spans = list(enumerate(spec.space.items()))
-    lines = [
-        [(x, place_value(span, params[name])) for x, (name, span) in spans]
-        for _, params in complete
-    ]
-    figure = Figure(figsize=(WIDTH, 4.6))
-    axes = figure.subplots()
-    collection = LineCollection(lines, cmap="viridis", linewidths=1.4, alpha=0.85)
-    collection.set_array(np.array([value for value, _ in complete]))
-    axes.add_collection(collection)
-    for x, (_, span) in spans:
-        axes.axvline(x, color=FAINT, zorder=0)
-        _label_ends(axes, x, span)
-    axes.set(xlim=(-0.3, len(spec.space) - 0.7), ylim=(-0.02, 1.02), yticks=[])
-    turned = {"rotation": 40, "rotation_mode": "anchor", "ha": "right"}
-    axes.set_xticks(range(len(spec.space)), list(spec.space), fontsize=8, **turned)
-    axes.tick_params(axis="x", length=0, pad=14)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.grid(visible=False)
-    axes.set_title(f"Study {spec.name}: {len(complete)} complete trials", pad=18)
-    figure.colorbar(collection, ax=axes, label=spec.metric)
+def draw_parallel(spec: StudySpec, study: "Study") -> Figure:
+    """Draw each complete trial as a line over its value and all params."""
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    axes = plot_parallel_coordinate(study, target_name=spec.metric)
+    figure = _resize(axes, 4.6)
+    for one in figure.axes:
+        one.tick_params(labelsize=7)
+        one.grid(visible=False)
+    # Optuna cuts the names, which it sorts.
+    turned = {"rotation": 30, "rotation_mode": "anchor", "ha": "right"}
+    places = range(1 + len(spec.space))
+    axes.set_xticks(places, [spec.metric, *sorted(spec.space)], **turned)
+    axes.set_title(f"Study {spec.name}: {spec.metric} and params of complete trials")
     return figure
-
-
-def _label_ends(axes: Axes, x: int, span: dict[str, Any]) -> None:
-    """Write the ends of a range below and above its axis, or each value of a choice on it."""
-    if span["type"] != "choice":
-        axes.text(x, -0.03, f"{span['low']:g}", ha="center", va="top", fontsize=7.5, color=GREY)
-        axes.text(x, 1.03, f"{span['high']:g}", ha="center", va="bottom", fontsize=7.5, color=GREY)
-        return
-    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-    for value in span["of"]:
-        axes.text(x, place_value(span, value), _shorten(str(value)), ha="center", va="center",
-                  fontsize=7, color=GREY, bbox=ground)  # fmt: skip
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from histofuse.studies import figures
-from histofuse.studies.figures import draw_parallel, draw_study
+from histofuse.studies.figures import draw_study
 from histofuse.studies.trials import StudySpec, TrialRecord
 
 SPACE = {
@@ -155,19 +155,12 @@ def test_slices_show_each_complete_trial_against_each_param(draw):
     ]
 
 
-def test_parallel_coordinates_match_the_values():
-    low = {"learning_rate": 1e-5, "batch_size": 16, "hidden": [256, 128]}
-    high = {"learning_rate": 1e-3, "batch_size": 512, "hidden": [128]}
-    trials = [
-        TrialRecord(0, "COMPLETE", 0.9, low),
-        TrialRecord(1, "PRUNED", None, high),
-        TrialRecord(2, "COMPLETE", 0.5, high),
-    ]
-    lines = draw_parallel(SPEC, trials).axes[0].collections[0]
-    assert lines.get_array().tolist() == [0.5, 0.9], "the best is drawn last, on top"
-    heights = [path.vertices[:, 1].tolist() for path in lines.get_paths()]
-    assert heights[0] == pytest.approx([0.5, 1.0, 1.0])
-    assert heights[1] == pytest.approx([0.0, 0.0, 0.0])
+def test_parallel_coordinates_name_the_value_and_all_params_and_show_each_complete_trial(draw):
+    trials = make_wide_trials(12)
+    axes = draw(replace(SPEC, space=WIDE), trials)["parallel_coordinates"].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["macro_f1", *sorted(WIDE)]
+    values = [path.vertices[0, 1] for path in axes.collections[0].get_paths()]
+    assert values == pytest.approx([t.value for t in trials if t.state == "COMPLETE"])
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])

@@ -1,10 +1,5 @@
-"""The team server's database: whether it answers, and what an older version left behind."""
+"""The team server's database: whether it answers."""
 
-import getpass
-import json
-from contextlib import suppress
-from pathlib import Path
-from shlex import quote
 from typing import Any, Final
 
 from histofuse.core.errors import HistofuseError
@@ -70,41 +65,3 @@ def _parse(address: str) -> Any:
             f"{redact(address)}: not the URL of a PostgreSQL database; expected {EXAMPLE}"
         )
     return url
-
-
-# How to copy what an older version's server stored in its own PostgreSQL cluster.
-_OLD_CLUSTER: Final = """\
-{data} holds the runs and users of this server, in a PostgreSQL {major}
-cluster that an older version managed. Copy both databases to a PostgreSQL server of your own:
-  {as_owner}pg_ctl start --wait -D {data} -o "-p {port} -h 127.0.0.1 -k ''"
-  export PGPASSFILE={pgpass}
-  pg_dump --no-owner postgresql://histofuse@127.0.0.1:{port}/mlflow > mlflow.sql
-  pg_dump --no-owner postgresql://histofuse@127.0.0.1:{port}/studies > studies.sql
-  unset PGPASSFILE
-  {as_owner}pg_ctl stop -D {data}
-  psql --file mlflow.sql postgresql://user@host/mlflow
-  psql --file studies.sql postgresql://user@host/studies
-  histofuse server --database postgresql://user@host/mlflow
-pg_ctl and pg_dump must be those of PostgreSQL {major} (Debian: /usr/lib/postgresql/{major}/bin).
-To start without these runs and users, move {folder} away."""
-
-
-def refuse_old_cluster(folder: Path) -> None:
-    """Refuse to start next to the PostgreSQL cluster that an older version managed."""
-    cluster = (folder / "postgres").resolve()
-    data = cluster / "data"
-    if not (data / "PG_VERSION").is_file():
-        return
-    owner, port = data.owner(), "PORT"
-    with suppress(OSError, ValueError, KeyError):
-        port = str(int(json.loads((cluster / "access.json").read_text())["port"]))
-    raise HistofuseError(
-        _OLD_CLUSTER.format(
-            data=quote(str(data)),
-            folder=cluster,
-            major=(data / "PG_VERSION").read_text().strip(),
-            as_owner="" if owner == getpass.getuser() else f"runuser -u {quote(owner)} -- ",
-            port=port,
-            pgpass=quote(str((folder / "pgpass").resolve())),
-        )
-    )

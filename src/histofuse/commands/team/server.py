@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from histofuse.commands.team.access import AUTHORIZE, SOURCES
 from histofuse.commands.team.connections import UVICORN
-from histofuse.commands.team.databases import check_database, refuse_old_cluster
+from histofuse.commands.team.databases import check_database
 from histofuse.commands.team.members import ADMIN, Team
 from histofuse.commands.ui import SERVER_SETTINGS, require_free
 from histofuse.core.artifacts import load_json, replacing_file, write_json
@@ -90,7 +90,6 @@ def serve(settings: Settings, folder: Path = FOLDER) -> None:
     require_usable(settings)
     require_free(settings.port, settings.host)
     if settings.database is None:
-        refuse_old_cluster(folder)
         database = f"sqlite:///{(folder / DATABASE).resolve()}"
     else:
         database = check_database(settings.database)
