@@ -19,7 +19,7 @@ from histofuse.core.bundle import Bundle
 from histofuse.core.errors import InputError
 from histofuse.features.augment import PatchGeometry, PixelScale, Stored, prepare_patches
 from histofuse.models.levels import PooledLevels, PooledTokens
-from histofuse.models.libraries import Backbone, build_library_backbone
+from histofuse.models.libraries import Backbone, build_library_backbone, describe_error
 from histofuse.models.simple_cnn import SimpleCnnBackbone
 from histofuse.models.stages import MapLayer, MapMethod
 from histofuse.models.standardiser import Standardiser
@@ -179,8 +179,9 @@ def _probe_width(backbone: nn.Module, spec: ImageSpec) -> int:
         with torch.inference_mode():
             embedding = backbone(torch.zeros(1, 3, spec.input_px, spec.input_px))
     except (RuntimeError, AssertionError, ValueError) as error:
-        problem = f"does not take such images ({str(error).splitlines()[0]})"
-        raise InputError.of(where, problem, "a size the backbone takes, often 224") from None
+        problem = f"does not take such images ({describe_error(error)})"
+        expected = "a backbone of RGB images, and a size it takes, often 224"
+        raise InputError.of(where, problem, expected) from None
     if not isinstance(embedding, Tensor) or embedding.ndim != 2:
         raise InputError.of(where, "gives no embedding", "a classification network, (batch, width)")
     return embedding.shape[1]

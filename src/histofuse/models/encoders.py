@@ -51,7 +51,7 @@ def _read_config(params: EncoderParams, published: PublishedEncoder | None) -> I
     if "encoder" not in (params.normalisation, params.input_px):
         return InputConfig(0, [], [])
     if published:
-        return describe_input(published.config)
+        return describe_input(published.config, params.backbone)
     if params.backbone in OWN:
         problem = "has no configuration that input_px and normalisation could be read from"
         where, expected = f"params.yaml, backbone {params.backbone}", "a number; unit or imagenet"

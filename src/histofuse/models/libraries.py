@@ -13,10 +13,14 @@ from torch import nn
 
 from histofuse.core.errors import InputError
 from histofuse.models.weights import State
+from histofuse.params.image import MeanAndSd
 
 # Where torchvision's models keep their classifier.
 _HEADS = ("fc", "classifier", "heads", "head")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# Arguments of the builders that would load weights, beside those that are named and pinned.
+_LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"}
+_LOADING |= {"cache_dir", "weights", "weights_backbone"}
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,23 @@ def build_library_backbone(
     arguments.
     """
     library, name = find_library(backbone, own)
+    where = f"params.yaml, backbone {backbone}"
+    if loading := sorted(_LOADING & model_kwargs.keys()):
+        problem = f"model_kwargs would load weights ({', '.join(loading)})"
+        raise InputError.of(where, problem, "those that the key weights names")
     try:
         if library == "torchvision":
             return _build_torchvision(name, model_kwargs)
         return _build_timm(name, input_px, _read_layers(model_kwargs))
-    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
-        problem = f"cannot be built ({str(error).splitlines()[0]})"
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError) as e:
+        problem = f"cannot be built ({describe_error(e)})"
         expected = f"arguments {library} takes, not model_kwargs {dict(model_kwargs)}"
-        raise InputError.of(f"params.yaml, backbone {backbone}", problem, expected) from None
+        raise InputError.of(where, problem, expected) from None
+
+
+def describe_error(error: Exception) -> str:
+    """Say in a line what went wrong; some errors have no text."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
@@ -73,7 +86,7 @@ def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
 
         settings = timm.models.get_pretrained_cfg(name)
         assert settings is not None
-        return describe_input(settings.to_dict())
+        return describe_input(settings.to_dict(), backbone)
     from torchvision import models
 
     weights = models.get_model_weights(name).__members__.get("DEFAULT")
@@ -84,14 +97,26 @@ def read_input_config(backbone: str, own: tuple[str, ...]) -> InputConfig:
     return InputConfig(given.crop_size[0], given.mean, given.std)
 
 
-def describe_input(config: Mapping[str, Any]) -> InputConfig:
-    """Read a configuration of timm; what it leaves out is timm's default."""
+def describe_input(config: Mapping[str, Any], where: str) -> InputConfig:
+    """Read a configuration of timm; what it leaves out is timm's default.
+
+    Raises InputError if it is not of square RGB images.
+    """
     from timm.models import PretrainedCfg
 
     size, mean, std = (
         config.get(key, getattr(PretrainedCfg, key)) for key in ("input_size", "mean", "std")
     )
-    return InputConfig(size[-1], list(mean), list(std))
+    try:
+        scale = MeanAndSd.model_validate({"mean": list(mean), "sd": list(std)})
+        _, height, width = size
+        if not isinstance(width, int) or height != width:
+            raise ValueError
+    except (TypeError, ValueError):
+        problem = f"its configuration has input_size {size}, mean {mean}, std {std}"
+        expected = "square images of three channels; or input_px and normalisation in params"
+        raise InputError.of(where, problem, expected) from None
+    return InputConfig(width, scale.mean, scale.sd)
 
 
 def find_library(backbone: str, own: tuple[str, ...]) -> tuple[str, str]:

@@ -63,8 +63,10 @@ def read_published(backbone: str) -> PublishedEncoder:
         problem = f"architecture {architecture!r} is not in timm {timm.__version__}"
         raise InputError.of(backbone, problem, "a model of timm")
     # Older files hold both in one.
-    config = content.get("pretrained_cfg", content)
-    return PublishedEncoder(architecture, content.get("model_args") or {}, config)
+    config, arguments = content.get("pretrained_cfg", content), content.get("model_args") or {}
+    if not isinstance(config, dict) or not isinstance(arguments, dict):
+        raise InputError.of(path, "pretrained_cfg or model_args is no object", expected)
+    return PublishedEncoder(architecture, arguments, config)
 
 
 def find_weights(backbone: str, weights: str) -> Path:

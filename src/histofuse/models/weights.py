@@ -88,12 +88,14 @@ def _list_misfits(
         for k in own
         if k in given and given[k].shape != own[k].shape
     ]
+    broken = [k for k in own if k in given and not given[k].isfinite().all()]
     faults = FaultList()
     remedy = "Give the backbone these weights were made for, or other weights."
     for keys, problem, expected in (
         (missing, "missing keys", "all keys of the backbone"),
         (unexpected, "unexpected keys", "no keys but the backbone's"),
         (mismatched, "shapes that do not fit, as", "the backbone's shapes"),
+        (broken, "keys with values that are NaN or infinite,", "finite numbers"),
     ):
         if keys:
             rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""

@@ -140,6 +140,14 @@ def test_weights_that_do_not_fit_are_all_listed(tmp_path):
     assert "features.0.weight [2] for [64, 3, 3, 3]" in message
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    own = build_model(make_spec("simple_cnn"), "none").backbone.state_dict()
+    key, state = next(iter(own)), {name: value.contiguous() for name, value in own.items()}
+    save_file(state | {key: torch.full_like(state[key], torch.nan)}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=rf"1 keys with values that are NaN or infinite, {key};"):
+        build_model(make_spec("simple_cnn"), str(tmp_path / "a.safetensors"))
+
+
 def test_a_file_that_is_missing_or_no_safetensors_is_said(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         build_model(make_spec("simple_cnn"), str(tmp_path / "none.safetensors"))

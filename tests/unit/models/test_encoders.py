@@ -144,6 +144,40 @@ def test_folders_that_are_none_or_not_timms_are_refused(published, tmp_path):
     assert "'vit_of_tomorrow' is not in timm" in refuse(backbone=f"local-dir:{published.folder}")
 
 
+@pytest.mark.parametrize(
+    ("held", "problem"),
+    [
+        ({"pretrained_cfg": [1]}, "pretrained_cfg or model_args is no object"),
+        ({"model_args": [1]}, "pretrained_cfg or model_args is no object"),
+        ({"model_args": {"pretrained": True}}, r"model_kwargs would load weights (pretrained)"),
+        ({"pretrained_cfg": {"std": [0, 0.2, 0.2]}}, "std [0, 0.2, 0.2]"),
+        ({"pretrained_cfg": {"mean": None}}, "mean None"),
+        ({"pretrained_cfg": {"mean": [0.5] * 4}}, "mean [0.5, 0.5, 0.5, 0.5]"),
+        ({"pretrained_cfg": {"input_size": [3, 32, 64]}}, "input_size [3, 32, 64]"),
+        ({"pretrained_cfg": {"input_size": "large"}}, "input_size large"),
+    ],
+)
+def test_what_a_configuration_says_is_checked(held, problem, published):
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": TINY} | held
+    (published.folder / "config.json").write_text(json.dumps(config))
+    own = {"input_px": "encoder", "normalisation": "encoder"}
+    assert problem in refuse(backbone=f"local-dir:{published.folder}", **own)
+
+
+@pytest.mark.parametrize(
+    "model_kwargs",
+    [{"pretrained": True}, {"checkpoint_path": "a.bin"}, {"pretrained_cfg_overlay": {"file": "a"}}],
+)
+def test_arguments_cannot_load_weights_that_are_not_pinned(model_kwargs):
+    said = refuse(backbone="timm/resnet18", model_kwargs=model_kwargs)
+    assert f"model_kwargs would load weights ({next(iter(model_kwargs))})" in said
+
+
+def test_a_layer_that_does_not_exist_is_said():
+    said = refuse(backbone="timm/resnet18", model_kwargs={"act_layer": "Nope"})
+    assert "cannot be built" in said and "{'act_layer': 'Nope'}" in said
+
+
 # --- a hub --------------------------------------------------------------------------------------
 
 
