@@ -5,7 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, write_json
 from histofuse.core.bundle import list_bundles
-from histofuse.core.naming import name_fusion
+from histofuse.core.naming import name_fusion, show_count
 from histofuse.core.progress import report
 from histofuse.evaluation.alarms.checks import AlarmRules, describe_alarms, digest_data
 from histofuse.evaluation.alarms.models import read_model
@@ -39,7 +39,7 @@ def main() -> None:
     listed = [*names["image"], *names["tabular"], *map(name_fusion, pairings)]
     folders = [*(MODELS / name for name in listed), *list_bundles(PATIENTS)]
     models = [read_model(folder, patient) for folder in folders]
-    report(f"read {len(models)} models")
+    report(f"read {show_count(models, 'models')}")
 
     alarms, checks = find_alarms(models, AlarmData(DATA), rules)
 
@@ -50,7 +50,7 @@ def main() -> None:
     for check in checks:
         if check.outcome != "passed":
             report(check.line())
-    report(f"wrote {OUT}: {len(alarms)} alarms in {len(checks)} checks")
+    report(f"wrote {OUT}: {show_count(alarms, 'alarms')} in {show_count(checks, 'checks')}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.core.tables import write_table
 from histofuse.data.annotations import read_annotations
@@ -20,7 +21,8 @@ def main() -> None:
     data = read_annotations(params, classes)
     cases = data.frames["case_id"].nunique()
     source = identify_source(params)
-    report(f"read {params.brecahad} ({source}): {len(data.frames)} frames of {cases} cases")
+    found = f"{show_count(data.frames, 'frames')} of {show_count(cases, 'cases')}"
+    report(f"read {params.brecahad} ({source}): {found}")
     for note in data.notes:
         report(note)
 

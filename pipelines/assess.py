@@ -4,6 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report, track
 from histofuse.core.tables import read_table
 from histofuse.evaluation.assessment.assess import assess_model, describe_assessments
@@ -44,7 +45,7 @@ def main() -> None:
         assessments.append(
             assess_model(result, calibrator, features, context, params, bootstrap=bootstrap)
         )
-    report(f"assessed {len(assessments)} models on {context.split}")
+    report(f"assessed {show_count(assessments, 'models')} on {context.split}")
 
     tables = make_assessment_tables(assessments, context, params, bootstrap.params)
     with replacing_folder(OUTPUT) as folder:
@@ -56,7 +57,8 @@ def main() -> None:
         for a in track(assessments, "drawing figures", total=len(assessments)):
             place = folder / "figures" / a.result.name
             draw_assessment(a, context.split, bootstrap.params.confidence, place)
-    report(f"wrote {len(tables)} tables and figures of {len(assessments)} models in {OUTPUT}")
+    of = show_count(assessments, "models")
+    report(f"wrote {show_count(tables, 'tables')} and figures of {of} in {OUTPUT}")
 
 
 if __name__ == "__main__":

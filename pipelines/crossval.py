@@ -9,6 +9,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.evaluation.crossval.evaluate import cross_validate
 from histofuse.evaluation.crossval.folds import load_folds
@@ -57,7 +58,7 @@ def main(fold: str | None = None) -> None:
         return
     folds = list_folds(chain, sources)
     count = len(chain.names) + len(chain.patients)
-    report(f"read {count} models to train in each of {len(folds)} folds by case")
+    report(f"read {show_count(count, 'models')} to train in each of {len(folds)} folds by case")
 
     run_folds(chain, folds, run)
     write_results(chain, sources, [find_fold(run, k) for k in folds])
@@ -128,7 +129,7 @@ def write_results(chain: Chain, sources: Sources, folds: list[Path]) -> None:
             said["at_patient_level"] = patients.summary
         write_json(said, folder / "crossval.json")
         write_tables(tables, folder / "tables")
-    report(f"wrote {OUT}: {len(found.results)} models over {len(folds)} folds")
+    report(f"wrote {OUT}: {show_count(found.results, 'models')} over {len(folds)} folds")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report, track
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.performance.comparison import compare_fusion, describe_pairs
@@ -54,7 +55,7 @@ def main() -> None:
     context = Context.load(sources, PATCH_AUDIT, params, dict(names["pairing"]), alarm_at)
     models = context.list_models(names["image"], names["tabular"])
     results = [evaluate_model(load_predictions(MODELS / name), context) for name in models]
-    report(f"read predictions of {len(results)} models")
+    report(f"read predictions of {show_count(results, 'models')}")
 
     comparison = compare_fusion(results, context)
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())

@@ -5,6 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
 from histofuse.core.bundle import list_bundles, open_bundle
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.patients import (
@@ -28,7 +29,7 @@ def main() -> None:
     split = load_section(EvaluationParams, "evaluation").split
     bundles = sorted(map(open_bundle, list_bundles(MODELS)), key=rank_by_size)
     models = {b.name: {view: read_view(b, view) for view in VIEWS} for b in bundles}
-    report(f"read predictions of {len(bundles)} models")
+    report(f"read predictions of {show_count(bundles, 'models')}")
 
     bootstrap = Bootstrap(load_section(IntervalParams, "intervals"), load_seed())
     comparison = compare_methods(models, split, bootstrap)

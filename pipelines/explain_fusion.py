@@ -10,7 +10,7 @@ import pandas as pd
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import open_bundle
-from histofuse.core.naming import name_fusion
+from histofuse.core.naming import name_fusion, show_count
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
@@ -70,7 +70,8 @@ def main() -> None:
         cards = write_cards(cases, patches, ASSESSMENT, folder, params) if row_level else []
     for concern in list_concerns(tests):
         report(f"concern: {concern}")
-    report(f"wrote {out}: {len(list(out.rglob('*.png')))} figures, {len(cards)} of them case cards")
+    figures = show_count(len(list(out.rglob("*.png"))), "figures")
+    report(f"wrote {out}: {figures}, {len(cards)} of them case cards")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.bundle import PREDICTIONS, open_bundle
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.evaluation.metrics.bootstrap import Bootstrap
@@ -39,7 +40,9 @@ def main(model: str) -> None:
         tests = write_gallery(patches, folder, params, bootstrap, bundle.config.get(MAPS))
     for concern in list_concerns(tests):
         report(f"concern: {concern}")
-    report(f"wrote {len(list((OUT / model).rglob('*.png')))} figures in {OUT / model}")
+    report(
+        f"wrote {show_count(len(list((OUT / model).rglob('*.png'))), 'figures')} in {OUT / model}"
+    )
 
 
 if __name__ == "__main__":

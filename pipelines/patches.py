@@ -4,6 +4,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import load_json
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import ANNOTATIONS, FRAMES
@@ -25,7 +26,7 @@ def main() -> None:
     annotations = read_table(TABLES / "annotations.parquet", ANNOTATIONS, categories=True)
     frames = read_table(TABLES / "frames.parquet", FRAMES)
     labels = load_json(TABLES / "meta.json")
-    report(f"read {len(frames)} frames, {len(annotations):,} annotations")
+    report(f"read {show_count(frames, 'frames')}, {len(annotations):,} annotations")
 
     files = dict(zip(frames["frame_id"], frames["file"], strict=True))
     paths = {frame: Path(data.brecahad) / file for frame, file in files.items()}
@@ -55,8 +56,8 @@ def main() -> None:
         engine=params.engine,
         workers=params.workers,
     )
-    shards = -(-len(annotations) // params.shard_patches)
-    report(f"wrote {OUT}: {len(annotations):,} patches of {meta.stored_px} px in {shards} shards")
+    shards = show_count(-(-len(annotations) // params.shard_patches), "shards")
+    report(f"wrote {OUT}: {len(annotations):,} patches of {meta.stored_px} px in {shards}")
 
 
 if __name__ == "__main__":

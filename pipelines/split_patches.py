@@ -7,6 +7,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import write_json
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.brecahad import FRAMES
@@ -29,7 +30,7 @@ def main() -> None:
     index = read_table(PATCHES / "index.parquet", PATCH_INDEX)
     frames = read_table(FRAMES_TABLE, FRAMES)
     window_px = load_meta(PATCHES).window_px
-    report(f"read {len(index):,} patches of {index['case_id'].nunique()} cases")
+    report(f"read {len(index):,} patches of {show_count(index['case_id'].nunique(), 'cases')}")
 
     crosswalk = Path(load_value(DataParams, "data.crosswalk"))
     same_patient = unite_cases(crosswalk, index["case_id"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from _stage import run_stage
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.detection.frames import load_frames
 from histofuse.detection.train import train_detector
@@ -22,7 +23,7 @@ def main() -> None:
     mpp = load_section(PatchParams, "patches").mpp
     data = load_frames(TABLES, SPLITS, load_section(DataParams, "data"), mpp)
     counts = data.table["split"].value_counts()
-    report(f"read {len(data.table)} frames, {counts['train']} of them to train on")
+    report(f"read {show_count(data.table, 'frames')}, {counts['train']} of them to train on")
 
     with open_recorder(run_name=OUT.name) as recorder:
         finder = train_detector(data, params, load_seed(), recorder, OUT)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
-from histofuse.core.naming import name_patient_model
+from histofuse.core.naming import name_patient_model, show_count
 from histofuse.core.progress import report
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.ehr import EncodingParams
@@ -38,7 +38,7 @@ def main() -> None:
                     cohort, params, encoding, load_seed(), recorder, folder / name
                 )
             report(f"{name}: {describe_training(trained, cohort.bags)}")
-    report(f"wrote {OUT}: {len(methods)} models")
+    report(f"wrote {OUT}: {show_count(methods, 'models')}")
 
 
 if __name__ == "__main__":

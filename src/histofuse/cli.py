@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from histofuse.core.disk import naming_full_disk
 from histofuse.core.errors import HistofuseError
+from histofuse.core.naming import show_count
 
 _WRONG_PLACES = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -406,7 +407,7 @@ def export_imagefolder(
     _enter_project()
     table = read_table(Path("data/splits/patches.parquet"), PATCH_SPLITS) if splits else None
     count = export(Path("data/patches"), table, out)
-    typer.echo(f"wrote {count:,} patches to {out}")
+    typer.echo(f"wrote {show_count(count, 'patches')} to {out}")
 
 
 def _enter_project() -> Path:

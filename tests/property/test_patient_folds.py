@@ -74,5 +74,5 @@ def test_linked_patients_stay_in_the_split_of_their_case():
 
 
 def test_too_few_patients_are_said():
-    with pytest.raises(InputError, match="fold 0: 1 patients with target 1 are left outside"):
+    with pytest.raises(InputError, match="fold 0: 1 patient with target 1 left outside"):
         fold_patients(make_cohort(2, 9, 1), 3, 0, seed=0)

@@ -18,6 +18,7 @@ from histofuse.commands.params import check_params as check_all_params
 from histofuse.core.artifacts import digest_file, load_json
 from histofuse.core.bundle import MANIFEST, list_bundles
 from histofuse.core.errors import HistofuseError
+from histofuse.core.naming import show_count
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.cohort import COHORT
@@ -176,13 +177,14 @@ def check_brecahad(folder: Path, annotations: str = "brecahad") -> Check:
     suffix = {"brecahad": "json", "geojson": "*json", "csv": "csv"}[annotations]
     annotated = {p.stem for p in folder.glob(f"groundTruth/*.{suffix}")}
     if not images or not annotated:
-        message = f"{folder}: {len(images)} images, {len(annotated)} annotations"
+        held = f"{show_count(images, 'images')}, {show_count(annotated, 'annotations')}"
+        message = f"{folder}: {held}"
         remedy = _advise("brecahad", "data.brecahad", "images/ and groundTruth/")
         return Check("brecahad", "fail", message, remedy)
     if annotations != "csv" and (unmatched := sorted(images ^ annotated)):
         message = f"{folder}: {_shorten(unmatched)} without image or annotation"
         return Check("brecahad", "fail", message, "Add the missing files, or remove these.")
-    return Check("brecahad", "ok", f"{folder}: {len(images)} frames")
+    return Check("brecahad", "ok", f"{folder}: {show_count(images, 'frames')}")
 
 
 def check_mimiciv(folder: Path) -> Check:
@@ -201,8 +203,8 @@ def check_declared(folder: Path) -> Check:
     """Read the declared table as the first stage does."""
     declared = read_declared(folder)
     patients = declared.cells["subject_id"].n_unique()
-    message = f"{declared.path}: {declared.cells.height:,} rows of {patients:,} patients"
-    return Check("records", "ok", message)
+    counts = f"{show_count(declared.cells, 'rows')} of {show_count(patients, 'patients')}"
+    return Check("records", "ok", f"{declared.path}: {counts}")
 
 
 def check_crosswalk(path: Path, patient_cohort: str) -> Iterator[Check]:
@@ -220,7 +222,9 @@ def check_crosswalk(path: Path, patient_cohort: str) -> Iterator[Check]:
     found = count_partners(read_crosswalk(path, frames, cohort), frames, cohort)
     lacking = found.cases - found.paired_cases
     if lacking:
-        remedy = f"{lacking} cases are used for their nuclei alone; name their patients, if known."
+        remedy = (
+            f"The nuclei alone are used of {show_count(lacking, 'cases')}; name their patients."
+        )
         yield Check("crosswalk", "warn", f"{path}: {found}", remedy)
     else:
         yield Check("crosswalk", "ok", f"{path}: {found}")
@@ -253,7 +257,8 @@ def check_mlflow() -> Iterator[Check]:
     if missing:
         yield Check("mlflow", "warn", f"{address}: lacks {_shorten(missing)}", remedy)
     elif abandoned := store.list_abandoned():
-        message = f"{address}: {len(abandoned)} runs are marked running, but their processes ended"
+        runs = show_count(abandoned, "runs")
+        message = f"{address}: {runs} marked running although the process has ended"
         yield Check("mlflow", "warn", message, remedy)
     else:
         yield Check("mlflow", "ok", f"{address}: {len(held)} registered bundles")

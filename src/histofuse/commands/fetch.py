@@ -16,6 +16,7 @@ from histofuse.commands.download import (
 )
 from histofuse.core.artifacts import load_json, parse_json, write_json
 from histofuse.core.disk import require_space
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 
 MARKER: Final = "FETCHED.json"
@@ -73,7 +74,7 @@ def _download_all(files: list[Remote], folder: Path) -> None:
     archives = resolve_inside(folder, zipped)
     for archive, into in zip(archives, unpacked, strict=True):
         count = unpack(archive, into)
-        report(f"unpacked {count:,} files of {archive.name}")
+        report(f"unpacked {show_count(count, 'files')} of {archive.name}")
     # Archives are kept until all are unpacked, so that an interrupted run can resume.
     for archive in archives:
         archive.unlink()

@@ -5,6 +5,7 @@ from shlex import quote
 from typing import Final
 
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.ehr import EncodingParams
@@ -121,7 +122,7 @@ def _gather(
 
 def _refuse(target: Version, verdict: Verdict) -> str:
     names = ", ".join(check.name for check in verdict.refusals)
-    count = f"{len(verdict.refusals)} of {len(verdict.checks)} checks"
+    count = f"{len(verdict.refusals)} of {show_count(verdict.checks, 'checks')}"
     return (
         f"refused by {count}: {names}. Nothing was changed. To override the gate, on record: "
         f'histofuse promote {quote(target.name)} --version {target.number} --force --reason "…"'
@@ -133,7 +134,7 @@ def _conclude(target: Version, verdict: Verdict, record: Record | None) -> list[
         return [f"{target} is already in production"]
     forced = ""
     if record.entry.forced:
-        failed = f"{len(verdict.refusals)} of {len(verdict.checks)} checks"
+        failed = f"{len(verdict.refusals)} of {show_count(verdict.checks, 'checks')}"
         forced = f", although {failed} refused it: {record.entry.reason}"
     return [f"{target} is in production{_show_replaced(record)}{forced}", _REMINDER]
 

@@ -1,6 +1,7 @@
 """``histofuse publish``, and the stage of that name: what DVC holds and MLflow does not."""
 
 from histofuse.commands.ui import describe_page
+from histofuse.core.naming import show_count
 from histofuse.promotion.decision import Production
 from histofuse.reporting.report import find_documents
 from histofuse.tracking.publish import publish_all
@@ -19,8 +20,8 @@ def publish() -> list[str]:
     studies = publish_studies()
     return [
         *(f"published {name}" for name in models.written),
-        f"{len(models.written)} models written, {len(models.unchanged)} unchanged",
+        f"{show_count(models.written, 'models')} written, {len(models.unchanged)} unchanged",
         *(f"published study {name}" for name in studies.written),
-        f"{len(studies.written)} studies written, {len(studies.unchanged)} unchanged",
+        f"{show_count(studies.written, 'studies')} written, {len(studies.unchanged)} unchanged",
         *describe_page(store),
     ]

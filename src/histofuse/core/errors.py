@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from histofuse.core.naming import show_count
+
 MOST_CHARACTERS: Final = 400  # of each part of a fault that is shown
 MOST_FAULTS: Final = 100  # that a message lists; it counts the others
 
@@ -52,7 +54,7 @@ class InputError(HistofuseError):
 def list_faults(faults: Sequence[Fault], most: int = MOST_FAULTS) -> str:
     """List faults, one per line; those beyond the first are counted."""
     count = len(faults)
-    lines = ["1 fault in the input:" if count == 1 else f"{count:,} faults in the input:"]
+    lines = [f"{show_count(count, 'faults')} in the input:"]
     lines += map(str, faults[:most])
     lines += [f"… and {count - most:,} more"] if count > most else []
     return "\n  - ".join(lines)

@@ -1,8 +1,8 @@
 """Names of models, classes, metrics and checks as people read them, and values with intervals."""
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sized
+from typing import Any, Final, SupportsIndex
 
 NOT_DEFINED: Final = "–"
 
@@ -122,11 +122,12 @@ def name_check(name: str) -> str:
     return f"{shown} ({spell_metrics(of.rstrip(']'))})" if of else shown
 
 
-def show_count(number: int, of: str = "") -> str:
-    """Write a count with separators, and what is counted: "1,204 frames", "1 frame".
+def show_count(counted: SupportsIndex | Sized, of: str = "") -> str:
+    """Write a count, or the length of what is counted, with separators: "1,204 frames", "1 frame".
 
-    `of` is a plural, whose last word is that of `_SINGULARS` or ends with an s.
+    `of` is a plural, whose last word is in `_SINGULARS` or ends with an s.
     """
+    number = len(counted) if isinstance(counted, Sized) else int(counted)
     if not of:
         return f"{number:,}"
     before, blank, noun = of.rpartition(" ")

@@ -12,6 +12,7 @@ from pandas.api import types
 
 from histofuse.core.artifacts import replacing_file
 from histofuse.core.errors import FaultList, InputError
+from histofuse.core.naming import show_count
 
 _CHECKS: Mapping[str, Callable[[pd.Series], bool]] = {
     "str": types.is_string_dtype,
@@ -54,7 +55,7 @@ def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> N
         if len(table) and not _CHECKS[kind](column):
             faults.add(where, f"column {name!r} is {column.dtype}", kind)
         elif name not in contract.nullable and nulls.any():
-            rows = f"{nulls.sum()} rows, the first row {nulls.argmax()}"
+            rows = f"{show_count(nulls.sum(), 'rows')}, the first row {nulls.argmax()}"
             faults.add(where, f"column {name!r} is null in {rows}", "no nulls")
 
     unknown = [c for c in table.columns if c not in contract.columns]
@@ -65,7 +66,7 @@ def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> N
         duplicated = table.duplicated(list(contract.key))
         if duplicated.any():
             example = table.loc[duplicated, list(contract.key)].iloc[0].to_dict()
-            problem = f"{int(duplicated.sum())} duplicate keys, such as {example}"
+            problem = f"{show_count(duplicated.sum(), 'duplicate keys')}, such as {example}"
             faults.add(where, problem, f"unique {', '.join(contract.key)}")
     faults.raise_if_any()
 

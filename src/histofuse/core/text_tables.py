@@ -195,7 +195,7 @@ def find_bad_row(path: Path) -> Fault | None:
             return Fault(where, "is not UTF-8 text", "UTF-8", "Save the table in UTF-8.")
         except (StopIteration, csv.Error, EOFError, OSError, zlib.error):
             return None
-    problem = f"{long} cells under {width} columns"
+    problem = f"{show_count(long, 'cells')} under {show_count(width, 'columns')}"
     remedy = "Put cells that hold a comma between quotes."
     return Fault(f"{path}, line {reader.line_num}", problem, "a row as long as the header", remedy)
 
@@ -218,7 +218,7 @@ def read_csv_text(
     long = [(line, row) for line, row in rows if any(row[width:])]
     with collect_faults() as faults:
         if len(long) > max(_MOST_LISTED, len(rows) // 2):
-            problem = f"{len(long):,} of {len(rows):,} rows are longer than the header"
+            problem = f"{len(long):,} of {show_count(rows, 'rows')} are longer than the header"
             faults.add(path, f"{problem}, the first in line {long[0][0]}", expected)
             long = []
         for line, row in long:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from histofuse.core.errors import InputError, collect_faults
+from histofuse.core.naming import show_count
 from histofuse.data.brecahad import (
     ANNOTATIONS,
     GROUND_TRUTH,
@@ -58,7 +59,8 @@ def read_annotations(params: DataParams, classes: ClassesParams) -> DataSet:
         ["frame_id", "x_px", "y_px", "label"], ignore_index=True
     )
     unique = unique.sort_values("frame_id", kind="stable", ignore_index=True)
-    more += [f"{n} repeated annotations dropped"] if (n := len(table) - len(unique)) else []
+    if n := len(table) - len(unique):
+        more.append(f"{show_count(n, 'repeated annotations')} dropped")
     notes += [*describe_spellings(images), *more, *describe_contradictions(unique)]
     return DataSet(frames, unique, notes)
 
@@ -69,5 +71,6 @@ def _classify(points: pd.DataFrame, class_of: dict[str, str]) -> tuple[pd.DataFr
     points = points.assign(label=names.map(fold_name).map(class_of), source_key=names)
     lost = Counter(name or _NAMELESS for name in names[points["label"].isna()])
     counts = ", ".join(f"{count:,} {name}" for name, count in lost.most_common())
-    notes = [f"{lost.total():,} objects of unknown classes left out: {counts}"] if lost else []
+    objects = show_count(lost.total(), "objects")
+    notes = [f"{objects} of unknown classes left out: {counts}"] if lost else []
     return points[points["label"].notna()].astype({"label": "str", "source_key": "str"}), notes

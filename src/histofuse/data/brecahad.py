@@ -20,6 +20,7 @@ import pandas as pd
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import CaseId, FrameId, case_of_frame, identify, list_spellings, unify_names
+from histofuse.core.naming import show_count
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
@@ -89,7 +90,7 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
     annotations, repeated = _tabulate(points, frames, classes)
     notes += describe_spellings(images)
     if repeated:
-        notes.append(f"{repeated} repeated annotations dropped")
+        notes.append(f"{show_count(repeated, 'repeated annotations')} dropped")
     notes += describe_contradictions(annotations)
     if annotations.empty:
         expected = f"points under {', '.join(classes.class_of_key)}"
@@ -223,7 +224,7 @@ def read_frames(
         case = case_of[case_of_frame(frame)]
         rows.append((frame, case, path.relative_to(folder).as_posix(), *size, digest))
         changes.update(changed)
-    notes = [f"{change} in {count} frames" for change, count in sorted(changes.items())]
+    notes = [f"{change} in {show_count(n, 'frames')}" for change, n in sorted(changes.items())]
     return pd.DataFrame(rows, columns=list(FRAMES.columns)), notes
 
 
@@ -272,7 +273,8 @@ def describe_contradictions(annotations: pd.DataFrame) -> list[str]:
         return []
     first = several[several["frame_id"] == several["frame_id"].iloc[0]]
     labels, count = ", ".join(sorted(set(first["label"]))), len(several.drop_duplicates(_PLACE))
-    return [f"{count} points lie in several classes, such as in {first.iloc[0, 0]} ({labels})"]
+    points = show_count(count, "points")
+    return [f"{points} in several classes, such as in {first.iloc[0, 0]} ({labels})"]
 
 
 def _describe(value: Any) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 
 from histofuse.core.errors import FaultList, collect_faults
 from histofuse.core.ids import identify
+from histofuse.core.naming import show_count
 from histofuse.core.text_tables import (
     UNREADABLE,
     clean_text,
@@ -96,7 +97,7 @@ def read_crosswalk(path: Path, patches: pd.DataFrame, patients: pd.DataFrame) ->
             where = f"{path}, line {line}"
             links[known] = _find_admission(subject, hadm, admissions[subject], where, faults)
         if not links and not faults.faults:
-            problem = f"none of {len(rows)} rows links a case of the patches to a patient"
+            problem = f"none of {show_count(rows, 'rows')} links a case of the patches to a patient"
             expected = f"cases such as {next(iter(cases.values()))!r}"
             remedy = f"Patients of the cohort are named such as {next(iter(admissions))}."
             faults.add(path, problem, expected, remedy)
@@ -114,9 +115,10 @@ class Partners:
     paired_patients: int
 
     def __str__(self) -> str:
+        cases, patients = show_count(self.cases, "cases"), show_count(self.patients, "patients")
         return (
-            f"{self.paired_cases:,} of {self.cases:,} cases have a patient of the cohort, "
-            f"{self.paired_patients:,} of {self.patients:,} patients have tissue"
+            f"{self.paired_cases:,} of {cases} have a patient of the cohort, "
+            f"{self.paired_patients:,} of {patients} have tissue"
         )
 
 

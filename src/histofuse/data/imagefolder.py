@@ -6,6 +6,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import replacing_folder
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 from histofuse.core.progress import track
 from histofuse.data.patches import ShardReader, crop_margin, load_index
 
@@ -44,7 +45,8 @@ def _name_files(index: pd.DataFrame, splits: pd.DataFrame | None, patches: Path)
     if splits is not None:
         split_of = splits.set_index("patch_id")["split"].reindex(index["patch_id"])
         if missing := int(split_of.isna().sum()):
-            problem, remedy = f"{missing} patches have no split", "Run dvc repro split_patches."
+            problem = f"{show_count(missing, 'patches')} without a split"
+            remedy = "Run dvc repro split_patches."
             raise InputError.of(patches, problem, "the splits of these patches", remedy)
         folders = [Path(split) / label for split, label in zip(split_of, folders, strict=True)]
     return [folder / name for folder, name in zip(folders, names, strict=True)]

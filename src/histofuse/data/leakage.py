@@ -9,6 +9,7 @@ from scipy.spatial import KDTree
 
 from histofuse.core.errors import LeakageError
 from histofuse.core.ids import SPLITS, identify
+from histofuse.core.naming import show_count
 from histofuse.params.splits import ImageSplitParams
 
 
@@ -65,7 +66,7 @@ def require_clean(audit: dict[str, Any]) -> None:
     A split by patch is declared leaky and passes: what it shares is in the audit.
     """
     breaches = [
-        f"{pair} share {audit['shared'][pair][what]} {what.replace('_', ' ')}"
+        f"{pair} share {show_count(audit['shared'][pair][what], what.replace('_', ' '))}"
         for pair, forbidden in audit["forbidden"].items()
         for what in forbidden
         if audit["shared"][pair][what]

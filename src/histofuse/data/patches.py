@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from histofuse.core.artifacts import load_json
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 from histofuse.core.tables import Contract, parse_columns, read_table
 
 PATCH_INDEX = Contract(
@@ -68,7 +69,7 @@ class ShardReader:
             wanted = wanted[np.argsort(rows[wanted], kind="stable")]
             source = self._open(int(shard))
             if len(wanted) and rows[wanted[-1]] >= len(source):
-                problem = f"holds {len(source)} patches"
+                problem = f"holds {show_count(source, 'patches')}"
                 raise _shard_error(self._path(int(shard)), problem)
             patches[wanted] = source[rows[wanted]]
         return patches

@@ -11,6 +11,7 @@ import polars as pl
 
 from histofuse.core.errors import FaultList, InputError, collect_faults, shorten
 from histofuse.core.ids import FrameId, case_of_frame, identify, unify_names
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.core.text_tables import read_csv_text, read_numbers
 from histofuse.data.brecahad import GROUND_TRUTH, IMAGES, list_files, name_frame, read_brecahad
@@ -64,11 +65,12 @@ def read_points(
     table = name_cases(table)[["case_id", *_COLUMNS]]
     unique = table.drop_duplicates(_COLUMNS).sort_values("frame_id", kind="stable")
     if repeated := len(table) - len(unique):
-        report(f"{repeated} repeated points dropped")
+        report(f"{show_count(repeated, 'repeated points')} dropped")
     used = set(unique["frame_id"])
     chosen = {frame: path for frame, path in files.items() if frame in used}
     if unused := [frame for frame in files if frame not in used]:
-        report(f"{len(unused)} frames without points, left out: {shorten(', '.join(unused))}")
+        left_out = show_count(unused, "frames")
+        report(f"{left_out} without points, left out: {shorten(', '.join(unused))}")
     return Points(unique.reset_index(drop=True), chosen)
 
 
@@ -79,7 +81,7 @@ def has_points(folder: Path) -> bool:
 
 def refuse_frames(folder: Path) -> InputError:
     """Say of frames without points, and without a detector, how points are given."""
-    problem = f"{len(list_tiffs(folder))} frames, and no points of nuclei"
+    problem = f"{show_count(list_tiffs(folder), 'frames')}, and no points of nuclei"
     expected = f"--points FILE; or {IMAGES}/ and {GROUND_TRUTH}/, as in BreCaHAD"
     return InputError.of(folder, problem, expected, _POINTS)
 
@@ -99,9 +101,10 @@ def list_tiffs(folder: Path) -> dict[str, Path]:
             files[path.stem] = path
         others = Counter(p.suffix for p in where.iterdir() if p.is_file() and p.suffix)
         for suffix in sorted(others.keys() & _NO_FRAMES) if files else ():
-            report(f"{where}: {others[suffix]} {suffix} files are no frames, left out")
+            report(f"{where}: {show_count(others[suffix], f'{suffix} files')} left out: no frames")
         if not files:
-            held = "".join(f", but {n} {suffix} files" for suffix, n in others.most_common(1))
+            most = others.most_common(1)
+            held = "".join(f", but {show_count(n, f'{suffix} files')}" for suffix, n in most)
             expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
             faults.add(where, f"no frames{held}", expected)
     return files
@@ -152,11 +155,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _read_geojson(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
     objects = read_objects(path)
     for kind, count in objects.ignored.items():
-        report(f"{path.name}: {count} objects of {kind} are no nuclei, left out")
+        report(f"{path.name}: {show_count(count, 'objects')} of {kind} left out: no nuclei")
     table = objects.table
     if wide := int((table["width_px"] > LARGEST_NUCLEUS_PX).sum()):
-        note = f"{wide} polygons are wider than {LARGEST_NUCLEUS_PX} px"
-        report(f"{path.name}: {note}; their centres are taken for nuclei")
+        note = f"{show_count(wide, 'polygons')} wider than {LARGEST_NUCLEUS_PX} px"
+        report(f"{path.name}: {note}: the centre is taken for a nucleus")
     where = [f"{path}, feature {feature}" for feature in table["feature"]]
     texts = {f"{axis}_text": table[axis].map("{:.2f}".format) for axis in _COLUMNS[1:]}
     chosen = table[[*_COLUMNS[1:], "class_name"]]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.ids import SPLITS, identify, unify_names
+from histofuse.core.naming import show_count
 from histofuse.core.seeding import derive_seed, make_rng
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.params.splits import ImageSplitParams, PatientSplitParams, Unit
@@ -69,7 +70,7 @@ def _select_fold(table: pd.DataFrame, unit: Unit, folds: int, fold: int, seed: i
     # Fewer groups than folds: one group per fold, as long as there are two.
     folds = min(folds, count)
     if folds < 2 or fold >= folds:
-        problem = f"fold {fold} of {folds} requested, but there are {count} {unit}s"
+        problem = f"fold {fold} of {folds} requested, of {show_count(count, f'{unit}s')}"
         expected = f"at least {max(2, fold + 1)} {unit}s"
         remedy = "Split by a finer unit (frame), or bring more data."
         raise InputError.of("params.yaml, splits.images", problem, expected, remedy)
@@ -152,7 +153,8 @@ def fold_patients(
         outside = shuffled[fold != test_fold]
         rest = make_rng(seed, "patient folds", value, "rest").permutation(outside)
         if linked is None and len(rest) < 2:
-            problem = f"{len(rest)} patients with target {value} are left outside the test split"
+            left = show_count(rest, "patients")
+            problem = f"{left} with target {value} left outside the test split"
             expected = "at least 2, for training and validation"
             raise InputError.of(
                 f"the cohort, fold {test_fold}", problem, expected, "Widen the cohort."

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from histofuse.core.bundle import HISTORY, PREDICTIONS, Bundle, open_bundle
 from histofuse.core.errors import collect_faults
 from histofuse.core.ids import SPLITS
+from histofuse.core.naming import show_count
 from histofuse.core.tables import Contract, read_table
 
 _PATCHES: Final = Contract(
@@ -117,9 +118,8 @@ class Predictions:
 
     def describe_size(self) -> str:
         """Say how many rows of how many groups: "n = 139 patches of 1 case"."""
-        groups = self.count_groups()
-        group_unit = self.group_unit[:-1] if groups == 1 else self.group_unit
-        return f"n = {len(self):,} {self.unit} of {groups:,} {group_unit}"
+        groups = show_count(self.count_groups(), self.group_unit)
+        return f"n = {show_count(self, self.unit)} of {groups}"
 
 
 def name_admissions(subjects: np.ndarray, admissions: np.ndarray) -> np.ndarray:

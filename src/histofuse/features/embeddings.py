@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.errors import InputError, collect_faults
+from histofuse.core.naming import show_count
 from histofuse.core.tables import Contract, read_table, write_table
 
 IMAGE_ROWS: Final = Contract(
@@ -125,7 +126,8 @@ def select_pairs(
             missing = rows.isna()
             if missing.any():
                 example = pairs.loc[missing.to_numpy(), key].iloc[0].to_dict()
-                problem = f"{int(missing.sum())} pairs without an embedding, such as {example}"
+                lost = show_count(missing.sum(), "pairs")
+                problem = f"{lost} without an embedding, such as {example}"
                 faults.add(contract.name, problem, "one for each pair", "Run dvc repro embed.")
             matches.append((part.values, rows))
     image, patient = (values[rows.to_numpy(dtype=np.int64)] for values, rows in matches)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from histofuse.core.artifacts import write_json
 from histofuse.core.errors import FaultList, InputError, collect_faults
+from histofuse.core.naming import show_count
 from histofuse.core.tables import Contract, write_table
 from histofuse.features.categories import normalise_column
 from histofuse.features.ranges import Range
@@ -521,7 +522,9 @@ def join_splits(features: pd.DataFrame, splits: pd.DataFrame, cohort: pd.DataFra
         for name, table in (("splits", splits), ("cohort", cohort)):
             theirs = pd.MultiIndex.from_frame(table[keys])
             if unmatched := len(ours.symmetric_difference(theirs)):
-                problem = f"{unmatched} admissions are in only one of features and {name}"
+                problem = (
+                    f"{show_count(unmatched, 'admissions')} in one of features and {name} alone"
+                )
                 faults.add(f"the {name}", problem, "the same admissions", "Run dvc repro.")
     targets = splits[[*keys, "split"]].merge(cohort[[*keys, "target"]], on=keys, validate="1:1")
     joined = targets.merge(features, on=keys, validate="1:1")

@@ -19,6 +19,7 @@ import pandas as pd
 
 from histofuse.core.errors import InputError, LeakageError, collect_faults
 from histofuse.core.ids import SPLITS
+from histofuse.core.naming import show_count
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.data.crosswalk import PATIENT, SPELT, read_crosswalk
 from histofuse.params.pairing import (
@@ -93,9 +94,9 @@ def require_disjoint(pairs: pd.DataFrame, patches: pd.DataFrame, patients: pd.Da
     ]
     if len(crossing):
         example = f"such as subject_id {crossing.index[0]}"
-        breaches.append(f"{len(crossing)} patients are in several splits, {example}")
+        breaches.append(f"{show_count(crossing, 'patients')} in several splits, {example}")
     if len(checked) != len(patches):
-        breaches.append(f"{len(checked)} pairs for {len(patches)} patches")
+        breaches.append(f"{show_count(checked, 'pairs')} for {show_count(patches, 'patches')}")
     if breaches:
         raise LeakageError(f"the pairing leaks: {'; '.join(breaches)}.")
 
@@ -104,7 +105,7 @@ def _name_breaches(table: pd.DataFrame, of: str, key: str) -> Iterator[str]:
     breaches = table[table["split"] != table[f"split_{of}"]]
     for first in breaches.head(1).to_dict("records"):
         example = f"such as {key} {first[key]} in {first['split']}, of {first[f'split_{of}']}"
-        yield f"{len(breaches)} pairs are not in the split of their {of}, {example}"
+        yield f"{show_count(breaches, 'pairs')} not in the split of their {of}, {example}"
 
 
 def _pair_cases(patches: pd.DataFrame, patients: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -176,7 +177,7 @@ def _deal(units: pd.DataFrame, key: str, pool: pd.DataFrame, where: str, seed: i
     if units.empty:
         return units.assign(**dict.fromkeys(PATIENT, 0))
     if pool.empty:
-        problem = f"no patients for {len(units)} cases or patches"
+        problem = f"no patients for {show_count(units, 'cases')} or patches"
         remedy = "Widen the cohort, or change splits.patients."
         raise InputError.of(where, problem, "at least one", remedy)
     pool = _shuffle_patients(pool, seed)

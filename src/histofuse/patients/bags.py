@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 
 from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import SPLITS
+from histofuse.core.naming import show_count
 from histofuse.core.tables import Contract, read_table
 from histofuse.features.encoding import check_features
 from histofuse.features.specs import FeatureSpec, load_specs
@@ -81,12 +82,12 @@ def check_bags(bags: PatientBags, where: str | Path = "the patients") -> None:
         _check_patients(bags, where, faults)
         unknown = (bags.bag_of < 0) | (bags.bag_of >= len(bags))
         if unknown.any():
-            problem = f"{int(unknown.sum())} nuclei are of patients that have no row"
+            problem = f"{show_count(unknown.sum(), 'nuclei')} of patients that have no row"
             faults.add(where, problem, "a row with split, outcome and record for each patient")
         empty = np.bincount(bags.bag_of[~unknown], minlength=len(bags)) == 0
         if empty.any():
             first = bags.patient_ids[empty][0]
-            problem = f"{int(empty.sum())} patients without nuclei, such as {first!r}"
+            problem = f"{show_count(empty.sum(), 'patients')} without nuclei, such as {first!r}"
             faults.add(where, problem, "at least one nucleus each", "Leave such patients out.")
         for name, values in (("embeddings", bags.embeddings), ("logits", bags.logits)):
             if not np.isfinite(values).all():
@@ -108,11 +109,13 @@ def _check_patients(bags: PatientBags, where: str | Path, faults: FaultList) -> 
     rows = pd.DataFrame({"id": bags.patient_ids, "split": bags.split, "outcome": bags.outcome})
     splits = rows.groupby("id")["split"].nunique()
     if (crossing := splits[splits > 1]).any():
-        problem = f"{len(crossing)} patients in several splits, such as {crossing.index[0]!r}"
+        first = crossing.index[0]
+        problem = f"{show_count(crossing, 'patients')} in several splits, such as {first!r}"
         faults.add(where, problem, "each patient in one split")
     repeated = rows["id"].duplicated() & ~rows["id"].isin(crossing.index)
     if repeated.any():
-        problem = f"{int(repeated.sum())} patients twice, such as {rows['id'][repeated].iloc[0]!r}"
+        first = rows["id"][repeated].iloc[0]
+        problem = f"{show_count(repeated.sum(), 'patients')} twice, such as {first!r}"
         faults.add(where, problem, "one row a patient")
     if unknown := sorted(set(map(str, bags.split)) - set(SPLITS)):
         faults.add(f"{where}, split", f"splits {unknown}", f"one of {list(SPLITS)}")

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 
 from histofuse.core.artifacts import load_json, replacing_folder, write_json
 from histofuse.core.errors import InputError, collect_faults
+from histofuse.core.naming import show_count
 from histofuse.core.privacy import FEWEST_PATIENTS, may_show_patients, merge_sources
 from histofuse.core.tables import read_table, write_table
 from histofuse.data.crosswalk import SPELT
@@ -121,7 +122,7 @@ def find_rows(nuclei: pd.DataFrame, image: Embedded) -> Float32[np.ndarray, "n d
     """Find the embeddings of nuclei, in their order. Raises InputError if some have none."""
     rows = nuclei[["patch_id"]].merge(image.rows, on="patch_id", how="left", validate="1:1")["row"]
     if missing := int(rows.isna().sum()):
-        problem = f"{missing} nuclei of linked patients are not among them"
+        problem = f"{show_count(missing, 'nuclei')} of linked patients not among them"
         raise InputError.of(IMAGE_ROWS.name, problem, "all of them", "Run dvc repro embed.")
     return np.asarray(image.values[rows.to_numpy(dtype=np.int64)])
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from histofuse.core.naming import show_ends
+from histofuse.core.naming import show_count, show_ends
 from histofuse.evaluation.metrics.bootstrap import Interval, Resampled
 from histofuse.params.promotion import PromotionParams, is_lower_better
 
@@ -81,5 +81,4 @@ def _leave_one_out(
 
 
 def _count(resampled: Resampled) -> str:
-    unit = resampled.group_unit[:-1] if resampled.groups == 1 else resampled.group_unit
-    return f"{resampled.groups:,} {unit}"
+    return show_count(resampled.groups, resampled.group_unit)

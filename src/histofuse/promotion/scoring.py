@@ -15,7 +15,7 @@ import pandas as pd
 from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import HISTORY, Bundle
 from histofuse.core.errors import InputError
-from histofuse.core.naming import name_pairing
+from histofuse.core.naming import name_pairing, show_count
 from histofuse.core.progress import track
 from histofuse.core.tables import read_table
 from histofuse.data.cohort import COHORT
@@ -103,7 +103,7 @@ def _locate(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     rows = rows.merge(index, on=PATCH_KEY, how="left", validate="1:1", indicator="match")
     lost = rows["match"] != "both"
     if lost.any():
-        problem = f"{int(lost.sum())} test patches are not in the index"
+        problem = f"{show_count(lost.sum(), 'test patches')} not in the index"
         raise InputError.of(folder, problem, "all of them", "Run dvc repro.")
     return rows.drop(columns="match")
 

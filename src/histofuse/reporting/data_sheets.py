@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.naming import show_name
+from histofuse.core.naming import show_count, show_name
 from histofuse.reporting.blocks import Block, Chapter, Heading, Terms
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.small_cells import hide_small
@@ -52,9 +52,9 @@ def _describe_images(run: Run) -> list[tuple[str, str]]:
     sizes, facts = run.metrics["split_sizes"]["patches"], run.patches
     counts = {c: sum(s["classes"].get(c, 0) for s in sizes.values()) for c in facts["classes"]}
     total = ", ".join(f"{n:,} {show_name(c)}" for c, n in counts.items())
-    cases = sum(s.get("cases", 0) for s in sizes.values())
+    cases = show_count(sum(s.get("cases", 0) for s in sizes.values()), "cases")
     return [
-        ("Size", f"{sum(counts.values()):,} nuclei ({total}) from {cases} cases"),
+        ("Size", f"{show_count(sum(counts.values()), 'nuclei')} ({total}) from {cases}"),
         ("Label", "Class of the nucleus at the dot"),
         (
             "Preparation",
@@ -77,8 +77,8 @@ def _describe_patients(run: Run) -> list[tuple[str, str]]:
     return [
         (
             "Size",
-            f"{cohort['patients']:,} patients, {cohort['admissions']:,} index admissions, "
-            f"{positives} with the target",
+            f"{show_count(cohort['patients'], 'patients')}, "
+            f"{show_count(cohort['admissions'], 'index admissions')}, {positives} with the target",
         ),
         ("Label", f"{show_name(cohort['target'])}: {cohort['description']}"),
         ("Predicted at", show_name(cohort["prediction_time"])),

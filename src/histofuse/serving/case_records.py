@@ -10,6 +10,7 @@ import polars as pl
 
 from histofuse.core.errors import Fault, InputError, collect_faults
 from histofuse.core.ids import identify
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.core.text_tables import (
     UNREADABLE,
@@ -74,7 +75,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     stated, size = parquet.read_metadata(path), path.stat().st_size
     taken = 8 * stated.num_rows * stated.num_columns
     if taken > max(_FREE_BYTES, _LARGEST_RATIO * size):
-        raise ValueError(f"{stated.num_rows:,} rows in {size >> 10} KiB")
+        raise ValueError(f"{show_count(stated.num_rows, 'rows')} in {size >> 10} KiB")
     return pd.read_parquet(path)
 
 
@@ -150,7 +151,8 @@ def read_case_records(patients: Path | None, crosswalk: Path | None) -> pd.DataF
         for case in sorted(map(str, table[CASE][meaning.duplicated()].unique())):
             faults.add(patients, f"several records for case {case!r}", "one a case")
         if unnamed := int(table[CASE].isna().sum()):
-            faults.add(patients, f"{unnamed} records without a {CASE}", "the name of a case")
+            problem = f"{show_count(unnamed, 'records')} without a {CASE}"
+            faults.add(patients, problem, "the name of a case")
     return table.set_index(table[CASE].astype(str)).drop(columns=CASE)
 
 
@@ -175,7 +177,8 @@ def _link(patients: pd.DataFrame, source: Path, path: Path) -> pd.DataFrame:
     linked = pd.concat([part for part in parts if part is not None and len(part)] or parts[1:])
     unknown = len(crosswalk) - linked[CASE].nunique()
     if unknown:
-        report(f"{unknown} cases of {path.name} have no record in the table of patients")
+        cases = show_count(unknown, "cases")
+        report(f"{cases} of {path.name} without a record in the table of patients")
     linked[named] = spelt.iloc[linked.pop(_ROW)].to_numpy()
     return linked
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from histofuse.core.errors import InputError, collect_faults
+from histofuse.core.naming import show_count
 from histofuse.data.images.pixels import (
     UNKNOWN,
     find_blank,
@@ -208,7 +209,7 @@ def _require_patch(width: int, height: int, where: str, size: PatchSize) -> None
 
 def _find_problem(image: Any) -> str:
     if getattr(image, "n_frames", 1) != 1:
-        return f"holds {image.n_frames} images"
+        return f"holds {show_count(image.n_frames, 'images')}"
     if "transparency" in image.info:
         return "is transparent"
     return "" if image.mode in ("RGB", "RGBA") else f"is of mode {image.mode}"

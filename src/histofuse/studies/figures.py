@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from pydantic import TypeAdapter
 
+from histofuse.core.naming import show_count
 from histofuse.evaluation.drawing import DPI, GREY, STYLE, mark_source, write_figure
 from histofuse.params.tune import Range
 from histofuse.studies.space import to_distribution, to_stored
@@ -31,7 +32,7 @@ FEWEST_FOR_IMPORTANCE = 5
 
 def draw_study(spec: StudySpec, trials: Sequence[TrialRecord], folder: Path) -> None:
     """Draw history, importances, parallel coordinates and slices as PNG files of a folder."""
-    counts = f"{len(trials)} trials, {count_unfinished(trials)}"
+    counts = f"{show_count(trials, 'trials')}, {count_unfinished(trials)}"
     footer = f"{mark_source(spec.source)}  ·  {spec.metric} on {spec.measured_on}  ·  {counts}"
     study = rebuild_study(spec, trials)
     with drawing_in_style():

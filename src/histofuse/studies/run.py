@@ -17,6 +17,7 @@ from tqdm import tqdm
 from histofuse.core.artifacts import digest_text, to_json
 from histofuse.core.code import digest_code
 from histofuse.core.errors import HistofuseError
+from histofuse.core.naming import show_count
 from histofuse.core.progress import report
 from histofuse.params.tune import STUDY, StudyParams, check_space
 from histofuse.studies.results import write_study
@@ -279,7 +280,8 @@ def describe_study(
     ends = list_ends(spec, best)
     return [
         f"wrote {folder}: best {spec.metric} {value:.4f} on {spec.measured_on}{gain}",
-        f"{len(trials)} trials, {count_unfinished(trials)}; best is trial {best.number}: {params}",
+        f"{show_count(trials, 'trials')}, {count_unfinished(trials)}; "
+        f"best is trial {best.number}: {params}",
         *(f"{end}: widen tune.{spec.name}.space" for end in ends),
         f"optuna trials --study-name {name_study(spec)} {describe_storage(storage)}",
     ]

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import expit, logsumexp
 
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 from histofuse.core.privacy import FEWEST_PATIENTS
 from histofuse.params.decision import AUTO, CalibrationMethod
 from histofuse.training.folds import Folds, split_folds
@@ -36,7 +37,6 @@ from histofuse.training.scaling import (
     UNCHANGED,
     Scaling,
     ScalingFit,
-    count_rows,
     find_root,
     fit_temperature,
     fit_temperature_and_biases,
@@ -275,7 +275,9 @@ def _fit_platt(
     # Platt's smoothed targets keep the optimum finite on separable rows.
     targets = np.where(is_class, (inside + 1) / (inside + 2), 1 / (outside + 2))
     if min(inside, outside) < PLATT_MINIMUM:
-        note = f"{count_rows(inside)} inside and {outside} outside, only the intercept fitted"
+        note = (
+            f"{show_count(inside, 'rows')} inside and {outside} outside, only the intercept fitted"
+        )
         return _fit_intercept(log_odds, targets), [note]
     curve = _fit_sigmoid(log_odds, targets)
     if curve.slope <= 0:
@@ -315,7 +317,9 @@ def _fit_isotonic(
     inside, outside = int(is_class.sum()), int((~is_class).sum())
     if min(inside, outside) < ISOTONIC_MINIMUM:
         curve, notes = _fit_platt(log_odds, is_class)
-        note = f"{count_rows(inside)} inside and {outside} outside: Platt in place of isotonic"
+        note = (
+            f"{show_count(inside, 'rows')} inside and {outside} outside: Platt in place of isotonic"
+        )
         return curve, [note, *notes]
     from sklearn.isotonic import IsotonicRegression
 

@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, softmax
 
+from histofuse.core.naming import show_count
+
 # 1 / temperature lies between these.
 FLATTEST: Final = 0.05
 SHARPEST: Final = 20.0
@@ -74,7 +76,7 @@ def fit_temperature_and_biases(
     counts = np.bincount(labels, minlength=logits.shape[1])
     if counts.min() < BIAS_MINIMUM:
         scaling, notes = fit_temperature(logits, labels)
-        why = f"class {counts.argmin()}: {count_rows(int(counts.min()))}, no biases fitted"
+        why = f"class {counts.argmin()}: {show_count(int(counts.min()), 'rows')}, no biases fitted"
         return scaling, [why, *notes]
     centre, spread = logits.mean(axis=0), float((logits - logits.mean(axis=0)).std())
     if spread < _SAME * (1 + np.abs(logits).max()):
@@ -126,8 +128,3 @@ def find_root(function: Callable[[float], float], low: float, high: float) -> fl
     from scipy.optimize import brentq
 
     return float(cast("float", brentq(function, low, high, xtol=1e-12)))
-
-
-def count_rows(n: int) -> str:
-    """Render a number of rows for a note."""
-    return "1 row" if n == 1 else f"{n} rows"

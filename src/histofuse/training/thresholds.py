@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from histofuse.core.naming import show_count
 from histofuse.params.decision import ThresholdRule, read_precision_target
-from histofuse.training.calibrate import FittedOn, count_classes, count_rows
+from histofuse.training.calibrate import FittedOn, count_classes
 from histofuse.training.conformal import COVERAGE, fit_conformal, predict_sets
 
 THRESHOLD_MINIMUM = 5
@@ -101,7 +102,7 @@ def fit_thresholds(
         inside, outside = counts[c], n - counts[c]
         if optimal_at_prevalence and 0 < min(inside, outside) < THRESHOLD_MINIMUM:
             value = (inside + 1) / (n + 2)
-            rows = f"{count_rows(inside)} inside and {outside} outside"
+            rows = f"{show_count(inside, 'rows')} inside and {outside} outside"
             note = [f"{rows}, threshold at the prevalence"]
         else:
             value, note = _fit_threshold(probabilities[:, c], labels == c, choose)
@@ -155,7 +156,7 @@ def _fit_threshold(
     cuts = _count_cuts(scores, is_class)
     best, notes = choose(cuts)
     if inside < THRESHOLD_COMFORT:
-        notes = [*notes, f"the threshold rests on {count_rows(inside)} of the class"]
+        notes = [*notes, f"the threshold rests on {show_count(inside, 'rows')} of the class"]
     return float(np.clip(cuts.thresholds[best], TINY, 1 - TINY)), notes
 
 

@@ -41,7 +41,7 @@ def test_words_come_back_as_categories_if_asked_for(tmp_path):
 def test_duplicates_among_categories_are_found(tmp_path):
     contract = replace(CONTRACT, key=("patch_id", "row"))
     make_table(patch_id=["a", "a"], row=[1, 1]).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="1 duplicate keys"):
+    with pytest.raises(InputError, match="1 duplicate key"):
         read_table(tmp_path / "t.parquet", contract, categories=True)
 
 
@@ -74,12 +74,12 @@ def test_all_breaches_are_listed_and_nothing_is_written(tmp_path):
     assert "no column 'x_px'" in message
     assert "column 'row' is str" in message
     assert "unknown columns ['extra']" in message
-    assert "1 duplicate keys, such as {'patch_id': 'a'}" in message
+    assert "1 duplicate key, such as {'patch_id': 'a'}" in message
     assert not list(tmp_path.iterdir())
 
 
 def test_null_where_none_may_be_is_named_by_row(tmp_path):
-    with pytest.raises(InputError, match="'patch_id' is null in 1 rows, the first row 1"):
+    with pytest.raises(InputError, match="'patch_id' is null in 1 row, the first row 1"):
         write_table(make_table(patch_id=["a", None]), tmp_path / "t.parquet", CONTRACT)
 
 

@@ -68,7 +68,7 @@ def test_objects_of_qupath_become_annotations(folder):
         ["Case_2-01", "Case_2", 60, 40, "mitosis"],
     ]
     assert "2 objects of unknown classes left out: 1 Stroma, 1 no class" in data.notes
-    assert "1 repeated annotations dropped" in data.notes
+    assert "1 repeated annotation dropped" in data.notes
 
 
 def test_a_table_gives_the_same_annotations(folder):

@@ -107,8 +107,8 @@ def test_a_point_in_two_keys_of_a_class_counts_once_and_in_two_classes_is_said(t
     data = read_brecahad(tmp_path, ClassesParams.model_validate(folded), UNKNOWN)
     assert data.annotations["label"].tolist() == ["mitosis", "other"]
     assert data.notes == [
-        "1 repeated annotations dropped",
-        "1 points lie in several classes, such as in Case_1-01 (mitosis, other)",
+        "1 repeated annotation dropped",
+        "1 point in several classes, such as in Case_1-01 (mitosis, other)",
     ]
 
 
@@ -150,7 +150,7 @@ def test_changes_to_pixels_are_said(tmp_path):
     rgba = np.concatenate((rgb, np.full_like(rgb[..., :1], 255)), axis=2)
     tifffile.imwrite(tmp_path / "images/Case_1-01.tif", rgba, photometric="rgb", extrasamples=[2])
     data = read_brecahad(tmp_path, CLASSES, UNKNOWN)
-    assert data.notes == ["alpha dropped in 1 frames"]
+    assert data.notes == ["alpha dropped in 1 frame"]
     assert data.frames["pixels_sha256"][0] == hashlib.sha256(rgb.tobytes()).hexdigest()
 
 

@@ -61,7 +61,7 @@ def test_cases_and_patients_without_partner_are_left_out(tmp_path):
 @pytest.mark.parametrize("rows", ["", "Case_9,7\n", "Case_1,777\n"])
 def test_a_crosswalk_that_links_nobody_of_these_is_refused(tmp_path, rows):
     path = write(tmp_path, f"case_id,subject_id\n{rows}")
-    with pytest.raises(InputError, match="rows links a case of the patches to a patient") as error:
+    with pytest.raises(InputError, match="links a case of the patches to a patient") as error:
         read_crosswalk(path, PATCHES, COHORT)
     assert "such as 'Case_1'" in str(error.value)
     assert "named such as 0" in str(error.value)

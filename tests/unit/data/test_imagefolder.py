@@ -75,6 +75,6 @@ def test_a_file_in_place_of_the_folder_is_left_alone(patches, tmp_path):
 
 def test_splits_of_other_patches_are_refused_and_nothing_is_written(patches, tmp_path):
     splits = load_index(patches).assign(split="train").iloc[:2]
-    with pytest.raises(InputError, match="1 patches have no split"):
+    with pytest.raises(InputError, match="1 patch without a split"):
         export_imagefolder(patches, splits, tmp_path / "export")
     assert not (tmp_path / "export").exists()

@@ -46,7 +46,7 @@ def test_disjoint_cases_are_clean():
 
 def test_spellings_of_a_case_share_it():
     rows = [("a1", 0, 0, "train"), ("A2", 0, 0, "test"), ("b1", 0, 0, "validation")]
-    with pytest.raises(LeakageError, match="train-test share 1 cases"):
+    with pytest.raises(LeakageError, match="train-test share 1 case"):
         require_clean(audit(rows))
 
 
@@ -60,14 +60,14 @@ def test_windows_overlap_below_a_side_and_not_at_it():
 def test_shared_case_is_forbidden_by_case_and_allowed_by_frame():
     rows = [("a1", 0, 0, "train"), ("a2", 0, 0, "test"), ("b1", 0, 0, "validation")]
     require_clean(audit(rows, unit="frame"))
-    with pytest.raises(LeakageError, match="train-test share 1 cases"):
+    with pytest.raises(LeakageError, match="train-test share 1 case"):
         require_clean(audit(rows, unit="case"))
 
 
 def test_one_picture_under_two_names_is_a_leak():
     with pytest.raises(LeakageError) as error:
         require_clean(audit(CLEAN, digests={"a1": "same", "c1": "same"}))
-    assert "train-test share 1 identical frames; train-test share 1 overlapping patches" in str(
+    assert "train-test share 1 identical frame; train-test share 1 overlapping patch" in str(
         error.value
     )
 
@@ -86,5 +86,5 @@ def test_shared_patient_is_a_leak():
     )
     result = audit_patients(splits)
     assert result["counts"] == {"train": 1, "validation": 1, "test": 2}
-    with pytest.raises(LeakageError, match="train-test share 1 patients"):
+    with pytest.raises(LeakageError, match="train-test share 1 patient"):
         require_clean(result)

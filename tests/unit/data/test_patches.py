@@ -203,7 +203,7 @@ def test_shards_that_do_not_fit_the_index_are_refused(tmp_path):
     annotations, frames, _ = make_data_set(tmp_path)
     out = tmp_path / "patches"
     write_patches(annotations, frames, tmp_path, out, **HOW, shard_patches=7)
-    with pytest.raises(InputError, match=r"shard-00002\.npy: holds 1 patches"):
+    with pytest.raises(InputError, match=r"shard-00002\.npy: holds 1 patch"):
         ShardReader(out).read([2], [1])
     with pytest.raises(InputError, match=r"shard-00009\.npy: not readable"):
         ShardReader(out).read([9], [0])

@@ -93,7 +93,7 @@ def test_split_without_mitosis_is_named():
 
 
 def test_too_few_groups_are_said():
-    with pytest.raises(InputError, match="there are 1 cases"):
+    with pytest.raises(InputError, match="of 1 case"):
         split_patches(make_index(cases=1), make_params(), seed=1)
 
 

@@ -42,7 +42,7 @@ def test_all_missing_embeddings_are_named():
     with pytest.raises(InputError) as error:
         select_pairs(make_embeddings(), pairs)
     assert "2 pairs without an embedding, such as {'patch_id': 'z'}" in str(error.value)
-    assert "1 pairs without an embedding, such as {'subject_id': 7, 'hadm_id': 72}" in str(
+    assert "1 pair without an embedding, such as {'subject_id': 7, 'hadm_id': 72}" in str(
         error.value
     )
 

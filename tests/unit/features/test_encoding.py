@@ -316,7 +316,7 @@ def test_tables_of_other_admissions_are_refused():
     with pytest.raises(InputError) as error:
         join_splits(features, splits.iloc[1:], cohort.assign(hadm_id=[11, 21, 31, 41, 52]))
     assert len(error.value.faults) == 2
-    assert "1 admissions" in str(error.value)
+    assert "1 admission in" in str(error.value)
     assert "2 admissions" in str(error.value)
 
 

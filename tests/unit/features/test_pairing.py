@@ -153,8 +153,8 @@ def drop_pair(pairs):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (break_patient, "40 pairs are not in the split of their patient, such as subject_id 1000"),
-        (break_patch, "40 pairs are not in the split of their patch, such as patch_id Case_0"),
+        (break_patient, "40 pairs not in the split of their patient, such as subject_id 1000"),
+        (break_patch, "40 pairs not in the split of their patch, such as patch_id Case_0"),
         (drop_pair, "199 pairs for 200 patches"),
     ],
 )

@@ -40,10 +40,10 @@ def test_all_faults_are_named_at_once(bags):
 
     text = "\n".join(find_faults(broken))
 
-    assert "1 patients in several splits, such as 'P0003'" in text
-    assert "1 patients twice, such as 'P0000'" in text
-    assert "1 patients without nuclei, such as 'P0005'" in text
-    assert "2 nuclei are of patients that have no row" in text
+    assert "1 patient in several splits, such as 'P0003'" in text
+    assert "1 patient twice, such as 'P0000'" in text
+    assert "1 patient without nuclei, such as 'P0005'" in text
+    assert "2 nuclei of patients that have no row" in text
     assert "1 in all validation patients; expected both outcomes" in text
     assert "embeddings: values that are not finite" in text
 
@@ -101,8 +101,8 @@ def test_nuclei_of_other_patients_are_refused(written):
         load_bags(written)
 
     text = str(raised.value)
-    assert "nuclei are of patients that have no row" in text
-    assert "1 patients without nuclei, such as 'P0007'" in text
+    assert "of patients that have no row" in text
+    assert "1 patient without nuclei, such as 'P0007'" in text
 
 
 def test_text_in_a_number_is_refused(written):

@@ -157,5 +157,5 @@ def test_patients_of_the_crosswalk_follow_their_cases_and_the_encoder_of_the_fol
 def test_patients_too_few_for_a_fold_are_refused(simulated):
     one = (np.arange(120) == 5).astype(np.int64)
 
-    with pytest.raises(InputError, match="patients with target 1 are left outside the test split"):
+    with pytest.raises(InputError, match="patient with target 1 left outside the test split"):
         crossval.deal_patients(replace(simulated, outcome=one), FOLDS, 0, 1)

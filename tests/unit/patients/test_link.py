@@ -96,7 +96,7 @@ def test_embeddings_are_found_by_key():
     _, nuclei = join()
     assert find_rows(nuclei, image)[:, 0].tolist() == [4, 2, 8, 6]
     short = Embedded(rows.head(3), image.values)
-    with pytest.raises(InputError, match="1 nuclei of linked patients are not among them"):
+    with pytest.raises(InputError, match="1 nucleus of linked patients not among them"):
         find_rows(nuclei, short)
 
 

@@ -124,7 +124,7 @@ def test_patches_that_are_not_there_are_counted(small_project):
     path = Path("data/patches/index.parquet")
     index = pd.read_parquet(path)
     index[index["case_id"] != "Case_4"].to_parquet(path)
-    with pytest.raises(InputError, match="16 test patches are not in the index"):
+    with pytest.raises(InputError, match="16 test patches not in the index"):
         score_test_split(open_bundle(Path("models/simple_cnn")))
 
 
@@ -183,7 +183,7 @@ def test_nuclei_of_patients_that_are_not_in_the_index_are_refused(linked):
     index = load_index(SIMULATED)
     kept = index[index["patch_id"] != nuclei["patch_id"].iloc[0]]
     write_table(kept, SIMULATED / INDEX, PATCH_INDEX)
-    with pytest.raises(InputError, match="1 test patches are not in the index"):
+    with pytest.raises(InputError, match="1 test patch not in the index"):
         TestData().read_patients()
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from histofuse.core.artifacts import replacing_file
 from histofuse.core.errors import HistofuseError
-from histofuse.core.naming import show_name
+from histofuse.core.naming import show_count, show_name
 from histofuse.core.progress import track
 from histofuse.data.images.tiff import read_size
 from histofuse.data.patches import crop_margin
@@ -104,8 +104,9 @@ def _describe_count(
     """Count the class in focus and, where the resolution is known, by area."""
     count = int((rows[PREDICTION] == focus).sum())
     names = rows["frame_id"].unique()
-    held = f"{len(names)} frame{'' if len(names) == 1 else 's'}"
-    results = [(show_name(focus).capitalize(), f"{count:,} of {len(rows):,} nuclei in {held}")]
+    held = show_count(names, "frames")
+    nuclei = f"{show_count(rows, 'nuclei')} in {held}"
+    results = [(show_name(focus).capitalize(), f"{count:,} of {nuclei}")]
     if (mpp := model.image.model.spec.mpp) is not None:
         sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
         area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6

@@ -15,7 +15,7 @@ from histofuse.commands.prediction.case_pages import (
     show_record,
     write_page,
 )
-from histofuse.core.naming import show_name
+from histofuse.core.naming import show_count, show_name
 from histofuse.data.patches import crop_margin
 from histofuse.patients.rows import VIEWS, View
 from histofuse.reporting.blocks import (
@@ -101,7 +101,7 @@ def _describe_answer(
     probability = answer[name_probability(focus)]
     side = "at or above" if probability >= threshold else "below"
     count = case.nuclei["frame_id"].nunique()
-    frames = f"{count} frame{'s' if count > 1 else ''}"
+    frames = show_count(count, "frames")
     return [
         (f"Probability of {show_name(focus)}", f"{probability:.3f}, calibrated"),
         ("Decision", f"{show_name(answer[PREDICTION])}: {side} the threshold of {threshold:.3f}"),

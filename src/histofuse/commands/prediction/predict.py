@@ -17,6 +17,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.errors import FaultList, InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
+from histofuse.core.naming import show_count
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import track
 from histofuse.data.brecahad import MARKER
@@ -288,7 +289,7 @@ def _predict_records(predictor: TabularPredictor, request: Request) -> str:
             write(pd.concat([table[named].iloc[chosen], answer], axis=1))
     notes = count_ignored(screened.outside, unknown, ranges)
     notes += name_unknown(screened.table, predictor.encoder.inputs)
-    return "; ".join([f"wrote {request.out}: {len(table):,} records", *notes])
+    return "; ".join([f"wrote {request.out}: {show_count(table, 'records')}", *notes])
 
 
 @contextmanager
@@ -321,7 +322,8 @@ def _predict_frames(
             answered.append(part[kept])
     table = pd.concat(answered)
     _draw(table, model, records, frames, request)
-    done = f"wrote {request.out}: {len(points):,} nuclei of {len(frames.files)} frames"
+    of = f"{show_count(points, 'nuclei')} of {show_count(frames.files, 'frames')}"
+    done = f"wrote {request.out}: {of}"
     counts = _count_records(points, records) if isinstance(predictor, FusionPredictor) else []
     counted = _count_classes(table, classes)
     return "\n".join(["; ".join([done, *counts, *records.notes]), counted, *_find_far(table)])
@@ -396,7 +398,8 @@ def _predict_patients(predictor: PatientPredictor, request: Request, scratch: Pa
             page = request.report / f"{name}.html"
             write_patient_page(case, predictor, frames, page, private=is_private(request))
     by = ", ".join(f"{n} by {view}" for view, n in Counter(answer[ANSWERED_BY]).items())
-    return "; ".join([f"wrote {request.out}: {owners.nunique()} patients, {by}", *notes])
+    of = show_count(owners.nunique(), "patients")
+    return "; ".join([f"wrote {request.out}: {of}, {by}", *notes])
 
 
 def _refuse_paths(names: Iterable[str], where: Path | None) -> None:
@@ -446,10 +449,11 @@ def _find_far(answered: pd.DataFrame) -> list[str]:
     far = answered.groupby("frame_id")[DISTANCE].median().loc[lambda d: d > 1]
     if far.empty:
         return []
-    share = f"{len(far)} of {answered['frame_id'].nunique()} frames are unlike the training patches"
+    share = f"{len(far)} of {show_count(answered['frame_id'].nunique(), 'frames')}"
     return [
-        f"WARNING: {share}: their median distance is above 1, below which 95 % of the validation "
-        f"patches stay, at most {far.max():.1f} ({far.idxmax()})."
+        f"WARNING: {share} are unlike the training patches: their median distance is above 1, "
+        "below which 95 % of the validation patches stay, "
+        f"at most {far.max():.1f} ({far.idxmax()})."
     ]
 
 
@@ -507,8 +511,9 @@ def _count_records(points: pd.DataFrame, records: CaseRecords) -> list[str]:
     cases = set(points[CASE])
     alone = sorted(cases - set(records.embeddings))
     idle = sorted(set(map(str, records.table.index)) - cases)
-    notes = [f"{len(alone)} of {len(cases)} cases without a record, answered by the image alone"]
+    of = f"{len(alone)} of {show_count(cases, 'cases')}"
+    notes = [f"{of} without a record, answered by the image alone"]
     if idle:
         named = f" (such as {idle[0]}; a frame without a record: {alone[0]})" if alone else ""
-        notes.append(f"{len(idle)} records without a frame, not answered{named}")
+        notes.append(f"{show_count(idle, 'records')} without a frame, not answered{named}")
     return notes

@@ -30,7 +30,7 @@ from histofuse.commands.prediction.predict import (
 )
 from histofuse.core.artifacts import making_folder, replacing_folder, write_json
 from histofuse.core.errors import Fault, InputError, collect_faults
-from histofuse.core.naming import show_name
+from histofuse.core.naming import show_count, show_name
 from histofuse.core.progress import report, track
 from histofuse.core.tables import to_csv
 from histofuse.core.workers import map_jobs
@@ -146,7 +146,7 @@ def predict_slides(request: Request) -> str:
     if summaries:
         table = pd.DataFrame([_flatten(summary) for summary in summaries])
         (request.out / ALL_SLIDES).write_text(to_csv(table), encoding="utf-8")
-    lines = [f"wrote {request.out}: {len(summaries)} of {len(paths)} slides"]
+    lines = [f"wrote {request.out}: {len(summaries)} of {show_count(paths, 'slides')}"]
     lines += [*map(describe_slide, summaries), *records.notes, *model]
     faults = [fault for answer in answers if isinstance(answer, list) for fault in answer]
     if faults:
@@ -314,7 +314,7 @@ def describe_slide(summary: Mapping[str, Any]) -> str:
         return f"{summary['slide']}: no tissue found, so no nuclei"
     counts = ", ".join(f"{n:,} {show_name(name)}" for name, n in summary["counts"].items())
     line = (
-        f"{summary['slide']}: {summary['nuclei']:,} nuclei ({counts}) in "
+        f"{summary['slide']}: {show_count(summary['nuclei'], 'nuclei')} ({counts}) in "
         f"{summary['tissue_mm2']:.2f} mm² of tissue; hot spot: {spot['mitoses']} "
         f"{show_name(summary['focus_class'])} in {spot['tissue_mm2']:.2f} mm², "
         f"{spot['mitoses_per_mm2']:.1f} per mm²"

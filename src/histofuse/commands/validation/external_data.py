@@ -10,7 +10,7 @@ import pandas as pd
 from histofuse.core.artifacts import write_json
 from histofuse.core.errors import Fault, InputError
 from histofuse.core.ids import identify
-from histofuse.core.naming import name_pairing
+from histofuse.core.naming import name_pairing, show_count
 from histofuse.core.tables import write_table
 from histofuse.data import brecahad
 from histofuse.data.annotations import read_annotations
@@ -58,7 +58,8 @@ class External:
             features = build_declared_features(declared, cohort.table)
             facts, source = cohort.describe(), declared.declaration.access
             if cohort.censored:
-                self.notes.append(f"{cohort.censored:,} rows censored before the horizon left out")
+                rows = show_count(cohort.censored, "rows")
+                self.notes.append(f"{rows} censored before the horizon left out")
         else:
             cohort = build_cohort(
                 load_hospital(folder), load_section(CohortParams, "cohort"), folder
@@ -115,7 +116,7 @@ class External:
         linked = PairingParams.model_validate({"rule": "linked"})
         pairs = make_pairs(patches, join_targets(splits, cohort), linked, 0, crosswalk)
         if alone := patches["case_id"].nunique() - pairs["case_id"].nunique():
-            self.notes.append(f"{alone} cases of tissue have no patient and are left out")
+            self.notes.append(f"{show_count(alone, 'cases')} of tissue without a patient left out")
         write_table(pairs, root / "pairs" / f"{name_pairing(model)}.parquet", PAIRS)
 
     def screen(self, ranges: Mapping[str, Range]) -> None:

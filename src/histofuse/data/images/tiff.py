@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 from histofuse.data.images.jpeg2000 import measure_codestream
 from histofuse.data.images.pixels import (
     LARGEST_PICTURE_BYTES,
@@ -214,7 +215,7 @@ def _require_parts(page: TiffPage, where: Path | str) -> None:
     expected = math.prod(page.chunked)
     missing = expected - sum(count > 0 for count in page.databytecounts[:expected])
     if missing:
-        problem = f"lacks {missing} of {expected} strips or tiles"
+        problem = f"lacks {missing} of {show_count(expected, 'strips or tiles')}"
         raise InputError.of(where, problem, "a whole TIFF", _MENDING)
     if page.compression in {_JPEG, *_JPEG_2000}:
         file = page.parent.filehandle

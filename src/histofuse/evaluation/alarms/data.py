@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.auroc import compute_auroc
+from histofuse.core.naming import show_count
 from histofuse.evaluation.alarms.checks import (
     IMAGES,
     RECORDS,
@@ -61,7 +62,7 @@ def _check_shared(
     }
     shared = {pair: counts for pair, counts in forbidden.items() if counts}
     shown = ", ".join(
-        f"{pair} share {count:,} {what.replace('_', ' ')}"
+        f"{pair} share {show_count(count, what.replace('_', ' '))}"
         for pair, counts in shared.items()
         for what, count in counts.items()
     )

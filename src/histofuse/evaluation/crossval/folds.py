@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from histofuse.core.errors import LeakageError
+from histofuse.core.naming import show_count
 from histofuse.core.tables import read_table
 from histofuse.data.brecahad import FRAMES
 from histofuse.data.leakage import audit_patches, audit_patients, require_clean
@@ -77,10 +78,10 @@ def require_unseen(model: Predictions, where: Path) -> None:
     tested = model.split == TEST
     both = sorted(set(model.groups[tested].tolist()) & set(model.groups[~tested].tolist()))
     if both:
-        unit = model.group_unit
+        shared = f"{show_count(both, model.group_unit)}, such as {both[0]}"
         raise LeakageError(
-            f"{where}, {model.name}: {len(both)} {unit}, such as {both[0]}, are tested on "
-            "and fitted on in one fold. Delete the folder and run make crossval."
+            f"{where}, {model.name}: {shared}, tested on and fitted on in one fold. "
+            "Delete the folder and run make crossval."
         )
 
 

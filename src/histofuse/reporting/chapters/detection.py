@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from histofuse.core.naming import show_interval, show_name
+from histofuse.core.naming import show_count, show_interval, show_name
 from histofuse.reporting.blocks import Block, Cell, Chapter, Fold, Grid, Note, Prose, not_run
 from histofuse.reporting.figures import show_figures
 from histofuse.reporting.inputs import Run
@@ -44,7 +44,8 @@ def _describe(found: Mapping[str, Any]) -> Iterator[Block]:
         unit = f"{found['radius_px'] * found['mpp']:.1f} µm ({unit})"
     yield Prose(
         f"Frames without points go through the detector and then the image model. Its answers on "
-        f"{found['frames']} test frames of {found['cases']} cases are paired one to one with "
+        f"{show_count(found['frames'], 'test frames')} of {show_count(found['cases'], 'cases')} "
+        "are paired one to one with "
         f"{found['dots']:,} dots within {unit}; intervals are over cases."
     )
     headings = ["Answer", "Of", *_METRICS.values()]

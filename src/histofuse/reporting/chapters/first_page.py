@@ -7,6 +7,7 @@ from histofuse.core.naming import (
     name_check,
     name_fusion,
     name_model,
+    show_count,
     show_name,
     spell_metrics,
 )
@@ -84,9 +85,9 @@ def _show_alarms(run: Run) -> Note:
     expected, summary = len(alarms["alarms"]) - len(raised), alarms["summary"]
     counted = [f"{summary['passed']} of {summary['checks']} checks passed"]
     if expected:
-        counted.append(f"{_count(expected, 'alarm')} of a control that leaks by design")
+        counted.append(f"{show_count(expected, 'alarms')} of a control that leaks by design")
     if summary["not_made"]:
-        counted.append(f"{_count(summary['not_made'], 'check')} could not be run")
+        counted.append(f"{show_count(summary['not_made'], 'checks')} could not be run")
     line = f"{'; '.join(counted)}. See Controls and alarms."
     if not raised:
         title = "No other alarm" if expected else "No alarm"
@@ -96,17 +97,13 @@ def _show_alarms(run: Run) -> Note:
         f"{a['detail']}. {_REMEDIES[a['severity']]}"
         for a in raised[:_MOST_ALARMS]
     ]
-    return Note("bad", f"{_count(len(raised), 'alarm')}: no promotion", [*lines, line])
+    return Note("bad", f"{show_count(raised, 'alarms')}: no promotion", [*lines, line])
 
 
 def _is_declared(alarm: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
     """Tell whether an alarm concerns a control that leaks by design."""
     facts = declared.get(alarm["model"] or "", {})
     return alarm["name"] == "pairing" and facts.get("leaky", "no") != "no"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _conclude(run: Run, measured: Measured) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from histofuse.core.naming import name_fusion, name_model, show_name
+from histofuse.core.naming import name_fusion, name_model, show_count, show_name
 from histofuse.core.stage import read_stage_times
 from histofuse.reporting.blocks import Block, Bullets, Chapter, Fold, Grid, Prose, Terms
 from histofuse.reporting.inputs import Run
@@ -63,8 +63,8 @@ def _list_limits(run: Run) -> Iterator[str]:
     cases, focus = test.get("cases"), find_focus(run)
     if cases is not None and cases < run.rules.fewest_groups:
         yield (
-            f"The {run.split} split contains {cases} cases. With so few, an interval covers the "
-            "true value less often than it claims."
+            f"The {run.split} split contains {show_count(cases, 'cases')}. "
+            "With so few, an interval covers the true value less often than it claims."
         )
     yield (
         f"{test['classes'].get(focus, 0)} examples of {show_name(focus)} in {run.split} and "

@@ -12,6 +12,7 @@ import pandas as pd
 
 from histofuse.core.artifacts import parse_json
 from histofuse.core.errors import InputError
+from histofuse.core.naming import show_count
 
 MOST_ROWS: Final = 1024
 MOST_COLUMNS: Final = 1000  # known and unknown ones
@@ -104,9 +105,9 @@ def _read_split(split: Any) -> pd.DataFrame:
         raise InputError.of(f"{SPLIT}, columns", "a name twice, or not a text", "each name once")
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(names):
-            problem = f"{len(row):,} cells" if isinstance(row, list) else _name_type(row)
+            problem = show_count(row, "cells") if isinstance(row, list) else _name_type(row)
             raise InputError.of(
-                f"{SPLIT}, row {number}", problem, f"a list of {len(names):,} cells"
+                f"{SPLIT}, row {number}", problem, f"a list of {show_count(names, 'cells')}"
             )
     columns = map(list, zip(*rows, strict=True))
     return _make_table(dict(zip(names, columns, strict=True)), len(rows))

@@ -210,7 +210,7 @@ def test_patients_may_name_their_case_and_idle_ones_are_counted(frames, patients
     pd.read_parquet(patients).assign(case_id=["Case_2", "Case_9"]).to_csv("p.csv", index=False)
     said, table = ask(frames, "models/fusion_label_blind", patients=Path("p.csv"))
     assert set(table.loc[table["answered_by"] == "fusion", "case_id"]) == {"Case_2"}
-    assert "1 records without a frame, not answered (such as Case_9; a frame without a" in said
+    assert "1 record without a frame, not answered (such as Case_9; a frame without a" in said
 
 
 def test_points_may_come_as_a_table_and_frames_in_any_folder(frames):
@@ -230,7 +230,7 @@ def test_frames_without_points_and_pictures_of_other_kinds_are_said_to_be_left_o
     ask(frames / "images", points=Path("points.csv"))
     said = "".join(capsys.readouterr())
     assert "2 frames without points, left out: Case_1-02, Case_2-01" in said
-    assert "1 .svs files are no frames, left out" in said
+    assert "1 .svs file left out: no frames" in said
 
 
 def test_health_records_alone_go_through_a_tabular_model(small_project):

@@ -177,7 +177,7 @@ def test_the_work_on_a_slide_travels_to_other_processes(project, places, monkeyp
 
     monkeypatch.setattr(slides_module, "map_jobs", map_elsewhere)
     write_slide("a.svs", draw_tissue(300, 300, places[:9]))
-    assert "wrote out: 1 of 1 slides" in ask("a.svs", engine="tcp://host:8786")
+    assert "wrote out: 1 of 1 slide" in ask("a.svs", engine="tcp://host:8786")
     job_paths = [p for p in Path("out").iterdir() if p.name.startswith(".model")]
     assert job_paths == []
 
@@ -380,7 +380,7 @@ def test_frames_without_any_nucleus_are_answered_with_none(project):
     said, table = find_in_frames()
     assert len(table) == 0
     assert "prediction" in table
-    assert "0 nuclei of 1 frames" in said
+    assert "0 nuclei of 1 frame" in said
 
 
 def test_frames_that_cannot_be_searched_are_named(project, places):

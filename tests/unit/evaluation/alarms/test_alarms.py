@@ -163,7 +163,7 @@ def test_case_in_two_splits(small_project):
     small_project.train_image()
     found = require_refused(read("simple_cnn"), "shared[images]", "shared_rows")
 
-    assert "train-test share 1 cases" in found["shared[images]"].detail
+    assert "train-test share 1 case" in found["shared[images]"].detail
     assert found["shared_rows"].detail == "1 of its cases are in more than one split"
     # The bundle's own rows show it if the audit is out of date.
     write_json({"unit": "case", "validation_unit": "case", "leaky": False}

@@ -123,7 +123,7 @@ def test_a_row_tested_twice_stops_it(folds):
 def test_a_case_tested_on_and_fitted_on_stops_it():
     rows = make_fold(0)
     rows.split[:20:4] = "train"
-    with pytest.raises(LeakageError, match=r"fold_0, resnet18: 1 cases, such as Case_0_0"):
+    with pytest.raises(LeakageError, match=r"fold_0, resnet18: 1 case, such as Case_0_0"):
         require_unseen(rows, Path("fold_0"))
     rows.split[::4] = "train"
     require_unseen(rows, Path("fold_0"))
