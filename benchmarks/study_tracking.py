@@ -26,7 +26,7 @@ from histofuse.params.tune import StudyParams
 from histofuse.studies.objectives.folds import make_job
 from histofuse.studies.results import read_study
 from histofuse.studies.run import Options, StudyJob, run_study
-from histofuse.studies.trials import StudyObserver, StudySpec, TrialRecord
+from histofuse.studies.trials import Observe, StudySpec, TrialRecord
 from histofuse.tracking.names import STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import PARENT_TAG, STATUS, open_observer
@@ -78,12 +78,12 @@ class CallByCall:
 
 
 @contextmanager
-def observing(kind: str) -> Iterator[StudyObserver | None]:
+def observing(kind: str) -> Iterator[Observe | None]:
     if kind == RECORDED:
         with open_observer(0.0) as observer:
-            yield observer
+            yield observer.observe
     else:
-        yield CallByCall() if kind == PEER else None
+        yield CallByCall().observe if kind == PEER else None
 
 
 def load_job() -> StudyJob:
@@ -97,8 +97,8 @@ def run_here(kind: str, folder: Path, trials: int) -> Cost:
     """Run a study in this process."""
     job, options = load_job(), Options(1, str(folder / "studies.journal"), trials, None)
     wall, processor = time.perf_counter(), time.process_time()
-    with observing(kind) as observer:
-        run_study(job, options, folder / STUDY, observer, lambda *_: None)
+    with observing(kind) as observe:
+        run_study(job, options, folder / STUDY, observe, lambda *_: None)
         finished = time.perf_counter()
     end = time.perf_counter()
     return Cost(end - wall, time.process_time() - processor, end - finished)

@@ -18,5 +18,6 @@ def run_job(job: StudyJob, words: Sequence[str], storage: str) -> None:
         words: The options on the command line of its stage.
         storage: Where it is stored, unless the options say otherwise.
     """
-    with open_observer() as observer:
-        run_study(job, parse_options(words, storage), STUDIES / job.name, observer, draw_study)
+    options = parse_options(words, storage)
+    with open_observer() as recorder:
+        run_study(job, options, STUDIES / job.name, recorder.observe, draw_study)

@@ -122,6 +122,18 @@ def name_check(name: str) -> str:
     return f"{shown} ({spell_metrics(of.rstrip(']'))})" if of else shown
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Flatten nested values to dotted names and text: {"a": {"b": 1}} -> {"a.b": "1"}."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = str(value)
+    return flat
+
+
 def show_count(counted: SupportsIndex | Sized, of: str = "") -> str:
     """Write a count, or the length of what is counted, with separators: "1,204 frames", "1 frame".
 

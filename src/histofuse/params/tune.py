@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from histofuse.core.errors import Fault, FaultList, InputError
+from histofuse.core.naming import flatten
 from histofuse.params.base import PARAMS_FILE, Count, Section, SectionOf, Text, Whole
 from histofuse.params.decision import CalibrationMethod, ThresholdRule
 
@@ -171,11 +172,5 @@ def _get(values: Any, key: str) -> Any:
     return values
 
 
-def _list_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            keys += _list_keys(value, f"{prefix}{key}.")
-        elif key != STUDY:
-            keys.append(f"{prefix}{key}")
-    return keys
+def _list_keys(values: dict[str, Any]) -> list[str]:
+    return [key for key in flatten(values) if key.rpartition(".")[2] != STUDY]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -20,24 +20,6 @@ if TYPE_CHECKING:
 
 Matrix = Float[np.ndarray, "p width"]
 Logits = Float64[np.ndarray, " p"]
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """Columns -> log-odds."""
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers were learnt."""
-        ...
-
-    def logits(self, x: Matrix) -> Logits:
-        """Compute log-odds."""
-        ...
-
-    def write(self, folder: Path, name: str) -> None:
-        """Write it as a file of this name, with an ending of its own."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,6 +93,9 @@ class Booster:
     def write(self, folder: Path, name: str) -> None:
         """Write it in XGBoost's own binary JSON."""
         self.booster.save_model(folder / f"{name}.ubj")
+
+
+Learner = Logistic | Booster
 
 
 def load_booster(folder: Path, name: str) -> Booster:

@@ -25,7 +25,7 @@ from histofuse.models.mlp import one_thread
 from histofuse.models.standardiser import Components, Standardiser
 from histofuse.params.patients import NetworkSection
 from histofuse.patients.attention import AttentionPool
-from histofuse.patients.fusion.interface import Fitted
+from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.learners import Logits
 from histofuse.patients.rows import VIEWS, PatientRows
 from histofuse.training.fitting.batches import compute_logits
@@ -99,7 +99,7 @@ MakeNetwork = Callable[[dict[str, int], Any], FusionNetwork]
 
 
 @dataclass(frozen=True)
-class NetworkModel:
+class NetworkModel(PatientModel):
     """A network at inference."""
 
     params: NetworkSection

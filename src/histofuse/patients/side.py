@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import SideParams
-from histofuse.patients.fusion.interface import Fitted
+from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.learners import (
     Logistic,
     Logits,
@@ -23,13 +23,12 @@ from histofuse.training.recorder import Recorder
 
 
 @dataclass(frozen=True)
-class SideModel:
+class SideModel(PatientModel):
     """Logistic regression on one side; without that side it answers the outcome's share."""
 
     params: SideParams
     learner: Logistic
     prior: float
-    most_nuclei: int | None = None  # reads all
 
     @property
     def parameters(self) -> int:
@@ -43,9 +42,6 @@ class SideModel:
             return self.learner.logits(describe_side(chosen, self.params.side, self.params))
 
         return answer_views(rows, {"both": answer, self.params.side: answer}, self.prior)
-
-    def attend(self, rows: PatientRows) -> None:
-        """Attend to nothing: the aggregators are fixed."""
 
     def write(self, folder: Path) -> None:
         """Write the weights."""

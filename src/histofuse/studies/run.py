@@ -25,7 +25,7 @@ from histofuse.studies.search import MOST_RETRIES, Study, name_study
 from histofuse.studies.storage import describe_storage, reaching
 from histofuse.studies.trials import (
     Objective,
-    StudyObserver,
+    Observe,
     StudySpec,
     TrialRecord,
     count_unfinished,
@@ -106,12 +106,12 @@ def run_study(
     job: StudyJob,
     options: Options,
     folder: Path,
-    observer: StudyObserver | None,
+    observe: Observe | None,
     draw: Callable[[StudySpec, Sequence[TrialRecord], Path], None],
 ) -> None:
     """Run a study until it has its trials, and write its folder, unless this is a worker.
 
-    The observer gets the finished trials every `OBSERVE_SECONDS` and at the end; `draw` draws
+    `observe` gets the finished trials every `OBSERVE_SECONDS` and at the end; `draw` draws
     figures into a folder. Raises InputError if the space does not fit the model, or the storage
     cannot be opened; HistofuseError if trial after trial fails, or none completes.
     """
@@ -124,7 +124,7 @@ def run_study(
         if options.worker_of is not None:
             _work(study, job, options.worker_of)
             return
-        _Coordinator(study, job, options, observer).run()
+        _Coordinator(study, job, options, observe).run()
         trials = study.read_trials()
     write_study(spec, trials, folder, draw)
     for line in describe_study(spec, trials, folder, options.storage):
@@ -144,12 +144,12 @@ def _work(study: Study, job: StudyJob, study_id: str) -> None:
 
 
 class _Coordinator:
-    """Runs a study: its trials, here or in workers, and the reports to the observer."""
+    """Runs a study: its trials, here or in workers, and the reports to an observer."""
 
     def __init__(
-        self, study: Study, job: StudyJob, options: Options, observer: StudyObserver | None
+        self, study: Study, job: StudyJob, options: Options, observe: Observe | None
     ) -> None:
-        self.study, self.job, self.options, self.observer = study, job, options, observer
+        self.study, self.job, self.options, self.observe = study, job, options, observe
         self.workers: list[subprocess.Popen[bytes]] = []
         # At once: what an observer imports then loads during the first trials.
         self._observe_at = time.monotonic()
@@ -257,8 +257,8 @@ class _Coordinator:
             self._report()
 
     def _report(self) -> None:
-        if self.observer is not None:
-            self.observer.observe(self.study.spec, self.study.read_trials())
+        if self.observe is not None:
+            self.observe(self.study.spec, self.study.read_trials())
         self._observe_at = time.monotonic() + OBSERVE_SECONDS
 
     def _end_workers(self) -> None:

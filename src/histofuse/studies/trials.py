@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal
 
 NEAR_END: Final = 0.05
 Direction = Literal["maximize", "minimize"]
@@ -26,13 +26,9 @@ class TrialResult:
     steps: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of each fold or epoch
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """Evaluates one set of params; the same params give the same result."""
-
-    def __call__(self, params: Any, report: Report) -> TrialResult:
-        """Evaluate a section with a trial's values; `report` follows each fold or epoch."""
-        ...
+# Evaluates a section with a trial's values, reporting each fold or epoch; the same values give the
+# same result.
+Objective = Callable[[Any, Report], TrialResult]
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,10 @@ class TrialRecord:
     scores: dict[str, float] = field(default_factory=dict)
     steps: dict[str, list[float]] = field(default_factory=dict)  # if pruned: those reported
     reason: str = ""  # why it failed
+
+
+# Is given all trials finished so far, again and again while a study runs.
+Observe = Callable[[StudySpec, Sequence[TrialRecord]], None]
 
 
 def find_best(spec: StudySpec, trials: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -102,12 +102,3 @@ def count_unfinished(trials: Sequence[TrialRecord]) -> str:
     """Count the trials without a result: "3 pruned, 1 failed"."""
     states = [t.state for t in trials]
     return f"{states.count('PRUNED')} pruned, {states.count('FAIL')} failed"
-
-
-@runtime_checkable
-class StudyObserver(Protocol):
-    """Observes a running study."""
-
-    def observe(self, spec: StudySpec, trials: Sequence[TrialRecord]) -> None:
-        """Receive all trials finished so far, including those received before."""
-        ...

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from histofuse.core.naming import name_fusion
+from histofuse.core.naming import flatten, name_fusion
 
 EXPERIMENT: Final = "histofuse"
 STUDIES_EXPERIMENT: Final = "histofuse-studies"  # separate from the models' runs
@@ -130,18 +130,6 @@ def name_params(values: Mapping[str, Any]) -> dict[str, str]:
         f"learning_rate.{name.removesuffix(suffix)}" if name.endswith(suffix) else name: value
         for name, value in flatten(values).items()
     }
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten nested params to dotted names and text: {"a": {"b": 1}} -> {"a.b": "1"}."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = str(value)
-    return flat
 
 
 def redact(uri: str) -> str:

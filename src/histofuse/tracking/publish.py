@@ -26,7 +26,7 @@ from histofuse.core.artifacts import (
     write_text,
 )
 from histofuse.core.bundle import HISTORY, MANIFEST, Bundle, list_bundles, open_bundle
-from histofuse.core.naming import name_column, name_fusion, name_patient_model
+from histofuse.core.naming import flatten, name_column, name_fusion, name_patient_model
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report, track
 from histofuse.params.base import load_keys, load_section
@@ -34,7 +34,7 @@ from histofuse.params.evaluation import EvaluationParams
 from histofuse.tracking import names
 from histofuse.tracking.lease import holding
 from histofuse.tracking.model_card import describe_kind, write_card
-from histofuse.tracking.names import Version, flatten, name_curve, name_params, name_registered
+from histofuse.tracking.names import Version, name_curve, name_params, name_registered
 from histofuse.tracking.packaging import digest_files, digest_package, stage_model
 from histofuse.tracking.provenance import (
     Stages,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from histofuse.core.artifacts import digest_folder, digest_text, to_json, write_text
+from histofuse.core.naming import flatten
 from histofuse.core.privacy import RESTRICTED
 from histofuse.core.processes import describe_process
 from histofuse.core.progress import report
@@ -27,7 +28,7 @@ from histofuse.studies.results import SPEC, TRIALS, format_trials, read_study
 from histofuse.studies.trials import StudySpec, TrialRecord, find_best, list_ends
 from histofuse.tracking import names
 from histofuse.tracking.lease import holding
-from histofuse.tracking.names import flatten, name_params
+from histofuse.tracking.names import name_params
 from histofuse.tracking.provenance import describe_revision, read_revision
 from histofuse.tracking.publish import Outcome
 from histofuse.tracking.recorder import LIVE_AFTER_SECONDS
@@ -59,7 +60,7 @@ def open_observer(live_after_seconds: float = LIVE_AFTER_SECONDS) -> Iterator[St
 
 
 class StudyRecorder:
-    """A `studies.trials.StudyObserver` with a thread that imports MLflow and writes.
+    """Observes a study; a thread imports MLflow and writes.
 
     If the store fails, the study goes on unrecorded, and ``publish`` writes what is missing.
     """

@@ -289,21 +289,8 @@ def _fit_mlp(
 
 
 def describe_training(path: Path) -> str:
-    """Summarise in a line how a bundle's model scores on validation and in cross-validation."""
+    """Say in a line how a bundle's model ranks the validation rows."""
     predictions = read_table(path / PREDICTIONS, TABULAR_PREDICTIONS)
     rows = predictions[predictions["split"] == "validation"]
     auroc = score_logits(rows["logit"].to_numpy(), rows["target"].to_numpy())["auroc"]
-    text = f"validation AUROC {auroc:.3f} on {len(rows)} rows, {rows['target'].sum()} positive"
-    config = load_json(path / CONFIG)
-    if rounds := config.get("training", {}).get("best_round"):
-        return f"{rounds} rounds by validation loss; {text}"
-    cv = config.get("cross_validation")
-    if not cv or cv["auroc"]["mean"] is None:
-        return text
-    scores = f"AUROC {_plus_minus(cv['auroc'])}, macro-F1 {_plus_minus(cv['macro_f1'])}"
-    return f"{cv['rounds']} rounds by {cv['folds']} folds of training ({scores}); {text}"
-
-
-def _plus_minus(score: dict[str, float | None]) -> str:
-    mean, sd = score["mean"], score["sd"]
-    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+    return f"validation AUROC {auroc:.3f} on {len(rows)} rows, {rows['target'].sum()} positive"

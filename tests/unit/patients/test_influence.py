@@ -5,21 +5,15 @@ import pytest
 from drawn_patients import ENCODING, draw_bags, make_params
 
 from histofuse.patients import influence
+from histofuse.patients.fusion.interface import PatientModel
 from histofuse.patients.influence import measure_nuclei
 from histofuse.patients.rows import fit_record_encoder, make_rows
 from histofuse.patients.train import train_method
 from histofuse.training.recorder import Recorder
 
 
-class SumOfFirst:
+class SumOfFirst(PatientModel):
     """Log-odds: the sum of the first embedding over a patient's nuclei, and of the record."""
-
-    parameters = 0
-    most_nuclei = None
-
-    def attend(self, rows): ...
-
-    def write(self, folder): ...
 
     def logits(self, rows):
         starts = np.cumsum(rows.sizes) - rows.sizes

@@ -1,7 +1,7 @@
 import pytest
 
-from histofuse.core.naming import name_column
-from histofuse.tracking.names import flatten, name_registered, redact
+from histofuse.core.naming import flatten, name_column
+from histofuse.tracking.names import name_registered, redact
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from histofuse.core.errors import RegistryError
 from histofuse.studies.results import write_study
-from histofuse.studies.trials import State, StudyObserver, StudySpec, TrialRecord
+from histofuse.studies.trials import State, StudySpec, TrialRecord
 from histofuse.tracking.names import STATE_TAG, STUDIES_EXPERIMENT, STUDY_TAG, TRIAL_TAG
 from histofuse.tracking.store import Store, open_store
 from histofuse.tracking.studies import (
@@ -332,7 +332,6 @@ def test_publishing_skips_what_was_recorded_live(store):
 
 def test_the_recorder_closes_after_writing_all(store):
     with open_observer(0.0) as recorder:
-        assert isinstance(recorder, StudyObserver)
         recorder.observe(SPEC, TRIALS[:2])
         recorder.observe(SPEC, TRIALS)
     assert len(read(store)[1]) == 4

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import EarlyLogisticParams, EarlyXgboostParams
-from histofuse.patients.fusion.interface import Fitted
+from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.learners import (
     Booster,
     Learner,
@@ -38,13 +38,12 @@ EarlyParams = EarlyLogisticParams | EarlyXgboostParams
 
 
 @dataclass(frozen=True)
-class EarlyModel:
+class EarlyModel(PatientModel):
     """A learner for each set of sides."""
 
     params: EarlyParams
     learners: Mapping[str, Learner]
     prior: float
-    most_nuclei: int | None = None  # reads all
 
     @property
     def parameters(self) -> int:
@@ -58,9 +57,6 @@ class EarlyModel:
 
     def _answer(self, view: str, rows: PatientRows) -> Logits:
         return self.learners[view].logits(np.hstack(_list_blocks(rows, view, self.params)))
-
-    def attend(self, rows: PatientRows) -> None:
-        """Attend to nothing: the aggregators are fixed."""
 
     def write(self, folder: Path) -> None:
         """Write the weights."""

@@ -2,41 +2,39 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
 
 from histofuse.patients.rows import PatientRows
-from histofuse.training.recorder import Recorder
 
 
-@runtime_checkable
-class PatientModel(Protocol):
+class PatientModel:
     """Patients -> log-odds of the outcome, from whichever sides are given."""
 
     @property
     def parameters(self) -> int:
         """How many numbers were learnt."""
-        ...
+        raise NotImplementedError
 
     @property
     def most_nuclei(self) -> int | None:
         """How many nuclei of a patient it reads at most; None for all."""
-        ...
+        return None
 
     def logits(self, rows: PatientRows) -> Float64[np.ndarray, " p"]:
         """Compute log-odds, not calibrated, from the sides that are given."""
-        ...
+        raise NotImplementedError
 
     def attend(self, rows: PatientRows) -> Float32[np.ndarray, " n"] | None:
         """Compute each nucleus's share in its patient's image vector; None if it has no meaning."""
-        ...
+        return None
 
     def write(self, folder: Path) -> None:
         """Write the weights into a bundle's folder."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,3 @@ class Fitted:
     # what `load` needs besides the params
     architecture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # how it ended, for ``config.json``
-
-
-@runtime_checkable
-class FitMethod(Protocol):
-    """Fits a method on train patients; validation patients choose when to stop."""
-
-    def __call__(
-        self,
-        train: PatientRows,
-        validation: PatientRows,
-        params: Any,
-        seed: int,
-        recorder: Recorder,
-    ) -> Fitted:
-        """Fit."""
-        ...

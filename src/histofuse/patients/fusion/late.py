@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.params.patients import LateParams
-from histofuse.patients.fusion.interface import Fitted
+from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.learners import (
     Logistic,
     Logits,
@@ -33,14 +33,13 @@ _UNPENALISED: Final = 1e6  # two columns need no penalty
 
 
 @dataclass(frozen=True)
-class LateModel:
+class LateModel(PatientModel):
     """A model a side and, where they are stacked, one of their log-odds."""
 
     params: LateParams
     sides: Mapping[str, Logistic]
     stack: Logistic | None
     prior: float
-    most_nuclei: int | None = None  # reads all
 
     @property
     def parameters(self) -> int:
@@ -59,9 +58,6 @@ class LateModel:
 
     def _answer(self, side: Side, rows: PatientRows) -> Logits:
         return self.sides[side].logits(describe_side(rows, side, self.params))
-
-    def attend(self, rows: PatientRows) -> None:
-        """Attend to nothing: the aggregators are fixed."""
 
     def write(self, folder: Path) -> None:
         """Write the weights."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from histofuse.params.patients import AnyPatientParams
-from histofuse.patients.fusion.interface import FitMethod, Fitted, PatientModel
+from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.rows import PatientRows
 from histofuse.training.recorder import Recorder
 
@@ -17,9 +17,8 @@ def fit_method(
     seed: int,
     recorder: Recorder,
 ) -> Fitted:
-    """Fit whichever method the params are of."""
-    fit: FitMethod = _find_module(params.kind).fit
-    return fit(train, validation, params, seed, recorder)
+    """Fit whichever method the params are of; validation patients choose when to stop."""
+    return _find_module(params.kind).fit(train, validation, params, seed, recorder)
 
 
 def load_method(
@@ -30,7 +29,7 @@ def load_method(
 
 
 def _find_module(kind: str) -> Any:
-    """Import the module of a kind, with `fit` (a `FitMethod`) and `load`."""
+    """Import the module of a kind, with a `fit` and a `load` that are called as above."""
     match kind:
         case "side":
             from histofuse.patients import side as module

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from histofuse.core.naming import name_fusion, name_model, show_count, show_name
+from histofuse.core.naming import flatten, name_fusion, name_model, show_count, show_name
 from histofuse.core.stage import read_stage_times
 from histofuse.reporting.blocks import Block, Bullets, Chapter, Fold, Grid, Prose, Terms
 from histofuse.reporting.inputs import Run
 from histofuse.reporting.origin import Origin
-from histofuse.tracking.names import flatten
 
 
 def find_focus(run: Run) -> str:
