@@ -125,6 +125,8 @@ def build_model(spec: ImageSpec, weights: str) -> ImageModel:
     network = build_network(spec.backbone, spec.input_px, spec.model_kwargs, weights)
     network = _pool(network, spec)
     model = ImageModel(spec, network, _probe_width(network, spec))
+    if any(parameter.ndim == 5 for parameter in model.parameters()):
+        return model  # it convolves volumes, which torch orders in another way
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

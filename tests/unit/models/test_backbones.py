@@ -89,6 +89,16 @@ def test_a_backbone_is_added_in_one_place(monkeypatch, tmp_path):
         assert torch.equal(loaded(images), model.eval()(images))
 
 
+def test_a_backbone_that_convolves_volumes_is_built(monkeypatch):
+    def build(input_px: int) -> nn.Module:
+        network = TinyBackbone(input_px)
+        network[0][0].positions = nn.Parameter(torch.zeros(1, 1, 1, 3, 3))
+        return network
+
+    monkeypatch.setitem(OWN, "volumes", build)
+    assert build_model(make_spec("volumes", 16), "none").embedding_dim == 5
+
+
 def test_imagenet_weights_of_an_own_backbone_are_refused():
     with pytest.raises(InputError, match="simple_cnn: has no ImageNet weights"):
         build_model(make_spec("simple_cnn"), "imagenet")
