@@ -68,8 +68,10 @@ class ShardReader:
             # In the order of the file, so that the disk is read forwards.
             wanted = wanted[np.argsort(rows[wanted], kind="stable")]
             source = self._open(int(shard))
-            if len(wanted) and rows[wanted[-1]] >= len(source):
-                problem = f"holds {show_count(source, 'patches')}"
+            first, last = rows[wanted[0]], rows[wanted[-1]]
+            if first < 0 or last >= len(source):
+                held = show_count(source, "patches")
+                problem = f"holds {held}, not row {first if first < 0 else last}"
                 raise _shard_error(self._path(int(shard)), problem)
             patches[wanted] = source[rows[wanted]]
         return patches
@@ -81,7 +83,7 @@ class ShardReader:
         if shard not in self._shards:
             path, side = self._path(shard), self.meta.stored_px
             try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                array = np.lib.format.open_memmap(path, mode="r")
             except (OSError, ValueError) as error:
                 raise _shard_error(path, f"not readable ({error})") from None
             if array.dtype != np.uint8 or array.shape[1:] != (side, side, 3):
@@ -101,14 +103,17 @@ def load_index(folder: Path) -> pd.DataFrame:
 
 
 def load_meta(folder: Path) -> PatchMeta:
-    """Load ``meta.json`` of a folder of shards; InputError if it is missing, or its keys wrong."""
+    """Load ``meta.json`` of a folder of shards; InputError if it is missing, or not as it must."""
     values: Any = load_json(folder / META)
     try:
-        return PatchMeta(**values)
+        meta = PatchMeta(**values)
+        if meta.margin_px < 0 or meta.stored_px != meta.patch_px + 2 * meta.margin_px:
+            raise TypeError("stored_px is not patch_px and a margin on each side")
+        return meta
     except TypeError as error:
         expected = f"the keys {', '.join(PatchMeta.__dataclass_fields__)}"
         raise InputError.of(
-            folder / META, f"wrong keys ({error})", expected, "Run dvc repro patches."
+            folder / META, f"wrong content ({error})", expected, "Run dvc repro patches."
         ) from None
 
 

@@ -87,6 +87,7 @@ ChooseMaps = Callable[[ImageModel, pd.DataFrame, Callable[..., Any]], dict[str, 
 # Fixed, so that the same patches in the same order give the same bytes.
 _BATCH = 256
 _ROWS_AT_ONCE = 2**18
+_MOST_ROWS = 2**31 - 1  # of a shard, and shards: what an int32 holds
 # Values of embeddings that are kept in memory: 16 MiB.
 _MOST_IN_MEMORY = 2**22
 
@@ -140,6 +141,9 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
     for label in sorted(set(index["label"].unique()) - set(meta.classes)):
         expected = f"one of {', '.join(meta.classes)}"
         faults.add(folder / INDEX, f"label {label!r} is no class", expected)
+    for column in ("shard", "row"):
+        if not index[column].between(0, _MOST_ROWS).all():
+            faults.add(folder / INDEX, f"{column}s beyond 0 to {_MOST_ROWS:,}", "those of patches")
     faults.raise_if_any()
     table = index.drop(columns=["x_px", "y_px"]).assign(split=split_of["split"])
     table = table.astype({"shard": "int32", "row": "int32"})

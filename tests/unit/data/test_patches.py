@@ -205,8 +205,14 @@ def test_shards_that_do_not_fit_the_index_are_refused(tmp_path):
     write_patches(annotations, frames, tmp_path, out, **HOW, shard_patches=7)
     with pytest.raises(InputError, match=r"shard-00002\.npy: holds 1 patch"):
         ShardReader(out).read([2], [1])
+    with pytest.raises(InputError, match=r"shard-00000\.npy: holds 7 patches, not row -1"):
+        ShardReader(out).read([0, 0], [3, -1])
     with pytest.raises(InputError, match=r"shard-00009\.npy: not readable"):
         ShardReader(out).read([9], [0])
+    for content in (b"", b"PK\3\4" + bytes(200)):
+        (out / "shard-00001.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"shard-00001\.npy: not readable"):
+            ShardReader(out).read([1], [0])
     content = (out / "shard-00000.npy").read_bytes()
     (out / "shard-00000.npy").write_bytes(content[:-10])
     with pytest.raises(InputError, match=r"shard-00000\.npy: not readable"):
@@ -218,5 +224,12 @@ def test_shards_that_do_not_fit_the_index_are_refused(tmp_path):
 
 def test_a_meta_with_other_keys_is_refused(tmp_path):
     (tmp_path / "meta.json").write_text('{"patch_px": 64}')
-    with pytest.raises(InputError, match=r"meta\.json: wrong keys"):
+    with pytest.raises(InputError, match=r"meta\.json: wrong content"):
+        load_meta(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"stored_px": 96}, {"margin_px": 4}, {"patch_px": "8"}])
+def test_a_meta_whose_sides_contradict_each_other_is_refused(changes, tmp_path):
+    (tmp_path / "meta.json").write_text(json.dumps(vars(META) | changes))
+    with pytest.raises(InputError, match=r"meta\.json: wrong content"):
         load_meta(tmp_path)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_patches_without_a_split_and_the_reverse_are_both_named(tmp_path):
     assert "stray" in str(caught.value)
 
 
+@pytest.mark.parametrize(("column", "value"), [("shard", 2**33), ("row", -1)])
+def test_places_that_no_shard_has_are_refused(column, value, tmp_path):
+    project = write_project(tmp_path)
+    index = pd.read_parquet(project / "patches" / "index.parquet")
+    index.loc[3, column] = value
+    write_table(index, project / "patches" / "index.parquet", PATCH_INDEX)
+    with pytest.raises(InputError, match=rf"index\.parquet: {column}s beyond 0 to"):
+        load_patch_data(project / "patches", project / "splits.parquet")
+
+
 def test_the_bundle_holds_what_it_must(trained):
     bundle = open_bundle(trained)
     assert set(bundle.files) == {
@@ -212,9 +223,10 @@ def test_training_keeps_the_embeddings_of_its_own_encoder_and_patches(trained, p
 def test_patches_of_another_size_are_refused(trained, project, tmp_path):
     other = write_project(tmp_path)
     meta = other / "patches" / "meta.json"
-    meta.write_text(meta.read_text().replace('"margin_px": 4', '"margin_px": 2'))
+    sides = {"patch_px": 20, "margin_px": 2}
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | sides))
     index = read_table(other / "patches" / "index.parquet", PATCH_INDEX)
-    with pytest.raises(InputError, match="16 px with a margin of 2 px"):
+    with pytest.raises(InputError, match="20 px with a margin of 2 px"):
         apply_network(load_image_model(open_bundle(trained)), other / "patches", index)
 
 
