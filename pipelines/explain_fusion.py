@@ -9,7 +9,7 @@ import pandas as pd
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder
-from histofuse.core.bundle import open_bundle
+from histofuse.core.bundle import PREDICTIONS, open_bundle
 from histofuse.core.naming import name_fusion, show_count
 from histofuse.core.privacy import may_show_patients
 from histofuse.core.progress import report
@@ -27,7 +27,7 @@ from histofuse.params.base import load_section, load_seed
 from histofuse.params.evaluation import EvaluationParams
 from histofuse.params.explain import ExplainParams
 from histofuse.params.intervals import IntervalParams
-from histofuse.training.fusion import FUSION_PREDICTIONS, PREDICTIONS
+from histofuse.training.fusion import FUSION_PREDICTIONS
 
 MODELS = Path("models")
 PATCHES = Path("data/patches")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from _stage import run_stage
 from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.privacy import SIMULATED_MARKER
 from histofuse.core.progress import report
 from histofuse.core.tables import write_table
-from histofuse.data.mimic import SIMULATED_MARKER
 from histofuse.data.simulate.mimiciv.tables import RISK_MODEL, simulate_hospital, write_hospital
 from histofuse.params.base import load_section, load_seed
 from histofuse.params.simulation import MimicSimulationParams

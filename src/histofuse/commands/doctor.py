@@ -31,12 +31,12 @@ from histofuse.tracking.local import find_foreign_root
 from histofuse.tracking.names import redact
 from histofuse.tracking.provenance import read_revision, read_stages
 from histofuse.tracking.publish import MODELS
+from histofuse.tracking.registry import REGISTRY_LOCK
 from histofuse.tracking.store import open_store
 
 Status = Literal["ok", "warn", "fail"]
 
 REQUIREMENTS: Final = Path("requirements.lock")
-REGISTRY_LOCK: Final = Path("registry.lock.json")
 SIMULATED: Final = Path("data/simulated")
 FRAMES_TABLE: Final = Path("data/annotations/frames.parquet")
 COHORT_TABLE: Final = Path("data/cohort/cohort.parquet")

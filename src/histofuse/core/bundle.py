@@ -16,6 +16,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.parquet"
+WEIGHTS = "weights.safetensors"
 # Files with one row per patient or patch. Copies leave them out where patient data may not be
 # shared; the digest still names the whole bundle.
 ROW_LEVEL = frozenset({PREDICTIONS})

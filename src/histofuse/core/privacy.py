@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Final
 
 RESTRICTED: Final = "restricted"
+SIMULATED_MARKER: Final = "SIMULATED.json"  # in a folder of simulated data
 # Sources whose rows are public: simulated or openly published.
 OPEN_SOURCES: Final = frozenset({"simulated", "brecahad", "published", "mimic-iv-demo"})
 FEWEST_PATIENTS: Final = 10  # a number of a restricted source is of at least as many

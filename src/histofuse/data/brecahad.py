@@ -21,6 +21,7 @@ from histofuse.core.artifacts import load_json
 from histofuse.core.errors import FaultList, InputError, collect_faults
 from histofuse.core.ids import CaseId, FrameId, case_of_frame, identify, list_spellings, unify_names
 from histofuse.core.naming import show_count
+from histofuse.core.privacy import SIMULATED_MARKER
 from histofuse.core.progress import track
 from histofuse.core.tables import Contract, parse_columns
 from histofuse.core.workers import map_jobs
@@ -36,7 +37,6 @@ from histofuse.params.data import (
 
 IMAGES = "images"
 GROUND_TRUTH = "groundTruth"
-MARKER = "SIMULATED.json"  # written by the simulation next to the two folders
 
 FRAMES = Contract(
     name="frames",
@@ -100,7 +100,7 @@ def read_brecahad(folder: Path, classes: ClassesParams, reading: FrameParams) ->
 
 def identify_source(params: DataParams) -> Source:
     """Identify the frames: simulated, by its marker, patients' that may not be shown, or open."""
-    if (Path(params.brecahad) / MARKER).is_file():
+    if (Path(params.brecahad) / SIMULATED_MARKER).is_file():
         return "simulated"
     if params.images_restricted:
         return "restricted"

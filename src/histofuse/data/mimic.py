@@ -9,11 +9,11 @@ import polars as pl
 
 from histofuse.core.artifacts import digest_text, load_json
 from histofuse.core.errors import FaultList, collect_faults
+from histofuse.core.privacy import SIMULATED_MARKER
 from histofuse.data.mimic_tables import Survey, find_table, read_rows, read_used, survey_table
 
 Source = Literal["simulated", "mimic-iv-demo", "restricted"]
 
-SIMULATED_MARKER: Final = "SIMULATED.json"
 # SHA-256 of the 100 sorted subject_ids, a line each, of the open Clinical Database Demo v2.2.
 DEMO_SUBJECTS_SHA256: Final = "97c0e3206fc6027379912d899a104e8055789d93365ec892f77a2d43d2127fe9"
 

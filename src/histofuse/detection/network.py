@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from histofuse.core.bundle import Bundle
+from histofuse.core.bundle import WEIGHTS, Bundle
 from histofuse.core.errors import InputError
 from histofuse.features.augment import PixelScale
-from histofuse.models.backbones import WEIGHTS, build_network
+from histofuse.models.backbones import build_network
 from histofuse.models.levels import cut_network
 from histofuse.models.stages import find_map_layers, list_stages
 

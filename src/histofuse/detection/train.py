@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from histofuse.core.artifacts import digest_file, digest_text, to_json, write_json, write_text
-from histofuse.core.bundle import CONFIG, HISTORY, PREDICTIONS, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, PREDICTIONS, WEIGHTS, writing_bundle
 from histofuse.core.progress import report, track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, parse_columns, to_csv, write_table
@@ -28,7 +28,6 @@ from histofuse.detection.network import (
 )
 from histofuse.detection.scoring import choose_threshold, match_frames
 from histofuse.features.augment import PatchGeometry
-from histofuse.models.backbones import WEIGHTS
 from histofuse.params.detector import DetectorParams, find_radius
 from histofuse.params.image import SAFETENSORS
 from histofuse.training.fitting.averaging import AveragedNetwork

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from histofuse.core.bundle import Bundle
+from histofuse.core.bundle import WEIGHTS, Bundle
 from histofuse.core.errors import InputError
 from histofuse.features.augment import PatchGeometry, PixelScale, Stored, prepare_patches
 from histofuse.models.levels import PooledLevels, PooledTokens
@@ -26,7 +26,6 @@ from histofuse.models.standardiser import Standardiser
 from histofuse.models.weights import download_state, load_state, load_weights
 from histofuse.params.image import Pooling
 
-WEIGHTS = "weights.safetensors"
 MAPS = "maps"  # in config.json: how maps were chosen
 # Patches whose rotations are computed at once.
 _ROTATED_AT_ONCE = 64

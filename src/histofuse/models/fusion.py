@@ -9,10 +9,9 @@ from jaxtyping import Float, Float32
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from histofuse.core.bundle import Bundle
+from histofuse.core.bundle import WEIGHTS, Bundle
 from histofuse.models.standardiser import Standardiser
 
-WEIGHTS = "weights.safetensors"
 ROWS_AT_ONCE = 8192
 
 

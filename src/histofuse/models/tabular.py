@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64
 from safetensors.numpy import load_file, save_file
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import Bundle
+from histofuse.core.bundle import WEIGHTS, Bundle
 from histofuse.core.errors import BundleError, InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Kind = Literal["logistic_regression", "gradient_boosting", "mlp", "xgboost"]
 Rows = pd.DataFrame | np.ndarray
 
-WEIGHTS = "weights.safetensors"
 BOOSTER = "model.ubj"
 FEATURE_ORDER = "feature_order.json"
 ENCODER = "encoder.json"

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float32
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from histofuse.core.bundle import WEIGHTS
 from histofuse.core.seeding import derive_seed
 from histofuse.models.mlp import one_thread
 from histofuse.models.standardiser import Components, Standardiser
@@ -34,7 +35,6 @@ from histofuse.training.fitting.processes import Draws
 from histofuse.training.fitting.recipe import Inputs, ParameterGroup, Recipe, Rows, read_recipe
 from histofuse.training.recorder import Recorder
 
-WEIGHTS: Final = "weights.safetensors"
 _ROWS_AT_ONCE: Final = 256
 
 

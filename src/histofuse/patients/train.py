@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histofuse.core.artifacts import digest_file, load_json, write_json, write_text
-from histofuse.core.bundle import CONFIG, Bundle, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, PREDICTIONS, Bundle, writing_bundle
 from histofuse.core.errors import InputError
 from histofuse.core.tables import Contract, to_csv, write_table
 from histofuse.features.encoding import Encoder
@@ -34,8 +34,6 @@ from histofuse.training.rows import score_logits
 from histofuse.training.tabular import to_columns
 
 KIND: Final = "patient"
-HISTORY: Final = "history.csv"
-PREDICTIONS: Final = "predictions.parquet"
 
 PATIENT_PREDICTIONS: Final = Contract(
     name="predictions on patients",

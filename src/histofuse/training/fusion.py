@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from safetensors.torch import save_file
 
 from histofuse.core.artifacts import digest_file, write_json
-from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, PREDICTIONS, WEIGHTS, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import InputError, collect_faults
 from histofuse.core.privacy import merge_sources
@@ -20,7 +20,7 @@ from histofuse.core.seeding import derive_seed
 from histofuse.core.tables import Contract, read_table, write_table
 from histofuse.features.embeddings import Embeddings, load_embeddings, select_pairs
 from histofuse.features.pairing import PAIRS
-from histofuse.models.fusion import ROWS_AT_ONCE, WEIGHTS, FusionHead
+from histofuse.models.fusion import ROWS_AT_ONCE, FusionHead
 from histofuse.models.mlp import one_thread
 from histofuse.params.fusion import FusionParams
 from histofuse.params.pairing import LEAKY_RULES, PairingParams
@@ -34,8 +34,6 @@ from histofuse.training.fitting.recipe import ParameterGroup, Recipe, Rows, read
 from histofuse.training.folds import Folds, split_folds
 from histofuse.training.recorder import Recorder
 
-HISTORY = "history.csv"
-PREDICTIONS = "predictions.parquet"
 MOST_FOLDS: Final = 5
 # Of the validation rows. The paper's macro-F1 (Appendix B) jumps from epoch to epoch, may be best
 # in the first, and over seeds the average precision of the heads it chose was lower each time.

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 from torch import nn
 
 from histofuse.core.artifacts import digest_file, digest_folder, write_json
-from histofuse.core.bundle import CONFIG, HISTORY, MANIFEST, PREDICTIONS, writing_bundle
+from histofuse.core.bundle import CONFIG, HISTORY, MANIFEST, PREDICTIONS, WEIGHTS, writing_bundle
 from histofuse.core.code import digest_code
 from histofuse.core.errors import FaultList, InputError
 from histofuse.core.progress import track
@@ -27,7 +27,6 @@ from histofuse.features.augment import DRAWN, augment_patches
 from histofuse.features.embeddings import number_rows, write_image_embeddings
 from histofuse.models.backbones import (
     MAPS,
-    WEIGHTS,
     ImageModel,
     ImageSpec,
     build_model,

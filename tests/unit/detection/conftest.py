@@ -7,10 +7,9 @@ from safetensors.torch import save
 from small_registry import empty_database, project
 
 from histofuse.core.artifacts import write_json
-from histofuse.core.bundle import CONFIG, writing_bundle
+from histofuse.core.bundle import CONFIG, WEIGHTS, writing_bundle
 from histofuse.detection.finder import THRESHOLD, NucleusFinder
 from histofuse.detection.network import DetectorSpec, build_detector, describe_detector
-from histofuse.models.backbones import WEIGHTS
 
 __all__ = ["empty_database", "project"]
 CLASSES = ["mitosis", "tumour", "non_tumour"]

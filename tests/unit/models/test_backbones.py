@@ -6,11 +6,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from histofuse.core.artifacts import write_json
-from histofuse.core.bundle import open_bundle, writing_bundle
+from histofuse.core.bundle import WEIGHTS, open_bundle, writing_bundle
 from histofuse.core.errors import BundleError, InputError
 from histofuse.models.backbones import (
     OWN,
-    WEIGHTS,
     ImageModel,
     ImageSpec,
     MapLayer,

@@ -18,9 +18,8 @@ from histofuse.core.bundle import MANIFEST, open_bundle
 from histofuse.core.errors import FaultList, InputError, RegistryError, collect_faults
 from histofuse.core.ids import identify
 from histofuse.core.naming import show_count
-from histofuse.core.privacy import may_show_patients
+from histofuse.core.privacy import SIMULATED_MARKER, may_show_patients
 from histofuse.core.progress import track
-from histofuse.data.brecahad import MARKER
 from histofuse.data.geojson import make_nuclei, write_features
 from histofuse.data.images.resolution import check_mpp, find_factors
 from histofuse.data.points import has_points, list_tiffs, read_points, refuse_frames
@@ -205,7 +204,9 @@ def is_private(request: Request) -> bool:
 
 def _is_simulated(path: Path) -> bool:
     """Whether frames, or the cohort next to a table of features, are marked as simulated."""
-    return (path / MARKER).is_file() if path.is_dir() else _read_source(path) == "simulated"
+    return (
+        (path / SIMULATED_MARKER).is_file() if path.is_dir() else _read_source(path) == "simulated"
+    )
 
 
 def _read_source(table: Path) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from histofuse.core.artifacts import load_json
-from histofuse.core.bundle import PREDICTIONS, open_bundle
+from histofuse.core.bundle import PREDICTIONS, WEIGHTS, open_bundle
 from histofuse.core.naming import show_ends, show_value
 from histofuse.core.seeding import derive_seed
 from histofuse.evaluation.alarms.checks import AlarmCheck, AlarmRules, make_check, skip_check
@@ -18,6 +18,7 @@ from histofuse.evaluation.metrics.bootstrap import Bootstrap
 from histofuse.evaluation.metrics.sides import find_side
 from histofuse.evaluation.metrics.weighted import measure_rows
 from histofuse.evaluation.predictions import Predictions, read_predictions
+from histofuse.models.tabular import ENCODER
 from histofuse.params.pairing import LEAKY_RULES
 from histofuse.params.promotion import AlarmParams, name_focus
 from histofuse.training.calibrate import Calibrator, fit_calibrator
@@ -27,9 +28,6 @@ from histofuse.training.decision import (
     name_decision_rows,
 )
 from histofuse.training.thresholds import Thresholds, fit_thresholds
-
-WEIGHTS: Final = "weights.safetensors"
-ENCODER: Final = "encoder.json"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from histofuse.core.bundle import PREDICTIONS
 from histofuse.core.ids import SPLITS
 from histofuse.core.seeding import make_rng
 from histofuse.core.tables import read_table
@@ -25,7 +26,7 @@ from histofuse.params.simulation import LinkedSimulationParams
 from histofuse.patients.bags import PatientBags
 from histofuse.patients.fusion.methods import fit_method
 from histofuse.patients.rows import fit_record_encoder, make_rows, select_split
-from histofuse.patients.train import PATIENT_PREDICTIONS, PREDICTIONS
+from histofuse.patients.train import PATIENT_PREDICTIONS
 from histofuse.training.recorder import Recorder
 
 GAINS: Final = ("gain", "achievable_gain", "share", "gain_by_chance")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
 from histofuse.core.artifacts import replacing_folder, write_json
+from histofuse.core.privacy import SIMULATED_MARKER
 from histofuse.core.progress import track
 from histofuse.core.seeding import make_rng
 from histofuse.data.simulate.brecahad.blobs import Textures, draw_blob
@@ -31,7 +32,6 @@ from histofuse.data.simulate.brecahad.tissue import (
 )
 from histofuse.params.simulation import HistologySimulationParams
 
-MARKER = "SIMULATED.json"
 NOTICE = "Simulated by histofuse. No tissue, no patient."
 
 _STREAM = "simulate_brecahad"
@@ -62,7 +62,7 @@ def simulate_brecahad(params: HistologySimulationParams, seed: int, folder: Path
         frames = track(plans, "simulating frames")
         counts = [write_frame(plan, params, seed, temporary) for plan in frames]
         origin = {"source": "simulated", "notice": NOTICE, "seed": seed}
-        write_json({**origin, "params": params.model_dump()}, temporary / MARKER)
+        write_json({**origin, "params": params.model_dump()}, temporary / SIMULATED_MARKER)
     return {key: sum(c[key] for c in counts) for key in _KEYS}
 
 
