@@ -1,11 +1,11 @@
 """Where the nuclei of a folder of frames are: in BreCaHAD's layout, CSV or QuPath's GeoJSON."""
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import polars as pl
 
@@ -28,7 +28,8 @@ _POINTS = (
     "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )
 _TIFFS = {".tif", ".tiff"}
-_NO_FRAMES = (SLIDE_SUFFIXES - _TIFFS) | {".png", ".jpg", ".jpeg", ".bmp"}
+_PICTURES = (SLIDE_SUFFIXES - _TIFFS) | {".png", ".jpg", ".jpeg", ".bmp"}
+_NO_FRAMES = {f"{suffix} files" for suffix in _PICTURES}
 
 Sizes = Mapping[str, tuple[int, int]]  # frame to width and height
 
@@ -99,12 +100,15 @@ def list_tiffs(folder: Path) -> dict[str, Path]:
             if (known := seen.setdefault(identify(path.stem), path)) != path:
                 faults.add(path, f"the same frame as {known.name}", "one file per frame")
             files[path.stem] = path
-        others = Counter(p.suffix for p in where.iterdir() if p.is_file() and p.suffix)
-        for suffix in sorted(others.keys() & _NO_FRAMES) if files else ():
-            report(f"{where}: {show_count(others[suffix], f'{suffix} files')} left out: no frames")
+        others = Counter(
+            f"{path.suffix} files" if path.is_file() else "folders"
+            for path in where.iterdir()
+            if path.suffix or path.is_dir()
+        )
+        for of in sorted(others.keys() & _NO_FRAMES) if files else ():
+            report(f"{where}: {show_count(others[of], of)} left out: no frames")
         if not files:
-            most = others.most_common(1)
-            held = "".join(f", but {show_count(n, f'{suffix} files')}" for suffix, n in most)
+            held = "".join(f", but {show_count(n, of)}" for of, n in others.most_common(1))
             expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
             faults.add(where, f"no frames{held}", expected)
     return files
@@ -148,7 +152,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         | {axis: read_numbers(text[axis]).cast(pl.Float64).to_numpy() for axis in _COLUMNS[1:]}
         | {"class_name": pd.Series(classes, range(len(text)), dtype=object)}
         | {"where": [f"{path}, line {line}" for line in text["line"]]}
-        | {f"{axis}_text": text[axis].to_list() for axis in _COLUMNS[1:]}
+        | {f"{axis}_text": text[axis].fill_null("empty").to_list() for axis in _COLUMNS[1:]}
     )
 
 
@@ -169,7 +173,9 @@ def _read_geojson(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
 def _name_frame(path: Path, names: Mapping[str, str]) -> str:
     frame = name_frame(path)
     if identify(frame) not in names and len(names) == 1:
-        return next(iter(names.values()))
+        only = next(iter(names.values()))
+        report(f"{path.name}: taken for {only}, the only frame")
+        return only
     return frame
 
 
@@ -186,19 +192,26 @@ def check_points(
     """Note points of unknown frames, that are no numbers, or that lie outside of their frame."""
     unknown = table[~table["frame_id"].isin(set(files))].drop_duplicates("frame_id")
     for frame, where in zip(unknown["frame_id"], unknown["where"], strict=True):
-        faults.add(where, f"unknown frame_id {frame!r}", "a TIFF file of this name")
+        expected = f"the name of a frame, such as {next(iter(files))!r}"
+        faults.add(where, f"unknown frame_id {frame!r}", expected)
     places = table[_COLUMNS[1:]].to_numpy()
     if len(table) > 1 and ((places >= 0) & (places <= 1)).all():
         problem = f"all {len(table)} points lie within one pixel, as fractions of the sides would"
         faults.add(table["where"].iloc[0].rpartition(",")[0], problem, "x_px and y_px in pixels")
-    for axis, side in (("x_px", 0), ("y_px", 1)):
-        limit = table["frame_id"].map({frame: size[side] for frame, size in sizes.items()})
-        bad = table[axis].isna() | (table[axis] < 0) | (table[axis] > limit)
-        for row in table.index[bad][:_SHOWN]:
-            known = not math.isnan(limit[row])
-            expected = f"from 0 to {limit[row]:.0f}" if known else "a number of pixels"
-            problem = f"is {table[f'{axis}_text'][row]}"
-            faults.add(f"{table['where'][row]}, {axis}", problem, expected)
+    sides = np.array([sizes.get(frame, (np.nan, np.nan)) for frame in table["frame_id"]])
+    turned = places[:, ::-1]
+    fits = bool(((turned >= 0) & (turned <= sides)).all())
+    remedy = "With x and y exchanged all points lie inside." if fits else ""
+    for side, axis in enumerate(_COLUMNS[1:]):
+        limit = sides[:, side]
+        bad = np.isnan(places[:, side]) | (places[:, side] < 0) | (places[:, side] > limit)
+        for row in (rows := np.flatnonzero(bad))[:_SHOWN]:
+            known = not np.isnan(limit[row])
+            expected = f"a number from 0 to {limit[row]:.0f}" if known else "a number of pixels"
+            problem = f"is {table[f'{axis}_text'].iloc[row]}"
+            faults.add(f"{table['where'].iloc[row]}, {axis}", problem, expected, remedy)
+        if (more := len(rows) - _SHOWN) > 0:
+            faults.add("points", f"{more:,} more such {axis}", "places inside the frame")
 
 
 def _read_sizes(

@@ -103,8 +103,8 @@ def test_all_faults_are_listed_at_once(folder):
     with pytest.raises(InputError) as caught:
         read_annotations(make_params(folder, "geojson"), CLASSES)
     said = str(caught.value)
-    assert "Case_1-01.geojson, feature 2, x_px: is 75.00; expected from 0 to 60" in said
-    assert "Case_2-01.geojson, feature 1, y_px: is -0.50; expected from 0 to 40" in said
+    assert "Case_1-01.geojson, feature 2, x_px: is 75.00; expected a number from 0 to 60" in said
+    assert "Case_2-01.geojson, feature 1, y_px: is -0.50; expected a number from 0 to 40" in said
 
 
 def test_a_frame_without_a_file_and_the_reverse_are_named(folder):

@@ -435,6 +435,8 @@ def _embed_cases(
 
 def _count_classes(answered: pd.DataFrame, classes: list[str]) -> str:
     """Count each class by case and, of few frames, by frame, with the median distance of both."""
+    if answered.empty:
+        return "no nuclei"
     keys = [answered[CASE].rename("case"), answered["frame_id"].rename("frame")]
     frames = pd.crosstab(keys, answered[PREDICTION]).reindex(columns=classes, fill_value=0)
     cases = frames.groupby(level="case").sum()
@@ -452,9 +454,8 @@ def _find_far(answered: pd.DataFrame) -> list[str]:
         return []
     share = f"{len(far)} of {show_count(answered['frame_id'].nunique(), 'frames')}"
     return [
-        f"WARNING: {share} are unlike the training patches: their median distance is above 1, "
-        "below which 95 % of the validation patches stay, "
-        f"at most {far.max():.1f} ({far.idxmax()})."
+        f"WARNING: {share} unlike the training patches, by a median distance above 1, below which "
+        f"95 % of the validation patches stay, at most {far.max():.1f} ({far.idxmax()})."
     ]
 
 

@@ -52,6 +52,8 @@ def settle_mpp(path: Path, given: float | None) -> float:
     if told is not None and LEAST_MPP <= told <= LARGEST_MPP:
         return told
     if given is not None:
+        if told is not None:
+            report(f"{path.name}: says {told:.4g} µm per pixel, {given:g} is taken")
         return given
     if told is None:
         raise InputError.of(path, "does not say its mpp", "µm per pixel", _REMEDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ ACCEPTED = (
     "one RGB or RGBA image of 8 to 16 bits a channel (striped, tiled or planar; uncompressed, "
     "PackBits, LZW, Deflate, JPEG, JPEG 2000 or Zstandard)"
 )
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs, an error says too
 _MENDING = "Copy the file again: it is incomplete or damaged."
 LZW: Final = 5
 _JPEG: Final = 7
@@ -142,9 +144,15 @@ def naming_file(path: Path | str) -> Iterator[None]:
         raise InputError.of(path, "no such file", ACCEPTED) from None
     except InputError:
         raise
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError.of(path, f"cannot be read ({error.strerror})", ACCEPTED) from None
     # tifffile and imagecodecs raise many types of errors on damaged files.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if reason.endswith("header=b''"):
+            raise InputError.of(path, "is empty", ACCEPTED, _MENDING) from None
+        if not any(map(str.isalpha, reason)):  # a bare key or index
+            reason = "damaged"
         remedy = "Save it as TIFF." if reason.startswith("not a TIFF") else _MENDING
         raise InputError.of(path, f"cannot be decoded ({reason})", ACCEPTED, remedy) from None
 

@@ -371,7 +371,7 @@ def test_frames_unlike_the_training_patches_are_said(frames):
     said, table = ask(frames)  # frames of noise
     medians = table.groupby("frame_id")["distance"].median()
     assert (medians > 1).all()
-    expected = "3 of 3 frames are unlike the training patches: their median distance is above 1"
+    expected = "3 of 3 frames unlike the training patches, by a median distance above 1"
     assert f"WARNING: {expected}" in said
     assert f"at most {medians.max():.1f} ({medians.idxmax()})" in said
 
@@ -413,6 +413,41 @@ def test_answers_open_in_qupath_and_come_back_as_points(frames):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("Case_1-01,60,90\nCase_1-01,5,70\n", "With x and y exchanged all points lie inside."),
+        ("Case_1-01,,20\n", "line 2, x_px: is empty; expected a number from 0 to 96"),
+        ("Case_1-01,500,20\n" * 50, "points: 30 more such x_px; expected places inside"),
+        ("Case_1-01.tif,5,20\n", "expected the name of a frame, such as 'Case_1-01'"),
+    ],
+)
+def test_points_that_cannot_be_are_explained(frames, rows, said):
+    Path("points.csv").write_text(f"frame_id,x_px,y_px\n{rows}")
+    with pytest.raises(InputError, match=re.escape(said)):
+        ask(frames, points=Path("points.csv"))
+
+
+def test_points_named_after_another_picture_are_said_to_be_taken_for_the_only_one(frames, capsys):
+    for name in ("Case_1-02", "Case_2-01"):
+        (frames / "images" / f"{name}.tif").unlink()
+    _, answer = ask(frames / "images", points=write_point("Case_7-07.geojson"))
+    assert set(answer["frame_id"]) == {"Case_1-01"}
+    assert "Case_7-07.geojson: taken for Case_1-01, the only frame" in capsys.readouterr().err
+
+
+def write_point(name):
+    point = {"type": "Point", "coordinates": [20, 30]}
+    Path(name).write_text(json.dumps({"type": "Feature", "geometry": point, "properties": {}}))
+    return Path(name)
+
+
+def test_a_folder_of_folders_is_said_to_be_one(small_project):
+    Path("above/frames").mkdir(parents=True)
+    with pytest.raises(InputError, match="above: no frames, but 1 folder; expected"):
+        ask(Path("above"))
+
+
 def test_all_faults_of_points_are_listed_at_once(frames):
     Path("points.csv").write_text(
         "frame_id,x_px,y_px\nCase_1-01,10,20\nCase_1-01,97,20\nCase_1-01,x,20\nCase_7-01,1,1\n"
@@ -420,7 +455,7 @@ def test_all_faults_of_points_are_listed_at_once(frames):
     with pytest.raises(InputError) as caught:
         ask(frames, points=Path("points.csv"))
     said = str(caught.value)
-    assert "line 3, x_px: is 97; expected from 0 to 96" in said
+    assert "line 3, x_px: is 97; expected a number from 0 to 96" in said
     assert "line 4, x_px: is x" in said
     assert "unknown frame_id 'Case_7-01'" in said
     assert not Path("out.parquet").exists()

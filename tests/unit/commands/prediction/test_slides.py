@@ -380,7 +380,7 @@ def test_frames_without_any_nucleus_are_answered_with_none(project):
     said, table = find_in_frames()
     assert len(table) == 0
     assert "prediction" in table
-    assert "0 nuclei of 1 frame" in said
+    assert "0 nuclei of 1 frame\nno nuclei\n" in said
 
 
 def test_frames_that_cannot_be_searched_are_named(project, places):

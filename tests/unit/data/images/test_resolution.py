@@ -8,11 +8,11 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from histofuse.core.errors import InputError
+from histofuse.core.errors import FaultList, InputError
 from histofuse.data.cutting import cut_windows, write_patches
 from histofuse.data.images import resolution
 from histofuse.data.images.pixels import UNKNOWN
-from histofuse.data.images.resolution import find_factors, read_mpp, resample, settle_mpp
+from histofuse.data.images.resolution import check_mpp, find_factors, read_mpp, resample, settle_mpp
 from histofuse.data.images.slides import open_picture
 from histofuse.data.patches import PatchMeta, load_index, read_patches
 
@@ -68,18 +68,23 @@ def test_resolutions_for_printing_are_none(dots, tmp_path):
     assert read_mpp(write(tmp_path / "a.tif", make_pixels(32, 32), **printed)) is None
 
 
-def test_a_resolution_is_read_given_or_refused(tmp_path):
+def test_a_resolution_is_read_given_or_refused(tmp_path, capsys):
     pixels = make_pixels(32, 32)
     unknown = write(tmp_path / "none.tif", pixels)
     with pytest.raises(InputError, match=r"none\.tif: does not say its mpp; .* --mpp"):
         settle_mpp(unknown, None)
     assert settle_mpp(unknown, 0.25) == 0.25
-    with pytest.raises(InputError, match=r"--mpp: is 3; expected 0\.05 to 2 µm"):
-        settle_mpp(unknown, 3.0)
+    for given in (3.0, 0.01, float("nan")):
+        check_mpp(given, faults := FaultList())
+        assert str(faults.faults[0]).startswith(f"--mpp: is {given:g}; expected 0.05 to 2 µm")
+    check_mpp(0.25, faults := FaultList())
+    assert not faults.faults
     small = {"resolution": (2_500, 2_500), "resolutionunit": "CENTIMETER"}
     thumbnail = write(tmp_path / "small.tif", pixels, **small)
     with pytest.raises(InputError, match="has 4 µm per pixel, as a thumbnail has"):
         settle_mpp(thumbnail, None)
+    assert settle_mpp(thumbnail, 0.25) == 0.25
+    assert "small.tif: says 4 µm per pixel, 0.25 is taken" in capsys.readouterr().err
     known = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     assert settle_mpp(write(tmp_path / "known.tif", pixels, **known), 0.5) == 0.25
     oblong = {"resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}

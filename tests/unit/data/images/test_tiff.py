@@ -369,7 +369,7 @@ def test_a_truncated_file_is_refused(options, share, path):
     tifffile.imwrite(path, RGB, photometric="rgb", **options)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match=r"Case_1-01\.tif: (cut short|cannot be decoded)"):
+    with pytest.raises(InputError, match=r"Case_1-01\.tif: (cut short|cannot be decoded|is empty)"):
         read_rgb(path, UNKNOWN)
 
 
@@ -392,3 +392,22 @@ def test_a_hostile_packet_of_xmp_takes_no_time():
     started = time.process_time()
     assert settle_orientation(1, b":Orientation" * 100_000, UNKNOWN, "a frame") == 1
     assert time.process_time() - started < 2
+
+
+def test_what_is_no_file_of_pixels_is_said_without_the_errors_of_decoders(path, caplog, capfd):
+    for write, said in (
+        (path.mkdir, "cannot be read (Is a directory)"),
+        (lambda: path.write_bytes(b""), "is empty"),
+        (
+            lambda: Image.fromarray(RGB).save(path, compression="jpeg"),
+            "cannot be decoded (damaged)",
+        ),
+    ):
+        write()
+        if path.is_file() and (raw := path.read_bytes()):
+            path.write_bytes(raw[: len(raw) * 2 // 3])  # the directory of pages stands at the end
+        with pytest.raises(InputError) as caught:
+            read_rgb(path, UNKNOWN)
+        assert caught.value.faults[0].problem == said
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert not caplog.records
