@@ -1,5 +1,7 @@
 """Late fusion: a model a side; their log-odds are averaged, or weighed by a second model.
 
+With a model of one side alone it is what fusion is measured against.
+
 The mean of log-odds is the product of the odds: right where the sides are independent given the
 outcome, and each is calibrated.
 """
@@ -12,8 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float32
 
-from histofuse.params.patients import LateParams
+from histofuse.params.patients import LateParams, SideParams
 from histofuse.patients.fusion.interface import Fitted, PatientModel
 from histofuse.patients.learners import (
     Logistic,
@@ -25,7 +28,6 @@ from histofuse.patients.learners import (
     split_patients,
 )
 from histofuse.patients.rows import PatientRows, Side
-from histofuse.patients.side import describe_side
 from histofuse.training.recorder import Recorder
 
 _SIDES: Final[tuple[Side, ...]] = ("image", "record")
@@ -34,10 +36,13 @@ _UNPENALISED: Final = 1e6  # two columns need no penalty
 
 @dataclass(frozen=True)
 class LateModel(PatientModel):
-    """A model a side and, where they are stacked, one of their log-odds."""
+    """A model of each or one side and, where they are stacked, one of their log-odds.
 
-    params: LateParams
-    sides: Mapping[str, Logistic]
+    Where no side that it has is given, it answers the outcome's share.
+    """
+
+    params: LateParams | SideParams
+    sides: Mapping[Side, Logistic]
     stack: Logistic | None
     prior: float
 
@@ -49,15 +54,15 @@ class LateModel(PatientModel):
 
     def logits(self, rows: PatientRows) -> Logits:
         """Compute log-odds."""
-        alone = {side: partial(self._answer, side) for side in _SIDES}
+        alone = {side: partial(self._answer, side) for side in self.sides}
         return answer_views(rows, {"both": self._combine, **alone}, self.prior)
 
     def _combine(self, rows: PatientRows) -> Logits:
-        both = np.column_stack([self._answer(side, rows) for side in _SIDES])
-        return self.stack.logits(both) if self.stack else both.mean(axis=1)
+        each = np.column_stack([self._answer(side, rows) for side in self.sides])
+        return self.stack.logits(each) if self.stack else each.mean(axis=1)
 
     def _answer(self, side: Side, rows: PatientRows) -> Logits:
-        return self.sides[side].logits(describe_side(rows, side, self.params))
+        return self.sides[side].logits(_describe_side(rows, side, self.params))
 
     def write(self, folder: Path) -> None:
         """Write the weights."""
@@ -67,12 +72,31 @@ class LateModel(PatientModel):
             self.stack.write(folder, "stack")
 
 
+def _describe_side(
+    rows: PatientRows, side: Side, params: LateParams | SideParams
+) -> Float32[np.ndarray, "p _"]:
+    """Describe one side by columns without missing values."""
+    return rows.record if side == "record" else rows.describe_image(params.aggregators)
+
+
+def _list_sides(params: LateParams | SideParams) -> tuple[Side, ...]:
+    return (params.side,) if isinstance(params, SideParams) else _SIDES
+
+
 def fit(
-    train: PatientRows, validation: PatientRows, params: LateParams, seed: int, recorder: Recorder
+    train: PatientRows,
+    validation: PatientRows,
+    params: LateParams | SideParams,
+    seed: int,
+    recorder: Recorder,
 ) -> Fitted:
     """Fit on the train patients; the stack on log-odds of folds held out from the sides' models."""
     prior = compute_prior(train.outcome)
-    sides = {side: _fit_side(train, side, params) for side in _SIDES}
+    sides: dict[Side, Logistic] = {
+        side: _fit_side(train, side, params) for side in _list_sides(params)
+    }
+    if isinstance(params, SideParams):
+        return Fitted(LateModel(params, sides, None, prior), pd.DataFrame(), {"prior": prior})
     folds = split_patients(train.outcome, params.folds, seed)
     stack = None
     if params.combine == "stacked" and folds:
@@ -80,19 +104,23 @@ def fit(
         for rest, held_out in folds:
             for column, side in enumerate(_SIDES):
                 model = _fit_side(train.take(rest), side, params)
-                x = describe_side(train.take(held_out), side, params)
+                x = _describe_side(train.take(held_out), side, params)
                 crossed[held_out, column] = model.logits(x)
         stack = fit_logistic([crossed], train.outcome, _UNPENALISED)
     model = LateModel(params, sides, stack, prior)
     return Fitted(model, pd.DataFrame(), {"prior": prior, "stacked": stack is not None})
 
 
-def _fit_side(rows: PatientRows, side: Side, params: LateParams) -> Logistic:
-    return fit_logistic([describe_side(rows, side, params)], rows.outcome, params.c)
+def _fit_side(rows: PatientRows, side: Side, params: LateParams | SideParams) -> Logistic:
+    return fit_logistic([_describe_side(rows, side, params)], rows.outcome, params.c)
 
 
-def load(folder: Path, params: LateParams, architecture: Mapping[str, Any]) -> LateModel:
+def load(
+    folder: Path, params: LateParams | SideParams, architecture: Mapping[str, Any]
+) -> LateModel:
     """Load what `LateModel.write` wrote."""
-    sides = {side: load_logistic(folder, side) for side in _SIDES}
-    stack = load_logistic(folder, "stack") if architecture["stacked"] else None
+    sides: dict[Side, Logistic] = {
+        side: load_logistic(folder, side) for side in _list_sides(params)
+    }
+    stack = load_logistic(folder, "stack") if architecture.get("stacked") else None
     return LateModel(params, sides, stack, architecture["prior"])

@@ -31,11 +31,9 @@ def load_method(
 def _find_module(kind: str) -> Any:
     """Import the module of a kind, with a `fit` and a `load` that are called as above."""
     match kind:
-        case "side":
-            from histofuse.patients import side as module
         case "early_logistic" | "early_xgboost":
             from histofuse.patients.fusion import early as module
-        case "late":
+        case "side" | "late":
             from histofuse.patients.fusion import late as module
         case "intermediate":
             from histofuse.patients.fusion import intermediate as module
