@@ -53,6 +53,7 @@ class Case:
     """A case to report on."""
 
     name: str
+    frames: Sequence[str]  # those without nuclei too
     table: pd.DataFrame  # frame_id, x_px, y_px, prediction, probability_<class> of each nucleus
     shown: pd.DataFrame  # those of its nuclei to explain
     stored: UInt8[np.ndarray, "n side side 3"]  # their patches, with margin
@@ -75,15 +76,18 @@ def write_frame_pages(
     *,
     private: bool,
 ) -> None:
-    """Write ``<case>.html`` for each case of a table of answers."""
+    """Write ``<case>.html`` for each case, its nuclei those of a table of answers."""
     config = model.predictor.bundle.config
-    for name, rows in track(list(table.groupby("case_id", sort=False)), "writing pages"):
+    cases = pd.Series(frames.cases)
+    for name, held in track(list(cases.groupby(cases, sort=False)), "writing pages"):
+        rows, names = table[table["case_id"] == name], list(held.index)
         shown = choose_shown(rows, config["focus_class"])
         by_frame = shown.groupby("frame_id", sort=False)
         parts = [cut_patches(model, part, frames) for _, part in by_frame]
+        stored = np.concatenate([model.make_stored(0), *parts])
         pictures = _draw_frames(rows, frames, config["classes"], config["focus_class"])
-        results = _describe_count(rows, model, frames, config["focus_class"])
-        case = Case(str(name), rows, shown, np.concatenate(parts), pictures, results)
+        results = _describe_count(rows, names, model, frames, config["focus_class"])
+        case = Case(str(name), names, rows, shown, stored, pictures, results)
         page = folder / f"{name}.html"
         write_case_page(case, model.predictor, records, page, private=private)
 
@@ -99,11 +103,10 @@ def _draw_frames(
 
 
 def _describe_count(
-    rows: pd.DataFrame, model: FrameModel, frames: FrameSource, focus: str
+    rows: pd.DataFrame, names: Sequence[str], model: FrameModel, frames: FrameSource, focus: str
 ) -> list[tuple[str, str]]:
     """Count the class in focus and, where the resolution is known, by area."""
     count = int((rows[PREDICTION] == focus).sum())
-    names = rows["frame_id"].unique()
     held = show_count(names, "frames")
     nuclei = f"{show_count(rows, 'nuclei')} in {held}"
     results = [(show_name(focus).capitalize(), f"{count:,} of {nuclei}")]
@@ -126,7 +129,7 @@ def write_case_page(
     classes, focus = predictor.bundle.config["classes"], predictor.bundle.config["focus_class"]
     shown, stored = case.shown, case.stored
     explained, why_not = _explain(predictor, stored, records, case.name)
-    blocks: list[Block] = [Terms(list(case.results)), _count(case.table, classes)]
+    blocks: list[Block] = [Terms(list(case.results)), _count(case, classes)]
     if case.pictures:
         blocks += [Heading("Where they are"), *case.pictures]
     blocks.append(Heading(f"Most probably {show_name(focus)}"))
@@ -192,9 +195,9 @@ def _explain(
         return pd.DataFrame(), str(error)
 
 
-def _count(table: pd.DataFrame, classes: Sequence[str]) -> Grid:
-    counts = pd.crosstab(table["frame_id"], table[PREDICTION]).reindex(columns=list(classes))
-    counts = counts.fillna(0).astype(int)
+def _count(case: Case, classes: Sequence[str]) -> Grid:
+    counts = pd.crosstab(case.table["frame_id"], case.table[PREDICTION])
+    counts = counts.reindex(index=list(case.frames), columns=list(classes)).fillna(0).astype(int)
     rows = [[str(frame), *map("{:,}".format, row)] for frame, row in counts.iterrows()]
     total = ["all", *map("{:,}".format, counts.sum())]
     headings = ["Picture", *map(show_name, classes)]

@@ -235,7 +235,7 @@ def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
             stored = np.array([prepare(patch) for patch in stored], np.uint8).reshape(stored.shape)
             drawn = embed_array(drawing, "Thumbnail with mitoses and hot spot", "")
             results = [("Result", describe_slide(summary))]
-            case = Case(name, table, shown, stored, [drawn], results)
+            case = Case(name, [name], table, shown, stored, [drawn], results)
             page = request.report / f"{name}.html"
             write_case_page(case, frames.predictor, records, page, private=job.private)
         return summary

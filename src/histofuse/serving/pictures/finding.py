@@ -12,7 +12,6 @@ from histofuse.core.progress import report, track
 from histofuse.data.images.pixels import require_light
 from histofuse.data.images.resolution import resample
 from histofuse.data.images.tiff import read_rgb
-from histofuse.data.points import name_cases
 from histofuse.evaluation.mitotic_counts import MitosisErrors
 from histofuse.serving.pictures.frames import FrameSource
 
@@ -40,7 +39,8 @@ def find_points(frames: FrameSource, finder: Any) -> pd.DataFrame:
                 found = found[["x_px", "y_px", "score"]]
                 found[["x_px", "y_px"]] /= frames.factors[frame]
                 parts.append(found.assign(frame_id=frame))
-    table = name_cases(pd.concat([part for part in parts if len(part)] or parts))
+    table = pd.concat([part for part in parts if len(part)] or parts)
+    table["case_id"] = [frames.cases[frame] for frame in table["frame_id"]]
     return table[["case_id", "frame_id", "x_px", "y_px", "score"]].reset_index(drop=True)
 
 

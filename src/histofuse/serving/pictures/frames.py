@@ -11,6 +11,7 @@ nucleus.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from histofuse.core.errors import BundleError
 from histofuse.data.cutting import cut_windows
 from histofuse.data.images.resolution import resample
 from histofuse.data.images.tiff import read_rgb
+from histofuse.data.points import name_cases
 from histofuse.features.stain import find_normaliser
 from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
@@ -39,6 +41,12 @@ class FrameSource:
     files: Mapping[str, Path]  # TIFF
     reading: FrameParams
     factors: Mapping[str, float]  # how many times as many pixels a side the model gets
+
+    @cached_property
+    def cases(self) -> dict[str, str]:
+        """The case of each frame."""
+        named = name_cases(pd.DataFrame({"frame_id": list(self.files)}))
+        return dict(zip(named["frame_id"], named["case_id"], strict=True))
 
     def read(self, frame: object) -> UInt8[np.ndarray, "height width 3"]:
         """Read a frame as it is."""

@@ -284,12 +284,16 @@ def find_in_frames(**more):
     return said, pd.read_parquet("out.parquet")
 
 
+def draw_glass(side):
+    light = np.random.default_rng(0).integers(236, 244, (side, side, 1)).repeat(3, axis=2)
+    return light.astype(np.uint8)
+
+
 def test_frames_without_points_get_the_nuclei_that_are_found(project, places, capsys):
     Path("frames").mkdir()
     doubled = np.repeat(np.repeat(draw_tissue(300, 300, places[:20]), 2, axis=0), 2, axis=1)
     tifffile.imwrite("frames/Case_1-01.tif", doubled, photometric="rgb")
-    glass = np.random.default_rng(0).integers(236, 244, (99, 99, 1)).repeat(3, axis=2)
-    tifffile.imwrite("frames/Case_1-02.tif", glass.astype(np.uint8), photometric="rgb")
+    tifffile.imwrite("frames/Case_1-02.tif", draw_glass(99), photometric="rgb")
     said, table = find_in_frames(mpp=MPP / 2, geojson=Path("qupath"))
     expected = 2 * np.array(places[:20])
     inside = expected[(expected < 600).all(axis=1)]
@@ -349,6 +353,19 @@ def test_a_case_gets_a_page_of_its_own(project, places):
     Path("params.yaml").write_text(text.replace("restricted: true", "restricted: false"), "utf-8")
     find_in_frames(report=Path("open"))
     assert Path("open/Case_1.html").stat().st_mode & 0o777 == 0o644
+
+
+def test_frames_without_nuclei_count_with_their_area(project, places):
+    Path("frames").mkdir()
+    tifffile.imwrite("frames/Case_1-01.tif", draw_tissue(200, 200, places[:15]), photometric="rgb")
+    for name in ("Case_1-02", "Case_2-01"):
+        tifffile.imwrite(f"frames/{name}.tif", draw_glass(200), photometric="rgb")
+    _, table = find_in_frames(report=Path("pages"), mpp=MPP)
+    first, second = (Path(f"pages/Case_{n}.html").read_text("utf-8") for n in (1, 2))
+    area, count = 2 * (200 * MPP) ** 2 / 1e6, (table["prediction"] == "mitosis").sum()
+    assert f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)" in first
+    assert "nuclei in 2 frames<" in first and "Case_1-02" in first
+    assert "0 of 0 nuclei in 1 frame<" in second and "No nuclei." in second
 
 
 def test_a_slide_gets_a_page(project, places):
