@@ -25,8 +25,8 @@ class Item:
 
     number: str
     asks: str  # what it asks for, in short
-    sections: tuple[str, ...]  # anchors of the page that answer it; empty if nothing in a run can
-    needs: tuple[str, ...]  # artifacts that must all exist for it to be answered
+    sections: Sequence[str] = ()  # anchors of the page that answer it; none if nothing in a run can
+    needs: Sequence[str] = ()  # artifacts that must all exist for it to be answered
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ class Answer:
 
 def list_items() -> list[Item]:
     """List the items in the order of the checklist."""
-    return [
-        Item(e["number"], e["asks"], tuple(e.get("sections", ())), tuple(e.get("needs", ())))
-        for e in _CHECKLIST["items"]
-    ]
+    return [Item(**entry) for entry in _CHECKLIST["items"]]
 
 
 def answer_items(run: Run) -> list[Answer]:

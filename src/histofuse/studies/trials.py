@@ -90,9 +90,7 @@ def list_ends(spec: StudySpec, best: TrialRecord) -> list[str]:
 
 
 def place_value(span: Mapping[str, Any], value: Any) -> float:
-    """Place a value between the ends of its range, 0 to 1."""
-    if span["type"] == "choice":
-        return span["of"].index(value) / (len(span["of"]) - 1)
+    """Place a number between the ends of its range, 0 to 1."""
     scale = math.log if span["log"] else float
     low, high, value = (scale(v) for v in (span["low"], span["high"], value))
     return (value - low) / (high - low)
