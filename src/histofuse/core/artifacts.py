@@ -20,6 +20,8 @@ from histofuse.core.processes import is_running
 
 _DECIMALS: Final = 6  # beyond them two machines may differ
 
+_LONGEST_NAME: Final = 230  # bytes; the temporary name is longer, and file systems take 255
+
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
@@ -66,7 +68,13 @@ def making_folder(path: Path) -> Iterator[None]:
 
 
 def _name_temporary(path: Path) -> Path:
-    """Name a temporary path next to `path`; remove those that killed processes left there."""
+    """Name a temporary path next to `path`; remove those that killed processes left there.
+
+    Raises InputError if the name is too long for it.
+    """
+    if (length := len(path.name.encode())) > _LONGEST_NAME:
+        expected = f"at most {_LONGEST_NAME} bytes: names of outputs follow those of inputs"
+        raise InputError.of(path.parent, f"a name of {length} bytes ({path.name})", expected)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = leftover.suffixes[-2].removeprefix(".")
         if not pid.isdigit() or int(pid) == os.getpid() or not is_running(int(pid)):

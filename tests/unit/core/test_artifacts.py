@@ -28,6 +28,13 @@ def test_file_appears_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_name_too_long_for_the_file_system_is_said(tmp_path):
+    for replacing in (replacing_file, replacing_folder):
+        expected = r"a name of 244 bytes \(x+…? ?.*at most 230 bytes"
+        with pytest.raises(InputError, match=expected), replacing(tmp_path / ("x" * 244)):
+            pass
+
+
 def test_what_fails_leaves_no_new_folder(tmp_path):
     (tmp_path / "old").mkdir()
     for replacing in (replacing_file, replacing_folder):
