@@ -148,8 +148,6 @@ def test_frames_get_the_factor_of_their_resolution(tmp_path):
     }
     assert find_factors(paths, 0.25, 0.125) == {"a": 2.0, "b": 0.5}
     assert find_factors(paths, None, None) == {"a": 1.0, "b": 1.0}
-    with pytest.raises(InputError, match=r"1 fault .*\n.*--mpp: is 9"):
-        find_factors(paths, 0.25, 9.0)
     with pytest.raises(InputError, match=r"b\.tif: does not say its mpp; .* data\.mpp"):
         find_factors(paths, 0.25, None)
     assert PatchMeta(16, 4, 24, [], "published", "none", 4.0, 2.5).window_px == 60
