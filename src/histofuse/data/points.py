@@ -28,8 +28,7 @@ _POINTS = (
     "QuPath's GeoJSON: <frame>.geojson, or a folder of such files."
 )
 _TIFFS = {".tif", ".tiff"}
-_PICTURES = (SLIDE_SUFFIXES - _TIFFS) | {".png", ".jpg", ".jpeg", ".bmp"}
-_NO_FRAMES = {f"{suffix} files" for suffix in _PICTURES}
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 Sizes = Mapping[str, tuple[int, int]]  # frame to width and height
 
@@ -100,18 +99,24 @@ def list_tiffs(folder: Path) -> dict[str, Path]:
             if (known := seen.setdefault(identify(path.stem), path)) != path:
                 faults.add(path, f"the same frame as {known.name}", "one file per frame")
             files[path.stem] = path
-        others = Counter(
-            f"{path.suffix} files" if path.is_file() else "folders"
-            for path in where.iterdir()
-            if path.suffix or path.is_dir()
-        )
-        for of in sorted(others.keys() & _NO_FRAMES) if files else ():
-            report(f"{where}: {show_count(others[of], of)} left out: no frames")
+        held = note_others(where, "frames", SLIDE_SUFFIXES - _TIFFS, quiet=not files)
         if not files:
-            held = "".join(f", but {show_count(n, of)}" for of, n in others.most_common(1))
             expected = f"<frame>.tif files; without --points also {GROUND_TRUTH}/<frame>.json"
             faults.add(where, f"no frames{held}", expected)
     return files
+
+
+def note_others(folder: Path, of: str, more: Collection[str] = (), *, quiet: bool) -> str:
+    """Report pictures that are none of what is looked for; say what a folder holds most of."""
+    others = Counter(
+        f"{path.suffix} files" if path.is_file() else "folders"
+        for path in folder.iterdir()
+        if path.suffix or path.is_dir()
+    )
+    left_out = {f"{suffix} files" for suffix in (*more, *_PICTURES)}
+    for kind in sorted(others.keys() & left_out) if not quiet else ():
+        report(f"{folder}: {show_count(others[kind], kind)} left out: no {of}")
+    return "".join(f", but {show_count(n, kind)}" for kind, n in others.most_common(1))
 
 
 def list_point_files(points: Path) -> list[Path]:

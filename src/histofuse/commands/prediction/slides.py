@@ -40,6 +40,7 @@ from histofuse.data.images.pixels import require_light
 from histofuse.data.images.resolution import resample, settle_mpp
 from histofuse.data.images.slides import SLIDE_SUFFIXES, open_picture
 from histofuse.data.images.tissue import Overview, look_over
+from histofuse.data.points import note_others
 from histofuse.evaluation.drawing import colour_classes, write_figure
 from histofuse.evaluation.mitotic_counts import (
     HotSpot,
@@ -150,7 +151,7 @@ def predict_slides(request: Request) -> str:
     lines += [*map(describe_slide, summaries), *records.notes, *model]
     faults = [fault for answer in answers if isinstance(answer, list) for fault in answer]
     if faults:
-        for line in lines:
+        for line in lines if summaries else ():
             report(line)
         raise InputError(faults)
     return "\n".join(lines)
@@ -179,8 +180,11 @@ def list_slides(path: Path) -> dict[str, Path]:
             name = file.stem.removesuffix(".ome")
             if (known := slides.setdefault(name, file)) != file:
                 faults.add(file, f"the same name as {known.name}", "one file per slide")
+        held = note_others(path, "slides", quiet=not files) if path.is_dir() else ""
         if not files:
-            faults.add(path, "no slides", f"files that end in {', '.join(sorted(SLIDE_SUFFIXES))}")
+            faults.add(
+                path, f"no slides{held}", f"files that end in {', '.join(sorted(SLIDE_SUFFIXES))}"
+            )
     return slides
 
 

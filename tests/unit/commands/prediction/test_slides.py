@@ -222,6 +222,7 @@ def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places,
     write_slide(folder / "silent.svs", pixels, mpp=None)
     (folder / "text.tif").write_text("no slide")
     (folder / "._good.svs").write_text("of a file manager")
+    (folder / "overview.png").write_text("none of them")
     write_slide(folder / "small.svs", pixels, mpp=8.0)
     damaged = write_slide(folder / "torn.svs", pixels, compression="lzw")
     with tifffile.TiffFile(damaged) as tiff:
@@ -232,7 +233,9 @@ def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places,
     write_slide(folder / "black.svs", pixels // 20)
     with pytest.raises(InputError) as caught:
         ask(folder)
-    assert "WARNING: the model was trained on simulated data" in "".join(capsys.readouterr())
+    shown = "".join(capsys.readouterr())
+    assert "WARNING: the model was trained on simulated data" in shown
+    assert "slides: 1 .png file left out: no slides" in shown
     said = str(caught.value)
     assert "5 faults" in said
     assert "text.tif: cannot be decoded (not a TIFF file" in said
@@ -241,6 +244,9 @@ def test_slides_that_cannot_be_read_are_listed_after_the_others(project, places,
     assert "torn.svs: cannot be decoded" in said
     assert "black.svs: is nearly black" in said
     assert sorted(p.name for p in Path("out").iterdir()) == ["good", "summary.csv"]
+    with pytest.raises(InputError):
+        ask(folder / "silent.svs", out="nothing")
+    assert "wrote nothing" not in capsys.readouterr().err
     ask(folder / "silent.svs", mpp=MPP)
     assert load_json(Path("out/silent/summary.json"))["mpp"] == MPP
 
@@ -446,7 +452,7 @@ def test_errors_are_those_of_the_same_two_models(project):
         ({"detector": "models/mlp"}, "--detector: models/mlp is of kind tabular"),
         ({"model": "TYPO"}, "models:/histofuse-TYPO@production is not in the registry"),
         ({"patients": Path("p.csv")}, "--patients: given; expected nothing: the model reads no"),
-        ({"slide": "models"}, "models: no slides"),
+        ({"slide": "models"}, r"models: no slides, but \d+ folders"),
         ({"report": Path("a.svs")}, "--report: a.svs is a file; expected a folder"),
         ({"model": "models/logistic_regression"}, "--model: is of kind tabular"),
     ],
