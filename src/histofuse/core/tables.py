@@ -1,10 +1,14 @@
 """Parquet tables with a checked column contract, which stages exchange, and CSV for people."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from ctypes import CDLL
+from dataclasses import dataclass, field, replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import pandas as pd
@@ -62,13 +66,25 @@ def check_table(table: pd.DataFrame, contract: Contract, where: str | Path) -> N
     if unknown and not contract.open_ended:
         faults.add(where, f"unknown columns {unknown}", f"only {list(contract.columns)}")
 
-    if set(contract.key) <= set(table.columns):
+    if set(contract.key) <= set(table.columns) and not _increases(table, contract.key):
         duplicated = table.duplicated(list(contract.key))
         if duplicated.any():
             example = table.loc[duplicated, list(contract.key)].iloc[0].to_dict()
-            problem = f"{show_count(duplicated.sum(), 'duplicate keys')}, such as {example}"
+            problem = f"{show_count(int(duplicated.sum()), 'duplicate keys')}, such as {example}"
             faults.add(where, problem, f"unique {', '.join(contract.key)}")
     faults.raise_if_any()
+
+
+def _increases(table: pd.DataFrame, key: tuple[str, ...]) -> bool:
+    """Say whether a key of one text column is sorted and unique: cheaper than a search by hash."""
+    import pyarrow as pa
+    from pyarrow.compute import call_function
+
+    if len(key) != 1 or table[key[0]].dtype != "str":
+        return False
+    values = pa.chunked_array(pa.array(table[key[0]]))
+    increases = call_function("less", [values[:-1], values[1:]])
+    return increases.null_count == 0 and bool(increases.to_numpy().all())
 
 
 def write_table(table: pd.DataFrame, path: Path, contract: Contract) -> None:
@@ -98,15 +114,20 @@ def write_parts(parts: Iterable[pd.DataFrame], path: Path, contract: Contract) -
             release_memory()
 
 
-def read_table(path: Path, contract: Contract, *, categories: bool = False) -> pd.DataFrame:
+def read_table(
+    path: Path, contract: Contract, *, categories: bool = False, columns: Iterable[str] = ()
+) -> pd.DataFrame:
     """Read a Parquet table and check it; InputError if it is missing or not as its contract.
 
     `categories` reads ``str`` columns as categories: a few bytes a row if values recur. What alone
-    identifies a row stays as it is.
+    identifies a row stays as it is. `columns`: those to read and check; all if not given.
     """
+    if columns := list(columns):
+        kinds = {c: kind for c, kind in contract.columns.items() if c in columns}
+        contract = replace(contract, columns=kinds)
     words = [c for c, kind in contract.columns.items() if kind == "str" and contract.key != (c,)]
     try:
-        table = _read_parquet(path, words if categories else [])
+        table = _read_parquet(path, words if categories else [], columns or None)
     except FileNotFoundError:
         raise InputError.of(
             path, "no such file", f"the table of {contract.name}", "Run dvc repro."
@@ -117,17 +138,33 @@ def read_table(path: Path, contract: Contract, *, categories: bool = False) -> p
     return table
 
 
-def _read_parquet(path: Path, categories: list[str]) -> pd.DataFrame:
-    table = pd.read_parquet(path, read_dictionary=categories)
+def _read_parquet(path: Path, categories: list[str], columns: list[str] | None) -> pd.DataFrame:
+    table = pd.read_parquet(path, read_dictionary=categories, columns=columns)
     release_memory()
     return table
 
 
+def keep_on_disk(column: pd.Series) -> pd.Series:
+    """Copy a text column to a file without a name, which is read through the page cache."""
+    import pyarrow as pa
+
+    words = pa.Table.from_pandas(column.to_frame("words"), preserve_index=False)
+    with TemporaryFile() as file:
+        with pa.ipc.new_file(file, words.schema) as writer:
+            writer.write_table(words)
+        file.flush()
+        mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
+    kept = pa.ipc.open_file(pa.py_buffer(mapped)).read_pandas()["words"]
+    return kept.set_axis(column.index)
+
+
 def release_memory() -> None:
-    """Give back what Arrow keeps of its buffers, which may be larger than the tables."""
+    """Give back what Arrow and the heap keep of buffers, which may be larger than the tables."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        CDLL(None).malloc_trim(0)
 
 
 # Where a spreadsheet would begin a formula, whose first character has two widths. In some languages

@@ -1,11 +1,11 @@
 """Training and using image networks. Source: paper 3.1."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,14 @@ from histofuse.core.errors import FaultList, InputError
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.core.stage import require_one_process
-from histofuse.core.tables import Contract, parse_columns, read_table, release_memory, write_parts
+from histofuse.core.tables import (
+    Contract,
+    keep_on_disk,
+    parse_columns,
+    read_table,
+    release_memory,
+    write_parts,
+)
 from histofuse.data.patches import INDEX, META, PATCH_INDEX, PatchMeta, ShardReader, load_meta
 from histofuse.data.splits import PATCH_SPLITS
 from histofuse.features.augment import DRAWN, augment_patches
@@ -83,6 +90,7 @@ IMAGE_PREDICTIONS = Contract(
 # probabilities -> how its maps are computed.
 ChooseMaps = Callable[[ImageModel, pd.DataFrame, Callable[..., Any]], dict[str, Any]]
 
+_INDEXED: Final = ("patch_id", "frame_id", "case_id", "label", "shard", "row")
 # Fixed, so that the same patches in the same order give the same bytes.
 _BATCH = 256
 _ROWS_AT_ONCE = 2**18
@@ -129,11 +137,8 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
     Raises InputError if a file is missing, the patches of the two differ, or a label is no class.
     """
     meta = load_meta(folder)
-    # Words recur, but for the ids, and take a few bytes a patch.
-    index, split_of = (
-        read_table(path, contract, categories=True).sort_values("patch_id", ignore_index=True)
-        for path, contract in ((folder / INDEX, PATCH_INDEX), (splits, PATCH_SPLITS))
-    )
+    index = _read_sorted(folder / INDEX, PATCH_INDEX, _INDEXED)
+    split_of = _read_sorted(splits, PATCH_SPLITS, ("patch_id", "split"))
     faults = FaultList()
     if not index["patch_id"].equals(split_of["patch_id"]):
         _compare_patches(index, split_of, (folder / INDEX, splits), faults)
@@ -144,12 +149,18 @@ def load_patch_data(folder: Path, splits: Path) -> PatchData:
         if not index[column].between(0, _MOST_ROWS).all():
             faults.add(folder / INDEX, f"{column}s beyond 0 to {_MOST_ROWS:,}", "those of patches")
     faults.raise_if_any()
-    table = index.drop(columns=["x_px", "y_px"]).assign(split=split_of["split"])
-    table = table.astype({"shard": "int32", "row": "int32"})
+    table = index.assign(split=split_of["split"]).astype({"shard": "int32", "row": "int32"})
+    table["patch_id"] = keep_on_disk(table["patch_id"])
     del index, split_of
     release_memory()
     digests = {"patches": digest_folder(folder), "splits": digest_file(splits)}
     return PatchData(folder, table, meta, digests)
+
+
+def _read_sorted(path: Path, contract: Contract, columns: Sequence[str]) -> pd.DataFrame:
+    """Read columns by ``patch_id``; words recur, but for the ids, and take a few bytes a patch."""
+    table = read_table(path, contract, categories=True, columns=columns)
+    return table.sort_values("patch_id", ignore_index=True)
 
 
 def _compare_patches(
@@ -261,6 +272,7 @@ def _finetune(  # noqa: PLR0917
     recipe = make_recipe(name, model, train, params, seed)
     result = fit(model, train, validation, recipe, checkpoints, recorder)
     kept = {"best_epoch": result.best_epoch, "monitor": recipe.monitor}
+    release_memory()
     outputs = apply_network(model, data.folder, data.table)
     return _Trained(result, outputs, {"training": kept, **learnt})
 

@@ -9,7 +9,14 @@ import pytest
 
 from histofuse.core.artifacts import digest_file
 from histofuse.core.errors import InputError
-from histofuse.core.tables import Contract, read_table, to_csv, write_parts, write_table
+from histofuse.core.tables import (
+    Contract,
+    keep_on_disk,
+    read_table,
+    to_csv,
+    write_parts,
+    write_table,
+)
 
 CONTRACT = Contract(
     name="patches",
@@ -27,6 +34,31 @@ def make_table(**changes):
 def test_table_comes_back_as_it_was(tmp_path):
     write_table(make_table(), tmp_path / "t.parquet", CONTRACT)
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet", CONTRACT), make_table())
+
+
+def test_some_columns_are_read_and_checked(tmp_path):
+    make_table(row=["x", "y"]).to_parquet(tmp_path / "t.parquet")
+    found = read_table(tmp_path / "t.parquet", CONTRACT, columns=("patch_id", "x_px"))
+    pd.testing.assert_frame_equal(found, make_table()[["patch_id", "x_px"]])
+    with pytest.raises(InputError, match="column 'row' is str"):
+        read_table(tmp_path / "t.parquet", CONTRACT, columns=("patch_id", "row"))
+    make_table().drop(columns="row").to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="row"):
+        read_table(tmp_path / "t.parquet", CONTRACT, columns=("patch_id", "row"))
+
+
+@pytest.mark.parametrize("keys", [["a", "b", "b"], ["b", "a", "b"], ["b", "b", "a"]])
+def test_duplicates_are_found_in_any_order(tmp_path, keys):
+    make_table(patch_id=keys, x_px=0.0, row=0).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="1 duplicate key"):
+        read_table(tmp_path / "t.parquet", CONTRACT)
+
+
+def test_words_kept_on_disk_are_the_same_words():
+    words = pd.Series(["a", "bc", "", "ä"], index=[3, 1, 2, 0], name="words", dtype="str")
+    kept = keep_on_disk(words)
+    pd.testing.assert_series_equal(kept, words)
+    assert kept[kept == "bc"].index.tolist() == [1]
 
 
 def test_words_come_back_as_categories_if_asked_for(tmp_path):

@@ -17,6 +17,26 @@ def split_batches(rows: Int[Tensor, " n"], batch_size: int) -> Sequence[Int[Tens
     return torch.tensor_split(rows, max(1, math.ceil(len(rows) / batch_size)))
 
 
+class Collected:
+    """Rows, and their logits, which stay on their device.
+
+    In one tensor: one of each batch would scatter the heap.
+    """
+
+    def __init__(self, rows: Int[Tensor, " n"]) -> None:
+        self.rows = rows
+        self.logits = torch.empty(0)
+        self._filled = 0
+
+    def add(self, logits: Float[Tensor, "batch k"]) -> None:
+        """Keep the logits of the next rows."""
+        if not self._filled:
+            self.logits = logits.new_empty(len(self.rows), logits.shape[1])
+        end = self._filled + len(logits)
+        self.logits[self._filled : end] = logits.detach()
+        self._filled = end
+
+
 def order_rows(
     n: int, row_weights: Float[Tensor, " n"] | None, generator: torch.Generator
 ) -> Int[Tensor, " n"]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from histofuse.core.artifacts import write_text
 from histofuse.core.auroc import compute_auroc
 from histofuse.core.tables import to_csv
 from histofuse.training.fitting.recipe import Monitor, Recipe
+
+_ROWS_AT_ONCE: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,30 @@ def measure(
     Macro means are over the classes that occur among the labels (or, for F1, the predictions).
     AUROC is NaN without `rank` and where no class has both positives and negatives.
     """
-    k = logits.shape[1]
-    predicted = logits.argmax(axis=1)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    weights = np.ones(len(labels)) if class_weights is None else class_weights[labels]
-    losses = -log_p[np.arange(len(labels)), labels]
-    total = weights.sum()
+    k, n = logits.shape[1], len(labels)
+    class_weights = np.ones(k) if class_weights is None else class_weights
+    ranked, confusion, losses, total = [], np.zeros((k, k), int), 0.0, 0.0
+    # Some rows at once: temporary arrays of all would take several times their logits.
+    for rows in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, n, _ROWS_AT_ONCE)):
+        part, true = logits[rows], labels[rows]
+        shifted = part - part.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        weights = class_weights[true]
+        losses -= (weights * log_p[np.arange(len(true)), true]).sum()
+        total += weights.sum()
+        pairs = true * k + part.argmax(axis=1)
+        confusion += np.bincount(pairs, minlength=k * k).reshape(k, k)
+        if rank:
+            ranked.append(log_p)
     return {
-        "loss": float((weights * losses).sum() / total) if total > 0 else math.nan,
-        "accuracy": float((predicted == labels).mean()),
-        "macro_f1": _macro_f1(predicted, labels, k),
-        "auroc": _macro_auroc(log_p, labels) if rank else math.nan,
+        "loss": float(losses / total) if total > 0 else math.nan,
+        "accuracy": float(np.trace(confusion) / n) if n else math.nan,
+        "macro_f1": _macro_f1(confusion),
+        "auroc": _macro_auroc(np.concatenate(ranked), labels) if ranked else math.nan,
     }
 
 
-def _macro_f1(predicted: np.ndarray, labels: np.ndarray, k: int) -> float:
-    confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+def _macro_f1(confusion: np.ndarray) -> float:
     support = confusion.sum(axis=0) + confusion.sum(axis=1)
     return float((2 * np.diag(confusion)[support > 0] / support[support > 0]).mean())
 

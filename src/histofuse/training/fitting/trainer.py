@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -11,7 +12,13 @@ from histofuse.core.devices import send
 from histofuse.core.progress import track
 from histofuse.core.seeding import derive_seed
 from histofuse.training.fitting.averaging import AveragedNetwork
-from histofuse.training.fitting.batches import as_columns, keep_resident, order_rows, split_batches
+from histofuse.training.fitting.batches import (
+    Collected,
+    as_columns,
+    keep_resident,
+    order_rows,
+    split_batches,
+)
 from histofuse.training.fitting.history import find_best, measure
 from histofuse.training.fitting.processes import Draws, Share
 from histofuse.training.fitting.recipe import (
@@ -31,25 +38,13 @@ AHEAD_ROWS = 1024
 class ReadyBatch(NamedTuple):
     """One process's rows of a batch, as the network and the loss take them.
 
-    Labels are on the CPU, the rest on the device; `total` is the weight of the whole batch.
+    All are on the device; `total` is the weight of the whole batch.
     """
 
     inputs: Inputs
-    labels: Tensor
     targets: Tensor
     weights: Tensor
     total: Tensor
-
-
-# Logits on the device, and on the CPU the labels or numbers of their rows.
-Collected = list[tuple[Tensor, Tensor]]
-# Batches whose tensors are joined: each small one takes a kilobyte besides its values.
-_MOST_COLLECTED = 512
-
-
-def _join(collected: Collected) -> tuple[Tensor, Tensor]:
-    first, second = zip(*collected, strict=True)
-    return torch.cat(first), torch.cat(second)
 
 
 def count_ahead(device: torch.device, batch_size: int) -> int:
@@ -141,9 +136,9 @@ class Trainer:
         self._recipe.begin_epoch(self._network, epoch)
 
     def _train_epoch(self) -> Collected:
-        collected: Collected = []
         rows = order_rows(len(self._train), self._recipe.row_weights, self._make_generator("order"))
         batches = split_batches(rows, self._recipe.batch_size)
+        collected = Collected(torch.cat([self._share.take(rows) for rows in batches]))
         shown = self._recipe.show_progress and not self._share.first
         label = f"epoch {len(self.history) + 1} of {self._recipe.epochs}"
         ready = self._iterate_ready(batches)
@@ -153,10 +148,7 @@ class Trainer:
                 losses = self._recipe.loss(logits, batch.targets)
                 # DDP averages over processes: each takes its part of the sum times their number.
                 loss = (batch.weights * losses).sum() / batch.total * self._share.of
-            # They stay on the device until the epoch ends: copying them would wait for it.
-            collected.append((logits.detach(), batch.labels))
-            if len(collected) == _MOST_COLLECTED:
-                collected = [_join(collected)]
+            collected.add(logits)
             self._optimizer.zero_grad()
             self._scaler.scale(loss).backward()
             self._scaler.step(self._optimizer)
@@ -192,7 +184,7 @@ class Trainer:
             send(t, self._device) for t in (labels, self._weigh(labels), totals)
         )
         sizes = [len(rows) for rows in mine]
-        parts = (t.split(sizes) for t in (labels, targets, weights))
+        parts = (t.split(sizes) for t in (targets, weights))
         whole = zip(*(t.split(sizes) for t in inputs), strict=True)
         return map(ReadyBatch, whole, *parts, totals)
 
@@ -204,24 +196,21 @@ class Trainer:
     @torch.inference_mode()
     def _validate(self) -> Collected:
         self._evaluated.eval()
-        collected: Collected = []
         batches = split_batches(torch.arange(len(self._validation)), EVALUATION_BATCH)
         mine = [self._share.take(rows) for rows in batches]
-        gathered = iterate_rows(self._validation_inputs, mine, self._device)
-        for rows, inputs in zip(mine, gathered, strict=True):
+        collected = Collected(torch.cat(mine))
+        for inputs in iterate_rows(self._validation_inputs, mine, self._device):
             prepared = self._recipe.prepare(inputs, None)
             with self._autocast:
-                collected.append((as_columns(self._evaluated(*prepared)), rows))
+                collected.add(as_columns(self._evaluated(*prepared)))
         return collected
 
     def _summarise(self, trained: Collected, validated: Collected) -> dict[str, float]:
-        logits, labels = (part.numpy() for part in self._gather(trained))
         weights = self._recipe.measured_weights
         weights = self._class_weights if weights is None else weights
         weights = None if weights is None else weights.numpy()
-        train = measure(logits, labels, weights, rank=False)
-        logits, rows = (part.numpy() for part in self._gather(validated))
-        validation = measure(logits, self._validation.labels.numpy()[rows], weights)
+        train = measure(*self._gather(trained, self._train.labels), weights, rank=False)
+        validation = measure(*self._gather(validated, self._validation.labels), weights)
         row = {"epoch": float(len(self.history) + 1)}
         for name in ("loss", "accuracy", "macro_f1"):
             row |= {f"train_{name}": train[name], f"validation_{name}": validation[name]}
@@ -230,10 +219,12 @@ class Trainer:
             row[f"learning_rate_{planned.name}"] = float(group["lr"])
         return row
 
-    def _gather(self, collected: Collected) -> list[Tensor]:
-        mine = [part.cpu() for part in _join(collected)]
-        if self._share.of == 1:
-            return mine
-        everyone: list[Any] = [None] * self._share.of
-        torch.distributed.all_gather_object(everyone, mine)
-        return [torch.cat(parts) for parts in zip(*everyone, strict=True)]
+    def _gather(self, collected: Collected, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Bring the logits of all processes, and the labels of their rows, to the CPU."""
+        mine = collected.logits.cpu(), labels[collected.rows]
+        everyone: list[Any] = [mine]
+        if self._share.of > 1:
+            everyone *= self._share.of
+            torch.distributed.all_gather_object(everyone, mine)
+        logits, true = (torch.cat(parts).numpy() for parts in zip(*everyone, strict=True))
+        return logits, true

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from histofuse.training.fitting.batches import as_columns, order_rows, split_batches
+from histofuse.training.fitting.batches import Collected, as_columns, order_rows, split_batches
 from histofuse.training.fitting.recipe import (
     compute_class_weights,
 )
@@ -33,3 +33,10 @@ def test_a_single_logit_becomes_two_columns():
     expected = torch.sigmoid(logits)
     torch.testing.assert_close(as_columns(logits).softmax(dim=1)[:, 1], expected)
     assert as_columns(logits[:, None]).tolist() == as_columns(logits).tolist()
+
+
+def test_logits_of_batches_are_collected_in_one_tensor():
+    collected, logits = Collected(torch.arange(5)), torch.rand(5, 2, requires_grad=True)
+    for part in logits.split(2):
+        collected.add(part)
+    assert torch.equal(collected.logits, logits) and not collected.logits.requires_grad

@@ -74,3 +74,11 @@ def test_history_is_written_as_csv_with_gaps_for_what_is_not_a_number(tmp_path):
     history = [{"epoch": 1.0, "train_loss": 1 / 3}, {"epoch": 2.0, "train_loss": math.nan}]
     write_history(FitResult(history, 1), tmp_path / "h.csv")
     assert (tmp_path / "h.csv").read_text() == "epoch,train_loss\n1,0.333333\n2,\n"
+
+
+def test_many_rows_measure_as_few(monkeypatch):
+    rng = np.random.default_rng(0)
+    logits, labels, weights = rng.normal(size=(10, 3)), rng.integers(0, 3, 10), np.arange(1.0, 4.0)
+    whole = measure(logits, labels, weights)
+    monkeypatch.setattr("histofuse.training.fitting.history._ROWS_AT_ONCE", 4)
+    assert measure(logits, labels, weights) == pytest.approx(whole)
