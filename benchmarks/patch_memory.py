@@ -114,7 +114,7 @@ def run_child(folder: Path, n: int, network: str, source: str) -> None:
     section = load_section(FinetuneParams, "image.resnet18")
     none = dict.fromkeys(("rotation_degrees", "brightness", "contrast", "saturation", "hue"), 0.0)
     still = section.augmentation.model_copy(update={**none, "flips": False, "scale": [1.0, 1.0]})
-    changes = {"backbone": network, "epochs": 1, "augmentation": still, "minimum_map_px": 1}
+    changes = {"backbone": network, "epochs": 1, "augmentation": still, "minimum_map_px": 2}
     params = section.model_copy(update=changes)
     before, peak = read_anonymous_mib(), Peak()
     peak.start()

@@ -120,7 +120,7 @@ class Variant:
 
 
 # Networks that the product has no params for.
-PLAIN = {"weights": "none", "levels": [], "minimum_map_px": 1}
+PLAIN = {"weights": "none", "levels": [], "minimum_map_px": 2}
 PARTS = [
     Variant("last level", changes={**PLAIN, "backbone": "last_level", "rotations": 1}),
     Variant("three levels", changes={**PLAIN, "backbone": "three_levels", "rotations": 1}),

@@ -185,7 +185,8 @@ def choose_gradcam_layer(model: "ImageModel", minimum_map_px: int) -> MapLayer:
     problem = f"its finest feature maps are {finest} x {finest}, too coarse to be explained"
     expected = f"{minimum_map_px} x {minimum_map_px} or finer (minimum_map_px)"
     enough = math.ceil(spec.input_px * minimum_map_px / finest)
-    remedy = f"Lower minimum_map_px to {finest}, or raise input_px to {enough}."
+    lower = f"Lower minimum_map_px to {finest}, or raise" if finest > 1 else "Raise"
+    remedy = f"{lower} input_px to {enough}."
     raise InputError.of(where, problem, expected, remedy)
 
 

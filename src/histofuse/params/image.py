@@ -84,7 +84,7 @@ class EncoderParams(ClassifierSection):
     pooling: Pooling
     input_px: Annotated[int, Field(ge=8, le=1024)] | Literal["encoder"]
     normalisation: Normalisation
-    minimum_map_px: Count
+    minimum_map_px: Several  # a map of one place locates nothing
 
 
 class SolvedHeadParams(Section):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from histofuse.core.errors import InputError
-from histofuse.models.backbones import ImageModel, ImageSpec, MapLayer, build_model
+from histofuse.models.backbones import OWN, ImageModel, ImageSpec, MapLayer, build_model
 from histofuse.models.stages import (
     choose_gradcam_layer,
     count_unfrozen,
@@ -97,6 +97,15 @@ def test_what_belongs_to_no_stage_thaws_last():
 )
 def test_the_deepest_layer_with_a_map_fine_enough_is_explained(backbone, input_px, layer):
     assert choose_gradcam_layer(build_model(make_spec(backbone, input_px), "none"), 7) == layer
+
+
+def test_a_map_of_one_place_is_not_advised(monkeypatch):
+    def build(input_px: int) -> nn.Module:
+        return nn.Sequential(nn.Sequential(nn.Conv2d(3, 5, input_px), nn.ReLU()), nn.Flatten())
+
+    monkeypatch.setitem(OWN, "whole", build)
+    with pytest.raises(InputError, match=r"are 1 x 1, too coarse.*\. Raise input_px to 32\."):
+        choose_gradcam_layer(build_model(make_spec("whole", 16), "none"), 2)
 
 
 def test_a_network_whose_maps_are_too_coarse_is_refused_with_settings_that_help():

@@ -27,6 +27,7 @@ def test_the_sections_of_the_project_are_good(name):
     [
         ({"weights": "image_net"}, "path of a .safetensors file"),
         ({"epochs": 0}, "greater than or equal to 1"),
+        ({"minimum_map_px": 1}, "greater than or equal to 2"),
         ({"batch_size": "64"}, "valid integer"),
         ({"head_learning_rate": 0.0}, "greater than 0"),
         ({"threshold": "youden"}, "one of"),
