@@ -55,6 +55,8 @@ def read_patients(path: Path) -> pd.DataFrame:
         table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise InputError.of(path, "no such file", expected) from None
+    except IsADirectoryError:
+        raise InputError.of(path, "is a folder", expected) from None
     except pl.exceptions.ComputeError as error:
         problem = f"cannot be read ({str(error).splitlines()[0]})"
         raise InputError([find_bad_row(path) or Fault(path, problem, expected)]) from None
