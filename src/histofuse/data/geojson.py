@@ -213,8 +213,9 @@ def make_nuclei(
 def make_region(
     ring: NDArray[np.float64], name: str, measurements: Mapping[str, float], *, of: str
 ) -> dict[str, Any]:
-    """Make an annotation of a region, a closed ring of (n, 2) points."""
-    shown = {"objectType": "annotation", "name": name, "color": [230, 159, 0], "isLocked": True}
+    """Make an annotation of a region, a closed ring of (n, 2) points, in QuPath's class for it."""
+    region = {"name": "Region*", "color": [230, 159, 0]}
+    shown = {"objectType": "annotation", "name": name, "classification": region, "isLocked": True}
     geometry = {"type": "Polygon", "coordinates": [np.round(ring, _PLACES).tolist()]}
     properties = shown | {"measurements": dict(measurements)}
     return make_feature(geometry, properties, f"{of}/{name}")
