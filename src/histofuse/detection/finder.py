@@ -100,9 +100,10 @@ class NucleusFinder:
             return _tabulate(np.empty((1 + len(spec.classes), 0, 0), np.float32), spec, 1)
         maps = self._average_reductions(pixels)
         table = _tabulate(maps, spec, spec.reductions[0] * self.network.stride)
-        height, width, _ = pixels.shape
-        inside = (table["x_px"] < width) & (table["y_px"] < height)
-        return table[inside].reset_index(drop=True)
+        sides = np.array(pixels.shape[1::-1])
+        places = table[["x_px", "y_px"]].to_numpy()
+        inside = (places >= spec.border_px) & (places < sides - spec.border_px)
+        return table[inside.all(axis=1)].reset_index(drop=True)
 
     def _average_reductions(self, pixels: UInt8[np.ndarray, "height width 3"]) -> Maps:
         """Average the maps of all reductions, on the grid of the first."""

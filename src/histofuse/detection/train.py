@@ -160,6 +160,7 @@ def make_spec(params: DetectorParams, classes: list[str], mpp: float | None) -> 
         reductions=params.reductions,
         smoothing_px=params.smoothing_px,
         spacing_px=params.spacing_px,
+        border_px=params.border_px,
         views=params.views,
         mpp=mpp,
     )

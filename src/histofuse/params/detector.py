@@ -30,6 +30,7 @@ class DetectorParams(Section):
     sigma_px: Length
     smoothing_px: Annotated[float, Field(ge=0, le=1000)]
     spacing_px: Length
+    border_px: Annotated[float, Field(ge=0, le=100)]
     views: Literal[1, 4, 8]
     radius_px: Length
     radius_um: Length

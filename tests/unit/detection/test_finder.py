@@ -74,7 +74,7 @@ class Darkness(HeatNetwork):
 
     def __init__(self, reductions):
         nn.Module.__init__(self)
-        spec = DetectorSpec("none", ["any"], "unit", 8, reductions, 8.0, 30.0, 1, None)
+        spec = DetectorSpec("none", ["any"], "unit", 8, reductions, 8.0, 30.0, 0.0, 1, None)
         self.spec, self.stride, self.multiple = spec, 2, 16
         self.weight = nn.Parameter(torch.ones(1))
 
@@ -107,6 +107,17 @@ def test_parts_that_begin_at_a_step_find_what_the_whole_shows_at_two_reductions(
     mine, expected = (table[table["x_px"] >= cut] for table in (right, whole))
     assert len(mine) == len(expected) > 20
     assert (match(places(mine), places(expected), 1.0) >= 0).all()
+
+
+def test_nuclei_at_the_border_are_left_out(finder, tissue):
+    network = copy.copy(finder.network)
+    network.spec = replace(network.spec, border_px=20.0)
+    whole = finder.find_candidates(tissue)
+    inner = NucleusFinder(network, 0.5).find_candidates(tissue)
+    x, y = places(whole).T
+    kept = (x >= 20) & (x < 530 - 20) & (y >= 20) & (y < 361 - 20)
+    assert 0 < len(inner) < len(whole)
+    assert inner.equals(whole[kept].reset_index(drop=True))
 
 
 @pytest.mark.parametrize("grey", [255, 243])
