@@ -18,7 +18,10 @@ from histofuse.core.naming import show_count, show_name
 from histofuse.core.progress import track
 from histofuse.data.images.tiff import read_size
 from histofuse.data.patches import crop_margin
+from histofuse.evaluation.mitotic_counts import estimate_count
 from histofuse.explain.maps.figures import blend
+from histofuse.params.base import load_section, load_seed
+from histofuse.params.intervals import IntervalParams
 from histofuse.reporting.blocks import (
     Block,
     Chapter,
@@ -110,10 +113,19 @@ def _describe_count(
     held = show_count(names, "frames")
     nuclei = f"{show_count(rows, 'nuclei')} in {held}"
     results = [(show_name(focus).capitalize(), f"{count:,} of {nuclei}")]
+    level = load_section(IntervalParams, "intervals").confidence
+    low = high = None
+    if frames.errors is not None:
+        _, low, high = estimate_count(count, frames.errors, level, load_seed())
+        ends = f"{low:.0f} to {high:.0f} ({level:.0%} interval)"
+        results.append(("Corrected for the errors on test frames", ends))
     if (mpp := model.image.model.spec.mpp) is not None:
         sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
         area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6
-        results.append(("By area", f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)"))
+        density = f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)"
+        if low is not None and high is not None:
+            density += f"; corrected {low / area:.1f} to {high / area:.1f}"
+        results.append(("By area", density))
     return results
 
 

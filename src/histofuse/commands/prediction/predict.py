@@ -354,8 +354,9 @@ def _draw(
     if request.geojson is not None:
         request.geojson.mkdir(parents=True, exist_ok=True)
         names = load_section(DataParams, "data").class_names
-        for frame, rows in table.groupby("frame_id", sort=False):
-            nuclei = make_nuclei(rows, names, colour_classes(classes), of=str(frame))
+        for frame in frames.files:
+            rows = table[table["frame_id"] == frame]
+            nuclei = make_nuclei(rows, names, colour_classes(classes), of=frame)
             write_features(nuclei, request.geojson / f"{frame}.geojson")
     if request.report is not None:
         from histofuse.commands.prediction.case_pages import write_frame_pages
@@ -474,7 +475,7 @@ def _take_points(
         factors = find_factors(points.files, mpp, given)
         return points.table, FrameSource(points.files, reading, factors)
     from histofuse.detection.finder import NucleusFinder
-    from histofuse.serving.pictures.finding import find_points
+    from histofuse.serving.pictures.finding import find_points, load_errors
 
     files = list_tiffs(request.frames)
     bundle = locate_detector(request, scratch)
@@ -482,7 +483,8 @@ def _take_points(
         raise refuse_frames(request.frames)
     finder = NucleusFinder.load(bundle)
     finder.require_mpp(mpp, f"{image.bundle.name}, the model of patches,")
-    frames = FrameSource(files, reading, find_factors(files, mpp, given))
+    errors = load_errors(bundle, image.bundle.name)
+    frames = FrameSource(files, reading, find_factors(files, mpp, given), errors)
     return find_points(frames, finder), frames
 
 

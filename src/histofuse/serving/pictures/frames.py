@@ -24,6 +24,7 @@ from histofuse.data.cutting import cut_windows
 from histofuse.data.images.resolution import resample
 from histofuse.data.images.tiff import read_rgb
 from histofuse.data.points import name_cases
+from histofuse.evaluation.mitotic_counts import MitosisErrors
 from histofuse.features.stain import find_normaliser
 from histofuse.params.data import FrameParams
 from histofuse.serving.fusion import FusionPredictor
@@ -41,6 +42,7 @@ class FrameSource:
     files: Mapping[str, Path]  # TIFF
     reading: FrameParams
     factors: Mapping[str, float]  # how many times as many pixels a side the model gets
+    errors: MitosisErrors | None = None  # of who found the nuclei; None if given or not measured
 
     @cached_property
     def cases(self) -> dict[str, str]:

@@ -20,7 +20,8 @@ from histofuse.core.bundle import open_bundle
 from histofuse.core.errors import Fault, InputError, RegistryError
 from histofuse.data.geojson import read_objects
 from histofuse.detection.finder import NucleusFinder
-from histofuse.evaluation.mitotic_counts import MitosisErrors
+from histofuse.evaluation.mitotic_counts import MitosisErrors, estimate_count
+from histofuse.params.base import load_seed
 from histofuse.serving.pictures import finding
 
 MPP = 0.25
@@ -369,8 +370,32 @@ def test_frames_without_nuclei_count_with_their_area(project, places):
     first, second = (Path(f"pages/Case_{n}.html").read_text("utf-8") for n in (1, 2))
     area, count = 2 * (200 * MPP) ** 2 / 1e6, (table["prediction"] == "mitosis").sum()
     assert f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)" in first
+    assert "Corrected" not in first  # the detector's errors were not measured
     assert "nuclei in 2 frames<" in first and "Case_1-02" in first
     assert "0 of 0 nuclei in 1 frame<" in second and "No nuclei." in second
+
+
+def test_counts_of_found_nuclei_have_an_interval(project, places, monkeypatch):
+    errors = MitosisErrors(30, 10, 10)
+    monkeypatch.setattr(finding, "load_errors", lambda *_: errors)
+    Path("frames").mkdir()
+    tifffile.imwrite("frames/Case_1-01.tif", draw_tissue(200, 200, places[:15]), photometric="rgb")
+    _, table = find_in_frames(report=Path("pages"), mpp=MPP)
+    count = (table["prediction"] == "mitosis").sum()
+    _, low, high = estimate_count(int(count), errors, 0.95, load_seed())
+    text = Path("pages/Case_1.html").read_text("utf-8")
+    assert f"{low:.0f} to {high:.0f} (95% interval)" in text
+    area = (200 * MPP) ** 2 / 1e6
+    assert f"; corrected {low / area:.1f} to {high / area:.1f}" in text
+
+
+def test_frames_without_nuclei_get_an_empty_file(project, places):
+    Path("frames").mkdir()
+    tifffile.imwrite("frames/Case_1-01.tif", draw_tissue(200, 200, places[:15]), photometric="rgb")
+    tifffile.imwrite("frames/Case_1-02.tif", draw_glass(200), photometric="rgb")
+    find_in_frames(geojson=Path("nuclei"))
+    assert len(read_objects(Path("nuclei/Case_1-01.geojson")).table)
+    assert json.loads(Path("nuclei/Case_1-02.geojson").read_text("utf-8"))["features"] == []
 
 
 def test_a_slide_gets_a_page(project, places):
