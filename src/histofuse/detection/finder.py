@@ -100,10 +100,11 @@ class NucleusFinder:
             return _tabulate(np.empty((1 + len(spec.classes), 0, 0), np.float32), spec, 1)
         maps = self._average_reductions(pixels)
         table = _tabulate(maps, spec, spec.reductions[0] * self.network.stride)
-        sides = np.array(pixels.shape[1::-1])
-        places = table[["x_px", "y_px"]].to_numpy()
-        inside = (places >= spec.border_px) & (places < sides - spec.border_px)
-        return table[inside.all(axis=1)].reset_index(drop=True)
+        height, width, _ = pixels.shape
+        border = spec.border_px
+        inside_x = table["x_px"].between(border, width - border, inclusive="left")
+        inside_y = table["y_px"].between(border, height - border, inclusive="left")
+        return table[inside_x & inside_y].reset_index(drop=True)
 
     def _average_reductions(self, pixels: UInt8[np.ndarray, "height width 3"]) -> Maps:
         """Average the maps of all reductions, on the grid of the first."""
