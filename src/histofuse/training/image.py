@@ -114,8 +114,7 @@ class PatchData:
 
     def number_labels(self, table: pd.DataFrame) -> Int64[np.ndarray, " n"]:
         """Turn class names into numbers, in the order of the classes."""
-        numbers = {name: number for number, name in enumerate(self.meta.classes)}
-        return table["label"].map(numbers).to_numpy(dtype=np.int64, copy=True)
+        return pd.Categorical(table["label"], categories=self.meta.classes).codes.astype(np.int64)
 
     def load_rows(self, split: str) -> Rows:
         """Load the labels of a split; its uint8 patches are read when a batch is selected."""

@@ -25,6 +25,10 @@ class Share:
         """Take this process's rows."""
         return rows[self.first :: self.of]
 
+    def take_all(self, rows: Tensor, batches: Sequence[Tensor]) -> Tensor:
+        """Take this process's rows of all batches, into which `rows` are split."""
+        return rows if self.of == 1 else torch.cat([self.take(batch) for batch in batches])
+
 
 def join_processes() -> Share:
     """Join the processes that torchrun has started, if it has, and say what this one takes."""

@@ -138,7 +138,7 @@ class Trainer:
     def _train_epoch(self) -> Collected:
         rows = order_rows(len(self._train), self._recipe.row_weights, self._make_generator("order"))
         batches = split_batches(rows, self._recipe.batch_size)
-        collected = Collected(torch.cat([self._share.take(rows) for rows in batches]))
+        collected = Collected(self._share.take_all(rows, batches))
         shown = self._recipe.show_progress and not self._share.first
         label = f"epoch {len(self.history) + 1} of {self._recipe.epochs}"
         ready = self._iterate_ready(batches)
