@@ -217,19 +217,6 @@ def test_artifacts_that_others_can_open_are_named(tmp_path, started, free_port, 
     assert f"can open {tmp_path / 'shared'}" in capsys.readouterr().err
 
 
-def test_cluster_of_an_older_version_stops_it_unless_a_database_is_named(
-    tmp_path, started, free_port, monkeypatch
-):
-    (tmp_path / "postgres/data").mkdir(parents=True)
-    (tmp_path / "postgres/data/PG_VERSION").write_text("15\n")
-    with pytest.raises(HistofuseError, match="pg_dump"):
-        serve(settings(port=free_port), tmp_path)
-    assert not started
-    monkeypatch.setattr(module, "check_database", lambda url: url)
-    serve(settings(port=free_port, database="postgresql://u@h/d"), tmp_path)
-    assert started
-
-
 def test_taken_port_is_reported_before_anything_is_written(tmp_path, started):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
