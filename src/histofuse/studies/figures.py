@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from pydantic import TypeAdapter
 
 from histofuse.core.naming import show_count
@@ -149,8 +149,14 @@ def draw_parallel(spec: StudySpec, study: "Study") -> Figure:
     axes = plot_parallel_coordinate(study, target_name=spec.metric)
     figure = _resize(axes, 4.6)
     for one in figure.axes:
-        one.tick_params(labelsize=7)
+        one.tick_params(labelsize=7, labelcolor="black")
         one.grid(visible=False)
+        if one.get_yscale() == "log":
+            one.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            one.yaxis.set_minor_locator(NullLocator())
+            one.yaxis.set_major_formatter("{x:g}")
+        for label in one.get_yticklabels():  # lines run behind them
+            label.set_bbox({"facecolor": "white", "alpha": 0.7, "pad": 0.5, "linewidth": 0})
     # Optuna cuts the names, which it sorts.
     turned = {"rotation": 30, "rotation_mode": "anchor", "ha": "right"}
     places = range(1 + len(spec.space))
