@@ -41,9 +41,10 @@ class DetectorSpec:
     reductions: list[int]
     smoothing_px: float  # SD of the Gaussian that smooths the map of nuclei, in pixels of a frame
     spacing_px: float  # least distance of two nuclei, likewise
-    border_px: float  # least distance of a nucleus from the border of the image, likewise
     views: int  # mirrored and turned images whose maps are averaged: 1, 4 or 8
     mpp: float | None  # micrometres per pixel of the frames it was trained on; None if unknown
+    # Least distance of a nucleus from the border of the image, in pixels; older bundles say none
+    border_px: float = 0.0
 
 
 class HeatNetwork(nn.Module):

@@ -19,7 +19,7 @@ CLASSES = ["mitosis", "tumour", "non_tumour"]
 def finder() -> NucleusFinder:
     """A detector with random weights: its peaks are as local as those of a trained one."""
     torch.manual_seed(3)
-    spec = DetectorSpec("resnet18", CLASSES, "imagenet", 8, [2], 0.0, 12.0, 0.0, 1, 0.25)
+    spec = DetectorSpec("resnet18", CLASSES, "imagenet", 8, [2], 0.0, 12.0, 1, 0.25)
     network = build_detector(spec, "none").eval()
     with torch.no_grad():
         network.head.weight.mul_(10)

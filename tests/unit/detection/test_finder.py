@@ -13,7 +13,7 @@ from histofuse.commands.prediction.predict import Request, predict
 from histofuse.core.errors import InputError
 from histofuse.detection import finder as module
 from histofuse.detection.finder import NucleusFinder, reduce_pixels
-from histofuse.detection.network import DetectorSpec, HeatNetwork
+from histofuse.detection.network import DetectorSpec, HeatNetwork, describe_detector
 from histofuse.detection.scoring import match
 from histofuse.serving.predict import open_predictor
 from histofuse.tracking.interface import describe_interface, encode_png
@@ -74,7 +74,7 @@ class Darkness(HeatNetwork):
 
     def __init__(self, reductions):
         nn.Module.__init__(self)
-        spec = DetectorSpec("none", ["any"], "unit", 8, reductions, 8.0, 30.0, 0.0, 1, None)
+        spec = DetectorSpec("none", ["any"], "unit", 8, reductions, 8.0, 30.0, 1, None)
         self.spec, self.stride, self.multiple = spec, 2, 16
         self.weight = nn.Parameter(torch.ones(1))
 
@@ -167,3 +167,9 @@ def test_a_detector_is_no_model_of_nuclei_already_found(bundle, tmp_path):
     request = Request(tmp_path, None, None, None, str(bundle), tmp_path / "out.csv", 8)
     with pytest.raises(InputError, match="is a detector, which finds nuclei"):
         predict(request)
+
+
+def test_bundles_without_a_border_load(finder):
+    architecture = describe_detector(finder.network)
+    del architecture["border_px"]
+    assert DetectorSpec(**architecture) == finder.network.spec
