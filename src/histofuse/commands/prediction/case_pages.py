@@ -113,18 +113,19 @@ def _describe_count(
     held = show_count(names, "frames")
     nuclei = f"{show_count(rows, 'nuclei')} in {held}"
     results = [(show_name(focus).capitalize(), f"{count:,} of {nuclei}")]
-    level = load_section(IntervalParams, "intervals").confidence
-    low = high = None
+    ends: list[float] = []
     if frames.errors is not None:
-        _, low, high = estimate_count(count, frames.errors, level, load_seed())
-        ends = f"{low:.0f} to {high:.0f} ({level:.0%} interval)"
-        results.append(("Corrected for the errors on test frames", ends))
+        level = load_section(IntervalParams, "intervals").confidence
+        _, *ends = estimate_count(count, frames.errors, level, load_seed())
+        shown = " to ".join(f"{end:.0f}" for end in ends)
+        interval = f"{shown} ({level:.0%} interval)"
+        results.append(("Corrected for the errors on test frames", interval))
     if (mpp := model.image.model.spec.mpp) is not None:
         sizes = {name: read_size(frames.files[name], frames.reading) for name in names}
         area = sum(w * h * (mpp * frames.factors[n]) ** 2 for n, (w, h) in sizes.items()) / 1e6
         density = f"{count / area:.1f} per mm² ({area:.2g} mm² of frames)"
-        if low is not None and high is not None:
-            density += f"; corrected {low / area:.1f} to {high / area:.1f}"
+        if ends:
+            density += "; corrected " + " to ".join(f"{end / area:.1f}" for end in ends)
         results.append(("By area", density))
     return results
 

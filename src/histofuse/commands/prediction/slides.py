@@ -113,7 +113,7 @@ def predict_slides(request: Request) -> str:
     ):
         bundle, encoders = locate_model(request.model, Path(scratch))
         bundle, encoders = bundle.absolute(), encoders and encoders.absolute()
-        predictor: Any = open_predictor(bundle, encoders)
+        predictor = _load_model(bundle, encoders)
         if (kind := predictor.bundle.config["kind"]) not in ("image", "fusion"):
             expected = "a model of single nuclei: image or fusion"
             raise InputError.of("--model", f"is of kind {kind}", expected)
@@ -122,8 +122,7 @@ def predict_slides(request: Request) -> str:
         if detector is None:
             raise refuse_detector(DETECTOR)
         detector = detector.absolute()
-        predictor, finder = _load_models(bundle, encoders, detector)
-        _require_fit(predictor, finder, request)
+        _require_fit(predictor, _load_detector(detector), request)
         records = read_records(predictor, request, paths)
         job = SlideJob(
             request=request,
@@ -196,7 +195,7 @@ def _try_slide(named: tuple[str, Path], *, job: SlideJob) -> dict[str, Any] | li
 
 
 def _run_slide(name: str, path: Path, job: SlideJob) -> dict[str, Any]:
-    predictor, finder = _load_models(job.model, job.encoders, job.detector)
+    predictor, finder = _load_model(job.model, job.encoders), _load_detector(job.detector)
     request, records = job.request, job.records
     frames = FrameModel(predictor, records.embeddings)
     model = SlideModel(finder, frames, job.slides.region_px, request.batch)
@@ -295,10 +294,15 @@ def _outline(spot: HotSpot | None, mpp: float, focus: str, name: str) -> list[di
 
 
 @lru_cache(maxsize=1)
-def _load_models(bundle: Path, encoders: Path | None, detector: Path) -> tuple[Any, Any]:
+def _load_model(bundle: Path, encoders: Path | None) -> Any:
+    return open_predictor(bundle, encoders)
+
+
+@lru_cache(maxsize=1)
+def _load_detector(bundle: Path) -> Any:
     from histofuse.detection.finder import NucleusFinder
 
-    return open_predictor(bundle, encoders), NucleusFinder.load(detector)
+    return NucleusFinder.load(bundle)
 
 
 def _flatten(summary: Mapping[str, Any]) -> dict[str, Any]:

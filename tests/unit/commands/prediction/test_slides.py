@@ -80,7 +80,8 @@ def places():
 def project(small_project, monkeypatch):
     """The small project, its models at a resolution, and the detector of discs."""
     monkeypatch.setattr(NucleusFinder, "load", lambda _: DiscFinder())
-    slides_module._load_models.cache_clear()
+    slides_module._load_model.cache_clear()
+    slides_module._load_detector.cache_clear()
     set_resolution(Path("models/simple_cnn"), 16 * MPP)
     shutil.copytree("models/simple_cnn", "discs")
     change_config(Path("discs"), lambda config: config.update(kind="detector"))
@@ -497,7 +498,7 @@ def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
     set_resolution(Path("models/simple_cnn"), 8.0)
     with pytest.raises(InputError, match=r"has 0\.5 µm per pixel; expected 0\.25"):
         ask("a.svs")
-    slides_module._load_models.cache_clear()
+    slides_module._load_model.cache_clear()
     set_resolution(Path("models/simple_cnn"), None)
     said = r"--model: models/simple_cnn does not say the resolution .* patches\.patch_um"
     with pytest.raises(InputError, match=said):
@@ -507,7 +508,7 @@ def test_a_detector_or_model_of_another_resolution_is_refused(project, places):
 def test_a_fusion_model_takes_the_records_of_the_slides(project, places, monkeypatch):
     for name in ("a", "b"):
         write_slide(f"{name}.svs", draw_tissue(200, 200, places[:9]))
-    slides_module._load_models.cache_clear()
+    slides_module._load_model.cache_clear()
     fusion, patients = prepare_fusion("a")
     Path("slides").mkdir()
     for name in ("a", "b"):
